@@ -1,0 +1,93 @@
+package aggregator
+
+import (
+	"errors"
+	"time"
+)
+
+// Reasons for which [Stream.Commit] drops a sample. They are also the values of the reason label of
+// meshpulse_store_dropped_samples_total.
+var (
+	ErrSuperseded  = errors.New("a newer connection of the pod has taken over")
+	ErrDuplicate   = errors.New("series already has a sample of this timestamp")
+	ErrSeriesLimit = errors.New("limit of series reached")
+	ErrBadSeries   = errors.New("name or labels cannot be read")
+	ErrBadBounds   = errors.New("histogram bounds cannot be read")
+)
+
+// Pod is who reports: an Envoy's node, self-reported unless Peer is set.
+type Pod struct {
+	// Namespace and Name identify the pod; a table belongs to them, whatever connection they come over.
+	Namespace, Name string
+	// Workload is the owner's name (node metadata WORKLOAD_NAME), "" if not told.
+	Workload string
+	// Labels are the pod's own labels (node metadata LABELS), as far as queries can ask for them: app, version,
+	// service.istio.io/canonical-name, service.istio.io/canonical-revision.
+	App, Version, CanonicalService, CanonicalRevision string
+	// Peer is the SPIFFE ID that mTLS has proven, "" on plaintext.
+	Peer string
+	// FlushInterval is the sidecar's stats_flush_interval where the node tells it, else 0 (taken as 5 s until observed).
+	FlushInterval time.Duration
+	// InclusiveBounds: since Envoy 1.38 a histogram's bucket holds the values equal to its upper bound.
+	InclusiveBounds bool
+}
+
+// Kind says what a sample is.
+type Kind uint8
+
+// A Histogram and a Summary of one metric share their key: they are two views of the same interval.
+const (
+	Counter   Kind = iota + 1 // cumulative since the process started (with Config.CountersAsDeltas: since the last flush)
+	Histogram                 // the interval since the last flush; buckets cumulative along the bounds
+	Summary                   // the interval since the last flush; quantiles
+)
+
+// SummaryQuantiles are the quantiles of an Envoy summary, in this order (Envoy: source/common/stats/histogram_impl.cc).
+var SummaryQuantiles = [10]float64{0, .25, .5, .75, .9, .95, .99, .995, .999, 1}
+
+// Sample is one family of a message with its one metric. It holds no pointers: a batch is reused from message to message.
+type Sample struct {
+	// Key is a seeded hash of the family's name and labels as they are on the wire; equal keys are the same series.
+	Key uint64
+	// Timestamp is the flush's timestamp_ms by the sidecar's clock.
+	Timestamp int64
+	Kind      Kind
+	// Value is a counter's value, else the interval's sum in the metric's unit.
+	Value float64
+	// Count is the interval's number of observations; 0 for a counter.
+	Count uint64
+	// First and Last delimit Batch.Buckets[First:Last] of a histogram or Batch.Quantiles[First:Last] of a summary.
+	First, Last uint32
+}
+
+// Bucket is one bucket of an interval histogram. The +Inf bucket is not sent; it is Sample.Count.
+type Bucket struct {
+	UpperBound float64
+	Count      uint64 // observations up to UpperBound, never less than in the bucket before
+}
+
+// Batch is a whole valid message: the scratch of one stream.
+type Batch struct {
+	// Timestamp is that of the message's first family. It is a row even where no sample is kept: an idle sidecar reports.
+	Timestamp int64
+	Samples   []Sample
+	Buckets   []Bucket
+	Quantiles []float64 // values at SummaryQuantiles, NaN where the interval is empty
+	// Refused counts samples that were dropped before they reached the batch (bad values, limits of the wire scan).
+	Refused int
+}
+
+// Reset empties the batch and keeps its memory.
+func (b *Batch) Reset() {
+	b.Timestamp, b.Refused = 0, 0
+	b.Samples, b.Buckets, b.Quantiles = b.Samples[:0], b.Buckets[:0], b.Quantiles[:0]
+}
+
+// Label is a label of a series.
+type Label struct{ Name, Value string }
+
+// Describer decodes the name and labels of the batch's i-th sample. It is asked once per new series of a pod. The name is
+// the metric's own, without Istio's stat prefix; labels need not be sorted and end at their first use: the store copies them.
+type Describer interface {
+	Describe(i int) (name string, labels []Label, err error)
+}

@@ -1,0 +1,10 @@
+// Package aggregator keeps what sidecars report in memory and answers queries over it.
+//
+// Data comes in through [Store.Connect] and [Stream.Commit], lives in one table a pod (a flush is a row, a series a
+// column of a ring, see ring.go), and goes out through [Store.Register] or [Store.Query] and [Query.Eval].
+// Writers of different pods share no lock, readers take none.
+//
+// The package knows series, rings, windows and PromQL. It must not know gRPC, Envoy's wire format or Kubernetes.
+//
+// Times inside are unix milliseconds (int64); ranges are left-open, (mint, maxt], as in Prometheus since 3.0.
+package aggregator
