@@ -1,0 +1,11 @@
+// Package metricsapi serves the numbers: it reads which metrics HorizontalPodAutoscalers want, asks the store for them
+// and answers Kubernetes' external metrics API.
+//
+// HPAs come from a source (source_cluster.go: the API server; source_files.go: a folder) as autoscaling/v2 objects. hpa.go
+// reads metrics and problems out of one, catalog.go holds what all of them together ask for, answer.go says what may be
+// answered, provider.go is where a request comes in and a number goes out. What an author should know about an HPA is a
+// [Problem] and becomes a Warning event (events.go).
+//
+// The package knows Kubernetes' types, the annotations' grammar and the rules of an answer. It must not know Envoy, gRPC
+// or how samples are kept.
+package metricsapi

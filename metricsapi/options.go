@@ -1,0 +1,117 @@
+package metricsapi
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/meshpulse/meshpulse/aggregator"
+)
+
+// Options is what a [Server] can be told. The zero value of a field means its default; Store is required.
+type Options struct {
+	// Store answers the queries.
+	Store *aggregator.Store
+	// Retention is how far back the store's rings reach (default 5m, as in aggregator.Config): a latency of a workload
+	// without requests is an error until it has been idle for so long.
+	Retention time.Duration
+
+	// BindAddress is the IP address to serve HTTPS on (default 0.0.0.0; standalone: 127.0.0.1).
+	BindAddress string
+	// SecurePort is the port to serve HTTPS on; 0 lets the system choose one (see [Server.Addr]).
+	SecurePort int
+	// TLSCertFile and TLSKeyFile hold the serving certificate and its key in PEM. They are reloaded when they change.
+	// Without them a self-signed certificate is made, in memory or, where CertDir is set, in that folder.
+	TLSCertFile, TLSKeyFile string
+	CertDir                 string
+
+	// Standalone reads HPAs from the files of HPADir and asks no API server for anything. Otherwise HPAs are watched,
+	// and requests authenticated and authorised, through the API server.
+	Standalone bool
+	HPADir     string
+	// TokenAuthFile (standalone) holds the bearer tokens that are let in, as in Kubernetes: a line is
+	// token,user,uid[,"group1,group2"]. Without it everybody is let in, which is refused unless BindAddress is a loopback
+	// address.
+	TokenAuthFile string
+	// Kubeconfig tells the way to the API server; "" means the pod's own service account.
+	Kubeconfig string
+
+	// IngestReady says whether flushes can come in; nil means they can. Its error makes health checks fail.
+	IngestReady func() error
+	// Registerer receives the package's own metrics; nil keeps them unregistered.
+	Registerer prometheus.Registerer
+	// Gatherer is what /metrics shows, beside the API server library's own metrics; nil shows only those.
+	Gatherer prometheus.Gatherer
+	// Log is where state changes go, and in standalone mode events (default slog.Default()).
+	Log *slog.Logger
+	// Now is the clock (default time.Now).
+	Now func() time.Time
+}
+
+// withDefaults returns the options with defaults in place of zero values.
+func (o Options) withDefaults() Options {
+	if o.Retention == 0 {
+		o.Retention = 5 * time.Minute
+	}
+	if o.BindAddress == "" {
+		o.BindAddress = "0.0.0.0"
+		if o.Standalone {
+			o.BindAddress = "127.0.0.1"
+		}
+	}
+	if o.IngestReady == nil {
+		o.IngestReady = func() error { return nil }
+	}
+	if o.Log == nil {
+		o.Log = slog.Default()
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	return o
+}
+
+// Validate says what does not fit together, naming the flag that is wrong and the remedy. It opens no file.
+func (o Options) Validate() error {
+	o = o.withDefaults()
+	var errs []error
+	fail := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+
+	ip := net.ParseIP(o.BindAddress)
+	if ip == nil {
+		fail("--bind-address %q is not an IP address", o.BindAddress)
+	}
+	if o.SecurePort < 0 || o.SecurePort > 65535 {
+		fail("--secure-port %d is not a port: give one from 0 to 65535", o.SecurePort)
+	}
+	if (o.TLSCertFile == "") != (o.TLSKeyFile == "") {
+		fail("--tls-cert-file and --tls-private-key-file belong together: give both, or neither for a self-signed certificate")
+	}
+	if o.Retention < 0 {
+		fail("the store's retention %s is negative", o.Retention)
+	}
+	if o.Standalone {
+		if o.HPADir == "" {
+			fail("--standalone needs --hpa-dir DIR, the folder with the HPAs' YAML files")
+		}
+		if o.Kubeconfig != "" {
+			fail("--kubeconfig has no meaning with --standalone, which asks no API server: leave one of them out")
+		}
+		if ip != nil && !ip.IsLoopback() && o.TokenAuthFile == "" {
+			fail("--bind-address %s can be reached from other machines, and nobody would be asked who they are: "+
+				"give --token-auth-file FILE (lines of token,user,uid), or bind to 127.0.0.1", o.BindAddress)
+		}
+	} else {
+		if o.HPADir != "" {
+			fail("--hpa-dir is read with --standalone only: in a cluster HPAs come from the API server")
+		}
+		if o.TokenAuthFile != "" {
+			fail("--token-auth-file is for --standalone only: in a cluster the API server says who a caller is")
+		}
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,33 @@
+package metricsapi
+
+// Problem is something that the author of an HPA should know. It becomes a Warning event, once. The HPA still works as far
+// as it can.
+type Problem struct {
+	// Reason is one of the constants below.
+	Reason string `json:"reason"`
+	// Message says what is wrong and the better form. It holds nothing that changes from one look to the next, or the
+	// event would be repeated.
+	Message string `json:"message"`
+}
+
+// Reasons of problems.
+const (
+	ReasonBadAnnotation     = "BadAnnotation"       // a key or value that cannot be read
+	ReasonIgnoredAnnotation = "IgnoredAnnotation"   // a key that is understood and has no effect here
+	ReasonObjectNotServed   = "ObjectNotServed"     // Object metrics are not served yet
+	ReasonSurgeNotServed    = "SurgeNotServed"      // surge settings have no effect yet
+	ReasonBadQuery          = "BadQuery"            // the expression is refused
+	ReasonNoQuery           = "NoQuery"             // a metric of the spec that nothing says how to compute
+	ReasonUnusedQuery       = "UnusedQuery"         // a query that no metric of the spec asks for
+	ReasonBadSelector       = "BadSelector"         // a metric selector that cannot be served
+	ReasonUnknownLabel      = "UnknownLabel"        // a named metric's selector over a label that Istio does not set
+	ReasonQueryConflict     = "QueryConflict"       // two HPAs, one query name, different queries
+	ReasonSharedTarget      = "SharedTarget"        // HPAs that scale the same target
+	ReasonSeveralSeries     = "SeveralSeries"       // the result has several series, which the HPA adds up
+	ReasonLatencyAverage    = "LatencyAverageValue" // a latency against AverageValue
+	ReasonLatencyStability  = "LatencyUnstable"     // a latency against Value, stabilised for less than its window
+	ReasonMilliseconds      = "MillisecondsTarget"  // milliseconds against a target below 1
+	ReasonNoisyRate         = "NoisyRate"           // irate
+	ReasonOldVersion        = "OldVersion"          // autoscaling/v2beta1 or v2beta2 (files only)
+	ReasonUnknownField      = "UnknownField"        // a field that Kubernetes does not know (files only)
+)
