@@ -1,0 +1,11 @@
+// Package envoystats is the sink of Envoy's metrics service: the place where a flush comes in.
+//
+// A sidecar opens one StreamMetrics call ([Server], stream.go), says once who it is (node.go) and then sends a message
+// or more a flush. A message is read in one pass over its wire bytes into an [aggregator.Batch] (scan.go, values.go) and
+// handed to the pod's [aggregator.Stream] when the whole of it is valid. Names and labels are decoded only when the store
+// asks for a series that it has not seen (names.go).
+//
+// The package knows gRPC, Envoy's wire format, Istio's names and node identity. It must not know Kubernetes, queries or
+// how samples are kept. Facts about the wire come from Envoy (source/extensions/stat_sinks/metrics_service) and from
+// recorded streams of it (testdata).
+package envoystats

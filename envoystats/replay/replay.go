@@ -1,0 +1,46 @@
+// Package replay sends recorded streams to a sink as the sidecars that made them would, with every timestamp moved to the
+// present.
+//
+// It knows the format of the recordings (capture.go) and Envoy's metrics service. It must not know what the sink makes of
+// the messages.
+package replay
+
+import (
+	"context"
+	"time"
+)
+
+// Config is what to send and where to.
+type Config struct {
+	// Target is the sink's host:port, spoken to in plaintext HTTP/2.
+	Target string
+	// Files are the recordings, one stream each: varint-length-delimited StreamMetricsMessages, gzipped or not. Receive
+	// times are read from the file beside it with .times in place of .pb.gz (or .pb), else the messages' own timestamps
+	// stand in for them.
+	Files []string
+	// Speed divides all times (default 1): at 10, a minute of recording takes six seconds.
+	Speed float64
+	// Linger is how long the last stream of each node stays open after everything is sent (default 0).
+	Linger time.Duration
+	// Progress, if set, is called after each message that was sent and at each stream's end, never concurrently.
+	Progress func(Progress)
+}
+
+// Validate returns an error that names the first setting that cannot be used.
+func (c Config) Validate() error { panic("stub") }
+
+// Progress is how far one file is.
+type Progress struct {
+	File string
+	// Node is the node's id.
+	Node string
+	// Sent of Messages are on their way; Bytes is their size.
+	Sent, Messages int
+	Bytes          int64
+	// Done: the sink has read everything and the stream has ended.
+	Done bool
+}
+
+// Run sends all files and returns when the sink has confirmed that it read every message, or with the first error, which
+// names the file and what is wrong with it. When the context ends, so do all streams.
+func Run(ctx context.Context, c Config) error { panic("stub") }
