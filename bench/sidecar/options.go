@@ -1,0 +1,130 @@
+package sidecar
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"time"
+)
+
+// Reporter is Istio's reporter label: which side of a request a sidecar stands on.
+type Reporter string
+
+// A destination sidecar stands in front of its own workload, a source sidecar (a client's, or a gateway) before others'.
+const (
+	Destination Reporter = "destination"
+	Source      Reporter = "source"
+)
+
+// defaultFlush is Istio's.
+const defaultFlush = 5 * time.Second
+
+// Options is what a sidecar is and how it reports. Dir, Pod, Namespace, Workload, Address and Sink must be set.
+type Options struct {
+	// Binary is the Envoy to run (default: EnvoyBinary).
+	Binary string
+	// Dir takes the bootstrap and the log.
+	Dir string
+
+	// Pod, Namespace and Workload are the pod's identity in the node.
+	Pod, Namespace, Workload string
+	// Version is the label version and the canonical revision (default "v1").
+	Version string
+	// Labels are the pod's labels; app, version and Istio's canonical ones are added where they are missing.
+	Labels map[string]string
+	// Annotations are the pod's annotations, which Istio sends as node metadata; the one that tells a flush interval
+	// other than Istio's 5s is added.
+	Annotations map[string]string
+	// Address is the pod's own, such as 127.97.0.1; its ports bind there.
+	Address string
+	// InboundPort and AdminPort are the ports on Address; 0 takes free ones, see Sidecar.Address and Sidecar.AdminURL.
+	InboundPort, AdminPort int
+	// Upstreams are where requests go, host:port: the app, or for a gateway the sidecars behind it. See SetUpstreams.
+	Upstreams []string
+
+	// Reporter is the side it stands on (default Destination).
+	Reporter Reporter
+	// DestinationWorkload is whom a Source sidecar calls, with DestinationNamespace (default Namespace) and
+	// DestinationVersion (default "v1"). A Destination sidecar's destination is itself.
+	DestinationWorkload, DestinationNamespace, DestinationVersion string
+	// Tags replaces the values of Istio's tags by name: an Envoy format string, such as %REQ(x-app)%. By
+	// default a Destination sidecar's source_workload, source_workload_namespace and source_principal come from the
+	// request headers x-source-workload, x-source-namespace and x-source-principal, or are unknown.
+	Tags map[string]string
+	// Duration is the format of a request's duration in milliseconds (default %DURATION%). %REQ(x-duration)% makes the
+	// histogram exact.
+	Duration string
+
+	// Sink is the receiver of the metrics, host:port.
+	Sink string
+	// FlushInterval is the time between two flushes (default 5s).
+	FlushInterval time.Duration
+	// EvictionInterval lets unused stats go (default never); a multiple of FlushInterval.
+	EvictionInterval time.Duration
+	// TagsAsLabels sends tags as labels; by default they are joined into the name, as Istio's own wiring does.
+	TagsAsLabels bool
+	// HistogramOnly leaves the summaries out.
+	HistogramOnly bool
+	// BatchSize splits a flush into messages of so many families (default 0: one message).
+	BatchSize int
+	// CountersAsDeltas reports counters as the interval since the last flush.
+	CountersAsDeltas bool
+
+	// Concurrency is Envoy's number of worker threads (default 1).
+	Concurrency int
+}
+
+// Validate says which option is missing or wrong.
+func (o Options) Validate() error {
+	for _, required := range []struct{ name, value string }{
+		{"Dir", o.Dir},
+		{"Pod", o.Pod},
+		{"Namespace", o.Namespace},
+		{"Workload", o.Workload},
+		{"Address", o.Address},
+		{"Sink", o.Sink},
+	} {
+		if required.value == "" {
+			return fmt.Errorf("sidecar option %s is not set", required.name)
+		}
+	}
+	if _, _, err := net.SplitHostPort(o.Sink); err != nil {
+		return fmt.Errorf("sidecar option Sink: %w", err)
+	}
+	if o.Reporter != Destination && o.Reporter != Source {
+		return fmt.Errorf("sidecar option Reporter: %q is neither destination nor source", o.Reporter)
+	}
+	if o.Reporter == Source && o.DestinationWorkload == "" {
+		return errors.New("sidecar option DestinationWorkload is not set")
+	}
+	return nil
+}
+
+func (o Options) withDefaults() Options {
+	o.Version = cmp.Or(o.Version, "v1")
+	o.Reporter = cmp.Or(o.Reporter, Destination)
+	if o.Reporter == Destination {
+		o.DestinationWorkload, o.DestinationNamespace, o.DestinationVersion = o.Workload, o.Namespace, o.Version
+	}
+	o.DestinationNamespace = cmp.Or(o.DestinationNamespace, o.Namespace)
+	o.DestinationVersion = cmp.Or(o.DestinationVersion, "v1")
+	o.Duration = cmp.Or(o.Duration, "%DURATION%")
+	o.FlushInterval = cmp.Or(o.FlushInterval, defaultFlush)
+	o.Concurrency = cmp.Or(o.Concurrency, 1)
+	labels := map[string]string{
+		"app":                                 o.Workload,
+		"version":                             o.Version,
+		"service.istio.io/canonical-name":     o.Workload,
+		"service.istio.io/canonical-revision": o.Version,
+	}
+	maps.Copy(labels, o.Labels)
+	o.Labels = labels
+	if o.FlushInterval != defaultFlush {
+		annotations := map[string]string{"sidecar.istio.io/statsFlushInterval": o.FlushInterval.String()}
+		maps.Copy(annotations, o.Annotations)
+		o.Annotations = annotations
+	}
+	return o
+}
