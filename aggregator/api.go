@@ -12,7 +12,6 @@ var (
 	ErrDuplicate   = errors.New("series already has a sample of this timestamp")
 	ErrSeriesLimit = errors.New("limit of series reached")
 	ErrBadSeries   = errors.New("name or labels cannot be read")
-	ErrBadBounds   = errors.New("histogram bounds cannot be read")
 )
 
 // Pod is who reports: an Envoy's node, self-reported unless Peer is set.

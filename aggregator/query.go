@@ -2,9 +2,14 @@ package aggregator
 
 import (
 	"context"
+	"fmt"
+	"log/slog"
+	"strings"
 	"time"
 
 	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/promql"
+	"github.com/prometheus/prometheus/promql/parser"
 )
 
 // QueryError is an expression that is refused: it does not parse, is neither instant vector nor scalar, or reaches
@@ -14,23 +19,82 @@ type QueryError struct {
 	Reason string
 }
 
-func (e *QueryError) Error() string { return "query " + e.Expr + ": " + e.Reason }
+func (e *QueryError) Error() string {
+	return fmt.Sprintf("query %q: %s", strings.Join(strings.Fields(e.Expr), " "), e.Reason)
+}
 
 // Query is a checked PromQL expression over a store. It is safe for concurrent use.
-type Query struct{}
+type Query struct {
+	store     *Store
+	expr      string
+	reach     time.Duration
+	selectors []*selector
+}
 
 // Register checks the expression and keeps it prepared (its series are tracked as they come and go; the rings grow to
 // its range) until Query.Close. It is for the expressions of HPAs. The error is a *QueryError.
-func (s *Store) Register(expr string) (*Query, error) { panic("stub") }
+func (s *Store) Register(expr string) (*Query, error) {
+	q, err := s.Query(expr)
+	if err != nil {
+		return nil, err
+	}
+	for _, sel := range q.selectors {
+		s.classes.prepare(sel)
+	}
+	for reach := q.reach.Milliseconds(); ; {
+		if old := s.retention.Load(); old >= reach || s.retention.CompareAndSwap(old, reach) {
+			return q, nil
+		}
+	}
+}
 
 // Query checks the expression for a single use or a few. The error is a *QueryError.
-func (s *Store) Query(expr string) (*Query, error) { panic("stub") }
+func (s *Store) Query(expr string) (*Query, error) {
+	parsed, err := parser.ParseExpr(expr)
+	if err != nil {
+		return nil, &QueryError{expr, "it is not valid PromQL: " + err.Error()}
+	}
+	if t := parsed.Type(); t != parser.ValueTypeVector && t != parser.ValueTypeScalar {
+		return nil, &QueryError{expr, fmt.Sprintf("it gives a %s; an autoscaler needs an instant vector or a scalar", parser.DocumentedType(t))}
+	}
+	q := &Query{store: s, expr: expr}
+	parser.Inspect(parsed, func(node parser.Node, path []parser.Node) error {
+		if vs, ok := node.(*parser.VectorSelector); ok {
+			q.selectors = append(q.selectors, newSelector(vs.LabelMatchers))
+			q.reach = max(q.reach, reachOf(vs, path))
+		}
+		return nil
+	})
+	if q.reach > s.config.MaxRetention {
+		return nil, &QueryError{expr, fmt.Sprintf("it reaches %s back, but rings reach %s at most: shorten its range or raise --max-retention",
+			q.reach, s.config.MaxRetention)}
+	}
+	return q, nil
+}
+
+// reachOf is how far back a selector looks: its range and offset and those of the subqueries around it.
+func reachOf(vs *parser.VectorSelector, path []parser.Node) time.Duration {
+	reach := vs.OriginalOffset
+	for _, n := range path {
+		switch n := n.(type) {
+		case *parser.MatrixSelector:
+			reach += n.Range
+		case *parser.SubqueryExpr:
+			reach += n.Range + n.OriginalOffset
+		}
+	}
+	return max(reach, 0)
+}
 
 // Close gives up what Register prepared.
-func (q *Query) Close() { panic("stub") }
+func (q *Query) Close() {
+	for _, sel := range q.selectors {
+		q.store.classes.forget(sel)
+	}
+}
 
 // Range is how far back the expression looks: the longest range or subquery with its offset; 0 without any.
-func (q *Query) Range() time.Duration { panic("stub") }
+func (q *Query) Range() time.Duration { return q.reach }
 
 // Value is one series of an answer.
 type Value struct {
@@ -46,19 +110,66 @@ type Answer struct {
 	Newest time.Time
 	// Window is the expression's longest range (Query.Range).
 	Window time.Duration
-	// Reporting counts the pods that could have the selected series (by their series or by what their node says
-	// of them) and whose newest flush is at most two flush intervals old; Silent counts those whose newest is older.
-	Reporting, Silent int
-	// Covered is how far back from the instant the rows of the selected pods reach: the shortest of the reporting
-	// pods, never more than Window; equal to Window when the window is full.
-	Covered time.Duration
-	// Matched counts the series that the selectors matched; Moved says whether any of them changed within the rings.
-	Matched int
-	Moved   bool
+	Coverage
 }
 
 // Eval answers the expression at the given time from the rings. The error names the expression.
-func (q *Query) Eval(ctx context.Context, at time.Time) (Answer, error) { panic("stub") }
+func (q *Query) Eval(ctx context.Context, at time.Time) (Answer, error) {
+	began := time.Now()
+	a := Answer{Window: q.reach}
+	var err error
+	a.Values, err = q.store.engine.instant(ctx, queryable{q.store}, q.expr, q.store.millis(at))
+	q.store.metrics.seconds.Observe(time.Since(began).Seconds())
+	if err != nil {
+		q.store.metrics.evaluations.WithLabelValues("error").Inc()
+		return Answer{}, fmt.Errorf("query %q: %w", strings.Join(strings.Fields(q.expr), " "), err)
+	}
+	q.store.metrics.evaluations.WithLabelValues("ok").Inc()
+	a.Newest, a.Coverage = q.coverage(q.store.millis(at))
+	return a, nil
+}
 
-// Started is when the store began to listen; nothing is known from before.
-func (s *Store) Started() time.Time { panic("stub") }
+// engine is Prometheus' own, for any expression.
+type engine struct{ promql *promql.Engine }
+
+const (
+	engineMaxSamples = 50_000_000
+	engineTimeout    = 10 * time.Second
+)
+
+func newEngine() *engine {
+	return &engine{promql.NewEngine(promql.EngineOpts{
+		Logger:               slog.New(slog.DiscardHandler), // errors are returned, and it has nothing else to say
+		MaxSamples:           engineMaxSamples,
+		Timeout:              engineTimeout,
+		EnableAtModifier:     true,
+		EnableNegativeOffset: true,
+	})}
+}
+
+func (e *engine) instant(ctx context.Context, over queryable, expr string, at int64) ([]Value, error) {
+	q, err := e.promql.NewInstantQuery(ctx, over, nil, expr, time.UnixMilli(at))
+	if err != nil {
+		return nil, err
+	}
+	defer q.Close()
+	r := q.Exec(ctx)
+	if r.Err != nil {
+		return nil, r.Err
+	}
+	switch v := r.Value.(type) {
+	case promql.Scalar:
+		return []Value{{V: v.V}}, nil
+	case promql.Vector:
+		values := make([]Value, 0, len(v))
+		for _, s := range v {
+			if s.H != nil {
+				return nil, fmt.Errorf("the result is a histogram; take histogram_quantile, histogram_avg or histogram_sum of it")
+			}
+			values = append(values, Value{s.Metric.Copy(), s.F})
+		}
+		return values, nil
+	default:
+		return nil, fmt.Errorf("the result is a %s", r.Value.Type())
+	}
+}

@@ -1,6 +1,11 @@
 package aggregator
 
 import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -18,28 +23,142 @@ type Config struct {
 	CountersAsDeltas bool
 	// Registerer receives the store's own metrics; nil keeps them unregistered.
 	Registerer prometheus.Registerer
-	// Now is the clock (default time.Now).
-	Now func() time.Time
+}
+
+// withDefaults returns the settings in full, or an error that names the one that is wrong.
+func (c Config) withDefaults() (Config, error) {
+	if c.Retention == 0 {
+		c.Retention = 5 * time.Minute
+	}
+	if c.MaxRetention == 0 {
+		c.MaxRetention = max(time.Hour, c.Retention)
+	}
+	if c.MaxSeries == 0 {
+		c.MaxSeries = 2_000_000
+	}
+	if c.MaxSeriesPerPod == 0 {
+		c.MaxSeriesPerPod = 20_000
+	}
+	switch {
+	case c.Retention < 10*time.Second:
+		return c, fmt.Errorf("retention %s is too short: at least 10s, two flushes of a sidecar", c.Retention)
+	case c.MaxRetention < c.Retention:
+		return c, fmt.Errorf("maximum retention %s is shorter than the retention %s", c.MaxRetention, c.Retention)
+	case c.MaxSeries < 0 || c.MaxSeriesPerPod < 0:
+		return c, errors.New("limits of series must not be negative")
+	}
+	return c, nil
 }
 
 // Store holds the tables of all pods.
-type Store struct{}
+type Store struct {
+	config    Config
+	metrics   *metrics
+	started   time.Time    // with its monotonic reading: a step of the wall clock moves nothing
+	retention atomic.Int64 // milliseconds; grows to the longest registered range
+	series    atomic.Int64
+	tables    tables
+	classes   *classes
+	engine    *engine
+}
 
 // New returns an empty store, or an error that names the setting that is wrong.
-func New(c Config) (*Store, error) { panic("stub") }
+func New(c Config) (*Store, error) {
+	c, err := c.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	s := &Store{config: c, started: time.Now(), classes: newClasses(), engine: newEngine()}
+	s.retention.Store(c.Retention.Milliseconds())
+	if s.metrics, err = newMetrics(c.Registerer, s); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
 
-// Run frees series and pods that have been silent for longer than the rings reach, until the context ends.
-// func (s *Store) Run(ctx context.Context)
+// Started is when the store began to listen; nothing is known from before.
+func (s *Store) Started() time.Time { return s.started }
 
-// Stream is one connection of a pod: the only writer of the pod's table until a newer connection takes over.
-type Stream struct{}
+// millis returns a time on the store's clock: wall time at the start, monotonic from then on.
+func (s *Store) millis(t time.Time) int64 {
+	return s.started.UnixMilli() + t.Sub(s.started).Milliseconds()
+}
 
-// Connect opens a stream of the pod. It owns the pod's table from now on; an older stream's samples are dropped.
-func (s *Store) Connect(p Pod) *Stream { panic("stub") }
+// Run frees pods that have been silent for longer than the rings reach, until the context ends.
+func (s *Store) Run(ctx context.Context) {
+	tick := time.NewTicker(max(s.config.Retention/10, time.Second))
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case now := <-tick.C:
+			s.sweep(s.millis(now))
+		}
+	}
+}
 
-// Commit takes a whole message that arrived at the given time. Samples that cannot be kept are counted and dropped one
-// by one; the only error is ErrSuperseded, with which the whole message was dropped. Not safe for concurrent use.
-func (st *Stream) Commit(arrival time.Time, b *Batch, d Describer) error { panic("stub") }
+// sweep frees the tables whose newest row is out of the retention.
+func (s *Store) sweep(now int64) {
+	for _, t := range s.tables.all.all() {
+		t.mu.Lock()
+		expired := t.expired(now)
+		if expired {
+			t.free()
+		}
+		t.mu.Unlock()
+		if expired {
+			s.tables.remove(t)
+		}
+	}
+}
 
-// Close ends the stream: its open row is closed. What it sent stays.
-func (st *Stream) Close() { panic("stub") }
+// tables are the pods' tables, by identity and by namespace. The mutex is taken when a pod connects or is freed.
+type tables struct {
+	mu          sync.Mutex
+	byPod       map[podKey]*table
+	all         list[*table]
+	byNamespace sync.Map // string -> *list[*table]
+}
+
+type podKey struct{ namespace, name string }
+
+// get returns the pod's table, made if it is new.
+func (ts *tables) get(s *Store, p *Pod) *table {
+	ts.mu.Lock()
+	defer ts.mu.Unlock()
+	k := podKey{p.Namespace, p.Name}
+	if t := ts.byPod[k]; t != nil {
+		return t
+	}
+	t := newTable(s, p)
+	if ts.byPod == nil {
+		ts.byPod = map[podKey]*table{}
+	}
+	ts.byPod[k] = t
+	ts.all.add(t)
+	l, _ := ts.byNamespace.LoadOrStore(p.Namespace, &list[*table]{})
+	l.(*list[*table]).add(t)
+	return t
+}
+
+func (ts *tables) remove(t *table) {
+	ts.mu.Lock()
+	defer ts.mu.Unlock()
+	p := t.pod.Load()
+	delete(ts.byPod, podKey{p.Namespace, p.Name})
+	gone := func(o *table) bool { return o == t }
+	ts.all.remove(gone)
+	l, _ := ts.byNamespace.Load(p.Namespace)
+	if l.(*list[*table]).remove(gone) == 0 {
+		ts.byNamespace.Delete(p.Namespace)
+	}
+}
+
+// in returns the tables of a namespace.
+func (ts *tables) in(namespace string) []*table {
+	if l, ok := ts.byNamespace.Load(namespace); ok {
+		return l.(*list[*table]).all()
+	}
+	return nil
+}

@@ -1,0 +1,174 @@
+package aggregator
+
+import (
+	"math"
+	"time"
+
+	"github.com/prometheus/prometheus/model/labels"
+)
+
+// Coverage is what an answer stands on.
+type Coverage struct {
+	// Reporting counts the pods that could have the selected series (they have some, or their node says that they
+	// could) and whose newest flush is at most two flush intervals old; Silent counts those whose newest is older.
+	Reporting, Silent int
+	// Covered is how far back from the instant the rows of the reporting pods reach: the longest of them, and never
+	// more than the window. A pod that came later is complete from its first row.
+	Covered time.Duration
+	// Matched counts the series that the selectors matched (a histogram is one); Moved says whether any of them
+	// changed within the rings.
+	Matched int
+	Moved   bool
+}
+
+// coverage looks at the pods and series behind the query at an instant, and at their newest sample until then.
+func (q *Query) coverage(at int64) (time.Time, Coverage) {
+	var cov Coverage
+	newest := int64(math.MinInt64)
+	pods := map[*table]struct{}{}
+	for _, sel := range q.selectors {
+		for _, c := range q.store.classesOf(sel) {
+			for _, col := range c.columns.all() {
+				if !sel.matchesPod(col.table.pod.Load()) {
+					continue
+				}
+				last, moved, ok := col.activity(at)
+				if !ok {
+					continue
+				}
+				cov.Matched++
+				cov.Moved = cov.Moved || moved
+				newest = max(newest, last)
+				pods[col.table] = struct{}{}
+			}
+		}
+		q.store.couldHave(sel, func(t *table) { pods[t] = struct{}{} })
+	}
+	for t := range pods {
+		if !t.reporting(at) {
+			cov.Silent++
+			continue
+		}
+		cov.Reporting++
+		if oldest, ok := t.gen.Load().oldest(); ok {
+			cov.Covered = max(cov.Covered, time.Duration(at-oldest)*time.Millisecond)
+		}
+	}
+	cov.Covered = min(cov.Covered, q.reach)
+	if cov.Matched == 0 {
+		return time.Time{}, cov
+	}
+	return time.UnixMilli(newest), cov
+}
+
+// activity returns the time of the column's newest row up to an instant, and whether its value changed within the ring.
+func (c *column) activity(at int64) (newest int64, moved, ok bool) {
+	for {
+		b := c.block.Load()
+		if b == nil {
+			return 0, false, false
+		}
+		lo, hi, oldest := b.window(math.MinInt64, at)
+		if hi < lo {
+			return 0, false, false
+		}
+		newest = b.gen.time(hi)
+		first, last := b.row(lo), b.row(hi)
+		word := 0
+		if b.totals != nil { // the last count holds all observations
+			word = (len(b.totals) - 1) / 2
+		}
+		moved = first[word].Load() != last[word].Load()
+		if !b.torn(oldest) {
+			return newest, moved, true
+		}
+	}
+}
+
+// couldHave calls f for every table whose pod could have the selected series by what its node says. Istio's labels of a
+// series name the pod that reports it: the destination's where reporter is destination, else the source's. A selector that
+// asks for neither side's identity could be any pod's.
+func (s *Store) couldHave(sel *selector, f func(*table)) {
+	destination, source := sel.sides()
+	each := func(ts []*table) {
+		for _, t := range ts {
+			p := t.pod.Load()
+			if sel.matchesPod(p) && (destination && sel.matchesSide("destination_", p) || source && sel.matchesSide("source_", p)) {
+				f(t)
+			}
+		}
+	}
+	if destination && !source {
+		if ns, ok := sel.equals("destination_workload_namespace"); ok {
+			each(s.tables.in(ns))
+			return
+		}
+	}
+	each(s.tables.all.all())
+}
+
+// sides returns which ends of a call can report what is selected. Without a reporter it is the side whose identity the
+// selector asks for: everyone may call a service, so its callers are not counted as those who should report.
+func (s *selector) sides() (destination, source bool) {
+	destination, source = true, true
+	asked := false
+	for _, m := range s.matchers {
+		if m.Name == "reporter" {
+			destination = destination && (m.Matches("destination") || m.Matches("waypoint"))
+			source = source && m.Matches("source")
+			asked = true
+		}
+	}
+	if !asked || destination && source {
+		hasDestination, hasSource := s.asksFor("destination_"), s.asksFor("source_")
+		if hasDestination != hasSource {
+			return hasDestination, hasSource
+		}
+	}
+	return destination, source
+}
+
+// identity is how a series' labels name the pod at one of its ends, without the end's prefix.
+var identity = []struct {
+	label string
+	of    func(*Pod) string
+}{
+	{"workload", func(p *Pod) string { return p.Workload }},
+	{"workload_namespace", func(p *Pod) string { return p.Namespace }},
+	{"canonical_service", func(p *Pod) string { return p.CanonicalService }},
+	{"canonical_revision", func(p *Pod) string { return p.CanonicalRevision }},
+	{"app", func(p *Pod) string { return p.App }},
+	{"version", func(p *Pod) string { return p.Version }},
+}
+
+func (s *selector) asksFor(side string) bool {
+	for _, m := range s.matchers {
+		for _, id := range identity {
+			if m.Name == side+id.label {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func (s *selector) matchesSide(side string, p *Pod) bool {
+	for _, m := range s.matchers {
+		for _, id := range identity {
+			if m.Name == side+id.label && !m.Matches(id.of(p)) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// equals returns the value that the selector asks a label to equal.
+func (s *selector) equals(name string) (string, bool) {
+	for _, m := range s.matchers {
+		if m.Name == name && m.Type == labels.MatchEqual {
+			return m.Value, true
+		}
+	}
+	return "", false
+}

@@ -1,0 +1,179 @@
+package aggregator
+
+import (
+	"hash/maphash"
+	"slices"
+	"strings"
+	"sync"
+	"unique"
+
+	"github.com/prometheus/prometheus/model/labels"
+)
+
+// labelSet is the labels of a series without its name and without the pod's: sorted, without empty values, shared by all
+// metrics and pods that have the same. 16 bytes a label; labels.Labels of the same would be about 1 KB.
+type labelSet []internedLabel
+
+type internedLabel struct{ name, value unique.Handle[string] }
+
+// get returns the label's value, "" if it is not there: to PromQL the two are the same.
+func (s labelSet) get(name string) string {
+	for _, l := range s {
+		if l.name.Value() == name {
+			return l.value.Value()
+		}
+	}
+	return ""
+}
+
+func newLabelSet(in []Label) labelSet {
+	s := make(labelSet, 0, len(in))
+	for _, l := range in {
+		if l.Value != "" {
+			s = append(s, internedLabel{unique.Make(l.Name), unique.Make(l.Value)})
+		}
+	}
+	slices.SortFunc(s, func(a, b internedLabel) int { return strings.Compare(a.name.Value(), b.name.Value()) })
+	return s
+}
+
+// class is what series of different pods have in common: kind, name and labels. Matching runs once per class.
+type class struct {
+	name    string
+	kind    Kind // Counter or Histogram
+	labels  labelSet
+	columns list[*column]
+	users   int // columns that hold the class, under classes.mu
+}
+
+// labelsOf returns the labels of a column of the class as a query sees them; suffix is "", "_bucket", "_sum" or "_count".
+func (c *class) labelsOf(b *labels.ScratchBuilder, p *Pod, suffix, le string) labels.Labels {
+	b.Reset()
+	b.Add(labels.MetricName, c.name+suffix)
+	for _, l := range c.labels {
+		if n := l.name.Value(); n != labelNamespace && n != labelPod && (le == "" || n != labels.BucketLabel) {
+			b.Add(n, l.value.Value())
+		}
+	}
+	b.Add(labelNamespace, p.Namespace)
+	b.Add(labelPod, p.Name)
+	if le != "" {
+		b.Add(labels.BucketLabel, le)
+	}
+	b.Sort()
+	return b.Labels()
+}
+
+// Labels that every series gets from the reporting sidecar's node. A metric's own label of such a name gives way.
+const (
+	labelNamespace = "namespace"
+	labelPod       = "pod"
+)
+
+// classes interns classes and keeps them by metric name. Its mutex is taken once per new series, never per sample.
+type classes struct {
+	mu     sync.Mutex
+	seed   maphash.Seed
+	byHash map[uint64][]*class
+	byName sync.Map // string -> *list[*class], written under mu
+	// selectors are the registered ones, by metric name: each new class is matched against those of its name once.
+	selectors map[string][]*selector
+}
+
+func newClasses() *classes {
+	return &classes{
+		seed:      maphash.MakeSeed(),
+		byHash:    map[uint64][]*class{},
+		selectors: map[string][]*selector{},
+	}
+}
+
+// acquire returns the class of a series, made if it is new. Every acquire needs its release.
+func (cs *classes) acquire(name string, kind Kind, in []Label) *class {
+	set := newLabelSet(in)
+	h := cs.hash(name, kind, set)
+	cs.mu.Lock()
+	defer cs.mu.Unlock()
+	if c := cs.find(h, name, kind, set); c != nil {
+		c.users++
+		return c
+	}
+	c := &class{name: strings.Clone(name), kind: kind, labels: set, users: 1}
+	cs.byHash[h] = append(cs.byHash[h], c)
+	l, _ := cs.byName.LoadOrStore(c.name, &list[*class]{})
+	l.(*list[*class]).add(c)
+	for _, s := range cs.selectors[c.name] {
+		if s.matchesClass(c) {
+			s.members.add(c)
+		}
+	}
+	return c
+}
+
+// retain adds a user to a class that has one.
+func (cs *classes) retain(c *class) {
+	cs.mu.Lock()
+	defer cs.mu.Unlock()
+	c.users++
+}
+
+// sibling returns the class of another metric with the same labels, nil if there is none.
+func (cs *classes) sibling(of *class, name string, kind Kind) *class {
+	h := cs.hash(name, kind, of.labels)
+	cs.mu.Lock()
+	defer cs.mu.Unlock()
+	return cs.find(h, name, kind, of.labels)
+}
+
+// find returns the class, nil if there is none. The mutex is held.
+func (cs *classes) find(hash uint64, name string, kind Kind, set labelSet) *class {
+	for _, c := range cs.byHash[hash] {
+		if c.name == name && c.kind == kind && slices.Equal(c.labels, set) {
+			return c
+		}
+	}
+	return nil
+}
+
+// release gives a class up; the last one to do so removes it everywhere.
+func (cs *classes) release(c *class) {
+	cs.mu.Lock()
+	defer cs.mu.Unlock()
+	if c.users--; c.users > 0 {
+		return
+	}
+	h := cs.hash(c.name, c.kind, c.labels)
+	left := slices.DeleteFunc(cs.byHash[h], func(o *class) bool { return o == c })
+	if len(left) == 0 {
+		delete(cs.byHash, h)
+	} else {
+		cs.byHash[h] = left
+	}
+	gone := func(o *class) bool { return o == c }
+	l, _ := cs.byName.Load(c.name)
+	if l.(*list[*class]).remove(gone) == 0 {
+		cs.byName.Delete(c.name)
+	}
+	for _, s := range cs.selectors[c.name] {
+		s.members.remove(gone)
+	}
+}
+
+// named returns the classes of a metric name.
+func (cs *classes) named(name string) []*class {
+	if l, ok := cs.byName.Load(name); ok {
+		return l.(*list[*class]).all()
+	}
+	return nil
+}
+
+func (cs *classes) hash(name string, kind Kind, set labelSet) uint64 {
+	var h maphash.Hash
+	h.SetSeed(cs.seed)
+	_, _ = h.WriteString(name)
+	_ = h.WriteByte(byte(kind))
+	for _, l := range set {
+		maphash.WriteComparable(&h, l)
+	}
+	return h.Sum64()
+}

@@ -1,0 +1,77 @@
+package aggregator
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// metrics are the store's own: meshpulse_store_* and meshpulse_query_*.
+type metrics struct {
+	rows, resets, grown, rebounded, unpaired prometheus.Counter
+	dropped                                  map[error]prometheus.Counter
+	evaluations                              *prometheus.CounterVec
+	seconds                                  prometheus.Histogram
+}
+
+// dropReasons are the label values of meshpulse_store_dropped_samples_total.
+var dropReasons = map[error]string{
+	ErrSuperseded:  "superseded",
+	ErrDuplicate:   "duplicate",
+	ErrSeriesLimit: "series_limit",
+	ErrBadSeries:   "bad_series",
+}
+
+func newMetrics(reg prometheus.Registerer, s *Store) (*metrics, error) {
+	counter := func(name, help string) prometheus.Counter {
+		return prometheus.NewCounter(prometheus.CounterOpts{Name: name, Help: help})
+	}
+	m := &metrics{
+		rows:      counter("meshpulse_store_rows_total", "Flushes that became a row of a pod's table."),
+		resets:    counter("meshpulse_store_counter_resets_total", "Counters that fell: restarts and evictions of sidecars."),
+		grown:     counter("meshpulse_store_rings_grown_total", "Rings that were doubled because rows came faster or a query reaches further back."),
+		rebounded: counter("meshpulse_store_histograms_rebounded_total", "Histograms whose bounds changed; what they held before is given up."),
+		unpaired:  counter("meshpulse_store_pairs_given_up_total", "Request counters whose duration histogram does not count the same."),
+		evaluations: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "meshpulse_query_evaluations_total", Help: "Evaluated expressions by outcome.",
+		}, []string{"outcome"}),
+		seconds: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "meshpulse_query_duration_seconds", Help: "Time to evaluate an expression.",
+			Buckets: prometheus.ExponentialBuckets(0.00001, 4, 10),
+		}),
+		dropped: map[error]prometheus.Counter{},
+	}
+	dropped := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "meshpulse_store_dropped_samples_total", Help: "Samples that the store did not keep, by reason.",
+	}, []string{"reason"})
+	for err, reason := range dropReasons {
+		m.dropped[err] = dropped.WithLabelValues(reason)
+	}
+	gauge := func(name, help string, f func() float64) prometheus.Collector {
+		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, f)
+	}
+	if reg == nil {
+		return m, nil
+	}
+	for _, c := range []prometheus.Collector{
+		m.rows, m.resets, m.grown, m.rebounded, m.unpaired, dropped, m.evaluations, m.seconds,
+		gauge("meshpulse_store_pods", "Pods with a table.", func() float64 { return float64(len(s.tables.all.all())) }),
+		gauge("meshpulse_store_series", "Series in memory; a histogram is one.", func() float64 { return float64(s.series.Load()) }),
+		gauge("meshpulse_store_retention_seconds", "How far back the rings reach.", func() float64 { return float64(s.retention.Load()) / 1000 }),
+	} {
+		if err := reg.Register(c); err != nil {
+			return nil, fmt.Errorf("the store's own metrics cannot be registered: %w", err)
+		}
+	}
+	return m, nil
+}
+
+func (m *metrics) drop(err error, samples int) {
+	for reason, c := range m.dropped {
+		if errors.Is(err, reason) {
+			c.Add(float64(samples))
+			return
+		}
+	}
+}

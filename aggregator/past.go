@@ -1,0 +1,87 @@
+package aggregator
+
+// A counter's past. Between consecutive flushes of a stream the stored value is the past. Otherwise (first flush of a pod, a
+// reconnect, a restart of either side, a return after absence) it is the value minus the interval count of the duration
+// histogram of the same labels in the same flush: what the counter was one flush earlier. Exact in 259 of 261 captured
+// flushes; at 54,000 requests a second off by up to 26 either way, since Envoy does not snapshot the two at one instant.
+
+// pairTolerance is how far a counter's step and its histogram's interval count may lie apart and still be the same.
+func pairTolerance(interval float64) float64 { return max(1, 0.002*interval) }
+
+// settle decides what is pending: counters whose interval is known by now, and when the row closes all of them.
+func (t *table) settle(closing bool) {
+	kept := t.pending[:0]
+	for _, p := range t.pending {
+		interval, ok := t.interval(p.col)
+		if !ok && !closing {
+			kept = append(kept, p)
+			continue
+		}
+		t.resolve(p.col, p.raw, interval, ok)
+	}
+	t.pending = kept
+}
+
+// interval returns how many requests of the counter's label set the open flush's histogram holds.
+func (t *table) interval(c *column) (float64, bool) {
+	p := c.partner
+	if p == nil || p.removed || p.intervalAt != c.timestamp {
+		return 0, false
+	}
+	return float64(p.interval), true
+}
+
+// resolve brings a counter to a value whose predecessor is not the stored one.
+func (t *table) resolve(c *column, raw, interval float64, intervalKnown bool) {
+	if c.removed {
+		return
+	}
+	known := c.row >= 0 || c.pastKnown // there is a stored value: a row, or a tombstone's
+	if !intervalKnown {
+		switch {
+		case known:
+			t.advance(c, raw, raw < c.raw)
+		default:
+			c.raw, c.total = raw, raw
+			c.pastKnown = t.startsFromZero()
+			t.publish(c, false)
+		}
+		return
+	}
+	past, tolerance := max(0, raw-interval), pairTolerance(interval)
+	if known && within(past, c.raw, tolerance) {
+		past = c.raw
+	} else if past <= tolerance {
+		past = 0
+	}
+	if known {
+		t.advance(c, raw, past < c.raw)
+		return
+	}
+	c.raw, c.total, c.past, c.pastKnown = raw, raw, past, true
+	t.publish(c, false)
+}
+
+func within(a, b, tolerance float64) bool { return a-b <= tolerance && b-a <= tolerance }
+
+// startsFromZero reports whether a series without a histogram that the table has never seen is new in the sidecar too.
+// In a stream's first flush it may be as old as the sidecar; later it was not there a flush ago, unless we may have
+// forgotten or refused it.
+func (t *table) startsFromZero() bool {
+	return t.owner != nil && t.owner.flushes > 1 && !t.past.lost && t.refused.Load() == 0
+}
+
+// compare gives up a pair whose two sides do not count the same (a Telemetry override may rename the tags of one): such a
+// histogram does not tell its counter's past. Steps that stand on the histogram themselves are not compared.
+func (t *table) compare(histogram *column) {
+	c := histogram.partner
+	if c == nil || c.stepAt != histogram.intervalAt {
+		return
+	}
+	interval := float64(histogram.interval)
+	if within(c.step, interval, pairTolerance(interval)) {
+		return
+	}
+	c.partner, histogram.partner = nil, nil
+	t.store.metrics.unpaired.Inc()
+}

@@ -1,0 +1,191 @@
+package aggregator
+
+import (
+	"math"
+	"sync/atomic"
+)
+
+// A pod's table is a ring of rows. A row is a flush: a number that only grows, and a time. Every series of the pod is a
+// column: a block of slots, one a row, all columns of a table in step, so that row r of each lives at slot r & mask.
+//
+// One writer (the table's stream, under the table's mutex) and any number of readers share a ring without a lock.
+//
+//  1. claim: the writer raises generation.claim to r before it touches anything of row r. The slot of row r is that of
+//     row r-len(times); so whoever reads claim = c afterwards knows that rows up to c-len(times) may be torn.
+//  2. publish: a slot is written before block.last (or block.first, for a row before the first) admits its row, and the
+//     row's time before any of them. generation.head follows the time.
+//  3. final: a value that first and last admit is never written again, until its row is claimed away.
+//  4. freeze: a ring that must grow is copied to a new generation, every column's block pointer is switched, and the
+//     old generation is never written again. A reader that still holds an old block sees the past of the switch, whole.
+//
+// A reader loads the column's block, then claim, then first and last, reads what it wants of rows that the claim had not
+// yet taken, and loads claim again: if its oldest row has been claimed in between, it starts over (block.torn). It never
+// waits for the writer: a row that is being written is simply not admitted yet.
+//
+// Everything shared is a sync/atomic type, so the race detector proves nothing about this protocol; ring_test.go breaks
+// each rule on purpose and shows that a wrong value is seen.
+type generation struct {
+	claim atomic.Int64 // newest row whose slots may be written; -1 before the first
+	head  atomic.Int64 // newest row with a time; -1 before the first
+	times []atomic.Int64
+	mask  int64
+}
+
+func newGeneration(slots int) *generation {
+	g := &generation{times: make([]atomic.Int64, slots), mask: int64(slots) - 1}
+	g.claim.Store(-1)
+	g.head.Store(-1)
+	return g
+}
+
+func (g *generation) slots() int64            { return g.mask + 1 }
+func (g *generation) time(row int64) int64    { return g.times[row&g.mask].Load() }
+func (g *generation) setTime(row, time int64) { g.times[row&g.mask].Store(time) }
+
+// newest returns the time of the newest row, or false if there is none.
+func (g *generation) newest() (int64, bool) {
+	for {
+		r := g.head.Load()
+		if r < 0 {
+			return 0, false
+		}
+		t := g.time(r)
+		if g.claim.Load()-g.slots() < r {
+			return t, true
+		}
+	}
+}
+
+// oldest returns the time of the oldest row that is still in the ring, or false if there is none.
+func (g *generation) oldest() (int64, bool) {
+	for {
+		c, h := g.claim.Load(), g.head.Load()
+		if h < 0 {
+			return 0, false
+		}
+		r := max(0, c-g.slots()+1)
+		t := g.time(r)
+		if g.claim.Load()-g.slots() < r {
+			return t, true
+		}
+	}
+}
+
+// block is the slots of one column in one generation: width 64-bit words a row.
+type block struct {
+	gen         *generation
+	width       int64
+	first, last atomic.Int64 // the rows that are present, first to last without a hole; none: MaxInt64 and -1
+	words       []atomic.Uint64
+	// totals are the 64-bit values of which a histogram's slots hold the low halves; nil for a counter.
+	// The writer raises them before it publishes a row, so they are never behind a slot that can be seen.
+	totals []atomic.Uint64
+}
+
+func newBlock(g *generation, width, totals int) *block {
+	b := &block{gen: g, width: int64(width), words: make([]atomic.Uint64, int(g.slots())*width)}
+	if totals > 0 {
+		b.totals = make([]atomic.Uint64, totals)
+	}
+	b.first.Store(math.MaxInt64) // not 0: a reader that loads first, then a fresh last, must still see nothing
+	b.last.Store(-1)
+	return b
+}
+
+// row returns the words of a row: to a reader, who checks torn afterwards, or to the writer, who then admits it.
+func (b *block) row(row int64) []atomic.Uint64 {
+	i := (row & b.gen.mask) * b.width
+	return b.words[i : i+b.width : i+b.width]
+}
+
+// rows returns the present rows lo to hi that the writer had not claimed away; hi < lo: none.
+func (b *block) rows() (lo, hi int64) {
+	c := b.gen.claim.Load()
+	lo, hi = b.first.Load(), b.last.Load()
+	return max(lo, c-b.gen.slots()+1), hi
+}
+
+// torn reports whether the writer has meanwhile claimed the slot of the row, so that what was read may be mixed.
+func (b *block) torn(row int64) bool { return b.gen.claim.Load()-b.gen.slots() >= row }
+
+// window returns the present rows with mint < time <= maxt; hi < lo: none. oldest is the row to check with torn.
+func (b *block) window(mint, maxt int64) (lo, hi, oldest int64) {
+	oldest, hi = b.rows()
+	lo = b.after(oldest, hi, mint)
+	if hi >= lo && b.gen.time(hi) > maxt {
+		hi = b.after(lo, hi, maxt) - 1
+	}
+	return lo, hi, oldest
+}
+
+// after returns the first row from lo to hi whose time is after t, hi+1 if there is none.
+func (b *block) after(lo, hi, t int64) int64 {
+	hi++
+	for lo < hi {
+		m := int64(uint64(lo+hi) >> 1)
+		if b.gen.time(m) > t {
+			hi = m
+		} else {
+			lo = m + 1
+		}
+	}
+	return lo
+}
+
+// The writer's side. ring is the writer's view of the newest generation.
+type ring struct {
+	gen *generation
+	row int64 // newest row, -1 before the first
+}
+
+func newRing(slots int) ring { return ring{gen: newGeneration(slots), row: -1} }
+
+// open claims the next row and gives it its time. The row has no values until columns are set.
+func (r *ring) open(time int64) {
+	r.row++
+	r.gen.claim.Store(r.row)
+	r.gen.setTime(r.row, time)
+	r.gen.head.Store(r.row)
+}
+
+// admit publishes a row whose words are written: the next after last, or the first of all.
+func (b *block) admit(row int64) {
+	if b.first.Load() > row {
+		b.first.Store(row)
+	}
+	b.last.Store(row)
+}
+
+// admitBefore publishes the row before the first one, whose words are written.
+func (b *block) admitBefore(row int64) { b.first.Store(row) }
+
+// grown returns a ring of twice the slots with the same rows. The old generation stays as it is for whoever reads it.
+func (r *ring) grown() ring {
+	old := r.gen
+	g := newGeneration(int(old.slots()) * 2)
+	for row := max(0, r.row-old.mask); row <= r.row; row++ {
+		g.setTime(row, old.time(row))
+	}
+	g.claim.Store(r.row)
+	g.head.Store(r.row)
+	return ring{gen: g, row: r.row}
+}
+
+// copyTo returns the block's rows in another generation.
+func (b *block) copyTo(g *generation, newest int64) *block {
+	n := newBlock(g, int(b.width), len(b.totals))
+	for i := range b.totals {
+		n.totals[i].Store(b.totals[i].Load())
+	}
+	first, last := b.first.Load(), b.last.Load()
+	first = max(first, newest-b.gen.mask)
+	for row := first; row <= last; row++ {
+		src, dst := b.row(row), n.row(row)
+		for i := range src {
+			dst[i].Store(src[i].Load())
+		}
+	}
+	n.first.Store(first)
+	n.last.Store(last)
+	return n
+}

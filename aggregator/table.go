@@ -1,0 +1,251 @@
+package aggregator
+
+import (
+	"math/bits"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// table is what is known of one pod. It belongs to the pod's identity, not to a connection, so history survives reconnects.
+//
+// mu is taken once per message by the stream that owns the table (uncontended in the steady state); readers never take it.
+type table struct {
+	store   *Store
+	pod     atomic.Pointer[Pod]        // as the newest connection's node says
+	gen     atomic.Pointer[generation] // the ring's newest generation, for readers
+	flush   atomic.Int64               // observed flush interval in milliseconds
+	refused atomic.Int64               // time of the newest sample that was refused or dropped, 0 if none ever was
+
+	mu      sync.Mutex
+	owner   *Stream
+	removed bool // freed; a stream that still writes gets a new table
+	ring    ring
+	keys    map[uint64]*column // by the key on the wire
+	byClass map[*class]*column
+	columns []*column
+	past    tombstones
+	// unreadable are the keys of series whose names or labels could not be decoded.
+	unreadable map[uint64]struct{}
+
+	flushes   int64 // how many have come, from all connections
+	timestamp int64 // timestamp_ms of the newest flush
+	flushTime int64 // and its time on our clock
+	rowTime   int64 // the newest row's time: flushTime, but where rows coalesce
+	lastGap   int64 // time between the two newest flushes of a stream
+	open      bool  // more messages of the newest flush may come
+	held      bool  // the newest flush has no row of its own: the ring is at its cap, flushes coalesce
+	broken    bool  // the newest flush does not follow the one before: first of a stream, or after a lost flush
+
+	// Of the open flush: counters whose past is not known yet, and columns that so far have only a summary.
+	pending   []pendingCounter
+	summaries []pendingSummary
+}
+
+type pendingCounter struct {
+	col *column
+	raw float64
+}
+
+type pendingSummary struct {
+	col   *column
+	count uint64
+	sum   float64
+}
+
+const (
+	defaultFlushMs = 5_000
+	// minRowSpacing bounds a ring: rows closer together than retention / maxSlots coalesce once it is full.
+	minRowSpacingMs = 250
+	// rowCloseDelay is how long after its last message a row stays open for another (Envoy's batch_size gives no end marker).
+	rowCloseDelay = 250 * time.Millisecond
+)
+
+func newTable(s *Store, p *Pod) *table {
+	t := &table{store: s, keys: map[uint64]*column{}, byClass: map[*class]*column{}, unreadable: map[uint64]struct{}{}}
+	flush := p.FlushInterval.Milliseconds()
+	if flush <= 0 {
+		flush = defaultFlushMs
+	}
+	t.flush.Store(flush)
+	t.pod.Store(p)
+	t.ring = newRing(s.slotsFor(flush))
+	t.gen.Store(t.ring.gen)
+	return t
+}
+
+// slotsFor is how many rows cover the retention, two more for the flush in progress and its jitter, as a power of two.
+func (s *Store) slotsFor(flush int64) int {
+	n := min((s.retention.Load()+flush-1)/flush+2, s.maxSlots())
+	return 1 << bits.Len64(uint64(n-1))
+}
+
+func (s *Store) maxSlots() int64 { return max(64, s.retention.Load()/minRowSpacingMs) }
+
+// beginRow closes the open row and opens the next for a flush of the given timestamp.
+func (t *table) beginRow(st *Stream, timestamp, arrival int64) {
+	t.closeRow()
+	flush := t.flush.Load()
+	at := st.clock.row(timestamp, arrival, flush)
+	if t.ring.row < 0 { // the table's first: what was before it lies one flush back
+		t.ring.open(at - flush)
+		t.rowTime = at - flush
+	}
+	at = max(at, t.rowTime+1)
+	gap := at - t.flushTime
+	t.broken = st.flushes == 0 || gap > flush+flush/2
+	if st.flushes > 0 {
+		t.observe(gap)
+	}
+	st.flushes++
+	t.flushes++
+	t.timestamp, t.flushTime, t.open = timestamp, at, true
+	t.held = !t.makeRoom(at)
+	if t.held {
+		return
+	}
+	t.rowTime = at
+	t.ring.open(at)
+	t.store.metrics.rows.Inc()
+}
+
+// observe takes two intervals in a row that agree within a quarter as the flush interval: one alone may be a lost flush.
+func (t *table) observe(gap int64) {
+	if d := gap - t.lastGap; t.lastGap > 0 && max(d, -d) <= max(gap, t.lastGap)/4 {
+		t.flush.Store(max((gap+t.lastGap+1)/2, t.store.retention.Load()/t.store.maxSlots()))
+	}
+	t.lastGap = gap
+}
+
+// makeRoom doubles the ring where the next row would overwrite one inside the retention. It returns false where the ring
+// is at its cap and the row has to share the next one's slot.
+func (t *table) makeRoom(at int64) bool {
+	slots := t.ring.gen.slots()
+	if t.ring.row+1 < slots || t.ring.gen.time(t.ring.row+1-slots) <= at-t.store.retention.Load() {
+		return true
+	}
+	if slots < t.store.maxSlots() {
+		t.grow()
+		return true
+	}
+	return at-t.rowTime >= t.store.retention.Load()/slots
+}
+
+func (t *table) grow() {
+	grown := t.ring.grown()
+	for _, c := range t.columns {
+		if b := c.block.Load(); b != nil {
+			c.block.Store(b.copyTo(grown.gen, t.ring.row))
+		}
+	}
+	t.ring = grown
+	t.gen.Store(grown.gen)
+	t.store.metrics.grown.Inc()
+}
+
+// closeRow ends the newest row: what is still open about its counters is decided, and series that the flush did not hold
+// are carried forward, so that an idle or evicted counter is 0 per second and not missing.
+func (t *table) closeRow() {
+	if !t.open {
+		return
+	}
+	t.open = false
+	for _, s := range t.summaries {
+		t.addSummary(s)
+	}
+	t.summaries = t.summaries[:0]
+	t.settle(true)
+	if t.held {
+		return
+	}
+	var expired []*column
+	limit := t.rowTime - t.store.retention.Load()
+	for _, c := range t.columns {
+		switch {
+		case c.seen < limit:
+			expired = append(expired, c)
+		case c.row < t.ring.row:
+			c.write(t.ring.row, false)
+		}
+	}
+	if expired != nil {
+		t.forget(expired)
+		t.columns = slices.DeleteFunc(t.columns, func(c *column) bool { return c.removed })
+	}
+}
+
+// forget frees the columns that have expired and keeps their counters' values, for when they come back.
+func (t *table) forget(expired []*column) {
+	for _, c := range expired {
+		t.drop(c)
+	}
+	for k, c := range t.keys { // a label set may be known under several keys
+		if !c.removed {
+			continue
+		}
+		delete(t.keys, k)
+		if c.class.kind == Counter {
+			t.past.keep(k, tombstone{c.raw, c.total}, 4*t.store.config.MaxSeriesPerPod)
+		}
+	}
+}
+
+func (t *table) drop(c *column) {
+	c.removed = true
+	delete(t.byClass, c.class)
+	c.class.columns.remove(func(o *column) bool { return o == c })
+	t.store.classes.release(c.class)
+	t.store.series.Add(-1)
+}
+
+// expired reports whether the pod has been silent for longer than the rings reach.
+func (t *table) expired(now int64) bool {
+	newest, ok := t.newest()
+	if !ok {
+		return t.owner == nil
+	}
+	return now-newest > t.store.retention.Load()+2*t.flush.Load()
+}
+
+// free gives everything up. A stream that is still there gets a new table at its next flush.
+func (t *table) free() {
+	t.removed = true
+	for _, c := range t.columns {
+		t.drop(c)
+	}
+	t.columns, t.keys, t.byClass, t.past = nil, nil, nil, tombstones{}
+}
+
+// newest returns the time of the pod's newest row.
+func (t *table) newest() (int64, bool) { return t.gen.Load().newest() }
+
+// reporting reports whether the pod's newest flush is at most two flush intervals old.
+func (t *table) reporting(at int64) bool {
+	newest, ok := t.newest()
+	return ok && at-newest <= 2*t.flush.Load()
+}
+
+// tombstones remember the counters of freed series by key; beyond the limit the oldest are given up.
+type tombstones struct {
+	values map[uint64]tombstone
+	order  []uint64
+	lost   bool // some were given up: a key that is not here may still have been seen
+}
+
+type tombstone struct{ raw, total float64 }
+
+func (ts *tombstones) keep(key uint64, v tombstone, limit int) {
+	if ts.values == nil {
+		ts.values = map[uint64]tombstone{}
+	}
+	if _, ok := ts.values[key]; !ok {
+		ts.order = append(ts.order, key)
+	}
+	ts.values[key] = v
+	for len(ts.values) > limit {
+		delete(ts.values, ts.order[0])
+		ts.order = ts.order[1:]
+		ts.lost = true
+	}
+}
