@@ -1,0 +1,408 @@
+package manifests
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/intstr"
+	apiregistration "k8s.io/kube-aggregator/pkg/apis/apiregistration/v1"
+	"sigs.k8s.io/yaml"
+)
+
+const (
+	namespace  = "meshpulse-system"
+	certSecret = "meshpulse-serving-cert"
+)
+
+// base is what the kustomization gives, with the objects that everything refers to.
+func base(t *testing.T) (objects []runtime.Object, deployment *appsv1.Deployment, container corev1.Container) {
+	t.Helper()
+	objects = renderObjects(t, "base")
+	deployment = one[*appsv1.Deployment](t, objects, "meshpulse")
+	if n := len(deployment.Spec.Template.Spec.Containers); n != 1 {
+		t.Fatalf("%d containers, want 1", n)
+	}
+	return objects, deployment, deployment.Spec.Template.Spec.Containers[0]
+}
+
+func TestNamespaces(t *testing.T) {
+	objects, _, _ := base(t)
+	for _, object := range objects {
+		m, kind := accessor(t, object), object.GetObjectKind().GroupVersionKind().Kind
+		want := namespace
+		switch kind {
+		case "Namespace", "ClusterRole", "ClusterRoleBinding":
+			want = ""
+		case "RoleBinding": // only there is the Role that it names
+			want = "kube-system"
+		}
+		if m.GetNamespace() != want {
+			t.Errorf("%s %s is in namespace %q, want %q", kind, m.GetName(), m.GetNamespace(), want)
+		}
+	}
+}
+
+func TestOneReplicaIsReplacedByItsSuccessor(t *testing.T) {
+	_, d, _ := base(t)
+	rolling := d.Spec.Strategy.RollingUpdate
+	if d.Spec.Strategy.Type != appsv1.RollingUpdateDeploymentStrategyType || rolling == nil ||
+		*rolling.MaxSurge != intstr.FromInt32(1) || *rolling.MaxUnavailable != intstr.FromInt32(0) || *d.Spec.Replicas != 1 {
+		t.Errorf("replicas %d, strategy %+v: want one replica, maxSurge 1, maxUnavailable 0", *d.Spec.Replicas, d.Spec.Strategy)
+	}
+}
+
+// TestPodIsRestricted holds the pod to the restricted Pod Security Standard, which its namespace enforces: a pod that is
+// not is refused by the API server.
+func TestPodIsRestricted(t *testing.T) {
+	objects, d, c := base(t)
+	if level := one[*corev1.Namespace](t, objects, namespace).Labels["pod-security.kubernetes.io/enforce"]; level != "restricted" {
+		t.Errorf("namespace enforces %q, want restricted", level)
+	}
+	pod := d.Spec.Template.Spec
+	if s := pod.SecurityContext; s == nil || s.RunAsNonRoot == nil || !*s.RunAsNonRoot ||
+		s.SeccompProfile == nil || s.SeccompProfile.Type != corev1.SeccompProfileTypeRuntimeDefault {
+		t.Errorf("pod security context %+v: want runAsNonRoot and seccomp RuntimeDefault", s)
+	}
+	s := c.SecurityContext
+	if s == nil || s.AllowPrivilegeEscalation == nil || *s.AllowPrivilegeEscalation ||
+		s.Capabilities == nil || !slices.Equal(s.Capabilities.Drop, []corev1.Capability{"ALL"}) || len(s.Capabilities.Add) != 0 {
+		t.Errorf("container security context %+v: want no privilege escalation, all capabilities dropped", s)
+	}
+	if s == nil || s.ReadOnlyRootFilesystem == nil || !*s.ReadOnlyRootFilesystem {
+		t.Error("the root filesystem can be written")
+	}
+	if pod.HostNetwork || pod.HostPID || pod.HostIPC {
+		t.Error("the pod shares a namespace of its host")
+	}
+}
+
+func TestPodHasNoSidecar(t *testing.T) {
+	_, d, _ := base(t)
+	template := d.Spec.Template
+	if template.Labels["sidecar.istio.io/inject"] != "false" || template.Annotations["sidecar.istio.io/inject"] != "false" {
+		t.Errorf(`labels %v, annotations %v: want sidecar.istio.io/inject "false" in both`, template.Labels, template.Annotations)
+	}
+}
+
+func TestMemoryTargetIsBelowTheLimit(t *testing.T) {
+	_, _, c := base(t)
+	limit, request := c.Resources.Limits.Memory(), c.Resources.Requests.Memory()
+	if limit.IsZero() || request.IsZero() || c.Resources.Limits.Cpu().IsZero() || c.Resources.Requests.Cpu().IsZero() {
+		t.Fatalf("resources %+v: want requests and limits of both", c.Resources)
+	}
+	i := slices.IndexFunc(c.Env, func(e corev1.EnvVar) bool { return e.Name == "GOMEMLIMIT" })
+	if i < 0 {
+		t.Fatal("no GOMEMLIMIT")
+	}
+	// Go writes MiB where Kubernetes writes Mi.
+	target := parseQuantity(t, strings.TrimSuffix(c.Env[i].Value, "B"))
+	if got := float64(target.Value()) / float64(limit.Value()); got < 0.8 || got > 0.95 {
+		t.Errorf("GOMEMLIMIT %s is %.2f of the limit %s: want 0.8 to 0.95", c.Env[i].Value, got, limit)
+	}
+}
+
+func TestProbes(t *testing.T) {
+	_, _, c := base(t)
+	for path, probe := range map[string]*corev1.Probe{"/livez": c.LivenessProbe, "/readyz": c.ReadinessProbe} {
+		if probe == nil || probe.HTTPGet == nil || probe.HTTPGet.Path != path ||
+			probe.HTTPGet.Scheme != corev1.URISchemeHTTPS || probe.HTTPGet.Port != intstr.FromString("https") {
+			t.Errorf("probe of %s is %+v: want HTTPS on port https", path, probe)
+		}
+	}
+}
+
+// containerPort is the number of the container's port with that name.
+func containerPort(t *testing.T, c corev1.Container, name string) int32 {
+	t.Helper()
+	i := slices.IndexFunc(c.Ports, func(p corev1.ContainerPort) bool { return p.Name == name })
+	if i < 0 {
+		t.Fatalf("the container has no port named %q", name)
+	}
+	return c.Ports[i].ContainerPort
+}
+
+func TestArgumentsAgreeWithPortsAndMounts(t *testing.T) {
+	_, d, c := base(t)
+	flags := map[string]string{}
+	for _, arg := range c.Args {
+		name, value, _ := strings.Cut(arg, "=")
+		flags[name] = value
+	}
+	if want := "0.0.0.0:" + itoa(containerPort(t, c, "ingest")); flags["--ingest-address"] != want {
+		t.Errorf("--ingest-address=%s, the port ingest wants %s", flags["--ingest-address"], want)
+	}
+	if want := itoa(containerPort(t, c, "https")); flags["--secure-port"] != want {
+		t.Errorf("--secure-port=%s, the port https is %s", flags["--secure-port"], want)
+	}
+	if len(c.VolumeMounts) != 1 || len(d.Spec.Template.Spec.Volumes) != 1 {
+		t.Fatalf("mounts %v, volumes %v: want the certificate alone", c.VolumeMounts, d.Spec.Template.Spec.Volumes)
+	}
+	mount, volume := c.VolumeMounts[0], d.Spec.Template.Spec.Volumes[0]
+	if volume.Name != mount.Name || volume.Secret == nil || volume.Secret.SecretName != certSecret {
+		t.Errorf("mount %s of volume %+v: want Secret %s", mount.Name, volume, certSecret)
+	}
+	for flag, key := range map[string]string{"--tls-cert-file": "tls.crt", "--tls-private-key-file": "tls.key"} {
+		if want := filepath.Join(mount.MountPath, key); flags[flag] != want {
+			t.Errorf("%s=%s, the Secret is mounted as %s", flag, flags[flag], want)
+		}
+	}
+}
+
+// TestArgumentsAreFlagsOfServe asks the program itself: --help is looked at only after every flag before it was taken.
+func TestArgumentsAreFlagsOfServe(t *testing.T) {
+	_, _, c := base(t)
+	program := filepath.Join(t.TempDir(), "meshpulse")
+	if out, err := exec.Command("go", "build", "-o", program, "../cmd/meshpulse").CombinedOutput(); err != nil {
+		t.Fatalf("build: %v\n%s", err, out)
+	}
+	if out, err := exec.Command(program, append(c.Args, "--help")...).CombinedOutput(); err != nil {
+		t.Errorf("meshpulse %v --help: %v\n%s", c.Args, err, out)
+	}
+	unknown := append(slices.Clone(c.Args), "--no-such-flag", "--help")
+	if out, err := exec.Command(program, unknown...).CombinedOutput(); err == nil {
+		t.Errorf("meshpulse %v succeeds, so this test cannot fail\n%s", unknown, out)
+	}
+}
+
+func TestServicesReachThePod(t *testing.T) {
+	objects, d, c := base(t)
+	services := map[string]struct {
+		port             int32
+		target           string
+		publishNotReady  bool
+		namePrefixNeeded string
+	}{
+		// Istio reads the protocol off the port's name.
+		"meshpulse-ingest": {port: 15090, target: "ingest", publishNotReady: true, namePrefixNeeded: "grpc-"},
+		"meshpulse":        {port: 443, target: "https", namePrefixNeeded: "https"},
+	}
+	if n := len(all[*corev1.Service](objects)); n != len(services) {
+		t.Errorf("%d Services, want %d", n, len(services))
+	}
+	for name, want := range services {
+		s := one[*corev1.Service](t, objects, name)
+		if !selects(s.Spec.Selector, d.Spec.Template.Labels) {
+			t.Errorf("Service %s selects %v, the pod has %v", name, s.Spec.Selector, d.Spec.Template.Labels)
+		}
+		if s.Spec.PublishNotReadyAddresses != want.publishNotReady {
+			t.Errorf("Service %s: publishNotReadyAddresses %v", name, s.Spec.PublishNotReadyAddresses)
+		}
+		if len(s.Spec.Ports) != 1 {
+			t.Fatalf("Service %s has %d ports, want 1", name, len(s.Spec.Ports))
+		}
+		port := s.Spec.Ports[0]
+		if port.Port != want.port || port.TargetPort != intstr.FromString(want.target) || !strings.HasPrefix(port.Name, want.namePrefixNeeded) {
+			t.Errorf("Service %s has port %+v, want %+v", name, port, want)
+		}
+		containerPort(t, c, want.target)
+	}
+	if !selects(d.Spec.Selector.MatchLabels, d.Spec.Template.Labels) {
+		t.Errorf("the Deployment selects %v, its pods have %v", d.Spec.Selector.MatchLabels, d.Spec.Template.Labels)
+	}
+}
+
+func TestNetworkPolicyNamesAllTraffic(t *testing.T) {
+	objects, d, c := base(t)
+	p := one[*networkingv1.NetworkPolicy](t, objects, "meshpulse")
+	if !selects(p.Spec.PodSelector.MatchLabels, d.Spec.Template.Labels) {
+		t.Errorf("the policy selects %v, the pod has %v", p.Spec.PodSelector.MatchLabels, d.Spec.Template.Labels)
+	}
+	if !slices.Contains(p.Spec.PolicyTypes, networkingv1.PolicyTypeIngress) || !slices.Contains(p.Spec.PolicyTypes, networkingv1.PolicyTypeEgress) {
+		t.Errorf("policy types %v: without both, the other way is open", p.Spec.PolicyTypes)
+	}
+	var in []string
+	for _, rule := range p.Spec.Ingress {
+		for _, port := range rule.Ports {
+			containerPort(t, c, port.Port.StrVal)
+			in = append(in, port.Port.StrVal)
+			if port.Port.StrVal == "ingest" && (len(rule.From) != 1 || rule.From[0].NamespaceSelector == nil) {
+				t.Errorf("ingest is open to %v, want the cluster's namespaces", rule.From)
+			}
+		}
+		if len(rule.Ports) == 0 {
+			t.Errorf("a rule opens every port: %+v", rule)
+		}
+	}
+	slices.Sort(in)
+	if !slices.Equal(in, []string{"https", "ingest"}) {
+		t.Errorf("ports %v may be reached, want https and ingest", in)
+	}
+	for _, rule := range p.Spec.Egress {
+		if len(rule.Ports) == 0 {
+			t.Errorf("a rule lets everything out: %+v", rule)
+		}
+	}
+}
+
+// TestRightsAreLeast holds meshpulse's own role to this table: a new right has to be argued here.
+func TestRightsAreLeast(t *testing.T) {
+	objects, _, _ := base(t)
+	want := map[string]string{ // resource: verbs
+		"autoscaling/horizontalpodautoscalers": "get list watch",
+		"/pods":                                "list watch",
+		"*/*/scale":                            "get",
+		"/events":                              "create patch",
+	}
+	got := map[string]string{}
+	for _, rule := range one[*rbacv1.ClusterRole](t, objects, "meshpulse").Rules {
+		for _, group := range rule.APIGroups {
+			for _, resource := range rule.Resources {
+				got[group+"/"+resource] = strings.Join(rule.Verbs, " ")
+			}
+		}
+		if len(rule.NonResourceURLs) > 0 || len(rule.ResourceNames) > 0 {
+			t.Errorf("unexpected rule %+v", rule)
+		}
+	}
+	for key, verbs := range want {
+		if got[key] != verbs {
+			t.Errorf("%s: %q, want %q", key, got[key], verbs)
+		}
+	}
+	if len(got) != len(want) {
+		t.Errorf("rights %v, want %v", got, want)
+	}
+}
+
+// TestNobodyIsGivenMore looks at what is bound to whom, and at every role for verbs that change things.
+func TestNobodyIsGivenMore(t *testing.T) {
+	objects, _, _ := base(t)
+	for _, role := range all[*rbacv1.ClusterRole](objects) {
+		for _, rule := range role.Rules {
+			for _, verb := range rule.Verbs {
+				readsOnly := verb == "get" || verb == "list" || verb == "watch"
+				event := slices.Equal(rule.Resources, []string{"events"}) && (verb == "create" || verb == "patch")
+				if !readsOnly && !event {
+					t.Errorf("ClusterRole %s may %s %v", role.Name, verb, rule.Resources)
+				}
+			}
+		}
+	}
+	const self = "meshpulse-system/meshpulse"
+	want := map[string]string{ // role: to whom
+		"ClusterRole meshpulse":                          self,
+		"ClusterRole system:auth-delegator":              self,
+		"ClusterRole meshpulse:external-metrics-reader":  "kube-system/horizontal-pod-autoscaler",
+		"Role extension-apiserver-authentication-reader": self,
+	}
+	got := map[string]string{}
+	bind := func(ref rbacv1.RoleRef, subjects []rbacv1.Subject) {
+		for _, s := range subjects {
+			if s.Kind != rbacv1.ServiceAccountKind {
+				t.Errorf("%s %s is bound to a %s", ref.Kind, ref.Name, s.Kind)
+			}
+			got[ref.Kind+" "+ref.Name] += s.Namespace + "/" + s.Name
+		}
+	}
+	for _, b := range all[*rbacv1.ClusterRoleBinding](objects) {
+		bind(b.RoleRef, b.Subjects)
+	}
+	for _, b := range all[*rbacv1.RoleBinding](objects) {
+		bind(b.RoleRef, b.Subjects)
+	}
+	if len(got) != len(want) {
+		t.Errorf("bound are %v, want %v", got, want)
+	}
+	for role, subject := range want {
+		if got[role] != subject {
+			t.Errorf("%s is bound to %q, want %q", role, got[role], subject)
+		}
+	}
+}
+
+func TestAPIService(t *testing.T) {
+	objects := renderObjects(t, overlay(t, "apiservice"))
+	a := one[*apiregistration.APIService](t, objects, "v1beta1.external.metrics.k8s.io")
+	if a.Spec.InsecureSkipTLSVerify {
+		t.Error("the API server would not check who answers")
+	}
+	if a.Spec.Group != "external.metrics.k8s.io" || a.Spec.Version != "v1beta1" || a.Spec.Service == nil {
+		t.Fatalf("spec %+v", a.Spec)
+	}
+	s := one[*corev1.Service](t, objects, a.Spec.Service.Name)
+	if s.Namespace != a.Spec.Service.Namespace || a.Spec.Service.Port == nil || s.Spec.Ports[0].Port != *a.Spec.Service.Port {
+		t.Errorf("the APIService points to %+v, the Service is %s with %+v", a.Spec.Service, s.Namespace, s.Spec.Ports)
+	}
+	if n := len(all[*apiregistration.APIService](renderObjects(t, "base"))); n != 0 {
+		t.Errorf("the base claims %d APIs, want none", n)
+	}
+}
+
+// TestCertManager checks what the component's objects say of each other; cert-manager's types are not decoded here.
+func TestCertManager(t *testing.T) {
+	found := map[string]unstructured.Unstructured{}
+	for _, doc := range render(t, overlay(t, "apiservice", "cert-manager")) {
+		var u unstructured.Unstructured
+		if err := yaml.UnmarshalStrict(doc, &u.Object); err != nil {
+			t.Fatal(err)
+		}
+		found[u.GetKind()+" "+u.GetName()] = u
+	}
+	certificate := found["Certificate "+certSecret]
+	for path, want := range map[string]string{
+		"spec.secretName":     certSecret,
+		"metadata.namespace":  namespace,
+		"spec.issuerRef.name": "meshpulse-ca",
+	} {
+		if got, _, err := unstructured.NestedString(certificate.Object, strings.Split(path, ".")...); err != nil || got != want {
+			t.Errorf("Certificate: %s is %q (%v), want %q", path, got, err, want)
+		}
+	}
+	names, _, err := unstructured.NestedStringSlice(certificate.Object, "spec", "dnsNames")
+	if want := []string{"meshpulse." + namespace + ".svc"}; err != nil || !slices.Equal(names, want) {
+		t.Errorf("Certificate: names %v (%v), the API server checks %v", names, err, want)
+	}
+	ca, authority := found["Issuer meshpulse-ca"], found["Certificate meshpulse-ca"]
+	issuing, _, _ := unstructured.NestedString(ca.Object, "spec", "ca", "secretName")
+	made, _, _ := unstructured.NestedString(authority.Object, "spec", "secretName")
+	if issuing == "" || issuing != made {
+		t.Errorf("the issuer signs with Secret %q, the authority is in %q", issuing, made)
+	}
+	a := found["APIService v1beta1.external.metrics.k8s.io"]
+	if got, want := a.GetAnnotations()["cert-manager.io/inject-ca-from"], namespace+"/"+certSecret; got != want {
+		t.Errorf("the APIService's authority comes from %q, want %q", got, want)
+	}
+}
+
+// TestDockerfileCopiesWhatItBuilds compares the folders that the image is built from with those that the program imports.
+func TestDockerfileCopiesWhatItBuilds(t *testing.T) {
+	dockerfile, err := os.ReadFile("Dockerfile")
+	if err != nil {
+		t.Fatal(err)
+	}
+	const module = "github.com/meshpulse/meshpulse/"
+	out, err := exec.Command("go", "list", "-deps", "../cmd/meshpulse").Output()
+	if err != nil {
+		t.Fatalf("go list: %v", err)
+	}
+	needed := map[string]bool{}
+	for path := range strings.FieldsSeq(string(out)) {
+		if rest, ok := strings.CutPrefix(path, module); ok {
+			folder, _, _ := strings.Cut(rest, "/")
+			needed[folder] = true
+		}
+	}
+	if !needed["cmd"] {
+		t.Fatalf("go list names no package of %s: %s", module, out)
+	}
+	for folder := range needed {
+		if !strings.Contains(string(dockerfile), "COPY "+folder+" "+folder+"\n") {
+			t.Errorf("the Dockerfile does not copy %s, which the program needs", folder)
+		}
+	}
+}
+
+func selects(selector, podLabels map[string]string) bool {
+	return len(selector) > 0 && labels.SelectorFromSet(selector).Matches(labels.Set(podLabels))
+}

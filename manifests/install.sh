@@ -1,0 +1,231 @@
+#!/bin/sh
+# Installs meshpulse into the cluster of kubectl's current context. Can be run again: it changes what differs, keeps the
+# certificate, and never takes the external metrics API from another adapter.
+set -eu
+umask 077 # keys are written to a temporary folder
+
+usage() {
+	cat <<'USAGE'
+usage: install.sh --image IMAGE [--no-apiservice] [--dry-run]
+       install.sh --rotate-cert [--dry-run]
+
+  --image IMAGE      the image to run; build one with manifests/Dockerfile
+  --no-apiservice    leave external.metrics.k8s.io alone: meshpulse listens, and no HPA asks it
+  --rotate-cert      replace the serving certificate and its authority, and nothing else
+  --dry-run          look, print what would be done, change nothing
+
+Needs kubectl (with rights to create cluster roles and API services) and openssl.
+USAGE
+}
+
+namespace=meshpulse-system
+service=meshpulse
+secret=meshpulse-serving-cert
+apiservice=v1beta1.external.metrics.k8s.io
+here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
+
+say() { printf '%s\n' "$*"; }
+die() {
+	printf 'install.sh: %s\n' "$*" >&2
+	exit 1
+}
+
+# look_at_apiservice sets $owner to NAMESPACE/NAME of the Service behind the API, to nothing if there is no APIService. A
+# look that fails is not "nobody's".
+look_at_apiservice() {
+	owner=$(kubectl get apiservice "$apiservice" --ignore-not-found \
+		-o 'jsonpath={.spec.service.namespace}/{.spec.service.name}') ||
+		die "cannot tell whose $apiservice is, so nothing was changed: see kubectl's message above"
+}
+
+refuse_foreign() {
+	case $owner in
+	'' | "$namespace/$service") return 0 ;;
+	esac
+	die "external.metrics.k8s.io is served by $owner, and only one adapter of a cluster can have it. Nothing was changed.
+Either uninstall that adapter first (kubectl get hpa -A shows whose HPAs use external metrics: they will ask meshpulse),
+or run meshpulse beside it, serving no HPA, with --no-apiservice."
+}
+
+# make_certificate writes tls.key, tls.crt and ca.crt to $work. The authority's key signs once and is thrown away: there is
+# nothing to guard, and a new certificate means a new authority (--rotate-cert).
+make_certificate() {
+	cat >"$work/openssl.cnf" <<CNF
+[req]
+distinguished_name = name
+prompt = no
+[name]
+CN = $service.$namespace.svc
+[ca]
+basicConstraints = critical, CA:true, pathlen:0
+keyUsage = critical, keyCertSign
+subjectKeyIdentifier = hash
+[serving]
+basicConstraints = critical, CA:false
+keyUsage = critical, digitalSignature
+extendedKeyUsage = serverAuth
+subjectKeyIdentifier = hash
+authorityKeyIdentifier = keyid
+subjectAltName = DNS:$service.$namespace.svc
+CNF
+	{
+		openssl ecparam -name prime256v1 -genkey -noout -out "$work/ca.key" &&
+		openssl ecparam -name prime256v1 -genkey -noout -out "$work/tls.key" &&
+		openssl req -x509 -new -sha256 -days 3650 -config "$work/openssl.cnf" -extensions ca \
+			-subj /CN=meshpulse-authority -key "$work/ca.key" -out "$work/ca.crt" &&
+		openssl req -new -sha256 -config "$work/openssl.cnf" -key "$work/tls.key" -out "$work/tls.csr" &&
+		openssl x509 -req -sha256 -days 3650 -extfile "$work/openssl.cnf" -extensions serving -CAcreateserial \
+			-CA "$work/ca.crt" -CAkey "$work/ca.key" -in "$work/tls.csr" -out "$work/tls.crt"
+	} 2>"$work/openssl.log" || {
+		cat "$work/openssl.log" >&2
+		die "openssl could not make a certificate: see its message above"
+	}
+	rm -f "$work/ca.key"
+}
+
+# secret_manifest prints the Secret of the certificate in $work.
+secret_manifest() {
+	kubectl -n "$namespace" create secret generic "$secret" --type=kubernetes.io/tls --dry-run=client -o yaml \
+		--from-file=tls.crt="$work/tls.crt" --from-file=tls.key="$work/tls.key" --from-file=ca.crt="$work/ca.crt"
+}
+
+# look_at_secret sets $ca to the authorities (base64 of PEM) that the Secret's certificate is checked against, to nothing if
+# there is no Secret yet.
+look_at_secret() {
+	found=$(kubectl -n "$namespace" get secret "$secret" --ignore-not-found -o name) ||
+		die "cannot tell whether there is a certificate already, so nothing was changed: see kubectl's message above"
+	ca=''
+	[ -n "$found" ] || return 0
+	ca=$(kubectl -n "$namespace" get secret "$secret" -o 'jsonpath={.data.ca\.crt}')
+	[ -n "$ca" ] || die "Secret $namespace/$secret has no ca.crt, so the API server could not check the certificate.
+Delete it and run this again, and it is made anew."
+}
+
+warn_expiry() {
+	kubectl -n "$namespace" get secret "$secret" -o 'jsonpath={.data.tls\.crt}' |
+		openssl base64 -d -A | openssl x509 -noout -checkend 2592000 >/dev/null ||
+		say "WARNING: the serving certificate ends within 30 days: run install.sh --rotate-cert"
+}
+
+# patch_ca puts the authorities into an APIService that is still ours when the patch arrives.
+patch_ca() {
+	kubectl patch apiservice "$apiservice" --type=json -p "[
+		{\"op\": \"test\", \"path\": \"/spec/service/namespace\", \"value\": \"$namespace\"},
+		{\"op\": \"test\", \"path\": \"/spec/service/name\", \"value\": \"$service\"},
+		{\"op\": \"add\", \"path\": \"/spec/caBundle\", \"value\": \"$1\"}]"
+}
+
+claim_api() {
+	if [ -n "$owner" ]; then
+		patch_ca "$ca"
+	else
+		# create, not apply: if another adapter has come in the meantime, this fails.
+		{
+			cat "$here/components/apiservice/apiservice.yaml"
+			printf '  caBundle: %s\n' "$ca"
+		} | kubectl create -f -
+	fi
+	kubectl wait --for=condition=Available --timeout=60s "apiservice/$apiservice" ||
+		die "the API server does not reach meshpulse: kubectl describe apiservice $apiservice says why"
+}
+
+install() {
+	look_at_apiservice
+	[ -z "$claim" ] || refuse_foreign
+	kubectl kustomize "$here/base" >"$work/unset.yaml" # not into a pipe, which would hide its failure
+	sed "s|image: meshpulse:unset|image: $image|" "$work/unset.yaml" >"$work/base.yaml"
+	look_at_secret
+
+	if [ -n "$dry" ]; then
+		kubectl apply --dry-run=client -f "$work/base.yaml"
+		[ -n "$ca" ] && say "would keep the certificate in Secret $secret" || say "would make a certificate and Secret $secret"
+		if [ -z "$claim" ]; then
+			say "would leave $apiservice alone"
+		elif [ -n "$owner" ]; then
+			say "would keep $apiservice, which is meshpulse's"
+		else
+			say "would create $apiservice"
+		fi
+		return
+	fi
+
+	kubectl apply -f "$work/base.yaml"
+	if [ -z "$ca" ]; then
+		make_certificate
+		secret_manifest | kubectl create -f -
+		ca=$(openssl base64 -A -in "$work/ca.crt")
+	fi
+	warn_expiry
+	kubectl -n "$namespace" rollout status deployment/meshpulse --timeout=180s ||
+		die "meshpulse did not become ready, so $apiservice was not touched. What it says:
+  kubectl -n $namespace describe pod -l app.kubernetes.io/name=meshpulse
+  kubectl -n $namespace logs -l app.kubernetes.io/name=meshpulse"
+	if [ -n "$claim" ]; then
+		claim_api
+		say "installed: HPAs with external metrics ask meshpulse now"
+	else
+		say "installed, without the API: no HPA asks meshpulse"
+	fi
+	say "next: point sidecars at $namespace, see manifests/istio/README.md"
+}
+
+# rotate trusts the new authority before anything is served under it, and the old one until the next rotation: the pod
+# reads a changed Secret only after a minute or two.
+rotate() {
+	look_at_apiservice
+	look_at_secret
+	[ -n "$ca" ] || die "there is no Secret $namespace/$secret yet: install first"
+	manager=$(kubectl -n "$namespace" get secret "$secret" -o 'jsonpath={.metadata.annotations.cert-manager\.io/certificate-name}')
+	[ -z "$manager" ] || die "Secret $namespace/$secret belongs to cert-manager, which renews it by itself"
+	if [ -n "$dry" ]; then
+		say "would replace the certificate in Secret $secret and trust its authority beside the old one in $apiservice"
+		return
+	fi
+	printf '%s' "$ca" | openssl base64 -d -A | openssl x509 >"$work/previous.crt" # the first of them, the newest
+	make_certificate
+	cat "$work/previous.crt" >>"$work/ca.crt"
+	if [ "$owner" = "$namespace/$service" ]; then
+		patch_ca "$(openssl base64 -A -in "$work/ca.crt")"
+	fi
+	secret_manifest | kubectl replace -f -
+	say "rotated: served within about two minutes, no restart needed"
+}
+
+image='' mode=install dry='' claim=yes
+while [ $# -gt 0 ]; do
+	case $1 in
+	--image)
+		[ $# -ge 2 ] || die "--image needs a value"
+		image=$2
+		shift
+		;;
+	--image=*) image=${1#--image=} ;;
+	--no-apiservice) claim='' ;;
+	--rotate-cert) mode=rotate ;;
+	--dry-run) dry=yes ;;
+	-h | --help)
+		usage
+		exit 0
+		;;
+	*)
+		usage >&2
+		die "unknown argument $1"
+		;;
+	esac
+	shift
+done
+if [ "$mode" = install ]; then
+	[ -n "$image" ] || die "--image is missing: build and push one, from the top of the repository, with
+  docker build -f manifests/Dockerfile -t REGISTRY/meshpulse:TAG . && docker push REGISTRY/meshpulse:TAG"
+	# It ends up in YAML: nothing may come in that is not part of an image's name.
+	case $image in *[!A-Za-z0-9._:/@-]*) die "--image $image is not the name of an image" ;; esac
+elif [ -n "$image" ] || [ -z "$claim" ]; then
+	die "--rotate-cert goes with --dry-run only"
+fi
+for program in kubectl openssl; do
+	command -v "$program" >/dev/null || die "$program is not on the PATH"
+done
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+trap 'exit 1' HUP INT TERM
+"$mode"

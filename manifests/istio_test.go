@@ -1,0 +1,201 @@
+package manifests
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	bootstrap "github.com/envoyproxy/go-control-plane/envoy/config/bootstrap/v3"
+	cluster "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
+	metrics "github.com/envoyproxy/go-control-plane/envoy/config/metrics/v3"
+	upstreams "github.com/envoyproxy/go-control-plane/envoy/extensions/upstreams/http/v3"
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
+	mesh "istio.io/api/mesh/v1alpha1"
+	telemetry "istio.io/api/telemetry/v1alpha1"
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	"sigs.k8s.io/yaml"
+)
+
+// ingestAddress is where every way of wiring has to point, as base/services.yaml has it.
+func ingestAddress(t *testing.T) (host string, port uint32) {
+	t.Helper()
+	s := one[*corev1.Service](t, renderObjects(t, "base"), "meshpulse-ingest")
+	return s.Name + "." + s.Namespace + ".svc.cluster.local", uint32(s.Spec.Ports[0].Port)
+}
+
+// section reads a YAML file and returns the part under the given keys.
+func section(t *testing.T, path string, keys ...string) any {
+	t.Helper()
+	content, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var part any
+	if err := yaml.UnmarshalStrict(content, &part); err != nil {
+		t.Fatalf("%s: %v", path, err)
+	}
+	for _, key := range keys {
+		m, ok := part.(map[string]any)
+		if !ok || m[key] == nil {
+			t.Fatalf("%s: no %s under %v", path, key, keys)
+		}
+		part = m[key]
+	}
+	return part
+}
+
+// decodeProto reads a YAML value into a message and refuses fields that the message does not have.
+func decodeProto(t *testing.T, name string, value any, into proto.Message) {
+	t.Helper()
+	text, err := yaml.Marshal(value)
+	if err != nil {
+		t.Fatal(err)
+	}
+	asJSON, err := yaml.YAMLToJSONStrict(text)
+	if err != nil {
+		t.Fatalf("%s: %v", name, err)
+	}
+	if err := protojson.Unmarshal(asJSON, into); err != nil {
+		t.Fatalf("%s: %v\n%s", name, err, text)
+	}
+}
+
+func TestEnvoyMetricsServiceAddress(t *testing.T) {
+	host, port := ingestAddress(t)
+	want := host + ":" + itoa(int32(port))
+
+	for file, keys := range map[string][]string{
+		"istio/mesh-wide-helm-values.yaml":   {"meshConfig"},
+		"istio/mesh-wide-istiooperator.yaml": {"spec", "meshConfig"},
+	} {
+		t.Run(file, func(t *testing.T) {
+			var config mesh.MeshConfig
+			decodeProto(t, file, section(t, file, keys...), &config)
+			if got := config.GetDefaultConfig().GetEnvoyMetricsService().GetAddress(); got != want {
+				t.Errorf("address %q, the Service is %q", got, want)
+			}
+		})
+	}
+
+	t.Run("pod annotation", func(t *testing.T) {
+		const file = "istio/pod-annotation.yaml"
+		text, ok := podPatch(t, file).Spec.Template.Annotations["proxy.istio.io/config"]
+		if !ok {
+			t.Fatal("no annotation proxy.istio.io/config")
+		}
+		var value any
+		if err := yaml.UnmarshalStrict([]byte(text), &value); err != nil {
+			t.Fatal(err)
+		}
+		var config mesh.ProxyConfig
+		decodeProto(t, file, value, &config)
+		if got := config.GetEnvoyMetricsService().GetAddress(); got != want {
+			t.Errorf("address %q, the Service is %q", got, want)
+		}
+	})
+}
+
+// podPatch reads a patch for a Deployment.
+func podPatch(t *testing.T, path string) appsv1.Deployment {
+	t.Helper()
+	content, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var d appsv1.Deployment
+	if err := yaml.UnmarshalStrict(content, &d); err != nil {
+		t.Fatalf("%s: %v", path, err)
+	}
+	return d
+}
+
+func TestBootstrapOverride(t *testing.T) {
+	configMap, ok := decodeFile(t, "istio/bootstrap-override.yaml")[0].(*corev1.ConfigMap)
+	if !ok {
+		t.Fatal("not a ConfigMap")
+	}
+	if got := podPatch(t, "istio/bootstrap-annotation.yaml").Spec.Template.Annotations["sidecar.istio.io/bootstrapOverride"]; got != configMap.Name {
+		t.Errorf("the annotation names ConfigMap %q, it is %q", got, configMap.Name)
+	}
+	var b bootstrap.Bootstrap
+	if err := protojson.Unmarshal([]byte(configMap.Data["custom_bootstrap.json"]), &b); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.ValidateAll(); err != nil {
+		t.Fatal(err)
+	}
+	if len(b.StatsSinks) != 1 || len(b.GetStaticResources().GetClusters()) != 1 {
+		t.Fatalf("%d sinks, %d clusters, want one of each", len(b.StatsSinks), len(b.GetStaticResources().GetClusters()))
+	}
+
+	var sink metrics.MetricsServiceConfig
+	if err := b.StatsSinks[0].GetTypedConfig().UnmarshalTo(&sink); err != nil {
+		t.Fatal(err)
+	}
+	if err := sink.ValidateAll(); err != nil {
+		t.Fatal(err)
+	}
+	if !sink.EmitTagsAsLabels || sink.HistogramEmitMode != metrics.HistogramEmitMode_HISTOGRAM || sink.ReportCountersAsDeltas != nil {
+		t.Errorf("sink %v: want labels, histograms only, cumulative counters", &sink)
+	}
+
+	c := b.StaticResources.Clusters[0]
+	if got := sink.GetGrpcService().GetEnvoyGrpc().GetClusterName(); got != c.Name {
+		t.Errorf("the sink streams to cluster %q, which is not %q", got, c.Name)
+	}
+	if c.Name == "envoy_metrics_service" || c.GetType() != cluster.Cluster_STRICT_DNS {
+		t.Errorf("cluster %q of type %v: want a name that Istio does not use, resolved by DNS", c.Name, c.GetType())
+	}
+	var protocol upstreams.HttpProtocolOptions
+	if err := c.TypedExtensionProtocolOptions["envoy.extensions.upstreams.http.v3.HttpProtocolOptions"].UnmarshalTo(&protocol); err != nil {
+		t.Fatal(err)
+	}
+	if protocol.GetExplicitHttpConfig().GetHttp2ProtocolOptions() == nil {
+		t.Error("the cluster does not speak HTTP/2, so no gRPC")
+	}
+	address := c.LoadAssignment.Endpoints[0].LbEndpoints[0].GetEndpoint().GetAddress().GetSocketAddress()
+	if host, port := ingestAddress(t); address.GetAddress() != host || address.GetPortValue() != port {
+		t.Errorf("the cluster is at %s:%d, the Service at %s:%d", address.GetAddress(), address.GetPortValue(), host, port)
+	}
+}
+
+func TestTelemetryKeepsWhatHPAsNeed(t *testing.T) {
+	const file = "istio/telemetry-less-volume.yaml"
+	var spec telemetry.Telemetry
+	decodeProto(t, file, section(t, file, "spec"), &spec)
+	var off []string
+	for _, m := range spec.Metrics {
+		for _, o := range m.Overrides {
+			if !o.GetDisabled().GetValue() {
+				t.Errorf("override %v does not switch off", o)
+			}
+			off = append(off, o.GetMatch().GetMetric().String()+" "+o.GetMatch().GetMode().String())
+		}
+	}
+	want := []string{"ALL_METRICS CLIENT", "REQUEST_SIZE CLIENT_AND_SERVER", "RESPONSE_SIZE CLIENT_AND_SERVER"}
+	slices.Sort(off)
+	if !slices.Equal(off, want) {
+		t.Errorf("switched off are %v, want %v", off, want)
+	}
+}
+
+// TestEveryWiringFileIsInTheReadme fails when a file is added that its README does not explain.
+func TestEveryWiringFileIsInTheReadme(t *testing.T) {
+	readme, err := os.ReadFile("istio/README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	paths, err := filepath.Glob("istio/*.yaml")
+	if err != nil || len(paths) == 0 {
+		t.Fatalf("no wiring: %v", err)
+	}
+	for _, path := range paths {
+		if !strings.Contains(string(readme), "`"+filepath.Base(path)+"`") {
+			t.Errorf("%s is not in istio/README.md", path)
+		}
+	}
+}

@@ -1,0 +1,51 @@
+#!/bin/sh
+# Removes meshpulse from the cluster of kubectl's current context, and the external metrics API only if it is meshpulse's.
+# HPAs stay; without their metric they hold their replicas.
+set -eu
+
+namespace=meshpulse-system
+service=meshpulse
+apiservice=v1beta1.external.metrics.k8s.io
+here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
+
+die() {
+	printf 'uninstall.sh: %s\n' "$*" >&2
+	exit 1
+}
+
+dry=''
+case ${1-} in
+'') ;;
+--dry-run) dry=yes ;;
+*)
+	printf 'usage: uninstall.sh [--dry-run]\n' >&2
+	[ "$1" = -h ] || [ "$1" = --help ] || die "unknown argument $1"
+	exit 0
+	;;
+esac
+command -v kubectl >/dev/null || die "kubectl is not on the PATH"
+
+state=$(kubectl get apiservice "$apiservice" --ignore-not-found \
+	-o 'jsonpath={.spec.service.namespace}/{.spec.service.name} {.metadata.resourceVersion}') ||
+	die "cannot tell whose $apiservice is, so nothing was removed: see kubectl's message above"
+
+# The API first: one without a server behind it stalls discovery and the deletion of namespaces.
+case $state in
+'') printf '%s is not there\n' "$apiservice" ;;
+"$namespace/$service "*)
+	if [ -n "$dry" ]; then
+		printf 'would delete %s\n' "$apiservice"
+	else
+		# Only this very version of it: if another adapter takes it over now, the deletion is refused.
+		printf '{"apiVersion":"v1","kind":"DeleteOptions","preconditions":{"resourceVersion":"%s"}}' "${state##* }" |
+			kubectl delete --raw "/apis/apiregistration.k8s.io/v1/apiservices/$apiservice" -f - >/dev/null ||
+			die "$apiservice has changed in the meantime, so nothing was removed: run this again"
+		printf 'deleted %s\n' "$apiservice"
+	fi
+	;;
+*) printf 'left alone: %s is served by %s\n' "$apiservice" "${state% *}" ;;
+esac
+
+set --
+[ -z "$dry" ] || set -- --dry-run=client
+kubectl kustomize "$here/base" | kubectl delete --ignore-not-found "$@" -f -
