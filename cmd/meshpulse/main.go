@@ -1,0 +1,126 @@
+// Command meshpulse takes Istio's request metrics straight from the sidecars and answers Kubernetes' external metrics API
+// from memory.
+//
+// The package knows flags, wiring, signals and exit codes. It must not know metrics: what flags mean is the packages' own
+// to say and to check.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"runtime"
+	"runtime/debug"
+	"syscall"
+
+	"github.com/spf13/pflag"
+)
+
+const usage = `meshpulse: Istio's request metrics, from the sidecars to the HPA, without a Prometheus in between.
+
+Usage:
+  meshpulse serve [flags]           take flushes in and answer the external metrics API
+  meshpulse replay [flags] FILE...  send recorded flushes to a running meshpulse
+  meshpulse version                 print the version
+
+Each command has --help. Exit codes: 0 ended as asked, 1 failed, 2 called wrongly.
+`
+
+// Exit codes.
+const (
+	exitOK     = 0
+	exitFailed = 1
+	exitUsage  = 2
+)
+
+// usageError is a call that cannot work as it is written; Unwrap gives what is wrong with it.
+type usageError struct{ err error }
+
+func (e usageError) Error() string { return e.err.Error() }
+func (e usageError) Unwrap() error { return e.err }
+
+// console is where a command writes to.
+type console struct{ out, err io.Writer }
+
+func main() {
+	// The first signal drains; with the context's end the signals are Go's again, so that a second one ends at once.
+	ctx, restore := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, restore)
+	os.Exit(run(ctx, os.Args[1:], console{os.Stdout, os.Stderr}))
+}
+
+// run is meshpulse with its arguments, until the context ends.
+func run(ctx context.Context, args []string, c console) (code int) {
+	command := ""
+	if len(args) > 0 {
+		command = args[0]
+	}
+	var err error
+	switch command {
+	case "serve":
+		err = serve(ctx, args[1:], c)
+	case "replay":
+		err = replayFiles(ctx, args[1:], c)
+	case "version", "--version":
+		_, err = fmt.Fprintln(c.out, "meshpulse", version())
+	case "help", "--help", "-h":
+		_, err = io.WriteString(c.out, usage)
+	case "":
+		err = usageError{errors.New("a command is missing: serve, replay or version")}
+	default:
+		err = usageError{fmt.Errorf("%q is not a command: there are serve, replay and version", command)}
+	}
+	switch {
+	case err == nil || errors.Is(err, pflag.ErrHelp):
+		return exitOK
+	case errors.As(err, new(usageError)):
+		help := "meshpulse --help"
+		if command == "serve" || command == "replay" {
+			help = "meshpulse " + command + " --help"
+		}
+		_, _ = fmt.Fprintf(c.err, "meshpulse: %v\nSee: %s\n", err, help)
+		return exitUsage
+	default:
+		_, _ = fmt.Fprintf(c.err, "meshpulse: %v\n", err)
+		return exitFailed
+	}
+}
+
+// newFlags returns a flag set whose --help prints the text and the flags to the console.
+func newFlags(name, text string, c console) *pflag.FlagSet {
+	f := pflag.NewFlagSet("meshpulse "+name, pflag.ContinueOnError)
+	f.SortFlags = false
+	f.SetOutput(io.Discard) // run prints the error, once
+	f.Usage = func() { _, _ = fmt.Fprintf(c.out, "%s\n\nFlags:\n%s", text, f.FlagUsagesWrapped(120)) }
+	return f
+}
+
+// parse reads the flags; an error other than pflag.ErrHelp is a usageError.
+func parse(f *pflag.FlagSet, args []string) error {
+	err := f.Parse(args)
+	if err != nil && !errors.Is(err, pflag.ErrHelp) {
+		return usageError{err}
+	}
+	return err
+}
+
+// version is what the Go tool stamped into the binary: the module's version or the commit it was built from.
+func version() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "unknown"
+	}
+	v := info.Main.Version
+	if v == "" || v == "(devel)" {
+		v = "devel"
+		for _, s := range info.Settings {
+			if s.Key == "vcs.revision" {
+				v += "-" + s.Value[:min(12, len(s.Value))]
+			}
+		}
+	}
+	return fmt.Sprintf("%s (%s %s/%s)", v, runtime.Version(), runtime.GOOS, runtime.GOARCH)
+}

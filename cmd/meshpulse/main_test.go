@@ -1,0 +1,118 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+func call(ctx context.Context, args ...string) (code int, stdout, stderr string) {
+	var out, err bytes.Buffer
+	code = run(ctx, args, console{&out, &err})
+	return code, out.String(), err.String()
+}
+
+func TestHelpAndVersionSucceedOnStdout(t *testing.T) {
+	for want, args := range map[string][]string{
+		"Usage:":           {"--help"},
+		"meshpulse ":       {"version"},
+		"--ingest-address": {"serve", "--help"},
+		"--max-series int": {"serve", "-h"},
+		"--speed":          {"replay", "--help"},
+	} {
+		code, stdout, stderr := call(t.Context(), args...)
+		if code != exitOK || !strings.Contains(stdout, want) || stderr != "" {
+			t.Errorf("%v: got code %d, stderr %q, stdout without %q:\n%s", args, code, stderr, want, stdout)
+		}
+	}
+}
+
+func TestWrongCallsNameTheFlagAndExitWithTwo(t *testing.T) {
+	dir := t.TempDir()
+	standalone := func(args ...string) []string {
+		return append([]string{"serve", "--standalone", "--hpa-dir", dir}, args...)
+	}
+	for name, test := range map[string]struct {
+		args []string
+		want []string
+	}{
+		"no command":                     {nil, []string{"serve, replay"}},
+		"an unknown command":             {[]string{"start"}, []string{`"start"`}},
+		"an unknown flag":                {standalone("--retentoin=5m"), []string{"--retentoin"}},
+		"a duration without a unit":      {standalone("--retention=5"), []string{"--retention"}},
+		"a negative limit":               {standalone("--max-series=-1"), []string{"--max-series"}},
+		"an argument to serve":           {standalone("x"), []string{`"x"`}},
+		"an ingest address without port": {standalone("--ingest-address=127.0.0.1"), []string{"--ingest-address", "host:port"}},
+		"standalone without a folder":    {[]string{"serve", "--standalone"}, []string{"--hpa-dir"}},
+		"standalone open to the network": {standalone("--bind-address=0.0.0.0"), []string{"--token-auth-file"}},
+		"half a certificate":             {standalone("--tls-cert-file=x"), []string{"--tls-private-key-file"}},
+		"half an ingest certificate":     {standalone("--ingest-tls-cert-file=x"), []string{"--ingest-tls-private-key-file"}},
+		"client CAs without TLS":         {standalone("--ingest-client-ca-file=x"), []string{"--ingest-tls-cert-file"}},
+		"a log format":                   {standalone("--log-format=xml"), []string{"--log-format", "json"}},
+		"a log level":                    {standalone("--log-level=loud"), []string{"--log-level", "debug"}},
+		"replay without a target":        {[]string{"replay", "x.pb"}, []string{"--target"}},
+		"replay without files":           {[]string{"replay", "--target=127.0.0.1:1"}, []string{"no files"}},
+		"replay at no speed":             {[]string{"replay", "--target=127.0.0.1:1", "--speed=-1", "x.pb"}, []string{"--speed"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			code, _, stderr := call(t.Context(), test.args...)
+			if code != exitUsage {
+				t.Errorf("code: got %d, want %d", code, exitUsage)
+			}
+			for _, want := range append(test.want, "--help") {
+				if !strings.Contains(stderr, want) {
+					t.Errorf("stderr does not say %q: %s", want, stderr)
+				}
+			}
+		})
+	}
+}
+
+func TestWhatCannotBeOpenedIsNamedAndExitsWithOne(t *testing.T) {
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = taken.Close() })
+	address := taken.Addr().String()
+	dir := t.TempDir()
+	garbage := filepath.Join(dir, "garbage.pem")
+	if err := os.WriteFile(garbage, []byte("garbage"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	missing := filepath.Join(dir, "missing")
+	standalone := func(args ...string) []string {
+		return append([]string{"serve", "--standalone", "--hpa-dir", dir, "--ingest-address=127.0.0.1:0", "--secure-port=0"}, args...)
+	}
+	for name, test := range map[string]struct {
+		args []string
+		want []string
+	}{
+		"the ingest port is in use":    {standalone("--ingest-address=" + address), []string{"--ingest-address", address, "in use"}},
+		"the HTTPS port is in use":     {standalone(fmt.Sprint("--secure-port=", taken.Addr().(*net.TCPAddr).Port)), []string{address, "in use"}},
+		"the profiling port is in use": {standalone("--profiling-address=" + address), []string{"--profiling-address", address}},
+		"no ingest certificate":        {standalone("--ingest-tls-cert-file="+missing, "--ingest-tls-private-key-file="+missing), []string{missing, "no such file"}},
+		"a certificate of garbage":     {standalone("--ingest-tls-cert-file="+garbage, "--ingest-tls-private-key-file="+garbage), []string{garbage, "PEM"}},
+		"no HPA folder":                {standalone("--hpa-dir=" + missing), []string{missing}},
+		"no token file":                {standalone("--token-auth-file=" + missing), []string{missing}},
+		"no kubeconfig":                {[]string{"serve", "--ingest-address=127.0.0.1:0", "--bind-address=127.0.0.1", "--secure-port=0", "--kubeconfig=" + missing}, []string{missing}},
+		"no recording":                 {[]string{"replay", "--target=" + address, missing}, []string{missing}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			code, _, stderr := call(t.Context(), test.args...)
+			if code != exitFailed {
+				t.Errorf("code: got %d, want %d", code, exitFailed)
+			}
+			for _, want := range test.want {
+				if !strings.Contains(stderr, want) {
+					t.Errorf("stderr does not say %q: %s", want, stderr)
+				}
+			}
+		})
+	}
+}

@@ -1,0 +1,130 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+
+	"github.com/spf13/pflag"
+
+	"github.com/meshpulse/meshpulse/aggregator"
+	"github.com/meshpulse/meshpulse/envoystats"
+	"github.com/meshpulse/meshpulse/metricsapi"
+)
+
+const serveText = `Takes flushes of Envoy sidecars in and answers the external metrics API from them.
+
+  meshpulse serve                                 in a cluster, see manifests/
+  meshpulse serve --standalone --hpa-dir DIR      on one machine: HPAs from YAML files
+
+/healthz, /livez, /readyz, /metrics and /debug/hpas are on the secure port. SIGTERM drains and ends within 5 s.
+Memory: set GOMEMLIMIT (such as 900MiB) some 10 % below the container's limit; --max-series bounds what is kept.`
+
+// defaultIngestPort is where sidecars are wired to (manifests/istio).
+const defaultIngestPort = "15090"
+
+// serveOptions are the flags of serve.
+type serveOptions struct {
+	store     aggregator.Config
+	sink      envoystats.Config
+	api       metricsapi.Options
+	ingestTLS ingestTLS
+
+	ingestAddress    string
+	profilingAddress string
+	logFormat        string
+	logLevel         string
+}
+
+// flags returns a flag set that fills o.
+func (o *serveOptions) flags(c console) *pflag.FlagSet {
+	f := newFlags("serve", serveText, c)
+	f.StringVar(&o.ingestAddress, "ingest-address", "", "host:port on which sidecars report, gRPC (default 0.0.0.0:15090, standalone 127.0.0.1:15090)")
+	f.StringVar(&o.ingestTLS.certFile, "ingest-tls-cert-file", "", "certificate (PEM) of the ingest port; it is read again when it changes. Without it the port is plaintext and whoever reaches it can report as any pod")
+	f.StringVar(&o.ingestTLS.keyFile, "ingest-tls-private-key-file", "", "key (PEM) of the certificate")
+	f.StringVar(&o.ingestTLS.clientCAFile, "ingest-client-ca-file", "", "CA certificates (PEM) that a sidecar's certificate must come from; without it none is asked for")
+
+	f.StringSliceVar(&o.sink.Keep, "keep", nil, "prefixes of the metrics to keep, without istiocustom. (default istio_)")
+	f.StringSliceVar(&o.sink.CustomTags, "custom-tags", nil, "tags that Telemetry resources add to Istio's own, needed where sidecars join tags into names")
+	f.BoolVar(&o.store.CountersAsDeltas, "counters-as-deltas", false, "the sidecars set report_counters_as_deltas (a message does not tell)")
+	f.IntVar(&o.sink.MaxMessageBytes, "max-message-bytes", 0, "largest message of a sidecar in bytes (default 64 MiB)")
+	f.IntVar(&o.sink.MaxStreams, "max-streams", 0, "most sidecars connected at once (default 50000)")
+
+	f.DurationVar(&o.store.Retention, "retention", 0, "how far back samples are kept (default 5m)")
+	f.DurationVar(&o.store.MaxRetention, "max-retention", 0, "how far back a query's range may reach (default 1h)")
+	f.IntVar(&o.store.MaxSeries, "max-series", 0, "most series in all; past it samples of new ones are counted and dropped (default 2000000)")
+	f.IntVar(&o.store.MaxSeriesPerPod, "max-series-per-pod", 0, "most series of one pod (default 20000)")
+
+	f.StringVar(&o.api.BindAddress, "bind-address", "", "IP address of the HTTPS port (default 0.0.0.0, standalone 127.0.0.1)")
+	f.IntVar(&o.api.SecurePort, "secure-port", 6443, "HTTPS port; 0 takes a free one and logs it")
+	f.StringVar(&o.api.TLSCertFile, "tls-cert-file", "", "certificate (PEM) of the HTTPS port (default: a self-made one)")
+	f.StringVar(&o.api.TLSKeyFile, "tls-private-key-file", "", "key (PEM) of the certificate")
+	f.StringVar(&o.api.CertDir, "cert-dir", "", "folder that keeps the self-made certificate (default: in memory)")
+	f.StringVar(&o.api.Kubeconfig, "kubeconfig", "", "way to the API server (default: the pod's service account)")
+
+	f.BoolVar(&o.api.Standalone, "standalone", false, "read HPAs from --hpa-dir and ask no API server")
+	f.StringVar(&o.api.HPADir, "hpa-dir", "", "standalone: folder with YAML files of HPAs, watched for changes")
+	f.StringVar(&o.api.TokenAuthFile, "token-auth-file", "", "standalone: bearer tokens to let in, a line is token,user,uid (default: everybody, on loopback addresses only)")
+
+	f.StringVar(&o.logFormat, "log-format", "text", "text or json")
+	f.StringVar(&o.logLevel, "log-level", "info", "debug, info, warn or error")
+	f.StringVar(&o.profilingAddress, "profiling-address", "", "host:port that serves /debug/pprof/ over HTTP to whoever reaches it, such as 127.0.0.1:6060 (default: off)")
+	return f
+}
+
+// complete fills in what depends on other flags and says what is wrong with them.
+func (o *serveOptions) complete() error {
+	if o.ingestAddress == "" {
+		host := "0.0.0.0"
+		if o.api.Standalone {
+			host = "127.0.0.1"
+		}
+		o.ingestAddress = net.JoinHostPort(host, defaultIngestPort)
+	}
+	o.api.Retention = o.store.Retention
+	errs := []error{o.api.Validate(), o.ingestTLS.validate()}
+	if err := o.sink.Validate(); err != nil {
+		errs = append(errs, fmt.Errorf("ingest: %w", err))
+	}
+	for _, limit := range []struct {
+		flag  string
+		value int64
+	}{
+		{"retention", int64(o.store.Retention)},
+		{"max-retention", int64(o.store.MaxRetention)},
+		{"max-series", int64(o.store.MaxSeries)},
+		{"max-series-per-pod", int64(o.store.MaxSeriesPerPod)},
+	} {
+		if limit.value < 0 {
+			errs = append(errs, fmt.Errorf("--%s is negative: leave it out for the default", limit.flag))
+		}
+	}
+	if _, _, err := net.SplitHostPort(o.ingestAddress); err != nil {
+		errs = append(errs, fmt.Errorf("--ingest-address: %w: give host:port", err))
+	}
+	if _, _, err := net.SplitHostPort(o.profilingAddress); o.profilingAddress != "" && err != nil {
+		errs = append(errs, fmt.Errorf("--profiling-address: %w: give host:port", err))
+	}
+	if o.logFormat != "text" && o.logFormat != "json" {
+		errs = append(errs, fmt.Errorf("--log-format %q is neither text nor json", o.logFormat))
+	}
+	if err := new(slog.LevelVar).UnmarshalText([]byte(o.logLevel)); err != nil {
+		errs = append(errs, fmt.Errorf("--log-level %q is none of debug, info, warn and error", o.logLevel))
+	}
+	return errors.Join(errs...)
+}
+
+// logger writes in the format of the flags, which complete has checked.
+func (o *serveOptions) logger(w io.Writer) *slog.Logger {
+	level := new(slog.LevelVar)
+	if err := level.UnmarshalText([]byte(o.logLevel)); err != nil {
+		level.Set(slog.LevelInfo)
+	}
+	h := &slog.HandlerOptions{Level: level}
+	if o.logFormat == "json" {
+		return slog.New(slog.NewJSONHandler(w, h))
+	}
+	return slog.New(slog.NewTextHandler(w, h))
+}

@@ -1,0 +1,179 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/pprof"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"golang.org/x/sync/errgroup"
+	"k8s.io/klog/v2"
+
+	"github.com/meshpulse/meshpulse/aggregator"
+	"github.com/meshpulse/meshpulse/envoystats"
+	"github.com/meshpulse/meshpulse/metricsapi"
+)
+
+// shutdownLimit bounds how long streams may take to end after a signal; answers in flight get as long (metricsapi).
+const shutdownLimit = 4 * time.Second
+
+// serve parses the flags and runs the server until the context ends.
+func serve(ctx context.Context, args []string, c console) error {
+	var o serveOptions
+	f := o.flags(c)
+	if err := parse(f, args); err != nil {
+		return err
+	}
+	if f.NArg() > 0 {
+		return usageError{fmt.Errorf("serve takes flags only, not %q", f.Arg(0))}
+	}
+	if err := o.complete(); err != nil {
+		return usageError{err}
+	}
+	log := o.logger(c.err)
+	// The API server library logs through klog; its lines belong among ours.
+	klog.SetSlogLogger(log)
+	s, err := newServer(o, log)
+	if err != nil {
+		return err
+	}
+	return s.run(ctx)
+}
+
+// server is the wired process: one way in, one way out, and the store between them.
+type server struct {
+	log       *slog.Logger
+	store     *aggregator.Store
+	sink      *envoystats.Server
+	api       *metricsapi.Server
+	ingest    net.Listener
+	profiling net.Listener // nil: off
+	draining  chan struct{}
+}
+
+// newServer opens every port and reads every file, so that what is wrong shows before anything runs.
+func newServer(o serveOptions, log *slog.Logger) (s *server, err error) {
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewBuildInfoCollector(),
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	o.store.Registerer, o.sink.Registerer, o.api.Registerer, o.api.Gatherer = registry, registry, registry, registry
+	o.sink.Logger, o.api.Log = log, log
+
+	s = &server{log: log, draining: make(chan struct{})}
+	if s.store, err = aggregator.New(o.store); err != nil {
+		return nil, usageError{err}
+	}
+	if o.sink.TLS, err = o.ingestTLS.config(); err != nil {
+		return nil, err
+	}
+	if s.sink, err = envoystats.NewServer(o.sink, s.store); err != nil {
+		return nil, usageError{err}
+	}
+	defer func() {
+		if err != nil {
+			s.closeListeners()
+		}
+	}()
+	if s.ingest, err = listen("--ingest-address", o.ingestAddress); err != nil {
+		return nil, err
+	}
+	if o.profilingAddress != "" {
+		if s.profiling, err = listen("--profiling-address", o.profilingAddress); err != nil {
+			return nil, err
+		}
+	}
+	o.api.Store, o.api.IngestReady = s.store, s.ready
+	if s.api, err = metricsapi.New(o.api); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// ready fails from the signal on: the load balancer shall not send what will not be answered.
+func (s *server) ready() error {
+	select {
+	case <-s.draining:
+		return errors.New("draining: streams are being ended")
+	default:
+		return nil
+	}
+}
+
+// run serves until the context ends or one part fails; then all parts end, and it returns when they have.
+func (s *server) run(ctx context.Context) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error {
+		s.store.Run(ctx)
+		return nil
+	})
+	group.Go(func() error {
+		if err := s.sink.Serve(s.ingest); err != nil {
+			return fmt.Errorf("ingest on %s: %w", s.ingest.Addr(), err)
+		}
+		return nil
+	})
+	group.Go(func() error { return s.api.Run(ctx) })
+	if s.profiling != nil {
+		group.Go(func() error { return serveProfiles(ctx, s.profiling) })
+	}
+	group.Go(func() error {
+		<-ctx.Done()
+		return s.drain()
+	})
+	s.log.Info("serving", "version", version(), "ingest", s.ingest.Addr().String(), "https", s.api.Addr().String())
+	err := group.Wait()
+	if err == nil {
+		s.log.Info("stopped")
+	}
+	return err
+}
+
+// drain ends the streams; the API finishes its answers by itself at the same time.
+func (s *server) drain() error {
+	s.log.Info("stopping: ending streams, finishing answers")
+	close(s.draining)
+	ctx, cancel := context.WithTimeout(context.Background(), shutdownLimit)
+	defer cancel()
+	if err := s.sink.Shutdown(ctx); err != nil {
+		return fmt.Errorf("ingest: streams did not end: %w", err)
+	}
+	return nil
+}
+
+func (s *server) closeListeners() {
+	for _, l := range []net.Listener{s.ingest, s.profiling} {
+		if l != nil {
+			_ = l.Close()
+		}
+	}
+}
+
+func listen(flag, address string) (net.Listener, error) {
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		return nil, fmt.Errorf("%s %s cannot be listened on: %w: give a free address of this machine", flag, address, err)
+	}
+	return l, nil
+}
+
+// serveProfiles serves net/http/pprof, and only that, until the context ends.
+func serveProfiles(ctx context.Context, l net.Listener) error {
+	mux := http.NewServeMux()
+	mux.HandleFunc("/debug/pprof/", pprof.Index)
+	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
+	mux.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
+	mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
+	server := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
+	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
+	defer stop()
+	if err := server.Serve(l); err != nil && !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("profiling on %s: %w", l.Addr(), err)
+	}
+	return nil
+}
