@@ -1,0 +1,41 @@
+# meshpulse: `make help` lists what there is. Everything that is fetched or installed goes to .cache/, binaries to bin/.
+
+GO       ?= go
+FUZZTIME ?= 30s
+LINT     := $(GO) tool -modfile=bench/tools/go.mod
+
+.PHONY: build help run test lint bench fuzz envoy clean
+
+build: ## build bin/meshpulse (the default)
+	@bench/tools/progress $(GO) build -v -o bin/ ./cmd/meshpulse
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+run: build ## see it live: three real sidecars, load, HPAs, a table (DURATION=60s ends by itself)
+	@bench/tools/get-envoy || true # without it the demo says so and feeds recordings
+	@bench/tools/progress $(GO) build -v -o bin/ ./bench/demo
+	@exec bin/demo
+
+test: envoy ## vet, unit, race, fuzz-seed and end-to-end tests with real Envoys
+	@test "$$($(GO) env CGO_ENABLED)" = 1 || { echo "make test: the race detector needs cgo: install a C compiler (Debian: apt-get install gcc libc6-dev)" >&2; exit 1; }
+	$(GO) vet ./...
+	$(GO) test -race -timeout 10m ./...
+
+lint: ## gofumpt and golangci-lint, built from bench/tools
+	@out=$$(git ls-files '*.go' | xargs $(LINT) gofumpt -l) && { test -z "$$out" || { echo "gofumpt would change:"; echo "$$out"; exit 1; }; }
+	$(LINT) golangci-lint run ./...
+
+bench: ## benchmarks of the packages
+	$(GO) test -run '^$$' -bench . -benchmem ./aggregator/... ./envoystats/... ./metricsapi/...
+
+fuzz: ## every fuzz target for FUZZTIME (30s)
+	@bench/tools/fuzz $(FUZZTIME)
+
+envoy: .cache/envoy/envoy ## fetch the real Envoy into .cache
+
+.cache/envoy/envoy:
+	@bench/tools/get-envoy
+
+clean: ## remove bin/ and .cache/
+	rm -rf bin .cache
