@@ -1,0 +1,216 @@
+// Package cluster boots a real Kubernetes control plane on loopback: etcd, kube-apiserver with RBAC and the
+// aggregation layer, and kube-controller-manager with the controllers that an HPA needs. It knows nothing of meshpulse
+// or of Envoy. There is no kubelet and no scheduler: package mesh plays the node.
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+
+	"github.com/meshpulse/meshpulse/bench/lab/proc"
+	"github.com/meshpulse/meshpulse/bench/process"
+)
+
+// Config says how to boot.
+type Config struct {
+	// Binary is the multi-call binary (folder controlplane).
+	Binary string
+	// Dir is the run's own folder: certificates, kubeconfigs, etcd's data and the logs.
+	Dir string
+	// HPASync is the HPA controller's sync period; 0 is Kubernetes' default, 15 s.
+	HPASync time.Duration
+}
+
+// Cluster is a running control plane.
+type Cluster struct {
+	// CA signs for everything in the cluster.
+	CA *Authority
+	// Server is the API server's URL.
+	Server string
+	// Kubeconfig is the administrator's.
+	Kubeconfig string
+	// Client acts as the administrator.
+	Client *kubernetes.Clientset
+	// BootTime is how long Boot took.
+	BootTime time.Duration
+
+	config                       Config
+	etcd, apiserver, controllers *process.Process
+}
+
+const bootTimeout = 60 * time.Second
+
+// controllers are what an HPA over a Deployment needs; the others would only cost CPU.
+const controllers = "horizontal-pod-autoscaler-controller,deployment-controller,replicaset-controller," +
+	"endpointslice-controller,serviceaccount-controller,namespace-controller,garbage-collector-controller"
+
+// Boot starts the control plane and returns when the API server is ready and the controllers run. On an error nothing
+// is left running.
+func Boot(ctx context.Context, config Config) (*Cluster, error) {
+	if config.HPASync == 0 {
+		config.HPASync = 15 * time.Second
+	}
+	start := time.Now()
+	pki := filepath.Join(config.Dir, "pki")
+	if err := os.MkdirAll(pki, 0o700); err != nil {
+		return nil, fmt.Errorf("folder of the run: %w", err)
+	}
+	c := &Cluster{config: config, Kubeconfig: filepath.Join(config.Dir, "admin.kubeconfig")}
+	if err := c.boot(ctx, pki); err != nil {
+		c.Stop()
+		return nil, err
+	}
+	c.BootTime = time.Since(start)
+	return c, nil
+}
+
+func (c *Cluster) boot(ctx context.Context, pki string) error {
+	var err error
+	if c.CA, err = writePKI(pki); err != nil {
+		return fmt.Errorf("certificates: %w", err)
+	}
+	etcdURL, err := c.startEtcd()
+	if err != nil {
+		return err
+	}
+	if err := c.startAPIServer(ctx, etcdURL); err != nil {
+		return err
+	}
+	return c.startControllers()
+}
+
+func (c *Cluster) pki(name string) string { return filepath.Join(c.config.Dir, "pki", name) }
+
+func (c *Cluster) startEtcd() (url string, err error) {
+	ports, err := FreePorts(2)
+	if err != nil {
+		return "", err
+	}
+	url = "http://127.0.0.1:" + strconv.Itoa(ports[0])
+	c.etcd, err = c.start("etcd", "--data-dir="+filepath.Join(c.config.Dir, "etcd"),
+		"--client-url="+url, "--peer-url=http://127.0.0.1:"+strconv.Itoa(ports[1]))
+	if err != nil {
+		return "", err
+	}
+	return url, await("etcd", c.etcd, func() error { return healthy(http.DefaultClient, url+"/health") })
+}
+
+func (c *Cluster) startAPIServer(ctx context.Context, etcdURL string) error {
+	ports, err := FreePorts(1)
+	if err != nil {
+		return err
+	}
+	c.Server = "https://127.0.0.1:" + strconv.Itoa(ports[0])
+	c.apiserver, err = c.start("kube-apiserver",
+		"--etcd-servers="+etcdURL,
+		"--bind-address=127.0.0.1", "--advertise-address=127.0.0.1", "--secure-port="+strconv.Itoa(ports[0]),
+		"--endpoint-reconciler-type=none", // a loopback address is no valid endpoint
+		"--service-cluster-ip-range=127.96.0.0/16",
+		"--authorization-mode=Node,RBAC",
+		"--client-ca-file="+c.pki("ca.crt"),
+		"--tls-cert-file="+c.pki("apiserver.crt"), "--tls-private-key-file="+c.pki("apiserver.key"),
+		"--service-account-issuer=https://kubernetes.default.svc",
+		"--service-account-key-file="+c.pki("sa.key"), "--service-account-signing-key-file="+c.pki("sa.key"),
+		"--requestheader-client-ca-file="+c.pki("front-proxy-ca.crt"),
+		"--requestheader-allowed-names=front-proxy-client",
+		"--requestheader-username-headers=X-Remote-User",
+		"--requestheader-group-headers=X-Remote-Group",
+		"--requestheader-extra-headers-prefix=X-Remote-Extra-",
+		"--proxy-client-cert-file="+c.pki("front-proxy-client.crt"),
+		"--proxy-client-key-file="+c.pki("front-proxy-client.key"),
+		"--enable-aggregator-routing=false", // an aggregated API is reached at its Service's clusterIP
+		"--v=1")
+	if err != nil {
+		return err
+	}
+	if err := WriteKubeconfig(c.Kubeconfig, Kubeconfig{Server: c.Server, CAFile: c.pki("ca.crt"), CertFile: c.pki("admin.crt"), KeyFile: c.pki("admin.key")}); err != nil {
+		return err
+	}
+	rc := &rest.Config{
+		Host: c.Server, QPS: 200, Burst: 400,
+		TLSClientConfig: rest.TLSClientConfig{CAFile: c.pki("ca.crt"), CertFile: c.pki("admin.crt"), KeyFile: c.pki("admin.key")},
+	}
+	if c.Client, err = kubernetes.NewForConfig(rc); err != nil {
+		return err
+	}
+	return await("kube-apiserver", c.apiserver, func() error {
+		return c.Client.RESTClient().Get().AbsPath("/readyz").Do(ctx).Error()
+	})
+}
+
+func (c *Cluster) startControllers() error {
+	ports, err := FreePorts(1)
+	if err != nil {
+		return err
+	}
+	kubeconfig := filepath.Join(c.config.Dir, "controller-manager.kubeconfig")
+	if err := WriteKubeconfig(kubeconfig, Kubeconfig{Server: c.Server, CAFile: c.pki("ca.crt"), CertFile: c.pki("controller-manager.crt"), KeyFile: c.pki("controller-manager.key")}); err != nil {
+		return err
+	}
+	c.controllers, err = c.start("kube-controller-manager",
+		"--kubeconfig="+kubeconfig, "--authentication-kubeconfig="+kubeconfig, "--authorization-kubeconfig="+kubeconfig,
+		"--bind-address=127.0.0.1", "--secure-port="+strconv.Itoa(ports[0]),
+		"--tls-cert-file="+c.pki("apiserver.crt"), "--tls-private-key-file="+c.pki("apiserver.key"),
+		"--leader-elect=false",
+		"--use-service-account-credentials=true", // so that RBAC is tested as each controller
+		"--service-account-private-key-file="+c.pki("sa.key"), "--root-ca-file="+c.pki("ca.crt"),
+		"--horizontal-pod-autoscaler-sync-period="+c.config.HPASync.String(),
+		"--controllers="+controllers, "--v=1")
+	if err != nil {
+		return err
+	}
+	return await("kube-controller-manager", c.controllers, func() error {
+		return healthy(insecureClient(), fmt.Sprintf("https://127.0.0.1:%d/healthz", ports[0]))
+	})
+}
+
+// start runs one program of the multi-call binary.
+func (c *Cluster) start(program string, args ...string) (*process.Process, error) {
+	return process.Start(filepath.Join(c.config.Dir, program+".log"), c.config.Binary, append([]string{program}, args...)...)
+}
+
+func await(name string, p *process.Process, ready func() error) error {
+	if err := proc.Await(p, bootTimeout, ready); err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	return nil
+}
+
+// Stop ends the control plane, last started first. It is killed: its data ends with the run, and an API server that
+// is asked politely waits for a minute.
+func (c *Cluster) Stop() {
+	for _, p := range []*process.Process{c.controllers, c.apiserver, c.etcd} {
+		if p != nil {
+			p.Kill()
+		}
+	}
+}
+
+// Failed is an error when one of the programs has ended by itself.
+func (c *Cluster) Failed() error {
+	return errors.Join(proc.Ended(c.etcd), proc.Ended(c.apiserver), proc.Ended(c.controllers))
+}
+
+// FreePorts finds n TCP ports on 127.0.0.1 that are free now.
+func FreePorts(n int) ([]int, error) {
+	ports := make([]int, n)
+	for i := range ports {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			return nil, fmt.Errorf("find a free port: %w", err)
+		}
+		defer func() { _ = l.Close() }() // all at once, so that no port is found twice
+		ports[i] = l.Addr().(*net.TCPAddr).Port
+	}
+	return ports, nil
+}

@@ -1,0 +1,143 @@
+// Command lab runs meshpulse in a closed loop with nothing simulated but the nodes: a real Kubernetes control plane
+// with its HPA controller, real Envoy sidecars that push, real load. See README.md.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/meshpulse/meshpulse/bench/lab/cluster"
+	"github.com/meshpulse/meshpulse/bench/lab/mesh"
+	"github.com/meshpulse/meshpulse/bench/lab/proc"
+	"github.com/meshpulse/meshpulse/bench/sidecar"
+)
+
+const usage = `usage: lab run SCENARIO.yaml...   run scenarios, write their results
+       lab up                    boot the control plane and wait for Ctrl-C
+       lab app                   the app of the lab's pods
+`
+
+func main() {
+	if err := run(os.Args[1:]); err != nil {
+		fmt.Fprintln(os.Stderr, "lab:", err)
+		os.Exit(1)
+	}
+}
+
+func run(args []string) error {
+	if len(args) == 0 {
+		fmt.Fprint(os.Stderr, usage)
+		return errors.New("no command")
+	}
+	command, args := args[0], args[1:]
+	if command == "app" {
+		return mesh.RunApp(args)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	flags := flag.NewFlagSet("lab "+command, flag.ContinueOnError)
+	root := flags.String("root", "../..", "the project's root")
+	results := flags.String("results", "", "folder of the results (default: bench/results below root)")
+	hpaSync := flags.Duration("hpa-sync", 15*time.Second, "up: the HPA controller's sync period")
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	l, release, err := newLab(*root, *results)
+	if err != nil {
+		return err
+	}
+	defer release()
+	switch command {
+	case "up":
+		return l.up(ctx, *hpaSync)
+	case "run":
+		return l.runAll(ctx, flags.Args())
+	default:
+		fmt.Fprint(os.Stderr, usage)
+		return fmt.Errorf("unknown command %q", command)
+	}
+}
+
+// lab is what every run needs: the programs and the folders.
+type lab struct {
+	root, cache, results string
+	// controlplane, meshpulse, envoy and self are the binaries.
+	controlplane, meshpulse, envoy, self string
+}
+
+// kubeVersion is the control plane's; the binary is keyed by it (see lab.mk).
+const kubeVersion = "v1.37.0"
+
+// newLab finds the programs and takes the machine's lock; what is missing is named with its remedy.
+func newLab(root, results string) (*lab, func(), error) {
+	root, err := filepath.Abs(root)
+	if err != nil {
+		return nil, nil, err
+	}
+	l := &lab{root: root, cache: filepath.Join(root, ".cache", "lab"), results: results}
+	if l.results == "" {
+		l.results = filepath.Join(root, "bench", "results")
+	}
+	l.controlplane = filepath.Join(l.cache, "bin", "controlplane-"+kubeVersion)
+	l.meshpulse = filepath.Join(root, "bin", "meshpulse")
+	if l.self, err = os.Executable(); err != nil {
+		return nil, nil, err
+	}
+	if l.envoy, err = sidecar.EnvoyBinary(); err != nil {
+		return nil, nil, err
+	}
+	for path, remedy := range map[string]string{l.controlplane: "make lab-controlplane"} {
+		if _, err := os.Stat(path); err != nil {
+			return nil, nil, fmt.Errorf("%w: run `%s`", err, remedy)
+		}
+	}
+	if err := os.MkdirAll(l.cache, 0o755); err != nil {
+		return nil, nil, err
+	}
+	release, err := proc.Lock(filepath.Join(l.cache, "lock"))
+	return l, release, err
+}
+
+// runDir makes a new folder for a run's state and removes those of runs before the last few.
+func (l *lab) runDir(name string) (string, error) {
+	runs := filepath.Join(l.cache, "runs")
+	dir := filepath.Join(runs, time.Now().UTC().Format("20060102-150405")+"-"+name)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return "", err
+	}
+	old, err := os.ReadDir(runs) // sorted by name, so by time
+	if err != nil {
+		return "", err
+	}
+	const keep = 5
+	for _, entry := range old[:max(0, len(old)-keep)] {
+		if err := os.RemoveAll(filepath.Join(runs, entry.Name())); err != nil {
+			return "", err
+		}
+	}
+	return dir, nil
+}
+
+func (l *lab) up(ctx context.Context, hpaSync time.Duration) error {
+	dir, err := l.runDir("up")
+	if err != nil {
+		return err
+	}
+	c, err := cluster.Boot(ctx, cluster.Config{Binary: l.controlplane, Dir: dir, HPASync: hpaSync})
+	if err != nil {
+		return err
+	}
+	defer c.Stop()
+	slog.Info("control plane up", "seconds", c.BootTime.Seconds())
+	fmt.Printf("export KUBECONFIG=%s\nalias kubectl='%s kubectl'\n", c.Kubeconfig, l.controlplane)
+	<-ctx.Done()
+	return nil
+}

@@ -1,0 +1,189 @@
+package main
+
+import (
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"sigs.k8s.io/yaml"
+
+	"github.com/meshpulse/meshpulse/bench/lab/cluster"
+	"github.com/meshpulse/meshpulse/bench/lab/proc"
+	"github.com/meshpulse/meshpulse/bench/process"
+)
+
+// meshpulse is the program under test, outside a pod but with its own manifests: its Service, its APIService, its
+// service account and no more rights than those, and the flags of its Deployment.
+type meshpulse struct {
+	lab     *lab
+	cluster *cluster.Cluster
+	dir     string
+	args    []string
+	sink    string // host:port of the ingest port
+	process *process.Process
+}
+
+const (
+	systemNamespace = "meshpulse-system"
+	// serviceIP is the clusterIP of meshpulse's Service and where the process listens, with the Service's port: that is
+	// how the API server reaches an aggregated API that runs outside a pod.
+	serviceIP = "127.96.0.20"
+	// overlay is the base with the APIService, as the manifests' own install script composes them.
+	overlay = `apiVersion: kustomize.config.k8s.io/v1beta1
+kind: Kustomization
+resources: [base]
+components: [components/apiservice]
+`
+)
+
+// installMeshpulse applies the manifests and starts the process; it returns when the process is ready.
+func installMeshpulse(ctx context.Context, l *lab, c *cluster.Cluster, dir string) (*meshpulse, error) {
+	m := &meshpulse{lab: l, cluster: c, dir: filepath.Join(dir, "meshpulse")}
+	objects, err := m.render(ctx)
+	if err != nil {
+		return nil, err
+	}
+	flags, err := adapt(objects, c.CA.PEM)
+	if err != nil {
+		return nil, err
+	}
+	// The namespace first: everything else lives in it.
+	for _, wave := range []bool{true, false} {
+		var documents []string
+		for _, o := range objects {
+			if (o.GetKind() == "Namespace") == wave {
+				text, err := yaml.Marshal(o.Object)
+				if err != nil {
+					return nil, err
+				}
+				documents = append(documents, string(text))
+			}
+		}
+		if err := c.Apply(ctx, []byte(strings.Join(documents, "---\n"))); err != nil {
+			return nil, fmt.Errorf("apply the manifests: %w", err)
+		}
+	}
+	if err := m.configure(ctx, flags); err != nil {
+		return nil, err
+	}
+	return m, m.start(ctx)
+}
+
+// render is `kubectl kustomize` over a copy of the manifests with the overlay in it.
+func (m *meshpulse) render(ctx context.Context) ([]*unstructured.Unstructured, error) {
+	overlayDir := filepath.Join(m.dir, "manifests")
+	for _, part := range []string{"base", filepath.Join("components", "apiservice")} {
+		if err := os.CopyFS(filepath.Join(overlayDir, part), os.DirFS(filepath.Join(m.lab.root, "manifests", part))); err != nil {
+			return nil, err
+		}
+	}
+	if err := os.WriteFile(filepath.Join(overlayDir, "kustomization.yaml"), []byte(overlay), 0o644); err != nil {
+		return nil, err
+	}
+	rendered, err := m.cluster.Kubectl(ctx, nil, "kustomize", overlayDir)
+	if err != nil {
+		return nil, err
+	}
+	var objects []*unstructured.Unstructured
+	for document := range strings.SplitSeq(rendered, "\n---\n") {
+		o := &unstructured.Unstructured{}
+		if err := yaml.Unmarshal([]byte(document), &o.Object); err != nil {
+			return nil, fmt.Errorf("rendered manifests: %w", err)
+		}
+		objects = append(objects, o)
+	}
+	return objects, nil
+}
+
+// adapt changes what differs outside a pod, and nothing else: the Service leads to the process, the APIService trusts
+// the lab's authority, the Deployment starts no pod. It returns the container's flags.
+func adapt(objects []*unstructured.Unstructured, ca []byte) (flags []string, err error) {
+	found := 0
+	for _, o := range objects {
+		switch o.GetKind() + "/" + o.GetName() {
+		case "Service/meshpulse":
+			found++
+			err = errors.Join(unstructured.SetNestedField(o.Object, "NodePort", "spec", "type"),
+				unstructured.SetNestedField(o.Object, serviceIP, "spec", "clusterIP"))
+		case "APIService/v1beta1.external.metrics.k8s.io":
+			found++
+			err = unstructured.SetNestedField(o.Object, base64.StdEncoding.EncodeToString(ca), "spec", "caBundle")
+		case "Deployment/meshpulse":
+			found++
+			var d appsv1.Deployment
+			if err := runtime.DefaultUnstructuredConverter.FromUnstructured(o.Object, &d); err != nil {
+				return nil, err
+			}
+			flags = d.Spec.Template.Spec.Containers[0].Args
+			err = unstructured.SetNestedField(o.Object, int64(0), "spec", "replicas")
+		}
+		if err != nil {
+			return nil, fmt.Errorf("manifest of %s: %w", o.GetName(), err)
+		}
+	}
+	if found != 3 {
+		return nil, errors.New("the manifests lack the Deployment, the Service or the APIService of meshpulse")
+	}
+	return flags, nil
+}
+
+// configure makes the certificate, the kubeconfig with the service account's token, and the flags: the Deployment's,
+// then the lab's own, of which the last one of a name counts.
+func (m *meshpulse) configure(ctx context.Context, flags []string) error {
+	name := "meshpulse." + systemNamespace + ".svc" // what the API server expects, as in production
+	if err := m.cluster.CA.WriteFiles(m.dir, "serving", name, nil, []string{name}); err != nil {
+		return err
+	}
+	kubeconfig := filepath.Join(m.dir, "kubeconfig")
+	if err := m.cluster.ServiceAccountKubeconfig(ctx, kubeconfig, systemNamespace, "meshpulse"); err != nil {
+		return err
+	}
+	ports, err := cluster.FreePorts(1)
+	if err != nil {
+		return err
+	}
+	m.sink = "127.0.0.1:" + strconv.Itoa(ports[0])
+	m.args = append(flags,
+		"--kubeconfig="+kubeconfig, "--ingest-address="+m.sink,
+		"--bind-address="+serviceIP, "--secure-port=443",
+		"--tls-cert-file="+filepath.Join(m.dir, "serving.crt"), "--tls-private-key-file="+filepath.Join(m.dir, "serving.key"))
+	return nil
+}
+
+// start starts the process and returns when it listens.
+func (m *meshpulse) start(ctx context.Context) error {
+	var err error
+	if m.process, err = process.Start(filepath.Join(m.dir, "meshpulse.log"), m.lab.meshpulse, m.args...); err != nil {
+		return err
+	}
+	err = proc.Await(m.process, 30*time.Second, func() error {
+		return m.cluster.Client.RESTClient().Get().AbsPath("/apis/external.metrics.k8s.io/v1beta1").Do(ctx).Error()
+	})
+	if err != nil {
+		return fmt.Errorf("meshpulse: %w", err)
+	}
+	return nil
+}
+
+// restart ends the process as an update would and starts its successor on the same addresses.
+func (m *meshpulse) restart(ctx context.Context) error {
+	if err := m.process.Stop(); err != nil {
+		return err
+	}
+	return m.start(ctx)
+}
+
+func (m *meshpulse) stop() {
+	if m != nil && m.process != nil {
+		m.process.Kill()
+	}
+}
