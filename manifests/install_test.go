@@ -1,0 +1,381 @@
+package manifests
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/json"
+	"encoding/pem"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	apiregistration "k8s.io/kube-aggregator/pkg/apis/apiregistration/v1"
+)
+
+// fakeCluster is the folder that testdata/kubectl works on: the scripts run as they are, with the real openssl. What it
+// cannot show, that an API server takes what they send, is for the lab to show.
+type fakeCluster struct {
+	t      *testing.T
+	folder string
+}
+
+const ours = "meshpulse-system/meshpulse"
+
+func newFakeCluster(t *testing.T, owner string) fakeCluster {
+	t.Helper()
+	c := fakeCluster{t, t.TempDir()}
+	c.write("base.yaml", bytes.Join(render(t, "base"), []byte("---\n")))
+	if owner != "" {
+		c.write("owner", []byte(owner))
+	}
+	return c
+}
+
+func (c fakeCluster) write(name string, content []byte) {
+	c.t.Helper()
+	if err := os.WriteFile(filepath.Join(c.folder, name), content, 0o600); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+// read returns a file of the folder, "" if it is not there.
+func (c fakeCluster) read(name string) string {
+	c.t.Helper()
+	content, err := os.ReadFile(filepath.Join(c.folder, name))
+	if err != nil && !os.IsNotExist(err) {
+		c.t.Fatal(err)
+	}
+	return string(content)
+}
+
+// run executes a script against the cluster; its output is what an operator sees.
+func (c fakeCluster) run(script string, args ...string) (output string, err error) {
+	c.t.Helper()
+	fake, err := filepath.Abs("testdata")
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "sh", append([]string{script}, args...)...)
+	cmd.Env = append(os.Environ(), "FAKE="+c.folder, "PATH="+fake+":"+os.Getenv("PATH"), "TMPDIR="+c.t.TempDir())
+	out, err := cmd.CombinedOutput()
+	return string(out), err
+}
+
+func (c fakeCluster) mustRun(script string, args ...string) string {
+	c.t.Helper()
+	out, err := c.run(script, args...)
+	if err != nil {
+		c.t.Fatalf("%s %v: %v\n%s", script, args, err, out)
+	}
+	return out
+}
+
+var readsOnly = regexp.MustCompile(`^(kustomize |(-n \S+ )?get |.*--dry-run=client)`)
+
+// changes are the calls that change the cluster, in order.
+func (c fakeCluster) changes() []string {
+	c.t.Helper()
+	var found []string
+	for line := range strings.Lines(c.read("log")) {
+		if !readsOnly.MatchString(line) && !strings.Contains(line, "rollout status") && !strings.HasPrefix(line, "wait ") {
+			found = append(found, strings.TrimSpace(line))
+		}
+	}
+	return found
+}
+
+// apiService is the APIService that was created.
+func (c fakeCluster) apiService() *apiregistration.APIService {
+	c.t.Helper()
+	a, ok := decode(c.t, "created APIService", []byte(c.read("apiservice.yaml"))).(*apiregistration.APIService)
+	if !ok {
+		c.t.Fatal("not an APIService")
+	}
+	return a
+}
+
+// verify checks the Secret's certificate as the API server does: against the bundle, by the Service's name.
+func (c fakeCluster) verify(certificate string, bundle []byte) {
+	c.t.Helper()
+	roots := x509.NewCertPool()
+	if !roots.AppendCertsFromPEM(bundle) {
+		c.t.Fatalf("no authority in the bundle:\n%s", bundle)
+	}
+	block, _ := pem.Decode([]byte(certificate))
+	if block == nil {
+		c.t.Fatalf("no certificate:\n%s", certificate)
+	}
+	leaf, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	if _, err := leaf.Verify(x509.VerifyOptions{DNSName: "meshpulse.meshpulse-system.svc", Roots: roots}); err != nil {
+		c.t.Errorf("the API server would refuse the certificate: %v", err)
+	}
+}
+
+func TestScriptsParse(t *testing.T) {
+	for _, script := range []string{"install.sh", "uninstall.sh", "testdata/kubectl"} {
+		if out, err := exec.Command("sh", "-n", script).CombinedOutput(); err != nil {
+			t.Errorf("%s: %v\n%s", script, err, out)
+		}
+		if info, err := os.Stat(script); err != nil || info.Mode()&0o111 == 0 {
+			t.Errorf("%s cannot be executed (%v)", script, err)
+		}
+	}
+}
+
+func TestInstallNeverTakesTheAPI(t *testing.T) {
+	for _, owner := range []string{"keda/keda-operator-metrics-apiserver", "meshpulse-system/other", "other/meshpulse", "/"} {
+		t.Run("from "+owner, func(t *testing.T) {
+			c := newFakeCluster(t, owner)
+			out, err := c.run("install.sh", "--image", "r.example/meshpulse:1")
+			if err == nil {
+				t.Errorf("it installs:\n%s", out)
+			}
+			if !strings.Contains(out, "served by "+owner) || !strings.Contains(out, "--no-apiservice") {
+				t.Errorf("the message names neither owner nor remedy:\n%s", out)
+			}
+			if got := c.changes(); len(got) > 0 {
+				t.Errorf("it changed the cluster: %q", got)
+			}
+		})
+	}
+}
+
+func TestInstallChangesNothingWhereItCannotLook(t *testing.T) {
+	c := newFakeCluster(t, "")
+	c.write("down", nil)
+	out, err := c.run("install.sh", "--image", "r.example/meshpulse:1")
+	if err == nil || !strings.Contains(out, "cannot tell whose") {
+		t.Errorf("%v\n%s", err, out)
+	}
+	if got := c.changes(); len(got) > 0 {
+		t.Errorf("it changed the cluster: %q", got)
+	}
+}
+
+func TestInstallOfAnEmptyCluster(t *testing.T) {
+	c := newFakeCluster(t, "")
+	c.mustRun("install.sh", "--image", "r.example:5000/team/meshpulse:v1@sha256:0a")
+
+	d := one[*appsv1.Deployment](t, decodeFile(t, filepath.Join(c.folder, "applied.yaml")), "meshpulse")
+	if got := d.Spec.Template.Spec.Containers[0].Image; got != "r.example:5000/team/meshpulse:v1@sha256:0a" {
+		t.Errorf("image %s", got)
+	}
+	bundle := c.apiService().Spec.CABundle
+	c.verify(c.read("tls.crt"), bundle)
+	if string(bundle) != c.read("ca.crt") {
+		t.Error("the APIService and the Secret hold different authorities")
+	}
+	if _, err := tls.X509KeyPair([]byte(c.read("tls.crt")), []byte(c.read("tls.key"))); err != nil {
+		t.Errorf("certificate and key: %v", err)
+	}
+	log := c.read("log")
+	ready, claim := strings.Index(log, "rollout status"), strings.LastIndex(log, "create -f -")
+	if ready < 0 || claim < ready {
+		t.Errorf("the API is claimed before meshpulse is ready:\n%s", log)
+	}
+}
+
+func TestInstallAgainKeepsTheCertificate(t *testing.T) {
+	c := newFakeCluster(t, "")
+	c.mustRun("install.sh", "--image=r.example/meshpulse:1")
+	key, bundle := c.read("tls.key"), c.apiService().Spec.CABundle
+	c.mustRun("install.sh", "--image=r.example/meshpulse:2")
+	if c.read("tls.key") != key {
+		t.Error("the key has changed")
+	}
+	if got := c.patch().bundle(t); !bytes.Equal(got, bundle) {
+		t.Errorf("the APIService trusts\n%s\nthe certificate is by\n%s", got, bundle)
+	}
+	if n := strings.Count(c.read("log"), "create -f -"); n != 2 {
+		t.Errorf("%d objects were created in two runs, want the Secret and the APIService", n)
+	}
+}
+
+func TestInstallBesideAnotherAdapter(t *testing.T) {
+	c := newFakeCluster(t, "keda/keda-operator-metrics-apiserver")
+	c.mustRun("install.sh", "--image", "r.example/meshpulse:1", "--no-apiservice")
+	if c.read("applied.yaml") == "" || c.read("tls.crt") == "" {
+		t.Error("meshpulse was not installed")
+	}
+	for _, call := range c.changes() {
+		if strings.Contains(call, "apiservice") {
+			t.Errorf("it touched the API: %s", call)
+		}
+	}
+	if c.read("apiservice.yaml") != "" {
+		t.Error("it claimed the API")
+	}
+}
+
+func TestInstallDoesNotClaimBeforeThePodIsReady(t *testing.T) {
+	c := newFakeCluster(t, "")
+	c.write("unready", nil)
+	out, err := c.run("install.sh", "--image", "r.example/meshpulse:1")
+	if err == nil || !strings.Contains(out, "kubectl -n meshpulse-system logs") {
+		t.Errorf("%v\n%s", err, out)
+	}
+	if c.read("apiservice.yaml") != "" {
+		t.Error("it claimed the API")
+	}
+}
+
+func TestDryRunsChangeNothing(t *testing.T) {
+	for name, args := range map[string][]string{
+		"install":   {"install.sh", "--image", "r.example/meshpulse:1", "--dry-run"},
+		"rotate":    {"install.sh", "--rotate-cert", "--dry-run"},
+		"uninstall": {"uninstall.sh", "--dry-run"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := newFakeCluster(t, "")
+			c.mustRun("install.sh", "--image", "r.example/meshpulse:1")
+			before := c.changes()
+			if out := c.mustRun(args[0], args[1:]...); !strings.Contains(out, "would") {
+				t.Errorf("it does not say what it would do:\n%s", out)
+			}
+			if after := c.changes(); len(after) != len(before) {
+				t.Errorf("it changed the cluster: %q", after[len(before):])
+			}
+		})
+	}
+}
+
+// TestRotationHasNoGap: between the patch and the pod reading its Secret the old certificate is still served.
+func TestRotationHasNoGap(t *testing.T) {
+	c := newFakeCluster(t, "")
+	c.mustRun("install.sh", "--image", "r.example/meshpulse:1")
+	certificate := c.read("tls.crt")
+	for range 2 {
+		previous := certificate
+		c.mustRun("install.sh", "--rotate-cert")
+		certificate = c.read("tls.crt")
+		if certificate == previous {
+			t.Fatal("the certificate is the same")
+		}
+		bundle := c.patch().bundle(t)
+		c.verify(previous, bundle)
+		c.verify(certificate, bundle)
+		if n := bytes.Count(bundle, []byte("BEGIN CERTIFICATE")); n != 2 {
+			t.Errorf("%d authorities are trusted, want the new and the last", n)
+		}
+	}
+	log := c.read("log")
+	if strings.LastIndex(log, "patch apiservice") > strings.LastIndex(log, "replace -f -") {
+		t.Error("the certificate is replaced before its authority is trusted")
+	}
+}
+
+func TestRotationBesideAnotherAdapter(t *testing.T) {
+	c := newFakeCluster(t, "keda/keda-operator-metrics-apiserver")
+	c.mustRun("install.sh", "--image", "r.example/meshpulse:1", "--no-apiservice")
+	c.mustRun("install.sh", "--rotate-cert")
+	if got := c.read("patch.json"); got != "" {
+		t.Errorf("it patched somebody else's APIService: %s", got)
+	}
+}
+
+func TestArgumentsThatAreRefused(t *testing.T) {
+	for name, args := range map[string][]string{
+		"no image":               {"install.sh"},
+		"an image that is YAML":  {"install.sh", "--image", "x\n      hostNetwork: true"},
+		"an image that ends sed": {"install.sh", "--image", "x|e id"},
+		"a word":                 {"install.sh", "please"},
+		"rotation with an image": {"install.sh", "--rotate-cert", "--image", "x"},
+		"uninstall with a word":  {"uninstall.sh", "please"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := newFakeCluster(t, "")
+			if out, err := c.run(args[0], args[1:]...); err == nil {
+				t.Errorf("it is taken:\n%s", out)
+			}
+			if log := c.read("log"); log != "" {
+				t.Errorf("kubectl was called: %s", log)
+			}
+		})
+	}
+}
+
+func TestUninstall(t *testing.T) {
+	t.Run("its own API goes first, at the version that was looked at", func(t *testing.T) {
+		c := newFakeCluster(t, ours)
+		c.mustRun("uninstall.sh")
+		got := c.changes()
+		if len(got) != 2 || !strings.HasPrefix(got[0], "delete --raw /apis/apiregistration.k8s.io/v1/apiservices/v1beta1.external.metrics.k8s.io") {
+			t.Errorf("calls %q", got)
+		}
+		var options struct {
+			Preconditions struct{ ResourceVersion string }
+		}
+		if err := json.Unmarshal([]byte(c.read("delete.json")), &options); err != nil || options.Preconditions.ResourceVersion != "4711" {
+			t.Errorf("preconditions %+v (%v)", options, err)
+		}
+		if c.read("deleted.yaml") != c.read("base.yaml") {
+			t.Error("the base was not deleted as it is rendered")
+		}
+	})
+	t.Run("somebody else's stays", func(t *testing.T) {
+		c := newFakeCluster(t, "keda/keda-operator-metrics-apiserver")
+		if out := c.mustRun("uninstall.sh"); !strings.Contains(out, "left alone") {
+			t.Errorf("it does not say so:\n%s", out)
+		}
+		for _, call := range c.changes() {
+			if strings.Contains(call, "apiservice") {
+				t.Errorf("it touched the API: %s", call)
+			}
+		}
+	})
+	t.Run("nothing goes where it cannot look", func(t *testing.T) {
+		c := newFakeCluster(t, ours)
+		c.write("down", nil)
+		if out, err := c.run("uninstall.sh"); err == nil || len(c.changes()) > 0 {
+			t.Errorf("%v, %q\n%s", err, c.changes(), out)
+		}
+	})
+}
+
+// jsonPatch is what the APIService was patched with last.
+type jsonPatch []struct{ Op, Path, Value string }
+
+func (c fakeCluster) patch() jsonPatch {
+	c.t.Helper()
+	var p jsonPatch
+	if err := json.Unmarshal([]byte(c.read("patch.json")), &p); err != nil {
+		c.t.Fatalf("patch %q: %v", c.read("patch.json"), err)
+	}
+	return p
+}
+
+// bundle returns the authorities that the patch sets, after looking that it tests first whose the APIService is.
+func (p jsonPatch) bundle(t *testing.T) []byte {
+	t.Helper()
+	tested := ""
+	for _, op := range p {
+		switch {
+		case op.Op == "test":
+			tested += op.Path + "=" + op.Value + " "
+		case op.Path == "/spec/caBundle":
+			if tested != "/spec/service/namespace=meshpulse-system /spec/service/name=meshpulse " {
+				t.Errorf("before it is changed, tested is only %q", tested)
+			}
+			content, err := base64.StdEncoding.DecodeString(op.Value)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return content
+		}
+	}
+	t.Fatalf("the patch sets no caBundle: %+v", p)
+	return nil
+}
