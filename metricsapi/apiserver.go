@@ -2,21 +2,250 @@ package metricsapi
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"net"
+	"net/http"
+	"os"
+	"strconv"
+	"sync"
+	"time"
+
+	"k8s.io/apiserver/pkg/authentication/authenticator"
+	"k8s.io/apiserver/pkg/authentication/request/anonymous"
+	"k8s.io/apiserver/pkg/authentication/request/bearertoken"
+	"k8s.io/apiserver/pkg/authentication/token/tokenfile"
+	"k8s.io/apiserver/pkg/authorization/authorizerfactory"
+	openapinamer "k8s.io/apiserver/pkg/endpoints/openapi"
+	genericapiserver "k8s.io/apiserver/pkg/server"
+	"k8s.io/apiserver/pkg/server/healthz"
+	genericoptions "k8s.io/apiserver/pkg/server/options"
+	"k8s.io/client-go/kubernetes"
+	openapicommon "k8s.io/kube-openapi/pkg/common"
+	adapterserver "sigs.k8s.io/custom-metrics-apiserver/pkg/apiserver"
+	generatedcore "sigs.k8s.io/custom-metrics-apiserver/pkg/generated/openapi/core"
+	generatedexternal "sigs.k8s.io/custom-metrics-apiserver/pkg/generated/openapi/externalmetrics"
+)
+
+const (
+	serverName = "meshpulse"
+	// requestTimeout bounds an answer, and with it how long a drain takes: the process has 5 s to end.
+	requestTimeout = 4 * time.Second
 )
 
 // Server is the HTTPS side of meshpulse: the external metrics API, /healthz, /livez, /readyz, /metrics and /debug/hpas.
-type Server struct{}
+type Server struct {
+	provider *provider
+	source   source
+	events   *apiEvents // nil in standalone mode
+	generic  *genericapiserver.GenericAPIServer
+	listener net.Listener
+}
 
 // New checks the options, reads certificates, tokens or the kubeconfig, and opens the port. Errors name the file, the
 // address or the flag, and the remedy.
-func New(o Options) (*Server, error) { panic("stub") }
+func New(o Options) (*Server, error) {
+	if err := o.Validate(); err != nil {
+		return nil, err
+	}
+	if o.Store == nil {
+		return nil, errors.New("no store to answer from")
+	}
+	o = o.withDefaults()
+	s := &Server{}
+	m := newMetrics(o.Registerer)
+	if err := s.addSource(o, m); err != nil {
+		return nil, err
+	}
+	if err := s.listen(o); err != nil {
+		return nil, err
+	}
+	if err := s.build(o); err != nil {
+		_ = s.listener.Close()
+		return nil, err
+	}
+	return s, nil
+}
+
+// addSource makes the catalog, what feeds it and what takes its events.
+func (s *Server) addSource(o Options, m *metrics) error {
+	var client kubernetes.Interface
+	deliver := logEvents(o.Log)
+	if !o.Standalone {
+		config, err := clientConfig(o.Kubeconfig)
+		if err != nil {
+			return err
+		}
+		if client, err = kubernetes.NewForConfig(config); err != nil {
+			return fmt.Errorf("--kubeconfig %s: %w", o.Kubeconfig, err)
+		}
+		s.events = newAPIEvents(client.CoreV1(), o.Log, o.Now)
+		deliver = s.events.deliver
+	}
+	c := newCatalog(storeQuerier{o.Store}, newWarner(deliver, m))
+	s.provider = &provider{
+		catalog: c, metrics: m, now: o.Now,
+		rules: rules{standalone: o.Standalone, retention: o.Retention, started: o.Store.Started()},
+	}
+	var err error
+	if o.Standalone {
+		s.source, err = newFileSource(o.HPADir, c, m, o.Log)
+	} else {
+		s.source, err = newClusterSource(client, c, o.Log)
+	}
+	return err
+}
+
+func (s *Server) listen(o Options) error {
+	address := net.JoinHostPort(o.BindAddress, strconv.Itoa(o.SecurePort))
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		return fmt.Errorf("cannot serve HTTPS on %s: %w: free the port, or choose others with --bind-address and --secure-port", address, err)
+	}
+	s.listener = l
+	return nil
+}
+
+// build makes the API server. The library's own AdapterBase wants a kubeconfig in any case, so its parts are put together here.
+func (s *Server) build(o Options) error {
+	config := genericapiserver.NewConfig(adapterserver.Codecs)
+	config.RequestTimeout = requestTimeout
+	config.EnableMetrics = false // /metrics is ours, with the library's metrics in it
+	describe(config)
+	if err := secure(config, o, s.listener); err != nil {
+		return err
+	}
+	if err := admit(config, o); err != nil {
+		return err
+	}
+	ingest := healthz.NamedCheck("ingest", func(*http.Request) error { return o.IngestReady() })
+	config.AddHealthChecks(ingest)
+	config.AddReadyzChecks(healthz.NamedCheck("hpas", func(*http.Request) error { return s.source.synced() }))
+
+	adapted := adapterserver.Config{GenericConfig: config}
+	server, err := adapted.Complete(nil).New(serverName, nil, s.provider)
+	if err != nil {
+		return fmt.Errorf("cannot set up the API server: %w", err)
+	}
+	s.generic = server.GenericAPIServer
+	s.generic.Handler.NonGoRestfulMux.Handle("/metrics", metricsHandler(o.Gatherer))
+	s.generic.Handler.NonGoRestfulMux.HandleFunc("/debug/hpas", s.serveStatus)
+	return nil
+}
+
+// describe adds the OpenAPI documents that an aggregating API server asks for.
+func describe(config *genericapiserver.Config) {
+	definitions := func(ref openapicommon.ReferenceCallback) map[string]openapicommon.OpenAPIDefinition {
+		all := generatedcore.GetOpenAPIDefinitions(ref)
+		for name, definition := range generatedexternal.GetOpenAPIDefinitions(ref) {
+			all[name] = definition
+		}
+		return all
+	}
+	namer := openapinamer.NewDefinitionNamer(adapterserver.Scheme)
+	config.OpenAPIConfig = genericapiserver.DefaultOpenAPIConfig(definitions, namer)
+	config.OpenAPIConfig.Info.Title = serverName
+	config.OpenAPIV3Config = genericapiserver.DefaultOpenAPIV3Config(definitions, namer)
+	config.OpenAPIV3Config.Info.Title = serverName
+}
+
+// secure sets up TLS on the listener: the given certificate, else a self-made one.
+func secure(config *genericapiserver.Config, o Options, l net.Listener) error {
+	for _, f := range []struct{ flag, path string }{{"--tls-cert-file", o.TLSCertFile}, {"--tls-private-key-file", o.TLSKeyFile}} {
+		if err := readable(f.flag, f.path); err != nil {
+			return err
+		}
+	}
+	serving := genericoptions.NewSecureServingOptions()
+	serving.Listener = l
+	serving.BindAddress = net.ParseIP(o.BindAddress)
+	serving.ServerCert = genericoptions.GeneratableKeyCert{
+		CertKey:       genericoptions.CertKey{CertFile: o.TLSCertFile, KeyFile: o.TLSKeyFile},
+		CertDirectory: o.CertDir,
+		PairName:      serverName,
+	}
+	if err := serving.MaybeDefaultWithSelfSignedCerts("localhost", nil, []net.IP{net.IPv4(127, 0, 0, 1)}); err != nil {
+		return fmt.Errorf("--cert-dir %s: cannot make a certificate: %w", o.CertDir, err)
+	}
+	if err := serving.WithLoopback().ApplyTo(&config.SecureServing, &config.LoopbackClientConfig); err != nil {
+		return fmt.Errorf("--tls-cert-file %s, --tls-private-key-file %s: not a certificate with its key in PEM: %w", o.TLSCertFile, o.TLSKeyFile, err)
+	}
+	return nil
+}
+
+// readable checks a file before the library does, whose errors name no flag.
+func readable(flag, path string) error {
+	if path == "" {
+		return nil
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return fmt.Errorf("%s: %w: give a file that can be read", flag, err)
+	}
+	return f.Close()
+}
+
+// admit sets up who is let in: in a cluster whom the API server knows and allows, as for every aggregated API; standalone who
+// has a token, or everybody where there is no token file (Validate allows that on a loopback address only).
+func admit(config *genericapiserver.Config, o Options) error {
+	if o.Standalone {
+		config.Authorization.Authorizer = authorizerfactory.NewAlwaysAllowAuthorizer()
+		a, err := standaloneAuthenticator(o.TokenAuthFile)
+		config.Authentication.Authenticator = a
+		return err
+	}
+	authn := genericoptions.NewDelegatingAuthenticationOptions()
+	authn.RemoteKubeConfigFile = o.Kubeconfig
+	if err := authn.ApplyTo(&config.Authentication, config.SecureServing, nil); err != nil {
+		return fmt.Errorf("cannot let the API server authenticate callers (is it reachable, and may the account read configmap extension-apiserver-authentication in kube-system?): %w", err)
+	}
+	authz := genericoptions.NewDelegatingAuthorizationOptions()
+	authz.RemoteKubeConfigFile = o.Kubeconfig
+	if err := authz.ApplyTo(&config.Authorization); err != nil {
+		return fmt.Errorf("cannot let the API server authorise callers: %w", err)
+	}
+	return nil
+}
+
+func standaloneAuthenticator(tokenFile string) (authenticator.Request, error) {
+	if tokenFile == "" {
+		return anonymous.NewAuthenticator(nil), nil
+	}
+	if err := readable("--token-auth-file", tokenFile); err != nil {
+		return nil, err
+	}
+	tokens, err := tokenfile.NewCSV(tokenFile)
+	if err != nil {
+		return nil, fmt.Errorf("--token-auth-file %s: lines are token,user,uid: %w", tokenFile, err)
+	}
+	return bearertoken.New(tokens), nil
+}
 
 // Addr is the address that the server listens on, with the port that was chosen where SecurePort is 0.
-func (s *Server) Addr() net.Addr { panic("stub") }
+func (s *Server) Addr() net.Addr { return s.listener.Addr() }
 
 // Run serves until the context ends; answers in flight are finished then, for at most 4 s. It returns nil after such an end.
-func (s *Server) Run(ctx context.Context) error { panic("stub") }
-
-// Status evaluates every metric of every HPA now; it is what /debug/hpas shows.
-func (s *Server) Status(ctx context.Context) Status { panic("stub") }
+// It is called once.
+func (s *Server) Run(ctx context.Context) error {
+	// The feeders outlive the drain: an answer in flight still finds its query.
+	feeding, stop := context.WithCancel(context.WithoutCancel(ctx))
+	serving, fail := context.WithCancelCause(ctx)
+	defer fail(nil)
+	var feeders sync.WaitGroup
+	feeders.Go(func() {
+		if err := s.source.run(feeding); err != nil {
+			fail(fmt.Errorf("HPAs: %w", err))
+		}
+	})
+	if s.events != nil {
+		feeders.Go(func() { s.events.run(feeding) })
+	}
+	err := s.generic.PrepareRun().RunWithContext(serving)
+	stop()
+	feeders.Wait()
+	s.provider.catalog.Close()
+	if cause := context.Cause(serving); err == nil && ctx.Err() == nil {
+		err = cause
+	}
+	return err
+}

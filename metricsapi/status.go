@@ -1,6 +1,16 @@
 package metricsapi
 
-import "time"
+import (
+	"context"
+	"encoding/json"
+	"math"
+	"net/http"
+	"slices"
+	"time"
+
+	autoscalingv2 "k8s.io/api/autoscaling/v2"
+	"k8s.io/apimachinery/pkg/api/resource"
+)
 
 // Status is the state of every metric of every HPA, as /debug/hpas shows it in JSON.
 type Status struct {
@@ -42,4 +52,110 @@ type MetricStatus struct {
 	WindowSeconds  float64 `json:"windowSeconds"`
 	// Events are the Warning events of the HPA as a whole.
 	Events []Problem `json:"events,omitempty"`
+}
+
+// Status evaluates every metric of every HPA now; it is what /debug/hpas shows.
+func (s *Server) Status(ctx context.Context) Status {
+	at := s.provider.now()
+	status := Status{Time: at, Metrics: []MetricStatus{}}
+	for _, h := range s.provider.catalog.current.Load().hpas {
+		for i, w := range h.metrics {
+			status.Metrics = append(status.Metrics, s.metricStatus(ctx, h, w, h.offers[i], at))
+		}
+	}
+	return status
+}
+
+func (s *Server) serveStatus(w http.ResponseWriter, r *http.Request) {
+	body, err := json.MarshalIndent(s.Status(r.Context()), "", "  ")
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	_, _ = w.Write(append(body, '\n')) // a caller that has gone needs no answer
+}
+
+func (s *Server) metricStatus(ctx context.Context, h hpaState, w wanted, o *offer, at time.Time) MetricStatus {
+	m := MetricStatus{
+		Namespace: h.Namespace, HPA: h.Name, Metric: w.metric, Selector: w.selector.String(), Expression: w.expr,
+		TargetType: string(w.target.Type), Target: "<unset>",
+		MinReplicas: minReplicas(h), MaxReplicas: h.Spec.MaxReplicas, Events: h.problems,
+	}
+	goal := targetQuantity(w.target)
+	if goal != nil {
+		m.Target = goal.String()
+	}
+	average := w.target.Type != autoscalingv2.ValueMetricType
+	m.display("<unknown>", average)
+	m.CurrentReplicas, _ = s.source.replicas(h.Namespace, h.Name)
+	if o == nil {
+		m.Error = w.why
+		return m
+	}
+	m.Expression = o.prepared.expr
+	if !o.prepared.acquire() {
+		m.Error = "the HPA has just changed"
+		return m
+	}
+	defer o.prepared.release()
+	v, a, refused := s.provider.rules.evaluate(ctx, subjectOf(w.metric, h.Namespace, o), o.prepared, at)
+	m.Reporting, m.Expected = a.Reporting, a.Reporting+a.Silent
+	m.CoveredSeconds, m.WindowSeconds = a.Covered.Seconds(), a.Window.Seconds()
+	if !a.Newest.IsZero() {
+		age := at.Sub(a.Newest).Seconds()
+		m.AgeSeconds = &age
+	}
+	if _, known := s.source.replicas(h.Namespace, h.Name); !known {
+		m.CurrentReplicas = int32(a.Reporting)
+	}
+	if refused != nil {
+		m.Error = refused.message
+		return m
+	}
+	if len(v.items) > 1 {
+		m.Events = append(slices.Clone(m.Events), severalSeries(o))
+	}
+	m.setValue(v, average, goal)
+	return m
+}
+
+// display is the form of kubectl get hpa.
+func (m *MetricStatus) display(value string, average bool) {
+	m.Displayed = value + "/" + m.Target
+	if average {
+		m.Displayed += " (avg)"
+	}
+}
+
+// setValue does with the value what the HPA controller would (pkg/controller/podautoscaler/replica_calculator.go,
+// GetExternalMetricReplicas and GetExternalPerPodMetricReplicas), but for its tolerance.
+func (m *MetricStatus) setValue(v verdict, average bool, goal *resource.Quantity) {
+	var sum int64
+	for _, it := range v.items {
+		sum += it.milli
+	}
+	value := resource.NewMilliQuantity(sum, resource.DecimalSI)
+	m.Value = value.String()
+	switch n := int64(m.CurrentReplicas); {
+	case !average:
+		m.display(m.Value, false)
+	case n > 0:
+		m.display(resource.NewMilliQuantity((sum+n-1)/n, resource.DecimalSI).String(), true)
+	}
+	if goal == nil || goal.Sign() <= 0 {
+		return
+	}
+	ratio := float64(sum) / float64(goal.MilliValue())
+	if !average {
+		ratio *= float64(m.CurrentReplicas)
+	}
+	m.DesiredReplicas = int32(min(max(math.Ceil(ratio), float64(m.MinReplicas)), float64(m.MaxReplicas)))
+}
+
+func minReplicas(h hpaState) int32 {
+	if h.Spec.MinReplicas == nil {
+		return 1
+	}
+	return *h.Spec.MinReplicas
 }

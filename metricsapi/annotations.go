@@ -1,0 +1,136 @@
+package metricsapi
+
+import (
+	"fmt"
+	"maps"
+	"math"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+const (
+	annotationPrefix = "metric-config."
+	ownPrefix        = "meshpulse.io/"
+	ourCollector     = "prometheus"
+
+	// legacyMetric is the metric of the legacy form, whose selector names the query: query-name: X.
+	legacyMetric = "prometheus-query"
+	queryNameKey = "query-name"
+	// queryKey is the key that holds the PromQL in the new form, whose selector says type: prometheus.
+	queryKey = "query"
+	typeKey  = "type"
+)
+
+// annotated is what an HPA's annotations say, in the grammar of kube-metrics-adapter:
+// metric-config.<kind>.<metricName>.<collector>/<key>, four parts on dots, two on the slash.
+type annotated struct {
+	// legacy holds the PromQL of the legacy form by query name.
+	legacy map[string]string
+	// queries holds the PromQL of the new form by metric name.
+	queries map[string]string
+	// foreign holds the external metrics that another collector (json-path, zmon, …) is configured for.
+	foreign map[string]bool
+
+	problems []Problem
+}
+
+// readAnnotations never fails: what cannot be read is a problem, and the rest counts. Keys are read in order, so that the
+// problems of one HPA are always the same.
+func readAnnotations(annotations map[string]string) annotated {
+	a := annotated{legacy: map[string]string{}, queries: map[string]string{}, foreign: map[string]bool{}}
+	for _, key := range slices.Sorted(maps.Keys(annotations)) {
+		switch {
+		case strings.HasPrefix(key, annotationPrefix):
+			a.readMetricConfig(key, annotations[key])
+		case strings.HasPrefix(key, ownPrefix):
+			a.readOwn(key, annotations[key])
+		}
+	}
+	return a
+}
+
+func (a *annotated) problem(reason, format string, args ...any) {
+	a.problems = append(a.problems, Problem{Reason: reason, Message: fmt.Sprintf(format, args...)})
+}
+
+func (a *annotated) readMetricConfig(key, value string) {
+	const grammar = "metric-config.<kind>.<metricName>.<collector>/<key>"
+	path, name, slash := strings.Cut(key, "/")
+	parts := strings.Split(path, ".")
+	switch {
+	case !slash || strings.Contains(name, "/"):
+		a.problem(ReasonBadAnnotation, "annotation %s does not fit %s: it needs exactly one slash", key, grammar)
+		return
+	case len(parts) != 4:
+		a.problem(ReasonBadAnnotation, "annotation %s does not fit %s: it has %d parts before the slash where four are needed (a metric name has no dots)", key, grammar, len(parts))
+		return
+	case slices.Contains(parts, "") || name == "":
+		a.problem(ReasonBadAnnotation, "annotation %s does not fit %s: a part is empty", key, grammar)
+		return
+	}
+	kind, metric, collector := parts[1], parts[2], parts[3]
+	switch {
+	case collector != ourCollector:
+		if kind == "external" {
+			a.foreign[metric] = true
+		}
+	case kind == "external":
+		a.readExternal(key, metric, name, value)
+	case kind == "object":
+		a.problem(ReasonObjectNotServed, "annotation %s has no effect: Object metrics are not served yet. Use an External metric: metric-config.external.%s.prometheus/query, and selector type: prometheus", key, metric)
+	default:
+		a.problem(ReasonBadAnnotation, "annotation %s has no effect: the prometheus collector serves kind external, not %s", key, kind)
+	}
+}
+
+func (a *annotated) readExternal(key, metric, name, value string) {
+	switch name {
+	case "interval":
+		if d, err := time.ParseDuration(value); err != nil || d <= 0 {
+			a.problem(ReasonBadAnnotation, "annotation %s: %q is not a duration such as 30s", key, value)
+		}
+	case "prometheus-server", "prometheus-server-alias":
+		a.problem(ReasonIgnoredAnnotation, "annotation %s has no effect: queries are answered from what the sidecars report, no Prometheus server is asked. Remove it", key)
+	default:
+		switch {
+		case strings.TrimSpace(value) == "":
+			a.problem(ReasonBadAnnotation, "annotation %s is empty: give a PromQL expression", key)
+		case metric == legacyMetric:
+			a.legacy[name] = value
+		case name == queryKey:
+			a.queries[metric] = value
+		default:
+			a.problem(ReasonBadAnnotation, "annotation %s: the key %s is not known for an external metric: use query (or interval); only the metric %s takes the name of a query there", key, name, legacyMetric)
+		}
+	}
+}
+
+// readOwn reads meshpulse's own keys. What a surge is follows with the surge window itself: until then a valid setting is
+// told to have no effect.
+func (a *annotated) readOwn(key, value string) {
+	var want string
+	switch strings.TrimPrefix(key, ownPrefix) {
+	case "surge-window":
+		if d, err := time.ParseDuration(value); value != "off" && (err != nil || d <= 0) {
+			want = "a duration such as 10s, or off"
+		}
+	case "surge-ratio":
+		if f, err := strconv.ParseFloat(value, 64); err != nil || !(f > 1) || math.IsInf(f, 0) {
+			want = `a number above 1 such as "1.5"`
+		}
+	case "surge-action":
+		if value != "scale" && value != "observe" {
+			want = "scale or observe"
+		}
+	default:
+		a.problem(ReasonBadAnnotation, "annotation %s is not known: meshpulse.io/ has surge-window, surge-ratio and surge-action", key)
+		return
+	}
+	if want != "" {
+		a.problem(ReasonBadAnnotation, "annotation %s: %q is not %s", key, value, want)
+		return
+	}
+	a.problem(ReasonSurgeNotServed, "annotation %s has no effect yet: this version does not serve surges", key)
+}

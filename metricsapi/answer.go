@@ -1,0 +1,144 @@
+package metricsapi
+
+import (
+	"fmt"
+	"math"
+	"strconv"
+	"time"
+
+	"github.com/meshpulse/meshpulse/aggregator"
+)
+
+// Outcomes of a request: the closed set of the outcome label of meshpulse_metricsapi_answers_total.
+const (
+	outcomeOK          = "ok"
+	outcomeUnknown     = "unknown_metric" // no HPA says how to compute it
+	outcomeBadSelector = "bad_selector"
+	outcomeBadQuery    = "bad_query"    // the store refuses the expression
+	outcomeFailed      = "failed"       // the store could not evaluate it
+	outcomeNoSidecar   = "no_sidecar"   // no series, and no sidecar that could have one
+	outcomeNotCovered  = "not_covered"  // we have not listened for long enough
+	outcomeNoValue     = "no_value"     // series, but no value of the expression
+	outcomeNaN         = "not_a_number" // 0/0
+	outcomeInfinite    = "infinite"
+	outcomeNegative    = "negative"
+	outcomeOverflow    = "overflow"
+)
+
+// refusal is an answer that is not given, and why. A refused metric makes an HPA hold its replicas; a wrong number would
+// move them.
+type refusal struct {
+	outcome string
+	message string
+}
+
+func (r *refusal) Error() string { return r.message }
+
+func refuse(outcome, format string, args ...any) *refusal {
+	return &refusal{outcome: outcome, message: fmt.Sprintf(format, args...)}
+}
+
+// rules are what an answer may be.
+type rules struct {
+	// standalone: there is no cluster to compare with, so what was before our start is not missed.
+	standalone bool
+	// retention is how long a workload must have stood still for its latency to be 0.
+	retention time.Duration
+	// started is when the store began to listen.
+	started time.Time
+}
+
+// item is one series of an answer in the API's precision.
+type item struct {
+	labels map[string]string
+	milli  int64
+}
+
+// verdict is an answer that may be given.
+type verdict struct {
+	items []item
+	// reason explains a value that is not simply the expression's, "" otherwise.
+	reason string
+}
+
+// judge turns what the store says at an instant into what may be answered. subject names the query and its namespace for
+// messages.
+func (r rules) judge(subject string, p *prepared, a aggregator.Answer, at time.Time) (verdict, *refusal) {
+	switch {
+	case p.selects && a.Reporting == 0 && (a.Matched == 0 || !r.standalone):
+		return verdict{}, r.noSidecar(subject, p, a)
+	case !r.standalone && at.Sub(r.started) < a.Window:
+		return verdict{}, refuse(outcomeNotCovered, "%s: it looks %s back, and meshpulse has listened only since %s: the window is covered at %s",
+			subject, a.Window, r.started.UTC().Format(time.RFC3339), r.started.Add(a.Window).UTC().Format(time.RFC3339))
+	case len(a.Values) == 0 && a.Matched == 0:
+		return verdict{items: []item{{}}, reason: "no request yet"}, nil
+	case len(a.Values) == 0:
+		return verdict{}, refuse(outcomeNoValue, "%s: %d series match, but the expression gives no value now: %s", subject, a.Matched, p.expr)
+	}
+	if nan, all := countNaN(a.Values); nan > 0 {
+		if all && r.stoodStill(a, at) {
+			return verdict{items: zeros(a.Values), reason: "no request for " + r.retention.String()}, nil
+		}
+		return verdict{}, refuse(outcomeNaN, "%s: not a number (0/0): there was no request within %s. It is 0 once nothing has moved for %s and every sidecar reports: %s", subject, a.Window, r.retention, p.expr)
+	}
+	return toItems(subject, p, a.Values)
+}
+
+func (r rules) noSidecar(subject string, p *prepared, a aggregator.Answer) *refusal {
+	if a.Silent > 0 {
+		return refuse(outcomeNoSidecar, "%s: none of the %d sidecars that could have the series reports any more%s. Check that the pods run and reach meshpulse: %s", subject, a.Silent, newest(a), p.expr)
+	}
+	return refuse(outcomeNoSidecar, "%s: no series, and no sidecar that could have one reports. Check that the pods carry a sidecar that sends its stats to meshpulse (envoyMetricsService; it counts from a pod's start), "+
+		"and the labels in the query: %s", subject, p.expr)
+}
+
+func newest(a aggregator.Answer) string {
+	if a.Newest.IsZero() {
+		return ""
+	}
+	return ", the newest sample is of " + a.Newest.UTC().Format(time.RFC3339)
+}
+
+// stoodStill says whether it is known that nothing moved for the whole retention.
+func (r rules) stoodStill(a aggregator.Answer, at time.Time) bool {
+	return !a.Moved && a.Reporting > 0 && a.Silent == 0 && a.Covered >= a.Window && at.Sub(r.started) >= r.retention
+}
+
+func countNaN(values []aggregator.Value) (n int, all bool) {
+	for _, v := range values {
+		if math.IsNaN(v.V) {
+			n++
+		}
+	}
+	return n, n == len(values)
+}
+
+func zeros(values []aggregator.Value) []item {
+	items := make([]item, len(values))
+	for i, v := range values {
+		items[i].labels = v.Labels.Map()
+	}
+	return items
+}
+
+// toItems rounds to the nearest thousandth. The HPA adds the items up, so their sum has to fit as well.
+func toItems(subject string, p *prepared, values []aggregator.Value) (verdict, *refusal) {
+	items := make([]item, len(values))
+	sum := 0.0
+	for i, v := range values {
+		milli := math.Round(v.V * 1000)
+		sum += milli
+		switch {
+		case math.IsInf(v.V, 0):
+			return verdict{}, refuse(outcomeInfinite, "%s: infinite (%s), a division by 0 or a quantile beyond the last bucket: %s", subject, number(v.V), p.expr)
+		case milli < 0:
+			return verdict{}, refuse(outcomeNegative, "%s: negative (%s), which an HPA would read as maxReplicas: %s", subject, number(v.V), p.expr)
+		case sum >= math.MaxInt64:
+			return verdict{}, refuse(outcomeOverflow, "%s: too large for a quantity (%s): %s", subject, number(v.V), p.expr)
+		}
+		items[i] = item{labels: v.Labels.Map(), milli: int64(milli)}
+	}
+	return verdict{items: items}, nil
+}
+
+func number(v float64) string { return strconv.FormatFloat(v, 'g', 6, 64) }

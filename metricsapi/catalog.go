@@ -1,0 +1,317 @@
+package metricsapi
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/meshpulse/meshpulse/aggregator"
+)
+
+// query is a checked expression: *aggregator.Query.
+type query interface {
+	Eval(ctx context.Context, at time.Time) (aggregator.Answer, error)
+	Close()
+}
+
+// querier is the store as the catalog needs it.
+type querier interface {
+	Register(expr string) (query, error)
+	Query(expr string) (query, error)
+}
+
+// storeQuerier makes a querier of a store, which returns concrete types.
+type storeQuerier struct{ *aggregator.Store }
+
+func (s storeQuerier) Register(expr string) (query, error) {
+	q, err := s.Store.Register(expr)
+	if err != nil {
+		return nil, err
+	}
+	return q, nil
+}
+
+func (s storeQuerier) Query(expr string) (query, error) {
+	q, err := s.Store.Query(expr)
+	if err != nil {
+		return nil, err
+	}
+	return q, nil
+}
+
+// catalog is what all current HPAs together ask for, and the prepared queries for it. Requests read a snapshot and take no
+// lock that a writer holds while it works.
+type catalog struct {
+	store   querier
+	warn    *warner
+	adhoc   *adhocQueries
+	current atomic.Pointer[snapshot]
+
+	mu       sync.Mutex // one Replace at a time
+	parsed   map[types.NamespacedName]*autoscaler
+	prepared map[string]*prepared // by expression
+}
+
+// snapshot is never changed once it is published.
+type snapshot struct {
+	hpas    []hpaState // in the order of namespace and name
+	metrics []string   // names for discovery, sorted
+	offers  map[offerKey]*offer
+	// byMetric has the offers of a namespace's metric in the order of their selectors.
+	byMetric map[offerKey][]*offer
+}
+
+// offerKey names an offer; selector is canonical, and "" as a key of byMetric.
+type offerKey struct{ namespace, metric, selector string }
+
+// offer is what a request for (namespace, metric, selector) gets.
+type offer struct {
+	offerKey
+	labels   labels.Set // what the selector demands
+	prepared *prepared
+	owner    *autoscaler   // whose query it is
+	askers   []*autoscaler // all who ask for it, the owner first
+}
+
+// hpaState is an HPA with everything that its author should know.
+type hpaState struct {
+	*autoscaler
+	offers   []*offer // for each of metrics; nil where nothing says how to compute it
+	problems []Problem
+}
+
+func newCatalog(store querier, warn *warner) *catalog {
+	c := &catalog{store: store, warn: warn, adhoc: newAdhocQueries(store, adhocLimit)}
+	c.parsed, c.prepared = map[types.NamespacedName]*autoscaler{}, map[string]*prepared{}
+	c.current.Store(&snapshot{})
+	return c
+}
+
+// Replace makes these HPAs the current ones. Of two with one name the first counts: a source sees to it that there are none.
+func (c *catalog) Replace(list []sourceHPA) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+
+	parsed := map[types.NamespacedName]*autoscaler{}
+	for _, h := range list {
+		a := c.parsed[h.key()]
+		if a == nil || a.HorizontalPodAutoscaler != h.HorizontalPodAutoscaler || a.path != h.path || a.doc != h.doc {
+			a = readHPA(h)
+		}
+		if parsed[h.key()] == nil {
+			parsed[h.key()] = a
+		}
+	}
+	byAge := slices.SortedFunc(maps.Values(parsed), func(a, b *autoscaler) int { return a.compare(b.sourceHPA) })
+
+	needed := c.prepare(byAge)
+	s := newSnapshot(byAge, needed)
+	c.current.Store(s)
+
+	for expr, p := range c.prepared {
+		if needed[expr] == nil {
+			p.release()
+		}
+	}
+	gone := c.parsed
+	c.parsed, c.prepared = parsed, needed
+	c.warn.metrics.hpas.Set(float64(len(parsed)))
+	c.warn.metrics.queries.Set(float64(len(needed)))
+	for key, old := range gone {
+		if now := parsed[key]; now == nil || now.UID != old.UID {
+			c.warn.forget(old.sourceHPA)
+		}
+	}
+	for _, h := range s.hpas {
+		for _, p := range h.problems {
+			c.warn.tell(h.sourceHPA, p)
+		}
+	}
+}
+
+// Close gives up all queries.
+func (c *catalog) Close() {
+	c.Replace(nil)
+	c.adhoc.close()
+}
+
+// prepare returns the queries of all expressions, kept or registered anew.
+func (c *catalog) prepare(hpas []*autoscaler) map[string]*prepared {
+	needed := map[string]*prepared{}
+	for _, a := range hpas {
+		for _, w := range a.metrics {
+			if w.expr == "" || needed[w.expr] != nil {
+				continue
+			}
+			p := c.prepared[w.expr]
+			if p == nil {
+				p = newPrepared(w.expr, c.store.Register)
+			}
+			needed[w.expr] = p
+		}
+	}
+	return needed
+}
+
+// newSnapshot takes the HPAs oldest first: the oldest's query wins a conflict.
+func newSnapshot(byAge []*autoscaler, queries map[string]*prepared) *snapshot {
+	s := &snapshot{offers: map[offerKey]*offer{}, byMetric: map[offerKey][]*offer{}}
+	targets := map[string][]string{}
+	for _, a := range byAge {
+		targets[a.target()] = append(targets[a.target()], a.Name)
+		for _, w := range a.metrics {
+			s.offer(a, w, queries)
+		}
+	}
+	for _, a := range byAge {
+		h := hpaState{autoscaler: a, problems: slices.Clone(a.problems)}
+		for _, w := range a.metrics {
+			o := s.offers[offerKey{a.Namespace, w.metric, w.canonical}]
+			if w.expr == "" {
+				o = nil
+			}
+			h.offers = append(h.offers, o)
+			h.problems = append(h.problems, offerProblems(a, w, o, queries)...)
+		}
+		if others := slices.DeleteFunc(slices.Clone(targets[a.target()]), func(name string) bool { return name == a.Name }); len(others) > 0 {
+			slices.Sort(others)
+			h.problems = append(h.problems, Problem{ReasonSharedTarget, fmt.Sprintf("%s %s is also the target of %s: an HPA controller refuses to act while several HPAs select the same pods (AmbiguousSelector). "+
+				"Put the metrics into one HPA", a.Spec.ScaleTargetRef.Kind, a.Spec.ScaleTargetRef.Name, strings.Join(others, ", "))})
+		}
+		s.hpas = append(s.hpas, h)
+	}
+	slices.SortFunc(s.hpas, func(a, b hpaState) int {
+		return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
+	})
+	for _, offers := range s.byMetric {
+		slices.SortFunc(offers, func(a, b *offer) int { return cmp.Compare(a.selector, b.selector) })
+	}
+	slices.Sort(s.metrics)
+	s.metrics = slices.Compact(s.metrics)
+	return s
+}
+
+func (s *snapshot) offer(a *autoscaler, w wanted, queries map[string]*prepared) {
+	if w.expr == "" {
+		return
+	}
+	key := offerKey{a.Namespace, w.metric, w.canonical}
+	if o := s.offers[key]; o != nil {
+		if !slices.Contains(o.askers, a) {
+			o.askers = append(o.askers, a)
+		}
+		return
+	}
+	o := &offer{offerKey: key, labels: demanded(w.selector), prepared: queries[w.expr], owner: a, askers: []*autoscaler{a}}
+	s.offers[key] = o
+	s.metrics = append(s.metrics, w.metric)
+	name := offerKey{namespace: a.Namespace, metric: w.metric}
+	s.byMetric[name] = append(s.byMetric[name], o)
+}
+
+// offerProblems are those of one metric that need the store or the other HPAs.
+func offerProblems(a *autoscaler, w wanted, o *offer, queries map[string]*prepared) []Problem {
+	if o == nil {
+		return nil
+	}
+	var problems []Problem
+	if err := queries[w.expr].err; err != nil {
+		problems = append(problems, Problem{ReasonBadQuery, fmt.Sprintf("metric %s: %v", o, err)})
+	}
+	const better = "Better: a query name of its own for each query"
+	if o.prepared.expr != w.expr {
+		problems = append(problems, Problem{ReasonQueryConflict, fmt.Sprintf("metric %s has another query in HPA %s, which is older: its query answers for both. %s", o, o.owner.Name, better)})
+	}
+	if o.owner != a {
+		return problems
+	}
+	for _, other := range o.askers[1:] {
+		differs := func(x wanted) bool { return x.metric == w.metric && x.canonical == w.canonical && x.expr != "" && x.expr != w.expr }
+		if slices.ContainsFunc(other.metrics, differs) {
+			problems = append(problems, Problem{ReasonQueryConflict, fmt.Sprintf("metric %s has another query in HPA %s, which is younger: this one answers for both. %s", o, other.Name, better)})
+		}
+	}
+	return problems
+}
+
+// String names the offer as an author knows it.
+func (o *offer) String() string {
+	if o.metric == legacyMetric && o.labels[queryNameKey] != "" {
+		return legacyMetric + " (" + queryNameKey + ": " + o.labels[queryNameKey] + ")"
+	}
+	return o.metric
+}
+
+// find returns what answers a request: the HPA's query with this very selector, else a metric that needs no PromQL, else the
+// one query of that metric that the selector leaves (kubectl get --raw without a selector). The caller releases the
+// query. offer is nil for a metric that no HPA asks for.
+func (c *catalog) find(namespace, metric string, selector labels.Selector) (*prepared, *offer, *refusal) {
+	for {
+		p, o, refused := c.current.Load().find(namespace, metric, selector)
+		switch {
+		case refused != nil:
+			return nil, nil, refused
+		case p == nil:
+			return c.findNamed(namespace, metric, selector)
+		case p.acquire():
+			return p, o, nil
+		}
+		// Closed since the snapshot was loaded: there is a newer one.
+	}
+}
+
+func (s *snapshot) find(namespace, metric string, selector labels.Selector) (*prepared, *offer, *refusal) {
+	if o := s.offers[offerKey{namespace, metric, canonicalSelector(selector)}]; o != nil {
+		return o.prepared, o, nil
+	}
+	if _, named := namedMetrics(metric); named {
+		return nil, nil, nil
+	}
+	var matching []*offer
+	offers := s.byMetric[offerKey{namespace: namespace, metric: metric}]
+	for _, o := range offers {
+		if selector.Matches(o.labels) && (len(matching) == 0 || matching[0].prepared != o.prepared) {
+			matching = append(matching, o)
+		}
+	}
+	switch {
+	case len(matching) == 1:
+		return matching[0].prepared, matching[0], nil
+	case len(matching) > 1:
+		return nil, nil, refuse(outcomeBadSelector, "metric %s in namespace %s: the selector %q leaves several queries: name one of %s", metric, namespace, selector, choices(matching))
+	case len(offers) > 0:
+		return nil, nil, refuse(outcomeUnknown, "metric %s in namespace %s: no HPA has a query for the selector %q; there are %s", metric, namespace, selector, choices(offers))
+	}
+	return nil, nil, refuse(outcomeUnknown, "no HPA in namespace %s has a query for metric %s: check its annotations and the Warning events on it", namespace, metric)
+}
+
+// choices lists the selectors of a few offers.
+func choices(offers []*offer) string {
+	const most = 10
+	texts := make([]string, 0, most+1)
+	for i, o := range offers {
+		if i == most {
+			texts = append(texts, fmt.Sprintf("and %d more", len(offers)-most))
+			break
+		}
+		texts = append(texts, fmt.Sprintf("%q", labels.FormatLabels(o.labels)))
+	}
+	return strings.Join(texts, ", ")
+}
+
+func (c *catalog) findNamed(namespace, metric string, selector labels.Selector) (*prepared, *offer, *refusal) {
+	expr, _, err := namedExpression(metric, namespace, selector)
+	if err != nil {
+		return nil, nil, refuse(outcomeBadSelector, "metric %s in namespace %s: %v", metric, namespace, err)
+	}
+	return c.adhoc.acquire(expr), nil, nil
+}

@@ -1,0 +1,157 @@
+package metricsapi
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+	"unicode/utf8"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	corev1client "k8s.io/client-go/kubernetes/typed/core/v1"
+	"k8s.io/client-go/util/workqueue"
+)
+
+// warner tells each problem of an HPA once.
+type warner struct {
+	deliver func(h sourceHPA, p Problem)
+	metrics *metrics
+
+	mu   sync.Mutex
+	told map[string]map[Problem]bool // by identity
+}
+
+func newWarner(deliver func(sourceHPA, Problem), m *metrics) *warner {
+	return &warner{deliver: deliver, metrics: m, told: map[string]map[Problem]bool{}}
+}
+
+// identity is the same as long as an HPA lives.
+func identity(h sourceHPA) string {
+	if h.UID != "" {
+		return string(h.UID)
+	}
+	return h.Namespace + "/" + h.Name
+}
+
+func (w *warner) tell(h sourceHPA, p Problem) {
+	id := identity(h)
+	w.mu.Lock()
+	known := w.told[id][p]
+	if !known {
+		if w.told[id] == nil {
+			w.told[id] = map[Problem]bool{}
+		}
+		w.told[id][p] = true
+	}
+	w.mu.Unlock()
+	if !known {
+		w.metrics.events.WithLabelValues(p.Reason).Inc()
+		w.deliver(h, p)
+	}
+}
+
+// forget drops what is known of an HPA that is gone.
+func (w *warner) forget(h sourceHPA) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	delete(w.told, identity(h))
+}
+
+// logEvents delivers to the log, in standalone mode.
+func logEvents(log *slog.Logger) func(sourceHPA, Problem) {
+	return func(h sourceHPA, p Problem) {
+		log.Warn("hpa event", "namespace", h.Namespace, "hpa", h.Name, "reason", p.Reason, "message", p.Message, "file", h.path)
+	}
+}
+
+// apiEvents creates Warning events through the API server. An event's name follows from what it says, so that a restart
+// repeats none: the one that exists already is as good.
+type apiEvents struct {
+	client corev1client.EventsGetter
+	log    *slog.Logger
+	now    func() time.Time
+	queue  workqueue.TypedRateLimitingInterface[*corev1.Event]
+}
+
+// eventAttempts bounds the tries to create an event; with the queue's back-off (5 ms, doubling) the last is after about 20 minutes.
+const eventAttempts = 18
+
+func newAPIEvents(client corev1client.EventsGetter, log *slog.Logger, now func() time.Time) *apiEvents {
+	limiter := workqueue.NewTypedItemExponentialFailureRateLimiter[*corev1.Event](5*time.Millisecond, 5*time.Minute)
+	return &apiEvents{client: client, log: log, now: now, queue: workqueue.NewTypedRateLimitingQueue(limiter)}
+}
+
+func (e *apiEvents) deliver(h sourceHPA, p Problem) { e.queue.Add(newEvent(h, p, e.now())) }
+
+// run creates events until the context ends.
+func (e *apiEvents) run(ctx context.Context) {
+	stop := context.AfterFunc(ctx, e.queue.ShutDown)
+	defer stop()
+	for {
+		event, shutdown := e.queue.Get()
+		if shutdown || ctx.Err() != nil {
+			return
+		}
+		e.create(ctx, event)
+		e.queue.Done(event)
+	}
+}
+
+func (e *apiEvents) create(ctx context.Context, event *corev1.Event) {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	_, err := e.client.Events(event.Namespace).Create(ctx, event, metav1.CreateOptions{})
+	// A namespace that is on its way out takes no new events, and nobody is left to read them.
+	done := err == nil || apierrors.IsAlreadyExists(err) || apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) || ctx.Err() == context.Canceled
+	switch {
+	case done:
+		e.queue.Forget(event)
+	case e.queue.NumRequeues(event) < eventAttempts:
+		e.queue.AddRateLimited(event)
+	default:
+		e.queue.Forget(event)
+		e.log.Error("event not created", "namespace", event.Namespace, "hpa", event.InvolvedObject.Name, "reason", event.Reason, "message", event.Message, "err", err)
+	}
+}
+
+// newEvent is a Warning event on the HPA. Kubernetes allows 1024 bytes of message and 253 of name.
+func newEvent(h sourceHPA, p Problem, now time.Time) *corev1.Event {
+	return &corev1.Event{
+		ObjectMeta: metav1.ObjectMeta{Name: eventName(h, p), Namespace: h.Namespace},
+		InvolvedObject: corev1.ObjectReference{
+			APIVersion: "autoscaling/v2", Kind: "HorizontalPodAutoscaler",
+			Namespace: h.Namespace, Name: h.Name, UID: h.UID, ResourceVersion: h.ResourceVersion,
+		},
+		Type: corev1.EventTypeWarning, Reason: p.Reason, Message: clip(p.Message, 1024),
+		Source:         corev1.EventSource{Component: "meshpulse"},
+		FirstTimestamp: metav1.NewTime(now), LastTimestamp: metav1.NewTime(now), Count: 1,
+		ReportingController: "meshpulse",
+	}
+}
+
+func eventName(h sourceHPA, p Problem) string {
+	sum := sha256.Sum256(fmt.Appendf(nil, "%s\x00%s\x00%s", identity(h), p.Reason, p.Message))
+	name := h.Name
+	if len(name) > 200 {
+		name = name[:200] + "x" // does not end in a dot or a dash
+	}
+	return name + "." + hex.EncodeToString(sum[:8])
+}
+
+// clip shortens a text to at most n bytes.
+func clip(s string, n int) string {
+	if len(s) <= n {
+		return s
+	}
+	const more = "…"
+	end := n - len(more)
+	for !utf8.RuneStart(s[end]) {
+		end--
+	}
+	return s[:end] + more
+}

@@ -1,0 +1,218 @@
+package metricsapi
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"math"
+	"slices"
+	"strings"
+	"time"
+
+	autoscalingv2 "k8s.io/api/autoscaling/v2"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// sourceHPA is an HPA as a source gives it.
+type sourceHPA struct {
+	*autoscalingv2.HorizontalPodAutoscaler
+	// path and doc are the file and the place in it (standalone), "" and 0 in a cluster.
+	path string
+	doc  int
+	// problems are what the source found (old versions, unknown fields).
+	problems []Problem
+}
+
+// compare orders HPAs by age: creationTimestamp, then (files without one) the place in the files, then name.
+func (h sourceHPA) compare(o sourceHPA) int {
+	if h.CreationTimestamp.IsZero() != o.CreationTimestamp.IsZero() {
+		if h.CreationTimestamp.IsZero() {
+			return 1
+		}
+		return -1
+	}
+	return cmp.Or(h.CreationTimestamp.Compare(o.CreationTimestamp.Time), cmp.Compare(h.path, o.path), cmp.Compare(h.doc, o.doc),
+		cmp.Compare(h.Namespace, o.Namespace), cmp.Compare(h.Name, o.Name))
+}
+
+func (h sourceHPA) key() types.NamespacedName {
+	return types.NamespacedName{Namespace: h.Namespace, Name: h.Name}
+}
+
+// target is what the HPA scales, as a text that is equal for equal targets.
+func (h sourceHPA) target() string {
+	ref := h.Spec.ScaleTargetRef
+	group, _, _ := strings.Cut(ref.APIVersion, "/")
+	return h.Namespace + "|" + group + "|" + ref.Kind + "|" + ref.Name
+}
+
+// autoscaler is what meshpulse reads out of an HPA by itself, without the store and without the other HPAs.
+type autoscaler struct {
+	sourceHPA
+	metrics  []wanted
+	problems []Problem
+}
+
+// wanted is an external metric that an HPA asks for and an expression that says how to compute it.
+type wanted struct {
+	metric    string
+	selector  labels.Selector
+	canonical string // of the selector
+	// expr is "" where nothing says how to compute the metric; why says what is missing then.
+	expr, why string
+	target    autoscalingv2.MetricTarget
+	// named: the expression was made from the selector; the metric needs no annotation.
+	named bool
+}
+
+// readHPA never fails: what cannot be read is a problem, and the rest counts.
+func readHPA(h sourceHPA) *autoscaler {
+	a := &autoscaler{sourceHPA: h}
+	notes := readAnnotations(h.Annotations)
+	a.problems = append(slices.Clone(h.problems), notes.problems...)
+	used := map[string]bool{} // annotations, as metric/key
+	for _, m := range h.Spec.Metrics {
+		if m.Type != autoscalingv2.ExternalMetricSourceType || m.External == nil {
+			continue // Resource, ContainerResource, Pods and Object metrics are others' business
+		}
+		w, ours := a.readMetric(m.External, notes, used)
+		if !ours {
+			continue
+		}
+		a.metrics = append(a.metrics, w)
+		if w.expr != "" {
+			a.advise(w)
+		}
+	}
+	a.findUnused(notes, used)
+	return a
+}
+
+func (a *autoscaler) problem(reason, format string, args ...any) {
+	a.problems = append(a.problems, Problem{Reason: reason, Message: fmt.Sprintf(format, args...)})
+}
+
+// readMetric finds the expression of a metric. ours is false for a metric that another collector is configured for.
+func (a *autoscaler) readMetric(source *autoscalingv2.ExternalMetricSource, notes annotated, used map[string]bool) (w wanted, ours bool) {
+	w = wanted{metric: source.Metric.Name, target: source.Target, selector: labels.Everything()}
+	if source.Metric.Selector != nil {
+		selector, err := metav1.LabelSelectorAsSelector(source.Metric.Selector)
+		if err != nil {
+			w.why = fmt.Sprintf("the selector of metric %s cannot be read: %v", w.metric, err)
+			a.problem(ReasonBadSelector, "%s", w.why)
+			return w, true
+		}
+		w.selector = selector
+	}
+	w.canonical = canonicalSelector(w.selector)
+	labels := demanded(w.selector)
+	annotation, isNew := notes.queries[w.metric]
+	_, isNamed := namedMetrics(w.metric)
+	switch {
+	case w.metric == legacyMetric:
+		a.readLegacy(&w, labels[queryNameKey], notes, used)
+	case isNew:
+		w.expr = annotation
+		used[w.metric+"/"+queryKey] = true
+	case isNamed:
+		a.readNamed(&w)
+	case notes.foreign[w.metric], labels[typeKey] != "" && labels[typeKey] != ourCollector:
+		return w, false
+	default:
+		w.why = fmt.Sprintf("nothing says how to compute metric %s: add the annotation metric-config.external.%s.prometheus/query with a PromQL expression, "+
+			"or use a metric that needs none (istio-requests-per-second, istio-requests-in-flight, istio-request-duration-p95, …)", w.metric, w.metric)
+		a.problem(ReasonNoQuery, "%s", w.why)
+	}
+	return w, true
+}
+
+func (a *autoscaler) readLegacy(w *wanted, name string, notes annotated, used map[string]bool) {
+	if name == "" {
+		w.why = fmt.Sprintf("metric %s needs a selector with %s: X, and the annotation metric-config.external.%s.prometheus/X with the PromQL", legacyMetric, queryNameKey, legacyMetric)
+		a.problem(ReasonBadSelector, "%s", w.why)
+		return
+	}
+	expr, ok := notes.legacy[name]
+	if !ok {
+		w.why = fmt.Sprintf("metric %s with %s: %s has no query: add the annotation metric-config.external.%s.prometheus/%s with a PromQL expression", legacyMetric, queryNameKey, name, legacyMetric, name)
+		a.problem(ReasonNoQuery, "%s", w.why)
+		return
+	}
+	w.expr = expr
+	used[legacyMetric+"/"+name] = true
+}
+
+func (a *autoscaler) readNamed(w *wanted) {
+	expr, unknown, err := namedExpression(w.metric, a.Namespace, w.selector)
+	if err != nil {
+		w.why = fmt.Sprintf("metric %s: %v", w.metric, err)
+		a.problem(ReasonBadSelector, "%s", w.why)
+		return
+	}
+	w.expr, w.named = expr, true
+	for _, name := range unknown {
+		a.problem(ReasonUnknownLabel, "metric %s selects by %s, which is not a label that Istio sets: unless a Telemetry resource adds it, nothing matches", w.metric, name)
+	}
+}
+
+func (a *autoscaler) findUnused(notes annotated, used map[string]bool) {
+	for _, name := range slices.Sorted(maps.Keys(notes.legacy)) {
+		if !used[legacyMetric+"/"+name] {
+			a.problem(ReasonUnusedQuery, "annotation metric-config.external.%s.prometheus/%s is not used: no external metric %s of the spec has the selector %s: %s", legacyMetric, name, legacyMetric, queryNameKey, name)
+		}
+	}
+	for _, metric := range slices.Sorted(maps.Keys(notes.queries)) {
+		if !used[metric+"/"+queryKey] {
+			a.problem(ReasonUnusedQuery, "annotation metric-config.external.%s.prometheus/query is not used: the spec has no external metric %s", metric, metric)
+		}
+	}
+}
+
+// advise says what is known to go wrong with a metric that is served all the same.
+func (a *autoscaler) advise(w wanted) {
+	const better = "Better: istio-requests-per-second or istio-requests-in-flight with AverageValue, which add up over pods"
+	what := w.metric
+	if name := demanded(w.selector)[queryNameKey]; w.metric == legacyMetric {
+		what = "query " + name
+	}
+	t := traitsOf(w.expr)
+	if t.latency && w.target.Type == autoscalingv2.AverageValueMetricType {
+		a.problem(ReasonLatencyAverage, "%s is a latency, and AverageValue divides it by the replicas: it asks for replicas in proportion to the latency, whatever they do to it. %s; for a latency, a target of type Value", what, better)
+	}
+	if t.latency && w.target.Type == autoscalingv2.ValueMetricType {
+		window, stable := longestRange(w.expr), a.scaleUpStabilisation()
+		if stable < window {
+			a.problem(ReasonLatencyStability, "%s is a latency over %s and scale-up is stabilised for %s: while the window still remembers the past, every look multiplies the replicas again. "+
+				"Set behavior.scaleUp.stabilizationWindowSeconds to %d or more. %s", what, window, stable, int64(window.Seconds()), better)
+		}
+	}
+	if goal := targetQuantity(w.target); t.milliseconds && goal != nil && goal.Sign() > 0 && goal.AsApproximateFloat64() < 1 {
+		a.problem(ReasonMilliseconds, "%s is in milliseconds and its target is %s: any traffic asks for maxReplicas. If seconds were meant, the target is %s", what, goal.String(), milliseconds(*goal))
+	}
+	if t.irate {
+		a.problem(ReasonNoisyRate, "%s uses irate, which looks at the last two samples: sidecars flush every 5 s, so it is noisier than at a scrape interval of 15 s. Better: rate over [1m]", what)
+	}
+}
+
+// scaleUpStabilisation is 0 without a setting: the controller's own default.
+func (a *autoscaler) scaleUpStabilisation() time.Duration {
+	if b := a.Spec.Behavior; b != nil && b.ScaleUp != nil && b.ScaleUp.StabilizationWindowSeconds != nil {
+		return time.Duration(*b.ScaleUp.StabilizationWindowSeconds) * time.Second
+	}
+	return 0
+}
+
+// targetQuantity is the quantity that goes with the target's type, nil if the HPA does not give it.
+func targetQuantity(t autoscalingv2.MetricTarget) *resource.Quantity {
+	if t.Type == autoscalingv2.ValueMetricType {
+		return t.Value
+	}
+	return t.AverageValue
+}
+
+func milliseconds(seconds resource.Quantity) string {
+	return resource.NewMilliQuantity(int64(math.Round(seconds.AsApproximateFloat64()*1e6)), resource.DecimalSI).String()
+}

@@ -1,0 +1,53 @@
+package metricsapi
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+)
+
+// metrics are the package's own.
+type metrics struct {
+	answers    *prometheus.CounterVec // by outcome
+	duration   prometheus.Histogram
+	age        prometheus.Histogram
+	events     *prometheus.CounterVec // by reason
+	fileErrors prometheus.Counter
+	hpas       prometheus.Gauge
+	queries    prometheus.Gauge
+}
+
+func newMetrics(r prometheus.Registerer) *metrics {
+	f := promauto.With(r)
+	return &metrics{
+		answers: f.NewCounterVec(prometheus.CounterOpts{
+			Name: "meshpulse_metricsapi_answers_total",
+			Help: "Requests for an external metric, by what became of them.",
+		}, []string{"outcome"}),
+		duration: f.NewHistogram(prometheus.HistogramOpts{
+			Name:    "meshpulse_metricsapi_answer_duration_seconds",
+			Help:    "How long it took to find, evaluate and judge an answer.",
+			Buckets: prometheus.ExponentialBuckets(1e-5, 4, 10), // 10 us to 2.6 s
+		}),
+		age: f.NewHistogram(prometheus.HistogramOpts{
+			Name:    "meshpulse_metricsapi_answer_age_seconds",
+			Help:    "How old the newest sample of an answer was.",
+			Buckets: []float64{.5, 1, 2, 3, 4, 5, 6, 8, 10, 15, 30, 60, 300},
+		}),
+		events: f.NewCounterVec(prometheus.CounterOpts{
+			Name: "meshpulse_metricsapi_events_total",
+			Help: "Warning events on HPAs, by reason.",
+		}, []string{"reason"}),
+		fileErrors: f.NewCounter(prometheus.CounterOpts{
+			Name: "meshpulse_metricsapi_file_errors_total",
+			Help: "HPA files that could not be read (standalone).",
+		}),
+		hpas: f.NewGauge(prometheus.GaugeOpts{
+			Name: "meshpulse_metricsapi_hpas",
+			Help: "HPAs known.",
+		}),
+		queries: f.NewGauge(prometheus.GaugeOpts{
+			Name: "meshpulse_metricsapi_queries",
+			Help: "Queries kept prepared for HPAs.",
+		}),
+	}
+}

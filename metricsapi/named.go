@@ -1,0 +1,163 @@
+package metricsapi
+
+import (
+	"fmt"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/prometheus/common/model"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/selection"
+)
+
+const (
+	// windowKey and reporterKey are the keys of a named metric's selector that are not labels to match as they are.
+	windowKey    = "window"
+	reporterKey  = "reporter"
+	namespaceKey = "destination_workload_namespace"
+
+	defaultWindow   = "1m"
+	defaultReporter = "destination"
+)
+
+// namedMetrics are the metrics that need no PromQL. M stands for the label matchers, W for the window.
+//
+//   - In flight is Little's law: seconds of request time spent per second. It adds up over pods and is 0 when idle.
+//   - Durations are milliseconds.
+//   - An error is a response code of 5xx. The "or vector(0)" makes the ratio 0 where there are requests and no error has ever
+//     been counted; without requests the denominator is missing or 0, and so is the ratio.
+//
+// A function and not a variable: nobody can change it.
+func namedMetrics(name string) (template string, ok bool) {
+	const duration = "istio_request_duration_milliseconds"
+	quantile := func(q string) string {
+		return "histogram_quantile(" + q + ", sum by (le) (rate(" + duration + "_bucket{M}[W])))"
+	}
+	switch name {
+	case "istio-requests-per-second":
+		return "sum(rate(istio_requests_total{M}[W]))", true
+	case "istio-requests-in-flight":
+		return "sum(rate(" + duration + "_sum{M}[W])) / 1000", true
+	case "istio-request-duration-avg":
+		return "sum(rate(" + duration + "_sum{M}[W])) / sum(rate(" + duration + "_count{M}[W]))", true
+	case "istio-request-duration-p50":
+		return quantile("0.5"), true
+	case "istio-request-duration-p90":
+		return quantile("0.9"), true
+	case "istio-request-duration-p95":
+		return quantile("0.95"), true
+	case "istio-request-duration-p99":
+		return quantile("0.99"), true
+	case "istio-error-ratio":
+		return `(sum(rate(istio_requests_total{M,response_code=~"5.."}[W])) or vector(0)) / sum(rate(istio_requests_total{M}[W]))`, true
+	}
+	return "", false
+}
+
+// namedExpression is the PromQL of a named metric under a selector, always limited to the namespace of the request. The
+// error says which part of the selector cannot be served. unknown holds the labels that Istio does not set by itself.
+func namedExpression(name, namespace string, selector labels.Selector) (expr string, unknown []string, err error) {
+	template, ok := namedMetrics(name)
+	if !ok {
+		return "", nil, fmt.Errorf("%s is not a metric that needs no PromQL", name)
+	}
+	window := defaultWindow
+	reporter := reporterKey + "=" + strconv.Quote(defaultReporter)
+	matchers := []string{namespaceKey + "=" + strconv.Quote(namespace)}
+	requirements, _ := selector.Requirements()
+	for _, r := range sortedRequirements(requirements) {
+		switch r.Key() {
+		case windowKey:
+			window, err = namedWindow(r)
+		case reporterKey:
+			reporter, err = namedReporter(r)
+		case namespaceKey:
+			if !r.Matches(labels.Set{namespaceKey: namespace}) {
+				err = fmt.Errorf("selector %s: the metric is limited to the namespace of the request, %s", r.String(), namespace)
+			}
+		default:
+			if !isIstioLabel(r.Key()) && !slices.Contains(unknown, r.Key()) {
+				unknown = append(unknown, r.Key())
+			}
+			var m string
+			m, err = namedMatcher(r)
+			matchers = append(matchers, m)
+		}
+		if err != nil {
+			return "", nil, err
+		}
+	}
+	matchers = append(matchers, reporter)
+	expr = strings.ReplaceAll(template, "W]", window+"]")
+	return strings.ReplaceAll(expr, "{M", "{"+strings.Join(matchers, ",")), unknown, nil
+}
+
+func namedWindow(r labels.Requirement) (string, error) {
+	value, ok := onlyValue(r)
+	d, err := model.ParseDuration(value)
+	if !ok || err != nil || d <= 0 {
+		return "", fmt.Errorf("selector %s: window takes one duration such as 1m or 30s", r.String())
+	}
+	return d.String(), nil
+}
+
+func namedReporter(r labels.Requirement) (string, error) {
+	if r.Operator() != selection.In && r.Operator() != selection.Equals && r.Operator() != selection.DoubleEquals {
+		return "", fmt.Errorf("selector %s: name the reporter (destination, source or waypoint)", r.String())
+	}
+	for _, v := range r.ValuesUnsorted() {
+		if v != "destination" && v != "source" && v != "waypoint" {
+			return "", fmt.Errorf("selector %s: a reporter is destination, source or waypoint", r.String())
+		}
+	}
+	return namedMatcher(r)
+}
+
+// namedMatcher writes a requirement as a PromQL matcher. In PromQL as in Kubernetes != and !~ hold for a missing label.
+func namedMatcher(r labels.Requirement) (string, error) {
+	if !model.LabelName(r.Key()).IsValidLegacy() {
+		return "", fmt.Errorf("selector %s: %q is not the name of a Prometheus label (letters, digits, underscores)", r.String(), r.Key())
+	}
+	values := r.ValuesUnsorted()
+	slices.Sort(values)
+	alternatives := make([]string, len(values))
+	for i, v := range values {
+		alternatives[i] = regexp.QuoteMeta(v)
+	}
+	either := strconv.Quote(strings.Join(alternatives, "|"))
+	switch r.Operator() {
+	case selection.Equals, selection.DoubleEquals, selection.In:
+		if len(values) == 1 {
+			return r.Key() + "=" + strconv.Quote(values[0]), nil
+		}
+		return r.Key() + "=~" + either, nil
+	case selection.NotEquals, selection.NotIn:
+		if len(values) == 1 {
+			return r.Key() + "!=" + strconv.Quote(values[0]), nil
+		}
+		return r.Key() + "!~" + either, nil
+	case selection.Exists:
+		return r.Key() + `!=""`, nil
+	case selection.DoesNotExist:
+		return r.Key() + `=""`, nil
+	}
+	return "", fmt.Errorf("selector %s: %s is not served, labels are text", r.String(), r.Operator())
+}
+
+// isIstioLabel says whether Istio's stats filter sets the label by itself, or the store does (namespace, pod). Custom
+// Telemetry tags are as good, but a name that is neither is more often a slip.
+func isIstioLabel(name string) bool {
+	switch name {
+	case "namespace", "pod",
+		"source_workload", "source_canonical_service", "source_canonical_revision", "source_workload_namespace",
+		"source_principal", "source_app", "source_version", "source_cluster",
+		"destination_workload", "destination_principal", "destination_app", "destination_version", "destination_service",
+		"destination_canonical_service", "destination_canonical_revision", "destination_service_name",
+		"destination_service_namespace", "destination_cluster",
+		"request_protocol", "response_code", "grpc_response_status", "response_flags", "connection_security_policy":
+		return true
+	}
+	return false
+}

@@ -1,0 +1,157 @@
+package metricsapi
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"net/http"
+	"strconv"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/metrics/pkg/apis/external_metrics"
+	adapter "sigs.k8s.io/custom-metrics-apiserver/pkg/provider"
+
+	"github.com/meshpulse/meshpulse/aggregator"
+)
+
+// Labels that each item of an answer carries beside its series' own. No label of Istio's starts with meshpulse_, and a
+// query that makes one up loses it.
+const (
+	labelCoverage = "meshpulse_coverage" // reporting/expected sidecars: 3/3
+	labelWindow   = "meshpulse_window"   // how much of the window is known, while it is not all: 23s/1m0s
+	labelReason   = "meshpulse_reason"   // why the value is not simply the expression's
+)
+
+// provider is where a request of the external metrics API comes in and the number goes out.
+type provider struct {
+	catalog *catalog
+	rules   rules
+	metrics *metrics
+	now     func() time.Time
+}
+
+var _ adapter.ExternalMetricsProvider = (*provider)(nil)
+
+// ListAllExternalMetrics names the metrics that an HPA asks for now: the discovery document.
+func (p *provider) ListAllExternalMetrics() []adapter.ExternalMetricInfo {
+	names := p.catalog.current.Load().metrics
+	infos := make([]adapter.ExternalMetricInfo, len(names))
+	for i, name := range names {
+		infos[i].Metric = name
+	}
+	return infos
+}
+
+// GetExternalMetric answers a request, or says in an API status why there is no answer.
+func (p *provider) GetExternalMetric(ctx context.Context, namespace string, selector labels.Selector, info adapter.ExternalMetricInfo) (*external_metrics.ExternalMetricValueList, error) {
+	start := time.Now()
+	list, refused := p.get(ctx, namespace, info.Metric, selector)
+	p.metrics.duration.Observe(time.Since(start).Seconds())
+	if refused != nil {
+		p.metrics.answers.WithLabelValues(refused.outcome).Inc()
+		return nil, toStatus(refused)
+	}
+	p.metrics.answers.WithLabelValues(outcomeOK).Inc()
+	return list, nil
+}
+
+func (p *provider) get(ctx context.Context, namespace, metric string, selector labels.Selector) (*external_metrics.ExternalMetricValueList, *refusal) {
+	query, offer, refused := p.catalog.find(namespace, metric, selector)
+	if refused != nil {
+		return nil, refused
+	}
+	defer query.release()
+	at := p.now()
+	subject := subjectOf(metric, namespace, offer)
+	verdict, answer, refused := p.rules.evaluate(ctx, subject, query, at)
+	if refused != nil {
+		return nil, refused
+	}
+	if offer != nil && len(verdict.items) > 1 {
+		p.tellSeveral(offer)
+	}
+	if !answer.Newest.IsZero() {
+		p.metrics.age.Observe(at.Sub(answer.Newest).Seconds())
+	}
+	list := &external_metrics.ExternalMetricValueList{}
+	for _, it := range verdict.items {
+		list.Items = append(list.Items, toValue(metric, selector, it, verdict.reason, answer))
+	}
+	return list, nil
+}
+
+func subjectOf(metric, namespace string, o *offer) string {
+	if o != nil {
+		metric = o.String()
+	}
+	return fmt.Sprintf("metric %s in namespace %s", metric, namespace)
+}
+
+// evaluate asks the store and judges what it says.
+func (r rules) evaluate(ctx context.Context, subject string, p *prepared, at time.Time) (verdict, aggregator.Answer, *refusal) {
+	if p.err != nil {
+		return verdict{}, aggregator.Answer{}, refuse(outcomeBadQuery, "%s: %v", subject, p.err)
+	}
+	answer, err := p.query.Eval(ctx, at)
+	if err != nil {
+		return verdict{}, answer, refuse(outcomeFailed, "%s: %v", subject, err)
+	}
+	v, refused := r.judge(subject, p, answer, at)
+	return v, answer, refused
+}
+
+func (p *provider) tellSeveral(o *offer) {
+	for _, a := range o.askers {
+		p.catalog.warn.tell(a.sourceHPA, severalSeries(o))
+	}
+}
+
+func severalSeries(o *offer) Problem {
+	return Problem{ReasonSeveralSeries, fmt.Sprintf("metric %s: the query gives several series, and the HPA adds them up (kube-metrics-adapter took the first). If that is not meant, aggregate in the query: sum(…)", o)}
+}
+
+// toValue is an item in the API's form. Its time is that of the newest sample, unset where none went in; never that of the call.
+func toValue(metric string, selector labels.Selector, it item, reason string, a aggregator.Answer) external_metrics.ExternalMetricValue {
+	shown := map[string]string(demanded(selector))
+	for k, v := range it.labels {
+		shown[k] = v
+	}
+	shown[labelCoverage] = strconv.Itoa(a.Reporting) + "/" + strconv.Itoa(a.Reporting+a.Silent)
+	if a.Covered < a.Window {
+		shown[labelWindow] = a.Covered.Round(time.Second).String() + "/" + a.Window.String()
+	}
+	if reason != "" {
+		shown[labelReason] = reason
+	}
+	value := external_metrics.ExternalMetricValue{
+		MetricName:   metric,
+		MetricLabels: shown,
+		Value:        *resource.NewMilliQuantity(it.milli, resource.DecimalSI),
+	}
+	if !a.Newest.IsZero() {
+		value.Timestamp = metav1.NewTime(a.Newest)
+	}
+	if a.Window > 0 {
+		seconds := int64(math.Ceil(a.Window.Seconds()))
+		value.WindowSeconds = &seconds
+	}
+	return value
+}
+
+// toStatus is a refusal in the API's form.
+func toStatus(r *refusal) error {
+	status := metav1.Status{Status: metav1.StatusFailure, Message: r.message}
+	switch r.outcome {
+	case outcomeUnknown:
+		status.Code, status.Reason = http.StatusNotFound, metav1.StatusReasonNotFound
+	case outcomeBadSelector, outcomeBadQuery:
+		status.Code, status.Reason = http.StatusBadRequest, metav1.StatusReasonBadRequest
+	default:
+		status.Code, status.Reason = http.StatusServiceUnavailable, metav1.StatusReasonServiceUnavailable
+	}
+	return &apierrors.StatusError{ErrStatus: status}
+}

@@ -1,0 +1,146 @@
+package metricsapi
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"sync/atomic"
+
+	autoscalingv2 "k8s.io/api/autoscaling/v2"
+	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
+	listers "k8s.io/client-go/listers/autoscaling/v2"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/tools/clientcmd"
+)
+
+// source keeps the catalog in step with where HPAs come from.
+type source interface {
+	// run feeds the catalog until the context ends.
+	run(ctx context.Context) error
+	// synced says why the HPAs are not known yet, nil once they are.
+	synced() error
+	// replicas are an HPA's status.currentReplicas; ok is false where nobody knows.
+	replicas(namespace, name string) (n int32, ok bool)
+}
+
+// clusterSource watches the HPAs of all namespaces through an informer. A change wakes it at once.
+type clusterSource struct {
+	catalog  *catalog
+	log      *slog.Logger
+	informer cache.SharedIndexInformer
+	lister   listers.HorizontalPodAutoscalerLister
+	// dirty holds at most one token: something has changed since the last Replace.
+	dirty chan struct{}
+	ready atomic.Bool
+}
+
+func newClusterSource(client kubernetes.Interface, c *catalog, log *slog.Logger) (*clusterSource, error) {
+	factory := informers.NewSharedInformerFactoryWithOptions(client, 0, informers.WithTransform(stripManagedFields))
+	hpas := factory.Autoscaling().V2().HorizontalPodAutoscalers()
+	s := &clusterSource{catalog: c, log: log, informer: hpas.Informer(), lister: hpas.Lister(), dirty: make(chan struct{}, 1)}
+	_, err := s.informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
+		AddFunc:    func(any) { s.wake() },
+		DeleteFunc: func(any) { s.wake() },
+		UpdateFunc: func(old, now any) {
+			if changed(old.(*autoscalingv2.HorizontalPodAutoscaler), now.(*autoscalingv2.HorizontalPodAutoscaler)) {
+				s.wake()
+			}
+		},
+	})
+	return s, err
+}
+
+// stripManagedFields drops what is never read and is the largest part of many an HPA.
+func stripManagedFields(object any) (any, error) {
+	if h, ok := object.(*autoscalingv2.HorizontalPodAutoscaler); ok {
+		h.ManagedFields = nil
+	}
+	return object, nil
+}
+
+// changed says whether an update touches what is read from an HPA. The controller writes its status at every sync.
+func changed(old, now *autoscalingv2.HorizontalPodAutoscaler) bool {
+	return old.UID != now.UID || !equality.Semantic.DeepEqual(old.Annotations, now.Annotations) || !equality.Semantic.DeepEqual(old.Spec, now.Spec)
+}
+
+func (s *clusterSource) wake() {
+	select {
+	case s.dirty <- struct{}{}:
+	default:
+	}
+}
+
+func (s *clusterSource) run(ctx context.Context) error {
+	go s.informer.RunWithContext(ctx)
+	if !cache.WaitForCacheSync(ctx.Done(), s.informer.HasSynced) {
+		return nil // the context has ended
+	}
+	for {
+		if err := s.replace(); err != nil {
+			return err
+		}
+		if s.ready.CompareAndSwap(false, true) {
+			s.log.Info("hpas synced", "hpas", len(s.catalog.current.Load().hpas))
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-s.dirty:
+		}
+	}
+}
+
+func (s *clusterSource) replace() error {
+	objects, err := s.lister.List(labels.Everything())
+	if err != nil {
+		return fmt.Errorf("list HPAs: %w", err)
+	}
+	list := make([]sourceHPA, len(objects))
+	for i, o := range objects {
+		list[i] = sourceHPA{HorizontalPodAutoscaler: o}
+	}
+	s.catalog.Replace(list)
+	return nil
+}
+
+func (s *clusterSource) synced() error {
+	if !s.ready.Load() {
+		return errors.New("the HPAs have not been read from the API server yet")
+	}
+	return nil
+}
+
+func (s *clusterSource) replicas(namespace, name string) (int32, bool) {
+	h, err := s.lister.HorizontalPodAutoscalers(namespace).Get(name)
+	if err != nil {
+		return 0, false
+	}
+	return h.Status.CurrentReplicas, true
+}
+
+// clientConfig reads the kubeconfig, or the pod's service account where it is "".
+func clientConfig(kubeconfig string) (*rest.Config, error) {
+	if kubeconfig == "" {
+		c, err := rest.InClusterConfig()
+		if errors.Is(err, rest.ErrNotInCluster) {
+			return nil, errors.New("not in a Kubernetes pod: give --kubeconfig FILE, or run on files with --standalone --hpa-dir DIR")
+		}
+		return c, err
+	}
+	if f, err := os.Open(kubeconfig); err != nil {
+		return nil, fmt.Errorf("--kubeconfig: %w: give a file that can be read, or leave the flag out inside a cluster", err)
+	} else if err := f.Close(); err != nil {
+		return nil, fmt.Errorf("--kubeconfig: %w", err)
+	}
+	c, err := clientcmd.BuildConfigFromFlags("", kubeconfig)
+	if err != nil {
+		return nil, fmt.Errorf("--kubeconfig %s is not a kubeconfig with a current context: %w", kubeconfig, err)
+	}
+	return c, nil
+}

@@ -1,0 +1,233 @@
+package metricsapi
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/fsnotify/fsnotify"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+const (
+	// relistInterval is how often files are looked at even without a notification, which misses what a symlink points to.
+	relistInterval = time.Second
+	// settle is how long a burst of notifications may last before files are read: an editor writes in several steps.
+	settle = 50 * time.Millisecond
+	// maxFileSize bounds an HPA file; one HPA is a few KB.
+	maxFileSize = 16 << 20
+)
+
+// fileSource keeps the HPAs of the *.yaml, *.yml and *.json files of one folder. Symlinks are followed, so a mounted ConfigMap
+// works; names that start with a dot are left out.
+type fileSource struct {
+	dir     string
+	catalog *catalog
+	metrics *metrics
+	log     *slog.Logger
+
+	// Owned by run.
+	files  map[string]*hpaFile // by path
+	dirErr string              // the last error of the folder that was logged
+	ready  atomic.Bool
+}
+
+// hpaFile is a file as it was last looked at.
+type hpaFile struct {
+	stamp stamp
+	// err is what was logged of the current content; hpas are those of the last content without one.
+	err  string
+	hpas []sourceHPA
+}
+
+// stamp changes when a file's content does.
+type stamp struct {
+	modified time.Time
+	size     int64
+	inode    fs.FileInfo // compared with os.SameFile
+}
+
+func (s stamp) equal(o stamp) bool {
+	return s.modified.Equal(o.modified) && s.size == o.size && os.SameFile(s.inode, o.inode)
+}
+
+// newFileSource fails on a folder that cannot be read; one that goes away later is an error in the log.
+func newFileSource(dir string, c *catalog, m *metrics, log *slog.Logger) (*fileSource, error) {
+	if _, err := os.ReadDir(dir); err != nil {
+		return nil, fmt.Errorf("--hpa-dir: %w: give a folder that can be read", err)
+	}
+	return &fileSource{dir: dir, catalog: c, metrics: m, log: log, files: map[string]*hpaFile{}}, nil
+}
+
+func (s *fileSource) run(ctx context.Context) error {
+	watcher, err := fsnotify.NewWatcher()
+	var notified chan fsnotify.Event // nil without a watcher: never
+	var lost chan error
+	if err != nil {
+		s.log.Warn("files are not watched, only looked at every second", "dir", s.dir, "err", err)
+	} else {
+		notified, lost = watcher.Events, watcher.Errors
+		defer func() { _ = watcher.Close() }()
+	}
+	tick := time.NewTicker(relistInterval)
+	defer tick.Stop()
+	var settled <-chan time.Time
+	for {
+		if watcher != nil {
+			_ = watcher.Add(s.dir) // again each time: the folder may have been replaced; its errors show in list
+		}
+		s.relist()
+		for wait := true; wait; {
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-notified:
+				if settled == nil {
+					settled = time.After(settle)
+				}
+			case <-settled:
+				settled, wait = nil, false
+			case <-lost: // an overflow of the queue: look by ourselves
+				wait = false
+			case <-tick.C:
+				wait = false
+			}
+		}
+	}
+}
+
+// relist reads the files that have changed and replaces the catalog's HPAs if any has.
+func (s *fileSource) relist() {
+	paths, err := s.list()
+	if err != nil {
+		if s.dirErr != err.Error() {
+			s.dirErr = err.Error()
+			s.log.Error("hpa folder cannot be read, its last HPAs stay", "dir", s.dir, "err", err)
+		}
+		return
+	}
+	s.dirErr = ""
+	changed := !s.ready.Load()
+	for path := range s.files {
+		if !slices.Contains(paths, path) {
+			delete(s.files, path)
+			changed = true
+		}
+	}
+	for _, path := range paths {
+		changed = s.look(path) || changed
+	}
+	if !changed {
+		return
+	}
+	list := s.all()
+	s.catalog.Replace(list)
+	s.ready.Store(true)
+	s.log.Info("hpa files read", "dir", s.dir, "files", len(s.files), "hpas", len(list))
+}
+
+func (s *fileSource) list() ([]string, error) {
+	entries, err := os.ReadDir(s.dir)
+	if err != nil {
+		return nil, err
+	}
+	var paths []string
+	for _, e := range entries {
+		switch strings.ToLower(filepath.Ext(e.Name())) {
+		case ".yaml", ".yml", ".json":
+			path := filepath.Join(s.dir, e.Name())
+			info, err := os.Stat(path)
+			regular := err == nil && info.Mode().IsRegular()
+			unknown := err != nil && !errors.Is(err, fs.ErrNotExist) // a dangling symlink is no file
+			if !strings.HasPrefix(e.Name(), ".") && (regular || unknown) {
+				paths = append(paths, path)
+			}
+		}
+	}
+	return paths, nil
+}
+
+// look reads a file if it has changed and says whether it has. What cannot be read keeps the HPAs that the file had last.
+func (s *fileSource) look(path string) (changed bool) {
+	f, known := s.files[path]
+	if !known {
+		f = &hpaFile{}
+		s.files[path] = f
+	}
+	info, err := os.Stat(path)
+	if err == nil {
+		now := stamp{info.ModTime(), info.Size(), info}
+		if now.equal(f.stamp) {
+			return false
+		}
+		f.stamp = now
+	}
+	var hpas []sourceHPA
+	var ignored []string
+	if err == nil {
+		hpas, ignored, err = s.read(path, info)
+	}
+	if err != nil {
+		if bad := (*fileError)(nil); !errors.As(err, &bad) {
+			f.stamp = stamp{} // not the content's fault: try again at the next look
+		}
+		if f.err != err.Error() {
+			f.err = err.Error()
+			s.metrics.fileErrors.Inc()
+			s.log.Error("hpa file cannot be read, its last good version stays", "file", path, "err", err, "hpas", len(f.hpas))
+		}
+		return !known
+	}
+	f.err, f.hpas = "", hpas
+	if len(ignored) > 0 {
+		s.log.Info("objects of other kinds are ignored", "file", path, "kinds", strings.Join(ignored, ", "))
+	}
+	return true
+}
+
+func (s *fileSource) read(path string, info fs.FileInfo) ([]sourceHPA, []string, error) {
+	if info.Size() > maxFileSize {
+		return nil, nil, fmt.Errorf("%d bytes, more than %d: not a file of HPAs", info.Size(), maxFileSize)
+	}
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, nil, err
+	}
+	return readHPAFile(path, data)
+}
+
+// all returns the HPAs of all files in the order of paths; of two with one name the first counts.
+func (s *fileSource) all() []sourceHPA {
+	var list []sourceHPA
+	first := map[types.NamespacedName]string{}
+	for _, path := range slices.Sorted(maps.Keys(s.files)) {
+		for _, h := range s.files[path].hpas {
+			if other, ok := first[h.key()]; ok {
+				s.log.Error("two HPAs of one name, the first counts", "hpa", h.key().String(), "file", path, "first", other)
+				continue
+			}
+			first[h.key()] = path
+			list = append(list, h)
+		}
+	}
+	return list
+}
+
+func (s *fileSource) synced() error {
+	if !s.ready.Load() {
+		return fmt.Errorf("the HPA files in %s have not been read yet", s.dir)
+	}
+	return nil
+}
+
+// replicas are not known: files have no controller behind them.
+func (s *fileSource) replicas(string, string) (int32, bool) { return 0, false }

@@ -1,0 +1,103 @@
+package metricsapi
+
+import (
+	"strings"
+	"time"
+
+	"github.com/prometheus/prometheus/promql/parser"
+)
+
+// traits are what an expression's form tells about the number it gives.
+type traits struct {
+	// latency: a mean or a quantile of durations. It does not add up over pods.
+	latency bool
+	// milliseconds: a latency in milliseconds.
+	milliseconds bool
+	// irate: it looks at the last two samples only.
+	irate bool
+}
+
+// traitsOf reads the traits off an expression; one that does not parse has none. It goes by names as Istio and Prometheus
+// use them (_sum over _count, _milliseconds) and is for advice only: no answer depends on it.
+func traitsOf(expr string) traits {
+	var t traits
+	tree, err := parser.ParseExpr(expr)
+	if err != nil {
+		return t
+	}
+	seconds := false // scaled by a thousand
+	parser.Inspect(tree, func(node parser.Node, _ []parser.Node) error {
+		switch n := node.(type) {
+		case *parser.Call:
+			switch n.Func.Name {
+			case "irate", "idelta":
+				t.irate = true
+			case "histogram_quantile", "histogram_avg":
+				t.latency = t.latency || selects(n, func(name string) bool { return isDuration(name) })
+			}
+		case *parser.BinaryExpr:
+			mean := n.Op == parser.DIV &&
+				selects(n.LHS, func(name string) bool { return isDuration(name) && strings.HasSuffix(name, "_sum") }) &&
+				selects(n.RHS, func(name string) bool { return isDuration(name) && strings.HasSuffix(name, "_count") })
+			t.latency = t.latency || mean
+			seconds = seconds || n.Op == parser.DIV && isNumber(n.RHS, 1000) ||
+				n.Op == parser.MUL && (isNumber(n.LHS, 0.001) || isNumber(n.RHS, 0.001))
+		}
+		return nil
+	})
+	t.milliseconds = t.latency && !seconds && selects(tree, func(name string) bool { return strings.Contains(name, "_milliseconds") })
+	return t
+}
+
+// longestRange is the expression's longest range selector; 0 without any. For an answer the store's own Query.Range counts.
+func longestRange(expr string) time.Duration {
+	var longest time.Duration
+	tree, err := parser.ParseExpr(expr)
+	if err != nil {
+		return 0
+	}
+	parser.Inspect(tree, func(node parser.Node, _ []parser.Node) error {
+		switch n := node.(type) {
+		case *parser.MatrixSelector:
+			longest = max(longest, n.Range)
+		case *parser.SubqueryExpr:
+			longest = max(longest, n.Range)
+		}
+		return nil
+	})
+	return longest
+}
+
+func isDuration(name string) bool {
+	return strings.Contains(name, "_milliseconds") || strings.Contains(name, "_seconds")
+}
+
+// selects says whether the expression selects a series by a name that fits.
+func selects(expr parser.Expr, fits func(name string) bool) bool {
+	found := false
+	parser.Inspect(expr, func(node parser.Node, _ []parser.Node) error {
+		if s, ok := node.(*parser.VectorSelector); ok {
+			name := s.Name
+			for _, m := range s.LabelMatchers {
+				if m.Name == "__name__" {
+					name = m.Value
+				}
+			}
+			found = found || fits(name)
+		}
+		return nil
+	})
+	return found
+}
+
+func isNumber(expr parser.Expr, value float64) bool {
+	for {
+		paren, ok := expr.(*parser.ParenExpr)
+		if !ok {
+			break
+		}
+		expr = paren.Expr
+	}
+	n, ok := expr.(*parser.NumberLiteral)
+	return ok && n.Val == value
+}
