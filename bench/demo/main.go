@@ -1,0 +1,106 @@
+// Command demo shows meshpulse at work on one machine (`make run`): three real sidecars in front of a small application, a
+// load of a known rate, meshpulse standalone with HPAs of manifests/examples, and a live table of what the HPAs would see
+// beside what the load generator saw.
+//
+// Where the real Envoy cannot be had it says so and feeds recorded flushes instead.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"golang.org/x/term"
+)
+
+func main() {
+	ctx, restore := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	context.AfterFunc(ctx, restore)
+	if err := run(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, "demo:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context) error {
+	// The demo is built to bin/ and works with the project around it.
+	executable, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	bin := filepath.Dir(executable)
+	if err := os.Chdir(filepath.Dir(bin)); err != nil {
+		return err
+	}
+	ctx, cancel, err := bounded(ctx, os.Getenv("DURATION"))
+	if err != nil {
+		return err
+	}
+	defer cancel()
+
+	dir, err := os.MkdirTemp(".cache", "demo-")
+	if err != nil {
+		return fmt.Errorf("a folder for the logs (run `make run`, or make .cache): %w", err)
+	}
+	d := &demo{dir: dir, meshpulse: filepath.Join(bin, "meshpulse"), say: func(format string, args ...any) {
+		fmt.Printf(format+"\n", args...)
+	}}
+	err = d.run(ctx)
+	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		err = nil // asked for
+	}
+	if err != nil {
+		return fmt.Errorf("%w\nlogs are kept in %s", err, dir)
+	}
+	return os.RemoveAll(dir)
+}
+
+// bounded ends the context after the duration, if one is given.
+func bounded(ctx context.Context, duration string) (context.Context, context.CancelFunc, error) {
+	if duration == "" {
+		return ctx, func() {}, nil
+	}
+	d, err := time.ParseDuration(duration)
+	if err != nil || d <= 0 {
+		return nil, nil, fmt.Errorf("DURATION=%q is not a duration such as 60s", duration)
+	}
+	ctx, cancel := context.WithTimeout(ctx, d)
+	return ctx, cancel, nil
+}
+
+// show draws until the context ends: a table that redraws every second on a terminal, else a line every five seconds.
+func (d *demo) show(ctx context.Context) error {
+	every, draw := 5*time.Second, func(v view) { fmt.Println(v.line()) }
+	if term.IsTerminal(int(os.Stdout.Fd())) {
+		every, draw = time.Second, func(v view) {
+			const clear = "\x1b[H\x1b[2J"
+			fmt.Print(clear, v.table())
+		}
+	} else {
+		d.say("%s", d.curl())
+	}
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-d.server.Exited():
+			return fmt.Errorf("meshpulse has ended:\n%s", d.server.Tail(15))
+		case <-tick.C:
+		}
+		v, err := d.look(ctx)
+		if err != nil {
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			return err
+		}
+		draw(v)
+	}
+}
