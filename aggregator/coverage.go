@@ -120,7 +120,7 @@ func (s *selector) sides() (destination, source bool) {
 		}
 	}
 	if !asked || destination && source {
-		hasDestination, hasSource := s.asksFor("destination_"), s.asksFor("source_")
+		hasDestination, hasSource := s.asksForSide("destination_"), s.asksForSide("source_")
 		if hasDestination != hasSource {
 			return hasDestination, hasSource
 		}
@@ -141,7 +141,7 @@ var identity = []struct {
 	{"version", func(p *Pod) string { return p.Version }},
 }
 
-func (s *selector) asksFor(side string) bool {
+func (s *selector) asksForSide(side string) bool {
 	for _, m := range s.matchers {
 		for _, id := range identity {
 			if m.Name == side+id.label {

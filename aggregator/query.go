@@ -29,6 +29,7 @@ type Query struct {
 	expr      string
 	reach     time.Duration
 	selectors []*selector
+	plan      plan // nil: the engine evaluates it
 }
 
 // Register checks the expression and keeps it prepared (its series are tracked as they come and go; the rings grow to
@@ -58,13 +59,17 @@ func (s *Store) Query(expr string) (*Query, error) {
 		return nil, &QueryError{expr, fmt.Sprintf("it gives a %s; an autoscaler needs an instant vector or a scalar", parser.DocumentedType(t))}
 	}
 	q := &Query{store: s, expr: expr}
+	selectors := compiler{}
 	parser.Inspect(parsed, func(node parser.Node, path []parser.Node) error {
 		if vs, ok := node.(*parser.VectorSelector); ok {
-			q.selectors = append(q.selectors, newSelector(vs.LabelMatchers))
+			sel := newSelector(vs.LabelMatchers)
+			selectors[vs] = sel
+			q.selectors = append(q.selectors, sel)
 			q.reach = max(q.reach, reachOf(vs, path))
 		}
 		return nil
 	})
+	q.plan = selectors.compile(parsed)
 	if q.reach > s.config.MaxRetention {
 		return nil, &QueryError{expr, fmt.Sprintf("it reaches %s back, but rings reach %s at most: shorten its range or raise --max-retention",
 			q.reach, s.config.MaxRetention)}
@@ -118,7 +123,11 @@ func (q *Query) Eval(ctx context.Context, at time.Time) (Answer, error) {
 	began := time.Now()
 	a := Answer{Window: q.reach}
 	var err error
-	a.Values, err = q.store.engine.instant(ctx, queryable{q.store}, q.expr, q.store.millis(at))
+	if q.plan != nil {
+		a.Values = q.plan.eval(q.store, q.store.millis(at))
+	} else {
+		a.Values, err = q.store.engine.instant(ctx, queryable{q.store}, q.expr, q.store.millis(at))
+	}
 	q.store.metrics.seconds.Observe(time.Since(began).Seconds())
 	if err != nil {
 		q.store.metrics.evaluations.WithLabelValues("error").Inc()

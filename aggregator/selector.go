@@ -2,6 +2,7 @@ package aggregator
 
 import (
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -130,6 +131,13 @@ func (s *selector) matchesPod(p *Pod) bool {
 	}
 	return true
 }
+
+// asksFor reports whether the selector has a matcher for the label.
+func (s *selector) asksFor(label string) bool {
+	return slices.ContainsFunc(s.matchers, func(m *labels.Matcher) bool { return m.Name == label })
+}
+
+func (s *selector) asksForPod() bool { return s.asksFor(labelNamespace) || s.asksFor(labelPod) }
 
 // matchesBound reports whether the bucket with the upper bound is selected.
 func (s *selector) matchesBound(le string) bool {

@@ -1,0 +1,384 @@
+package aggregator
+
+import (
+	"math"
+	"slices"
+
+	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/promql"
+	"github.com/prometheus/prometheus/promql/parser"
+)
+
+// The shapes that HPAs use are evaluated straight on the rings: sums and the like of a range function over a plain
+// selector, quantiles of such sums by bucket, and arithmetic between them. compile returns nil for anything else, which
+// is the engine's. Both give the same on the same rings; compile_test.go and a fuzz test hold that.
+
+// plan is a compiled expression. It keeps nothing between evaluations, so many may run at a time.
+type plan interface {
+	eval(s *Store, at int64) []Value
+}
+
+// compiler knows the selectors of the expression that it compiles.
+type compiler map[*parser.VectorSelector]*selector
+
+func (c compiler) compile(e parser.Expr) plan {
+	switch e := unparen(e).(type) {
+	case *parser.NumberLiteral:
+		return constant(e.Val)
+	case *parser.AggregateExpr:
+		return c.aggregate(e)
+	case *parser.Call:
+		return c.quantile(e)
+	case *parser.BinaryExpr:
+		return c.binary(e)
+	}
+	return nil
+}
+
+func unparen(e parser.Expr) parser.Expr {
+	for {
+		switch p := e.(type) {
+		case *parser.ParenExpr:
+			e = p.Expr
+		case *parser.StepInvariantExpr:
+			e = p.Expr
+		default:
+			return e
+		}
+	}
+}
+
+// rangeVector compiles f(selector[range]).
+func (c compiler) rangeVector(e parser.Expr) (rangeVector, bool) {
+	call, ok := unparen(e).(*parser.Call)
+	if !ok || len(call.Args) != 1 {
+		return rangeVector{}, false
+	}
+	f, known := rangeFuncs[call.Func.Name]
+	m, ok := unparen(call.Args[0]).(*parser.MatrixSelector)
+	if !known || !ok {
+		return rangeVector{}, false
+	}
+	vs, ok := m.VectorSelector.(*parser.VectorSelector)
+	if !ok || vs.OriginalOffset != 0 || vs.Timestamp != nil || vs.StartOrEnd != 0 || vs.Anchored || vs.Smoothed {
+		return rangeVector{}, false
+	}
+	sel := c[vs]
+	if sel.name == "" || sel.asksFor(labels.BucketLabel) {
+		return rangeVector{}, false
+	}
+	return rangeVector{f, sel, m.Range.Milliseconds()}, true
+}
+
+// constant is a scalar.
+type constant float64
+
+func (k constant) eval(*Store, int64) []Value { return []Value{{V: float64(k)}} }
+
+// aggregation is OP by (…) (f(selector[range])).
+type aggregation struct {
+	op   parser.ItemType
+	by   []string
+	over rangeVector
+}
+
+func (c compiler) aggregate(e *parser.AggregateExpr) plan {
+	switch e.Op {
+	case parser.SUM, parser.AVG, parser.MIN, parser.MAX, parser.COUNT:
+	default:
+		return nil
+	}
+	over, ok := c.rangeVector(e.Expr)
+	if !ok || !groupable(e) || slices.Contains(e.Grouping, labels.BucketLabel) {
+		return nil
+	}
+	return &aggregation{e.Op, e.Grouping, over}
+}
+
+// groupable reports whether the grouping is by labels that a class or its pod has.
+func groupable(e *parser.AggregateExpr) bool {
+	return !e.Without && !slices.Contains(e.Grouping, labels.MetricName)
+}
+
+func (a *aggregation) eval(s *Store, at int64) []Value {
+	var groups grouper[fold]
+	a.over.each(s, at, func(c *column, p *Pod, _ view, values []float64) {
+		g := groups.of(a.by, c.class, p)
+		for _, v := range values {
+			g.add(a.op, v)
+		}
+	})
+	return groups.values(a.by, func(g *fold) float64 { return g.result(a.op) })
+}
+
+// fold is an aggregation in progress.
+type fold struct{ v, compensation, n float64 }
+
+func (f *fold) add(op parser.ItemType, v float64) {
+	f.n++
+	switch {
+	case op == parser.SUM || op == parser.AVG: // Neumaier's summation, as the engine does it
+		t := f.v + v
+		if math.Abs(f.v) >= math.Abs(v) {
+			f.compensation += (f.v - t) + v
+		} else {
+			f.compensation += (v - t) + f.v
+		}
+		f.v = t
+	case f.n == 1, op == parser.MIN && v < f.v, op == parser.MAX && v > f.v, math.IsNaN(f.v):
+		f.v = v
+	}
+}
+
+func (f *fold) result(op parser.ItemType) float64 {
+	switch op {
+	case parser.SUM:
+		return f.v + f.compensation
+	case parser.AVG:
+		return (f.v + f.compensation) / f.n
+	case parser.COUNT:
+		return f.n
+	}
+	return f.v
+}
+
+// grouper keeps one accumulator a group of labels.
+type grouper[T any] struct {
+	single *T // of an aggregation without labels
+	byKey  map[string]*T
+	keys   []string
+	key    []byte
+}
+
+// of returns the group of a series.
+func (g *grouper[T]) of(by []string, c *class, p *Pod) *T {
+	if len(by) == 0 {
+		if g.single == nil {
+			g.single = new(T)
+		}
+		return g.single
+	}
+	g.key = g.key[:0]
+	for _, name := range by {
+		g.key = append(g.key, groupLabel(name, c, p)...)
+		g.key = append(g.key, 0xff) // in no UTF-8 text
+	}
+	if acc := g.byKey[string(g.key)]; acc != nil {
+		return acc
+	}
+	if g.byKey == nil {
+		g.byKey = map[string]*T{}
+	}
+	acc, key := new(T), string(g.key)
+	g.byKey[key] = acc
+	g.keys = append(g.keys, key)
+	return acc
+}
+
+func groupLabel(name string, c *class, p *Pod) string {
+	switch name {
+	case labelNamespace:
+		return p.Namespace
+	case labelPod:
+		return p.Name
+	}
+	return c.labels.get(name)
+}
+
+// values returns the groups with their labels.
+func (g *grouper[T]) values(by []string, result func(*T) float64) []Value {
+	if g.single != nil {
+		return []Value{{V: result(g.single)}}
+	}
+	vs := make([]Value, 0, len(g.keys))
+	for _, key := range g.keys {
+		b := labels.NewScratchBuilder(len(by))
+		at := 0
+		for _, name := range by {
+			end := at
+			for key[end] != 0xff {
+				end++
+			}
+			if end > at {
+				b.Add(name, key[at:end])
+			}
+			at = end + 1
+		}
+		b.Sort()
+		vs = append(vs, Value{b.Labels(), result(g.byKey[key])})
+	}
+	return vs
+}
+
+// bucketQuantile is histogram_quantile(q, sum by (le, …) (f(buckets[range]))).
+type bucketQuantile struct {
+	q    float64
+	by   []string // without le
+	over rangeVector
+}
+
+func (c compiler) quantile(e *parser.Call) plan {
+	if e.Func.Name != "histogram_quantile" {
+		return nil
+	}
+	q, ok := unparen(e.Args[0]).(*parser.NumberLiteral)
+	if !ok || !(q.Val >= 0 && q.Val <= 1) {
+		return nil
+	}
+	sum, ok := unparen(e.Args[1]).(*parser.AggregateExpr)
+	if !ok || sum.Op != parser.SUM || !groupable(sum) || !slices.Contains(sum.Grouping, labels.BucketLabel) {
+		return nil
+	}
+	over, ok := c.rangeVector(sum.Expr)
+	if !ok {
+		return nil
+	}
+	by := slices.DeleteFunc(slices.Clone(sum.Grouping), func(l string) bool { return l == labels.BucketLabel })
+	return &bucketQuantile{q.Val, by, over}
+}
+
+// bucketSums are a group's sums by bound; +Inf is last.
+type bucketSums struct {
+	bounds []float64
+	sums   []fold
+}
+
+func (h *bucketQuantile) eval(s *Store, at int64) []Value {
+	var groups grouper[bucketSums]
+	h.over.each(s, at, func(c *column, p *Pod, v view, values []float64) {
+		if v != viewBucket { // a counter that is called like a histogram's view: no le, so no bucket
+			return
+		}
+		groups.of(h.by, c.class, p).add(c.bounds, values)
+	})
+	return groups.values(h.by, func(b *bucketSums) float64 { return b.quantile(h.q) })
+}
+
+// add adds a series' buckets. Series with other bounds add up bound by bound, as sum by (le) does.
+func (b *bucketSums) add(bounds, values []float64) {
+	if b.sums == nil {
+		b.bounds, b.sums = slices.Clone(bounds), make([]fold, len(values))
+	}
+	if slices.Equal(b.bounds, bounds) {
+		for i, v := range values {
+			b.sums[i].add(parser.SUM, v)
+		}
+		return
+	}
+	for i, bound := range bounds {
+		at, found := slices.BinarySearch(b.bounds, bound)
+		if !found {
+			b.bounds = slices.Insert(b.bounds, at, bound)
+			b.sums = slices.Insert(b.sums, at, fold{})
+		}
+		b.sums[at].add(parser.SUM, values[i])
+	}
+	b.sums[len(b.sums)-1].add(parser.SUM, values[len(values)-1])
+}
+
+func (b *bucketSums) quantile(q float64) float64 {
+	buckets := make(promql.Buckets, 0, len(b.sums))
+	for i := range b.sums {
+		bound := math.Inf(1)
+		if i < len(b.bounds) {
+			bound = b.bounds[i]
+		}
+		buckets = append(buckets, promql.Bucket{UpperBound: bound, Count: b.sums[i].result(parser.SUM)})
+	}
+	v, _, _ := promql.BucketQuantile(q, buckets)
+	return v
+}
+
+// binary is arithmetic between two plans: of one series each, or one of them a constant.
+type binary struct {
+	op                    parser.ItemType
+	left, right           plan
+	leftConst, rightConst bool
+}
+
+func (c compiler) binary(e *parser.BinaryExpr) plan {
+	switch e.Op {
+	case parser.ADD, parser.SUB, parser.MUL, parser.DIV:
+	default:
+		return nil
+	}
+	left, right := c.compile(e.LHS), c.compile(e.RHS)
+	if left == nil || right == nil {
+		return nil
+	}
+	b := &binary{op: e.Op, left: left, right: right}
+	_, b.leftConst = left.(constant)
+	_, b.rightConst = right.(constant)
+	switch {
+	case b.leftConst && b.rightConst:
+		return constant(b.apply(float64(left.(constant)), float64(right.(constant))))
+	case b.leftConst, b.rightConst:
+		return b
+	}
+	// Between vectors: one-to-one on all labels, which is plain where both sides group by the same.
+	m := e.VectorMatching
+	if m == nil || m.Card != parser.CardOneToOne || m.On || len(m.MatchingLabels) > 0 || !sameGrouping(left, right) {
+		return nil
+	}
+	return b
+}
+
+// sameGrouping reports whether both plans give their groups the same label names.
+func sameGrouping(left, right plan) bool {
+	l, r := groupingOf(left), groupingOf(right)
+	slices.Sort(l)
+	slices.Sort(r)
+	return slices.Equal(slices.Compact(l), slices.Compact(r))
+}
+
+func groupingOf(p plan) []string {
+	switch p := p.(type) {
+	case *aggregation:
+		return slices.Clone(p.by)
+	case *bucketQuantile:
+		return slices.Clone(p.by)
+	case *binary:
+		if p.leftConst {
+			return groupingOf(p.right)
+		}
+		return groupingOf(p.left)
+	}
+	return nil
+}
+
+func (b *binary) eval(s *Store, at int64) []Value {
+	left, right := b.left.eval(s, at), b.right.eval(s, at)
+	switch {
+	case b.leftConst:
+		for i := range right {
+			right[i].V = b.apply(left[0].V, right[i].V)
+		}
+		return right
+	case b.rightConst:
+		for i := range left {
+			left[i].V = b.apply(left[i].V, right[0].V)
+		}
+		return left
+	}
+	matched := left[:0]
+	for _, l := range left {
+		for _, r := range right {
+			if labels.Equal(l.Labels, r.Labels) {
+				matched = append(matched, Value{l.Labels, b.apply(l.V, r.V)})
+			}
+		}
+	}
+	return matched
+}
+
+func (b *binary) apply(l, r float64) float64 {
+	switch b.op {
+	case parser.ADD:
+		return l + r
+	case parser.SUB:
+		return l - r
+	case parser.MUL:
+		return l * r
+	}
+	return l / r
+}
