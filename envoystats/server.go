@@ -1,13 +1,23 @@
 package envoystats
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
+	"errors"
+	"fmt"
+	"hash/maphash"
 	"log/slog"
+	"math"
 	"net"
+	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/keepalive"
 
 	"github.com/meshpulse/meshpulse/aggregator"
 )
@@ -41,19 +51,186 @@ type Config struct {
 	Now func() time.Time
 }
 
-// Validate returns an error that names the first setting that cannot be used.
-func (c Config) Validate() error { panic("stub") }
+// ErrConfig is wrapped by what Validate returns.
+var ErrConfig = errors.New("ingest configuration")
+
+// Validate returns an error that names the first setting that cannot be used. It wraps ErrConfig.
+func (c Config) Validate() error {
+	for _, limit := range []struct {
+		name       string
+		value, max int
+	}{
+		{"MaxMessageBytes", c.MaxMessageBytes, 1 << 30},
+		{"MaxStreams", c.MaxStreams, math.MaxInt32},
+		{"MaxNameBytes", c.MaxNameBytes, 1 << 20},
+		{"MaxLabelBytes", c.MaxLabelBytes, 1 << 20},
+		{"MaxLabels", c.MaxLabels, 1024},
+		{"MaxBuckets", c.MaxBuckets, 4096},
+	} {
+		if limit.value < 0 || limit.value > limit.max {
+			return fmt.Errorf("%w: %s is %d, must be between 1 and %d (0 for the default)", ErrConfig, limit.name, limit.value, limit.max)
+		}
+	}
+	for _, tag := range c.CustomTags {
+		if tag == "" || strings.Contains(tag, ".") {
+			return fmt.Errorf("%w: custom tag %q: a tag's name is not empty and has no dots", ErrConfig, tag)
+		}
+	}
+	return nil
+}
+
+func (c Config) withDefaults() Config {
+	if c.Keep == nil {
+		c.Keep = []string{"istio_"}
+	}
+	c.MaxMessageBytes = cmp.Or(c.MaxMessageBytes, 64<<20)
+	c.MaxStreams = cmp.Or(c.MaxStreams, 50_000)
+	c.MaxNameBytes = cmp.Or(c.MaxNameBytes, 8<<10)
+	c.MaxLabelBytes = cmp.Or(c.MaxLabelBytes, 2<<10)
+	c.MaxLabels = cmp.Or(c.MaxLabels, 64)
+	c.MaxBuckets = cmp.Or(c.MaxBuckets, 256)
+	c.Logger = cmp.Or(c.Logger, slog.Default())
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	return c
+}
+
+// rules returns what the scans of a server with this configuration share.
+func (c Config) rules() *scanRules {
+	r := &scanRules{
+		maxName:          c.MaxNameBytes,
+		maxLabel:         c.MaxLabelBytes,
+		maxLabels:        c.MaxLabels,
+		maxBuckets:       c.MaxBuckets,
+		names:            newNameParser(c.CustomTags),
+		counterSeed:      maphash.MakeSeed(),
+		distributionSeed: maphash.MakeSeed(),
+		labelSeed:        maphash.MakeSeed(),
+	}
+	for _, prefix := range c.Keep {
+		r.keep = append(r.keep, []byte(strings.TrimPrefix(prefix, statPrefix)))
+	}
+	return r
+}
+
+// podStream is what a stream needs of the store: an [aggregator.Stream].
+type podStream interface {
+	Commit(arrival time.Time, b *aggregator.Batch, d aggregator.Describer) error
+	Close()
+}
 
 // Server is the sink. It is safe for concurrent use.
-type Server struct{}
+type Server struct {
+	config   Config
+	connect  func(aggregator.Pod) podStream
+	scans    *scans
+	metrics  *metrics
+	warnings *warnings
+	grpc     *grpc.Server
+	nodeSeed maphash.Seed // tells whether an identifier is the one that a stream began with
+	open     atomic.Int64 // streams
+	draining atomic.Bool
+}
 
 // NewServer returns a sink that reports to the store, or an error that names the setting that is wrong.
-func NewServer(c Config, store *aggregator.Store) (*Server, error) { panic("stub") }
+func NewServer(c Config, store *aggregator.Store) (*Server, error) {
+	return newServer(c, func(p aggregator.Pod) podStream { return store.Connect(p) })
+}
+
+func newServer(c Config, connect func(aggregator.Pod) podStream) (*Server, error) {
+	if err := c.Validate(); err != nil {
+		return nil, err
+	}
+	c = c.withDefaults()
+	m, err := newMetrics(c.Registerer)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrConfig, err)
+	}
+	s := &Server{
+		config:   c,
+		connect:  connect,
+		scans:    newScans(c.rules()),
+		metrics:  m,
+		warnings: &warnings{logger: c.Logger, now: c.Now},
+		nodeSeed: maphash.MakeSeed(),
+	}
+	s.grpc = grpc.NewServer(s.options()...)
+	s.grpc.RegisterService(&grpc.ServiceDesc{
+		ServiceName: "envoy.service.metrics.v3.MetricsService",
+		HandlerType: (*any)(nil),
+		Streams: []grpc.StreamDesc{{
+			StreamName:    "StreamMetrics",
+			Handler:       func(_ any, stream grpc.ServerStream) error { return s.streamMetrics(stream) },
+			ClientStreams: true,
+		}},
+		Metadata: "envoy/service/metrics/v3/metrics_service.proto",
+	}, nil)
+	return s, nil
+}
+
+// options sets gRPC up for many connections that each send one message in a few seconds and receive nothing.
+func (s *Server) options() []grpc.ServerOption {
+	opts := []grpc.ServerOption{
+		grpc.ForceServerCodecV2(codec{s.scans}),
+		grpc.MaxRecvMsgSize(s.config.MaxMessageBytes),
+		grpc.MaxConcurrentStreams(uint32(s.config.MaxStreams)),
+		grpc.WaitForHandlers(true),
+		// A whole flush fits the window, so that its sender never waits for us; a fixed window also spares the pings that
+		// measure one.
+		grpc.StaticStreamWindowSize(1 << 20),
+		grpc.StaticConnWindowSize(1 << 20),
+		// Memory of every connection, however idle.
+		grpc.ReadBufferSize(8 << 10),
+		grpc.WriteBufferSize(2 << 10),
+		grpc.SharedWriteBuffer(true),
+		// A sidecar that is silent for longer than flushes take is asked whether it is still there, and gone half a
+		// minute later; one that has no stream for five minutes is let go.
+		grpc.KeepaliveParams(keepalive.ServerParameters{
+			Time: 20 * time.Second, Timeout: 10 * time.Second, MaxConnectionIdle: 5 * time.Minute,
+		}),
+		// Envoy may be told to ping, too (connection_keepalive): more often than gRPC's five minutes is fine here.
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: time.Second, PermitWithoutStream: true}),
+		grpc.ConnectionTimeout(20 * time.Second),
+	}
+	if s.config.TLS != nil {
+		opts = append(opts, grpc.Creds(credentials.NewTLS(s.config.TLS)))
+	}
+	return opts
+}
 
 // Serve accepts sidecars on the listener until Shutdown, after which it returns nil. It closes the listener.
-func (s *Server) Serve(lis net.Listener) error { panic("stub") }
+func (s *Server) Serve(lis net.Listener) error {
+	if err := s.grpc.Serve(lis); err != nil && !errors.Is(err, grpc.ErrServerStopped) {
+		return fmt.Errorf("ingest on %s: %w", lis.Addr(), err)
+	}
+	return nil
+}
+
+// drainGrace is what streams are given to end by themselves: enough for a message that is on its way.
+const drainGrace = time.Second
 
 // Shutdown ends the sink: no new streams, every open one ends after the message it is in, and what does not within
 // a second (Envoy never ends a stream by itself) or before the context ends is cut off. It returns the context's
 // error if that came first.
-func (s *Server) Shutdown(ctx context.Context) error { panic("stub") }
+func (s *Server) Shutdown(ctx context.Context) error {
+	s.draining.Store(true)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		s.grpc.GracefulStop()
+	}()
+	grace := time.NewTimer(drainGrace)
+	defer grace.Stop()
+	var err error
+	select {
+	case <-done:
+		return nil
+	case <-grace.C:
+	case <-ctx.Done():
+		err = ctx.Err()
+	}
+	s.grpc.Stop() // ends GracefulStop, too
+	<-done
+	return err
+}

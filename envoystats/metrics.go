@@ -1,0 +1,89 @@
+package envoystats
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/meshpulse/meshpulse/aggregator"
+)
+
+// metrics are the sink's own. They are written once a message, from sums that its scan keeps.
+type metrics struct {
+	messages, bytes, skipped prometheus.Counter
+	streams                  prometheus.Gauge
+	ends                     *prometheus.CounterVec
+	rejected                 *prometheus.CounterVec
+	samples                  [aggregator.Summary + 1]prometheus.Counter
+	dropped                  [refusals]prometheus.Counter
+}
+
+// Why streams end: values of the reason label of meshpulse_ingest_stream_ends_total.
+const (
+	endClosed    = "closed"     // the sender half-closed, as replay does and Envoy never does
+	endLost      = "lost"       // reset or connection gone: how an Envoy that stops ends
+	endNode      = "node"       // no node, or one that names no pod, or another one
+	endFirst     = "malformed"  // the first message cannot be read, so it is not known who reports
+	endTooLarge  = "too_large"  // a message beyond Config.MaxMessageBytes
+	endLimit     = "limit"      // beyond Config.MaxStreams
+	endDraining  = "draining"   // Shutdown
+	endTransport = "transport"  // anything else that gRPC refuses, such as an unknown compression
+	rejectedWire = "malformed"  // values of the reason label of meshpulse_ingest_rejected_messages_total
+	rejectedSize = "too_large"  //
+	rejectedOld  = "superseded" // the pod has a newer stream
+)
+
+func newMetrics(r prometheus.Registerer) (*metrics, error) {
+	opts := func(name, help string) prometheus.Opts {
+		return prometheus.Opts{Namespace: "meshpulse", Subsystem: "ingest", Name: name, Help: help}
+	}
+	counter := func(name, help string) prometheus.Counter {
+		return prometheus.NewCounter(prometheus.CounterOpts(opts(name, help)))
+	}
+	vec := func(name, help, label string) *prometheus.CounterVec {
+		return prometheus.NewCounterVec(prometheus.CounterOpts(opts(name, help)), []string{label})
+	}
+	m := &metrics{
+		messages: counter("messages_total", "Messages received."),
+		bytes:    counter("bytes_total", "Bytes of the messages received."),
+		skipped:  counter("skipped_families_total", "Families that are not kept."),
+		streams:  prometheus.NewGauge(prometheus.GaugeOpts(opts("streams", "Open streams."))),
+		ends:     vec("stream_ends_total", "Streams that ended, by reason.", "reason"),
+		rejected: vec("rejected_messages_total", "Messages of which nothing was applied, by reason.", "reason"),
+	}
+	samples := vec("samples_total", "Samples handed to the store, by kind.", "kind")
+	m.samples[aggregator.Counter] = samples.WithLabelValues("counter")
+	m.samples[aggregator.Histogram] = samples.WithLabelValues("histogram")
+	m.samples[aggregator.Summary] = samples.WithLabelValues("summary")
+	dropped := vec("dropped_samples_total", "Samples that were refused, by reason.", "reason")
+	for r := kept + 1; r < refusals; r++ {
+		m.dropped[r] = dropped.WithLabelValues(r.String())
+	}
+	for _, reason := range []string{endClosed, endLost, endNode, endFirst, endTooLarge, endLimit, endDraining, endTransport} {
+		m.ends.WithLabelValues(reason)
+	}
+	for _, reason := range []string{rejectedWire, rejectedSize, rejectedOld} {
+		m.rejected.WithLabelValues(reason)
+	}
+	if r == nil {
+		return m, nil
+	}
+	for _, c := range []prometheus.Collector{m.messages, m.bytes, m.skipped, m.streams, m.ends, m.rejected, samples, dropped} {
+		if err := r.Register(c); err != nil {
+			return nil, err
+		}
+	}
+	return m, nil
+}
+
+// applied adds up what a message that was read held.
+func (m *metrics) applied(s *scan) {
+	m.skipped.Add(float64(s.skipped))
+	for kind := aggregator.Counter; kind <= aggregator.Summary; kind++ {
+		m.samples[kind].Add(float64(s.kinds[kind]))
+	}
+	if s.batch.Refused == 0 {
+		return
+	}
+	for r := kept + 1; r < refusals; r++ {
+		m.dropped[r].Add(float64(s.refused[r]))
+	}
+}

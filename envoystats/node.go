@@ -1,0 +1,148 @@
+package envoystats
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/structpb"
+
+	"github.com/meshpulse/meshpulse/aggregator"
+)
+
+// Reasons for which a stream is refused.
+var (
+	errNoNode    = errors.New("the first message of a stream carries no identifier.node: it has to say who reports; Envoy's own metrics_service sink does")
+	errNodeBytes = errors.New("identifier is malformed")
+	errNodeName  = errors.New("node names no pod: set metadata NAME and NAMESPACE, or an id of the form sidecar~IP~POD.NAMESPACE~DOMAIN as Istio does")
+	errOtherNode = errors.New("a later message of the stream comes from another node: open a stream for each node")
+)
+
+// maxNodeName is the longest name that Kubernetes gives to a pod.
+const maxNodeName = 253
+
+// maxFlushInterval is the longest flush interval that is believed.
+const maxFlushInterval = time.Hour
+
+// Fields of the identifier and of the node that are read. A node is tens of KB, most of it every extension of the Envoy.
+const (
+	identifierNode  = 1<<3 | 2 // envoy.service.metrics.v3.StreamMetricsMessage.Identifier
+	nodeID          = 1<<3 | 2 // envoy.config.core.v3.Node
+	nodeMetadata    = 3<<3 | 2
+	nodeUserAgentBV = 8<<3 | 2
+)
+
+// readNode returns the pod that an identifier names.
+func readNode(identifier []byte) (aggregator.Pod, error) {
+	node, err := decodeNode(identifier)
+	if err != nil {
+		return aggregator.Pod{}, err
+	}
+	meta := node.GetMetadata().GetFields()
+	labels := meta["LABELS"].GetStructValue().GetFields()
+	name, namespace := splitNodeID(node.GetId())
+	pod := aggregator.Pod{
+		Namespace:         orElse(meta["NAMESPACE"].GetStringValue(), namespace),
+		Name:              orElse(meta["NAME"].GetStringValue(), name),
+		Workload:          meta["WORKLOAD_NAME"].GetStringValue(),
+		App:               labels["app"].GetStringValue(),
+		Version:           labels["version"].GetStringValue(),
+		CanonicalService:  labels["service.istio.io/canonical-name"].GetStringValue(),
+		CanonicalRevision: labels["service.istio.io/canonical-revision"].GetStringValue(),
+		FlushInterval:     flushInterval(meta["ANNOTATIONS"].GetStructValue()),
+		InclusiveBounds:   inclusiveBounds(node.GetUserAgentBuildVersion()),
+	}
+	for _, part := range []struct{ key, value string }{{"NAMESPACE", pod.Namespace}, {"NAME", pod.Name}} {
+		if part.value == "" || len(part.value) > maxNodeName {
+			return aggregator.Pod{}, fmt.Errorf("%s is missing or too long in node %.300q: %w", part.key, node.GetId(), errNodeName)
+		}
+	}
+	return pod, nil
+}
+
+// decodeNode decodes the parts of the identifier's node that are read.
+func decodeNode(identifier []byte) (*corev3.Node, error) {
+	picked, found, err := pick(identifier, identifierNode)
+	if err != nil {
+		return nil, err
+	}
+	if !found {
+		return nil, errNoNode
+	}
+	var node []byte // what comes twice is merged, which for protobuf is concatenation
+	for len(picked) > 0 {
+		_, i := readTag(picked, 0)
+		from, end := readSpan(picked, i)
+		node = append(node, picked[from:end]...)
+		picked = picked[end:]
+	}
+	node, _, err = pick(node, nodeID, nodeMetadata, nodeUserAgentBV)
+	if err != nil {
+		return nil, err
+	}
+	n := new(corev3.Node)
+	if err := (proto.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(node, n); err != nil {
+		return nil, errNodeBytes
+	}
+	return n, nil
+}
+
+// pick returns the fields of a message with these tags, which are of length-delimited ones, and whether there are any.
+func pick(b []byte, tags ...uint32) (picked []byte, found bool, err error) {
+	for i := 0; i < len(b); {
+		tag, next := readTag(b, i)
+		if next == malformed {
+			return nil, false, errNodeBytes
+		}
+		end := skip(b, next, tag)
+		if end == malformed {
+			return nil, false, errNodeBytes
+		}
+		for _, t := range tags {
+			if t == tag {
+				picked, found = append(picked, b[i:end]...), true
+			}
+		}
+		i = end
+	}
+	return picked, found, nil
+}
+
+// splitNodeID reads type~IP~POD.NAMESPACE~DOMAIN (istio/istio pkg/model/proxy.go, ParseServiceNodeWithMetadata). A pod's
+// name may hold dots, a namespace's may not.
+func splitNodeID(id string) (name, namespace string) {
+	parts := strings.Split(id, "~")
+	if len(parts) != 4 {
+		return "", ""
+	}
+	dot := strings.LastIndexByte(parts[2], '.')
+	if dot < 0 {
+		return "", ""
+	}
+	return parts[2][:dot], parts[2][dot+1:]
+}
+
+// flushInterval reads the annotation by which Istio sets Envoy's stats_flush_interval, 0 where there is none.
+func flushInterval(annotations *structpb.Struct) time.Duration {
+	d, err := time.ParseDuration(annotations.GetFields()["sidecar.istio.io/statsFlushInterval"].GetStringValue())
+	if err != nil || d <= 0 || d > maxFlushInterval {
+		return 0
+	}
+	return d
+}
+
+// inclusiveBounds says whether the Envoy counts a value that equals a bucket's bound into that bucket: since 1.38.
+func inclusiveBounds(v *corev3.BuildVersion) bool {
+	major, minor := v.GetVersion().GetMajorNumber(), v.GetVersion().GetMinorNumber()
+	return major > 1 || major == 1 && minor >= 38
+}
+
+func orElse(s, otherwise string) string {
+	if s != "" {
+		return s
+	}
+	return otherwise
+}

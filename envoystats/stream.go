@@ -1,0 +1,181 @@
+package envoystats
+
+import (
+	"context"
+	"errors"
+	"hash/maphash"
+	"io"
+	"log/slog"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/peer"
+	"google.golang.org/grpc/status"
+
+	"github.com/meshpulse/meshpulse/aggregator"
+)
+
+// What a sender is told when its stream ends; Envoy ignores it, people who debug do not.
+var (
+	statusTooMany  = status.Error(codes.ResourceExhausted, "too many streams: raise --max-streams or add a replica")
+	statusTooLarge = status.Error(codes.ResourceExhausted, "message is larger than the sink takes: raise --max-message-bytes, "+
+		"or send less (Envoy's batch_size, a Telemetry resource that drops metrics or tags)")
+	statusDraining = status.Error(codes.Unavailable, "sink is shutting down: open a new stream")
+)
+
+// stream is one StreamMetrics call. Only its own goroutine uses it.
+type stream struct {
+	server *Server
+	peer   string // SPIFFE ID, "" if not proven
+	addr   string
+	pod    aggregator.Pod
+	node   uint64    // hash of the identifier that named the pod
+	out    podStream // nil until the pod is known
+	seen   seen
+
+	toldMalformed, toldSuperseded bool
+}
+
+// streamMetrics serves one stream until it ends.
+func (s *Server) streamMetrics(gs grpc.ServerStream) error {
+	defer s.open.Add(-1)
+	if s.open.Add(1) > int64(s.config.MaxStreams) {
+		s.metrics.ends.WithLabelValues(endLimit).Inc()
+		s.warnings.warn(endLimit, "stream refused: too many are open", slog.Int("max_streams", s.config.MaxStreams))
+		return statusTooMany
+	}
+	s.metrics.streams.Inc()
+	defer s.metrics.streams.Dec()
+	st := newStream(s, gs.Context())
+	defer st.close()
+	reason, err := st.serve(gs)
+	s.metrics.ends.WithLabelValues(reason).Inc()
+	return err
+}
+
+func newStream(s *Server, ctx context.Context) *stream {
+	st := &stream{server: s}
+	if p, ok := peer.FromContext(ctx); ok {
+		st.addr = p.Addr.String()
+		if t, ok := p.AuthInfo.(credentials.TLSInfo); ok && len(t.State.VerifiedChains) > 0 && t.SPIFFEID != nil {
+			st.peer = t.SPIFFEID.String()
+		}
+	}
+	return st
+}
+
+func (st *stream) close() {
+	if st.out != nil {
+		st.out.Close()
+	}
+}
+
+// serve reads messages until the stream ends, and returns why it did and what the sender is told.
+func (st *stream) serve(gs grpc.ServerStream) (reason string, err error) {
+	var in incoming
+	for {
+		if err := gs.RecvMsg(&in); err != nil {
+			return st.received(gs, err)
+		}
+		reason, err := st.message(st.server.config.Now(), in.scan)
+		st.server.scans.put(in.scan)
+		if err != nil {
+			st.server.warnings.warn(reason, "stream refused", slog.String("peer", st.addr), slog.Any("error", err))
+			return reason, status.Error(codes.InvalidArgument, err.Error())
+		}
+		if st.server.draining.Load() {
+			return endDraining, statusDraining
+		}
+	}
+}
+
+// received says what it means that a message could not be received.
+func (st *stream) received(gs grpc.ServerStream, err error) (reason string, told error) {
+	if errors.Is(err, io.EOF) {
+		return endClosed, gs.SendMsg(&reply{})
+	}
+	switch status.Code(err) {
+	case codes.ResourceExhausted:
+		st.server.metrics.rejected.WithLabelValues(rejectedSize).Inc()
+		st.server.warnings.warn(endTooLarge, "message is too large, the sidecar will try it again at every flush: "+
+			"raise --max-message-bytes or make it send less", append(st.who(), slog.Any("error", err))...)
+		return endTooLarge, statusTooLarge
+	case codes.Canceled, codes.DeadlineExceeded, codes.Unavailable:
+		if st.server.draining.Load() {
+			return endDraining, statusDraining
+		}
+		return endLost, err
+	}
+	return endTransport, err
+}
+
+// message applies the message in the scratch's buf. An error ends the stream.
+func (st *stream) message(arrival time.Time, s *scan) (reason string, err error) {
+	m := st.server.metrics
+	m.messages.Inc()
+	m.bytes.Add(float64(len(s.buf)))
+	if err := s.read(s.buf, &st.seen); err != nil {
+		m.rejected.WithLabelValues(rejectedWire).Inc()
+		if st.out == nil {
+			return endFirst, err
+		}
+		st.tell(&st.toldMalformed, rejectedWire, "message rejected, nothing of it was applied", err)
+		return "", nil
+	}
+	if err := st.identify(s.identifier); err != nil {
+		return endNode, err
+	}
+	st.seen.fit(len(s.batch.Samples) + s.batch.Refused)
+	m.applied(s)
+	if s.batch.Timestamp == 0 {
+		return "", nil // no family in it, so no row
+	}
+	if err := st.out.Commit(arrival, &s.batch, s); err != nil {
+		m.rejected.WithLabelValues(rejectedOld).Inc()
+		st.tell(&st.toldSuperseded, rejectedOld, "message dropped", err)
+	}
+	return "", nil
+}
+
+// identify takes who reports from the first message's identifier, and holds later ones to it: the pod's table must not
+// be filled by others.
+func (st *stream) identify(identifier []byte) error {
+	if identifier == nil {
+		if st.out == nil {
+			return errNoNode
+		}
+		return nil
+	}
+	node := maphash.Bytes(st.server.nodeSeed, identifier)
+	if st.out != nil && node == st.node {
+		return nil
+	}
+	pod, err := readNode(identifier)
+	if err != nil {
+		return err
+	}
+	if st.out != nil {
+		if pod.Namespace != st.pod.Namespace || pod.Name != st.pod.Name {
+			return errOtherNode
+		}
+		return nil
+	}
+	pod.Peer = st.peer
+	st.pod, st.node, st.out = pod, node, st.server.connect(pod)
+	return nil
+}
+
+// tell logs what is wrong with a stream once.
+func (st *stream) tell(told *bool, reason, message string, err error) {
+	if *told {
+		return
+	}
+	*told = true
+	st.server.warnings.warn(reason, message, append(st.who(), slog.Any("error", err))...)
+}
+
+func (st *stream) who() []any {
+	return []any{slog.String("peer", st.addr), slog.String("namespace", st.pod.Namespace), slog.String("pod", st.pod.Name)}
+}

@@ -1,0 +1,255 @@
+package envoystats
+
+import (
+	"math"
+
+	"github.com/meshpulse/meshpulse/aggregator"
+)
+
+// refusal is why a sample is dropped; its text is a reason label of meshpulse_ingest_dropped_samples_total.
+type refusal uint8
+
+const (
+	kept refusal = iota
+	refusedNoMetric
+	refusedNoValue
+	refusedTimestamp
+	refusedCounter
+	refusedSum
+	refusedCounts
+	refusedBounds
+	refusedQuantiles
+	refusedBuckets
+	refusedName
+	refusedLabel
+	refusedLabels
+	refusedText
+	refusals
+)
+
+func (r refusal) String() string {
+	return [refusals]string{
+		kept:             "",
+		refusedNoMetric:  "no_metric",        // a family without metrics
+		refusedNoValue:   "no_value",         // a metric without a value of its family's type
+		refusedTimestamp: "timestamp",        // missing, negative or past the year 9999
+		refusedCounter:   "counter_value",    // NaN, infinite or negative
+		refusedSum:       "sum",              // NaN, infinite or negative
+		refusedCounts:    "bucket_counts",    // shrinking along the bounds, or more than the histogram's own
+		refusedBounds:    "bucket_bounds",    // NaN or not ascending
+		refusedQuantiles: "quantiles",        // not Envoy's ten, descending, infinite, negative, or NaN in spite of samples
+		refusedBuckets:   "too_many_buckets", // Config.MaxBuckets
+		refusedName:      "name_too_long",    // Config.MaxNameBytes
+		refusedLabel:     "label_too_long",   // Config.MaxLabelBytes
+		refusedLabels:    "too_many_labels",  // Config.MaxLabels
+		refusedText:      "not_utf8",         // in the name or a label
+	}[r]
+}
+
+// value is a metric's value while it is read. A field that comes twice is merged as protobuf merges: the last scalar
+// counts, repeated parts append.
+type value struct {
+	kind    aggregator.Kind
+	tag     uint32 // of the metric's field that holds a value of this kind
+	present bool
+	foreign bool // there are parts that are not read
+
+	value float64 // a counter's value or the sum
+	count uint64
+
+	// buckets and quantiles are where this metric's begin in the batch.
+	buckets, quantiles int
+	why                refusal // what is wrong with the buckets or quantiles
+	bound              float64 // of the last bucket
+	below              uint64  // count of the last bucket
+}
+
+// begin starts a metric of the kind.
+func (s *scan) begin(kind aggregator.Kind) value {
+	v := value{kind: kind, buckets: len(s.batch.Buckets), quantiles: len(s.batch.Quantiles), bound: math.Inf(-1)}
+	switch kind {
+	case aggregator.Counter:
+		v.tag = metricCounter
+	case aggregator.Histogram:
+		v.tag = metricHistogram
+	case aggregator.Summary:
+		v.tag = metricSummary
+	}
+	return v
+}
+
+// value reads the value at msg[from:to]. It reports whether the bytes are well-formed.
+func (s *scan) value(v *value, from, to int) bool {
+	v.present = true
+	if v.kind == aggregator.Counter {
+		return s.counter(v, from, to)
+	}
+	return s.distribution(v, from, to)
+}
+
+func (s *scan) counter(v *value, from, to int) bool {
+	b := s.msg[:to]
+	for i := from; i < to; {
+		tag, next := readTag(b, i)
+		if next == malformed {
+			return false
+		}
+		if tag == counterValue {
+			v.value, i = readDouble(b, next)
+		} else {
+			v.foreign = v.foreign || tag&7 == 2
+			i = skip(b, next, tag)
+		}
+		if i == malformed {
+			return false
+		}
+	}
+	return true
+}
+
+func (s *scan) distribution(v *value, from, to int) bool {
+	b := s.msg[:to]
+	for i := from; i < to; {
+		tag, next := readTag(b, i)
+		if next == malformed {
+			return false
+		}
+		switch tag {
+		case sampleView:
+			f, end := readSpan(b, next)
+			if end == malformed {
+				return false
+			}
+			ok := false
+			if v.kind == aggregator.Histogram {
+				ok = s.bucket(v, f, end)
+			} else {
+				ok = s.quantile(v, f, end)
+			}
+			if !ok {
+				return false
+			}
+			i = end
+		case sampleCount:
+			v.count, i = readVarint(b, next)
+		case sampleSum:
+			v.value, i = readDouble(b, next)
+		default:
+			v.foreign = v.foreign || tag&7 == 2
+			i = skip(b, next, tag)
+		}
+		if i == malformed {
+			return false
+		}
+	}
+	return true
+}
+
+// bucket reads a bucket into the batch. A +Inf bucket, which Envoy does not send, is checked and left out.
+func (s *scan) bucket(v *value, from, to int) bool {
+	b := s.msg[:to]
+	var k aggregator.Bucket
+	for i := from; i < to; {
+		tag, next := readTag(b, i)
+		if next == malformed {
+			return false
+		}
+		switch tag {
+		case bucketCount:
+			k.Count, i = readVarint(b, next)
+		case bucketBound:
+			k.UpperBound, i = readDouble(b, next)
+		default:
+			v.foreign = v.foreign || tag&7 == 2
+			i = skip(b, next, tag)
+		}
+		if i == malformed {
+			return false
+		}
+	}
+	switch {
+	case v.why != kept:
+		return true
+	case !(k.UpperBound > v.bound): // NaN, too
+		v.why = refusedBounds
+	case k.Count < v.below:
+		v.why = refusedCounts
+	case len(s.batch.Buckets)-v.buckets == s.rules.maxBuckets:
+		v.why = refusedBuckets
+	case !math.IsInf(k.UpperBound, 1):
+		s.batch.Buckets = append(s.batch.Buckets, k)
+	}
+	v.bound, v.below = k.UpperBound, k.Count
+	return true
+}
+
+// quantile reads a quantile into the batch. They have to be Envoy's, in their order.
+func (s *scan) quantile(v *value, from, to int) bool {
+	b := s.msg[:to]
+	var q, at float64
+	for i := from; i < to; {
+		tag, next := readTag(b, i)
+		if next == malformed {
+			return false
+		}
+		switch tag {
+		case quantileQ:
+			q, i = readDouble(b, next)
+		case quantileValue:
+			at, i = readDouble(b, next)
+		default:
+			i = skip(b, next, tag)
+		}
+		if i == malformed {
+			return false
+		}
+	}
+	n := len(s.batch.Quantiles) - v.quantiles
+	if n == len(aggregator.SummaryQuantiles) || q != aggregator.SummaryQuantiles[n] {
+		v.why = refusedQuantiles
+	}
+	if v.why == kept {
+		s.batch.Quantiles = append(s.batch.Quantiles, at)
+	}
+	return true
+}
+
+// check says whether a value that was read can be used.
+func (s *scan) check(v *value) refusal {
+	usable := v.value >= 0 && !math.IsInf(v.value, 1) // NaN is not
+	switch {
+	case !v.present:
+		return refusedNoValue
+	case v.kind == aggregator.Counter && !usable:
+		return refusedCounter
+	case v.kind == aggregator.Counter:
+		return kept
+	case !usable:
+		return refusedSum
+	case v.why != kept:
+		return v.why
+	case v.count < v.below:
+		return refusedCounts
+	case v.kind == aggregator.Summary && !usableQuantiles(s.batch.Quantiles[v.quantiles:], v.count):
+		return refusedQuantiles
+	}
+	return kept
+}
+
+// usableQuantiles says whether the values at SummaryQuantiles can be those of count observations. Of none, all are NaN.
+func usableQuantiles(values []float64, count uint64) bool {
+	if len(values) != len(aggregator.SummaryQuantiles) {
+		return false
+	}
+	last := 0.0
+	for _, v := range values {
+		if math.IsNaN(v) && count == 0 {
+			continue
+		}
+		if !(v >= last) || math.IsInf(v, 1) {
+			return false
+		}
+		last = v
+	}
+	return true
+}

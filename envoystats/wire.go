@@ -1,0 +1,103 @@
+package envoystats
+
+import (
+	"encoding/binary"
+	"math"
+
+	"google.golang.org/protobuf/encoding/protowire"
+)
+
+// The readers below follow what the generated decoder accepts (google.golang.org/protobuf/internal/impl/decode.go), so
+// that the two agree on every message; FuzzScan holds that. Each takes the bytes of a message up to its end and the index
+// to read at, and returns the index behind what it read, or malformed.
+
+const malformed = -1
+
+// Tags: field number << 3 | wire type.
+const (
+	messageIdentifier = 1<<3 | 2 // envoy.service.metrics.v3.StreamMetricsMessage
+	messageFamily     = 2<<3 | 2
+
+	familyName   = 1<<3 | 2 // io.prometheus.client.MetricFamily
+	familyType   = 3<<3 | 0
+	familyMetric = 4<<3 | 2
+
+	metricLabel     = 1<<3 | 2 // io.prometheus.client.Metric
+	metricCounter   = 3<<3 | 2
+	metricSummary   = 4<<3 | 2
+	metricTimestamp = 6<<3 | 0
+	metricHistogram = 7<<3 | 2
+
+	labelName  = 1<<3 | 2 // io.prometheus.client.LabelPair
+	labelValue = 2<<3 | 2
+
+	counterValue = 1<<3 | 1 // io.prometheus.client.Counter
+
+	sampleCount = 1<<3 | 0 // io.prometheus.client.Histogram and Summary
+	sampleSum   = 2<<3 | 1
+	sampleView  = 3<<3 | 2 // a bucket of the one, a quantile of the other
+
+	bucketCount = 1<<3 | 0 // io.prometheus.client.Bucket
+	bucketBound = 2<<3 | 1
+
+	quantileQ     = 1<<3 | 1 // io.prometheus.client.Quantile
+	quantileValue = 2<<3 | 1
+)
+
+// readTag returns a field's tag.
+func readTag(b []byte, i int) (tag uint32, next int) {
+	if i < len(b) && b[i]-8 < 0x80-8 { // one byte, field number not 0
+		return uint32(b[i]), i + 1
+	}
+	return readLongTag(b, i)
+}
+
+func readLongTag(b []byte, i int) (tag uint32, next int) {
+	v, n := protowire.ConsumeVarint(b[i:])
+	if n < 0 || v>>3 < uint64(protowire.MinValidNumber) || v>>3 > uint64(protowire.MaxValidNumber) {
+		return 0, malformed
+	}
+	return uint32(v), i + n
+}
+
+// readVarint returns a varint.
+func readVarint(b []byte, i int) (v uint64, next int) {
+	if i < len(b) && b[i] < 0x80 {
+		return uint64(b[i]), i + 1
+	}
+	v, n := protowire.ConsumeVarint(b[i:])
+	if n < 0 {
+		return 0, malformed
+	}
+	return v, i + n
+}
+
+// readDouble returns a double.
+func readDouble(b []byte, i int) (v float64, next int) {
+	if len(b)-i < 8 {
+		return 0, malformed
+	}
+	return math.Float64frombits(binary.LittleEndian.Uint64(b[i:])), i + 8
+}
+
+// readSpan returns where a string, bytes or message field lies: b[from:next].
+func readSpan(b []byte, i int) (from, next int) {
+	v, from := readVarint(b, i)
+	if from == malformed || v > uint64(len(b)-from) {
+		return 0, malformed
+	}
+	return from, from + int(v)
+}
+
+// skip passes over a field's value.
+func skip(b []byte, i int, tag uint32) (next int) {
+	if tag&7 == uint32(protowire.BytesType) {
+		_, next = readSpan(b, i)
+		return next
+	}
+	n := protowire.ConsumeFieldValue(protowire.Number(tag>>3), protowire.Type(tag&7), b[i:])
+	if n < 0 {
+		return malformed
+	}
+	return i + n
+}
