@@ -159,29 +159,6 @@ func TestArgumentsAgreeWithPortsAndMounts(t *testing.T) {
 	}
 }
 
-// program builds meshpulse and returns its path.
-func program(t *testing.T) string {
-	t.Helper()
-	path := filepath.Join(t.TempDir(), "meshpulse")
-	if out, err := exec.Command("go", "build", "-o", path, "../cmd/meshpulse").CombinedOutput(); err != nil {
-		t.Fatalf("build: %v\n%s", err, out)
-	}
-	return path
-}
-
-// TestArgumentsAreFlagsOfServe asks the program itself: --help is looked at only after every flag before it was taken.
-func TestArgumentsAreFlagsOfServe(t *testing.T) {
-	_, _, c := base(t)
-	meshpulse := program(t)
-	if out, err := exec.Command(meshpulse, append(c.Args, "--help")...).CombinedOutput(); err != nil {
-		t.Errorf("meshpulse %v --help: %v\n%s", c.Args, err, out)
-	}
-	unknown := append(slices.Clone(c.Args), "--no-such-flag", "--help")
-	if out, err := exec.Command(meshpulse, unknown...).CombinedOutput(); err == nil {
-		t.Errorf("meshpulse %v succeeds, so this test cannot fail\n%s", unknown, out)
-	}
-}
-
 func TestServicesReachThePod(t *testing.T) {
 	objects, d, c := base(t)
 	services := map[string]struct {
