@@ -34,7 +34,7 @@ func hpas() []string {
 
 // recordings are fed where there is no Envoy: two sources that call podinfo, for a minute.
 func recordings() []string {
-	return []string{"envoystats/testdata/a-default/stream-0.pb.gz"}
+	return []string{"envoystats/testdata/captures/a-default/stream-0.pb.gz"}
 }
 
 // demo is everything that runs.

@@ -28,13 +28,8 @@ func main() {
 }
 
 func run(ctx context.Context) error {
-	// The demo is built to bin/ and works with the project around it.
-	executable, err := os.Executable()
+	meshpulse, err := enterProject()
 	if err != nil {
-		return err
-	}
-	bin := filepath.Dir(executable)
-	if err := os.Chdir(filepath.Dir(bin)); err != nil {
 		return err
 	}
 	ctx, cancel, err := bounded(ctx, os.Getenv("DURATION"))
@@ -43,11 +38,14 @@ func run(ctx context.Context) error {
 	}
 	defer cancel()
 
+	if err := os.MkdirAll(".cache", 0o755); err != nil {
+		return err
+	}
 	dir, err := os.MkdirTemp(".cache", "demo-")
 	if err != nil {
-		return fmt.Errorf("a folder for the logs (run `make run`, or make .cache): %w", err)
+		return err
 	}
-	d := &demo{dir: dir, meshpulse: filepath.Join(bin, "meshpulse"), say: func(format string, args ...any) {
+	d := &demo{dir: dir, meshpulse: meshpulse, say: func(format string, args ...any) {
 		fmt.Printf(format+"\n", args...)
 	}}
 	err = d.run(ctx)
@@ -58,6 +56,24 @@ func run(ctx context.Context) error {
 		return fmt.Errorf("%w\nlogs are kept in %s", err, dir)
 	}
 	return os.RemoveAll(dir)
+}
+
+// enterProject changes to the project's folder, which is above this binary's, and returns the path of the meshpulse that was
+// built beside it.
+func enterProject() (meshpulse string, err error) {
+	executable, err := os.Executable()
+	if err != nil {
+		return "", err
+	}
+	meshpulse = filepath.Join(filepath.Dir(executable), "meshpulse")
+	for dir := filepath.Dir(executable); ; dir = filepath.Dir(dir) {
+		if _, err := os.Stat(filepath.Join(dir, "manifests", "examples")); err == nil {
+			return meshpulse, os.Chdir(dir)
+		}
+		if dir == filepath.Dir(dir) {
+			return "", fmt.Errorf("%s is not within the project: run `make run`", executable)
+		}
+	}
 }
 
 // bounded ends the context after the duration, if one is given.
