@@ -70,6 +70,8 @@ func (r rules) judge(subject string, p *prepared, a aggregator.Answer, at time.T
 	case !r.standalone && at.Sub(r.started) < a.Window:
 		return verdict{}, refuse(outcomeNotCovered, "%s: it looks %s back, and meshpulse has listened only since %s: the window is covered at %s",
 			subject, a.Window, r.started.UTC().Format(time.RFC3339), r.started.Add(a.Window).UTC().Format(time.RFC3339))
+	case len(a.Values) == 0 && a.Matched == 0 && p.foreign != "":
+		return verdict{}, refuse(outcomeNoValue, "%s: no series matches. It is not known to be 0, since Istio does not set the %s by itself: check the spelling, or the Telemetry resource that adds it: %s", subject, p.foreign, p.expr)
 	case len(a.Values) == 0 && a.Matched == 0:
 		return verdict{items: []item{{}}, reason: "no request yet"}, nil
 	case len(a.Values) == 0:

@@ -82,7 +82,7 @@ func (s *Server) addSource(o Options, m *metrics) error {
 		s.events = newAPIEvents(client.CoreV1(), o.Log, o.Now)
 		deliver = s.events.deliver
 	}
-	c := newCatalog(storeQuerier{o.Store}, newWarner(deliver, m))
+	c := newCatalog(o.Store, newWarner(deliver, m))
 	s.provider = &provider{
 		catalog: c, metrics: m, now: o.Now,
 		rules: rules{standalone: o.Standalone, retention: o.Retention, started: o.Store.Started()},

@@ -2,14 +2,12 @@ package metricsapi
 
 import (
 	"cmp"
-	"context"
 	"fmt"
 	"maps"
 	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
@@ -17,41 +15,10 @@ import (
 	"github.com/meshpulse/meshpulse/aggregator"
 )
 
-// query is a checked expression: *aggregator.Query.
-type query interface {
-	Eval(ctx context.Context, at time.Time) (aggregator.Answer, error)
-	Close()
-}
-
-// querier is the store as the catalog needs it.
-type querier interface {
-	Register(expr string) (query, error)
-	Query(expr string) (query, error)
-}
-
-// storeQuerier makes a querier of a store, which returns concrete types.
-type storeQuerier struct{ *aggregator.Store }
-
-func (s storeQuerier) Register(expr string) (query, error) {
-	q, err := s.Store.Register(expr)
-	if err != nil {
-		return nil, err
-	}
-	return q, nil
-}
-
-func (s storeQuerier) Query(expr string) (query, error) {
-	q, err := s.Store.Query(expr)
-	if err != nil {
-		return nil, err
-	}
-	return q, nil
-}
-
 // catalog is what all current HPAs together ask for, and the prepared queries for it. Requests read a snapshot and take no
 // lock that a writer holds while it works.
 type catalog struct {
-	store   querier
+	store   *aggregator.Store
 	warn    *warner
 	adhoc   *adhocQueries
 	current atomic.Pointer[snapshot]
@@ -89,7 +56,7 @@ type hpaState struct {
 	problems []Problem
 }
 
-func newCatalog(store querier, warn *warner) *catalog {
+func newCatalog(store *aggregator.Store, warn *warner) *catalog {
 	c := &catalog{store: store, warn: warn, adhoc: newAdhocQueries(store, adhocLimit)}
 	c.parsed, c.prepared = map[types.NamespacedName]*autoscaler{}, map[string]*prepared{}
 	c.current.Store(&snapshot{})
@@ -154,7 +121,7 @@ func (c *catalog) prepare(hpas []*autoscaler) map[string]*prepared {
 			}
 			p := c.prepared[w.expr]
 			if p == nil {
-				p = newPrepared(w.expr, c.store.Register)
+				p = register(c.store, w.expr)
 			}
 			needed[w.expr] = p
 		}
@@ -235,7 +202,9 @@ func offerProblems(a *autoscaler, w wanted, o *offer, queries map[string]*prepar
 		return problems
 	}
 	for _, other := range o.askers[1:] {
-		differs := func(x wanted) bool { return x.metric == w.metric && x.canonical == w.canonical && x.expr != "" && x.expr != w.expr }
+		differs := func(x wanted) bool {
+			return x.metric == w.metric && x.canonical == w.canonical && x.expr != "" && x.expr != w.expr
+		}
 		if slices.ContainsFunc(other.metrics, differs) {
 			problems = append(problems, Problem{ReasonQueryConflict, fmt.Sprintf("metric %s has another query in HPA %s, which is younger: this one answers for both. %s", o, other.Name, better)})
 		}

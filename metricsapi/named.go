@@ -150,7 +150,7 @@ func namedMatcher(r labels.Requirement) (string, error) {
 // Telemetry tags are as good, but a name that is neither is more often a slip.
 func isIstioLabel(name string) bool {
 	switch name {
-	case "namespace", "pod",
+	case "namespace", "pod", reporterKey, namespaceKey,
 		"source_workload", "source_canonical_service", "source_canonical_revision", "source_workload_namespace",
 		"source_principal", "source_app", "source_version", "source_cluster",
 		"destination_workload", "destination_principal", "destination_app", "destination_version", "destination_service",

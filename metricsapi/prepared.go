@@ -5,6 +5,8 @@ import (
 	"sync"
 
 	"github.com/prometheus/prometheus/promql/parser"
+
+	"github.com/meshpulse/meshpulse/aggregator"
 )
 
 // adhocLimit bounds the queries of metrics that no HPA asks for.
@@ -15,20 +17,34 @@ const adhocLimit = 256
 type prepared struct {
 	expr string
 	// query is nil where err says why the store refused the expression.
-	query query
+	query *aggregator.Query
 	err   error
 	// selects: the expression selects series; a scalar does not.
 	selects bool
+	// foreign is a metric or label that the expression asks for and that Istio does not set by itself, "" if there is none.
+	foreign string
+	// close gives up what was registered; nil where nothing was.
+	close func()
 
 	mu   sync.Mutex
 	refs int // the keeper's and one for each reader; 0 is closed
 }
 
-func newPrepared(expr string, prepare func(string) (query, error)) *prepared {
-	p := &prepared{expr: expr, refs: 1}
-	p.query, p.err = prepare(expr)
+// register keeps the query prepared in the store until it is closed.
+func register(store *aggregator.Store, expr string) *prepared {
+	q, err := store.Register(expr)
+	p := newPrepared(expr, q, err)
+	if err == nil {
+		p.close = q.Close
+	}
+	return p
+}
+
+func newPrepared(expr string, q *aggregator.Query, err error) *prepared {
+	p := &prepared{expr: expr, query: q, err: err, refs: 1}
 	if tree, err := parser.ParseExpr(expr); err == nil {
 		p.selects = selects(tree, func(string) bool { return true })
+		p.foreign = foreign(tree)
 	}
 	return p
 }
@@ -49,14 +65,14 @@ func (p *prepared) release() {
 	p.refs--
 	last := p.refs == 0
 	p.mu.Unlock()
-	if last && p.query != nil {
-		p.query.Close()
+	if last && p.close != nil {
+		p.close()
 	}
 }
 
 // adhocQueries keeps the queries of metrics that no HPA asks for, the last used ones.
 type adhocQueries struct {
-	store querier
+	store *aggregator.Store
 	limit int
 
 	mu     sync.Mutex
@@ -64,7 +80,7 @@ type adhocQueries struct {
 	order  list.List // of *prepared, the last used first
 }
 
-func newAdhocQueries(store querier, limit int) *adhocQueries {
+func newAdhocQueries(store *aggregator.Store, limit int) *adhocQueries {
 	return &adhocQueries{store: store, limit: limit, byExpr: map[string]*list.Element{}}
 }
 
@@ -74,7 +90,8 @@ func (q *adhocQueries) acquire(expr string) *prepared {
 	defer q.mu.Unlock()
 	e := q.byExpr[expr]
 	if e == nil {
-		e = q.order.PushFront(newPrepared(expr, q.store.Query))
+		query, err := q.store.Query(expr)
+		e = q.order.PushFront(newPrepared(expr, query, err))
 		q.byExpr[expr] = e
 		if q.order.Len() > q.limit {
 			q.drop(q.order.Back())

@@ -4,6 +4,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/promql/parser"
 )
 
@@ -77,17 +78,58 @@ func selects(expr parser.Expr, fits func(name string) bool) bool {
 	found := false
 	parser.Inspect(expr, func(node parser.Node, _ []parser.Node) error {
 		if s, ok := node.(*parser.VectorSelector); ok {
-			name := s.Name
-			for _, m := range s.LabelMatchers {
-				if m.Name == "__name__" {
-					name = m.Value
-				}
-			}
-			found = found || fits(name)
+			found = found || fits(nameOf(s))
 		}
 		return nil
 	})
 	return found
+}
+
+// nameOf is the selector's metric name, or the pattern where it has one.
+func nameOf(s *parser.VectorSelector) string {
+	for _, m := range s.LabelMatchers {
+		if m.Name == labels.MetricName {
+			return m.Value
+		}
+	}
+	return s.Name
+}
+
+// foreign names the first metric or label that a selector asks for and that Istio does not set by itself, or "". Only what Istio
+// sets is known to be absent because there was no request; anything else may be misspelt.
+func foreign(expr parser.Expr) string {
+	found := ""
+	parser.Inspect(expr, func(node parser.Node, _ []parser.Node) error {
+		s, ok := node.(*parser.VectorSelector)
+		if !ok || found != "" {
+			return nil
+		}
+		if !isIstioMetric(nameOf(s)) {
+			found = "metric " + nameOf(s)
+			return nil
+		}
+		for _, m := range s.LabelMatchers {
+			if found == "" && m.Name != labels.MetricName && m.Name != labels.BucketLabel && !m.Matches("") && !isIstioLabel(m.Name) {
+				found = "label " + m.Name
+			}
+		}
+		return nil
+	})
+	return found
+}
+
+// isIstioMetric knows the metrics of Istio's stats filter, a histogram's under all its names.
+func isIstioMetric(name string) bool {
+	switch name {
+	case "istio_requests_total", "istio_request_messages_total", "istio_response_messages_total",
+		"istio_tcp_sent_bytes_total", "istio_tcp_received_bytes_total",
+		"istio_tcp_connections_opened_total", "istio_tcp_connections_closed_total":
+		return true
+	}
+	for _, suffix := range []string{"_bucket", "_sum", "_count"} {
+		name = strings.TrimSuffix(name, suffix)
+	}
+	return name == "istio_request_duration_milliseconds" || name == "istio_request_bytes" || name == "istio_response_bytes"
 }
 
 func isNumber(expr parser.Expr, value float64) bool {

@@ -1,0 +1,156 @@
+package metricsapi
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+func TestReadAnnotations(t *testing.T) {
+	const legacy = "metric-config.external.prometheus-query.prometheus/"
+	tests := map[string]struct {
+		annotations map[string]string
+		legacy      map[string]string
+		queries     map[string]string
+		foreign     map[string]bool
+		problems    []string // REASON part of the message
+	}{
+		"the legacy form names its queries": {
+			annotations: map[string]string{legacy + "rps": "sum(x)", legacy + "p95": "y"},
+			legacy:      map[string]string{"rps": "sum(x)", "p95": "y"},
+		},
+		"the new form has one query a metric": {
+			annotations: map[string]string{"metric-config.external.my-rps.prometheus/query": "sum(x)"},
+			queries:     map[string]string{"my-rps": "sum(x)"},
+		},
+		"an interval is taken without a word": {
+			annotations: map[string]string{legacy + "interval": "30s", "metric-config.external.my-rps.prometheus/interval": "1m"},
+		},
+		"an interval that is no duration": {
+			annotations: map[string]string{legacy + "interval": "30"},
+			problems:    []string{`BadAnnotation "30" is not a duration`},
+		},
+		"a Prometheus server is never asked": {
+			annotations: map[string]string{legacy + "prometheus-server": "http://evil", legacy + "prometheus-server-alias": "x"},
+			problems:    []string{"IgnoredAnnotation prometheus-server has no effect", "IgnoredAnnotation prometheus-server-alias has no effect"},
+		},
+		"other collectors are ignored without noise": {
+			annotations: map[string]string{"metric-config.pods.rps.json-path/json-key": "$.x", "metric-config.external.sqs.zmon/check-id": "1"},
+			foreign:     map[string]bool{"sqs": true},
+		},
+		"three parts on dots": {
+			annotations: map[string]string{"metric-config.external.prometheus-query/x": "y"},
+			problems:    []string{"BadAnnotation it has 3 parts before the slash where four are needed"},
+		},
+		"a metric name with a dot": {
+			annotations: map[string]string{"metric-config.external.my.rps.prometheus/query": "y"},
+			problems:    []string{"BadAnnotation it has 5 parts"},
+		},
+		"no slash": {
+			annotations: map[string]string{"metric-config.external.prometheus-query.prometheus": "y"},
+			problems:    []string{"BadAnnotation exactly one slash"},
+		},
+		"two slashes": {
+			annotations: map[string]string{legacy + "a/b": "y"},
+			problems:    []string{"BadAnnotation exactly one slash"},
+		},
+		"an empty part": {
+			annotations: map[string]string{"metric-config.external..prometheus/query": "y", legacy: "y"},
+			problems:    []string{"BadAnnotation a part is empty", "BadAnnotation a part is empty"},
+		},
+		"a kind that there is not": {
+			annotations: map[string]string{"metric-config.External.rps.prometheus/query": "y"},
+			problems:    []string{"BadAnnotation serves kind external, not External"},
+		},
+		"an unknown key of the new form": {
+			annotations: map[string]string{"metric-config.external.my-rps.prometheus/qurey": "y"},
+			problems:    []string{"BadAnnotation the key qurey is not known"},
+		},
+		"an empty query": {
+			annotations: map[string]string{legacy + "rps": " \n"},
+			problems:    []string{"BadAnnotation is empty"},
+		},
+		"Object metrics are not served yet": {
+			annotations: map[string]string{"metric-config.object.rps.prometheus/query": "y"},
+			problems:    []string{"ObjectNotServed Object metrics are not served yet"},
+		},
+		"valid surge settings have no effect yet": {
+			annotations: map[string]string{"meshpulse.io/surge-window": "10s", "meshpulse.io/surge-ratio": "1.5", "meshpulse.io/surge-action": "observe"},
+			problems:    []string{"SurgeNotServed surge-action", "SurgeNotServed surge-ratio", "SurgeNotServed surge-window"},
+		},
+		"a surge window can be off": {
+			annotations: map[string]string{"meshpulse.io/surge-window": "off"},
+			problems:    []string{"SurgeNotServed surge-window"},
+		},
+		"surge settings that cannot be read": {
+			annotations: map[string]string{"meshpulse.io/surge-window": "-1s", "meshpulse.io/surge-ratio": "1", "meshpulse.io/surge-action": "Scale"},
+			problems:    []string{"BadAnnotation scale or observe", "BadAnnotation a number above 1", "BadAnnotation a duration such as 10s"},
+		},
+		"a ratio that is no number": {
+			annotations: map[string]string{"meshpulse.io/surge-ratio": "NaN"},
+			problems:    []string{"BadAnnotation a number above 1"},
+		},
+		"an unknown key of ours": {
+			annotations: map[string]string{"meshpulse.io/surge": "on"},
+			problems:    []string{"BadAnnotation is not known"},
+		},
+		"annotations of others": {
+			annotations: map[string]string{"kubectl.kubernetes.io/last-applied-configuration": "{}", "metric-configuration": "x"},
+		},
+	}
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) {
+			got := readAnnotations(tc.annotations)
+			wantMap(t, "legacy queries", got.legacy, tc.legacy)
+			wantMap(t, "queries", got.queries, tc.queries)
+			wantMap(t, "foreign metrics", got.foreign, tc.foreign)
+			wantProblems(t, got.problems, tc.problems)
+		})
+	}
+}
+
+func wantMap[V any](t *testing.T, what string, got, want map[string]V) {
+	t.Helper()
+	if len(got) == 0 && len(want) == 0 {
+		return
+	}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Errorf("%s (-want +got):\n%s", what, d)
+	}
+}
+
+// wantProblems compares problems, in order, with "REASON part of the message".
+func wantProblems(t *testing.T, got []Problem, want []string) {
+	t.Helper()
+	if len(got) != len(want) {
+		t.Fatalf("got %d problems, want %d: %+v", len(got), len(want), got)
+	}
+	for i, w := range want {
+		reason, part, _ := strings.Cut(w, " ")
+		if got[i].Reason != reason || !strings.Contains(got[i].Message, part) {
+			t.Errorf("problem %d is %+v, want %s", i, got[i], w)
+		}
+	}
+}
+
+func FuzzReadAnnotations(f *testing.F) {
+	f.Add("metric-config.external.prometheus-query.prometheus/rps", "sum(x)")
+	f.Add("metric-config.object.a.prometheus/per-replica", "true")
+	f.Add("metric-config.external.a.b.c/d/e", "")
+	f.Add("meshpulse.io/surge-ratio", "1e999")
+	f.Fuzz(func(t *testing.T, key, value string) {
+		got := readAnnotations(map[string]string{key: value})
+		if ours := strings.HasPrefix(key, annotationPrefix) || strings.HasPrefix(key, ownPrefix); !ours && len(got.problems) > 0 {
+			t.Errorf("a problem with somebody else's key: %+v", got.problems)
+		}
+		if n := len(got.legacy) + len(got.queries) + len(got.foreign) + len(got.problems); n > 1 {
+			t.Errorf("one annotation says %d things: %+v", n, got)
+		}
+		for _, p := range got.problems {
+			if p.Reason == "" || !strings.Contains(p.Message, key) {
+				t.Errorf("problem does not name the key %q: %+v", key, p)
+			}
+		}
+	})
+}

@@ -1,0 +1,270 @@
+package metricsapi
+
+import (
+	"fmt"
+	"log/slog"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/meshpulse/meshpulse/aggregator"
+)
+
+func newTestStore(t *testing.T) *aggregator.Store {
+	t.Helper()
+	s, err := aggregator.New(aggregator.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// told collects what was delivered.
+type told struct {
+	mu     sync.Mutex
+	events []string // HPA REASON
+}
+
+func (r *told) deliver(h sourceHPA, p Problem) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.events = append(r.events, h.Name+" "+p.Reason)
+}
+
+func (r *told) take() []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	events := r.events
+	r.events = nil
+	return events
+}
+
+func newTestCatalog(t *testing.T) (*catalog, *told) {
+	t.Helper()
+	events := &told{}
+	c := newCatalog(newTestStore(t), newWarner(events.deliver, newMetrics(nil)))
+	t.Cleanup(c.Close)
+	return c, events
+}
+
+func (c *catalog) wantExpr(t *testing.T, namespace, metric, selector, want string) {
+	t.Helper()
+	p, _, refused := c.find(namespace, metric, mustSelector(t, selector))
+	if refused != nil {
+		t.Fatalf("%s with %q: %s", metric, selector, refused.message)
+	}
+	defer p.release()
+	if p.expr != want {
+		t.Errorf("%s with %q is %q, want %q", metric, selector, p.expr, want)
+	}
+}
+
+func (c *catalog) wantRefused(t *testing.T, namespace, metric, selector, outcome, part string) {
+	t.Helper()
+	_, _, refused := c.find(namespace, metric, mustSelector(t, selector))
+	wantRefusal(t, refused, outcome, part)
+}
+
+// asks is an HPA that asks for legacy queries: name, expression, name, expression, ...
+func asks(t *testing.T, hpa string, queries ...string) sourceHPA {
+	t.Helper()
+	annotations, metrics := "", ""
+	for i := 0; i < len(queries); i += 2 {
+		annotations += fmt.Sprintf("metric-config.external.prometheus-query.prometheus/%s: %q, ", queries[i], queries[i+1])
+		metrics += external("prometheus-query", "{matchLabels: {query-name: "+queries[i]+"}}", `type: AverageValue, averageValue: "10"`) + ", "
+	}
+	return hpaFrom(t, hpaText(hpa, annotations, metrics))
+}
+
+func TestCatalogFind(t *testing.T) {
+	c, _ := newTestCatalog(t)
+	c.wantRefused(t, "test", "prometheus-query", "query-name=rps", outcomeUnknown, "no HPA in namespace test has a query for metric prometheus-query")
+
+	own := hpaFrom(t, hpaText("own", `metric-config.external.my-rps.prometheus/query: "vector(3)"`,
+		external("my-rps", "{matchLabels: {type: prometheus}}", `type: AverageValue, averageValue: "10"`)))
+	c.Replace([]sourceHPA{asks(t, "a", "rps", "vector(1)", "p95", "vector(2)"), own})
+
+	c.wantExpr(t, "test", "prometheus-query", "query-name=rps", "vector(1)")
+	c.wantExpr(t, "test", "prometheus-query", "query-name in (p95)", "vector(2)")
+	c.wantExpr(t, "test", "my-rps", "type=prometheus", "vector(3)")
+	c.wantExpr(t, "test", "my-rps", "", "vector(3)") // the one that is left
+	c.wantRefused(t, "test", "prometheus-query", "", outcomeBadSelector, `"query-name=p95", "query-name=rps"`)
+	c.wantRefused(t, "test", "prometheus-query", "query-name=rsp", outcomeUnknown, `no HPA has a query for the selector "query-name=rsp"; there are "query-name=p95"`)
+	c.wantRefused(t, "other", "prometheus-query", "query-name=rps", outcomeUnknown, "namespace other")
+
+	// Metrics without PromQL answer without an HPA.
+	c.wantExpr(t, "shop", "istio-requests-in-flight", "destination_workload=cart",
+		`sum(rate(istio_request_duration_milliseconds_sum{destination_workload_namespace="shop",destination_workload="cart",reporter="destination"}[1m])) / 1000`)
+	c.wantRefused(t, "shop", "istio-requests-in-flight", "window=x", outcomeBadSelector, "one duration")
+}
+
+func TestCatalogFollowsTheHPAs(t *testing.T) {
+	c, _ := newTestCatalog(t)
+	names := func() []string { return c.current.Load().metrics }
+
+	if got := names(); len(got) != 0 {
+		t.Fatalf("before any HPA there are %v", got)
+	}
+	a, b := asks(t, "a", "rps", "vector(1)"), asks(t, "b", "p95", "vector(2)")
+	named := hpaFrom(t, hpaText("named", "", external("istio-error-ratio", "{}", `type: Value, value: "1"`)))
+	missing := hpaFrom(t, hpaText("m", "", external("unheard-of", "{}", `type: Value, value: "1"`)))
+	c.Replace([]sourceHPA{a, b, named, missing})
+	if d := cmp.Diff([]string{"istio-error-ratio", "prometheus-query"}, names()); d != "" {
+		t.Errorf("discovery (-want +got):\n%s", d)
+	}
+
+	// A query that is in use outlives its HPA until the reader is done.
+	p, _, refused := c.find("test", "prometheus-query", mustSelector(t, "query-name=rps"))
+	if refused != nil {
+		t.Fatal(refused.message)
+	}
+	c.Replace([]sourceHPA{b})
+	if got := len(c.prepared); got != 1 {
+		t.Errorf("%d queries are kept for one HPA", got)
+	}
+	if !p.acquire() {
+		t.Error("the query was closed under its reader")
+	}
+	p.release()
+	p.release()
+	if p.acquire() {
+		t.Error("the query of an HPA that is gone was never closed")
+	}
+	c.wantRefused(t, "test", "prometheus-query", "query-name=rps", outcomeUnknown, "")
+
+	// The same expression keeps its query when the HPA changes.
+	before := c.prepared["vector(2)"]
+	c.Replace([]sourceHPA{asks(t, "renamed", "p95", "vector(2)")})
+	if c.prepared["vector(2)"] != before {
+		t.Error("an expression that stays was registered anew")
+	}
+	c.Replace(nil)
+	if len(names()) != 0 || len(c.prepared) != 0 {
+		t.Errorf("after the last HPA there are %v, %d queries", names(), len(c.prepared))
+	}
+}
+
+func TestCatalogEvents(t *testing.T) {
+	c, events := newTestCatalog(t)
+	born := func(h sourceHPA, second int64) sourceHPA {
+		h.CreationTimestamp = metav1.Unix(second, 0)
+		return h
+	}
+	c.Replace([]sourceHPA{
+		born(asks(t, "younger", "rps", "vector(2)"), 20),
+		born(asks(t, "older", "rps", "vector(1)"), 10),
+		born(asks(t, "agrees", "rps", "vector(1)"), 30),
+		born(asks(t, "broken", "bad", "sum("), 40),
+		born(asks(t, "reaches", "far", "sum(rate(istio_requests_total[1w]))"), 50),
+		born(asks(t, "matrix", "m", "istio_requests_total[1m]"), 60),
+	})
+	c.wantExpr(t, "test", "prometheus-query", "query-name=rps", "vector(1)")
+	want := []string{"broken BadQuery", "matrix BadQuery", "older QueryConflict", "reaches BadQuery", "younger QueryConflict"}
+	if d := cmp.Diff(want, events.take()); d != "" {
+		t.Errorf("events (-want +got):\n%s", d)
+	}
+
+	// Once, and not again when anything else changes.
+	c.Replace([]sourceHPA{born(asks(t, "broken", "bad", "sum("), 40)})
+	if got := events.take(); len(got) != 0 {
+		t.Errorf("told again: %v", got)
+	}
+	// An HPA that was away is a new one.
+	c.Replace(nil)
+	c.Replace([]sourceHPA{asks(t, "broken", "bad", "sum(")})
+	if d := cmp.Diff([]string{"broken BadQuery"}, events.take()); d != "" {
+		t.Errorf("events (-want +got):\n%s", d)
+	}
+}
+
+func TestCatalogOrderOfFiles(t *testing.T) {
+	c, events := newTestCatalog(t)
+	first, second := asks(t, "z", "rps", "vector(1)"), asks(t, "a", "rps", "vector(2)")
+	first.path, second.path = "1.yaml", "2.yaml"
+	c.Replace([]sourceHPA{second, first})
+	c.wantExpr(t, "test", "prometheus-query", "query-name=rps", "vector(1)")
+	if d := cmp.Diff([]string{"a QueryConflict", "z QueryConflict"}, events.take()); d != "" {
+		t.Errorf("events (-want +got):\n%s", d)
+	}
+}
+
+func TestCatalogSharedTarget(t *testing.T) {
+	c, events := newTestCatalog(t)
+	a, b, other := asks(t, "a", "x", "vector(1)"), asks(t, "b", "x2", "vector(1)"), asks(t, "other", "z", "vector(1)")
+	b.Spec.ScaleTargetRef.Name, b.Spec.ScaleTargetRef.APIVersion = "a", "apps/v1beta1"
+	c.Replace([]sourceHPA{a, b, other})
+	if d := cmp.Diff([]string{"a SharedTarget", "b SharedTarget"}, events.take()); d != "" {
+		t.Errorf("events (-want +got):\n%s", d)
+	}
+}
+
+func TestAdhocQueriesAreBounded(t *testing.T) {
+	q := newAdhocQueries(newTestStore(t), 2)
+	get := func(expr string) *prepared {
+		p := q.acquire(expr)
+		p.release()
+		return p
+	}
+	one, two := get("vector(1)"), get("vector(2)")
+	get("vector(1)") // used again
+	get("vector(3)")
+	if one.refs != 1 || two.refs != 0 || len(q.byExpr) != 2 || q.order.Len() != 2 {
+		t.Errorf("the least used is not the one that went: refs %d and %d, %d kept", one.refs, two.refs, len(q.byExpr))
+	}
+	if get("vector(1)") != one {
+		t.Error("a kept query was prepared again")
+	}
+	q.close()
+	if one.refs != 0 || len(q.byExpr) != 0 {
+		t.Error("close keeps queries")
+	}
+}
+
+// Readers never fail while HPAs come and go; under -race this also watches the snapshot.
+func TestCatalogConcurrentSafe(t *testing.T) {
+	c, _ := newTestCatalog(t)
+	stays := asks(t, "stays", "rps", "vector(1)")
+	comes := asks(t, "comes", "more", "vector(2)", "most", "vector(3)")
+	c.Replace([]sourceHPA{stays})
+	selector, more := mustSelector(t, "query-name=rps"), mustSelector(t, "query-name=more")
+
+	stop := make(chan struct{})
+	var readers sync.WaitGroup
+	for range 4 {
+		readers.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				p, _, refused := c.find("test", "prometheus-query", selector)
+				if refused != nil {
+					t.Errorf("a query that stays is refused: %s", refused.message)
+					return
+				}
+				p.release()
+				if p, _, refused := c.find("test", "prometheus-query", more); refused == nil {
+					if _, err := p.query.Eval(t.Context(), time.Now()); err != nil {
+						t.Error(err)
+					}
+					p.release()
+				}
+			}
+		})
+	}
+	for range 200 {
+		c.Replace([]sourceHPA{stays, comes})
+		c.Replace([]sourceHPA{stays})
+	}
+	close(stop)
+	readers.Wait()
+	if p := c.prepared["vector(1)"]; p.refs != 1 {
+		t.Errorf("%d references are left over", p.refs-1)
+	}
+}
+
+func discardLog() *slog.Logger { return slog.New(slog.DiscardHandler) }

@@ -1,0 +1,184 @@
+package metricsapi
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// hpaFrom reads the one HPA of a YAML text.
+func hpaFrom(t *testing.T, text string) sourceHPA {
+	t.Helper()
+	hpas, _, err := readHPAFile("test.yaml", []byte(text))
+	if err != nil || len(hpas) != 1 {
+		t.Fatalf("%d HPAs, error %v, in\n%s", len(hpas), err, text)
+	}
+	return hpas[0]
+}
+
+// hpaText is an HPA of namespace test with the annotations and metrics in YAML flow style.
+func hpaText(name, annotations, metrics string) string {
+	return `
+apiVersion: autoscaling/v2
+kind: HorizontalPodAutoscaler
+metadata: {name: ` + name + `, namespace: test, annotations: {` + annotations + `}}
+spec:
+  scaleTargetRef: {apiVersion: apps/v1, kind: Deployment, name: ` + name + `}
+  maxReplicas: 5
+  metrics: [` + metrics + `]
+`
+}
+
+func external(name, selector, target string) string {
+	return `{type: External, external: {metric: {name: ` + name + `, selector: ` + selector + `}, target: {` + target + `}}}`
+}
+
+func TestReadHPA(t *testing.T) {
+	const (
+		rate   = `"sum(rate(istio_requests_total[1m]))"`
+		mean   = `"sum(rate(istio_request_duration_milliseconds_sum[1m]))/sum(rate(istio_request_duration_milliseconds_count[1m]))"`
+		legacy = `metric-config.external.prometheus-query.prometheus/`
+		per    = `type: AverageValue, averageValue: "10"`
+	)
+	type metric struct{ Name, Selector, Expr string }
+	tests := map[string]struct {
+		annotations, metrics, behavior string
+		want                           []metric
+		problems                       []string
+	}{
+		"the legacy form": {
+			annotations: legacy + `rps: ` + rate,
+			metrics:     external("prometheus-query", `{matchLabels: {query-name: rps}}`, per),
+			want:        []metric{{"prometheus-query", "query-name = rps", "sum(rate(istio_requests_total[1m]))"}},
+		},
+		"the new form": {
+			annotations: `metric-config.external.my-rps.prometheus/query: ` + rate,
+			metrics:     external("my-rps", `{matchLabels: {type: prometheus}}`, per),
+			want:        []metric{{"my-rps", "type = prometheus", "sum(rate(istio_requests_total[1m]))"}},
+		},
+		"a metric without PromQL": {
+			metrics: external("istio-requests-per-second", `{matchLabels: {destination_workload: podinfo}}`, per),
+			want:    []metric{{"istio-requests-per-second", "destination_workload = podinfo", `sum(rate(istio_requests_total{destination_workload_namespace="test",destination_workload="podinfo",reporter="destination"}[1m]))`}},
+		},
+		"an annotation goes before a metric without PromQL": {
+			annotations: `metric-config.external.istio-requests-per-second.prometheus/query: "vector(1)"`,
+			metrics:     external("istio-requests-per-second", `{matchLabels: {type: prometheus}}`, per),
+			want:        []metric{{"istio-requests-per-second", "type = prometheus", "vector(1)"}},
+		},
+		"several metrics, others' among them": {
+			annotations: legacy + `a: "vector(1)", ` + legacy + `b: "vector(2)", metric-config.external.sqs.zmon/x: "1"`,
+			metrics: external("prometheus-query", `{matchLabels: {query-name: a}}`, per) + `, {type: Resource, resource: {name: cpu, target: {type: Utilization, averageUtilization: 50}}}, ` +
+				external("sqs", `{matchLabels: {}}`, per) + `, ` + external("queue", `{matchLabels: {type: nakadi}}`, per) + `, ` + external("prometheus-query", `{matchLabels: {query-name: b}}`, per),
+			want: []metric{{"prometheus-query", "query-name = a", "vector(1)"}, {"prometheus-query", "query-name = b", "vector(2)"}},
+		},
+		"no selector": {
+			annotations: `metric-config.external.my-rps.prometheus/query: ` + rate,
+			metrics:     `{type: External, external: {metric: {name: my-rps}, target: {` + per + `}}}`,
+			want:        []metric{{"my-rps", "", "sum(rate(istio_requests_total[1m]))"}},
+		},
+
+		"nothing says how to compute it": {
+			metrics: external("rps", `{}`, per), want: []metric{{"rps", "", ""}},
+			problems: []string{"NoQuery metric-config.external.rps.prometheus/query"},
+		},
+		"no query of that name": {
+			annotations: legacy + `rps: ` + rate, metrics: external("prometheus-query", `{matchLabels: {query-name: rsp}}`, per),
+			want:     []metric{{"prometheus-query", "query-name = rsp", ""}},
+			problems: []string{"NoQuery query-name: rsp has no query", "UnusedQuery prometheus/rps is not used"},
+		},
+		"the legacy metric without a query name": {
+			metrics: external("prometheus-query", `{}`, per), want: []metric{{"prometheus-query", "", ""}},
+			problems: []string{"BadSelector needs a selector with query-name"},
+		},
+		"a selector that cannot be read": {
+			metrics: external("rps", `{matchExpressions: [{key: a, operator: Like}]}`, per), want: []metric{{"rps", "", ""}},
+			problems: []string{"BadSelector cannot be read"},
+		},
+		"a named metric's selector that cannot be served": {
+			metrics: external("istio-error-ratio", `{matchLabels: {window: x}}`, per), want: []metric{{"istio-error-ratio", "window = x", ""}},
+			problems: []string{"BadSelector window takes one duration"},
+		},
+		"a named metric's selector over an unknown label": {
+			metrics: external("istio-requests-per-second", `{matchLabels: {workload: x}}`, per),
+			want: []metric{{
+				"istio-requests-per-second", "workload = x",
+				`sum(rate(istio_requests_total{destination_workload_namespace="test",workload="x",reporter="destination"}[1m]))`,
+			}},
+			problems: []string{"UnknownLabel workload, which is not a label that Istio sets"},
+		},
+		"annotations without a metric": {
+			annotations: legacy + `rps: ` + rate + `, metric-config.external.my-rps.prometheus/query: ` + rate,
+			problems:    []string{"UnusedQuery prometheus/rps is not used", "UnusedQuery my-rps.prometheus/query is not used"},
+		},
+
+		"a latency with AverageValue": {
+			annotations: legacy + `avg: ` + mean, metrics: external("prometheus-query", `{matchLabels: {query-name: avg}}`, per),
+			want:     []metric{{"prometheus-query", "query-name = avg", mean[1 : len(mean)-1]}},
+			problems: []string{"LatencyAverageValue Better: istio-requests-per-second"},
+		},
+		"a latency in milliseconds against seconds": {
+			annotations: legacy + `avg: ` + mean, metrics: external("prometheus-query", `{matchLabels: {query-name: avg}}`, `type: AverageValue, averageValue: "0.005"`),
+			want:     []metric{{"prometheus-query", "query-name = avg", mean[1 : len(mean)-1]}},
+			problems: []string{"LatencyAverageValue ", "MillisecondsTarget its target is 5m: any traffic asks for maxReplicas. If seconds were meant, the target is 5"},
+		},
+		"a latency with Value, not stabilised": {
+			metrics:  external("istio-request-duration-p95", `{matchLabels: {window: 2m, destination_workload: a}}`, `type: Value, value: "250"`),
+			want:     []metric{{"istio-request-duration-p95", "destination_workload = a,window = 2m", `histogram_quantile(0.95, sum by (le) (rate(istio_request_duration_milliseconds_bucket{destination_workload_namespace="test",destination_workload="a",reporter="destination"}[2m])))`}},
+			problems: []string{"LatencyUnstable stabilizationWindowSeconds to 120 or more"},
+		},
+		"a latency with Value, stabilised for its window": {
+			metrics:  external("istio-request-duration-avg", `{matchLabels: {destination_workload: a}}`, `type: Value, value: "250"`),
+			behavior: "  behavior: {scaleUp: {stabilizationWindowSeconds: 60}}\n",
+			want: []metric{{
+				"istio-request-duration-avg", "destination_workload = a",
+				`sum(rate(istio_request_duration_milliseconds_sum{destination_workload_namespace="test",destination_workload="a",reporter="destination"}[1m])) / sum(rate(istio_request_duration_milliseconds_count{destination_workload_namespace="test",destination_workload="a",reporter="destination"}[1m]))`,
+			}},
+		},
+		"irate": {
+			annotations: legacy + `rps: "sum(irate(istio_requests_total[1m]))"`, metrics: external("prometheus-query", `{matchLabels: {query-name: rps}}`, per),
+			want:     []metric{{"prometheus-query", "query-name = rps", "sum(irate(istio_requests_total[1m]))"}},
+			problems: []string{"NoisyRate irate"},
+		},
+	}
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) {
+			a := readHPA(hpaFrom(t, hpaText("podinfo", tc.annotations, tc.metrics)+tc.behavior))
+			var got []metric
+			for _, w := range a.metrics {
+				got = append(got, metric{w.metric, w.canonical, w.expr})
+				if (w.expr == "") != (w.why != "") {
+					t.Errorf("metric %s has expression %q and is missing because of %q", w.metric, w.expr, w.why)
+				}
+			}
+			if d := cmp.Diff(tc.want, got); d != "" {
+				t.Errorf("metrics (-want +got):\n%s", d)
+			}
+			wantProblems(t, a.problems, tc.problems)
+		})
+	}
+}
+
+// The guides' own HPAs, unchanged.
+func TestReadGuides(t *testing.T) {
+	want := map[string][]string{
+		"latency-average.yaml":       {"LatencyAverageValue query latency-average", "MillisecondsTarget the target is 5"},
+		"latency-p95.yaml":           {"LatencyAverageValue query p95-latency", "NoisyRate query p95-latency"},
+		"requests-per-workload.yaml": nil,
+		"requests-total.yaml":        nil,
+	}
+	for file, problems := range want {
+		t.Run(file, func(t *testing.T) {
+			data, err := os.ReadFile(filepath.Join("testdata", file))
+			if err != nil {
+				t.Fatal(err)
+			}
+			a := readHPA(hpaFrom(t, string(data)))
+			if len(a.metrics) != 1 || a.metrics[0].expr == "" {
+				t.Fatalf("metrics are %+v", a.metrics)
+			}
+			wantProblems(t, a.problems, problems)
+		})
+	}
+}

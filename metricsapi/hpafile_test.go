@@ -1,0 +1,206 @@
+package metricsapi
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"sigs.k8s.io/yaml"
+)
+
+const minimal = "apiVersion: autoscaling/v2\nkind: HorizontalPodAutoscaler\nmetadata: {name: %}\nspec: {maxReplicas: 3, scaleTargetRef: {kind: Deployment, name: %}}\n"
+
+func minimalHPA(name string) string { return strings.ReplaceAll(minimal, "%", name) }
+
+func TestReadHPAFile(t *testing.T) {
+	const service = "apiVersion: v1\nkind: Service\nmetadata: {name: a}\n"
+	tests := map[string]struct {
+		path, text string
+		want       []string // namespace/name
+		ignored    []string
+		problems   []string // of the first HPA
+		err        string
+	}{
+		"nothing":                      {text: ""},
+		"comments only":                {text: "# nothing\n---\n# here\n"},
+		"one HPA, without a namespace": {text: minimalHPA("a"), want: []string{"default/a"}},
+		"several documents": {
+			text: "---\n" + minimalHPA("a") + "--- # the next\n" + minimalHPA("b") + "---\n\n---\n" + service,
+			want: []string{"default/a", "default/b"}, ignored: []string{"v1 Service"},
+		},
+		"Windows line ends": {text: strings.ReplaceAll(minimalHPA("a")+"---\n"+minimalHPA("b"), "\n", "\r\n"), want: []string{"default/a", "default/b"}},
+		"dashes within a value": {
+			text: "apiVersion: v1\nkind: ConfigMap\ndata:\n  x: |\n    ---\n    kind: HorizontalPodAutoscaler\n", ignored: []string{"v1 ConfigMap"},
+		},
+		"a List as kubectl prints it": {
+			text: "apiVersion: v1\nkind: List\nitems:\n- " + strings.ReplaceAll(strings.TrimSpace(minimalHPA("a")), "\n", "\n  ") + "\n- " + strings.ReplaceAll(strings.TrimSpace(service), "\n", "\n  ") + "\n",
+			want: []string{"default/a"}, ignored: []string{"v1 Service"},
+		},
+		"JSON": {
+			path: "a.json", want: []string{"test/a", "default/b"},
+			text: `{"apiVersion":"autoscaling/v2","kind":"HorizontalPodAutoscaler","metadata":{"name":"a","namespace":"test"},"spec":{"maxReplicas":1}}` +
+				"\n" + `{"apiVersion":"autoscaling/v2","kind":"HorizontalPodAutoscaler","metadata":{"name":"b"},"spec":{"maxReplicas":1}}`,
+		},
+		"v2beta2": {
+			text: strings.Replace(minimalHPA("a"), "autoscaling/v2", "autoscaling/v2beta2", 1), want: []string{"default/a"},
+			problems: []string{"OldVersion Write apiVersion: autoscaling/v2, the rest stays"},
+		},
+		"a field that there is not": {
+			text: strings.Replace(minimalHPA("a"), "spec: {", "spec: {minReplica: 2, ", 1), want: []string{"default/a"},
+			problems: []string{`UnknownField minReplica`},
+		},
+
+		"not YAML":                   {text: minimalHPA("a") + "---\n" + minimalHPA("b") + "  bad: [\n", err: "line 9: "}, // the library names the line before
+		"not YAML in the first line": {text: "}", err: "line 1: "},
+		"a key twice":                {text: minimalHPA("a") + "kind: Other\n", err: "line 5: "},
+		"text":                       {text: "---\nhello\n", err: "line 1: not a Kubernetes object"},
+		"not JSON":                   {path: "a.json", text: "{\"a\": 1}\n{\n\"b\": nope}\n", err: "line 3: not JSON"},
+		"half a JSON":                {path: "a.json", text: "{\n\"kind\":", err: "line 1: not JSON"},
+		"no name":                    {text: minimalHPA(`""`), err: "line 1: a HorizontalPodAutoscaler without metadata.name"},
+		"no maximum":                 {text: "# x\n---\n" + strings.Replace(minimalHPA("a"), "maxReplicas: 3, ", "", 1), err: "line 2: HorizontalPodAutoscaler a: spec.maxReplicas is 0"},
+		"a wrong type":               {text: strings.Replace(minimalHPA("a"), "maxReplicas: 3", "maxReplicas: many", 1), err: "line 1: not a HorizontalPodAutoscaler"},
+		"a version without external": {text: strings.Replace(minimalHPA("a"), "autoscaling/v2", "autoscaling/v1", 1), err: `version "autoscaling/v1": write autoscaling/v2`},
+		"one bad document spoils all": {
+			text: minimalHPA("a") + "---\n" + minimalHPA(`""`), err: "line 5: ",
+		},
+	}
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) {
+			path := tc.path
+			if path == "" {
+				path = "a.yaml"
+			}
+			hpas, ignored, err := readHPAFile(path, []byte(tc.text))
+			if tc.err != "" {
+				if err == nil || !strings.Contains(err.Error(), tc.err) {
+					t.Fatalf("%d HPAs, error %v, want one with %q", len(hpas), err, tc.err)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			var names []string
+			for i, h := range hpas {
+				names = append(names, h.key().String())
+				if h.path != path || h.doc != i || h.APIVersion != "autoscaling/v2" {
+					t.Errorf("HPA %d is %s of document %d, version %s", i, h.path, h.doc, h.APIVersion)
+				}
+			}
+			if d := cmp.Diff(tc.want, names); d != "" {
+				t.Errorf("HPAs (-want +got):\n%s", d)
+			}
+			if d := cmp.Diff(tc.ignored, ignored); d != "" {
+				t.Errorf("ignored (-want +got):\n%s", d)
+			}
+			if len(hpas) > 0 {
+				wantProblems(t, hpas[0].problems, tc.problems)
+			}
+		})
+	}
+}
+
+// The converted HPA, read from the text that the event shows, is the HPA that is served.
+func TestReadV2beta1(t *testing.T) {
+	const old = `
+apiVersion: autoscaling/v2beta1
+kind: HorizontalPodAutoscaler
+metadata: {name: a, namespace: test}
+spec:
+  minReplicas: 2
+  maxReplicas: 7
+  scaleTargetRef: {apiVersion: apps/v1, kind: Deployment, name: a}
+  metrics:
+  - {type: External, external: {metricName: prometheus-query, metricSelector: {matchLabels: {query-name: rps}}, targetAverageValue: "10"}}
+  - {type: External, external: {metricName: istio-error-ratio, targetValue: 50m}}
+  - {type: Resource, resource: {name: cpu, targetAverageUtilization: 80}}
+  - {type: Resource, resource: {name: memory, targetAverageValue: 1Gi}}
+  - {type: ContainerResource, containerResource: {name: cpu, container: app, targetAverageUtilization: 80}}
+  - {type: Pods, pods: {metricName: rps, targetAverageValue: "5"}}
+  - {type: Object, object: {target: {kind: Ingress, name: x}, metricName: rps, targetValue: "5"}}
+`
+	const v2 = `
+- {type: External, external: {metric: {name: prometheus-query, selector: {matchLabels: {query-name: rps}}}, target: {type: AverageValue, averageValue: "10"}}}
+- {type: External, external: {metric: {name: istio-error-ratio}, target: {type: Value, value: 50m}}}
+- {type: Resource, resource: {name: cpu, target: {type: Utilization, averageUtilization: 80}}}
+- {type: Resource, resource: {name: memory, target: {type: AverageValue, averageValue: 1Gi}}}
+- {type: ContainerResource, containerResource: {name: cpu, container: app, target: {type: Utilization, averageUtilization: 80}}}
+- {type: Pods, pods: {metric: {name: rps}, target: {type: AverageValue, averageValue: "5"}}}
+- {type: Object, object: {describedObject: {kind: Ingress, name: x}, metric: {name: rps}, target: {type: Value, value: "5"}}}
+`
+	h := hpaFrom(t, old)
+	if *h.Spec.MinReplicas != 2 || h.Spec.MaxReplicas != 7 || h.Spec.ScaleTargetRef.Name != "a" || h.Namespace != "test" {
+		t.Errorf("converted to %+v", h.Spec)
+	}
+	wantProblems(t, h.problems, []string{"OldVersion as spec.metrics:"})
+	_, shown, _ := strings.Cut(h.problems[0].Message, "spec.metrics:\n")
+	for what, text := range map[string]string{"served": toYAML(t, h.Spec.Metrics), "shown": shown} {
+		var got, want any
+		mustYAML(t, text, &got)
+		mustYAML(t, v2, &want)
+		if d := cmp.Diff(want, got); d != "" {
+			t.Errorf("%s (-want +got):\n%s", what, d)
+		}
+	}
+
+	_, _, err := readHPAFile("a.yaml", []byte(strings.Replace(old, "external: {metricName", "extern: {metricName", 1)))
+	if err == nil || !strings.Contains(err.Error(), `spec.metrics[0] of type "External" lacks the part`) {
+		t.Errorf("a metric without its part: %v", err)
+	}
+}
+
+func toYAML(t *testing.T, v any) string {
+	t.Helper()
+	text, err := yaml.Marshal(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
+func mustYAML(t *testing.T, text string, v any) {
+	t.Helper()
+	if err := yaml.Unmarshal([]byte(text), v); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func FuzzReadHPAFile(f *testing.F) {
+	files, err := filepath.Glob("testdata/*.yaml")
+	if err != nil || len(files) == 0 {
+		f.Fatalf("no seeds: %v", err)
+	}
+	for _, file := range files {
+		data, err := os.ReadFile(file)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(data, false)
+	}
+	f.Add([]byte(minimalHPA("a")+"---\n"+minimalHPA("b")), false)
+	f.Add([]byte(strings.Replace(minimalHPA("a"), "autoscaling/v2", "autoscaling/v2beta1", 1)), false)
+	f.Add([]byte(`{"kind":"List","items":[{"kind":"List","items":[null,1]}]}`), true)
+	f.Add([]byte("--- {\n...\n--- *a"), false)
+	f.Fuzz(func(t *testing.T, data []byte, asJSON bool) {
+		path := "a.yaml"
+		if asJSON {
+			path = "a.json"
+		}
+		hpas, _, err := readHPAFile(path, data)
+		if err != nil {
+			bad, ok := err.(*fileError)
+			if lines := 1 + strings.Count(string(data), "\n"); !ok || bad.line < 1 || bad.line > lines {
+				t.Errorf("the error names no line of %d: %v", lines, err)
+			}
+			return
+		}
+		for _, h := range hpas {
+			if h.Name == "" || h.Namespace == "" || h.Spec.MaxReplicas < 1 {
+				t.Errorf("HPA %q/%q with up to %d replicas", h.Namespace, h.Name, h.Spec.MaxReplicas)
+			}
+			readHPA(h)
+		}
+	})
+}

@@ -1,0 +1,100 @@
+package metricsapi
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	autoscalingv2 "k8s.io/api/autoscaling/v2"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes/fake"
+)
+
+// The informer's plumbing: what comes, changes and goes reaches the catalog; a change of the status alone does not rebuild it.
+// The real API server is in the lab's tests.
+func TestClusterSource(t *testing.T) {
+	object := func(name, query string) *autoscalingv2.HorizontalPodAutoscaler {
+		return asks(t, name, "rps", query).HorizontalPodAutoscaler
+	}
+	client := fake.NewClientset(object("a", "vector(1)"))
+	hpas := client.AutoscalingV2().HorizontalPodAutoscalers("test")
+	c, _ := newTestCatalog(t)
+	s, err := newClusterSource(client, c, discardLog())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.synced() == nil {
+		t.Error("synced before anything was read")
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- s.run(ctx) }()
+	expressions := func() string {
+		var all []string
+		for _, h := range c.current.Load().hpas {
+			all = append(all, h.Name+"="+h.metrics[0].expr)
+		}
+		return strings.Join(all, " ")
+	}
+	wait := func(want string) {
+		t.Helper()
+		eventually(t, func() bool { return expressions() == want && s.synced() == nil }, func() string { return "HPAs are " + expressions() + ", want " + want })
+	}
+	must := func(_ any, err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	wait("a=vector(1)")
+	must(hpas.Create(ctx, object("b", "vector(2)"), metav1.CreateOptions{}))
+	wait("a=vector(1) b=vector(2)")
+	must(hpas.Update(ctx, object("a", "vector(3)"), metav1.UpdateOptions{}))
+	wait("a=vector(3) b=vector(2)")
+
+	before := c.current.Load()
+	scaled := object("a", "vector(3)")
+	scaled.Status.CurrentReplicas = 4
+	must(hpas.UpdateStatus(ctx, scaled, metav1.UpdateOptions{}))
+	eventually(t, func() bool { n, ok := s.replicas("test", "a"); return ok && n == 4 }, func() string { return "the status does not arrive" })
+	if c.current.Load() != before {
+		t.Error("a status rebuilt the catalog")
+	}
+	if _, ok := s.replicas("test", "missing"); ok {
+		t.Error("an HPA that there is not has replicas")
+	}
+
+	must(nil, hpas.Delete(ctx, "a", metav1.DeleteOptions{}))
+	wait("b=vector(2)")
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
+func TestClientConfig(t *testing.T) {
+	dir := t.TempDir()
+	garbage := filepath.Join(dir, "garbage")
+	if err := os.WriteFile(garbage, []byte("\x00\x01"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	empty := filepath.Join(dir, "empty")
+	if err := os.WriteFile(empty, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("KUBERNETES_SERVICE_HOST", "")
+	for path, part := range map[string]string{
+		filepath.Join(dir, "missing"): "no such file",
+		dir:                           dir,
+		garbage:                       "not a kubeconfig",
+		empty:                         "not a kubeconfig",
+		"":                            "--standalone --hpa-dir",
+	} {
+		_, err := clientConfig(path)
+		if err == nil || !strings.Contains(err.Error(), part) || !strings.Contains(err.Error(), path) || !strings.Contains(err.Error(), "--kubeconfig") {
+			t.Errorf("%q: %v, want an error with %q", path, err, part)
+		}
+	}
+}
