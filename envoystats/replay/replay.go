@@ -1,14 +1,23 @@
 // Package replay sends recorded streams to a sink as the sidecars that made them would, with every timestamp moved to the
 // present.
 //
-// It knows the format of the recordings (capture.go) and Envoy's metrics service. It must not know what the sink makes of
-// the messages.
+// It knows the format of the recordings (capture.go), when what is sent (plan.go) and Envoy's metrics service (send.go).
+// It must not know what the sink makes of the messages.
 package replay
 
 import (
+	"cmp"
 	"context"
+	"errors"
+	"fmt"
+	"math"
+	"net"
+	"sync"
 	"time"
 )
+
+// ErrConfig is wrapped by what Validate returns.
+var ErrConfig = errors.New("replay configuration")
 
 // Config is what to send and where to.
 type Config struct {
@@ -20,14 +29,29 @@ type Config struct {
 	Files []string
 	// Speed divides all times (default 1): at 10, a minute of recording takes six seconds.
 	Speed float64
-	// Linger is how long the last stream of each node stays open after everything is sent (default 0).
+	// Linger is how long the last stream of each node stays open after everything is sent (default 0: no longer than
+	// its own messages take).
 	Linger time.Duration
 	// Progress, if set, is called after each message that was sent and at each stream's end, never concurrently.
 	Progress func(Progress)
 }
 
-// Validate returns an error that names the first setting that cannot be used.
-func (c Config) Validate() error { panic("stub") }
+// Validate returns an error that names the first setting that cannot be used. It wraps ErrConfig.
+func (c Config) Validate() error {
+	if _, port, err := net.SplitHostPort(c.Target); err != nil || port == "" {
+		return fmt.Errorf("%w: target %q is not host:port", ErrConfig, c.Target)
+	}
+	if len(c.Files) == 0 {
+		return fmt.Errorf("%w: no files to send", ErrConfig)
+	}
+	if c.Speed < 0 || math.IsNaN(c.Speed) || math.IsInf(c.Speed, 0) {
+		return fmt.Errorf("%w: speed %v is not a number above 0", ErrConfig, c.Speed)
+	}
+	if c.Linger < 0 {
+		return fmt.Errorf("%w: linger %s is negative", ErrConfig, c.Linger)
+	}
+	return nil
+}
 
 // Progress is how far one file is.
 type Progress struct {
@@ -43,4 +67,32 @@ type Progress struct {
 
 // Run sends all files and returns when the sink has confirmed that it read every message, or with the first error, which
 // names the file and what is wrong with it. When the context ends, so do all streams.
-func Run(ctx context.Context, c Config) error { panic("stub") }
+func Run(ctx context.Context, c Config) error {
+	if err := c.Validate(); err != nil {
+		return err
+	}
+	c.Speed = cmp.Or(c.Speed, 1)
+	nodes, err := plan(c.Files)
+	if err != nil {
+		return err
+	}
+	// The first error ends what the others do.
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	r := &run{config: c, start: time.Now(), base: base(nodes), allSent: make(chan struct{})}
+	r.sending.Add(len(nodes))
+	var wg sync.WaitGroup
+	for _, n := range nodes {
+		wg.Go(func() {
+			if err := r.node(ctx, n); err != nil {
+				cancel(err)
+			}
+		})
+	}
+	wg.Go(func() {
+		r.sending.Wait()
+		close(r.allSent)
+	})
+	wg.Wait()
+	return context.Cause(ctx)
+}
