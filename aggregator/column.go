@@ -9,7 +9,7 @@ import (
 type column struct {
 	class  *class
 	table  *table
-	bounds []float64             // a histogram's upper bounds without +Inf; nil until its first histogram, or for good if only summaries come
+	layout *layout               // a histogram's buckets; set before its block
 	block  atomic.Pointer[block] // nil until the first value
 
 	row       int64   // newest row with a value, -1 before the first
@@ -45,9 +45,9 @@ func (c *column) width() int {
 	case c.class.kind == Counter:
 		return 1
 	case c.summed:
-		return countWords(len(c.bounds)) + 1 + quantileWords
+		return countWords(len(c.layout.bounds)) + 1 + quantileWords
 	default:
-		return countWords(len(c.bounds)) + 1
+		return countWords(len(c.layout.bounds)) + 1
 	}
 }
 
@@ -55,7 +55,7 @@ func (c *column) width() int {
 func (c *column) allocate(g *generation) *block {
 	totals := 0
 	if c.class.kind == Histogram {
-		totals = len(c.bounds) + 1
+		totals = len(c.layout.bounds) + 1
 	}
 	b := newBlock(g, c.width(), totals)
 	c.block.Store(b)
@@ -94,7 +94,7 @@ func (c *column) fill(b *block, words []atomic.Uint64, withQuantiles bool) {
 		}
 		words[i/2].Store(w)
 	}
-	at := countWords(len(c.bounds))
+	at := countWords(len(c.layout.bounds))
 	words[at].Store(math.Float64bits(c.total))
 	if !c.summed {
 		return
@@ -118,19 +118,6 @@ func (c *column) add(buckets []Bucket, count uint64, sum float64) {
 	}
 	b.totals[len(b.totals)-1].Add(count)
 	c.total += sum
-}
-
-// sameBounds reports whether an interval's buckets are the column's.
-func (c *column) sameBounds(buckets []Bucket) bool {
-	if len(buckets) != len(c.bounds) {
-		return false
-	}
-	for i := range buckets {
-		if buckets[i].UpperBound != c.bounds[i] {
-			return false
-		}
-	}
-	return true
 }
 
 // histogramRow is what a row holds of a histogram: values since the series began, as Prometheus counts them.

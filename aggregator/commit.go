@@ -279,14 +279,11 @@ func (t *table) takeHistogram(c *column, s *Sample, buckets []Bucket, key uint64
 	}
 	switch {
 	case c.block.Load() == nil: // its first histogram
-		c.bounds = make([]float64, len(buckets))
-		for i := range buckets {
-			c.bounds[i] = buckets[i].UpperBound
-		}
+		c.layout = t.store.layouts.of(buckets)
 		c.summed = c.quantilesAt == s.Timestamp
 		c.pastKnown = true
 		c.allocate(t.ring.gen)
-	case !c.sameBounds(buckets): // bounds are bootstrap: this is another process under the pod's name
+	case !c.layout.holds(buckets): // bounds are bootstrap: this is another process under the pod's name
 		cl := c.class
 		t.store.classes.retain(cl)
 		t.drop(c)
@@ -317,7 +314,7 @@ func (t *table) takeSummary(c *column, s *Sample, quantiles []float64) error {
 			c.quantiles[i] = quantileCode(quantiles[i])
 		}
 	}
-	if len(c.bounds) == 0 && c.intervalAt != s.Timestamp {
+	if (c.layout == nil || len(c.layout.bounds) == 0) && c.intervalAt != s.Timestamp {
 		t.summaries = append(t.summaries, pendingSummary{c, s.Count, s.Value})
 	}
 	return nil
@@ -326,11 +323,11 @@ func (t *table) takeSummary(c *column, s *Sample, quantiles []float64) error {
 // addSummary counts a summary for which the whole flush had no histogram.
 func (t *table) addSummary(p pendingSummary) {
 	c := p.col
-	if c.removed || c.intervalAt == c.quantilesAt || len(c.bounds) > 0 {
+	if c.removed || c.intervalAt == c.quantilesAt || c.layout != nil && len(c.layout.bounds) > 0 {
 		return
 	}
 	if c.block.Load() == nil {
-		c.summed, c.pastKnown = true, true
+		c.layout, c.summed, c.pastKnown = t.store.layouts.of(nil), true, true
 		c.allocate(t.ring.gen)
 	}
 	c.flush, c.timestamp = t.flushes, c.quantilesAt

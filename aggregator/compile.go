@@ -249,7 +249,7 @@ func (h *bucketQuantile) eval(s *Store, at int64) []Value {
 		if v != viewBucket { // a counter that is called like a histogram's view: no le, so no bucket
 			return
 		}
-		groups.of(h.by, c.class, p).add(c.bounds, values)
+		groups.of(h.by, c.class, p).add(c.layout.bounds, values)
 	})
 	return groups.values(h.by, func(b *bucketSums) float64 { return b.quantile(h.q) })
 }

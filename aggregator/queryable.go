@@ -114,13 +114,9 @@ func (r *reader) series(to []storage.Series, sel *selector, col *column, v view)
 	case viewSum:
 		add("", func(i int) float64 { return r.rows[i].sum })
 	case viewCount:
-		add("", func(i int) float64 { return float64(r.rows[i].counts[len(col.bounds)]) })
+		add("", func(i int) float64 { return float64(r.rows[i].counts[len(col.layout.bounds)]) })
 	case viewBucket:
-		for b := range len(col.bounds) + 1 {
-			le := formatBound(math.Inf(1))
-			if b < len(col.bounds) {
-				le = formatBound(col.bounds[b])
-			}
+		for b, le := range col.layout.le {
 			if sel.matchesBound(le) {
 				add(le, func(i int) float64 { return float64(r.rows[i].counts[b]) })
 			}

@@ -59,6 +59,7 @@ type Store struct {
 	series    atomic.Int64
 	tables    tables
 	classes   *classes
+	layouts   layouts
 	engine    *engine
 }
 

@@ -1,0 +1,82 @@
+package aggregator
+
+import (
+	"math"
+	"slices"
+	"sync"
+)
+
+// layout is a histogram's buckets: shared by all series that have the same, which is nearly all of a mesh.
+type layout struct {
+	bounds []float64 // upper bounds without +Inf, ascending
+	le     []string  // as Envoy's Prometheus exposition writes them, "+Inf" last
+	// ends are where the values of each bucket end. Since Envoy 1.38 a bucket holds the whole two-digit bin that begins at
+	// its bound (le="100" holds 100 to 109), before that only what lies below the bound; so there are two.
+	inclusive, exclusive []float64
+}
+
+func newLayout(bounds []float64) *layout {
+	l := &layout{bounds: bounds, exclusive: bounds}
+	for _, b := range bounds {
+		l.le = append(l.le, formatBound(b))
+		l.inclusive = append(l.inclusive, b+binWidth(b))
+	}
+	l.le = append(l.le, formatBound(math.Inf(1)))
+	return l
+}
+
+// ends returns where the buckets' values end for histograms of a pod.
+func (l *layout) ends(p *Pod) []float64 {
+	if p.InclusiveBounds {
+		return l.inclusive
+	}
+	return l.exclusive
+}
+
+// binWidth is the width of the bin that a value falls into: Envoy keeps two significant decimal digits (libcircllhist).
+func binWidth(v float64) float64 {
+	if v <= 0 {
+		return 0
+	}
+	return math.Pow(10, math.Floor(math.Log10(v)*(1+1e-15))-1)
+}
+
+// layouts interns layouts. Beyond maxLayouts, which no mesh has, they are not shared any more.
+type layouts struct {
+	mu    sync.Mutex
+	known []*layout
+}
+
+const maxLayouts = 256
+
+func (ls *layouts) of(buckets []Bucket) *layout {
+	ls.mu.Lock()
+	defer ls.mu.Unlock()
+	for _, l := range ls.known {
+		if l.holds(buckets) {
+			return l
+		}
+	}
+	bounds := make([]float64, len(buckets))
+	for i := range buckets {
+		bounds[i] = buckets[i].UpperBound
+	}
+	l := newLayout(slices.Clip(bounds))
+	if len(ls.known) < maxLayouts {
+		ls.known = append(ls.known, l)
+	}
+	return l
+}
+
+// holds reports whether an interval's buckets are the layout's.
+func (l *layout) holds(buckets []Bucket) bool {
+	if len(buckets) != len(l.bounds) {
+		return false
+	}
+	for i := range buckets {
+		if buckets[i].UpperBound != l.bounds[i] {
+			return false
+		}
+	}
+	return true
+}
