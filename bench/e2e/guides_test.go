@@ -48,6 +48,7 @@ func TestGuidesHPAsWorkUnchanged(t *testing.T) {
 			}
 			path := filepath.Join(hpas, guide.file)
 			writeFile(t, path, string(hpa))
+			t.Cleanup(func() { _ = os.Remove(path) }) // where the test fails, the next one shall not suffer
 			awaitResources(t, s, []standalone.Resource{
 				{Name: "prometheus-query", Namespaced: true, Kind: "ExternalMetricValueList", Verbs: []string{"get"}},
 			})

@@ -202,7 +202,7 @@ type Value struct {
 	MetricName    string
 	MetricLabels  map[string]string
 	Timestamp     time.Time
-	WindowSeconds int64
+	WindowSeconds int64 `json:"window"`
 	Value         string
 }
 

@@ -57,7 +57,7 @@ func TestWrongCallsNameTheFlagAndExitWithTwo(t *testing.T) {
 		"a log level":                    {standalone("--log-level=loud"), []string{"--log-level", "debug"}},
 		"replay without a target":        {[]string{"replay", "x.pb"}, []string{"--target"}},
 		"replay without files":           {[]string{"replay", "--target=127.0.0.1:1"}, []string{"no files"}},
-		"replay at no speed":             {[]string{"replay", "--target=127.0.0.1:1", "--speed=-1", "x.pb"}, []string{"--speed"}},
+		"replay at no speed":             {[]string{"replay", "--target=127.0.0.1:1", "--speed=-1", "x.pb"}, []string{"speed"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			code, _, stderr := call(t.Context(), test.args...)

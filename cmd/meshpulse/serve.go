@@ -37,8 +37,8 @@ func serve(ctx context.Context, args []string, c console) error {
 		return usageError{err}
 	}
 	log := o.logger(c.err)
-	// The API server library logs through klog; its lines belong among ours.
-	klog.SetSlogLogger(log)
+	// The API server library logs through klog; its lines belong among ours, its chatter under debug.
+	klog.SetSlogLogger(slog.New(demoting{log.Handler()}))
 	s, err := newServer(o, log)
 	if err != nil {
 		return err
@@ -58,14 +58,19 @@ type server struct {
 }
 
 // newServer opens every port and reads every file, so that what is wrong shows before anything runs.
-func newServer(o serveOptions, log *slog.Logger) (s *server, err error) {
+func newServer(o serveOptions, log *slog.Logger) (_ *server, err error) {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewBuildInfoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	o.store.Registerer, o.sink.Registerer, o.api.Registerer, o.api.Gatherer = registry, registry, registry, registry
 	o.sink.Logger, o.api.Log = log, log
 
-	s = &server{log: log, draining: make(chan struct{})}
+	s := &server{log: log, draining: make(chan struct{})}
+	defer func() {
+		if err != nil {
+			s.closeListeners()
+		}
+	}()
 	if s.store, err = aggregator.New(o.store); err != nil {
 		return nil, usageError{err}
 	}
@@ -75,11 +80,6 @@ func newServer(o serveOptions, log *slog.Logger) (s *server, err error) {
 	if s.sink, err = envoystats.NewServer(o.sink, s.store); err != nil {
 		return nil, usageError{err}
 	}
-	defer func() {
-		if err != nil {
-			s.closeListeners()
-		}
-	}()
 	if s.ingest, err = listen("--ingest-address", o.ingestAddress); err != nil {
 		return nil, err
 	}
