@@ -19,7 +19,7 @@ import (
 
 // What a sender is told when its stream ends; Envoy ignores it, people who debug do not.
 var (
-	statusTooMany  = status.Error(codes.ResourceExhausted, "too many streams: raise the sink's limit or add a replica")
+	statusTooMany  = status.Error(codes.ResourceExhausted, "too many streams: raise --max-streams or add a replica")
 	statusDraining = status.Error(codes.Unavailable, "sink is shutting down: open a new stream")
 )
 
@@ -97,8 +97,8 @@ func (st *stream) received(gs grpc.ServerStream, err error) (reason string, told
 	switch status.Code(err) {
 	case codes.ResourceExhausted:
 		st.server.metrics.rejected.WithLabelValues(rejectedSize).Inc()
-		st.server.warnings.warn(endTooLarge, "message is too large, a sidecar tries it again at every flush: raise "+
-			"the limit, or make it send less (batch_size, a Telemetry resource that drops metrics or tags)", append(st.who(), slog.Any("error", err))...)
+		st.server.warnings.warn(endTooLarge, "message is too large, a sidecar tries it again at every flush: raise --max-message-bytes, "+
+			"or make it send less (batch_size, a Telemetry resource that drops metrics or tags)", append(st.who(), slog.Any("error", err))...)
 		return endTooLarge, err // gRPC has told the sender
 	case codes.Canceled, codes.DeadlineExceeded, codes.Unavailable:
 		if st.server.draining.Load() {
