@@ -46,6 +46,7 @@ func run(args []string) error {
 	flags := flag.NewFlagSet("lab "+command, flag.ContinueOnError)
 	root := flags.String("root", "../..", "the project's root")
 	results := flags.String("results", "", "folder of the results (default: bench/results below root)")
+	meshpulse := flags.String("meshpulse", "", "the binary under test (default: bin/meshpulse below root)")
 	hpaSync := flags.Duration("hpa-sync", 15*time.Second, "up: the HPA controller's sync period")
 	if err := flags.Parse(args); err != nil {
 		return err
@@ -55,6 +56,9 @@ func run(args []string) error {
 		return err
 	}
 	defer release()
+	if *meshpulse != "" {
+		l.meshpulse = *meshpulse
+	}
 	switch command {
 	case "up":
 		return l.up(ctx, *hpaSync)

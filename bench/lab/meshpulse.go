@@ -12,6 +12,8 @@ import (
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
+	autoscalingv2 "k8s.io/api/autoscaling/v2"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"sigs.k8s.io/yaml"
@@ -28,7 +30,7 @@ type meshpulse struct {
 	cluster *cluster.Cluster
 	dir     string
 	args    []string
-	sink    string // host:port of the ingest port
+	ingest  string // host:port
 	process *process.Process
 }
 
@@ -151,9 +153,9 @@ func (m *meshpulse) configure(ctx context.Context, flags []string) error {
 	if err != nil {
 		return err
 	}
-	m.sink = "127.0.0.1:" + strconv.Itoa(ports[0])
+	m.ingest = "127.0.0.1:" + strconv.Itoa(ports[0])
 	m.args = append(flags,
-		"--kubeconfig="+kubeconfig, "--ingest-address="+m.sink,
+		"--kubeconfig="+kubeconfig, "--ingest-address="+m.ingest,
 		"--bind-address="+serviceIP, "--secure-port=443",
 		"--tls-cert-file="+filepath.Join(m.dir, "serving.crt"), "--tls-private-key-file="+filepath.Join(m.dir, "serving.key"))
 	return nil
@@ -172,6 +174,15 @@ func (m *meshpulse) start(ctx context.Context) error {
 		return fmt.Errorf("meshpulse: %w", err)
 	}
 	return nil
+}
+
+// sink is the ingest port.
+func (m *meshpulse) sink() string { return m.ingest }
+
+// prepare creates the HPA as it is: meshpulse reads HPAs.
+func (m *meshpulse) prepare(ctx context.Context, hpa *autoscalingv2.HorizontalPodAutoscaler) error {
+	_, err := m.cluster.Client.AutoscalingV2().HorizontalPodAutoscalers(hpa.Namespace).Create(ctx, hpa, metav1.CreateOptions{})
+	return err
 }
 
 // restart ends the process as an update would and starts its successor on the same addresses.

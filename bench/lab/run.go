@@ -1,5 +1,272 @@
 package main
 
-import "context"
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
 
-func (l *lab) runAll(ctx context.Context, paths []string) error { return nil }
+	autoscalingv2 "k8s.io/api/autoscaling/v2"
+
+	"github.com/meshpulse/meshpulse/bench/lab/cluster"
+	"github.com/meshpulse/meshpulse/bench/lab/load"
+	"github.com/meshpulse/meshpulse/bench/lab/mesh"
+	"github.com/meshpulse/meshpulse/bench/lab/scenario"
+)
+
+// source is where the HPA controller gets its numbers: meshpulse, or a peer beside which it is measured.
+type source interface {
+	// sink is where the sidecars push, host:port.
+	sink() string
+	// prepare is called once the lane's namespace is there; it applies the lane's HPA or what stands for it.
+	prepare(ctx context.Context, hpa *autoscalingv2.HorizontalPodAutoscaler) error
+	restart(ctx context.Context) error
+	stop()
+}
+
+// lane is a lane of a scenario while it runs.
+type lane struct {
+	scenario.Lane
+	hpa       *autoscalingv2.HorizontalPodAutoscaler
+	gateway   *mesh.Gateway
+	generator *load.Generator
+	start     time.Time // of its load
+	trace     scenario.Trace
+}
+
+// loop is one run: a control plane, a source of numbers, pods, gateways and load.
+type loop struct {
+	lab      *lab
+	scenario scenario.Scenario
+	dir      string
+	cluster  *cluster.Cluster
+	source   source
+	agent    *mesh.Agent
+	lanes    []*lane
+
+	// askDirectly samples the metrics API itself, once a second, and not only what the HPA shows.
+	askDirectly bool
+
+	mu       sync.Mutex
+	gateways map[string]*mesh.Gateway // by namespace
+}
+
+// runAll runs scenario files one after another; a failed check fails the command, after all have run.
+func (l *lab) runAll(ctx context.Context, paths []string) error {
+	if len(paths) == 0 {
+		return errors.New("no scenario: give files, such as scenarios/guide-rps.yaml")
+	}
+	if _, err := os.Stat(l.meshpulse); err != nil {
+		return fmt.Errorf("%w: run `make build`", err)
+	}
+	var scenarios []scenario.Scenario
+	for _, path := range paths {
+		s, err := scenario.Load(path)
+		if err != nil {
+			return err
+		}
+		scenarios = append(scenarios, s)
+	}
+	var failed []error
+	for _, s := range scenarios {
+		runs, err := l.runScenario(ctx, s)
+		if err != nil {
+			return fmt.Errorf("scenario %s: %w", s.Name, err)
+		}
+		report := scenario.Report{Scenario: s, Runs: runs, Versions: l.versions(), Date: time.Now(), Command: "make lab SCENARIO=" + s.Name}
+		report.Print(os.Stdout)
+		if err := report.Write(l.results); err != nil {
+			return err
+		}
+		if !report.OK() {
+			failed = append(failed, fmt.Errorf("scenario %s: a check failed", s.Name))
+		}
+	}
+	return errors.Join(failed...)
+}
+
+// runScenario runs it once with each of its sync periods.
+func (l *lab) runScenario(ctx context.Context, s scenario.Scenario) ([]scenario.Run, error) {
+	var runs []scenario.Run
+	for _, sync := range s.HPASync {
+		traces, err := l.runOnce(ctx, s, sync.Duration)
+		if err != nil {
+			return nil, err
+		}
+		run := scenario.Run{Scenario: s, HPASync: sync.Duration, Traces: traces}
+		run.Judge()
+		runs = append(runs, run)
+	}
+	return runs, nil
+}
+
+// runOnce boots everything, runs the load and ends everything.
+func (l *lab) runOnce(ctx context.Context, s scenario.Scenario, hpaSync time.Duration) ([]scenario.Trace, error) {
+	dir, err := l.runDir(s.Name)
+	if err != nil {
+		return nil, err
+	}
+	c, err := cluster.Boot(ctx, cluster.Config{Binary: l.controlplane, Dir: dir, HPASync: hpaSync})
+	if err != nil {
+		return nil, err
+	}
+	defer c.Stop()
+	slog.Info("control plane up", "seconds", fmt.Sprintf("%.1f", c.BootTime.Seconds()), "hpaSync", hpaSync, "logs", dir)
+	m, err := installMeshpulse(ctx, l, c, dir)
+	defer m.stop()
+	if err != nil {
+		return nil, err
+	}
+	slog.Info("meshpulse up, from its own manifests")
+	r := &loop{lab: l, scenario: s, dir: dir, cluster: c, source: m, askDirectly: true, gateways: map[string]*mesh.Gateway{}}
+	defer r.stop()
+	if err := r.setUp(ctx); err != nil {
+		return nil, err
+	}
+	if err := r.drive(ctx); err != nil {
+		return nil, err
+	}
+	var traces []scenario.Trace
+	for _, ln := range r.lanes {
+		traces = append(traces, ln.trace)
+	}
+	return traces, nil
+}
+
+// setUp starts pods and gateways and applies the HPAs; it returns when every lane has its first pods ready.
+func (r *loop) setUp(ctx context.Context) error {
+	var err error
+	r.agent, err = mesh.Start(ctx, mesh.Config{
+		Client: r.cluster.Client, Dir: filepath.Join(r.dir, "pods"), Envoy: r.lab.envoy, Apps: r.lab.apps(),
+		Sink: r.source.sink(), FlushInterval: r.scenario.Flush.Duration, ReadyChanged: r.readyChanged,
+	})
+	if err != nil {
+		return err
+	}
+	for i, sl := range r.scenario.Expanded() {
+		ln := &lane{Lane: sl}
+		if ln.hpa, err = sl.Object(r.lab.root); err != nil {
+			return err
+		}
+		ln.gateway, err = mesh.StartGateway(ctx, mesh.GatewayConfig{
+			Dir: r.dir, Envoy: r.lab.envoy, Sink: r.source.sink(), FlushInterval: r.scenario.Flush.Duration,
+			Namespace: sl.Namespace, Workload: workload, Index: i,
+		})
+		if err != nil {
+			return err
+		}
+		r.lanes = append(r.lanes, ln)
+		r.mu.Lock()
+		r.gateways[sl.Namespace] = ln.gateway
+		r.mu.Unlock()
+		ln.generator = load.NewGenerator(ln.gateway.URL())
+		if err := r.createLane(ctx, ln); err != nil {
+			return err
+		}
+	}
+	return r.awaitReady(ctx)
+}
+
+func (r *loop) readyChanged(namespace, _ string, addresses []string) {
+	r.mu.Lock()
+	gateway := r.gateways[namespace]
+	r.mu.Unlock()
+	if gateway == nil {
+		return
+	}
+	if err := gateway.SetPods(addresses); err != nil {
+		slog.Error("gateway cannot be told its pods", "namespace", namespace, "err", err)
+	}
+}
+
+const readyTimeout = 2 * time.Minute
+
+func (r *loop) awaitReady(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
+	defer cancel()
+	for _, ln := range r.lanes {
+		for r.agent.Ready(ln.Namespace, workload) < int(ln.Replicas) {
+			if err := r.cluster.Failed(); err != nil {
+				return err
+			}
+			select {
+			case <-ctx.Done():
+				return fmt.Errorf("pods of %s are not ready: %w; see the logs in %s", ln.Namespace, context.Cause(ctx), r.dir)
+			case <-time.After(100 * time.Millisecond):
+			}
+		}
+	}
+	return nil
+}
+
+// drive sends every lane's load, samples, does the actions, and returns when the last load has ended.
+func (r *loop) drive(ctx context.Context) error {
+	begin := time.Now().Add(time.Second)
+	var loads, others sync.WaitGroup
+	for _, ln := range r.lanes {
+		ln.start = begin
+		if shift := r.scenario.Shift.Duration; shift > 0 {
+			ln.start = begin.Add(rand.N(shift))
+		}
+		loads.Go(func() { ln.generator.Run(ctx, ln.start, ln.Load) })
+	}
+	watching, stop := context.WithCancel(ctx)
+	defer stop()
+	for i, ln := range r.lanes {
+		others.Go(func() { r.sample(watching, ln, i == 0) })
+	}
+	actions := make(chan error, 1)
+	go func() { actions <- r.act(watching, begin) }()
+	ended := make(chan struct{})
+	go func() { loads.Wait(); r.waitEnd(watching); close(ended) }()
+	defer func() { stop(); others.Wait() }()
+	for {
+		select {
+		case <-ended:
+			stop()
+			others.Wait()
+			for _, ln := range r.lanes {
+				ln.trace.Requests = ln.generator.Result()
+				ln.trace.Events = r.warnings(ctx, ln)
+			}
+			return ctx.Err()
+		case err := <-actions:
+			if err != nil {
+				return err
+			}
+		case <-time.After(time.Second):
+			if err := r.cluster.Failed(); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// waitEnd waits for the end of the longest profile: its last requests may have come long before.
+func (r *loop) waitEnd(ctx context.Context) {
+	for _, ln := range r.lanes {
+		select {
+		case <-time.After(time.Until(ln.start.Add(ln.Load.Duration()))):
+		case <-ctx.Done():
+		}
+	}
+}
+
+func (r *loop) stop() {
+	if r.agent != nil {
+		r.agent.Stop()
+	}
+	for _, ln := range r.lanes {
+		ln.gateway.Stop()
+	}
+}
+
+// apps are the programs that stand in for images.
+func (l *lab) apps() map[string]mesh.App {
+	return map[string]mesh.App{appImage: {Path: l.self, Args: []string{"app", "--listen=$(POD_IP):9898"}}}
+}

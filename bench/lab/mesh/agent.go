@@ -40,7 +40,7 @@ type Config struct {
 	// Dir takes a folder for each pod: bootstraps and logs.
 	Dir string
 	// Envoy is the binary of the sidecars; Apps are the binaries of the apps, by the image of the pod's first container,
-	// with the arguments that go before the container's own. $(POD_IP) in the container's arguments is the pod's address.
+	// with the arguments that go before the container's own. $(POD_IP) in any of them is the pod's address.
 	Envoy string
 	Apps  map[string]App
 	// Sink is where the sidecars push, host:port.

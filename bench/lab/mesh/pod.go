@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -79,8 +80,8 @@ func (p *pod) start(config Config, dir string) error {
 	if !ok {
 		return fmt.Errorf("no program stands in for image %q", container.Image)
 	}
-	args := append([]string{}, program.Args...)
-	for _, arg := range container.Args {
+	var args []string
+	for _, arg := range slices.Concat(program.Args, container.Args) {
 		args = append(args, strings.ReplaceAll(arg, "$(POD_IP)", p.address))
 	}
 	app, err := process.Start(filepath.Join(dir, "app.log"), program.Path, args...)

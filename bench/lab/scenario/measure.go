@@ -61,8 +61,8 @@ func (t Trace) Reactions() []Reaction {
 		}
 		before := t.at(change.At)
 		need := t.Ideal(change.To)
-		if change.To <= change.From || need <= before.Desired {
-			continue
+		if change.At == 0 || change.To <= change.From || need <= before.Desired {
+			continue // at 0 there is no steady state to react from
 		}
 		r := Reaction{At: change.At, Decision: notSeen, Enough: notSeen}
 		for _, s := range t.between(change.At, end) {

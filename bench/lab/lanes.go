@@ -1,0 +1,233 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	autoscalingv2 "k8s.io/api/autoscaling/v2"
+
+	"github.com/meshpulse/meshpulse/bench/lab/mesh"
+	"github.com/meshpulse/meshpulse/bench/lab/scenario"
+)
+
+const (
+	// workload is every lane's Deployment, the guides' name.
+	workload = "podinfo"
+	// appImage is the lab's own app (mesh.RunApp).
+	appImage = "meshpulse-lab/app"
+	// sampleInterval is how exact the times of a report are.
+	sampleInterval = 250 * time.Millisecond
+)
+
+// createLane makes the lane's namespace, Deployment and HPA.
+func (r *loop) createLane(ctx context.Context, ln *lane) error {
+	client := r.cluster.Client
+	if _, err := client.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: ln.Namespace}}, metav1.CreateOptions{}); err != nil {
+		return err
+	}
+	if _, err := client.AppsV1().Deployments(ln.Namespace).Create(ctx, deployment(ln.Lane), metav1.CreateOptions{}); err != nil {
+		return err
+	}
+	if err := r.source.prepare(ctx, ln.hpa); err != nil {
+		return fmt.Errorf("HPA of %s: %w", ln.Namespace, err)
+	}
+	least := 1
+	if ln.hpa.Spec.MinReplicas != nil {
+		least = int(*ln.hpa.Spec.MinReplicas)
+	}
+	ln.trace = scenario.Trace{Namespace: ln.Namespace, Load: ln.Load, PerReplica: ln.PerReplica, Min: least, Max: int(ln.hpa.Spec.MaxReplicas)}
+	return nil
+}
+
+// deployment is what the pods are made from: marked as Istio's injector would mark them.
+func deployment(l scenario.Lane) *appsv1.Deployment {
+	labels := map[string]string{"app": workload, "version": "v1"}
+	image := l.Image
+	if image == "" {
+		image = appImage
+	}
+	grace := int64(30)
+	return &appsv1.Deployment{
+		ObjectMeta: metav1.ObjectMeta{Name: workload, Namespace: l.Namespace},
+		Spec: appsv1.DeploymentSpec{
+			Replicas: &l.Replicas,
+			Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": workload}},
+			Template: corev1.PodTemplateSpec{
+				ObjectMeta: metav1.ObjectMeta{Labels: labels, Annotations: map[string]string{
+					"sidecar.istio.io/status": `{"containers":["istio-proxy"],"revision":"default"}`,
+					mesh.StartDelayAnnotation: l.StartDelay.Duration.String(),
+				}},
+				Spec: corev1.PodSpec{
+					NodeName:                      mesh.NodeName,
+					TerminationGracePeriodSeconds: &grace,
+					Containers: []corev1.Container{
+						{Name: workload, Image: image, Args: l.Args, Resources: corev1.ResourceRequirements{Requests: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("10m")}}},
+						{Name: "istio-proxy", Image: "istio/proxyv2"},
+					},
+				},
+			},
+		},
+	}
+}
+
+// sample records what is seen of a lane until ctx ends. The lane that talks prints a line now and then.
+func (r *loop) sample(ctx context.Context, ln *lane, talk bool) {
+	tick := time.NewTicker(sampleInterval)
+	defer tick.Stop()
+	value, held, asked, spoken := math.NaN(), "", time.Time{}, time.Time{}
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		now := time.Now()
+		if now.Before(ln.start) {
+			continue
+		}
+		hpa, err := r.cluster.Client.AutoscalingV2().HorizontalPodAutoscalers(ln.Namespace).Get(ctx, ln.hpa.Name, metav1.GetOptions{})
+		if err != nil {
+			continue // KEDA makes its HPA a moment later; a run that ends cancels
+		}
+		if r.askDirectly && now.Sub(asked) >= time.Second {
+			asked = now
+			value, held = r.answer(ctx, ln)
+		} else if !r.askDirectly {
+			value = shown(hpa)
+		}
+		s := scenario.Sample{
+			At: now.Sub(ln.start), RPS: ln.Load.Rate(now.Sub(ln.start)), Value: value, Held: held,
+			Desired: int(hpa.Status.DesiredReplicas), Ready: r.agent.Ready(ln.Namespace, workload),
+		}
+		ln.trace.Samples = append(ln.trace.Samples, s)
+		if talk && now.Sub(spoken) >= 10*time.Second {
+			spoken = now
+			slog.Info("lab", "namespace", ln.Namespace, "t", s.At.Round(time.Second), "rps", s.RPS, "value", fmt.Sprintf("%.2f", s.Value), "held", s.Held, "desired", s.Desired, "ready", s.Ready)
+		}
+	}
+}
+
+// answer asks the external metrics API as the HPA controller does, for the HPA's first metric: the sum of the items,
+// NaN where there is none.
+func (r *loop) answer(ctx context.Context, ln *lane) (value float64, held string) {
+	metric := ln.hpa.Spec.Metrics[0].External.Metric
+	path := "/apis/external.metrics.k8s.io/v1beta1/namespaces/" + ln.Namespace + "/" + metric.Name
+	request := r.cluster.Client.RESTClient().Get().AbsPath(path)
+	if metric.Selector != nil {
+		request = request.Param("labelSelector", metav1.FormatLabelSelector(metric.Selector))
+	}
+	body, err := request.DoRaw(ctx)
+	if err != nil {
+		return math.NaN(), ""
+	}
+	var list struct {
+		Items []struct {
+			MetricLabels map[string]string `json:"metricLabels"`
+			Value        resource.Quantity `json:"value"`
+		} `json:"items"`
+	}
+	if err := json.Unmarshal(body, &list); err != nil || len(list.Items) == 0 {
+		return math.NaN(), ""
+	}
+	for _, item := range list.Items {
+		value += item.Value.AsApproximateFloat64()
+		held = item.MetricLabels["reason"]
+	}
+	return value, held
+}
+
+// shown is the value as far as the HPA's status tells: an average is given per replica.
+func shown(hpa *autoscalingv2.HorizontalPodAutoscaler) float64 {
+	for _, m := range hpa.Status.CurrentMetrics {
+		if m.External == nil {
+			continue
+		}
+		if m.External.Current.AverageValue != nil {
+			return m.External.Current.AverageValue.AsApproximateFloat64() * float64(hpa.Status.CurrentReplicas)
+		}
+		if m.External.Current.Value != nil {
+			return m.External.Current.Value.AsApproximateFloat64()
+		}
+	}
+	return math.NaN()
+}
+
+// warnings are the Warning events on the lane's HPA.
+func (r *loop) warnings(ctx context.Context, ln *lane) []string {
+	events, err := r.cluster.Client.CoreV1().Events(ln.Namespace).List(ctx, metav1.ListOptions{
+		FieldSelector: "type=Warning,involvedObject.kind=HorizontalPodAutoscaler,involvedObject.name=" + ln.hpa.Name,
+	})
+	if err != nil {
+		return []string{"events cannot be read: " + err.Error()}
+	}
+	var all []string
+	for _, e := range events.Items {
+		all = append(all, e.Reason+": "+e.Message)
+	}
+	return all
+}
+
+// act does the scenario's actions at their times.
+func (r *loop) act(ctx context.Context, begin time.Time) error {
+	for _, a := range r.scenario.Actions {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(time.Until(begin.Add(a.At.Duration))):
+		}
+		slog.Info("action", "do", a.Do, "count", a.Count)
+		if err := r.do(ctx, a); err != nil && ctx.Err() == nil {
+			return fmt.Errorf("action %s: %w", a.Do, err)
+		}
+	}
+	return nil
+}
+
+func (r *loop) do(ctx context.Context, a scenario.Action) error {
+	switch a.Do {
+	case scenario.RestartMeshpulse:
+		return r.source.restart(ctx)
+	case scenario.Rollout:
+		return r.everyLane(func(ln *lane) error {
+			patch := fmt.Appendf(nil, `{"spec":{"template":{"metadata":{"annotations":{"lab.meshpulse.io/rollout":%q}}}}}`, time.Now().Format(time.RFC3339))
+			_, err := r.cluster.Client.AppsV1().Deployments(ln.Namespace).Patch(ctx, workload, types.StrategicMergePatchType, patch, metav1.PatchOptions{})
+			return err
+		})
+	case scenario.DeletePods:
+		return r.everyLane(func(ln *lane) error { return r.deletePods(ctx, ln.Namespace, a.Count) })
+	}
+	return fmt.Errorf("unknown action %q", a.Do)
+}
+
+func (r *loop) everyLane(do func(*lane) error) error {
+	var errs []error
+	for _, ln := range r.lanes {
+		errs = append(errs, do(ln))
+	}
+	return errors.Join(errs...)
+}
+
+func (r *loop) deletePods(ctx context.Context, namespace string, count int) error {
+	pods := r.cluster.Client.CoreV1().Pods(namespace)
+	list, err := pods.List(ctx, metav1.ListOptions{LabelSelector: "app=" + workload})
+	if err != nil {
+		return err
+	}
+	for _, pod := range list.Items[:min(count, len(list.Items))] {
+		if err := pods.Delete(ctx, pod.Name, metav1.DeleteOptions{}); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,218 @@
+package scenario
+
+import (
+	"encoding/csv"
+	"encoding/json"
+	"fmt"
+	"io"
+	"math"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Report is all runs of a scenario and where they come from.
+type Report struct {
+	Scenario Scenario
+	Runs     []Run
+	// Versions name the programs, such as "Kubernetes v1.37.0".
+	Versions []string
+	Date     time.Time
+	Command  string
+}
+
+// OK says whether every check of every run held.
+func (r Report) OK() bool {
+	return !slices.ContainsFunc(r.Runs, func(run Run) bool { return !run.OK() })
+}
+
+// Print writes the report as Markdown.
+func (r Report) Print(w io.Writer) {
+	fmt.Fprintf(w, "\n# %s\n\n%s\n\n`%s`, %s; %s\n", r.Scenario.Name, strings.TrimSpace(r.Scenario.About),
+		r.Command, r.Date.UTC().Format("2006-01-02 15:04 MST"), strings.Join(r.Versions, ", "))
+	for _, run := range r.Runs {
+		fmt.Fprintf(w, "\n## HPA sync %s\n", run.HPASync)
+		run.printReactions(w)
+		fmt.Fprintf(w, "\n| measure | value | goal |\n|---|---|---|\n")
+		for _, m := range run.Measures {
+			fmt.Fprintf(w, "| %s | %s | %s |\n", m.Name, withUnit(m), goal(m))
+		}
+		fmt.Fprintf(w, "\n| check | seen | |\n|---|---|---|\n")
+		for _, v := range run.Verdicts {
+			fmt.Fprintf(w, "| %s | %s | %s |\n", v.Say, strings.ReplaceAll(v.Seen, "|", `\|`), map[bool]string{true: "ok", false: "FAILED"}[v.OK])
+		}
+		run.printLanes(w)
+	}
+}
+
+func (r *Run) printReactions(w io.Writer) {
+	fmt.Fprintf(w, "\n| lane | step at | rate | first decision | enough replicas ready |\n|---|---|---|---|---|\n")
+	for _, t := range r.Traces {
+		for _, reaction := range t.Reactions() {
+			fmt.Fprintf(w, "| %s | %s | %g | %s | %s |\n", t.Namespace, reaction.At, t.Load.Rate(reaction.At), seen(reaction.Decision), seen(reaction.Enough))
+		}
+	}
+}
+
+// longestEvent is how much of an event a table shows: the HPA controller repeats an error's whole text.
+const longestEvent = 240
+
+func (r *Run) printLanes(w io.Writer) {
+	fmt.Fprintf(w, "\n| lane | requests sent | failed | average | P95 | desired replicas over time | Warning events |\n|---|---|---|---|---|---|---|\n")
+	for _, t := range r.Traces {
+		var short []string
+		for _, e := range t.Events {
+			short = append(short, e[:min(len(e), longestEvent)])
+		}
+		events := strings.ReplaceAll(strings.Join(short, "<br>"), "|", `\|`)
+		fmt.Fprintf(w, "| %s | %d | %d | %.1f ms | %.1f ms | %s | %s |\n", t.Namespace, t.Requests.Sent, t.Requests.Failed,
+			t.Requests.Average, t.Requests.P95, t.story(), strings.ReplaceAll(events, "\n", " "))
+	}
+}
+
+// story is the desired replicas as they changed: 1, 2 (52 s), 3 (118 s).
+func (t Trace) story() string {
+	var parts []string
+	last := -1
+	for _, s := range t.Samples {
+		switch {
+		case s.Desired == last:
+			continue
+		case last < 0:
+			parts = append(parts, strconv.Itoa(s.Desired))
+		default:
+			parts = append(parts, fmt.Sprintf("%d (%.1f s)", s.Desired, s.At.Seconds()))
+		}
+		last = s.Desired
+	}
+	return strings.Join(parts, ", ")
+}
+
+func seen(d time.Duration) string {
+	if d == notSeen {
+		return "not seen"
+	}
+	return fmt.Sprintf("%.1f s", d.Seconds())
+}
+
+func withUnit(m Measure) string {
+	if m.Unit == "count" || m.Unit == "ratio" {
+		return strconv.FormatFloat(m.Value, 'f', map[string]int{"count": 0, "ratio": 3}[m.Unit], 64)
+	}
+	return strconv.FormatFloat(m.Value, 'f', 1, 64) + " " + m.Unit
+}
+
+func goal(m Measure) string {
+	if m.Goal == nil {
+		return ""
+	}
+	return map[string]string{"lower": "at most ", "higher": "at least "}[m.Better] + strconv.FormatFloat(*m.Goal, 'g', -1, 64)
+}
+
+// row is a measure in the results' JSON; a figure that was never seen is null.
+type row struct {
+	Name   string   `json:"name"`
+	Value  *float64 `json:"value"`
+	Unit   string   `json:"unit"`
+	Goal   *float64 `json:"goal,omitempty"`
+	Better string   `json:"better,omitempty"`
+}
+
+func rowOf(prefix string, m Measure) row {
+	r := row{Name: prefix + m.Name, Unit: m.Unit, Goal: m.Goal, Better: m.Better}
+	if !math.IsInf(m.Value, 0) && !math.IsNaN(m.Value) {
+		r.Value = &m.Value
+	}
+	return r
+}
+
+// Write leaves lab-NAME.md, .json, .csv and .svg in dir.
+func (r Report) Write(dir string) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	base := filepath.Join(dir, "lab-"+r.Scenario.Name)
+	var rows []row
+	for _, run := range r.Runs {
+		failed := 0
+		for _, v := range run.Verdicts {
+			if !v.OK {
+				failed++
+			}
+		}
+		none := 0.0
+		prefix := fmt.Sprintf("%s, sync %s: ", r.Scenario.Name, run.HPASync)
+		rows = append(rows, rowOf(prefix, Measure{Name: "checks failed", Value: float64(failed), Unit: "count", Goal: &none, Better: "lower"}))
+		for _, m := range run.Measures {
+			rows = append(rows, rowOf(prefix, m))
+		}
+	}
+	if err := WriteRows(base+".json", rows); err != nil {
+		return err
+	}
+	for suffix, write := range map[string]func(io.Writer) error{
+		".md":  func(w io.Writer) error { r.Print(w); return nil },
+		".csv": r.writeCSV,
+		".svg": r.writeSVG,
+	} {
+		if err := writeFile(base+suffix, write); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// WriteRows writes rows as an indented JSON array.
+func WriteRows(path string, rows any) error {
+	data, err := json.MarshalIndent(rows, "", "  ")
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(path, append(data, '\n'), 0o644)
+}
+
+func writeFile(path string, write func(io.Writer) error) error {
+	f, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	if err := write(f); err != nil {
+		_ = f.Close() // the first error counts
+		return err
+	}
+	return f.Close()
+}
+
+// writeCSV writes a line a second for each lane.
+func (r Report) writeCSV(w io.Writer) error {
+	c := csv.NewWriter(w)
+	_ = c.Write([]string{"hpa_sync", "lane", "seconds", "rps", "value", "held", "ideal", "desired", "ready"}) // Error tells at the end
+	for _, run := range r.Runs {
+		for _, t := range run.Traces {
+			next := time.Duration(0)
+			for _, s := range t.Samples {
+				if s.At < next {
+					continue
+				}
+				next = s.At.Truncate(time.Second) + time.Second
+				_ = c.Write([]string{
+					run.HPASync.String(), t.Namespace, strconv.FormatFloat(s.At.Seconds(), 'f', 2, 64),
+					strconv.FormatFloat(s.RPS, 'g', 6, 64), number(s.Value), s.Held,
+					strconv.Itoa(t.Ideal(s.RPS)), strconv.Itoa(s.Desired), strconv.Itoa(s.Ready),
+				})
+			}
+		}
+	}
+	c.Flush()
+	return c.Error()
+}
+
+func number(v float64) string {
+	if math.IsNaN(v) {
+		return ""
+	}
+	return strconv.FormatFloat(v, 'f', 3, 64)
+}
