@@ -1,0 +1,142 @@
+package envoystats
+
+import (
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	metricsv3 "github.com/envoyproxy/go-control-plane/envoy/service/metrics/v3"
+	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
+	"github.com/google/go-cmp/cmp"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/structpb"
+
+	"github.com/meshpulse/meshpulse/aggregator"
+)
+
+func identifier(t testing.TB, n *corev3.Node) []byte {
+	t.Helper()
+	b, err := proto.Marshal(&metricsv3.StreamMetricsMessage_Identifier{Node: n})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func metadata(t testing.TB, fields map[string]any) *structpb.Struct {
+	t.Helper()
+	s, err := structpb.NewStruct(fields)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func envoyVersion(major, minor uint32) *corev3.Node_UserAgentBuildVersion {
+	return &corev3.Node_UserAgentBuildVersion{UserAgentBuildVersion: &corev3.BuildVersion{
+		Version: &typev3.SemanticVersion{MajorNumber: major, MinorNumber: minor},
+	}}
+}
+
+func TestTheNodeOfACapture(t *testing.T) {
+	var m metricsv3.StreamMetricsMessage
+	if err := proto.Unmarshal(messages(t, "testdata/captures/a-default/stream-0.pb.gz")[0], &m); err != nil {
+		t.Fatal(err)
+	}
+	got, err := readNode(identifier(t, m.GetIdentifier().GetNode()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := aggregator.Pod{
+		Namespace: "test", Name: "podinfo-6d8f4b5c9-abcde", Workload: "podinfo", App: "podinfo", Version: "6.9.2",
+		CanonicalService: "podinfo", CanonicalRevision: "6.9.2", InclusiveBounds: true,
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("want -, got +\n%s", diff)
+	}
+}
+
+func TestWhatANodeSays(t *testing.T) {
+	const id = "sidecar~10.0.0.1~web-0.a.shop~shop.svc.cluster.local"
+	for _, test := range []struct {
+		name string
+		node *corev3.Node
+		want aggregator.Pod
+		err  error
+	}{
+		{name: "metadata goes before the id", node: &corev3.Node{Id: id, Metadata: metadata(t, map[string]any{"NAME": "n", "NAMESPACE": "ns"})},
+			want: aggregator.Pod{Namespace: "ns", Name: "n"}},
+		{name: "what metadata lacks is in the id", node: &corev3.Node{Id: id, Metadata: metadata(t, map[string]any{"NAME": "n"})},
+			want: aggregator.Pod{Namespace: "shop", Name: "n"}},
+		{name: "no metadata, a pod's name with a dot", node: &corev3.Node{Id: id}, want: aggregator.Pod{Namespace: "shop", Name: "web-0.a"}},
+		{name: "a flush interval, an older Envoy", node: &corev3.Node{
+			Id: id, UserAgentVersionType: envoyVersion(1, 37),
+			Metadata: metadata(t, map[string]any{"ANNOTATIONS": map[string]any{"sidecar.istio.io/statsFlushInterval": "1s"}}),
+		}, want: aggregator.Pod{Namespace: "shop", Name: "web-0.a", FlushInterval: time.Second}},
+		{name: "a flush interval that is none", node: &corev3.Node{
+			Id: id, UserAgentVersionType: envoyVersion(2, 0),
+			Metadata: metadata(t, map[string]any{"ANNOTATIONS": map[string]any{"sidecar.istio.io/statsFlushInterval": "-1s"}, "LABELS": "none"}),
+		}, want: aggregator.Pod{Namespace: "shop", Name: "web-0.a", InclusiveBounds: true}},
+		{name: "an id of another kind", node: &corev3.Node{Id: "envoy-1"}, err: errNodeName},
+		{name: "an id without a namespace", node: &corev3.Node{Id: "sidecar~10.0.0.1~web~x"}, err: errNodeName},
+		{name: "nothing", node: &corev3.Node{}, err: errNodeName},
+		{name: "no node", node: nil, err: errNoNode},
+		{name: "a name that no pod has", node: &corev3.Node{Id: id, Metadata: metadata(t, map[string]any{"NAME": strings.Repeat("n", 300)})}, err: errNodeName},
+	} {
+		got, err := readNode(identifier(t, test.node))
+		if !errors.Is(err, test.err) {
+			t.Errorf("%s: error %v, want %v", test.name, err, test.err)
+		}
+		if diff := cmp.Diff(test.want, got); diff != "" {
+			t.Errorf("%s: want -, got +\n%s", test.name, diff)
+		}
+	}
+}
+
+func TestAnErrorAboutANodeNamesWhatIsMissingAndTheRemedy(t *testing.T) {
+	_, err := readNode(identifier(t, &corev3.Node{Id: "sidecar~1.2.3.4~x~y", Metadata: metadata(t, map[string]any{"NAME": "n"})}))
+	for _, part := range []string{"NAMESPACE is missing", `"sidecar~1.2.3.4~x~y"`, "set metadata NAME and NAMESPACE"} {
+		if err == nil || !strings.Contains(err.Error(), part) {
+			t.Errorf("error %v does not say %q", err, part)
+		}
+	}
+}
+
+// FuzzNode holds that an identifier that the generated decoder takes gives the pod that it names, or an error that says why not.
+func FuzzNode(f *testing.F) {
+	for _, file := range captures(f)[:3] {
+		var m metricsv3.StreamMetricsMessage
+		if err := proto.Unmarshal(messages(f, file)[0], &m); err != nil {
+			f.Fatal(err)
+		}
+		n := m.GetIdentifier().GetNode()
+		n.Extensions = n.Extensions[:2]
+		b := identifier(f, n)
+		f.Add(b)
+		f.Add(b[:len(b)/2])
+		f.Add(append(b, b...))
+	}
+	f.Add([]byte{})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		pod, err := readNode(b)
+		var id metricsv3.StreamMetricsMessage_Identifier
+		if proto.Unmarshal(b, &id) != nil {
+			return
+		}
+		meta := id.GetNode().GetMetadata().GetFields()
+		switch {
+		case errors.Is(err, errNodeBytes):
+			t.Fatalf("refused: %v", err)
+		case errors.Is(err, errNoNode) != (id.GetNode() == nil):
+			t.Fatalf("node %v, error %v", id.GetNode(), err)
+		case err != nil && meta["NAME"].GetStringValue() != "" && meta["NAMESPACE"].GetStringValue() != "" && len(b) < maxNodeName:
+			t.Fatalf("node has a name and a namespace, error %v", err)
+		case err == nil && meta["NAME"].GetStringValue() != "" && meta["NAME"].GetStringValue() != pod.Name:
+			t.Fatalf("name %q, want %q", pod.Name, meta["NAME"].GetStringValue())
+		case err == nil && pod.Workload != meta["WORKLOAD_NAME"].GetStringValue():
+			t.Fatalf("workload %q", pod.Workload)
+		}
+	})
+}
