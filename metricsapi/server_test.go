@@ -1,0 +1,571 @@
+package metricsapi
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/client_golang/prometheus"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	certutil "k8s.io/client-go/util/cert"
+	emv1beta1 "k8s.io/metrics/pkg/apis/external_metrics/v1beta1"
+
+	"github.com/meshpulse/meshpulse/aggregator"
+)
+
+const apiPath = "/apis/external.metrics.k8s.io/v1beta1"
+
+// testServer is a standalone server on a loopback port, its files and its store.
+type testServer struct {
+	*Server
+	t      *testing.T
+	dir    string
+	store  *aggregator.Store
+	log    *logBuffer
+	client *http.Client
+	token  string
+	cancel context.CancelFunc
+	done   chan error
+}
+
+func testOptions(t *testing.T) (Options, *logBuffer) {
+	log := &logBuffer{}
+	registry := prometheus.NewRegistry()
+	return Options{
+		Store: newTestStore(t), Standalone: true, HPADir: t.TempDir(), Registerer: registry, Gatherer: registry,
+		Log: slog.New(slog.NewTextHandler(log, nil)),
+	}, log
+}
+
+func startServer(t *testing.T, change func(*Options)) *testServer {
+	t.Helper()
+	o, log := testOptions(t)
+	if change != nil {
+		change(&o)
+	}
+	server, err := New(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	transport := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, ForceAttemptHTTP2: true}
+	s := &testServer{
+		Server: server, t: t, dir: o.HPADir, store: o.Store, log: log, done: make(chan error, 1),
+		client: &http.Client{Timeout: 20 * time.Second, Transport: transport},
+	}
+	var ctx context.Context
+	ctx, s.cancel = context.WithCancel(context.Background())
+	go func() { s.done <- server.Run(ctx) }()
+	t.Cleanup(func() {
+		s.stop()
+		transport.CloseIdleConnections()
+	})
+	s.eventually("/readyz", http.StatusOK)
+	return s
+}
+
+// stop ends the server, once, and says how long it took.
+func (s *testServer) stop() time.Duration {
+	start := time.Now()
+	if s.done != nil {
+		s.cancel()
+		if err := <-s.done; err != nil {
+			s.t.Errorf("Run: %v", err)
+		}
+		s.done = nil
+	}
+	return time.Since(start)
+}
+
+func (s *testServer) get(path string) (int, string) {
+	s.t.Helper()
+	request, err := http.NewRequest(http.MethodGet, "https://"+s.Addr().String()+path, nil)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	if s.token != "" {
+		request.Header.Set("Authorization", "Bearer "+s.token)
+	}
+	response, err := s.client.Do(request)
+	if err != nil {
+		return 0, err.Error()
+	}
+	defer response.Body.Close()
+	body, err := io.ReadAll(response.Body)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return response.StatusCode, string(body)
+}
+
+func (s *testServer) eventually(path string, code int) string {
+	s.t.Helper()
+	var got int
+	var body string
+	eventually(s.t, func() bool { got, body = s.get(path); return got == code }, func() string { return fmt.Sprintf("%s gives %d, want %d: %s", path, got, code, body) })
+	return body
+}
+
+func metricPath(namespace, metric, selector string) string {
+	return apiPath + "/namespaces/" + namespace + "/" + metric + "?labelSelector=" + url.QueryEscape(selector)
+}
+
+// value asks for a metric that must have one item.
+func (s *testServer) value(namespace, metric, selector string) emv1beta1.ExternalMetricValue {
+	s.t.Helper()
+	code, body := s.get(metricPath(namespace, metric, selector))
+	var list emv1beta1.ExternalMetricValueList
+	if err := json.Unmarshal([]byte(body), &list); code != http.StatusOK || err != nil || len(list.Items) != 1 {
+		s.t.Fatalf("%s with %q gives %d: %s", metric, selector, code, body)
+	}
+	return list.Items[0]
+}
+
+// refused asks for a metric that must give a status with the code, and returns its message.
+func (s *testServer) refused(namespace, metric, selector string, code int) string {
+	s.t.Helper()
+	got, body := s.get(metricPath(namespace, metric, selector))
+	var status metav1.Status
+	if err := json.Unmarshal([]byte(body), &status); got != code || err != nil || status.Kind != "Status" {
+		s.t.Fatalf("%s with %q gives %d, want a status of %d: %s", metric, selector, got, code, body)
+	}
+	return status.Message
+}
+
+func (s *testServer) resources() string {
+	s.t.Helper()
+	code, body := s.get(apiPath)
+	var document map[string]json.RawMessage
+	if err := json.Unmarshal([]byte(body), &document); code != http.StatusOK || err != nil {
+		s.t.Fatalf("discovery gives %d: %s", code, body)
+	}
+	return strings.Join(strings.Fields(string(document["resources"])), "")
+}
+
+func (s *testServer) discovers(resources string) {
+	s.t.Helper()
+	eventually(s.t, func() bool { return s.resources() == resources }, func() string { return "discovery is " + s.resources() + ", want " + resources })
+}
+
+func (s *testServer) write(name, text string) {
+	s.t.Helper()
+	if err := os.WriteFile(filepath.Join(s.dir, name), []byte(text), 0o600); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// sidecar lets a pod of workload podinfo report for 70 s until now, every 5 s 5 requests that took 4 ms.
+func (s *testServer) sidecar(pod string) time.Time {
+	s.t.Helper()
+	stream := s.store.Connect(aggregator.Pod{Namespace: "test", Name: pod, Workload: "podinfo", CanonicalService: "podinfo", FlushInterval: 5 * time.Second})
+	defer stream.Close()
+	now := time.UnixMilli(time.Now().UnixMilli())
+	for i := 1; i <= 15; i++ {
+		at := now.Add(time.Duration(i-15) * 5 * time.Second)
+		batch := &aggregator.Batch{
+			Timestamp: at.UnixMilli(),
+			Samples: []aggregator.Sample{
+				{Key: 1, Timestamp: at.UnixMilli(), Kind: aggregator.Counter, Value: float64(5 * i)},
+				{Key: 2, Timestamp: at.UnixMilli(), Kind: aggregator.Histogram, Value: 20, Count: 5, Last: 2},
+			},
+			Buckets: []aggregator.Bucket{{UpperBound: 1}, {UpperBound: 5, Count: 5}},
+		}
+		if err := stream.Commit(at, batch, podinfoRequests{}); err != nil {
+			s.t.Fatal(err)
+		}
+	}
+	return now
+}
+
+// podinfoRequests names the samples of sidecar.
+type podinfoRequests struct{}
+
+func (podinfoRequests) Describe(i int) (string, []aggregator.Label, error) {
+	return []string{"istio_requests_total", "istio_request_duration_milliseconds"}[i], []aggregator.Label{
+		{Name: "reporter", Value: "destination"}, {Name: "destination_workload", Value: "podinfo"}, {Name: "destination_workload_namespace", Value: "test"},
+		{Name: "destination_canonical_service", Value: "podinfo"}, {Name: "response_code", Value: "200"},
+	}, nil
+}
+
+const discovered = `[{"name":"prometheus-query","singularName":"","namespaced":true,"kind":"ExternalMetricValueList","verbs":["get"]}]`
+
+// The guides' HPAs one at a time: nothing before, a value after, nothing when the HPA is gone.
+func TestServeTheGuides(t *testing.T) {
+	s := startServer(t, nil)
+	newest := s.sidecar("podinfo-1")
+	for file, guide := range map[string]struct{ query, value string }{
+		"requests-total.yaml":        {"processed-requests-per-second", "1"},
+		"requests-per-workload.yaml": {"processed-requests-per-second", "1"},
+		"latency-average.yaml":       {"latency-average", "4"},
+		"latency-p95.yaml":           {"p95-latency", "4800m"},
+	} {
+		t.Run(file, func(t *testing.T) {
+			s.t = t
+			s.discovers("[]")
+			s.refused("test", "prometheus-query", "query-name="+guide.query, http.StatusNotFound)
+			data, err := os.ReadFile(filepath.Join("testdata", file))
+			if err != nil {
+				t.Fatal(err)
+			}
+			s.write(file, string(data))
+			s.discovers(discovered)
+
+			got := s.value("test", "prometheus-query", "query-name="+guide.query)
+			if got.Value.String() != guide.value || got.MetricName != "prometheus-query" || got.Timestamp.Time.Sub(newest).Abs() > time.Second {
+				t.Errorf("got %+v, want %s at %s", got, guide.value, newest)
+			}
+			labels := map[string]string{"query-name": guide.query, "meshpulse_coverage": "1/1"}
+			if file == "latency-p95.yaml" {
+				labels["meshpulse_window"] = got.MetricLabels["meshpulse_window"] // 1m15s or a little more of 5m
+			}
+			if d := cmp.Diff(labels, got.MetricLabels); d != "" {
+				t.Errorf("labels (-want +got):\n%s", d)
+			}
+			if err := os.Remove(filepath.Join(s.dir, file)); err != nil {
+				t.Fatal(err)
+			}
+			s.discovers("[]")
+		})
+	}
+	s.t = t
+}
+
+func TestServeNamedMetrics(t *testing.T) {
+	s := startServer(t, nil)
+	s.sidecar("podinfo-1")
+	s.sidecar("podinfo-2")
+	for metric, want := range map[string]string{
+		"istio-requests-per-second": "2", "istio-requests-in-flight": "8m", "istio-error-ratio": "0",
+		"istio-request-duration-avg": "4", "istio-request-duration-p50": "3", "istio-request-duration-p95": "4800m",
+	} {
+		got := s.value("test", metric, "destination_workload=podinfo")
+		if got.Value.String() != want || *got.WindowSeconds != 60 || got.MetricLabels["meshpulse_coverage"] != "2/2" {
+			t.Errorf("%s is %+v, want %s over 60 s from 2/2", metric, got, want)
+		}
+	}
+	if got := s.resources(); got != "[]" {
+		t.Errorf("without an HPA there is %s", got)
+	}
+	if got := s.value("test", "istio-requests-per-second", "window=30s,destination_workload in (podinfo, other)"); *got.WindowSeconds != 30 || got.Value.String() != "2" {
+		t.Errorf("over 30 s: %+v", got)
+	}
+	// The workload's sidecars report and no such request was ever counted.
+	if got := s.value("test", "istio-requests-per-second", "destination_workload=podinfo,response_code=503"); got.Value.String() != "0" || got.MetricLabels["meshpulse_reason"] != "no request yet" {
+		t.Errorf("no request yet: %+v", got)
+	}
+	for _, tc := range []struct {
+		namespace, metric, selector string
+		code                        int
+		message                     string
+	}{
+		{"test", "istio-requests-per-second", "destination_workload=absent", 503, `metric istio-requests-per-second in namespace test: no series, and no sidecar`},
+		{"other", "istio-requests-per-second", "destination_workload=podinfo", 503, "namespace other: no series"},
+		{"test", "istio-requests-per-second", "window=2h", 400, "--max-retention"},
+		{"test", "istio-requests-per-second", "reporter=nobody", 400, "a reporter is destination, source or waypoint"},
+		{"test", "unheard-of", "", 404, "no HPA in namespace test has a query for metric unheard-of"},
+	} {
+		if got := s.refused(tc.namespace, tc.metric, tc.selector, tc.code); !strings.Contains(got, tc.message) {
+			t.Errorf("%s in %s with %q: %s", tc.metric, tc.namespace, tc.selector, got)
+		}
+	}
+}
+
+func TestServeSeveralSeries(t *testing.T) {
+	s := startServer(t, nil)
+	s.sidecar("podinfo-1")
+	s.sidecar("podinfo-2")
+	s.write("a.yaml", hpaText("podinfo", `metric-config.external.per-pod.prometheus/query: "sum by (pod) (rate(istio_requests_total[1m]))"`,
+		external("per-pod", "{matchLabels: {type: prometheus}}", `type: AverageValue, averageValue: "10"`)))
+	body := s.eventually(metricPath("test", "per-pod", "type=prometheus"), http.StatusOK)
+	var list emv1beta1.ExternalMetricValueList
+	if err := json.Unmarshal([]byte(body), &list); err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]string{}
+	for _, it := range list.Items {
+		got[it.MetricLabels["pod"]] = it.Value.String()
+	}
+	if d := cmp.Diff(map[string]string{"podinfo-1": "1", "podinfo-2": "1"}, got); d != "" {
+		t.Errorf("(-want +got):\n%s", d)
+	}
+	s.get(metricPath("test", "per-pod", "type=prometheus"))
+	if got := s.log.count("reason=SeveralSeries"); got != 1 {
+		t.Errorf("%d events about several series", got)
+	}
+	m := s.Status(t.Context()).Metrics[0]
+	if m.Value != "2" || len(m.Events) != 1 || m.Events[0].Reason != ReasonSeveralSeries {
+		t.Errorf("the state is %+v", m)
+	}
+}
+
+func TestServeStatus(t *testing.T) {
+	s := startServer(t, nil)
+	newest := s.sidecar("podinfo-1")
+	s.sidecar("podinfo-2")
+	const legacy = "metric-config.external.prometheus-query.prometheus/"
+	s.write("a.yaml", hpaText("podinfo", legacy+`avg: "sum(rate(istio_requests_total[1m]))", `+legacy+`bad: "sum("`,
+		external("prometheus-query", "{matchLabels: {query-name: avg}}", `type: AverageValue, averageValue: 300m`)+", "+
+			external("istio-request-duration-avg", "{}", `type: Value, value: "6"`)+", "+
+			external("prometheus-query", "{matchLabels: {query-name: bad}}", `type: Value, value: "6"`)+", "+
+			external("unheard-of", "{}", `type: AverageValue, averageValue: "3"`)))
+	var status Status
+	eventually(t, func() bool {
+		_, body := s.get("/debug/hpas")
+		if err := json.Unmarshal([]byte(body), &status); err != nil {
+			t.Fatalf("%v: %s", err, body)
+		}
+		return len(status.Metrics) > 0
+	}, func() string { return "no HPAs" })
+
+	reasons := map[string]bool{}
+	for i := range status.Metrics {
+		m := &status.Metrics[i]
+		for _, p := range m.Events {
+			reasons[p.Reason] = true
+		}
+		m.Events = nil
+		if m.AgeSeconds != nil {
+			if most := status.Time.Sub(newest).Seconds() + 1; *m.AgeSeconds < 0 || *m.AgeSeconds > most {
+				t.Errorf("the newest sample is %g s old, want at most %g", *m.AgeSeconds, most)
+			}
+			m.AgeSeconds = nil
+		}
+	}
+	base := MetricStatus{Namespace: "test", HPA: "podinfo", MinReplicas: 1, MaxReplicas: 5}
+	want := make([]MetricStatus, 4)
+	for i := range want {
+		want[i] = base
+	}
+	fill := func(i int, metric, selector, expr, kind, target string) *MetricStatus {
+		m := &want[i]
+		m.Metric, m.Selector, m.Expression, m.TargetType, m.Target = metric, selector, expr, kind, target
+		return m
+	}
+	m := fill(0, "prometheus-query", "query-name=avg", "sum(rate(istio_requests_total[1m]))", "AverageValue", "300m")
+	m.Value, m.Displayed, m.CurrentReplicas, m.DesiredReplicas = "2", "1/300m (avg)", 2, 5 // 7, but for the limit
+	m.Reporting, m.Expected, m.CoveredSeconds, m.WindowSeconds = 2, 2, 60, 60
+	m = fill(1, "istio-request-duration-avg", "", status.Metrics[1].Expression, "Value", "6")
+	m.Value, m.Displayed, m.CurrentReplicas, m.DesiredReplicas = "4", "4/6", 2, 2 // ceil(4/6 x 2)
+	m.Reporting, m.Expected, m.CoveredSeconds, m.WindowSeconds = 2, 2, 60, 60
+	m = fill(2, "prometheus-query", "query-name=bad", "sum(", "Value", "6")
+	m.Error, m.Displayed = status.Metrics[2].Error, "<unknown>/6"
+	m = fill(3, "unheard-of", "", "", "AverageValue", "3")
+	m.Error, m.Displayed = status.Metrics[3].Error, "<unknown>/3 (avg)"
+	if d := cmp.Diff(want, status.Metrics); d != "" {
+		t.Errorf("(-want +got):\n%s", d)
+	}
+	for i, part := range map[int]string{2: "not valid PromQL", 3: "nothing says how to compute"} {
+		if !strings.Contains(status.Metrics[i].Error, part) {
+			t.Errorf("metric %d: error %q", i, status.Metrics[i].Error)
+		}
+	}
+	if d := cmp.Diff(map[string]bool{ReasonBadQuery: true, ReasonNoQuery: true, ReasonLatencyStability: true}, reasons); d != "" {
+		t.Errorf("events (-want +got):\n%s", d)
+	}
+}
+
+func TestServeHealthMetricsAndDocuments(t *testing.T) {
+	var ingest error
+	s := startServer(t, func(o *Options) { o.IngestReady = func() error { return ingest } })
+	for _, path := range []string{"/healthz", "/livez", "/readyz", "/readyz/hpas", "/readyz/ingest"} {
+		if code, body := s.get(path); code != http.StatusOK {
+			t.Errorf("%s gives %d: %s", path, code, body)
+		}
+	}
+	ingest = fmt.Errorf("not listening")
+	for _, path := range []string{"/healthz", "/livez", "/readyz"} {
+		if code, body := s.get(path); code != http.StatusInternalServerError || !strings.Contains(body, "[-]ingest failed") {
+			t.Errorf("%s without ingest gives %d: %s", path, code, body)
+		}
+	}
+
+	s.refused("test", "unheard-of", "", http.StatusNotFound)
+	_, body := s.get("/metrics")
+	for _, part := range []string{`meshpulse_metricsapi_answers_total{outcome="unknown_metric"} 1`, "meshpulse_metricsapi_answer_duration_seconds_count 1", "apiserver_request_total", "go_goroutines", "meshpulse_metricsapi_hpas 0"} {
+		if !strings.Contains(body, part) {
+			t.Errorf("/metrics lacks %q", part)
+		}
+	}
+	for path, part := range map[string]string{
+		"/apis": `"name":"external.metrics.k8s.io"`, "/openapi/v2": "ExternalMetricValueList", "/openapi/v3": "apis/external.metrics.k8s.io/v1beta1",
+	} {
+		if code, body := s.get(path); code != http.StatusOK || !strings.Contains(body, part) {
+			t.Errorf("%s gives %d without %q: %.300s", path, code, part, body)
+		}
+	}
+}
+
+func TestServeTokens(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "tokens")
+	if err := os.WriteFile(file, []byte("secret,reader,1,\"a,b\"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	o, _ := testOptions(t)
+	o.TokenAuthFile = file
+	server, err := New(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	s := &testServer{Server: server, t: t, cancel: cancel, done: make(chan error, 1), client: &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}}}
+	go func() { s.done <- server.Run(ctx) }()
+	defer s.stop()
+	s.eventually("/readyz", http.StatusUnauthorized)
+	for token, want := range map[string]int{"": http.StatusUnauthorized, "guess": http.StatusUnauthorized, "secret": http.StatusOK} {
+		s.token = token
+		for _, path := range []string{apiPath, "/debug/hpas", "/metrics", "/healthz"} {
+			if code, body := s.get(path); code != want {
+				t.Errorf("%s with token %q gives %d, want %d: %.200s", path, token, code, want, body)
+			}
+		}
+	}
+}
+
+// An answer in flight is finished; then nobody listens any more.
+func TestShutdownFinishesAnswers(t *testing.T) {
+	asked, release := make(chan struct{}), make(chan struct{})
+	ready := make(chan struct{}) // closed: block
+	s := startServer(t, func(o *Options) {
+		o.IngestReady = func() error {
+			select {
+			case <-ready:
+				close(asked)
+				<-release
+			default:
+			}
+			return nil
+		}
+	})
+	close(ready)
+	answer := make(chan int, 1)
+	go func() {
+		code, _ := s.get("/healthz")
+		answer <- code
+	}()
+	<-asked
+	s.cancel()
+	eventually(t, func() bool {
+		c, err := net.Dial("tcp", s.Addr().String())
+		if err == nil {
+			_ = c.Close()
+		}
+		return err != nil
+	}, func() string { return "the port is still open" })
+	close(release)
+	if code := <-answer; code != http.StatusOK {
+		t.Errorf("the answer in flight is %d", code)
+	}
+	if took := s.stop(); took > 5*time.Second {
+		t.Errorf("the end took %s", took)
+	}
+}
+
+func TestServerCertificates(t *testing.T) {
+	dir := t.TempDir()
+	cert, key, err := certutil.GenerateSelfSignedCertKey("meshpulse.example", nil, []string{"meshpulse.example"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, data := range map[string][]byte{"tls.crt": cert, "tls.key": key} {
+		if err := os.WriteFile(filepath.Join(dir, name), data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	names := func(s *testServer) []string {
+		c, err := tls.Dial("tcp", s.Addr().String(), &tls.Config{InsecureSkipVerify: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = c.Close() }()
+		return c.ConnectionState().PeerCertificates[0].DNSNames
+	}
+	given := startServer(t, func(o *Options) {
+		o.TLSCertFile, o.TLSKeyFile = filepath.Join(dir, "tls.crt"), filepath.Join(dir, "tls.key")
+	})
+	if got := strings.Join(names(given), " "); !strings.Contains(got, "meshpulse.example") {
+		t.Errorf("the certificate is for %s", got)
+	}
+	made := filepath.Join(dir, "made")
+	selfMade := startServer(t, func(o *Options) { o.CertDir = made })
+	if got := strings.Join(names(selfMade), " "); !strings.Contains(got, "localhost") {
+		t.Errorf("the certificate is for %s", got)
+	}
+	if _, err := os.Stat(filepath.Join(made, "meshpulse.key")); err != nil {
+		t.Errorf("--cert-dir holds no key: %v", err)
+	}
+}
+
+func TestNewNamesWhatIsWrong(t *testing.T) {
+	dir := t.TempDir()
+	garbage := filepath.Join(dir, "garbage")
+	if err := os.WriteFile(garbage, []byte("no,"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	missing := filepath.Join(dir, "missing")
+	busy, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = busy.Close() }()
+	port := busy.Addr().(*net.TCPAddr).Port
+
+	tests := map[string]struct {
+		change func(*Options)
+		parts  []string
+	}{
+		"a port in use":            {func(o *Options) { o.SecurePort = port }, []string{fmt.Sprintf("127.0.0.1:%d", port), "address already in use", "--secure-port"}},
+		"no HPA folder":            {func(o *Options) { o.HPADir = missing }, []string{"--hpa-dir", missing}},
+		"no token file":            {func(o *Options) { o.TokenAuthFile = missing }, []string{"--token-auth-file", missing}},
+		"not a token file":         {func(o *Options) { o.TokenAuthFile = garbage }, []string{"--token-auth-file", garbage, "token,user,uid"}},
+		"no certificate":           {func(o *Options) { o.TLSCertFile, o.TLSKeyFile = missing, garbage }, []string{"--tls-cert-file", missing}},
+		"no key":                   {func(o *Options) { o.TLSCertFile, o.TLSKeyFile = garbage, missing }, []string{"--tls-private-key-file", missing}},
+		"not a certificate":        {func(o *Options) { o.TLSCertFile, o.TLSKeyFile = garbage, garbage }, []string{"--tls-cert-file", garbage}},
+		"a certificate folder not": {func(o *Options) { o.CertDir = filepath.Join(garbage, "x") }, []string{"--cert-dir", garbage}},
+		"no kubeconfig":            {func(o *Options) { o.Standalone, o.HPADir, o.Kubeconfig = false, "", missing }, []string{"--kubeconfig", missing}},
+		"no store":                 {func(o *Options) { o.Store = nil }, []string{"store"}},
+
+		"a certificate without key": {func(o *Options) { o.TLSCertFile = garbage }, []string{"--tls-private-key-file"}},
+		"no such address":           {func(o *Options) { o.BindAddress = "localhost" }, []string{"--bind-address", "not an IP address"}},
+		"no such port":              {func(o *Options) { o.SecurePort = 70000 }, []string{"--secure-port 70000"}},
+		"open to all without token": {func(o *Options) { o.BindAddress = "0.0.0.0" }, []string{"--token-auth-file", "127.0.0.1"}},
+		"open over IPv6":            {func(o *Options) { o.BindAddress = "::" }, []string{"--token-auth-file"}},
+		"standalone without folder": {func(o *Options) { o.HPADir = "" }, []string{"--hpa-dir"}},
+		"standalone and kubeconfig": {func(o *Options) { o.Kubeconfig = garbage }, []string{"--kubeconfig", "--standalone"}},
+		"cluster and folder":        {func(o *Options) { o.Standalone = false }, []string{"--hpa-dir", "--standalone"}},
+		"cluster and tokens":        {func(o *Options) { o.Standalone, o.HPADir, o.TokenAuthFile = false, "", garbage }, []string{"--token-auth-file"}},
+		"a negative retention":      {func(o *Options) { o.Retention = -1 }, []string{"retention"}},
+	}
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) {
+			o, _ := testOptions(t)
+			tc.change(&o)
+			_, err := New(o)
+			if err == nil {
+				t.Fatal("no error")
+			}
+			for _, part := range tc.parts {
+				if !strings.Contains(err.Error(), part) {
+					t.Errorf("error lacks %q: %v", part, err)
+				}
+			}
+		})
+	}
+	t.Run("open to all with tokens", func(t *testing.T) {
+		o, _ := testOptions(t)
+		o.BindAddress, o.TokenAuthFile = "0.0.0.0", garbage
+		if err := o.Validate(); err != nil {
+			t.Error(err)
+		}
+	})
+}
