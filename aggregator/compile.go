@@ -7,15 +7,17 @@ import (
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/promql"
 	"github.com/prometheus/prometheus/promql/parser"
+	"github.com/prometheus/prometheus/promql/parser/posrange"
 )
 
 // The shapes that HPAs use are evaluated straight on the rings: sums and the like of a range function over a plain
 // selector, quantiles of such sums by bucket, and arithmetic between them. compile returns nil for anything else, which
 // is the engine's. Both give the same on the same rings; compile_test.go and a fuzz test hold that.
 
-// plan is a compiled expression. It keeps nothing between evaluations, so many may run at a time.
+// plan is a compiled expression. It keeps nothing between evaluations, so many may run at a time. It returns false where the
+// series turn out to be of another kind than the shape is for (a native histogram): then the engine has to evaluate it.
 type plan interface {
-	eval(s *Store, at int64) []Value
+	eval(s *Store, at int64) ([]Value, bool)
 }
 
 // compiler knows the selectors of the expression that it compiles.
@@ -73,7 +75,7 @@ func (c compiler) rangeVector(e parser.Expr) (rangeVector, bool) {
 // constant is a scalar.
 type constant float64
 
-func (k constant) eval(*Store, int64) []Value { return []Value{{V: float64(k)}} }
+func (k constant) eval(*Store, int64) ([]Value, bool) { return []Value{{V: float64(k)}}, true }
 
 // aggregation is OP by (…) (f(selector[range])).
 type aggregation struct {
@@ -100,15 +102,15 @@ func groupable(e *parser.AggregateExpr) bool {
 	return !e.Without && !slices.Contains(e.Grouping, labels.MetricName)
 }
 
-func (a *aggregation) eval(s *Store, at int64) []Value {
+func (a *aggregation) eval(s *Store, at int64) ([]Value, bool) {
 	var groups grouper[fold]
-	a.over.each(s, at, func(c *column, p *Pod, _ view, values []float64) {
+	plain := a.over.each(s, at, func(c *column, p *Pod, _ view, values []float64) {
 		g := groups.of(a.by, c.class, p)
 		for _, v := range values {
 			g.add(a.op, v)
 		}
 	})
-	return groups.values(a.by, func(g *fold) float64 { return g.result(a.op) })
+	return groups.values(a.by, func(g *fold) float64 { return g.result(a.op) }), plain
 }
 
 // fold is an aggregation in progress.
@@ -226,12 +228,15 @@ func (c compiler) quantile(e *parser.Call) plan {
 		return nil
 	}
 	sum, ok := unparen(e.Args[1]).(*parser.AggregateExpr)
-	if !ok || sum.Op != parser.SUM || !groupable(sum) || !slices.Contains(sum.Grouping, labels.BucketLabel) {
+	if !ok || sum.Op != parser.SUM || !groupable(sum) {
 		return nil
 	}
 	over, ok := c.rangeVector(sum.Expr)
 	if !ok {
 		return nil
+	}
+	if !slices.Contains(sum.Grouping, labels.BucketLabel) {
+		return &fineQuantile{q.Val, sum.Grouping, over}
 	}
 	by := slices.DeleteFunc(slices.Clone(sum.Grouping), func(l string) bool { return l == labels.BucketLabel })
 	return &bucketQuantile{q.Val, by, over}
@@ -243,15 +248,15 @@ type bucketSums struct {
 	sums   []fold
 }
 
-func (h *bucketQuantile) eval(s *Store, at int64) []Value {
+func (h *bucketQuantile) eval(s *Store, at int64) ([]Value, bool) {
 	var groups grouper[bucketSums]
-	h.over.each(s, at, func(c *column, p *Pod, v view, values []float64) {
+	plain := h.over.each(s, at, func(c *column, p *Pod, v view, values []float64) {
 		if v != viewBucket { // a counter that is called like a histogram's view: no le, so no bucket
 			return
 		}
 		groups.of(h.by, c.class, p).add(c.layout.bounds, values)
 	})
-	return groups.values(h.by, func(b *bucketSums) float64 { return b.quantile(h.q) })
+	return groups.values(h.by, func(b *bucketSums) float64 { return b.quantile(h.q) }), plain
 }
 
 // add adds a series' buckets. Series with other bounds add up bound by bound, as sum by (le) does.
@@ -287,6 +292,36 @@ func (b *bucketSums) quantile(q float64) float64 {
 	}
 	v, _, _ := promql.BucketQuantile(q, buckets)
 	return v
+}
+
+// fineQuantile is histogram_quantile(q, sum by (…) (f(histogram[range]))) over the finer view.
+type fineQuantile struct {
+	q    float64
+	by   []string
+	over rangeVector
+}
+
+func (h *fineQuantile) eval(s *Store, at int64) ([]Value, bool) {
+	var groups grouper[fine]
+	one := newFine(s.fine)
+	h.over.columns(s, func(c *column, p *Pod, v view) {
+		if v != viewNative {
+			return
+		}
+		factor, ok := h.over.readFine(c, p, at, one)
+		if !ok {
+			return
+		}
+		g := groups.of(h.by, c.class, p)
+		if g.counts == nil {
+			*g = *newFine(s.fine)
+		}
+		g.add(one, factor)
+	})
+	return groups.values(h.by, func(f *fine) float64 {
+		v, _ := promql.HistogramQuantile(h.q, f.native(), "", posrange.PositionRange{})
+		return v
+	}), true
 }
 
 // binary is arithmetic between two plans: of one series each, or one of them a constant.
@@ -337,6 +372,8 @@ func groupingOf(p plan) []string {
 		return slices.Clone(p.by)
 	case *bucketQuantile:
 		return slices.Clone(p.by)
+	case *fineQuantile:
+		return slices.Clone(p.by)
 	case *binary:
 		if p.leftConst {
 			return groupingOf(p.right)
@@ -346,19 +383,25 @@ func groupingOf(p plan) []string {
 	return nil
 }
 
-func (b *binary) eval(s *Store, at int64) []Value {
-	left, right := b.left.eval(s, at), b.right.eval(s, at)
+func (b *binary) eval(s *Store, at int64) ([]Value, bool) {
+	left, ok := b.left.eval(s, at)
+	if !ok {
+		return nil, false
+	}
+	right, ok := b.right.eval(s, at)
 	switch {
+	case !ok:
+		return nil, false
 	case b.leftConst:
 		for i := range right {
 			right[i].V = b.apply(left[0].V, right[i].V)
 		}
-		return right
+		return right, true
 	case b.rightConst:
 		for i := range left {
 			left[i].V = b.apply(left[i].V, right[0].V)
 		}
-		return left
+		return left, true
 	}
 	matched := left[:0]
 	for _, l := range left {
@@ -368,7 +411,7 @@ func (b *binary) eval(s *Store, at int64) []Value {
 			}
 		}
 	}
-	return matched
+	return matched, true
 }
 
 func (b *binary) apply(l, r float64) float64 {

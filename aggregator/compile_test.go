@@ -143,8 +143,14 @@ func randomExpr(r *rand.Rand) string {
 		return fmt.Sprintf("histogram_quantile(%s, sum(%s(%s[%s])) by (%s))", pick("0", "0.5", "0.95", "0.99", "1"), pick("rate", "irate", "increase"),
 			selector("istio_request_duration_milliseconds_bucket"), pick("10s", "30s", "1m"), pick("le", "le, code", "le,pod"))
 	}
+	finer := func() string {
+		return fmt.Sprintf("histogram_quantile(%s, sum%s(%s(%s[%s])))", pick("0.5", "0.95"), pick("", " by (code) "), pick("rate", "irate", "increase"),
+			selector("istio_request_duration_milliseconds"), pick("10s", "30s", "1m"))
+	}
 	operand := func() string {
 		switch r.IntN(6) {
+		case 2:
+			return finer()
 		case 0:
 			return pick("2", "0.5", "(1000)")
 		case 1:

@@ -123,9 +123,11 @@ func (q *Query) Eval(ctx context.Context, at time.Time) (Answer, error) {
 	began := time.Now()
 	a := Answer{Window: q.reach}
 	var err error
+	compiled := false
 	if q.plan != nil {
-		a.Values = q.plan.eval(q.store, q.store.millis(at))
-	} else {
+		a.Values, compiled = q.plan.eval(q.store, q.store.millis(at))
+	}
+	if !compiled {
 		a.Values, err = q.store.engine.instant(ctx, queryable{q.store}, q.expr, q.store.millis(at))
 	}
 	q.store.metrics.seconds.Observe(time.Since(began).Seconds())

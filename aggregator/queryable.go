@@ -15,7 +15,7 @@ import (
 )
 
 // queryable shows the store to Prometheus' engine: counters as they are stored (monotone), histograms as their _bucket,
-// _sum and _count series, each stale two flush intervals after its last row.
+// _sum and _count series and as a native one, each stale two flush intervals after its last row.
 type queryable struct{ store *Store }
 
 func (q queryable) Querier(mint, maxt int64) (storage.Querier, error) {
@@ -47,6 +47,7 @@ func (q querier) Select(ctx context.Context, sortSeries bool, hints *storage.Sel
 	sel := newSelector(ms)
 	set := &seriesSet{}
 	r := reader{mint: mint - 1, maxt: maxt} // hints include their start, windows do not
+	r.fine = newFine(q.store.fine)
 	for _, c := range q.store.classesOf(sel) {
 		if err := ctx.Err(); err != nil {
 			return storage.ErrSeriesSet(err)
@@ -96,6 +97,7 @@ type reader struct {
 	times      []int64
 	rows       []histogramRow
 	values     []float64
+	fine       *fine
 }
 
 // series appends the column's series of the view that the selector selects and that have samples.
@@ -105,6 +107,10 @@ func (r *reader) series(to []storage.Series, sel *selector, col *column, v view)
 		return to
 	}
 	flush := col.table.flush.Load()
+	if v == viewNative {
+		samples := r.native(col, flush)
+		return append(to, storage.NewListSeries(col.class.labelsOf(&r.builder, pod, "", ""), samples))
+	}
 	add := func(le string, at func(i int) float64) {
 		to = append(to, storage.NewListSeries(col.class.labelsOf(&r.builder, pod, suffixes[v], le), r.points(flush, at)))
 	}
@@ -154,11 +160,58 @@ func (r *reader) points(flush int64, at func(i int) float64) []chunks.Sample {
 	ps := make([]chunks.Sample, 0, len(r.times)+1)
 	for i, t := range r.times {
 		ps = append(ps, point{t, at(i)})
-		stale := t + 2*flush + 1
-		if i+1 < len(r.times) && r.times[i+1] <= stale || stale > r.maxt {
-			continue
+		if stale, ok := r.stale(i, flush); ok {
+			ps = append(ps, point{stale, math.Float64frombits(value.StaleNaN)})
 		}
-		ps = append(ps, point{stale, math.Float64frombits(value.StaleNaN)})
 	}
 	return ps
 }
+
+// stale returns when the series turned stale after its i-th row, if it did before the next and within the time asked for.
+func (r *reader) stale(i int, flush int64) (int64, bool) {
+	at := r.times[i] + 2*flush + 1
+	return at, at <= r.maxt && (i+1 == len(r.times) || r.times[i+1] > at)
+}
+
+// native returns the rows of a column that was read as native histograms. They count from the ring's oldest row, not from
+// the series' beginning: rates and increases, which is what a histogram is good for, do not see the difference.
+func (r *reader) native(col *column, flush int64) []chunks.Sample {
+	for {
+		b := col.block.Load()
+		lo, hi, oldest := b.window(r.mint, r.maxt)
+		r.times = r.times[:0]
+		r.fine.reset()
+		ps := make([]chunks.Sample, 0, hi-lo+2)
+		ends := col.layout.ends(col.table.pod.Load())
+		done := oldest
+		for row := lo; row <= hi; row++ {
+			r.times = append(r.times, b.gen.time(row))
+			b.fineRange(r.fine, ends, done, row)
+			done = row
+			ps = append(ps, nativePoint{b.gen.time(row), r.fine.native()})
+		}
+		if b.torn(oldest) {
+			continue
+		}
+		for i := len(r.times) - 1; i >= 0; i-- {
+			if stale, ok := r.stale(i, flush); ok {
+				marker := nativePoint{stale, &histogram.FloatHistogram{Sum: math.Float64frombits(value.StaleNaN)}}
+				ps = slices.Insert(ps, i+1, chunks.Sample(marker))
+			}
+		}
+		return ps
+	}
+}
+
+// nativePoint is a histogram sample of the engine's.
+type nativePoint struct {
+	t int64
+	h *histogram.FloatHistogram
+}
+
+func (p nativePoint) T() int64                      { return p.t }
+func (p nativePoint) F() float64                    { return 0 }
+func (p nativePoint) H() *histogram.Histogram       { return nil }
+func (p nativePoint) FH() *histogram.FloatHistogram { return p.h }
+func (p nativePoint) Type() chunkenc.ValueType      { return chunkenc.ValFloatHistogram }
+func (p nativePoint) Copy() chunks.Sample           { return nativePoint{p.t, p.h.Copy()} }

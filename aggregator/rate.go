@@ -45,15 +45,23 @@ var rangeFuncs = map[string]rangeFunc{"rate": funcRate, "increase": funcIncrease
 // of evaluates the function for the i-th view (as block.value takes it) of rows that lie in (mint, maxt].
 func (f rangeFunc) of(b *block, lo, hi int64, s span, mint, maxt int64, i int) float64 {
 	if f == funcIrate {
-		return (b.value(hi, i) - b.value(hi-1, i)) / (float64(s.lastT-s.beforeT) / 1000)
+		return (b.value(hi, i) - b.value(hi-1, i)) * f.factor(s, mint, maxt, 0, 0)
 	}
 	first := b.value(lo, i)
 	increase := b.value(hi, i) - first
-	factor := s.extrapolate(mint, maxt, first, increase)
-	if f == funcRate {
-		factor /= float64(maxt-mint) / 1000
+	return increase * f.factor(s, mint, maxt, first, increase)
+}
+
+// factor is what an increase over the window's samples is multiplied by.
+func (f rangeFunc) factor(s span, mint, maxt int64, first, increase float64) float64 {
+	switch f {
+	case funcIrate:
+		return 1000 / float64(s.lastT-s.beforeT)
+	case funcIncrease:
+		return s.extrapolate(mint, maxt, first, increase)
+	default:
+		return s.extrapolate(mint, maxt, first, increase) / (float64(maxt-mint) / 1000)
 	}
-	return increase * factor
 }
 
 // rangeVector is a function over selector[range], without offset.
@@ -64,9 +72,24 @@ type rangeVector struct {
 }
 
 // each calls visit with every selected series that has two samples in the window: with one value, or for a histogram's
-// buckets one a bound and the last for +Inf. values is only valid during the call.
-func (r rangeVector) each(s *Store, at int64, visit func(c *column, p *Pod, v view, values []float64)) {
-	values := make([]float64, 0, 32)
+// buckets one a bound and the last for +Inf. values is only valid during the call. It returns false if a native histogram
+// is selected, which has no such values.
+func (r rangeVector) each(s *Store, at int64, visit func(c *column, p *Pod, v view, values []float64)) bool {
+	values, plain := make([]float64, 0, 32), true
+	r.columns(s, func(c *column, p *Pod, v view) {
+		if v == viewNative {
+			plain = false
+			return
+		}
+		if values = r.read(c, v, at, values); len(values) > 0 {
+			visit(c, p, v, values)
+		}
+	})
+	return plain
+}
+
+// columns calls visit with every selected column and view.
+func (r rangeVector) columns(s *Store, visit func(c *column, p *Pod, v view)) {
 	checkPod := r.sel.asksForPod()
 	for _, c := range s.classesOf(r.sel) {
 		for _, v := range c.views() {
@@ -75,11 +98,8 @@ func (r rangeVector) each(s *Store, at int64, visit func(c *column, p *Pod, v vi
 			}
 			for _, col := range c.columns.all() {
 				p := col.table.pod.Load()
-				if checkPod && !r.sel.matchesPod(p) {
-					continue
-				}
-				if values = r.read(col, v, at, values); len(values) > 0 {
-					visit(col, p, v, values)
+				if !checkPod || r.sel.matchesPod(p) {
+					visit(col, p, v)
 				}
 			}
 		}
@@ -113,6 +133,33 @@ func (r rangeVector) read(col *column, v view, at int64, values []float64) []flo
 		}
 		if !b.torn(oldest) {
 			return values
+		}
+	}
+}
+
+// readFine puts what the finer view counts in the window into f, and returns the factor that makes the function's value of
+// it; false if there are fewer than two rows.
+func (r rangeVector) readFine(col *column, p *Pod, at int64, f *fine) (factor float64, ok bool) {
+	for mint := at - r.reach; ; {
+		b := col.block.Load()
+		if b == nil {
+			return 0, false
+		}
+		lo, hi, oldest := b.window(mint, at)
+		f.reset()
+		if ok = hi > lo; ok {
+			g := b.gen
+			s := span{firstT: g.time(lo), lastT: g.time(hi), beforeT: g.time(hi - 1), n: hi - lo + 1}
+			from := lo
+			if r.f == funcIrate {
+				from = hi - 1
+			}
+			ends := col.layout.ends(p)
+			b.fineRange(f, ends, from, hi)
+			factor = r.f.factor(s, mint, at, b.value(lo, len(b.totals)-1)-b.value(oldest, len(b.totals)-1), f.count)
+		}
+		if !b.torn(oldest) {
+			return factor, ok
 		}
 	}
 }

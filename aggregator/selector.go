@@ -17,17 +17,18 @@ const (
 	viewBucket
 	viewSum
 	viewCount
+	viewNative // the finer view, a native histogram under the metric's own name (fine.go)
 )
 
 // suffixes are the name suffixes of the views.
-var suffixes = [...]string{viewCounter: "", viewBucket: "_bucket", viewSum: "_sum", viewCount: "_count"}
+var suffixes = [...]string{viewCounter: "", viewBucket: "_bucket", viewSum: "_sum", viewCount: "_count", viewNative: ""}
 
 // views returns the views of a class.
 func (c *class) views() []view {
 	if c.kind == Counter {
 		return []view{viewCounter}
 	}
-	return []view{viewBucket, viewSum, viewCount}
+	return []view{viewBucket, viewSum, viewCount, viewNative}
 }
 
 // selector is a PromQL vector selector over the store's classes.

@@ -60,6 +60,7 @@ type Store struct {
 	tables    tables
 	classes   *classes
 	layouts   layouts
+	fine      *fineTables
 	engine    *engine
 }
 
@@ -69,7 +70,7 @@ func New(c Config) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Store{config: c, started: time.Now(), classes: newClasses(), engine: newEngine()}
+	s := &Store{config: c, started: time.Now(), classes: newClasses(), engine: newEngine(), fine: newFineTables()}
 	s.retention.Store(c.Retention.Milliseconds())
 	if s.metrics, err = newMetrics(c.Registerer, s); err != nil {
 		return nil, err
