@@ -1,0 +1,155 @@
+package fleet
+
+import (
+	"testing"
+	"time"
+
+	metricsv3 "github.com/envoyproxy/go-control-plane/envoy/service/metrics/v3"
+	dto "github.com/prometheus/client_model/go"
+	"google.golang.org/protobuf/proto"
+)
+
+// decode returns a flush as a receiver that decodes it sees it.
+func decode(t *testing.T, b []byte) *metricsv3.StreamMetricsMessage {
+	t.Helper()
+	m := new(metricsv3.StreamMetricsMessage)
+	if err := proto.Unmarshal(b, m); err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+func TestFlushesAreWhatAnEnvoySends(t *testing.T) {
+	const sets, workload = 20, 37
+	for name, asLabels := range map[string]bool{"tags in the name": false, "tags as labels": true} {
+		t.Run(name, func(t *testing.T) {
+			tmpl, err := newTemplate(sets, asLabels)
+			if err != nil {
+				t.Fatal(err)
+			}
+			now := time.Now().UnixMilli()
+			before := map[string]float64{}
+			for number := range int64(3 * variants) {
+				f := &tmpl.flushes[number%variants]
+				b := append([]byte(nil), f.families...)
+				f.patch(b, now+number, workload, number)
+				m := decode(t, b)
+				counters, intervals, kinds := map[string]float64{}, map[string]float64{}, map[dto.MetricType]int{}
+				for _, family := range m.GetEnvoyMetrics() {
+					metric := family.GetMetric()[0]
+					if metric.GetTimestampMs() != now+number {
+						t.Fatalf("%s: timestamp %d, want %d", family.GetName(), metric.GetTimestampMs(), now+number)
+					}
+					if !isIstio(family) {
+						continue
+					}
+					kinds[family.GetType()]++
+					key := metric.String()
+					if !asLabels {
+						key = family.GetName()
+					}
+					switch family.GetType() {
+					case dto.MetricType_COUNTER:
+						counters[labelsOf(family)] = metric.GetCounter().GetValue()
+					case dto.MetricType_HISTOGRAM:
+						intervals[labelsOf(family)] = float64(metric.GetHistogram().GetSampleCount())
+					case dto.MetricType_SUMMARY:
+					default:
+						t.Fatalf("%s: type %s", key, family.GetType())
+					}
+				}
+				if kinds[dto.MetricType_COUNTER] != sets || kinds[dto.MetricType_HISTOGRAM] != 3*sets || kinds[dto.MetricType_SUMMARY] != 3*sets {
+					t.Fatalf("families: %v", kinds)
+				}
+				if len(counters) != sets || len(intervals) != sets {
+					t.Fatalf("%d counters, %d label sets of histograms, want %d of each", len(counters), len(intervals), sets)
+				}
+				for key, v := range counters {
+					if v-before[key] != intervals[key] {
+						t.Fatalf("flush %d: counter went from %v to %v, its histogram says %v: %s", number, before[key], v, intervals[key], key)
+					}
+				}
+				before = counters
+			}
+		})
+	}
+}
+
+// labelsOf returns a family's tags, wherever they are.
+func labelsOf(f *dto.MetricFamily) string {
+	if ls := f.GetMetric()[0].GetLabel(); len(ls) > 0 {
+		s := ""
+		for _, l := range ls {
+			s += l.GetName() + "=" + l.GetValue() + ","
+		}
+		return s
+	}
+	for i, r := range f.GetName() {
+		if r == '.' && i > len("istiocustom.") {
+			return f.GetName()[i:]
+		}
+	}
+	return ""
+}
+
+func TestLastFlushHasCountersOnly(t *testing.T) {
+	tmpl, err := newTemplate(2, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := &tmpl.flushes[0]
+	b := append([]byte(nil), f.families[:f.last]...)
+	f.patch(b, time.Now().UnixMilli(), 0, 0)
+	found := 0
+	for _, family := range decode(t, b).GetEnvoyMetrics() {
+		switch family.GetType() {
+		case dto.MetricType_HISTOGRAM, dto.MetricType_SUMMARY:
+			t.Errorf("%s in the last flush", family.GetType())
+		case dto.MetricType_COUNTER:
+			if isIstio(family) {
+				found++
+			}
+		}
+	}
+	if found != 2 {
+		t.Errorf("%d request counters, want 2", found)
+	}
+}
+
+func TestPodsAreToldApart(t *testing.T) {
+	tmpl, err := newTemplate(1, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := map[string]bool{}
+	for pod := range 50 {
+		for generation := range 3 {
+			node := decode(t, tmpl.identify(pod/10, pod, generation)).GetIdentifier().GetNode()
+			name := node.GetMetadata().GetFields()["NAME"].GetStringValue()
+			if seen[name] || name == "" {
+				t.Fatalf("pod name %q again", name)
+			}
+			seen[name] = true
+			if want := "svc-" + digits(pod/10, 4); node.GetMetadata().GetFields()["WORKLOAD_NAME"].GetStringValue() != want {
+				t.Fatalf("workload is not %s", want)
+			}
+		}
+	}
+}
+
+func TestConfigIsChecked(t *testing.T) {
+	for name, c := range map[string]Config{
+		"no target":          {},
+		"too many pods":      {Target: "x", Pods: maxPods + 1},
+		"no label set":       {Target: "x", LabelSets: -1},
+		"too many sets":      {Target: "x", LabelSets: maxLabelSets + 1},
+		"a negative churn":   {Target: "x", ReplacedPerMinute: -1},
+		"too fast a flush":   {Target: "x", Interval: time.Millisecond},
+		"no pod a workload":  {Target: "x", PodsPerWorkload: -1},
+		"negative pod count": {Target: "x", Pods: -1},
+	} {
+		if c.Validate() == nil {
+			t.Errorf("%s is accepted", name)
+		}
+	}
+}

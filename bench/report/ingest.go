@@ -1,0 +1,201 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"time"
+)
+
+// load is what a receiver is put under.
+type load struct {
+	pods, labelSets int
+	interval        time.Duration
+	tls, labels     bool
+}
+
+// cost is what a load took.
+type cost struct {
+	flushes                 int64
+	receiver, sender        time.Duration // CPU a flush
+	resident, peak          int64
+	flushBytes              int64
+	lateMs                  int64
+	failed                  int64
+	receiverShare, measured float64 // of one core; seconds
+}
+
+func (c cost) String() string {
+	return fmt.Sprintf("%d flushes of %d KB: receiver %v a flush (%.1f %% of a core, RSS %d MB), sender %v, late %d ms, failed %d",
+		c.flushes, c.flushBytes>>10, c.receiver, 100*c.receiverShare, c.resident>>20, c.sender, c.lateMs, c.failed)
+}
+
+// certificates are a self-made pair for 127.0.0.1.
+type certificates struct{ cert, key string }
+
+// receiver starts what is measured.
+type receiver func(ctx context.Context, s settings, tls *certificates) (*child, error)
+
+func nullSink(ctx context.Context, s settings, c *certificates) (*child, error) {
+	var args []string
+	if c != nil {
+		args = []string{"--tls-cert-file", c.cert, "--tls-private-key-file", c.key}
+	}
+	return startSelf(ctx, s, "sink", args...)
+}
+
+func meshpulse(ctx context.Context, s settings, c *certificates) (*child, error) {
+	dir := filepath.Join(s.work, "no-hpas")
+	if err := os.MkdirAll(dir, 0o750); err != nil {
+		return nil, err
+	}
+	args := []string{"--profiling-address", profilingAddress}
+	if c != nil {
+		args = append(args, "--ingest-tls-cert-file", c.cert, "--ingest-tls-private-key-file", c.key)
+	}
+	return startMeshpulse(ctx, s, dir, args...)
+}
+
+const profilingAddress = "127.0.0.1:16060"
+
+// measure puts a receiver under a load and counts CPU time once it is steady: every sidecar has flushed three times.
+func measure(ctx context.Context, s settings, name string, start receiver, l load) (cost, error) {
+	var certs *certificates
+	if l.tls {
+		var err error
+		if certs, err = makeCertificates(s.work); err != nil {
+			return cost{}, err
+		}
+	}
+	r, err := start(ctx, s, certs)
+	if err != nil {
+		return cost{}, err
+	}
+	c, err := measureChild(ctx, s, r, certs, l)
+	if e := r.Stop(); err == nil && e != nil {
+		err = e
+	}
+	if err != nil {
+		return c, fmt.Errorf("%s: %w", name, err)
+	}
+	fmt.Fprintf(os.Stderr, "%-28s %v\n", name, c)
+	return c, nil
+}
+
+func measureChild(ctx context.Context, s settings, r *child, certs *certificates, l load) (cost, error) {
+	args := []string{"--target", r.Ingest, "--pods", strconv.Itoa(l.pods), "--label-sets", strconv.Itoa(l.labelSets),
+		"--interval", l.interval.String(), "--labels=" + strconv.FormatBool(l.labels)}
+	if certs != nil {
+		args = append(args, "--ca-file", certs.cert)
+	}
+	f, err := startSelf(ctx, s, "fleet", args...)
+	if err != nil {
+		return cost{}, err
+	}
+	defer f.Kill()
+	if err := steady(ctx, f, l, 3); err != nil {
+		return cost{}, err
+	}
+	if s.profiles != "" && r.Process != nil {
+		defer func() { _ = profile(ctx, s, l) }() // beside the figures, and after them
+	}
+	return count(ctx, s, r, f)
+}
+
+// steady waits until every sidecar has flushed so often.
+func steady(ctx context.Context, f *child, l load, flushes int) error {
+	deadline := time.Now().Add(l.interval*time.Duration(flushes) + time.Minute)
+	for {
+		st, err := f.fleetStats(ctx)
+		if err != nil {
+			return err
+		}
+		if st.Streams == int64(l.pods) && st.Flushes >= int64(flushes*l.pods) {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("fleet is not steady: %+v", st)
+		}
+		if err := wait(ctx, 200*time.Millisecond); err != nil {
+			return err
+		}
+	}
+}
+
+// count takes CPU time and flushes over the measuring time.
+func count(ctx context.Context, s settings, r, f *child) (cost, error) {
+	type reading struct {
+		at       time.Time
+		receiver time.Duration
+		sender   time.Duration
+		flushes  int64
+		bytes    int64
+		failed   int64
+		late     int64
+	}
+	read := func() (reading, error) {
+		st, err := f.fleetStats(ctx)
+		rc, e1 := cpuTime(r.PID())
+		fc, e2 := cpuTime(f.PID())
+		return reading{time.Now(), rc, fc, st.Flushes, st.Bytes, st.Failed, st.LateMs}, errors.Join(err, e1, e2)
+	}
+	a, err := read()
+	if err != nil {
+		return cost{}, err
+	}
+	if err := wait(ctx, s.measure); err != nil {
+		return cost{}, err
+	}
+	b, err := read()
+	if err != nil {
+		return cost{}, err
+	}
+	n := b.flushes - a.flushes
+	if n == 0 {
+		return cost{}, errors.New("nothing was flushed")
+	}
+	resident, peak, err := memory(r.PID())
+	seconds := b.at.Sub(a.at).Seconds()
+	return cost{
+		flushes: n, receiver: (b.receiver - a.receiver) / time.Duration(n), sender: (b.sender - a.sender) / time.Duration(n),
+		resident: resident, peak: peak, flushBytes: (b.bytes - a.bytes) / n, lateMs: b.late, failed: b.failed,
+		receiverShare: (b.receiver - a.receiver).Seconds() / seconds, measured: seconds,
+	}, err
+}
+
+// profile keeps a CPU profile of meshpulse under load.
+func profile(ctx context.Context, s settings, l load) error {
+	b, err := get(ctx, http.DefaultClient, "http://"+profilingAddress+"/debug/pprof/profile?seconds=10")
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(s.profiles, 0o750); err != nil {
+		return err
+	}
+	name := fmt.Sprintf("ingest-%d-tls-%v-labels-%v.pprof", l.pods, l.tls, l.labels)
+	return os.WriteFile(filepath.Join(s.profiles, name), b, 0o600)
+}
+
+// makeCertificates makes a self-signed pair in the folder, by Go's own generator.
+func makeCertificates(dir string) (*certificates, error) {
+	root, err := exec.Command("go", "env", "GOROOT").Output()
+	if err != nil {
+		return nil, fmt.Errorf("go env GOROOT: %w", err)
+	}
+	generator := filepath.Join(string(root[:len(root)-1]), "src/crypto/tls/generate_cert.go")
+	abs, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, err
+	}
+	cmd := exec.Command("go", "run", generator, "--host", "localhost,127.0.0.1", "--ecdsa-curve", "P256", "--ca", "--duration", "24h")
+	cmd.Dir = abs
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("certificate: %w\n%s", err, out)
+	}
+	return &certificates{filepath.Join(abs, "cert.pem"), filepath.Join(abs, "key.pem")}, nil
+}

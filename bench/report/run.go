@@ -1,0 +1,106 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+)
+
+// flushInterval is Istio's.
+const flushInterval = 5 * time.Second
+
+// runBenchmarks runs all parts one after the other and writes one table.
+func runBenchmarks(ctx context.Context, args []string) error {
+	s, err := parseSettings("run", args, nil)
+	if err != nil {
+		return err
+	}
+	command := "make bench"
+	if len(args) > 0 {
+		command = "report run " + strings.Join(args, " ")
+	}
+	t := newTable(command, time.Now())
+	for _, part := range []struct {
+		name string
+		run  func(context.Context, settings, *table) error
+	}{
+		{"ingest", ingestRows},
+		{"fivethousand", fiveThousandRows},
+		{"prometheus", prometheusRows},
+		{"code", codeRows},
+		{"api", apiRows},
+	} {
+		if !s.wants(part.name) {
+			continue
+		}
+		if err := part.run(ctx, s, t); err != nil {
+			return fmt.Errorf("%s: %w", part.name, err)
+		}
+	}
+	fmt.Print(t.markdown())
+	return t.write(s.results, "bench")
+}
+
+func micros(d time.Duration) float64 { return float64(d.Nanoseconds()) / 1000 }
+
+// ingestRows compare meshpulse with the null sink at 1,000 streams, plaintext and TLS, stock naming and labels.
+func ingestRows(ctx context.Context, s settings, t *table) error {
+	for _, l := range []struct {
+		name string
+		load load
+		goal float64
+	}{
+		{"stock naming, plaintext", load{1000, 20, flushInterval, false, false}, 1.6},
+		{"stock naming, TLS", load{1000, 20, flushInterval, true, false}, 0},
+		{"tags as labels, plaintext", load{1000, 20, flushInterval, false, true}, 0},
+	} {
+		floor, err := measure(ctx, s, "null sink, "+l.name, nullSink, l.load)
+		if err != nil {
+			return err
+		}
+		own, err := measure(ctx, s, "meshpulse, "+l.name, meshpulse, l.load)
+		if err != nil {
+			return err
+		}
+		what := "ingest CPU, 1,000 streams of 20 label sets, " + l.name
+		t.add(what+": null sink", micros(floor.receiver), "us/flush", "lower")
+		t.add(what+": meshpulse", micros(own.receiver), "us/flush", "lower")
+		ratio := float64(own.receiver) / float64(floor.receiver)
+		if l.goal > 0 {
+			t.atMost(what+": ratio", ratio, "x", l.goal)
+		} else {
+			t.add(what+": ratio", ratio, "x", "lower")
+		}
+		if l.goal > 0 {
+			t.add("memory, 1,000 streams of 20 label sets: RSS of meshpulse", float64(own.resident)/(1<<20), "MiB", "lower")
+			t.note("A flush is %d KB. The sender used %v of CPU a flush.", own.flushBytes>>10, own.sender)
+		}
+		if own.failed+floor.failed > 0 {
+			t.note("%s: %d flushes could not be sent.", l.name, own.failed+floor.failed)
+		}
+	}
+	return nil
+}
+
+// fiveThousandRows are the same at 5,000 streams.
+func fiveThousandRows(ctx context.Context, s settings, t *table) error {
+	l := load{5000, 20, flushInterval, false, false}
+	floor, err := measure(ctx, s, "null sink, 5,000", nullSink, l)
+	if err != nil {
+		return err
+	}
+	own, err := measure(ctx, s, "meshpulse, 5,000", meshpulse, l)
+	if err != nil {
+		return err
+	}
+	const what = "ingest CPU, 5,000 streams of 20 label sets, stock naming, plaintext"
+	t.add(what+": null sink", micros(floor.receiver), "us/flush", "lower")
+	t.atMost(what+": meshpulse", micros(own.receiver), "us/flush", 250)
+	t.add(what+": ratio", float64(own.receiver)/float64(floor.receiver), "x", "lower")
+	t.add("memory, 5,000 streams of 20 label sets: RSS of meshpulse", float64(own.resident)/(1<<20), "MiB", "lower")
+	if own.failed+floor.failed > 0 {
+		t.note("5,000 streams: %d flushes could not be sent.", own.failed+floor.failed)
+	}
+	return nil
+}
