@@ -192,6 +192,15 @@ type sender struct {
 // open opens a stream on a connection of its own.
 func (k *sink) open(t *testing.T) *sender {
 	t.Helper()
+	s, err := k.dial(t)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func (k *sink) dial(t *testing.T) (*sender, error) {
+	t.Helper()
 	conn, err := grpc.NewClient(k.addr, grpc.WithTransportCredentials(k.creds), grpc.WithDefaultCallOptions(grpc.ForceCodecV2(rawCodec{})), grpc.WithNoProxy())
 	if err != nil {
 		t.Fatal(err)
@@ -200,10 +209,7 @@ func (k *sink) open(t *testing.T) *sender {
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	t.Cleanup(cancel)
 	stream, err := conn.NewStream(ctx, &grpc.StreamDesc{ClientStreams: true, ServerStreams: true}, metricsv3.MetricsService_StreamMetrics_FullMethodName)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return &sender{t, stream}
+	return &sender{t, stream}, err
 }
 
 // send sends messages. That the sink has ended the stream meanwhile is told by end.
@@ -236,6 +242,14 @@ func (s *sender) close() *status.Status {
 		s.t.Fatal(err)
 	}
 	return s.end()
+}
+
+// codeOf says how a stream ends that could perhaps not be opened, and sends one message.
+func codeOf(s *sender, err error, b []byte) codes.Code {
+	if err != nil {
+		return status.Code(err)
+	}
+	return s.send(b).close().Code()
 }
 
 // hello is a first message: a node, and families.
