@@ -15,10 +15,25 @@ type Coverage struct {
 	// Covered is how far back from the instant the rows of the reporting pods reach: the longest of them, and never
 	// more than the window. A pod that came later is complete from its first row.
 	Covered time.Duration
+	// Watermark is the newest time that every reporting pod has covered, zero if none reports; Flush is the longest of
+	// their flush intervals.
+	Watermark time.Time
+	Flush     time.Duration
+	// Partial are the selected pods of which the window is not known in full: silent ones, ones whose rows begin within
+	// the window, and ones of which samples were refused within it.
+	Partial []PodState
 	// Matched counts the series that the selectors matched (a histogram is one); Moved says whether any of them
 	// changed within the rings.
 	Matched int
 	Moved   bool
+}
+
+// PodState is what the store knows of a pod.
+type PodState struct {
+	Namespace, Name string
+	Reporting       bool      // its newest row is at most two flush intervals old
+	Oldest, Newest  time.Time // its rows reach from here to there; Oldest is one flush before its first
+	Refused         time.Time // when one of its samples was last refused or dropped, zero if never within the window
 }
 
 // coverage looks at the pods and series behind the query at an instant, and at their newest sample until then.
@@ -45,20 +60,69 @@ func (q *Query) coverage(at int64) (time.Time, Coverage) {
 		q.store.couldHave(sel, func(t *table) { pods[t] = struct{}{} })
 	}
 	for t := range pods {
-		if !t.reporting(at) {
-			cov.Silent++
-			continue
-		}
-		cov.Reporting++
-		if oldest, ok := t.gen.Load().oldest(); ok {
-			cov.Covered = max(cov.Covered, time.Duration(at-oldest)*time.Millisecond)
-		}
+		cov.count(t.state(at, q.reach), time.Duration(t.flush.Load())*time.Millisecond, at, q.reach)
 	}
 	cov.Covered = min(cov.Covered, q.reach)
 	if cov.Matched == 0 {
 		return time.Time{}, cov
 	}
 	return time.UnixMilli(newest), cov
+}
+
+// count takes a selected pod into account.
+func (c *Coverage) count(p PodState, flush time.Duration, at int64, reach time.Duration) {
+	if p.Reporting {
+		c.Reporting++
+		c.Covered = max(c.Covered, time.Duration(at-p.Oldest.UnixMilli())*time.Millisecond)
+		c.Flush = max(c.Flush, flush)
+		if c.Watermark.IsZero() || p.Newest.Before(c.Watermark) {
+			c.Watermark = p.Newest
+		}
+	} else {
+		c.Silent++
+	}
+	if !p.Reporting || !p.Refused.IsZero() || p.Oldest.UnixMilli() > at-reach.Milliseconds() {
+		c.Partial = append(c.Partial, p)
+	}
+}
+
+// state returns what is known of the pod at an instant, for a window.
+func (t *table) state(at int64, reach time.Duration) PodState {
+	p := t.pod.Load()
+	s := PodState{Namespace: p.Namespace, Name: p.Name}
+	g := t.gen.Load()
+	newest, ok := g.newest()
+	if !ok {
+		return s
+	}
+	oldest, _ := g.oldest()
+	s.Reporting = at-newest <= 2*t.flush.Load()
+	s.Oldest, s.Newest = time.UnixMilli(oldest), time.UnixMilli(newest)
+	if refused := t.refused.Load(); refused > at-reach.Milliseconds() {
+		s.Refused = time.UnixMilli(refused)
+	}
+	return s
+}
+
+// Pod returns what the store knows of a pod; false if it has never reported, or not within the rings.
+func (s *Store) Pod(namespace, name string, at time.Time) (PodState, bool) {
+	t := s.tables.find(namespace, name)
+	if t == nil {
+		return PodState{}, false
+	}
+	state := t.state(s.millis(at), 0)
+	return state, !state.Newest.IsZero()
+}
+
+// Selects reports whether the pod could have series that the query selects, by what it says of itself: for pods that have
+// not reported yet.
+func (q *Query) Selects(p Pod) bool {
+	for _, sel := range q.selectors {
+		if sel.couldBe(&p) {
+			return true
+		}
+	}
+	return false
 }
 
 // activity returns the time of the column's newest row up to an instant, and whether its value changed within the ring.
@@ -89,22 +153,23 @@ func (c *column) activity(at int64) (newest int64, moved, ok bool) {
 // series name the pod that reports it: the destination's where reporter is destination, else the source's. A selector that
 // asks for neither side's identity could be any pod's.
 func (s *Store) couldHave(sel *selector, f func(*table)) {
-	destination, source := sel.sides()
-	each := func(ts []*table) {
-		for _, t := range ts {
-			p := t.pod.Load()
-			if sel.matchesPod(p) && (destination && sel.matchesSide("destination_", p) || source && sel.matchesSide("source_", p)) {
-				f(t)
-			}
-		}
-	}
-	if destination && !source {
+	pods := s.tables.all.all()
+	if destination, source := sel.sides(); destination && !source {
 		if ns, ok := sel.equals("destination_workload_namespace"); ok {
-			each(s.tables.in(ns))
-			return
+			pods = s.tables.in(ns)
 		}
 	}
-	each(s.tables.all.all())
+	for _, t := range pods {
+		if sel.couldBe(t.pod.Load()) {
+			f(t)
+		}
+	}
+}
+
+// couldBe reports whether the pod could report what is selected.
+func (s *selector) couldBe(p *Pod) bool {
+	destination, source := s.sides()
+	return s.matchesPod(p) && (destination && s.matchesSide("destination_", p) || source && s.matchesSide("source_", p))
 }
 
 // sides returns which ends of a call can report what is selected. Without a reporter it is the side whose identity the

@@ -144,6 +144,13 @@ func (ts *tables) get(s *Store, p *Pod) *table {
 	return t
 }
 
+// find returns the pod's table, nil if there is none.
+func (ts *tables) find(namespace, name string) *table {
+	ts.mu.Lock()
+	defer ts.mu.Unlock()
+	return ts.byPod[podKey{namespace, name}]
+}
+
 func (ts *tables) remove(t *table) {
 	ts.mu.Lock()
 	defer ts.mu.Unlock()

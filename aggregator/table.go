@@ -220,12 +220,6 @@ func (t *table) free() {
 // newest returns the time of the pod's newest row.
 func (t *table) newest() (int64, bool) { return t.gen.Load().newest() }
 
-// reporting reports whether the pod's newest flush is at most two flush intervals old.
-func (t *table) reporting(at int64) bool {
-	newest, ok := t.newest()
-	return ok && at-newest <= 2*t.flush.Load()
-}
-
 // tombstones remember the counters of freed series by key; beyond the limit the oldest are given up.
 type tombstones struct {
 	values map[uint64]tombstone
