@@ -30,3 +30,27 @@ $(LAB_CONTROLPLANE): $(wildcard bench/lab/controlplane/*.go) bench/lab/controlpl
 	@mkdir -p $(LAB_BIN)
 	@cd bench/lab/controlplane && CGO_ENABLED=0 ../../tools/progress $(GO) build -v -trimpath \
 		-ldflags "-s -w -X k8s.io/component-base/version.gitVersion=$(KUBE_VERSION)" -o ../../../$@ .
+
+# The peers of the comparison, each in a module of its own: some 12 minutes with a cold Go build cache.
+PROMETHEUS_VERSION := v0.313.5
+KEDA_VERSION       := v2.21.0
+LAB_PEERS          := $(LAB_BIN)/prometheus-$(PROMETHEUS_VERSION) $(LAB_BIN)/keda-operator-$(KEDA_VERSION) $(LAB_BIN)/keda-adapter-$(KEDA_VERSION)
+VERSUS             := bench/lab/scenarios/step.yaml bench/lab/scenarios/sawtooth.yaml
+
+.PHONY: versus versus-all
+
+versus: lab-build $(LAB_PEERS) ## side by side with Prometheus and KEDA (under 60 minutes)
+	@$(LAB_BIN)/lab versus --root . $(VERSUS)
+
+versus-all: lab-build $(LAB_PEERS) ## the same in every setting, as long as it takes
+	@$(LAB_BIN)/lab versus --root . --all $(VERSUS)
+
+$(LAB_BIN)/prometheus-$(PROMETHEUS_VERSION): bench/lab/peers/prometheus/go.mod
+	@mkdir -p $(LAB_BIN)
+	@cd $(<D) && CGO_ENABLED=0 ../../../tools/progress $(GO) build -v -trimpath -tags remove_all_sd,enable_kubernetes_sd \
+		-ldflags "-s -w" -o ../../../../$@ github.com/prometheus/prometheus/cmd/prometheus
+
+$(LAB_BIN)/keda-%-$(KEDA_VERSION): bench/lab/peers/keda/go.mod
+	@mkdir -p $(LAB_BIN)
+	@cd $(<D) && CGO_ENABLED=0 ../../../tools/progress $(GO) build -v -trimpath -ldflags "-s -w" \
+		-o ../../../../$@ github.com/kedacore/keda/v2/cmd/$*

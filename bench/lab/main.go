@@ -21,6 +21,8 @@ import (
 )
 
 const usage = `usage: lab run SCENARIO.yaml...   run scenarios, write their results
+       lab versus SCENARIO.yaml...
+                                 the same beside Prometheus with KEDA
        lab up                    boot the control plane and wait for Ctrl-C
        lab app                   the app of the lab's pods
 `
@@ -48,6 +50,8 @@ func run(args []string) error {
 	results := flags.String("results", "", "folder of the results (default: bench/results below root)")
 	meshpulse := flags.String("meshpulse", "", "the binary under test (default: bin/meshpulse below root)")
 	hpaSync := flags.Duration("hpa-sync", 15*time.Second, "up: the HPA controller's sync period")
+	all := flags.Bool("all", false, "versus: every setting, as long as it takes")
+	rounds := flags.Int("rounds", 2, "versus: how often the settings take turns in a scenario that repeats")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
@@ -62,6 +66,8 @@ func run(args []string) error {
 	switch command {
 	case "up":
 		return l.up(ctx, *hpaSync)
+	case "versus":
+		return l.versus(ctx, *all, max(1, *rounds), flags.Args())
 	case "run":
 		return l.runAll(ctx, flags.Args())
 	default:
@@ -108,6 +114,11 @@ func newLab(root, results string) (*lab, func(), error) {
 	}
 	release, err := proc.Lock(filepath.Join(l.cache, "lock"))
 	return l, release, err
+}
+
+// peer is the binary of a program beside which meshpulse is measured.
+func (l *lab) peer(name, version string) string {
+	return filepath.Join(l.cache, "bin", name+"-"+version)
 }
 
 // runDir makes a new folder for a run's state and removes those of runs before the last few.

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -31,7 +32,9 @@ type meshpulse struct {
 	dir     string
 	args    []string
 	ingest  string // host:port
-	process *process.Process
+
+	mu      sync.Mutex
+	process *process.Process // replaced by restart
 }
 
 const (
@@ -77,7 +80,11 @@ func installMeshpulse(ctx context.Context, l *lab, c *cluster.Cluster, dir strin
 	if err := m.configure(ctx, flags); err != nil {
 		return nil, err
 	}
-	return m, m.start(ctx)
+	if err := m.start(ctx); err != nil {
+		m.stop()
+		return nil, err
+	}
+	return m, nil
 }
 
 // render is `kubectl kustomize` over a copy of the manifests with the overlay in it.
@@ -142,7 +149,7 @@ func adapt(objects []*unstructured.Unstructured, ca []byte) (flags []string, err
 // then the lab's own, of which the last one of a name counts.
 func (m *meshpulse) configure(ctx context.Context, flags []string) error {
 	name := "meshpulse." + systemNamespace + ".svc" // what the API server expects, as in production
-	if err := m.cluster.CA.WriteFiles(m.dir, "serving", name, nil, []string{name}); err != nil {
+	if err := m.cluster.CA.WriteFiles(m.dir, "serving", name, nil, []string{name, serviceIP}); err != nil {
 		return err
 	}
 	kubeconfig := filepath.Join(m.dir, "kubeconfig")
@@ -163,11 +170,14 @@ func (m *meshpulse) configure(ctx context.Context, flags []string) error {
 
 // start starts the process and returns when it listens.
 func (m *meshpulse) start(ctx context.Context) error {
-	var err error
-	if m.process, err = process.Start(filepath.Join(m.dir, "meshpulse.log"), m.lab.meshpulse, m.args...); err != nil {
+	p, err := process.Start(filepath.Join(m.dir, "meshpulse.log"), m.lab.meshpulse, m.args...)
+	if err != nil {
 		return err
 	}
-	err = proc.Await(m.process, 30*time.Second, func() error {
+	m.mu.Lock()
+	m.process = p
+	m.mu.Unlock()
+	err = proc.Await(p, 30*time.Second, func() error {
 		return m.cluster.Client.RESTClient().Get().AbsPath("/apis/external.metrics.k8s.io/v1beta1").Do(ctx).Error()
 	})
 	if err != nil {
@@ -187,14 +197,40 @@ func (m *meshpulse) prepare(ctx context.Context, hpa *autoscalingv2.HorizontalPo
 
 // restart ends the process as an update would and starts its successor on the same addresses.
 func (m *meshpulse) restart(ctx context.Context) error {
-	if err := m.process.Stop(); err != nil {
+	if err := m.current().Stop(); err != nil {
 		return err
 	}
 	return m.start(ctx)
 }
 
+func (m *meshpulse) current() *process.Process {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.process
+}
+
+func (m *meshpulse) processes() map[string]int {
+	return map[string]int{"meshpulse": m.current().PID()}
+}
+
+// ingestBytes is the counter of received bytes in /metrics (envoystats).
+const ingestBytes = "meshpulse_ingest_bytes_total "
+
+func (m *meshpulse) wireBytes(ctx context.Context) (float64, error) {
+	body, err := fetch(ctx, m.cluster.AdminClient(), "https://"+serviceIP+"/metrics")
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(string(body)) {
+		if value, ok := strings.CutPrefix(line, ingestBytes); ok {
+			return strconv.ParseFloat(strings.TrimSpace(value), 64)
+		}
+	}
+	return 0, errors.New("/metrics of meshpulse has no " + ingestBytes)
+}
+
 func (m *meshpulse) stop() {
-	if m != nil && m.process != nil {
-		m.process.Kill()
+	if p := m.current(); p != nil {
+		p.Kill()
 	}
 }

@@ -26,6 +26,9 @@ type source interface {
 	// prepare is called once the lane's namespace is there; it applies the lane's HPA or what stands for it.
 	prepare(ctx context.Context, hpa *autoscalingv2.HorizontalPodAutoscaler) error
 	restart(ctx context.Context) error
+	// processes are its process ids, by what they are; wireBytes is what the Envoys have sent it so far.
+	processes() map[string]int
+	wireBytes(ctx context.Context) (float64, error)
 	stop()
 }
 
@@ -94,19 +97,33 @@ func (l *lab) runAll(ctx context.Context, paths []string) error {
 func (l *lab) runScenario(ctx context.Context, s scenario.Scenario) ([]scenario.Run, error) {
 	var runs []scenario.Run
 	for _, sync := range s.HPASync {
-		traces, err := l.runOnce(ctx, s, sync.Duration)
+		seen, err := l.runOnce(ctx, s, sync.Duration, l.startMeshpulse, true)
 		if err != nil {
 			return nil, err
 		}
-		run := scenario.Run{Scenario: s, HPASync: sync.Duration, Traces: traces}
+		run := scenario.Run{Scenario: s, HPASync: sync.Duration, Traces: seen.traces}
 		run.Judge()
 		runs = append(runs, run)
 	}
 	return runs, nil
 }
 
-// runOnce boots everything, runs the load and ends everything.
-func (l *lab) runOnce(ctx context.Context, s scenario.Scenario, hpaSync time.Duration) ([]scenario.Trace, error) {
+// observed is what was seen in a run, and what the path has cost over so many seconds of load.
+type observed struct {
+	traces         []scenario.Trace
+	costs          map[string]cost
+	bytes, seconds float64
+}
+
+func (l *lab) startMeshpulse(ctx context.Context, c *cluster.Cluster, dir string) (source, error) {
+	return installMeshpulse(ctx, l, c, dir)
+}
+
+// runOnce boots everything, runs the load and ends everything. With askDirectly the metrics API is sampled too, which
+// costs its server a little.
+func (l *lab) runOnce(ctx context.Context, s scenario.Scenario, hpaSync time.Duration,
+	start func(context.Context, *cluster.Cluster, string) (source, error), askDirectly bool,
+) (*observed, error) {
 	dir, err := l.runDir(s.Name)
 	if err != nil {
 		return nil, err
@@ -117,25 +134,41 @@ func (l *lab) runOnce(ctx context.Context, s scenario.Scenario, hpaSync time.Dur
 	}
 	defer c.Stop()
 	slog.Info("control plane up", "seconds", fmt.Sprintf("%.1f", c.BootTime.Seconds()), "hpaSync", hpaSync, "logs", dir)
-	m, err := installMeshpulse(ctx, l, c, dir)
-	defer m.stop()
+	src, err := start(ctx, c, dir)
 	if err != nil {
 		return nil, err
 	}
-	slog.Info("meshpulse up, from its own manifests")
-	r := &loop{lab: l, scenario: s, dir: dir, cluster: c, source: m, askDirectly: true, gateways: map[string]*mesh.Gateway{}}
+	defer src.stop()
+	slog.Info("external metrics are served")
+	r := &loop{lab: l, scenario: s, dir: dir, cluster: c, source: src, askDirectly: askDirectly, gateways: map[string]*mesh.Gateway{}}
 	defer r.stop()
 	if err := r.setUp(ctx); err != nil {
 		return nil, err
 	}
-	if err := r.drive(ctx); err != nil {
+	seen := &observed{}
+	before, err := src.wireBytes(ctx)
+	if err != nil {
+		before = 0 // nothing has been scraped yet
+	}
+	began := time.Now()
+	metering, stop := context.WithCancel(ctx)
+	meters := make(chan *meter, 1)
+	go func() { meters <- r.meterUntil(metering) }()
+	err = r.drive(ctx)
+	stop()
+	seen.costs, seen.seconds = (<-meters).costs(), time.Since(began).Seconds()
+	if err != nil {
 		return nil, err
 	}
-	var traces []scenario.Trace
-	for _, ln := range r.lanes {
-		traces = append(traces, ln.trace)
+	after, err := src.wireBytes(ctx)
+	if err != nil {
+		return nil, err
 	}
-	return traces, nil
+	seen.bytes = after - before
+	for _, ln := range r.lanes {
+		seen.traces = append(seen.traces, ln.trace)
+	}
+	return seen, nil
 }
 
 // setUp starts pods and gateways and applies the HPAs; it returns when every lane has its first pods ready.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"fmt"
 	"net/http"
 	"os"
@@ -65,6 +66,19 @@ func (c *Cluster) ServiceAccountKubeconfig(ctx context.Context, path, namespace,
 		return fmt.Errorf("token of service account %s/%s: %w", namespace, name, err)
 	}
 	return WriteKubeconfig(path, Kubeconfig{Server: c.Server, CAFile: c.pki("ca.crt"), Token: answer.Status.Token})
+}
+
+// AdminClient asks any server of the cluster as the administrator, over HTTPS that the cluster's authority vouches for.
+func (c *Cluster) AdminClient() *http.Client {
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(c.CA.PEM)
+	return &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{TLSClientConfig: &tls.Config{
+		RootCAs: roots,
+		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+			certificate, err := tls.LoadX509KeyPair(c.pki("admin.crt"), c.pki("admin.key"))
+			return &certificate, err
+		},
+	}}}
 }
 
 func healthy(client *http.Client, url string) error {

@@ -38,7 +38,7 @@ func (r Report) Print(w io.Writer) {
 		run.printReactions(w)
 		fmt.Fprintf(w, "\n| measure | value | goal |\n|---|---|---|\n")
 		for _, m := range run.Measures {
-			fmt.Fprintf(w, "| %s | %s | %s |\n", m.Name, withUnit(m), goal(m))
+			fmt.Fprintf(w, "| %s | %s | %s |\n", m.Name, m.Text(), goal(m))
 		}
 		fmt.Fprintf(w, "\n| check | seen | |\n|---|---|---|\n")
 		for _, v := range run.Verdicts {
@@ -98,7 +98,8 @@ func seen(d time.Duration) string {
 	return fmt.Sprintf("%.1f s", d.Seconds())
 }
 
-func withUnit(m Measure) string {
+// Text is the value with its unit.
+func (m Measure) Text() string {
 	if m.Unit == "count" || m.Unit == "ratio" {
 		return strconv.FormatFloat(m.Value, 'f', map[string]int{"count": 0, "ratio": 3}[m.Unit], 64)
 	}
@@ -112,8 +113,8 @@ func goal(m Measure) string {
 	return map[string]string{"lower": "at most ", "higher": "at least "}[m.Better] + strconv.FormatFloat(*m.Goal, 'g', -1, 64)
 }
 
-// row is a measure in the results' JSON; a figure that was never seen is null.
-type row struct {
+// Row is a measure in the results' JSON; a figure that was never seen is null.
+type Row struct {
 	Name   string   `json:"name"`
 	Value  *float64 `json:"value"`
 	Unit   string   `json:"unit"`
@@ -121,8 +122,9 @@ type row struct {
 	Better string   `json:"better,omitempty"`
 }
 
-func rowOf(prefix string, m Measure) row {
-	r := row{Name: prefix + m.Name, Unit: m.Unit, Goal: m.Goal, Better: m.Better}
+// RowOf is a measure's row; the prefix goes before its name.
+func RowOf(prefix string, m Measure) Row {
+	r := Row{Name: prefix + m.Name, Unit: m.Unit, Goal: m.Goal, Better: m.Better}
 	if !math.IsInf(m.Value, 0) && !math.IsNaN(m.Value) {
 		r.Value = &m.Value
 	}
@@ -135,7 +137,7 @@ func (r Report) Write(dir string) error {
 		return err
 	}
 	base := filepath.Join(dir, "lab-"+r.Scenario.Name)
-	var rows []row
+	var rows []Row
 	for _, run := range r.Runs {
 		failed := 0
 		for _, v := range run.Verdicts {
@@ -145,9 +147,9 @@ func (r Report) Write(dir string) error {
 		}
 		none := 0.0
 		prefix := fmt.Sprintf("%s, sync %s: ", r.Scenario.Name, run.HPASync)
-		rows = append(rows, rowOf(prefix, Measure{Name: "checks failed", Value: float64(failed), Unit: "count", Goal: &none, Better: "lower"}))
+		rows = append(rows, RowOf(prefix, Measure{Name: "checks failed", Value: float64(failed), Unit: "count", Goal: &none, Better: "lower"}))
 		for _, m := range run.Measures {
-			rows = append(rows, rowOf(prefix, m))
+			rows = append(rows, RowOf(prefix, m))
 		}
 	}
 	if err := WriteRows(base+".json", rows); err != nil {
@@ -166,7 +168,7 @@ func (r Report) Write(dir string) error {
 }
 
 // WriteRows writes rows as an indented JSON array.
-func WriteRows(path string, rows any) error {
+func WriteRows(path string, rows []Row) error {
 	data, err := json.MarshalIndent(rows, "", "  ")
 	if err != nil {
 		return err
