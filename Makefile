@@ -39,3 +39,5 @@ envoy: .cache/envoy/envoy ## fetch the real Envoy into .cache
 
 clean: ## remove bin/ and .cache/
 	rm -rf bin .cache
+
+-include bench/lab/lab.mk
