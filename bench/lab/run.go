@@ -82,7 +82,7 @@ func (l *lab) runAll(ctx context.Context, paths []string) error {
 			return fmt.Errorf("scenario %s: %w", s.Name, err)
 		}
 		report := scenario.Report{Scenario: s, Runs: runs, Versions: l.versions(), Date: time.Now(), Command: "make lab SCENARIO=" + s.Name}
-		report.Print(os.Stdout)
+		fmt.Print(report.Markdown())
 		if err := report.Write(l.results); err != nil {
 			return err
 		}

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"io"
 	"log/slog"
 	"maps"
 	"math"
@@ -167,7 +166,7 @@ func (l *lab) writeVersus(outcomes []*outcome, start time.Time, all bool) error 
 	return scenario.WriteRows(filepath.Join(l.results, "versus.json"), rows)
 }
 
-func (l *lab) printVersus(w io.Writer, outcomes []*outcome, start time.Time, all bool) {
+func (l *lab) printVersus(w *strings.Builder, outcomes []*outcome, start time.Time, all bool) {
 	command := "make versus"
 	if all {
 		command = "make versus-all"
@@ -196,7 +195,7 @@ Istio's metrics are scraped. In the peer's columns the sidecars push once in 4 m
 those who keep Prometheus anyway, meshpulse's marginal cost is its own column's processes and bytes.`
 
 // printOutcomes is a table with a column for each setting; what a setting does not have stays empty.
-func printOutcomes(w io.Writer, outcomes []*outcome) {
+func printOutcomes(w *strings.Builder, outcomes []*outcome) {
 	var names []string
 	values := map[string]map[int]scenario.Measure{}
 	for i, o := range outcomes {

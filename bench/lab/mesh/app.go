@@ -24,7 +24,7 @@ func RunApp(args []string) error {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
-	server := &http.Server{Addr: *listen, Handler: appHandler(*concurrency, *serviceTime)}
+	server := &http.Server{Addr: *listen, Handler: limited(*concurrency, func() { time.Sleep(*serviceTime) })}
 	failed := make(chan error, 1)
 	go func() { failed <- server.ListenAndServe() }()
 	select {
@@ -40,7 +40,8 @@ func RunApp(args []string) error {
 	return nil
 }
 
-func appHandler(concurrency int, serviceTime time.Duration) http.Handler {
+// limited answers 200 after work, for so many requests at once (0: no limit); the others wait their turn.
+func limited(concurrency int, work func()) http.Handler {
 	var slots chan struct{}
 	if concurrency > 0 {
 		slots = make(chan struct{}, concurrency)
@@ -54,7 +55,7 @@ func appHandler(concurrency int, serviceTime time.Duration) http.Handler {
 				return
 			}
 		}
-		time.Sleep(serviceTime)
+		work()
 		w.WriteHeader(http.StatusOK)
 	})
 }

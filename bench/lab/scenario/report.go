@@ -29,8 +29,9 @@ func (r Report) OK() bool {
 	return !slices.ContainsFunc(r.Runs, func(run Run) bool { return !run.OK() })
 }
 
-// Print writes the report as Markdown.
-func (r Report) Print(w io.Writer) {
+// Markdown is the report as text.
+func (r Report) Markdown() string {
+	w := &strings.Builder{}
 	fmt.Fprintf(w, "\n# %s\n\n%s\n\n`%s`, %s; %s\n", r.Scenario.Name, strings.TrimSpace(r.Scenario.About),
 		r.Command, r.Date.UTC().Format("2006-01-02 15:04 MST"), strings.Join(r.Versions, ", "))
 	for _, run := range r.Runs {
@@ -46,9 +47,10 @@ func (r Report) Print(w io.Writer) {
 		}
 		run.printLanes(w)
 	}
+	return w.String()
 }
 
-func (r *Run) printReactions(w io.Writer) {
+func (r *Run) printReactions(w *strings.Builder) {
 	fmt.Fprintf(w, "\n| lane | step at | rate | first decision | enough replicas ready |\n|---|---|---|---|---|\n")
 	for _, t := range r.Traces {
 		for _, reaction := range t.Reactions() {
@@ -60,7 +62,7 @@ func (r *Run) printReactions(w io.Writer) {
 // longestEvent is how much of an event a table shows: the HPA controller repeats an error's whole text.
 const longestEvent = 240
 
-func (r *Run) printLanes(w io.Writer) {
+func (r *Run) printLanes(w *strings.Builder) {
 	fmt.Fprintf(w, "\n| lane | requests sent | failed | average | P95 | desired replicas over time | Warning events |\n|---|---|---|---|---|---|---|\n")
 	for _, t := range r.Traces {
 		var short []string
@@ -156,7 +158,7 @@ func (r Report) Write(dir string) error {
 		return err
 	}
 	for suffix, write := range map[string]func(io.Writer) error{
-		".md":  func(w io.Writer) error { r.Print(w); return nil },
+		".md":  func(w io.Writer) error { _, err := io.WriteString(w, r.Markdown()); return err },
 		".csv": r.writeCSV,
 		".svg": r.writeSVG,
 	} {
