@@ -98,22 +98,36 @@ func TestLabelsOfJoinedNames(t *testing.T) {
 		{name: "removed tags", metric: requests, labels: without(all(), "reporter", "source_principal", "destination_service", "grpc_response_status", "connection_security_policy"), keys: httpKeys},
 		{name: "all but one removed", metric: requests, labels: map[string]string{"response_code": "503"}, keys: httpKeys},
 		{name: "TCP", metric: "istio_tcp_sent_bytes_total", labels: without(all(), "response_code", "grpc_response_status"), keys: slices.Concat(headKeys, tcpTail)},
-		{name: "gRPC messages, a host that names a key of requests", metric: "istio_request_messages_total",
-			labels: without(all("destination_service", "a.response_code.5.connection_security_policy.b"), httpTail...), keys: headKeys},
+		{
+			name: "gRPC messages, a host that names a key of requests", metric: "istio_request_messages_total",
+			labels: without(all("destination_service", "a.response_code.5.connection_security_policy.b"), httpTail...), keys: headKeys,
+		},
 		{name: "custom tags", custom: []string{"zone", "host"}, metric: requests, labels: all("host", "a.example.com", "zone", "z1"), keys: keysWith("host", "zone")},
-		{name: "custom tags of gRPC messages", custom: []string{"host"}, metric: "istio_response_messages_total",
-			labels: without(all("host", "a.example.com"), httpTail...), keys: slices.Concat(headKeys, []string{"host"})},
-		{name: "a custom tag that a value names", custom: []string{"host"}, metric: requests,
-			labels: all("host", "a", "source_workload", "x.host.y"), keys: keysWith("host")},
-		{name: "custom tags that the sink was not told of", metric: requests, labels: all("host", "a.example.com"), keys: keysWith("host"),
-			want: all("custom_tags", "host.a.example.com")},
-		{name: "nothing but custom tags that the sink was not told of", metric: requests, labels: map[string]string{"host": "a"}, keys: []string{"host"},
-			want: map[string]string{"custom_tags": "host.a"}},
-		{name: "a custom tag with a name that PromQL does not take", custom: []string{"x-tag"}, metric: requests,
+		{
+			name: "custom tags of gRPC messages", custom: []string{"host"}, metric: "istio_response_messages_total",
+			labels: without(all("host", "a.example.com"), httpTail...), keys: slices.Concat(headKeys, []string{"host"}),
+		},
+		{
+			name: "a custom tag that a value names", custom: []string{"host"}, metric: requests,
+			labels: all("host", "a", "source_workload", "x.host.y"), keys: keysWith("host"),
+		},
+		{
+			name: "custom tags that the sink was not told of", metric: requests, labels: all("host", "a.example.com"), keys: keysWith("host"),
+			want: all("custom_tags", "host.a.example.com"),
+		},
+		{
+			name: "nothing but custom tags that the sink was not told of", metric: requests, labels: map[string]string{"host": "a"}, keys: []string{"host"},
+			want: map[string]string{"custom_tags": "host.a"},
+		},
+		{
+			name: "a custom tag with a name that PromQL does not take", custom: []string{"x-tag"}, metric: requests,
 			labels: map[string]string{"reporter": "source", "x-tag": "a"}, keys: []string{"reporter", "x-tag"},
-			want: map[string]string{"reporter": "source", "x_tag": "a"}},
-		{name: "a removed tag that the host names", metric: requests,
-			labels: without(all("destination_service", "x.source_version.y.response_code.1"), "source_version", "response_code"), keys: httpKeys},
+			want: map[string]string{"reporter": "source", "x_tag": "a"},
+		},
+		{
+			name: "a removed tag that the host names", metric: requests,
+			labels: without(all("destination_service", "x.source_version.y.response_code.1"), "source_version", "response_code"), keys: httpKeys,
+		},
 	} {
 		for _, emptyTokens := range []bool{false, true} {
 			t.Run(test.name, func(t *testing.T) {

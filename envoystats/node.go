@@ -29,10 +29,10 @@ const maxFlushInterval = time.Hour
 
 // Fields of the identifier and of the node that are read. A node is tens of KB, most of it every extension of the Envoy.
 const (
-	identifierNode  = 1<<3 | 2 // envoy.service.metrics.v3.StreamMetricsMessage.Identifier
-	nodeID          = 1<<3 | 2 // envoy.config.core.v3.Node
-	nodeMetadata    = 3<<3 | 2
-	nodeUserAgentBV = 8<<3 | 2
+	identifierNode  = 1<<3 | delimited // envoy.service.metrics.v3.StreamMetricsMessage.Identifier
+	nodeID          = 1<<3 | delimited // envoy.config.core.v3.Node
+	nodeMetadata    = 3<<3 | delimited
+	nodeUserAgentBV = 8<<3 | delimited
 )
 
 // readNode returns the pod that an identifier names.

@@ -66,10 +66,14 @@ func TestWhatANodeSays(t *testing.T) {
 		want aggregator.Pod
 		err  error
 	}{
-		{name: "metadata goes before the id", node: &corev3.Node{Id: id, Metadata: metadata(t, map[string]any{"NAME": "n", "NAMESPACE": "ns"})},
-			want: aggregator.Pod{Namespace: "ns", Name: "n"}},
-		{name: "what metadata lacks is in the id", node: &corev3.Node{Id: id, Metadata: metadata(t, map[string]any{"NAME": "n"})},
-			want: aggregator.Pod{Namespace: "shop", Name: "n"}},
+		{
+			name: "metadata goes before the id", node: &corev3.Node{Id: id, Metadata: metadata(t, map[string]any{"NAME": "n", "NAMESPACE": "ns"})},
+			want: aggregator.Pod{Namespace: "ns", Name: "n"},
+		},
+		{
+			name: "what metadata lacks is in the id", node: &corev3.Node{Id: id, Metadata: metadata(t, map[string]any{"NAME": "n"})},
+			want: aggregator.Pod{Namespace: "shop", Name: "n"},
+		},
 		{name: "no metadata, a pod's name with a dot", node: &corev3.Node{Id: id}, want: aggregator.Pod{Namespace: "shop", Name: "web-0.a"}},
 		{name: "a flush interval, an older Envoy", node: &corev3.Node{
 			Id: id, UserAgentVersionType: envoyVersion(1, 37),

@@ -253,21 +253,21 @@ func (s *scan) metric(kind aggregator.Kind, name, at span) bool {
 		if next == malformed {
 			return false
 		}
-		switch {
-		case tag == metricLabel:
+		switch tag {
+		case metricLabel:
 			_, end := readSpan(b, next)
 			labels.add(i, end)
 			i = end
-		case tag == v.tag:
+		case v.tag:
 			from, end := readSpan(b, next)
 			if end == malformed || !s.value(&v, from, end) {
 				return false
 			}
 			i = end
-		case tag == metricTimestamp:
+		case metricTimestamp:
 			timestamp, i = readVarint(b, next)
 		default:
-			v.foreign = v.foreign || tag&7 == 2
+			v.foreign = v.foreign || tag&7 == delimited
 			i = skip(b, next, tag)
 		}
 		if i == malformed {
@@ -330,10 +330,10 @@ type labelRun struct {
 }
 
 func (r *labelRun) add(from, to int) {
-	switch {
-	case r.to == 0:
+	switch r.to {
+	case 0:
 		r.from, r.to = from, to
-	case r.to == from:
+	case from:
 		r.to = to
 	default:
 		r.more = true

@@ -183,7 +183,6 @@ func (s *Server) options() []grpc.ServerOption {
 		// Memory of every connection, however idle.
 		grpc.ReadBufferSize(8 << 10),
 		grpc.WriteBufferSize(2 << 10),
-		grpc.SharedWriteBuffer(true),
 		// A sidecar that is silent for longer than flushes take is asked whether it is still there, and gone half a
 		// minute later; one that has no stream for five minutes is let go.
 		grpc.KeepaliveParams(keepalive.ServerParameters{

@@ -177,8 +177,9 @@ type rawCodec struct{}
 func (rawCodec) Marshal(v any) (mem.BufferSlice, error) {
 	return mem.BufferSlice{mem.SliceBuffer(v.([]byte))}, nil
 }
+
 func (rawCodec) Unmarshal(data mem.BufferSlice, v any) error {
-	*(v.(*[]byte)) = data.Materialize()
+	*v.(*[]byte) = data.Materialize()
 	return nil
 }
 func (rawCodec) Name() string { return "proto" }

@@ -97,7 +97,7 @@ func (s *scan) counter(v *value, from, to int) bool {
 		if tag == counterValue {
 			v.value, i = readDouble(b, next)
 		} else {
-			v.foreign = v.foreign || tag&7 == 2
+			v.foreign = v.foreign || tag&7 == delimited
 			i = skip(b, next, tag)
 		}
 		if i == malformed {
@@ -135,7 +135,7 @@ func (s *scan) distribution(v *value, from, to int) bool {
 		case sampleSum:
 			v.value, i = readDouble(b, next)
 		default:
-			v.foreign = v.foreign || tag&7 == 2
+			v.foreign = v.foreign || tag&7 == delimited
 			i = skip(b, next, tag)
 		}
 		if i == malformed {
@@ -160,7 +160,7 @@ func (s *scan) bucket(v *value, from, to int) bool {
 		case bucketBound:
 			k.UpperBound, i = readDouble(b, next)
 		default:
-			v.foreign = v.foreign || tag&7 == 2
+			v.foreign = v.foreign || tag&7 == delimited
 			i = skip(b, next, tag)
 		}
 		if i == malformed {

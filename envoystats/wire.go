@@ -13,41 +13,48 @@ import (
 
 const malformed = -1
 
-// Tags: field number << 3 | wire type.
+// Wire types.
 const (
-	messageIdentifier = 1<<3 | 2 // envoy.service.metrics.v3.StreamMetricsMessage
-	messageFamily     = 2<<3 | 2
-
-	familyName   = 1<<3 | 2 // io.prometheus.client.MetricFamily
-	familyType   = 3<<3 | 0
-	familyMetric = 4<<3 | 2
-
-	metricLabel     = 1<<3 | 2 // io.prometheus.client.Metric
-	metricCounter   = 3<<3 | 2
-	metricSummary   = 4<<3 | 2
-	metricTimestamp = 6<<3 | 0
-	metricHistogram = 7<<3 | 2
-
-	labelName  = 1<<3 | 2 // io.prometheus.client.LabelPair
-	labelValue = 2<<3 | 2
-
-	counterValue = 1<<3 | 1 // io.prometheus.client.Counter
-
-	sampleCount = 1<<3 | 0 // io.prometheus.client.Histogram and Summary
-	sampleSum   = 2<<3 | 1
-	sampleView  = 3<<3 | 2 // a bucket of the one, a quantile of the other
-
-	bucketCount = 1<<3 | 0 // io.prometheus.client.Bucket
-	bucketBound = 2<<3 | 1
-
-	quantileQ     = 1<<3 | 1 // io.prometheus.client.Quantile
-	quantileValue = 2<<3 | 1
+	varint    = uint32(protowire.VarintType)
+	fixed64   = uint32(protowire.Fixed64Type)
+	delimited = uint32(protowire.BytesType)
 )
 
-// readTag returns a field's tag.
+// Tags: field number << 3 | wire type.
+const (
+	messageIdentifier = 1<<3 | delimited // envoy.service.metrics.v3.StreamMetricsMessage
+	messageFamily     = 2<<3 | delimited
+
+	familyName   = 1<<3 | delimited // io.prometheus.client.MetricFamily
+	familyType   = 3<<3 | varint
+	familyMetric = 4<<3 | delimited
+
+	metricLabel     = 1<<3 | delimited // io.prometheus.client.Metric
+	metricCounter   = 3<<3 | delimited
+	metricSummary   = 4<<3 | delimited
+	metricTimestamp = 6<<3 | varint
+	metricHistogram = 7<<3 | delimited
+
+	labelName  = 1<<3 | delimited // io.prometheus.client.LabelPair
+	labelValue = 2<<3 | delimited
+
+	counterValue = 1<<3 | fixed64 // io.prometheus.client.Counter
+
+	sampleCount = 1<<3 | varint // io.prometheus.client.Histogram and Summary
+	sampleSum   = 2<<3 | fixed64
+	sampleView  = 3<<3 | delimited // a bucket of the one, a quantile of the other
+
+	bucketCount = 1<<3 | varint // io.prometheus.client.Bucket
+	bucketBound = 2<<3 | fixed64
+
+	quantileQ     = 1<<3 | fixed64 // io.prometheus.client.Quantile
+	quantileValue = 2<<3 | fixed64
+)
+
+// readTag returns a field's tag. There has to be a byte at i.
 func readTag(b []byte, i int) (tag uint32, next int) {
-	if i < len(b) && b[i]-8 < 0x80-8 { // one byte, field number not 0
-		return uint32(b[i]), i + 1
+	if c := b[i]; c-8 < 0x80-8 { // one byte, field number not 0
+		return uint32(c), i + 1
 	}
 	return readLongTag(b, i)
 }
@@ -91,7 +98,7 @@ func readSpan(b []byte, i int) (from, next int) {
 
 // skip passes over a field's value.
 func skip(b []byte, i int, tag uint32) (next int) {
-	if tag&7 == uint32(protowire.BytesType) {
+	if tag&7 == delimited {
 		_, next = readSpan(b, i)
 		return next
 	}
