@@ -11,6 +11,7 @@ import (
 // What real Envoys sent, replayed: each recording's total through the external metrics API is the number of requests
 // that were sent.
 func TestReplayedRecordingsGiveTheirExactTotals(t *testing.T) {
+	t.Parallel()
 	for _, recording := range []struct {
 		folder   string
 		requests float64
@@ -24,6 +25,7 @@ func TestReplayedRecordingsGiveTheirExactTotals(t *testing.T) {
 		{"f-envoy-restart", 111, nil},
 		{"g-hostile-names", 50, nil},
 		{"h-codes-and-flags", 120, nil},
+		{"i-message-over-limit", 1200, nil}, // of 900 label sets, as far as the two accepted messages tell
 		{"j-all-stats", 80, nil},
 		{"k-counter-deltas", 120, []string{"--counters-as-deltas"}},
 	} {

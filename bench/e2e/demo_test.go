@@ -1,59 +1,126 @@
 package e2e
 
 import (
+	"bytes"
 	"context"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
+	"syscall"
 	"testing"
 	"time"
 )
 
-// The demo without a terminal, as `DURATION=12s make run` runs it: live numbers, exit 0, nothing left.
-func TestDemoShowsLiveNumbersAndLeavesNothingRunning(t *testing.T) {
+// output collects what a process prints while it runs.
+type output struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (o *output) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.b.Write(p)
+}
+
+func (o *output) String() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.b.String()
+}
+
+// startDemo runs the demo without a terminal. Its processes can be told by the mark in their environment.
+func startDemo(t *testing.T, environment ...string) (cmd *exec.Cmd, out *output, mark string) {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	t.Cleanup(cancel)
-	cmd := exec.CommandContext(ctx, demo)
-	cmd.Env = append(os.Environ(), "DURATION=12s")
-	out, err := cmd.CombinedOutput()
-	if err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
-	for _, want := range []string{
-		`processed-requests-per-second: [0-9.]+m?, [0-9.]+m?/10 \(avg\), [1-5] replicas, newest \d+\.\ds, 3/3 sidecars, \d+s/60s`,
-		`The load generator drives 30 requests/s; over the last 1\ds it saw [23]\d\.\d\d/s`,
-		`curl -sk 'https://127.0.0.1:\d+/apis/external.metrics.k8s.io/v1beta1/namespaces/test/prometheus-query`,
-	} {
-		if !regexp.MustCompile(want).Match(out) {
-			t.Errorf("the output does not match %s", want)
-		}
-	}
-	left, err := running(".cache/demo-")
-	if err != nil {
+	mark = "DEMO_MARK=" + t.TempDir()
+	out = &output{}
+	cmd = exec.CommandContext(ctx, demo)
+	cmd.Env = append(append(os.Environ(), mark), environment...)
+	cmd.Stdout, cmd.Stderr = out, out
+	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	if len(left) > 0 {
-		t.Errorf("still running: %v", left)
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("the demo's output:\n%s", out)
+		}
+	})
+	return cmd, out, mark
+}
+
+// ended waits for the demo's end: exit code 0, and none of its processes is left.
+func ended(t *testing.T, cmd *exec.Cmd, mark string) {
+	t.Helper()
+	if err := cmd.Wait(); err != nil {
+		t.Errorf("the demo failed: %v", err)
 	}
-	if t.Failed() {
-		t.Logf("output:\n%s", out)
+	if left := running(t, mark); len(left) > 0 {
+		t.Errorf("still running: %v", left)
 	}
 }
 
-// running returns the command lines (Linux) that hold the text.
-func running(text string) ([]string, error) {
-	files, err := filepath.Glob("/proc/[0-9]*/cmdline")
-	var found []string
-	for _, file := range files {
-		b, err := os.ReadFile(file)
-		if err != nil {
-			continue // it has ended since
+func TestDemoShowsLiveNumbersUntilItIsInterrupted(t *testing.T) {
+	t.Parallel()
+	cmd, out, mark := startDemo(t)
+	await(t, "live numbers", func() error {
+		for _, want := range []string{
+			`processed-requests-per-second: [0-9.]+m?, [0-9.]+m?/10 \(avg\), [1-5] replicas, newest \d+\.\ds, 3/3 sidecars, \d+s/60s`,
+			`latency-average: [0-9.]+m?, [0-9.]+m?/5m \(avg\), 5 replicas`,
+			`The load generator drives 30 requests/s; over the last \d+s it saw \d+\.\d\d/s, average \d+\.\d ms, P95 \d+ ms`,
+			`curl -sk 'https://127.0.0.1:\d+/apis/external.metrics.k8s.io/v1beta1/namespaces/test/prometheus-query`,
+		} {
+			if !regexp.MustCompile(want).MatchString(out.String()) {
+				return fmt.Errorf("the output does not match %s", want)
+			}
 		}
-		if line := strings.ReplaceAll(string(b), "\x00", " "); strings.Contains(line, text) {
-			found = append(found, line)
+		return nil
+	})
+	if n := len(running(t, mark)); n != 5 {
+		t.Errorf("processes: got %d, want the demo, meshpulse and three sidecars", n)
+	}
+	if err := cmd.Process.Signal(syscall.SIGINT); err != nil {
+		t.Fatal(err)
+	}
+	ended(t, cmd, mark)
+}
+
+func TestDemoWithoutEnvoyFeedsRecordingsAndEndsByItself(t *testing.T) {
+	t.Parallel()
+	cmd, out, mark := startDemo(t, "DURATION=14s", "ENVOY_BIN="+filepath.Join(t.TempDir(), "missing"))
+	ended(t, cmd, mark)
+	for _, want := range []string{
+		`ENVOY_BIN: .*no such file`,
+		`latency-average: [0-9.]+m?, [0-9.]+m?/5m \(avg\), \d replicas, newest \d+\.\ds, 1/1 sidecars`,
+	} {
+		if !regexp.MustCompile(want).MatchString(out.String()) {
+			t.Errorf("the output does not match %s", want)
 		}
 	}
-	return found, err
+}
+
+// running returns the command lines of the processes whose environment holds the mark.
+func running(t *testing.T, mark string) []string {
+	t.Helper()
+	files, err := filepath.Glob("/proc/[0-9]*/environ")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no processes in /proc: %v", err)
+	}
+	var found []string
+	for _, file := range files {
+		environment, err := os.ReadFile(file)
+		if err != nil || !strings.Contains(string(environment), mark) {
+			continue // it has ended since, or it is somebody else's
+		}
+		line, err := os.ReadFile(filepath.Join(filepath.Dir(file), "cmdline"))
+		if err == nil {
+			found = append(found, strings.ReplaceAll(string(line), "\x00", " "))
+		}
+	}
+	return found
 }

@@ -37,7 +37,7 @@ func (s *sink) StreamMetrics(stream metrics.MetricsService_StreamMetricsServer) 
 	for {
 		m, err := stream.Recv()
 		if err != nil {
-			return nil //nolint:nilerr // the sidecar is gone: the stream's ordinary end
+			return nil // the sidecar is gone: the stream's ordinary end
 		}
 		if node := m.GetIdentifier().GetNode(); node != nil {
 			pod = node.GetMetadata().GetFields()["NAME"].GetStringValue()
