@@ -90,7 +90,7 @@ func (k *keda) start(ctx context.Context, dir, runDir string, scrape time.Durati
 		return err
 	}
 	k.adapter, err = process.Start(filepath.Join(dir, "adapter.log"), "env", append(env, k.lab.peer("keda-adapter", kedaVersion),
-		"--kubeconfig="+kubeconfig, "--authentication-kubeconfig="+kubeconfig, "--authorization-kubeconfig="+kubeconfig,
+		"--authentication-kubeconfig="+kubeconfig, "--authorization-kubeconfig="+kubeconfig,
 		"--lister-kubeconfig="+kubeconfig,
 		"--bind-address="+kedaIP, "--secure-port=443", "--port="+strconv.Itoa(ports[3]), "--metrics-service-address="+address(2),
 		"--client-ca-file="+filepath.Join(dir, "ca.crt"), "--tls-cert-file="+filepath.Join(dir, "tls.crt"),
@@ -98,7 +98,7 @@ func (k *keda) start(ctx context.Context, dir, runDir string, scrape time.Durati
 	if err != nil {
 		return err
 	}
-	err = proc.Await(k.adapter, time.Minute, func() error {
+	err = proc.Await(ctx, k.adapter, time.Minute, func() error {
 		return k.cluster.Client.RESTClient().Get().AbsPath("/apis/external.metrics.k8s.io/v1beta1").Do(ctx).Error()
 	})
 	if err != nil {

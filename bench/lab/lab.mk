@@ -18,8 +18,14 @@ lab-up: lab-build ## only the control plane, until Ctrl-C
 lab-test: ## vet and tests of the lab's own code
 	cd bench/lab && $(GO) vet ./... && $(GO) test ./...
 
-lab-build: lab-controlplane build envoy
+lab-build: lab-controlplane build envoy $(LAB_BIN)/podinfo
 	@cd bench/lab && ../tools/progress $(GO) build -v -o ../../$(LAB_BIN)/lab .
+
+# The guides' app and their load tester, from a module of their own.
+$(LAB_BIN)/podinfo: bench/lab/peers/podinfo/go.mod
+	@mkdir -p $(LAB_BIN)
+	@cd $(<D) && CGO_ENABLED=0 ../../../tools/progress $(GO) build -v -trimpath -o ../../../../$(LAB_BIN)/ \
+		github.com/rakyll/hey github.com/stefanprodan/podinfo/cmd/podinfo
 
 lab-controlplane: $(LAB_CONTROLPLANE)
 

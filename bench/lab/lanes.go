@@ -24,8 +24,9 @@ import (
 const (
 	// workload is every lane's Deployment, the guides' name.
 	workload = "podinfo"
-	// appImage is the lab's own app (mesh.RunApp).
-	appImage = "meshpulse-lab/app"
+	// appImage is the lab's own app (mesh.RunApp), podinfoImage the guides'.
+	appImage     = "meshpulse-lab/app"
+	podinfoImage = "ghcr.io/stefanprodan/podinfo"
 	// sampleInterval is how exact the times of a report are.
 	sampleInterval = 250 * time.Millisecond
 )

@@ -177,7 +177,7 @@ func (m *meshpulse) start(ctx context.Context) error {
 	m.mu.Lock()
 	m.process = p
 	m.mu.Unlock()
-	err = proc.Await(p, 30*time.Second, func() error {
+	err = proc.Await(ctx, p, 30*time.Second, func() error {
 		return m.cluster.Client.RESTClient().Get().AbsPath("/apis/external.metrics.k8s.io/v1beta1").Do(ctx).Error()
 	})
 	if err != nil {

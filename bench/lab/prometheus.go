@@ -74,7 +74,7 @@ func startPrometheus(ctx context.Context, l *lab, c *cluster.Cluster, dir string
 	if err != nil {
 		return nil, err
 	}
-	err = proc.Await(p.process, 30*time.Second, func() error {
+	err = proc.Await(ctx, p.process, 30*time.Second, func() error {
 		_, err := p.get(ctx, "/-/ready", nil)
 		return err
 	})

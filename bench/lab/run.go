@@ -241,12 +241,17 @@ func (r *loop) awaitReady(ctx context.Context) error {
 func (r *loop) drive(ctx context.Context) error {
 	begin := time.Now().Add(time.Second)
 	var loads, others sync.WaitGroup
-	for _, ln := range r.lanes {
-		ln.start = begin
-		if shift := r.scenario.Shift.Duration; shift > 0 {
-			ln.start = begin.Add(rand.N(shift))
+	// The starts are spread over the shift, each at random within its own part of it, in random order: phases at random,
+	// and no run in which all happen to be early.
+	order := rand.Perm(len(r.lanes))
+	for i, ln := range r.lanes {
+		part := r.scenario.Shift.Duration / time.Duration(len(r.lanes))
+		ln.start = begin.Add(time.Duration(order[i]) * part)
+		if part > 0 {
+			ln.start = ln.start.Add(rand.N(part))
 		}
 		loads.Go(func() { ln.generator.Run(ctx, ln.start, ln.Load) })
+		loads.Go(func() { r.runHey(ctx, ln) })
 	}
 	watching, stop := context.WithCancel(ctx)
 	defer stop()
@@ -301,5 +306,8 @@ func (r *loop) stop() {
 
 // apps are the programs that stand in for images.
 func (l *lab) apps() map[string]mesh.App {
-	return map[string]mesh.App{appImage: {Path: l.self, Args: []string{"app", "--listen=$(POD_IP):9898"}}}
+	return map[string]mesh.App{
+		appImage:     {Path: l.self, Args: []string{"app", "--listen=$(POD_IP):9898"}},
+		podinfoImage: {Path: filepath.Join(l.cache, "bin", "podinfo"), Args: []string{"--host=$(POD_IP)", "--port=9898", "--level=error"}},
+	}
 }

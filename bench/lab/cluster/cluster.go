@@ -79,19 +79,19 @@ func (c *Cluster) boot(ctx context.Context, pki string) error {
 	if c.CA, err = writePKI(pki); err != nil {
 		return fmt.Errorf("certificates: %w", err)
 	}
-	etcdURL, err := c.startEtcd()
+	etcdURL, err := c.startEtcd(ctx)
 	if err != nil {
 		return err
 	}
 	if err := c.startAPIServer(ctx, etcdURL); err != nil {
 		return err
 	}
-	return c.startControllers()
+	return c.startControllers(ctx)
 }
 
 func (c *Cluster) pki(name string) string { return filepath.Join(c.config.Dir, "pki", name) }
 
-func (c *Cluster) startEtcd() (url string, err error) {
+func (c *Cluster) startEtcd(ctx context.Context) (url string, err error) {
 	ports, err := FreePorts(2)
 	if err != nil {
 		return "", err
@@ -102,7 +102,7 @@ func (c *Cluster) startEtcd() (url string, err error) {
 	if err != nil {
 		return "", err
 	}
-	return url, await("etcd", c.etcd, func() error { return healthy(http.DefaultClient, url+"/health") })
+	return url, await(ctx, "etcd", c.etcd, func() error { return healthy(http.DefaultClient, url+"/health") })
 }
 
 func (c *Cluster) startAPIServer(ctx context.Context, etcdURL string) error {
@@ -143,12 +143,12 @@ func (c *Cluster) startAPIServer(ctx context.Context, etcdURL string) error {
 	if c.Client, err = kubernetes.NewForConfig(rc); err != nil {
 		return err
 	}
-	return await("kube-apiserver", c.apiserver, func() error {
+	return await(ctx, "kube-apiserver", c.apiserver, func() error {
 		return c.Client.RESTClient().Get().AbsPath("/readyz").Do(ctx).Error()
 	})
 }
 
-func (c *Cluster) startControllers() error {
+func (c *Cluster) startControllers(ctx context.Context) error {
 	ports, err := FreePorts(1)
 	if err != nil {
 		return err
@@ -169,7 +169,7 @@ func (c *Cluster) startControllers() error {
 	if err != nil {
 		return err
 	}
-	return await("kube-controller-manager", c.controllers, func() error {
+	return await(ctx, "kube-controller-manager", c.controllers, func() error {
 		return healthy(insecureClient(), fmt.Sprintf("https://127.0.0.1:%d/healthz", ports[0]))
 	})
 }
@@ -179,8 +179,8 @@ func (c *Cluster) start(program string, args ...string) (*process.Process, error
 	return process.Start(filepath.Join(c.config.Dir, program+".log"), c.config.Binary, append([]string{program}, args...)...)
 }
 
-func await(name string, p *process.Process, ready func() error) error {
-	if err := proc.Await(p, bootTimeout, ready); err != nil {
+func await(ctx context.Context, name string, p *process.Process, ready func() error) error {
+	if err := proc.Await(ctx, p, bootTimeout, ready); err != nil {
 		return fmt.Errorf("%s: %w", name, err)
 	}
 	return nil

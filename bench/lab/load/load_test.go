@@ -27,6 +27,7 @@ func TestArrivalsCountIsTheIntegralOfTheRate(t *testing.T) {
 		"a ramp up":                           {Profile{{For: seconds(10), From: 0, To: 60}}, 300},
 		"a ramp down":                         {Profile{{For: seconds(10), From: 60, To: 0}}, 300},
 		"parts of a request add up":           {Profile{{For: seconds(1), RPS: 0.5}, {For: seconds(1), RPS: 0.5}}, 1},
+		"what hey sends is its own":           {Profile{{For: seconds(10), Hey: &Hey{Workers: 2, Rate: 10}}, {For: seconds(5), RPS: 2}}, 10},
 		"no load":                             {Profile{{For: seconds(10)}}, 0},
 		"a rate that is no divisor of 1 s":    {Profile{{For: seconds(60), RPS: 7}}, 420},
 		"a step that does not lose a request": {Profile{{For: seconds(1.25), RPS: 2}, {For: seconds(1.25), RPS: 58}}, 75},

@@ -11,15 +11,26 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// Segment is a stretch of a profile: RPS throughout, or a straight line from From to To.
+// Segment is a stretch of a profile: RPS throughout, or a straight line from From to To, or what hey sends.
 type Segment struct {
 	For  metav1.Duration `json:"for"`
 	RPS  float64         `json:"rps,omitempty"`
 	From float64         `json:"from,omitempty"`
 	To   float64         `json:"to,omitempty"`
+	Hey  *Hey            `json:"hey,omitempty"`
+}
+
+// Hey is the guides' own load: `hey -c Workers -q Rate`, a closed loop of so many workers, each at most at that rate.
+type Hey struct {
+	Workers int     `json:"workers"`
+	Rate    float64 `json:"rate"`
 }
 
 func (s Segment) ends() (from, to float64) {
+	if s.Hey != nil {
+		rps := float64(s.Hey.Workers) * s.Hey.Rate
+		return rps, rps
+	}
 	if s.From != 0 || s.To != 0 {
 		return s.From, s.To
 	}
@@ -41,8 +52,8 @@ func (p Profile) Validate() error {
 			return fmt.Errorf("load[%d]: `for` must be longer than 0", i)
 		case from < 0 || to < 0 || math.IsInf(from+to, 0) || math.IsNaN(from+to):
 			return fmt.Errorf("load[%d]: a rate must be 0 or more", i)
-		case s.RPS != 0 && (s.From != 0 || s.To != 0):
-			return fmt.Errorf("load[%d]: either `rps` or `from` and `to`", i)
+		case s.RPS != 0 && (s.From != 0 || s.To != 0), s.Hey != nil && s.RPS+s.From+s.To != 0:
+			return fmt.Errorf("load[%d]: either `rps` or `from` and `to` or `hey`", i)
 		}
 	}
 	return nil
@@ -70,13 +81,17 @@ func (p Profile) Rate(t time.Duration) float64 {
 }
 
 // Arrivals calls yield with the time of each request, in order, until yield says false. The n-th request comes when
-// the integral of the rate has reached n, so the count over any stretch is exact and no rounding adds up.
+// the integral of the rate has reached n, so the count over any stretch is exact and no rounding adds up. What hey
+// sends is hey's business.
 func (p Profile) Arrivals(yield func(time.Duration) bool) {
 	next := 1.0 // what the integral has to reach for the next request
 	total := 0.0
 	var start time.Duration
 	for _, s := range p {
 		from, to := s.ends()
+		if s.Hey != nil {
+			from, to = 0, 0
+		}
 		length := s.For.Seconds()
 		area := (from + to) / 2 * length
 		for next <= total+area+1e-9 {

@@ -3,6 +3,7 @@
 package proc
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -25,9 +26,10 @@ func Ended(p *process.Process) error {
 }
 
 // Await polls ready until it answers nil. It fails early, with the end of the log, when the process ends, and with
-// ready's last error after the timeout.
-func Await(p *process.Process, timeout time.Duration, ready func() error) error {
-	deadline := time.Now().Add(timeout)
+// ready's last error when ctx ends or after the timeout.
+func Await(ctx context.Context, p *process.Process, timeout time.Duration, ready func() error) error {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
 	for {
 		err := ready()
 		if err == nil {
@@ -36,10 +38,11 @@ func Await(p *process.Process, timeout time.Duration, ready func() error) error 
 		if ended := Ended(p); ended != nil {
 			return ended
 		}
-		if time.Now().After(deadline) {
-			return fmt.Errorf("not ready after %s: %w; the end of %s:\n%s", timeout, err, p.Log, p.Tail(8))
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("not ready within %s: %w (%w); the end of %s:\n%s", timeout, err, ctx.Err(), p.Log, p.Tail(8))
+		case <-time.After(50 * time.Millisecond):
 		}
-		time.Sleep(50 * time.Millisecond)
 	}
 }
 

@@ -34,7 +34,7 @@ func TestAwaitTellsWhyAProcessIsNotReady(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	err = Await(p, time.Minute, func() error { return errors.New("not yet") })
+	err = Await(t.Context(), p, time.Minute, func() error { return errors.New("not yet") })
 	if err == nil || !strings.Contains(err.Error(), "code 3") || !strings.Contains(err.Error(), "no such thing") {
 		t.Errorf("got %v, want the exit code and the end of the log", err)
 	}
