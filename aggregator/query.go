@@ -155,6 +155,8 @@ func newEngine() *engine {
 		Timeout:              engineTimeout,
 		EnableAtModifier:     true,
 		EnableNegativeOffset: true,
+		// The step of a subquery that gives none, as Prometheus' default evaluation_interval; without it the engine panics.
+		NoStepSubqueryIntervalFn: func(int64) int64 { return time.Minute.Milliseconds() },
 	})}
 }
 
