@@ -117,7 +117,7 @@ func namedReporter(r labels.Requirement) (string, error) {
 
 // namedMatcher writes a requirement as a PromQL matcher. In PromQL as in Kubernetes != and !~ hold for a missing label.
 func namedMatcher(r labels.Requirement) (string, error) {
-	if !model.LabelName(r.Key()).IsValidLegacy() {
+	if !model.LegacyValidation.IsValidLabelName(r.Key()) {
 		return "", fmt.Errorf("selector %s: %q is not the name of a Prometheus label (letters, digits, underscores)", r.String(), r.Key())
 	}
 	values := r.ValuesUnsorted()

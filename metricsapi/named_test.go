@@ -112,7 +112,12 @@ func TestCanonicalSelector(t *testing.T) {
 		{"a=b,c in (e,d)", "c in (d,e),a=b"},
 		{"a!=b", "a notin (b)"},
 		{"", "   "},
-		{"a"}, {"!a"}, {"a="}, {"a=c"}, {"a in (b,c)"}, {"a notin (b,c)"},
+		{"a"},
+		{"!a"},
+		{"a="},
+		{"a=c"},
+		{"a in (b,c)"},
+		{"a notin (b,c)"},
 	}
 	seen := map[string]string{}
 	for _, group := range same {
@@ -138,15 +143,18 @@ func TestTraits(t *testing.T) {
 		"a rate of requests": {`sum(rate(istio_requests_total{reporter="destination"}[1m]))`, traits{}, ""},
 		"a mean duration": {
 			`sum(rate(istio_request_duration_milliseconds_sum[1m]))/sum(rate(istio_request_duration_milliseconds_count[1m]))`,
-			traits{latency: true, milliseconds: true}, "",
+			traits{latency: true, milliseconds: true},
+			"",
 		},
 		"a mean in seconds": {
 			`sum(rate(istio_request_duration_milliseconds_sum[1m]))/sum(rate(istio_request_duration_milliseconds_count[1m])) / 1000`,
-			traits{latency: true}, "",
+			traits{latency: true},
+			"",
 		},
 		"a quantile with irate": {
 			`histogram_quantile(0.95,sum(irate(istio_request_duration_milliseconds_bucket[5m]))by (le))`,
-			traits{latency: true, milliseconds: true, irate: true}, "",
+			traits{latency: true, milliseconds: true, irate: true},
+			"",
 		},
 		"a quantile of sizes":               {`histogram_quantile(0.95,sum(rate(istio_request_bytes_bucket[5m]))by (le))`, traits{}, ""},
 		"requests in flight add up":         {`sum(rate(istio_request_duration_milliseconds_sum[1m])) / 1000`, traits{}, ""},

@@ -101,7 +101,7 @@ func (s *testServer) get(path string) (int, string) {
 	if err != nil {
 		return 0, err.Error()
 	}
-	defer response.Body.Close()
+	defer func() { _ = response.Body.Close() }()
 	body, err := io.ReadAll(response.Body)
 	if err != nil {
 		s.t.Fatal(err)
@@ -193,8 +193,11 @@ type podinfoRequests struct{}
 
 func (podinfoRequests) Describe(i int) (string, []aggregator.Label, error) {
 	return []string{"istio_requests_total", "istio_request_duration_milliseconds"}[i], []aggregator.Label{
-		{Name: "reporter", Value: "destination"}, {Name: "destination_workload", Value: "podinfo"}, {Name: "destination_workload_namespace", Value: "test"},
-		{Name: "destination_canonical_service", Value: "podinfo"}, {Name: "response_code", Value: "200"},
+		{Name: "reporter", Value: "destination"},
+		{Name: "destination_workload", Value: "podinfo"},
+		{Name: "destination_workload_namespace", Value: "test"},
+		{Name: "destination_canonical_service", Value: "podinfo"},
+		{Name: "response_code", Value: "200"},
 	}, nil
 }
 

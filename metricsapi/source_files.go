@@ -71,7 +71,7 @@ func newFileSource(dir string, c *catalog, m *metrics, log *slog.Logger) (*fileS
 func (s *fileSource) run(ctx context.Context) error {
 	watcher, err := fsnotify.NewWatcher()
 	var notified chan fsnotify.Event // nil without a watcher: never
-	var lost chan error
+	var lost chan error              // its queue overflowed
 	if err != nil {
 		s.log.Warn("files are not watched, only looked at every second", "dir", s.dir, "err", err)
 	} else {
@@ -96,7 +96,8 @@ func (s *fileSource) run(ctx context.Context) error {
 				}
 			case <-settled:
 				settled, wait = nil, false
-			case <-lost: // an overflow of the queue: look by ourselves
+			case err := <-lost:
+				s.log.Debug("notifications were lost, looking by ourselves", "dir", s.dir, "err", err)
 				wait = false
 			case <-tick.C:
 				wait = false
