@@ -164,19 +164,32 @@ func shown(hpa *autoscalingv2.HorizontalPodAutoscaler) float64 {
 	return math.NaN()
 }
 
-// warnings are the Warning events on the lane's HPA.
-func (r *loop) warnings(ctx context.Context, ln *lane) []string {
-	events, err := r.cluster.Client.CoreV1().Events(ln.Namespace).List(ctx, metav1.ListOptions{
-		FieldSelector: "type=Warning,involvedObject.kind=HorizontalPodAutoscaler,involvedObject.name=" + ln.hpa.Name,
-	})
+// inspect reads with kubectl, as a user would, the Warning events and the conditions of the lane's HPA.
+func (r *loop) inspect(ctx context.Context, ln *lane) (warnings, conditions []string, err error) {
+	out, err := r.cluster.Kubectl(ctx, nil, "get", "events", "--namespace="+ln.Namespace, "--output=json",
+		"--field-selector=type=Warning,involvedObject.kind=HorizontalPodAutoscaler,involvedObject.name="+ln.hpa.Name)
 	if err != nil {
-		return []string{"events cannot be read: " + err.Error()}
+		return nil, nil, err
 	}
-	var all []string
+	var events corev1.EventList
+	if err := json.Unmarshal([]byte(out), &events); err != nil {
+		return nil, nil, fmt.Errorf("events: %w", err)
+	}
 	for _, e := range events.Items {
-		all = append(all, e.Reason+": "+e.Message)
+		warnings = append(warnings, e.Reason+": "+e.Message)
 	}
-	return all
+	out, err = r.cluster.Kubectl(ctx, nil, "get", "horizontalpodautoscaler", ln.hpa.Name, "--namespace="+ln.Namespace, "--output=json")
+	if err != nil {
+		return nil, nil, err
+	}
+	var hpa autoscalingv2.HorizontalPodAutoscaler
+	if err := json.Unmarshal([]byte(out), &hpa); err != nil {
+		return nil, nil, fmt.Errorf("HPA: %w", err)
+	}
+	for _, c := range hpa.Status.Conditions {
+		conditions = append(conditions, string(c.Type)+"="+string(c.Status))
+	}
+	return warnings, conditions, nil
 }
 
 // act does the scenario's actions at their times.

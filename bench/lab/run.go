@@ -269,8 +269,11 @@ func (r *loop) drive(ctx context.Context) error {
 			stop()
 			others.Wait()
 			for _, ln := range r.lanes {
+				var err error
 				ln.trace.Requests = ln.generator.Result()
-				ln.trace.Events = r.warnings(ctx, ln)
+				if ln.trace.Events, ln.trace.Conditions, err = r.inspect(ctx, ln); err != nil {
+					return err
+				}
 			}
 			return ctx.Err()
 		case err := <-actions:

@@ -60,6 +60,11 @@ type outcome struct {
 
 // versus runs each scenario with every setting, alternating, so many rounds, and writes the comparison.
 func (l *lab) versus(ctx context.Context, all bool, rounds int, paths []string) error {
+	for _, path := range []string{l.peer("prometheus", prometheusVersion), l.peer("keda-operator", kedaVersion), l.peer("keda-adapter", kedaVersion)} {
+		if _, err := os.Stat(path); err != nil {
+			return fmt.Errorf("%w: `make versus` builds it", err)
+		}
+	}
 	start := time.Now()
 	var outcomes []*outcome
 	for _, path := range paths {

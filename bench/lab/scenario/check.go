@@ -92,6 +92,10 @@ func (c Check) judge(t Trace) Verdict {
 		}
 		return v
 	}
+	if c.Condition != "" {
+		v.OK, v.Seen = slices.Contains(t.Conditions, c.Condition), strings.Join(t.Conditions, ", ")
+		return v
+	}
 	to := c.To
 	if to.Duration == 0 {
 		to = metav1.Duration{Duration: t.Load.Duration()}

@@ -30,6 +30,8 @@ type Trace struct {
 	Samples    []Sample
 	// Events are the HPA's Warning events, "Reason: message".
 	Events []string
+	// Conditions are the HPA's in the end, "ScalingActive=True".
+	Conditions []string
 	// Requests is what the load generator saw.
 	Requests load.Result
 }

@@ -83,7 +83,7 @@ const (
 	Rollout          = "rollout"
 )
 
-// Check is one thing that must hold. Exactly one of Desired, Ready, Event and Measure is set.
+// Check is one thing that must hold. Exactly one of Desired, Ready, Event, Condition and Measure is set.
 type Check struct {
 	// Say is the check in words.
 	Say string `json:"say"`
@@ -97,6 +97,8 @@ type Check struct {
 	Ready   []int `json:"ready,omitempty"`
 	// Event is a part of a Warning event's reason or message that the HPA must carry in the end.
 	Event string `json:"event,omitempty"`
+	// Condition is one that the HPA must have in the end, such as ScalingActive=True.
+	Condition string `json:"condition,omitempty"`
 	// Measure is the name of a measure of the report, with its bounds. HPASync limits it to runs with that sync period.
 	Measure string           `json:"measure,omitempty"`
 	AtMost  *float64         `json:"atMost,omitempty"`
@@ -183,8 +185,10 @@ func (c Check) validate() error {
 			}
 		}
 	}
-	if c.Event != "" {
-		kinds++
+	for _, text := range []string{c.Event, c.Condition} {
+		if text != "" {
+			kinds++
+		}
 	}
 	if c.Measure != "" {
 		kinds++
@@ -193,7 +197,7 @@ func (c Check) validate() error {
 		}
 	}
 	if kinds != 1 {
-		return errors.New("exactly one of desired, ready, event and measure")
+		return errors.New("exactly one of desired, ready, event, condition and measure")
 	}
 	return nil
 }

@@ -169,6 +169,7 @@ func TestJudgeHoldsEachCheckAgainstWhatWasSeen(t *testing.T) {
 	four, two := 4.0, 2.0
 	tr := trace(after(14, 1, 3), after(14, 1, 3))
 	tr.Namespace, tr.Events = "test", []string{"BadAnnotation: no such key"}
+	tr.Conditions = []string{"AbleToScale=True", "ScalingActive=True"}
 	second := func(n int) metav1.Duration { return metav1.Duration{Duration: time.Duration(n) * time.Second} }
 	run := Run{Traces: []Trace{tr}, HPASync: time.Second, Scenario: Scenario{Repeat: 1, Checks: []Check{
 		{Say: "holds", From: second(20), To: second(30), Desired: []int{3, 3}},
@@ -176,6 +177,8 @@ func TestJudgeHoldsEachCheckAgainstWhatWasSeen(t *testing.T) {
 		{Say: "no sample there", From: second(100), Ready: []int{1, 1}},
 		{Say: "event", Event: "no such key"},
 		{Say: "no event", Event: "AverageValue"},
+		{Say: "condition", Condition: "ScalingActive=True"},
+		{Say: "no condition", Condition: "ScalingActive=False"},
 		{Say: "fast enough", Measure: FirstDecision, AtMost: &four},
 		{Say: "too slow", Measure: FirstDecision, AtMost: &two},
 		{Say: "no such measure", Measure: "height", AtMost: &two},
@@ -189,6 +192,7 @@ func TestJudgeHoldsEachCheckAgainstWhatWasSeen(t *testing.T) {
 	}
 	want := map[string]bool{
 		"holds": true, "too early": false, "no sample there": false, "event": true, "no event": false,
+		"condition": true, "no condition": false,
 		"fast enough": true, "too slow": false, "no such measure": false, "no such lane": false,
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
