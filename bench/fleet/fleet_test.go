@@ -1,10 +1,14 @@
 package fleet
 
 import (
+	"bytes"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 
 	metricsv3 "github.com/envoyproxy/go-control-plane/envoy/service/metrics/v3"
+	"github.com/google/go-cmp/cmp"
 	dto "github.com/prometheus/client_model/go"
 	"google.golang.org/protobuf/proto"
 )
@@ -151,5 +155,44 @@ func TestConfigIsChecked(t *testing.T) {
 		if c.Validate() == nil {
 			t.Errorf("%s is accepted", name)
 		}
+	}
+}
+
+func TestTheExpositionShowsWhatIsFlushed(t *testing.T) {
+	const sets, flushes = 20, 7
+	e, err := NewExposition(sets, 3)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// A counter; three histograms of 19 buckets, +Inf, sum and count.
+	if got, want := e.Series(), sets*(1+3*22); got != want {
+		t.Errorf("%d series, want %d", got, want)
+	}
+	want := map[float64]int{}
+	tmpl, err := newTemplate(sets, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := &tmpl.flushes[(flushes-1)%variants]
+	b := bytes.Clone(f.families)
+	f.patch(b, time.Now().UnixMilli(), 3, flushes-1)
+	for _, family := range decode(t, b).GetEnvoyMetrics() {
+		if isIstio(family) && family.GetType() == dto.MetricType_COUNTER {
+			want[family.GetMetric()[0].GetCounter().GetValue()]++
+		}
+	}
+	got := map[float64]int{}
+	for line := range strings.Lines(string(e.Append(nil, flushes))) {
+		if !strings.HasPrefix(line, "istio_requests_total{") {
+			continue
+		}
+		v, err := strconv.ParseFloat(strings.TrimSpace(line[strings.LastIndexByte(line, ' '):]), 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got[v]++
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("counters: flushed -, shown +\n%s", diff)
 	}
 }

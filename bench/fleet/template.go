@@ -233,7 +233,7 @@ func ofLabelSet(f *dto.MetricFamily, set, variant int) *dto.MetricFamily {
 func requests(set, variant int) uint64 { return uint64(20 + (7*set+11*variant)%40) }
 
 // meanValue is the mean of a simulated distribution, in the metric's unit: exponential, so that many buckets are filled.
-const meanValue = 80.0
+const meanValue = 80
 
 func cumulative(n uint64, bound float64) uint64 {
 	return uint64(math.Round(float64(n) * (1 - math.Exp(-bound/meanValue))))

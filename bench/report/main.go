@@ -23,6 +23,7 @@ const usage = `usage: report COMMAND [flags]
   fleet    simulated sidecars; /stats and /reconnect on --control
   sink     receives what sidecars send and throws it away
   exposition  the same families as /stats/prometheus
+  constant the library of the external metrics API with a constant answer
 `
 
 func main() {
@@ -48,6 +49,8 @@ func command(ctx context.Context, args []string) error {
 		return serveFleet(ctx, args[1:])
 	case "sink":
 		return serveSink(ctx, args[1:])
+	case "constant":
+		return serveConstant(ctx, args[1:])
 	case "exposition":
 		return serveExposition(ctx, args[1:])
 	}

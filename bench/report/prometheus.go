@@ -1,0 +1,170 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/meshpulse/meshpulse/bench/fleet"
+	"github.com/meshpulse/meshpulse/bench/process"
+)
+
+// serveExposition shows what the sidecars of a fleet would at /stats/prometheus/POD, and at /stats how often it was asked.
+func serveExposition(ctx context.Context, args []string) error {
+	f := flag.NewFlagSet("exposition", flag.ContinueOnError)
+	pods := f.Int("pods", 100, "sidecars")
+	perWorkload := f.Int("pods-per-workload", 10, "sidecars that share their label sets")
+	sets := f.Int("label-sets", 20, "label sets of a sidecar")
+	if err := f.Parse(args); err != nil {
+		return err
+	}
+	var workloads []*fleet.Exposition
+	for w := 0; w**perWorkload < *pods; w++ {
+		e, err := fleet.NewExposition(*sets, w)
+		if err != nil {
+			return err
+		}
+		workloads = append(workloads, e)
+	}
+	var scrapes atomic.Int64
+	began := time.Now()
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /stats", func(w http.ResponseWriter, _ *http.Request) { _, _ = fmt.Fprint(w, scrapes.Load()) })
+	mux.HandleFunc("GET /stats/prometheus/{pod}", func(w http.ResponseWriter, r *http.Request) {
+		pod, err := strconv.Atoi(r.PathValue("pod"))
+		if err != nil || pod < 0 || pod >= *pods {
+			http.NotFound(w, r)
+			return
+		}
+		scrapes.Add(1)
+		w.Header().Set("Content-Type", "text/plain; version=0.0.4")
+		_, _ = w.Write(workloads[pod / *perWorkload].Append(nil, int64(time.Since(began)/flushInterval)+1)) // the scraper has gone
+	})
+	address, err := serveHTTP(ctx, mux)
+	if err != nil {
+		return err
+	}
+	if err := tellServing(serving{HTTPS: address}); err != nil {
+		return err
+	}
+	<-ctx.Done()
+	return nil
+}
+
+// prometheusLoad is small, so that Prometheus fits the machine beside what it scrapes.
+var prometheusLoad = load{pods: 100, labelSets: 20, interval: flushInterval}
+
+// prometheusRows compare meshpulse with a real Prometheus that scrapes the same families at the same interval.
+func prometheusRows(ctx context.Context, s settings, t *table) error {
+	version, err := exec.Command(s.prometheus, "--version").CombinedOutput()
+	if err != nil {
+		t.note("No comparison with Prometheus: %s does not run (%v).", s.prometheus, err)
+		return nil
+	}
+	first, _, _ := strings.Cut(string(version), "\n")
+	t.Versions["Prometheus server"] = strings.TrimSpace(first)
+	theirs, err := measurePrometheus(ctx, s)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(os.Stderr, "%-28s %v\n", "Prometheus, 100 sidecars", theirs)
+	own, err := measure(ctx, s, "meshpulse, 100 sidecars", meshpulse, prometheusLoad)
+	if err != nil {
+		return err
+	}
+	const what = "100 sidecars of 20 label sets every 5 s"
+	t.add(what+": CPU of Prometheus", micros(theirs.receiver), "us/scrape", "lower")
+	t.add(what+": CPU of meshpulse", micros(own.receiver), "us/flush", "lower")
+	t.atLeast(what+": Prometheus' CPU over meshpulse's", float64(theirs.receiver)/float64(own.receiver), "x", 30)
+	t.add(what+": RSS of Prometheus", float64(theirs.resident)/(1<<20), "MiB", "lower")
+	t.add(what+": RSS of meshpulse", float64(own.resident)/(1<<20), "MiB", "lower")
+	t.atLeast(what+": Prometheus' RSS over meshpulse's", float64(theirs.resident)/float64(own.resident), "x", 10)
+	t.note("Prometheus' CPU and memory hold its WAL and head block, which keep two hours and survive a restart; meshpulse keeps five minutes in memory. "+
+		"Prometheus' RSS was taken after %d s of scraping and goes on growing; meshpulse's rings are allocated in full with the first flush. meshpulse's RSS holds its Kubernetes libraries (about 60 MiB before the first flush).",
+		int((theirs.measured + prometheusWarm.Seconds())))
+	return nil
+}
+
+// prometheusWarm is how long Prometheus scrapes before its CPU is counted: series are made in the first scrapes.
+const prometheusWarm = 40 * time.Second
+
+func measurePrometheus(ctx context.Context, s settings) (c cost, err error) {
+	l := prometheusLoad
+	e, err := startSelf(ctx, s, "exposition", "--pods", strconv.Itoa(l.pods), "--label-sets", strconv.Itoa(l.labelSets))
+	if err != nil {
+		return c, err
+	}
+	defer e.Kill()
+	dir, err := os.MkdirTemp(s.work, "prometheus-")
+	if err != nil {
+		return c, err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	config := filepath.Join(dir, "prometheus.yml")
+	if err := os.WriteFile(config, prometheusConfig(e.HTTPS, l), 0o600); err != nil {
+		return c, err
+	}
+	p, err := process.Start(filepath.Join(s.work, "prometheus.log"), s.prometheus, "--config.file="+config,
+		"--storage.tsdb.path="+filepath.Join(dir, "data"), "--web.listen-address=127.0.0.1:19090")
+	if err != nil {
+		return c, err
+	}
+	defer p.Kill()
+	if err := wait(ctx, prometheusWarm); err != nil {
+		return c, err
+	}
+	cpu, scrapes, err := scraped(ctx, p, e)
+	if err != nil {
+		return c, err
+	}
+	began := time.Now()
+	if err := wait(ctx, 2*s.measure); err != nil {
+		return c, err
+	}
+	cpu2, scrapes2, err := scraped(ctx, p, e)
+	if err != nil {
+		return c, err
+	}
+	if scrapes2 == scrapes {
+		return c, fmt.Errorf("nothing was scraped:\n%s", p.Tail(10))
+	}
+	c.flushes = scrapes2 - scrapes
+	c.receiver = (cpu2 - cpu) / time.Duration(c.flushes)
+	c.measured = time.Since(began).Seconds()
+	c.receiverShare = (cpu2 - cpu).Seconds() / c.measured
+	c.resident, c.peak, err = memory(p.PID())
+	return c, err
+}
+
+// scraped reads the CPU time of Prometheus and how often it has scraped.
+func scraped(ctx context.Context, p *process.Process, exposition *child) (time.Duration, int64, error) {
+	b, err := get(ctx, http.DefaultClient, "http://"+exposition.HTTPS+"/stats")
+	if err != nil {
+		return 0, 0, err
+	}
+	n, err := strconv.ParseInt(string(b), 10, 64)
+	if err != nil {
+		return 0, 0, err
+	}
+	cpu, err := cpuTime(p.PID())
+	return cpu, n, err
+}
+
+func prometheusConfig(target string, l load) []byte {
+	var b strings.Builder
+	fmt.Fprintf(&b, "global: {scrape_interval: %s, scrape_timeout: %s}\nscrape_configs:\n", l.interval, l.interval)
+	for pod := range l.pods {
+		fmt.Fprintf(&b, "- {job_name: \"pod-%d\", metrics_path: \"/stats/prometheus/%d\", static_configs: [{targets: [%q], labels: {namespace: test, pod: \"pod-%d\"}}]}\n",
+			pod, pod, target, pod)
+	}
+	return []byte(b.String())
+}
