@@ -114,6 +114,35 @@ func (s *Store) Pod(namespace, name string, at time.Time) (PodState, bool) {
 	return state, !state.Newest.IsZero()
 }
 
+// NamesPods reports whether the query asks for the identity of the pods whose series it selects. Where it does not, any pod
+// could have them, and which ones should report cannot be told.
+func (q *Query) NamesPods() bool {
+	for _, sel := range q.selectors {
+		if !sel.asksForSide("destination_") && !sel.asksForSide("source_") && !sel.asksForPod() {
+			return false
+		}
+	}
+	return len(q.selectors) > 0
+}
+
+// Namespace is the one namespace whose pods the query selects, "" if it can be several.
+func (q *Query) Namespace() string {
+	found := ""
+	for _, sel := range q.selectors {
+		ns, ok := sel.equals(labelNamespace)
+		if destination, source := sel.sides(); !ok && destination && !source {
+			ns, ok = sel.equals("destination_workload_namespace")
+		} else if !ok && source && !destination {
+			ns, ok = sel.equals("source_workload_namespace")
+		}
+		if !ok || found != "" && found != ns {
+			return ""
+		}
+		found = ns
+	}
+	return found
+}
+
 // Selects reports whether the pod could have series that the query selects, by what it says of itself: for pods that have
 // not reported yet.
 func (q *Query) Selects(p Pod) bool {

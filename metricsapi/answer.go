@@ -17,7 +17,7 @@ const (
 	outcomeBadQuery    = "bad_query"    // the store refuses the expression
 	outcomeFailed      = "failed"       // the store could not evaluate it
 	outcomeNoSidecar   = "no_sidecar"   // no series, and no sidecar that could have one
-	outcomeNotCovered  = "not_covered"  // we have not listened for long enough
+	outcomeHeld        = "held"         // incomplete, and what keeps the replicas cannot be told
 	outcomeNoValue     = "no_value"     // series, but no value of the expression
 	outcomeNaN         = "not_a_number" // 0/0
 	outcomeInfinite    = "infinite"
@@ -40,12 +40,12 @@ func refuse(outcome, format string, args ...any) *refusal {
 
 // rules are what an answer may be.
 type rules struct {
-	// standalone: there is no cluster to compare with, so what was before our start is not missed.
-	standalone bool
 	// retention is how long a workload must have stood still for its latency to be 0.
 	retention time.Duration
 	// started is when the store began to listen.
 	started time.Time
+	// holder compares an answer with the pods that exist; nil in standalone mode, where nobody knows them.
+	holder *holder
 }
 
 // item is one series of an answer in the API's precision.
@@ -59,17 +59,18 @@ type verdict struct {
 	items []item
 	// reason explains a value that is not simply the expression's, "" otherwise.
 	reason string
+	// held: the items are what keeps the replicas, not what was seen.
+	held bool
+	// expected is how many sidecars should report.
+	expected int
 }
 
 // judge turns what the store says at an instant into what may be answered. subject names the query and its namespace for
 // messages.
 func (r rules) judge(subject string, p *prepared, a aggregator.Answer, at time.Time) (verdict, *refusal) {
 	switch {
-	case p.selects && a.Reporting == 0 && (a.Matched == 0 || !r.standalone):
+	case p.selects && a.Reporting == 0 && (a.Matched == 0 || r.holder != nil):
 		return verdict{}, r.noSidecar(subject, p, a)
-	case !r.standalone && at.Sub(r.started) < a.Window:
-		return verdict{}, refuse(outcomeNotCovered, "%s: it looks %s back, and meshpulse has listened only since %s: the window is covered at %s",
-			subject, a.Window, r.started.UTC().Format(time.RFC3339), r.started.Add(a.Window).UTC().Format(time.RFC3339))
 	case len(a.Values) == 0 && a.Matched == 0 && p.foreign != "":
 		return verdict{}, refuse(outcomeNoValue, "%s: no series matches. It is not known to be 0, since Istio does not set the %s by itself: check the spelling, or the Telemetry resource that adds it: %s", subject, p.foreign, p.expr)
 	case len(a.Values) == 0 && a.Matched == 0:

@@ -74,13 +74,6 @@ func TestJudge(t *testing.T) {
 		},
 		"series without a value": {expr: rate + " > 100", coverage: three, listening: whole, outcome: outcomeNoValue, message: "12 series match"},
 
-		"a window that is not covered yet": {
-			expr: rate, values: values(3), coverage: three, listening: justNow, outcome: outcomeNotCovered, message: "the window is covered at 2026-01-02T03:05:05Z",
-		},
-		"nor is silence then":                 {expr: rate, coverage: aggregator.Coverage{Reporting: 2}, listening: justNow, outcome: outcomeNotCovered},
-		"standalone does not wait for it":     {expr: rate, values: values(3), coverage: three, listening: justNow, standalone: true, want: []int64{3000}},
-		"a window is covered at its very end": {expr: rate, values: values(3), coverage: three, listening: minute, want: []int64{3000}},
-
 		"0/0 with requests a while ago":         {expr: ratio, values: values(math.NaN()), coverage: three, listening: whole, outcome: outcomeNaN, message: "0/0"},
 		"0/0 after the whole retention":         {expr: ratio, values: values(math.NaN()), coverage: idle, listening: whole, want: []int64{0}, reason: "no request for 5m0s"},
 		"0/0 before the whole retention":        {expr: ratio, values: values(math.NaN()), coverage: idle, listening: whole - 1, outcome: outcomeNaN},
@@ -101,13 +94,16 @@ func TestJudge(t *testing.T) {
 	started := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {
-			r := rules{standalone: tc.standalone, retention: whole, started: started}
+			r := rules{retention: whole, started: started}
+			if !tc.standalone {
+				r.holder = &holder{}
+			}
 			a := aggregator.Answer{Values: tc.values, Window: minute, Coverage: tc.coverage}
 			p := newPrepared(tc.expr, nil, nil)
 			got, refused := r.judge("metric x in namespace test", p, a, started.Add(tc.listening))
 			if tc.outcome != "" {
 				wantRefusal(t, refused, tc.outcome, tc.message)
-				if p.selects && !strings.Contains(refused.message, tc.expr) && tc.outcome != outcomeNotCovered {
+				if p.selects && !strings.Contains(refused.message, tc.expr) {
 					t.Errorf("the message does not show the query: %s", refused.message)
 				}
 				return
@@ -143,9 +139,9 @@ func TestToValue(t *testing.T) {
 	newest := time.Date(2026, 1, 2, 3, 4, 5, 678e6, time.UTC)
 	it := item{milli: 10056, labels: labels.FromStrings("pod", "a", "meshpulse_coverage", "forged", "query-name", "series wins").Map()}
 	selector := mustSelector(t, "query-name=rps,type in (prometheus),a notin (b)")
-	a := aggregator.Answer{Newest: newest, Window: 90 * time.Second, Coverage: aggregator.Coverage{Reporting: 2, Silent: 1, Covered: 23400 * time.Millisecond}}
+	a := aggregator.Answer{Newest: newest, Window: 90 * time.Second, Coverage: aggregator.Coverage{Reporting: 2, Covered: 23400 * time.Millisecond}}
 
-	got := toValue("prometheus-query", selector, it, "because", a)
+	got := toValue("prometheus-query", selector, it, verdict{reason: "because", expected: 3}, a)
 	want := map[string]string{
 		"pod": "a", "query-name": "series wins", "type": "prometheus",
 		"meshpulse_coverage": "2/3", "meshpulse_window": "23s/1m30s", "meshpulse_reason": "because",
@@ -157,7 +153,7 @@ func TestToValue(t *testing.T) {
 		t.Errorf("got %+v", got)
 	}
 
-	got = toValue("x", mustSelector(t, ""), item{}, "", aggregator.Answer{})
+	got = toValue("x", mustSelector(t, ""), item{}, verdict{}, aggregator.Answer{})
 	if !got.Timestamp.IsZero() || got.WindowSeconds != nil || got.Value.String() != "0" {
 		t.Errorf("an answer from nothing has a time or a window: %+v", got)
 	}

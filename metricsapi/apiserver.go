@@ -21,6 +21,8 @@ import (
 	"k8s.io/apiserver/pkg/server/healthz"
 	genericoptions "k8s.io/apiserver/pkg/server/options"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/metadata"
+	"k8s.io/client-go/rest"
 	openapicommon "k8s.io/kube-openapi/pkg/common"
 	adapterserver "sigs.k8s.io/custom-metrics-apiserver/pkg/apiserver"
 	generatedcore "sigs.k8s.io/custom-metrics-apiserver/pkg/generated/openapi/core"
@@ -37,7 +39,8 @@ const (
 type Server struct {
 	provider *provider
 	source   source
-	events   *apiEvents // nil in standalone mode
+	events   *apiEvents // nil in standalone mode, as are pods
+	pods     *podIndex
 	generic  *genericapiserver.GenericAPIServer
 	listener net.Listener
 }
@@ -69,31 +72,47 @@ func New(o Options) (*Server, error) {
 
 // addSource makes the catalog, what feeds it and what takes its events.
 func (s *Server) addSource(o Options, m *metrics) error {
-	var client kubernetes.Interface
-	deliver := logEvents(o.Log)
-	if !o.Standalone {
-		config, err := clientConfig(o.Kubeconfig)
-		if err != nil {
-			return err
-		}
-		if client, err = kubernetes.NewForConfig(config); err != nil {
-			return fmt.Errorf("--kubeconfig %s: %w", o.Kubeconfig, err)
-		}
-		s.events = newAPIEvents(client.CoreV1(), o.Log, o.Now)
-		deliver = s.events.deliver
-	}
-	c := newCatalog(o.Store, newWarner(deliver, m))
-	s.provider = &provider{
-		catalog: c, metrics: m, now: o.Now,
-		rules: rules{standalone: o.Standalone, retention: o.Retention, started: o.Store.Started()},
-	}
-	var err error
+	s.provider = &provider{metrics: m, now: o.Now, rules: rules{retention: o.Retention, started: o.Store.Started()}}
 	if o.Standalone {
+		c := newCatalog(o.Store, newWarner(logEvents(o.Log), m))
+		s.provider.catalog = c
+		var err error
 		s.source, err = newFileSource(o.HPADir, c, m, o.Log)
-	} else {
-		s.source, err = newClusterSource(client, c, o.Log)
+		return err
 	}
+	config, err := clientConfig(o.Kubeconfig)
+	if err != nil {
+		return err
+	}
+	client, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		return fmt.Errorf("--kubeconfig %s: %w", o.Kubeconfig, err)
+	}
+	if err := s.addHolder(o, config); err != nil {
+		return fmt.Errorf("--kubeconfig %s: %w", o.Kubeconfig, err)
+	}
+	s.events = newAPIEvents(client.CoreV1(), o.Log, o.Now)
+	c := newCatalog(o.Store, newWarner(s.events.deliver, m))
+	s.provider.catalog = c
+	s.source, err = newClusterSource(client, c, o.Log)
 	return err
+}
+
+// addHolder makes what the rule for incomplete knowledge asks: the pods that exist, and the scales of targets.
+func (s *Server) addHolder(o Options, config *rest.Config) error {
+	client, err := metadata.NewForConfig(config)
+	if err != nil {
+		return err
+	}
+	if s.pods, err = newPodIndex(client); err != nil {
+		return err
+	}
+	targets, err := newClusterScales(config)
+	if err != nil {
+		return err
+	}
+	s.provider.rules.holder = &holder{pods: s.pods, scales: targets, store: o.Store, started: o.Store.Started(), hold: o.Hold}
+	return nil
 }
 
 func (s *Server) listen(o Options) error {
@@ -121,6 +140,9 @@ func (s *Server) build(o Options) error {
 	ingest := healthz.NamedCheck("ingest", func(*http.Request) error { return o.IngestReady() })
 	config.AddHealthChecks(ingest)
 	config.AddReadyzChecks(healthz.NamedCheck("hpas", func(*http.Request) error { return s.source.synced() }))
+	if s.pods != nil {
+		config.AddReadyzChecks(healthz.NamedCheck("pods", func(*http.Request) error { return s.pods.synced() }))
+	}
 
 	adapted := adapterserver.Config{GenericConfig: config}
 	server, err := adapted.Complete(nil).New(serverName, nil, s.provider)
@@ -239,6 +261,7 @@ func (s *Server) Run(ctx context.Context) error {
 	})
 	if s.events != nil {
 		feeders.Go(func() { s.events.run(feeding) })
+		feeders.Go(func() { s.pods.informer.RunWithContext(feeding) })
 	}
 	err := s.generic.PrepareRun().RunWithContext(serving)
 	stop()

@@ -12,6 +12,7 @@ type metrics struct {
 	age        prometheus.Histogram
 	events     *prometheus.CounterVec // by reason
 	fileErrors prometheus.Counter
+	held       prometheus.Counter
 	hpas       prometheus.Gauge
 	queries    prometheus.Gauge
 }
@@ -40,6 +41,10 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		fileErrors: f.NewCounter(prometheus.CounterOpts{
 			Name: "meshpulse_metricsapi_file_errors_total",
 			Help: "HPA files that could not be read (standalone).",
+		}),
+		held: f.NewCounter(prometheus.CounterOpts{
+			Name: "meshpulse_metricsapi_held_answers_total",
+			Help: "Answers that keep the replicas as they are, since what is known is incomplete and what is seen asks for fewer.",
 		}),
 		hpas: f.NewGauge(prometheus.GaugeOpts{
 			Name: "meshpulse_metricsapi_hpas",

@@ -33,10 +33,10 @@ func TestNamedExpression(t *testing.T) {
 			want: `sum(rate(istio_request_duration_milliseconds_sum{destination_workload_namespace="test",reporter="destination"}[1m])) / ` +
 				`sum(rate(istio_request_duration_milliseconds_count{destination_workload_namespace="test",reporter="destination"}[1m]))`,
 		},
-		"p50": {metric: "istio-request-duration-p50", want: `histogram_quantile(0.5, sum by (le) (rate(istio_request_duration_milliseconds_bucket{destination_workload_namespace="test",reporter="destination"}[1m])))`},
-		"p90": {metric: "istio-request-duration-p90", want: `histogram_quantile(0.9, sum by (le) (rate(istio_request_duration_milliseconds_bucket{destination_workload_namespace="test",reporter="destination"}[1m])))`},
-		"p95": {metric: "istio-request-duration-p95", want: `histogram_quantile(0.95, sum by (le) (rate(istio_request_duration_milliseconds_bucket{destination_workload_namespace="test",reporter="destination"}[1m])))`},
-		"p99": {metric: "istio-request-duration-p99", want: `histogram_quantile(0.99, sum by (le) (rate(istio_request_duration_milliseconds_bucket{destination_workload_namespace="test",reporter="destination"}[1m])))`},
+		"p50": {metric: "istio-request-duration-p50", want: `histogram_quantile(0.5, sum(rate(istio_request_duration_milliseconds{destination_workload_namespace="test",reporter="destination"}[1m])))`},
+		"p90": {metric: "istio-request-duration-p90", want: `histogram_quantile(0.9, sum(rate(istio_request_duration_milliseconds{destination_workload_namespace="test",reporter="destination"}[1m])))`},
+		"p95": {metric: "istio-request-duration-p95", want: `histogram_quantile(0.95, sum(rate(istio_request_duration_milliseconds{destination_workload_namespace="test",reporter="destination"}[1m])))`},
+		"p99": {metric: "istio-request-duration-p99", want: `histogram_quantile(0.99, sum(rate(istio_request_duration_milliseconds{destination_workload_namespace="test",reporter="destination"}[1m])))`},
 		"error ratio": {
 			metric: "istio-error-ratio", selector: "destination_workload=podinfo",
 			want: `(sum(rate(istio_requests_total{destination_workload_namespace="test",destination_workload="podinfo",reporter="destination",response_code=~"5.."}[1m])) or vector(0)) / ` +

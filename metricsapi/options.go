@@ -20,6 +20,9 @@ type Options struct {
 	// without requests is an error until it has been idle for so long.
 	Retention time.Duration
 
+	// Hold is how long a sidecar that does not report is waited for, replicas kept (default 5m).
+	Hold time.Duration
+
 	// BindAddress is the IP address to serve HTTPS on (default 0.0.0.0; standalone: 127.0.0.1).
 	BindAddress string
 	// SecurePort is the port to serve HTTPS on; 0 lets the system choose one (see [Server.Addr]).
@@ -57,6 +60,9 @@ func (o Options) withDefaults() Options {
 	if o.Retention == 0 {
 		o.Retention = 5 * time.Minute
 	}
+	if o.Hold == 0 {
+		o.Hold = 5 * time.Minute
+	}
 	if o.BindAddress == "" {
 		o.BindAddress = "0.0.0.0"
 		if o.Standalone {
@@ -90,6 +96,9 @@ func (o Options) Validate() error {
 	}
 	if (o.TLSCertFile == "") != (o.TLSKeyFile == "") {
 		fail("--tls-cert-file and --tls-private-key-file belong together: give both, or neither for a self-signed certificate")
+	}
+	if o.Hold < 0 {
+		fail("--hold %s is negative: give how long a silent sidecar is waited for, such as 5m", o.Hold)
 	}
 	if o.Retention < 0 {
 		fail("the store's retention %s is negative", o.Retention)

@@ -33,6 +33,8 @@ type MetricStatus struct {
 	// Value is the sum of the answer's items, "" where Error says why there is none.
 	Value string `json:"value,omitempty"`
 	Error string `json:"error,omitempty"`
+	// Reason explains a value that is not simply the expression's.
+	Reason string `json:"reason,omitempty"`
 	// Displayed is value and target as kubectl get hpa prints them: 10056m/10 (avg).
 	Displayed string `json:"displayed"`
 	// CurrentReplicas are the HPA's (status.currentReplicas); in standalone mode the reporting sidecars stand in for them.
@@ -99,8 +101,8 @@ func (s *Server) metricStatus(ctx context.Context, h hpaState, w wanted, o *offe
 		return m
 	}
 	defer o.prepared.release()
-	v, a, refused := s.provider.rules.evaluate(ctx, subjectOf(w.metric, h.Namespace, o), o.prepared, at)
-	m.Reporting, m.Expected = a.Reporting, a.Reporting+a.Silent
+	v, a, refused := s.provider.rules.evaluate(ctx, subjectOf(w.metric, h.Namespace, o), o, o.prepared, at)
+	m.Reporting, m.Expected, m.Reason = a.Reporting, v.expected, v.reason
 	m.CoveredSeconds, m.WindowSeconds = a.Covered.Seconds(), a.Window.Seconds()
 	if !a.Newest.IsZero() {
 		age := at.Sub(a.Newest).Seconds()
@@ -131,10 +133,7 @@ func (m *MetricStatus) display(value string, average bool) {
 // setValue does with the value what the HPA controller would (pkg/controller/podautoscaler/replica_calculator.go,
 // GetExternalMetricReplicas and GetExternalPerPodMetricReplicas), but for its tolerance.
 func (m *MetricStatus) setValue(v verdict, average bool, goal *resource.Quantity) {
-	var sum int64
-	for _, it := range v.items {
-		sum += it.milli
-	}
+	sum := v.sum()
 	value := resource.NewMilliQuantity(sum, resource.DecimalSI)
 	m.Value = value.String()
 	switch n := int64(m.CurrentReplicas); {

@@ -4,7 +4,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/promql/parser"
 )
 
@@ -88,7 +88,7 @@ func selects(expr parser.Expr, fits func(name string) bool) bool {
 // nameOf is the selector's metric name, or the pattern where it has one.
 func nameOf(s *parser.VectorSelector) string {
 	for _, m := range s.LabelMatchers {
-		if m.Name == labels.MetricName {
+		if m.Name == model.MetricNameLabel {
 			return m.Value
 		}
 	}
@@ -109,13 +109,45 @@ func foreign(expr parser.Expr) string {
 			return nil
 		}
 		for _, m := range s.LabelMatchers {
-			if found == "" && m.Name != labels.MetricName && m.Name != labels.BucketLabel && !m.Matches("") && !isIstioLabel(m.Name) {
+			if found == "" && m.Name != model.MetricNameLabel && m.Name != model.BucketLabel && !m.Matches("") && !isIstioLabel(m.Name) {
 				found = "label " + m.Name
 			}
 		}
 		return nil
 	})
 	return found
+}
+
+// additive says whether the value of the expression is a sum over pods: sum(…) of rates or increases, scaled by numbers.
+func additive(expr parser.Expr) bool {
+	switch e := expr.(type) {
+	case *parser.ParenExpr:
+		return additive(e.Expr)
+	case *parser.AggregateExpr:
+		return e.Op == parser.SUM
+	case *parser.BinaryExpr:
+		_, left := unwrap(e.LHS).(*parser.NumberLiteral)
+		_, right := unwrap(e.RHS).(*parser.NumberLiteral)
+		switch e.Op {
+		case parser.MUL:
+			return left && additive(e.RHS) || right && additive(e.LHS)
+		case parser.DIV:
+			return right && additive(e.LHS)
+		case parser.ADD:
+			return additive(e.LHS) && additive(e.RHS)
+		}
+	}
+	return false
+}
+
+func unwrap(expr parser.Expr) parser.Expr {
+	for {
+		paren, ok := expr.(*parser.ParenExpr)
+		if !ok {
+			return expr
+		}
+		expr = paren.Expr
+	}
 }
 
 // isIstioMetric knows the metrics of Istio's stats filter, a histogram's under all its names.
@@ -133,13 +165,6 @@ func isIstioMetric(name string) bool {
 }
 
 func isNumber(expr parser.Expr, value float64) bool {
-	for {
-		paren, ok := expr.(*parser.ParenExpr)
-		if !ok {
-			break
-		}
-		expr = paren.Expr
-	}
-	n, ok := expr.(*parser.NumberLiteral)
+	n, ok := unwrap(expr).(*parser.NumberLiteral)
 	return ok && n.Val == value
 }

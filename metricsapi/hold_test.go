@@ -1,0 +1,289 @@
+package metricsapi
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	autoscalingv2 "k8s.io/api/autoscaling/v2"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/meshpulse/meshpulse/aggregator"
+)
+
+// fixedPods are the pods of a test's cluster.
+type fixedPods []knownPod
+
+func (f fixedPods) in(namespace string) []knownPod {
+	var found []knownPod
+	for _, p := range f {
+		if namespace == "" || p.identity.Namespace == namespace {
+			found = append(found, p)
+		}
+	}
+	return found
+}
+
+func (f fixedPods) get(k podKey) (knownPod, bool) {
+	for _, p := range f {
+		if p.identity.Namespace == k.namespace && p.identity.Name == k.name {
+			return p, true
+		}
+	}
+	return knownPod{}, false
+}
+
+func (f fixedPods) synced() error { return nil }
+
+// fixedScale is every target's scale; negative may not be read.
+type fixedScale int32
+
+func (n fixedScale) replicas(context.Context, string, autoscalingv2.CrossVersionObjectReference) (int32, error) {
+	if n < 0 {
+		return 0, errors.New("forbidden")
+	}
+	return int32(n), nil
+}
+
+// requests is what a pod's sidecar sends: 5 requests a second with a flush every 5 s.
+type requests struct {
+	pod        string
+	from, to   time.Duration // of its flushes, since the store's start
+	unreadable bool          // a series of it cannot be read
+}
+
+type requestLabels struct{ unreadable bool }
+
+func (d requestLabels) Describe(i int) (string, []aggregator.Label, error) {
+	if i == 2 && d.unreadable {
+		return "", nil, errors.New("not UTF-8")
+	}
+	return []string{"istio_requests_total", "istio_request_duration_milliseconds"}[i], []aggregator.Label{
+		{Name: "reporter", Value: "destination"}, {Name: "destination_workload", Value: "podinfo"}, {Name: "destination_workload_namespace", Value: "test"},
+	}, nil
+}
+
+func (r requests) send(s *aggregator.Store) {
+	st := s.Connect(aggregator.Pod{Namespace: "test", Name: r.pod, Workload: "podinfo", FlushInterval: 5 * time.Second})
+	count := 1000.0
+	for at := r.from; at <= r.to; at += 5 * time.Second {
+		arrival := s.Started().Add(at)
+		count += 25
+		b := &aggregator.Batch{Timestamp: arrival.UnixMilli()}
+		b.Samples = []aggregator.Sample{
+			{Key: 1, Timestamp: b.Timestamp, Kind: aggregator.Counter, Value: count},
+			{Key: 2, Timestamp: b.Timestamp, Kind: aggregator.Histogram, Count: 25, Value: 250},
+		}
+		if r.unreadable {
+			b.Samples = append(b.Samples, aggregator.Sample{Key: 3, Timestamp: b.Timestamp, Kind: aggregator.Counter, Value: 1})
+		}
+		if st.Commit(arrival, b, requestLabels{r.unreadable}) != nil {
+			panic("superseded")
+		}
+	}
+	st.Close()
+}
+
+// asking is an HPA of podinfo with a target for the query of the tests.
+func asking(name string, kind autoscalingv2.MetricTargetType, target string, status int32) *autoscaler {
+	q := resource.MustParse(target)
+	goal := autoscalingv2.MetricTarget{Type: kind}
+	if kind == autoscalingv2.ValueMetricType {
+		goal.Value = &q
+	} else {
+		goal.AverageValue = &q
+	}
+	h := &autoscalingv2.HorizontalPodAutoscaler{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "test", Name: name},
+		Status:     autoscalingv2.HorizontalPodAutoscalerStatus{CurrentReplicas: status, DesiredReplicas: status},
+	}
+	return &autoscaler{sourceHPA: sourceHPA{HorizontalPodAutoscaler: h}, metrics: []wanted{{metric: "rps", target: goal}}}
+}
+
+func TestHold(t *testing.T) {
+	const (
+		expr  = `sum(rate(istio_requests_total{destination_workload="podinfo",destination_workload_namespace="test",reporter="destination"}[1m]))`
+		mean  = `sum(rate(istio_request_duration_milliseconds_sum{destination_workload="podinfo"}[1m])) / sum(rate(istio_request_duration_milliseconds_count{destination_workload="podinfo"}[1m]))`
+		any   = `sum(rate(istio_requests_total[1m]))`
+		whole = 10 * time.Minute
+		hold  = 5 * time.Minute
+	)
+	pod := func(name string, age time.Duration, change ...func(*knownPod)) knownPod { // age at the store's start
+		p := knownPod{wired: true, identity: aggregator.Pod{Namespace: "test", Name: name, Workload: "podinfo"}, created: time.Time{}.Add(-age)}
+		for _, c := range change {
+			c(&p)
+		}
+		return p
+	}
+	young := func(after time.Duration) func(*knownPod) {
+		return func(p *knownPod) { p.created = time.Time{}.Add(after) }
+	}
+	leaving := func(p *knownPod) { p.leaving = true }
+	unwired := func(p *knownPod) { p.wired = false }
+	old := time.Hour
+	average := func(target string) []*autoscaler {
+		return []*autoscaler{asking("podinfo", autoscalingv2.AverageValueMetricType, target, 2)}
+	}
+	tests := map[string]struct {
+		expr     string // default: the sum above
+		pods     fixedPods
+		sent     []requests
+		at       time.Duration // since the store's start
+		hpas     []*autoscaler
+		scale    int32
+		want     string // quantity, "" is a refusal
+		reason   string // part of the reason or of the refusal
+		expected int
+	}{
+		"all report": {
+			pods: fixedPods{pod("a", old), pod("b", old)}, sent: []requests{{pod: "a", from: 5 * time.Second, to: 2 * time.Minute}, {pod: "b", from: 5 * time.Second, to: 2 * time.Minute}},
+			at: 2 * time.Minute, hpas: average("10"), scale: 3, want: "10", expected: 2,
+		},
+		"one has gone silent: the replicas stay": {
+			pods: fixedPods{pod("a", old), pod("b", old)}, sent: []requests{{pod: "a", from: 5 * time.Second, to: 2 * time.Minute}, {pod: "b", from: 5 * time.Second, to: 90 * time.Second}},
+			at: 2 * time.Minute, hpas: average("10"), scale: 3, want: "30", reason: "1 sidecar silent (b)", expected: 2,
+		},
+		"one has gone silent, and what is seen asks for more": {
+			pods: fixedPods{pod("a", old), pod("b", old)}, sent: []requests{{pod: "a", from: 5 * time.Second, to: 2 * time.Minute}, {pod: "b", from: 5 * time.Second, to: 105 * time.Second}},
+			at: 2 * time.Minute, hpas: average("1"), scale: 3, want: "8958m", reason: "asks for more", expected: 2,
+		},
+		"the silent one is being deleted": {
+			pods: fixedPods{pod("a", old), pod("b", old, leaving)}, sent: []requests{{pod: "a", from: 5 * time.Second, to: 2 * time.Minute}, {pod: "b", from: 5 * time.Second, to: time.Minute}},
+			at: 2*time.Minute + time.Second, hpas: average("10"), scale: 3, want: "5", expected: 1,
+		},
+		"the silent one is gone": {
+			pods: fixedPods{pod("a", old)}, sent: []requests{{pod: "a", from: 5 * time.Second, to: 2 * time.Minute}, {pod: "b", from: 5 * time.Second, to: time.Minute}},
+			at: 2*time.Minute + time.Second, hpas: average("10"), scale: 3, want: "5", expected: 1,
+		},
+		"one is not back since our start": {
+			pods: fixedPods{pod("a", old), pod("b", old)}, sent: []requests{{pod: "a", from: 5 * time.Second, to: 2 * time.Minute}},
+			at: 2 * time.Minute, hpas: average("10"), scale: 4, want: "40", reason: "1 sidecar not back since the start of meshpulse (b)", expected: 2,
+		},
+		"nobody is back since our start": {
+			pods: fixedPods{pod("a", old), pod("b", old)}, at: 2 * time.Second, hpas: average("10"), scale: 4, want: "40", reason: "nothing seen: 2 sidecars not back", expected: 2,
+		},
+		"the window is not covered since our start": {
+			pods: fixedPods{pod("a", old)}, sent: []requests{{pod: "a", from: 5 * time.Second, to: 30 * time.Second}},
+			at: 30 * time.Second, hpas: average("10"), scale: 4, want: "40", reason: "1 sidecar not yet known over the whole window (a)", expected: 1,
+		},
+		"a pod that came later is complete from its first row": {
+			pods: fixedPods{pod("a", 0, young(10*time.Second))}, sent: []requests{{pod: "a", from: 20 * time.Second, to: 2 * time.Minute}},
+			at: 2 * time.Minute, hpas: average("10"), scale: 4, want: "5", expected: 1,
+		},
+		"a pod that came later and has not begun serves nobody": {
+			pods: fixedPods{pod("a", old), pod("b", 0, young(time.Minute))}, sent: []requests{{pod: "a", from: 5 * time.Second, to: 2 * time.Minute}},
+			at: 2 * time.Minute, hpas: average("10"), scale: 4, want: "5", expected: 1,
+		},
+		"a pod without a sidecar is not expected": {
+			pods: fixedPods{pod("a", old), pod("b", old, unwired)}, sent: []requests{{pod: "a", from: 5 * time.Second, to: 2 * time.Minute}},
+			at: 2 * time.Minute, hpas: average("10"), scale: 4, want: "5", expected: 1,
+		},
+		"samples were refused": {
+			pods: fixedPods{pod("a", old)}, sent: []requests{{pod: "a", from: 5 * time.Second, to: 2 * time.Minute, unreadable: true}},
+			at: 2 * time.Minute, hpas: average("10"), scale: 4, want: "40", reason: "1 sidecar with refused samples (a)", expected: 1,
+		},
+		"mute for longer than the hold: counted as the mean of the others": {
+			pods: fixedPods{pod("a", old), pod("b", old), pod("c", old)},
+			sent: []requests{{pod: "a", from: 5 * time.Second, to: whole}, {pod: "b", from: 5 * time.Second, to: whole}},
+			at:   whole, hpas: average("10"), scale: 4, want: "15", reason: "1 sidecars have been mute", expected: 3,
+		},
+		"a mean does not grow by who is mute": {
+			expr: mean, pods: fixedPods{pod("a", old), pod("b", old)}, sent: []requests{{pod: "a", from: 5 * time.Second, to: whole}},
+			at: whole, hpas: average("10"), scale: 4, want: "10", expected: 2,
+		},
+		"target of type Value": {
+			pods: fixedPods{pod("a", old), pod("b", old)}, at: 2 * time.Second, scale: 7,
+			hpas: []*autoscaler{asking("podinfo", autoscalingv2.ValueMetricType, "250m", 2)}, want: "250m", reason: "held", expected: 2,
+		},
+		"the scale may not be read": {
+			pods: fixedPods{pod("a", old)}, at: 2 * time.Second, scale: -1, hpas: average("10"), want: "20", reason: "held", expected: 1,
+		},
+		"two HPAs that agree": {
+			pods: fixedPods{pod("a", old)}, at: 2 * time.Second, scale: 3, hpas: append(average("10"), average("10")...), want: "30", reason: "held", expected: 1,
+		},
+		"two HPAs that disagree": {
+			pods: fixedPods{pod("a", old)}, at: 2 * time.Second, scale: 3,
+			hpas: append(average("10"), asking("other", autoscalingv2.AverageValueMetricType, "20", 2)), reason: "HPAs podinfo and other",
+		},
+		"nobody asks": {
+			pods: fixedPods{pod("a", old)}, at: 2 * time.Second, reason: "No HPA asks",
+		},
+		"no pod that could have the series": {
+			pods: fixedPods{}, at: 2 * time.Second, scale: 3, hpas: average("10"), reason: "no sidecar that could have one",
+		},
+		"any pod may have the series: only lost streams count": {
+			expr: any, pods: fixedPods{pod("a", old), pod("b", old)}, sent: []requests{{pod: "a", from: 5 * time.Second, to: 2 * time.Minute}},
+			at: 2 * time.Minute, hpas: average("10"), scale: 3, want: "5", expected: 1,
+		},
+		"any pod may have the series, and one has gone silent": {
+			expr: any, pods: fixedPods{pod("a", old), pod("b", old)}, sent: []requests{{pod: "a", from: 5 * time.Second, to: 2 * time.Minute}, {pod: "b", from: 5 * time.Second, to: time.Minute}},
+			at: 2 * time.Minute, hpas: average("10"), scale: 3, want: "30", reason: "1 sidecar silent (b)", expected: 2,
+		},
+	}
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) {
+			store, err := aggregator.New(aggregator.Config{Retention: 15 * time.Minute})
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, r := range tc.sent {
+				r.send(store)
+			}
+			for i := range tc.pods {
+				tc.pods[i].created = store.Started().Add(tc.pods[i].created.Sub(time.Time{}))
+			}
+			if tc.expr == "" {
+				tc.expr = expr
+			}
+			p := register(store, tc.expr)
+			var o *offer
+			if tc.hpas != nil {
+				o = &offer{offerKey: offerKey{namespace: "test", metric: "rps"}, prepared: p, owner: tc.hpas[0], askers: tc.hpas}
+			}
+			r := rules{
+				retention: 5 * time.Minute, started: store.Started(),
+				holder: &holder{pods: tc.pods, scales: fixedScale(tc.scale), store: store, started: store.Started(), hold: hold},
+			}
+			v, _, refused := r.evaluate(context.Background(), "metric rps", o, p, store.Started().Add(tc.at))
+			if tc.want == "" {
+				if refused == nil || !strings.Contains(refused.message, tc.reason) {
+					t.Fatalf("got %+v, refused %v, want a refusal with %q", v, refused, tc.reason)
+				}
+				return
+			}
+			if refused != nil {
+				t.Fatalf("refused: %v", refused)
+			}
+			if got := resource.NewMilliQuantity(v.sum(), resource.DecimalSI).String(); got != tc.want || !strings.Contains(v.reason, tc.reason) || (tc.reason == "") != (v.reason == "") {
+				t.Errorf("got %s (%s), want %s (%s)", got, v.reason, tc.want, tc.reason)
+			}
+			if v.expected != tc.expected {
+				t.Errorf("%d sidecars expected, want %d", v.expected, tc.expected)
+			}
+		})
+	}
+}
+
+func TestWorkloadsAreNamedAsIstioDoes(t *testing.T) {
+	controller := true
+	for want, p := range map[string]*metav1.PartialObjectMetadata{
+		"podinfo": {ObjectMeta: metav1.ObjectMeta{
+			Name: "podinfo-6d8f4b5c9-abcde", Labels: map[string]string{"pod-template-hash": "6d8f4b5c9"},
+			OwnerReferences: []metav1.OwnerReference{{Kind: "ReplicaSet", Name: "podinfo-6d8f4b5c9", Controller: &controller}},
+		}},
+		"db":     {ObjectMeta: metav1.ObjectMeta{Name: "db-0", OwnerReferences: []metav1.OwnerReference{{Kind: "StatefulSet", Name: "db", Controller: &controller}}}},
+		"report": {ObjectMeta: metav1.ObjectMeta{Name: "report-29000000-x", OwnerReferences: []metav1.OwnerReference{{Kind: "Job", Name: "report-29000000", Controller: &controller}}}},
+		"alone":  {ObjectMeta: metav1.ObjectMeta{Name: "alone"}},
+	} {
+		kept, err := keepIdentity(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := toKnownPod(kept.(*metav1.PartialObjectMetadata)).identity.Workload; got != want {
+			t.Errorf("%s: workload %q, want %q", p.Name, got, want)
+		}
+	}
+}

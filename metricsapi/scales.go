@@ -1,0 +1,64 @@
+package metricsapi
+
+import (
+	"context"
+	"fmt"
+
+	autoscalingv2 "k8s.io/api/autoscaling/v2"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/discovery"
+	"k8s.io/client-go/discovery/cached/memory"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/restmapper"
+	"k8s.io/client-go/scale"
+)
+
+// scales reads what a target is meant to have.
+type scales interface {
+	// replicas returns the scale's spec.replicas.
+	replicas(ctx context.Context, namespace string, target autoscalingv2.CrossVersionObjectReference) (int32, error)
+}
+
+// clusterScales reads the scale subresource of any kind that has one.
+type clusterScales struct {
+	mapper *restmapper.DeferredDiscoveryRESTMapper
+	client scale.ScalesGetter
+}
+
+func newClusterScales(config *rest.Config) (*clusterScales, error) {
+	found, err := discovery.NewDiscoveryClientForConfig(config)
+	if err != nil {
+		return nil, err
+	}
+	cached := memory.NewMemCacheClient(found)
+	mapper := restmapper.NewDeferredDiscoveryRESTMapper(cached)
+	client, err := scale.NewForConfig(rest.CopyConfig(config), mapper, dynamic.LegacyAPIPathResolverFunc, scale.NewDiscoveryScaleKindResolver(cached))
+	if err != nil {
+		return nil, err
+	}
+	return &clusterScales{mapper, client}, nil
+}
+
+func (s *clusterScales) replicas(ctx context.Context, namespace string, target autoscalingv2.CrossVersionObjectReference) (int32, error) {
+	version, err := schema.ParseGroupVersion(target.APIVersion)
+	if err != nil {
+		return 0, fmt.Errorf("scaleTargetRef: %w", err)
+	}
+	kind := version.WithKind(target.Kind)
+	mapping, err := s.mapper.RESTMapping(kind.GroupKind(), kind.Version)
+	if meta.IsNoMatchError(err) { // installed since the last discovery
+		s.mapper.Reset()
+		mapping, err = s.mapper.RESTMapping(kind.GroupKind(), kind.Version)
+	}
+	if err != nil {
+		return 0, fmt.Errorf("scaleTargetRef %s %s: %w", target.Kind, target.Name, err)
+	}
+	sc, err := s.client.Scales(namespace).Get(ctx, mapping.Resource.GroupResource(), target.Name, metav1.GetOptions{})
+	if err != nil {
+		return 0, fmt.Errorf("scale of %s %s: %w", target.Kind, target.Name, err)
+	}
+	return sc.Spec.Replicas, nil
+}
