@@ -47,7 +47,10 @@ func (r *loop) createLane(ctx context.Context, ln *lane) error {
 	if ln.hpa.Spec.MinReplicas != nil {
 		least = int(*ln.hpa.Spec.MinReplicas)
 	}
-	ln.trace = scenario.Trace{Namespace: ln.Namespace, Load: ln.Load, PerReplica: ln.PerReplica, Min: least, Max: int(ln.hpa.Spec.MaxReplicas)}
+	ln.trace = scenario.Trace{
+		Namespace: ln.Namespace, Load: ln.Load, From: r.scenario.MeasureFrom.Duration,
+		PerReplica: ln.PerReplica, Min: least, Max: int(ln.hpa.Spec.MaxReplicas),
+	}
 	return nil
 }
 
@@ -143,7 +146,7 @@ func (r *loop) answer(ctx context.Context, ln *lane) (value float64, held string
 	}
 	for _, item := range list.Items {
 		value += item.Value.AsApproximateFloat64()
-		held = item.MetricLabels["reason"]
+		held = item.MetricLabels["meshpulse_reason"]
 	}
 	return value, held
 }

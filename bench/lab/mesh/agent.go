@@ -167,10 +167,11 @@ func (a *Agent) run(p *pod) {
 	}
 	p.stop()
 	none := int64(0)
-	err := a.config.Client.CoreV1().Pods(p.object.Namespace).Delete(p.ctx, p.object.Name, metav1.DeleteOptions{
+	// Not the pod's context: the deletion is seen, and ends that, before it is answered.
+	err := a.config.Client.CoreV1().Pods(p.object.Namespace).Delete(a.ctx, p.object.Name, metav1.DeleteOptions{
 		GracePeriodSeconds: &none, Preconditions: &metav1.Preconditions{UID: &p.object.UID},
 	})
-	if err != nil && !apierrors.IsNotFound(err) && p.ctx.Err() == nil {
+	if err != nil && !apierrors.IsNotFound(err) && a.ctx.Err() == nil {
 		log.Error("pod cannot be deleted", "err", err)
 	}
 }

@@ -28,6 +28,8 @@ type Trace struct {
 	PerReplica float64
 	Min, Max   int
 	Samples    []Sample
+	// From is when coverage, waste and wrong scale-downs begin to count.
+	From time.Duration
 	// Events are the HPA's Warning events, "Reason: message".
 	Events []string
 	// Conditions are the HPA's in the end, "ScalingActive=True".
@@ -107,6 +109,9 @@ func (t Trace) Coverage() (coverage, waste float64) {
 	var length float64
 	for i := 1; i < len(t.Samples); i++ {
 		s := t.Samples[i-1]
+		if s.At < t.From {
+			continue
+		}
 		dt := (t.Samples[i].At - s.At).Seconds()
 		ideal, ready := float64(t.Ideal(s.RPS)), float64(s.Ready)
 		coverage += min(ready, ideal) / ideal * dt
@@ -124,7 +129,7 @@ func (t Trace) WrongScaleDowns() int {
 	n := 0
 	for i := 1; i < len(t.Samples); i++ {
 		s := t.Samples[i]
-		if s.Desired < t.Samples[i-1].Desired && s.Desired < t.Ideal(s.RPS) {
+		if s.At >= t.From && s.Desired < t.Samples[i-1].Desired && s.Desired < t.Ideal(s.RPS) {
 			n++
 		}
 	}

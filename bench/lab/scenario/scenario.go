@@ -36,6 +36,9 @@ type Scenario struct {
 	Lanes []Lane `json:"lanes"`
 	// Load is the rate of every lane that has none of its own.
 	Load load.Profile `json:"load,omitempty"`
+	// MeasureFrom is from when on coverage, waste and wrong scale-downs are measured (default 0): a window that fills for
+	// the first time shows a load that is not there yet.
+	MeasureFrom metav1.Duration `json:"measureFrom,omitempty"`
 	// Actions happen at times of the first lane's load.
 	Actions []Action `json:"actions,omitempty"`
 	// Checks say what must have been seen.

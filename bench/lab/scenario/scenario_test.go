@@ -159,8 +159,13 @@ func TestAScaleDownIsWrongWhileTheLoadNeedsMore(t *testing.T) {
 		"down to what is needed":    {after(20, 5, 3), 0},
 		"never enough, never fewer": {after(0, 1, 1), 0},
 	} {
-		if got := trace(test.desired, test.desired).WrongScaleDowns(); got != test.want {
+		tr := trace(test.desired, test.desired)
+		if got := tr.WrongScaleDowns(); got != test.want {
 			t.Errorf("%s: got %d, want %d", name, got, test.want)
+		}
+		tr.From = 25 * time.Second
+		if got := tr.WrongScaleDowns(); got != 0 {
+			t.Errorf("%s: %d before anything is measured", name, got)
 		}
 	}
 }
