@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -178,7 +179,11 @@ func (k *keda) prepare(ctx context.Context, hpa *autoscalingv2.HorizontalPodAuto
 }
 
 func (k *keda) restart(context.Context) error {
-	return fmt.Errorf("the peer's path is not restarted")
+	return errors.New("the peer's path is not restarted")
+}
+
+func (k *keda) failed() error {
+	return errors.Join(proc.Ended(k.prometheus.process), proc.Ended(k.operator), proc.Ended(k.adapter))
 }
 
 func (k *keda) processes() map[string]int {

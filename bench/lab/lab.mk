@@ -6,7 +6,7 @@ SCENARIO         ?= $(sort $(notdir $(basename $(wildcard bench/lab/scenarios/*.
 
 .PHONY: lab lab-ci lab-up lab-test lab-build lab-controlplane
 
-lab: lab-build ## the closed loop on a real control plane (SCENARIO=name, default all)
+lab: lab-build $(LAB_BIN)/podinfo ## the closed loop on a real control plane (SCENARIO=name, default all)
 	@$(LAB_BIN)/lab run --root . $(SCENARIO:%=bench/lab/scenarios/%.yaml)
 
 lab-ci: lab-build ## the short closed loop of .ci/run
@@ -16,9 +16,9 @@ lab-up: lab-build ## only the control plane, until Ctrl-C
 	@$(LAB_BIN)/lab up --root .
 
 lab-test: ## vet and tests of the lab's own code
-	cd bench/lab && $(GO) vet ./... && $(GO) test ./...
+	cd bench/lab && $(GO) mod tidy -diff && $(GO) vet ./... && $(GO) test -race ./...
 
-lab-build: lab-controlplane build envoy $(LAB_BIN)/podinfo
+lab-build: lab-controlplane build envoy
 	@cd bench/lab && ../tools/progress $(GO) build -v -o ../../$(LAB_BIN)/lab .
 
 # The guides' app and their load tester, from a module of their own.

@@ -34,7 +34,7 @@ type meshpulse struct {
 	ingest  string // host:port
 
 	mu      sync.Mutex
-	process *process.Process // replaced by restart
+	process *process.Process // nil while it is restarted
 }
 
 const (
@@ -197,7 +197,11 @@ func (m *meshpulse) prepare(ctx context.Context, hpa *autoscalingv2.HorizontalPo
 
 // restart ends the process as an update would and starts its successor on the same addresses.
 func (m *meshpulse) restart(ctx context.Context) error {
-	if err := m.current().Stop(); err != nil {
+	m.mu.Lock()
+	p := m.process
+	m.process = nil
+	m.mu.Unlock()
+	if err := p.Stop(); err != nil {
 		return err
 	}
 	return m.start(ctx)
@@ -209,8 +213,18 @@ func (m *meshpulse) current() *process.Process {
 	return m.process
 }
 
+func (m *meshpulse) failed() error {
+	if p := m.current(); p != nil {
+		return proc.Ended(p)
+	}
+	return nil
+}
+
 func (m *meshpulse) processes() map[string]int {
-	return map[string]int{"meshpulse": m.current().PID()}
+	if p := m.current(); p != nil {
+		return map[string]int{"meshpulse": p.PID()}
+	}
+	return nil
 }
 
 // ingestBytes is the counter of received bytes in /metrics (envoystats).

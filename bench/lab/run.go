@@ -26,6 +26,8 @@ type source interface {
 	// prepare is called once the lane's namespace is there; it applies the lane's HPA or what stands for it.
 	prepare(ctx context.Context, hpa *autoscalingv2.HorizontalPodAutoscaler) error
 	restart(ctx context.Context) error
+	// failed is an error when one of its processes has ended by itself.
+	failed() error
 	// processes are its process ids, by what they are; wireBytes is what the Envoys have sent it so far.
 	processes() map[string]int
 	wireBytes(ctx context.Context) (float64, error)
@@ -281,7 +283,7 @@ func (r *loop) drive(ctx context.Context) error {
 				return err
 			}
 		case <-time.After(time.Second):
-			if err := r.cluster.Failed(); err != nil {
+			if err := errors.Join(r.cluster.Failed(), r.source.failed()); err != nil {
 				return err
 			}
 		}
