@@ -3,8 +3,10 @@ package aggregator
 import (
 	"context"
 	"fmt"
+	"maps"
 	"math"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -382,7 +384,21 @@ func newOracle(t *testing.T, seed uint64) (*oracle, []time.Time) {
 		s, instants = f.store, f.instants
 	})
 	e := newEngine().promql
-	return &oracle{t: t, seed: seed, store: s, engine: e, prometheus: inOrder{prometheusOf(t, s)}}, instants[max(0, len(instants)-5):]
+	instants = append(instants[max(0, len(instants)-5):], edges(t, s, seed)...)
+	return &oracle{t: t, seed: seed, store: s, engine: e, prometheus: inOrder{prometheusOf(t, s)}}, instants
+}
+
+// edges are instants at which a sample lies right at the edge of a window, or a millisecond beside it.
+func edges(t *testing.T, s *Store, seed uint64) []time.Time {
+	r := rand.New(rand.NewPCG(seed, 5))
+	var at []time.Time
+	series := stored(t, s)
+	for _, name := range slices.Sorted(maps.Keys(series)) {
+		ps := series[name]
+		p := ps[seed%uint64(len(ps))]
+		at = append(at, time.UnixMilli(p.t+[]int64{0, 5_000, 10_000, 30_000, 60_000}[r.IntN(5)]+int64(r.IntN(3)-1)))
+	}
+	return at
 }
 
 func (o *oracle) run(instants []time.Time, expressionsEach int) {
