@@ -230,3 +230,14 @@ func TestWriteLeavesEveryResult(t *testing.T) {
 		}
 	}
 }
+
+func TestPathHoldsAValueUntilTheNextAndLeavesGaps(t *testing.T) {
+	var samples []Sample
+	for i, v := range []float64{1, 1, 2, math.NaN(), 3, 3} {
+		samples = append(samples, Sample{At: time.Duration(i) * time.Second, Value: v})
+	}
+	got := path(samples, func(s Sample) (x, y float64) { return s.At.Seconds(), s.Value })
+	if want := "M0.0 1.0H2.0V2.0H3.0M4.0 3.0H5.0"; got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+}

@@ -83,17 +83,20 @@ func (t Trace) draw(b *strings.Builder, top float64, title string) {
 func path(samples []Sample, at func(Sample) (x, y float64)) string {
 	var b strings.Builder
 	drawing, last := false, math.NaN()
-	for _, s := range samples {
+	for i, s := range samples {
 		x, y := at(s)
 		switch {
 		case math.IsNaN(y):
+			if drawing {
+				fmt.Fprintf(&b, "H%.1f", x)
+			}
 			drawing = false
 			continue
 		case !drawing:
 			fmt.Fprintf(&b, "M%.1f %.1f", x, y)
 		case y != last:
 			fmt.Fprintf(&b, "H%.1fV%.1f", x, y)
-		default:
+		case i == len(samples)-1:
 			fmt.Fprintf(&b, "H%.1f", x)
 		}
 		drawing, last = true, y
