@@ -1,13 +1,12 @@
 package main
 
 import (
-	"debug/buildinfo"
 	"os/exec"
 	"runtime"
 	"strings"
 )
 
-// versions name the programs of a run, for the reports. meshpulse's is the commit that its binary was built from.
+// versions name the programs of a run, for the reports. meshpulse's is the commit of the tree that it was built from.
 func (l *lab) versions() []string {
 	all := []string{"Kubernetes " + kubeVersion, runtime.Version()}
 	if out, err := exec.Command(l.envoy, "--version").Output(); err == nil {
@@ -17,18 +16,10 @@ func (l *lab) versions() []string {
 			all = append(all, "Envoy "+parts[1])
 		}
 	}
-	info, err := buildinfo.ReadFile(l.meshpulse)
-	if err != nil {
-		return all
+	cmd := exec.Command("git", "describe", "--always", "--dirty")
+	cmd.Dir = l.root
+	if out, err := cmd.Output(); err == nil {
+		all = append(all, "meshpulse "+strings.TrimSpace(string(out)))
 	}
-	commit, changed := "of an unknown commit", ""
-	for _, s := range info.Settings {
-		switch {
-		case s.Key == "vcs.revision":
-			commit = s.Value[:min(len(s.Value), 12)]
-		case s.Key == "vcs.modified" && s.Value == "true":
-			changed = " with uncommitted changes"
-		}
-	}
-	return append(all, "meshpulse "+commit+changed)
+	return all
 }
