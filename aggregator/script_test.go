@@ -29,6 +29,7 @@ import (
 //	  NAME{LABELS} hist 5:2 10:3 n=4 sum=33 an interval histogram: cumulative counts by upper bound, count, sum
 //	  NAME{LABELS} summary n=4 sum=33 2 3 … an interval summary: its quantiles, the last one repeated to ten
 //	close S                               ends the stream
+//	sweep at 2m                           frees the pods that have been silent for a retention
 //	eval at 10s EXPR                      then a line {LABELS} VALUE a series, or none, or a line = VALUE
 //	pods at 10s EXPR                      then a line reporting=1 silent=0 matched=2 moved=true covered=10s
 //
@@ -120,6 +121,8 @@ func (s *script) command(line string, body []string) {
 		s.flush(strings.Fields(rest), body)
 	case "close":
 		s.streams[rest].Close()
+	case "sweep":
+		s.store.sweep(s.store.millis(s.sleepUntil(strings.TrimPrefix(rest, "at "))))
 	case "eval", "pods":
 		when, expr, _ := strings.Cut(strings.TrimPrefix(rest, "at "), " ")
 		at := s.sleepUntil(when)

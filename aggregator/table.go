@@ -91,14 +91,16 @@ func (t *table) beginRow(st *Stream, timestamp, arrival int64) {
 	if t.ring.row < 0 { // the table's first: what was before it lies one flush back
 		t.ring.open(at - flush)
 		t.rowTime = at - flush
+		st.flushes = 0 // a stream that outlived its pod's old table begins anew
 	}
 	at = max(at, t.rowTime+1)
-	gap := at - t.flushTime
-	t.broken = st.flushes == 0 || gap > flush+flush/2
-	if st.flushes > 0 {
-		t.observe(gap)
+	if again := st.flushes > 0 && timestamp == t.timestamp; !again { // else a row more of the same flush
+		t.broken = st.flushes == 0 || at-t.flushTime > flush+flush/2
+		if st.flushes > 0 {
+			t.observe(timestamp - t.timestamp)
+		}
+		st.flushes++
 	}
-	st.flushes++
 	t.flushes++
 	t.timestamp, t.flushTime, t.open = timestamp, at, true
 	t.held = !t.makeRoom(at)
@@ -111,7 +113,12 @@ func (t *table) beginRow(st *Stream, timestamp, arrival int64) {
 }
 
 // observe takes two intervals in a row that agree within a quarter as the flush interval: one alone may be a lost flush.
+// They are told by the sidecar's clock: flushes that the network held up arrive at once.
 func (t *table) observe(gap int64) {
+	if gap <= 0 { // that clock was set back
+		t.lastGap = 0
+		return
+	}
 	if d := gap - t.lastGap; t.lastGap > 0 && max(d, -d) <= max(gap, t.lastGap)/4 {
 		t.flush.Store(max((gap+t.lastGap+1)/2, t.store.retention.Load()/t.store.maxSlots()))
 	}
