@@ -8,6 +8,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -28,6 +29,8 @@ import (
 //	  NAME{LABELS} 10                       a counter
 //	  NAME{LABELS} hist 5:2 10:3 n=4 sum=33 an interval histogram: cumulative counts by upper bound, count, sum
 //	  NAME{LABELS} summary n=4 sum=33 2 3 … an interval summary: its quantiles, the last one repeated to ten
+//	repeat S from 1s to 60s every 1s [stamp 1s every 1010ms]
+//	                                      such messages; a value A+B is A in the first, A+B in the second, A+2B …
 //	close S                               ends the stream
 //	sweep at 2m                           frees the pods that have been silent for a retention
 //	eval at 10s EXPR                      then a line {LABELS} VALUE a series, or none, or a line = VALUE
@@ -119,6 +122,8 @@ func (s *script) command(line string, body []string) {
 		s.connect(strings.Fields(rest))
 	case "flush":
 		s.flush(strings.Fields(rest), body)
+	case "repeat":
+		s.repeat(strings.Fields(rest), body)
 	case "close":
 		s.streams[rest].Close()
 	case "sweep":
@@ -181,6 +186,28 @@ func (s *script) flush(f []string, body []string) {
 	}
 	if err := s.streams[f[0]].Commit(arrival, b, d); err != nil {
 		s.t.Logf("%s: %v", s.at, err)
+	}
+}
+
+func (s *script) repeat(f []string, body []string) {
+	if len(f) != 7 && len(f) != 11 || f[1] != "from" || f[3] != "to" || f[5] != "every" {
+		s.fatal("want: repeat STREAM from TIME to TIME every TIME [stamp TIME every TIME]")
+	}
+	growing := regexp.MustCompile(`\b(\d+)\+(\d+)\b`)
+	from, to, every := s.duration(f[2]), s.duration(f[4]), s.duration(f[6])
+	for k := time.Duration(0); from+k*every <= to; k++ {
+		var lines []string
+		for _, l := range body {
+			lines = append(lines, growing.ReplaceAllStringFunc(l, func(v string) string {
+				a, b, _ := strings.Cut(v, "+")
+				return strconv.FormatFloat(s.number(a)+s.number(b)*float64(k), 'f', -1, 64)
+			}))
+		}
+		message := []string{f[0], "at", (from + k*every).String()}
+		if len(f) == 11 {
+			message = append(message, "stamp", (s.duration(f[8]) + k*s.duration(f[10])).String())
+		}
+		s.flush(message, lines)
 	}
 }
 
