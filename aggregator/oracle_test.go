@@ -26,6 +26,35 @@ import (
 // prometheusOf loads all series of a store into a TSDB.
 func prometheusOf(t *testing.T, s *Store) storage.Queryable {
 	t.Helper()
+	q, err := queryable{s}.Querier(everSince, everAfter)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return prometheusWith(t, func(app storage.Appender) error {
+		set := q.Select(context.Background(), true, nil, labels.MustNewMatcher(labels.MatchRegexp, labels.MetricName, ".+"))
+		for set.Next() {
+			ls, it := set.At().Labels(), set.At().Iterator(nil)
+			for k := it.Next(); k != chunkenc.ValNone; k = it.Next() {
+				var err error
+				if k == chunkenc.ValFloat {
+					at, v := it.At()
+					_, err = app.Append(0, ls, at, v)
+				} else {
+					at, h := it.AtFloatHistogram(nil)
+					_, err = app.AppendHistogram(0, ls, at, nil, h)
+				}
+				if err != nil {
+					return fmt.Errorf("%s: %w", ls, err)
+				}
+			}
+		}
+		return set.Err()
+	})
+}
+
+// prometheusWith returns a TSDB that holds what load appends.
+func prometheusWith(t *testing.T, load func(storage.Appender) error) storage.Queryable {
+	t.Helper()
 	opts := tsdb.DefaultHeadOptions()
 	opts.ChunkDirRoot, opts.ChunkRange = t.TempDir(), (24 * time.Hour).Milliseconds()
 	head, err := tsdb.NewHead(nil, nil, nil, nil, opts, nil)
@@ -38,28 +67,8 @@ func prometheusOf(t *testing.T, s *Store) storage.Queryable {
 		}
 	})
 	app := head.Appender(context.Background())
-	q, err := queryable{s}.Querier(everSince, everAfter)
-	if err != nil {
+	if err := load(app); err != nil {
 		t.Fatal(err)
-	}
-	set := q.Select(context.Background(), true, nil, labels.MustNewMatcher(labels.MatchRegexp, labels.MetricName, ".+"))
-	for set.Next() {
-		ls, it := set.At().Labels(), set.At().Iterator(nil)
-		for k := it.Next(); k != chunkenc.ValNone; k = it.Next() {
-			if k == chunkenc.ValFloat {
-				at, v := it.At()
-				_, err = app.Append(0, ls, at, v)
-			} else {
-				at, h := it.AtFloatHistogram(nil)
-				_, err = app.AppendHistogram(0, ls, at, nil, h)
-			}
-			if err != nil {
-				t.Fatalf("%s: %v", ls, err)
-			}
-		}
-	}
-	if set.Err() != nil {
-		t.Fatal(set.Err())
 	}
 	if err := app.Commit(); err != nil {
 		t.Fatal(err)

@@ -1,7 +1,6 @@
 package aggregator
 
 import (
-	"bufio"
 	"context"
 	"fmt"
 	"hash/fnv"
@@ -54,23 +53,22 @@ type script struct {
 	store   *Store
 	config  Config
 	streams map[string]*Stream
-	at      string // file:line
+	scraped *scraped // what Prometheus would have; nil where nobody asks
+	at      string   // file:line
 }
 
 func runScript(t *testing.T, file string) {
-	f, err := os.Open(file)
+	text, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer f.Close()
-	s := &script{t: t, streams: map[string]*Stream{}}
-	var lines []string
-	sc := bufio.NewScanner(f)
-	for sc.Scan() {
-		lines = append(lines, sc.Text())
-	}
+	(&script{t: t, streams: map[string]*Stream{}}).run(filepath.Base(file), strings.Split(string(text), "\n"), 1)
+}
+
+// run executes the lines; the first one's number in the file is told for messages.
+func (s *script) run(file string, lines []string, first int) {
 	for i := 0; i < len(lines); i++ {
-		s.at = fmt.Sprintf("%s:%d", filepath.Base(file), i+1)
+		s.at = fmt.Sprintf("%s:%d", file, first+i)
 		line := strings.TrimSpace(lines[i])
 		if line == "" || strings.HasPrefix(line, "#") {
 			continue
@@ -122,6 +120,12 @@ func (s *script) command(line string, body []string) {
 		s.connect(strings.Fields(rest))
 	case "flush":
 		s.flush(strings.Fields(rest), body)
+	case "prometheus":
+		if s.scraped == nil {
+			s.fatal("only differences.md asks Prometheus")
+		}
+		when, expr, _ := strings.Cut(strings.TrimPrefix(rest, "at "), " ")
+		s.compare(expr, s.scraped.answer(s.t, expr, s.sleepUntil(when)), body)
 	case "repeat":
 		s.repeat(strings.Fields(rest), body)
 	case "close":
@@ -183,6 +187,9 @@ func (s *script) flush(f []string, body []string) {
 	var d described
 	for _, l := range body {
 		s.sample(b, &d, strings.TrimSpace(l))
+	}
+	if s.scraped != nil {
+		s.scraped.scrape(s.streams[f[0]], arrival.UnixMilli(), b, d)
 	}
 	if err := s.streams[f[0]].Commit(arrival, b, d); err != nil {
 		s.t.Logf("%s: %v", s.at, err)
