@@ -36,7 +36,8 @@ func (t *table) resolve(c *column, raw, interval float64, intervalKnown bool) {
 	if c.removed {
 		return
 	}
-	known := c.row >= 0 || c.pastKnown // there is a stored value: a row, or a tombstone's
+	// There is a stored value: a row's, a tombstone's, or of a flush that shares a row still to come.
+	known := c.row >= 0 || c.pastKnown || c.raw > 0
 	if !intervalKnown {
 		switch {
 		case known:
