@@ -5,34 +5,39 @@ import (
 	"sync/atomic"
 )
 
-// column is one series of one pod. Its block is read by anyone; the rest belongs to the table's writer.
+// column is one series of one pod. Its block is read by anyone; the rest belongs to the table's writer. Counters are most of
+// what a busy mesh adds, so they do not carry what only histograms need, and the fields fill a size class (112 bytes).
 type column struct {
-	class  *class
-	table  *table
-	layout *layout               // a histogram's buckets; set before its block
-	block  atomic.Pointer[block] // nil until the first value
+	class *class
+	table *table
+	block atomic.Pointer[block] // nil until the first value
+	// partner links a request counter and the duration histogram of its label set; nil where there is none to rely on.
+	partner    *column
+	*intervals // of a histogram; nil for a counter
 
 	row       int64   // newest row with a value, -1 before the first
 	seen      int64   // time of the newest flush that held the series
-	flush     int64   // that flush's number in the table
-	timestamp int64   // and its timestamp_ms: an equal one is a duplicate
+	timestamp int64   // that flush's timestamp_ms: an equal one is a duplicate
 	raw       float64 // a counter's newest value on the wire
 	total     float64 // a counter's value with its resets added up, or a histogram's sum
 	past      float64 // the value one row before the first, where it is known
-	pastKnown bool
 	step      float64 // a counter's newest increase
 	stepAt    int64   // timestamp_ms of the newest one between consecutive flushes
+	flush     uint32  // number in the table of the newest flush that held the series, modulo 2^32
+	pastKnown bool
 	removed   bool
+}
 
-	// partner links a request counter and the duration histogram of its label set; nil where there is none to rely on.
-	partner *column
-	// interval is the newest interval's count of a histogram, and intervalAt its timestamp_ms.
+// intervals is what a column knows of a histogram beside its rows.
+type intervals struct {
+	layout *layout // the buckets; set before the column's block, nil until then
+	// interval is the newest interval's count, and intervalAt its timestamp_ms.
 	interval   uint64
 	intervalAt int64
 
-	quantiles   [len(SummaryQuantiles)]uint16 // of the newest summary, and its timestamp_ms
-	quantilesAt int64
-	summed      bool // the column keeps quantiles: a summary came with its first histogram
+	quantilesAt int64                         // timestamp_ms of the newest summary
+	quantiles   [len(SummaryQuantiles)]uint16 // and its quantiles
+	summed      bool                          // the column keeps quantiles: a summary came with its first histogram
 }
 
 // Words of a histogram's slot: two cumulative bucket counts a word (the +Inf bucket last), the sum, the quantiles.

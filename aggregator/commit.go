@@ -193,7 +193,10 @@ const maxUnreadable = 1024
 
 func (t *table) addColumn(key uint64, cl *class) *column {
 	const never = math.MinInt64
-	c := &column{class: cl, table: t, row: -1, flush: -1, timestamp: never, intervalAt: never, quantilesAt: never}
+	c := &column{class: cl, table: t, row: -1, flush: math.MaxUint32, timestamp: never}
+	if cl.kind == Histogram {
+		c.intervals = &intervals{intervalAt: never, quantilesAt: never}
+	}
 	t.store.series.Add(1)
 	t.keys[key] = c
 	t.byClass[cl] = c
@@ -226,9 +229,9 @@ func (t *table) pair(c *column) {
 }
 
 // mark notes that the open flush holds the series, and returns the flush that held it last.
-func (t *table) mark(c *column, s *Sample) (last int64) {
+func (t *table) mark(c *column, s *Sample) (last uint32) {
 	last = c.flush
-	c.flush, c.timestamp, c.seen = t.flushes, s.Timestamp, t.flushTime
+	c.flush, c.timestamp, c.seen = uint32(t.flushes), s.Timestamp, t.flushTime
 	return last
 }
 
@@ -245,7 +248,7 @@ func (t *table) takeCounter(c *column, s *Sample) error {
 		t.publish(c, false)
 		return nil
 	}
-	if t.broken || last != t.flushes-1 {
+	if t.broken || last != uint32(t.flushes-1) {
 		t.pending = append(t.pending, pendingCounter{c, s.Value})
 		return nil
 	}
@@ -330,7 +333,7 @@ func (t *table) addSummary(p pendingSummary) {
 		c.layout, c.summed, c.pastKnown = t.store.layouts.of(nil), true, true
 		c.allocate(t.ring.gen)
 	}
-	c.flush, c.timestamp = t.flushes, c.quantilesAt
+	c.flush, c.timestamp = uint32(t.flushes), c.quantilesAt
 	c.interval, c.intervalAt = p.count, c.quantilesAt
 	c.add(nil, p.count, p.sum)
 	t.publish(c, true)

@@ -20,6 +20,9 @@ func (t *table) settle(closing bool) {
 		t.resolve(p.col, p.raw, interval, ok)
 	}
 	t.pending = kept
+	if closing { // rarely needed again: not worth 16 bytes a counter
+		t.pending = nil
+	}
 }
 
 // interval returns how many requests of the counter's label set the open flush's histogram holds.

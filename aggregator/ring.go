@@ -2,6 +2,7 @@ package aggregator
 
 import (
 	"math"
+	"math/bits"
 	"sync/atomic"
 )
 
@@ -29,6 +30,7 @@ type generation struct {
 	head  atomic.Int64 // newest row with a time; -1 before the first
 	times []atomic.Int64
 	mask  int64
+	none  blockParts // of all counters' blocks, never written
 }
 
 func newGeneration(slots int) *generation {
@@ -72,18 +74,43 @@ func (g *generation) oldest() (int64, bool) {
 }
 
 // block is the slots of one column in one generation: width 64-bit words a row.
+//
+// The words come in chunks of a power of two of rows, of at most 2 KiB: Go's size classes are close together there. A
+// duration histogram's 64 rows of 14 words are 7,168 bytes in four chunks and would be 8,192 in one.
 type block struct {
 	gen         *generation
-	width       int64
+	width       int32
+	shift       uint32       // a chunk holds 1 << shift rows
 	first, last atomic.Int64 // the rows that are present, first to last without a hole; none: MaxInt64 and -1
 	words       []atomic.Uint64
+	*blockParts
+}
+
+// blockParts is what a counter's block, whose rows fit one chunk, does without.
+type blockParts struct {
+	more [][]atomic.Uint64 // the chunks after the first
 	// totals are the 64-bit values of which a histogram's slots hold the low halves; nil for a counter.
 	// The writer raises them before it publishes a row, so they are never behind a slot that can be seen.
 	totals []atomic.Uint64
 }
 
+// maxChunkWords is 2 KiB.
+const maxChunkWords = 256
+
 func newBlock(g *generation, width, totals int) *block {
-	b := &block{gen: g, width: int64(width), words: make([]atomic.Uint64, int(g.slots())*width)}
+	rows := int(g.slots())
+	shift := bits.Len(uint(max(1, min(rows, maxChunkWords/width)))) - 1
+	chunkRows := 1 << shift
+	b := &block{gen: g, width: int32(width), shift: uint32(shift), words: make([]atomic.Uint64, chunkRows*width), blockParts: &g.none}
+	if rows > chunkRows || totals > 0 {
+		b.blockParts = &blockParts{}
+	}
+	if rows > chunkRows {
+		b.more = make([][]atomic.Uint64, rows/chunkRows-1)
+		for i := range b.more {
+			b.more[i] = make([]atomic.Uint64, chunkRows*width)
+		}
+	}
 	if totals > 0 {
 		b.totals = make([]atomic.Uint64, totals)
 	}
@@ -94,8 +121,14 @@ func newBlock(g *generation, width, totals int) *block {
 
 // row returns the words of a row: to a reader, who checks torn afterwards, or to the writer, who then admits it.
 func (b *block) row(row int64) []atomic.Uint64 {
-	i := (row & b.gen.mask) * b.width
-	return b.words[i : i+b.width : i+b.width]
+	slot, width := row&b.gen.mask, int64(b.width)
+	words := b.words
+	if chunk := slot >> b.shift; chunk > 0 {
+		words = b.more[chunk-1]
+		slot -= chunk << b.shift
+	}
+	i := slot * width
+	return words[i : i+width : i+width]
 }
 
 // rows returns the present rows lo to hi that the writer had not claimed away; hi < lo: none.
