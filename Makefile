@@ -4,7 +4,7 @@ GO       ?= go
 FUZZTIME ?= 30s
 LINT     := $(GO) tool -modfile=bench/tools/go.mod
 
-.PHONY: build help run test lint bench fuzz envoy clean
+.PHONY: build help run test lint bench bench-soak fuzz envoy clean
 
 build: ## build bin/meshpulse (the default)
 	@bench/tools/progress $(GO) build -v -o bin/ ./cmd/meshpulse
@@ -26,8 +26,14 @@ lint: ## gofumpt and golangci-lint, built from bench/tools
 	@out=$$(git ls-files '*.go' | xargs $(LINT) gofumpt -l) && { test -z "$$out" || { echo "gofumpt would change:"; echo "$$out"; exit 1; }; }
 	$(LINT) golangci-lint run ./...
 
-bench: ## benchmarks of the packages
-	$(GO) test -run '^$$' -bench . -benchmem ./aggregator/... ./envoystats/... ./metricsapi/...
+bench: build ## one table of what ingest, queries, memory and answers cost (10 minutes; PROFILES=dir keeps CPU profiles)
+	@$(MAKE) --no-print-directory $(LAB_BIN)/prometheus-$(PROMETHEUS_VERSION)
+	@$(GO) build -o bin/ ./bench/report
+	@bin/report run --prometheus $(LAB_BIN)/prometheus-$(PROMETHEUS_VERSION) $(if $(PROFILES),--profiles $(PROFILES))
+
+bench-soak: build ## 5,000 streams with churn for SOAK (10m), then all reconnect at once
+	@$(GO) build -o bin/ ./bench/report
+	@bin/report soak --duration $(or $(SOAK),10m)
 
 fuzz: ## every fuzz target for FUZZTIME (30s)
 	@bench/tools/fuzz $(FUZZTIME)
