@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
-	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -223,9 +222,6 @@ func printOutcomes(w *strings.Builder, outcomes []*outcome) {
 			text := ""
 			if m, ok := values[name][i]; ok {
 				text = m.Text()
-				if math.IsInf(m.Value, 0) {
-					text = "not seen every time"
-				}
 			}
 			fmt.Fprintf(w, " %s |", text)
 		}

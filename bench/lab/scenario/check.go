@@ -69,7 +69,7 @@ func (r *Run) judgeMeasure(c Check) Verdict {
 		return Verdict{Say: c.Say, Seen: fmt.Sprintf("no measure %q", c.Measure)}
 	}
 	m := &r.Measures[i]
-	v := Verdict{Say: c.Say, OK: true, Seen: fmt.Sprintf("%.4g %s", m.Value, m.Unit)}
+	v := Verdict{Say: c.Say, OK: true, Seen: m.Text()}
 	if c.AtMost != nil {
 		m.Goal, m.Better = c.AtMost, "lower"
 		v.OK = m.Value <= *c.AtMost

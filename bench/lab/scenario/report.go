@@ -102,6 +102,9 @@ func seen(d time.Duration) string {
 
 // Text is the value with its unit.
 func (m Measure) Text() string {
+	if math.IsInf(m.Value, 0) {
+		return "not seen every time"
+	}
 	if m.Unit == "count" || m.Unit == "ratio" {
 		return strconv.FormatFloat(m.Value, 'f', map[string]int{"count": 0, "ratio": 3}[m.Unit], 64)
 	}
