@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"maps"
 	"net"
 
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -12,8 +13,10 @@ import (
 	openapinamer "k8s.io/apiserver/pkg/endpoints/openapi"
 	genericapiserver "k8s.io/apiserver/pkg/server"
 	genericoptions "k8s.io/apiserver/pkg/server/options"
+	openapicommon "k8s.io/kube-openapi/pkg/common"
 	"k8s.io/metrics/pkg/apis/external_metrics"
 	adapterserver "sigs.k8s.io/custom-metrics-apiserver/pkg/apiserver"
+	generatedcore "sigs.k8s.io/custom-metrics-apiserver/pkg/generated/openapi/core"
 	generatedexternal "sigs.k8s.io/custom-metrics-apiserver/pkg/generated/openapi/externalmetrics"
 	"sigs.k8s.io/custom-metrics-apiserver/pkg/provider"
 )
@@ -40,10 +43,15 @@ func serveConstant(ctx context.Context, _ []string) error {
 	}
 	config := genericapiserver.NewConfig(adapterserver.Codecs)
 	config.EnableMetrics = false
+	definitions := func(ref openapicommon.ReferenceCallback) map[string]openapicommon.OpenAPIDefinition {
+		all := generatedcore.GetOpenAPIDefinitions(ref)
+		maps.Copy(all, generatedexternal.GetOpenAPIDefinitions(ref))
+		return all
+	}
 	namer := openapinamer.NewDefinitionNamer(adapterserver.Scheme)
-	config.OpenAPIConfig = genericapiserver.DefaultOpenAPIConfig(generatedexternal.GetOpenAPIDefinitions, namer)
+	config.OpenAPIConfig = genericapiserver.DefaultOpenAPIConfig(definitions, namer)
 	config.OpenAPIConfig.Info.Title = "constant"
-	config.OpenAPIV3Config = genericapiserver.DefaultOpenAPIV3Config(generatedexternal.GetOpenAPIDefinitions, namer)
+	config.OpenAPIV3Config = genericapiserver.DefaultOpenAPIV3Config(definitions, namer)
 	config.OpenAPIV3Config.Info.Title = "constant"
 	secure := genericoptions.NewSecureServingOptions()
 	secure.Listener, secure.BindAddress = l, net.IPv4(127, 0, 0, 1)
