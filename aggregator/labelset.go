@@ -29,9 +29,16 @@ func (s labelSet) get(name string) string {
 func newLabelSet(in []Label) labelSet {
 	s := make(labelSet, 0, len(in))
 	for _, l := range in {
-		if l.Value != "" {
-			s = append(s, internedLabel{unique.Make(l.Name), unique.Make(l.Value)})
+		if l.Value == "" {
+			continue
 		}
+		name := l.Name
+		if name == labelNamespace || name == labelPod { // the reporting pod's: as Prometheus does without honor_labels
+			for slices.ContainsFunc(in, func(o Label) bool { return o.Name == name }) {
+				name = "exported_" + name
+			}
+		}
+		s = append(s, internedLabel{unique.Make(name), unique.Make(l.Value)})
 	}
 	slices.SortFunc(s, func(a, b internedLabel) int { return strings.Compare(a.name.Value(), b.name.Value()) })
 	return s
@@ -51,7 +58,7 @@ func (c *class) labelsOf(b *labels.ScratchBuilder, p *Pod, suffix, le string) la
 	b.Reset()
 	b.Add(labels.MetricName, c.name+suffix)
 	for _, l := range c.labels {
-		if n := l.name.Value(); n != labelNamespace && n != labelPod && (le == "" || n != labels.BucketLabel) {
+		if n := l.name.Value(); le == "" || n != labels.BucketLabel {
 			b.Add(n, l.value.Value())
 		}
 	}
@@ -64,7 +71,7 @@ func (c *class) labelsOf(b *labels.ScratchBuilder, p *Pod, suffix, le string) la
 	return b.Labels()
 }
 
-// Labels that every series gets from the reporting sidecar's node. A metric's own label of such a name gives way.
+// Labels that every series gets from the reporting sidecar's node. A metric's own label of such a name is called exported_….
 const (
 	labelNamespace = "namespace"
 	labelPod       = "pod"
