@@ -115,7 +115,7 @@ func (t *table) beginRow(st *Stream, timestamp, arrival int64) {
 // observe takes two intervals in a row that agree within a quarter as the flush interval: one alone may be a lost flush.
 // They are told by the sidecar's clock: flushes that the network held up arrive at once.
 func (t *table) observe(gap int64) {
-	if gap <= 0 { // that clock was set back
+	if gap <= 0 || gap > t.store.retention.Load() { // that clock was set, or nothing is left of the flush before
 		t.lastGap = 0
 		return
 	}
