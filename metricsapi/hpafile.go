@@ -128,7 +128,7 @@ func splitYAML(data []byte) ([]document, error) {
 		}
 		converted, err := yaml.YAMLToJSONStrict(text)
 		if err != nil {
-			return yamlError(start, err)
+			return yamlError(start, line-1, err)
 		}
 		if string(converted) != "null" {
 			docs = append(docs, document{start, converted})
@@ -151,15 +151,15 @@ func splitYAML(data []byte) ([]document, error) {
 	return docs, nil
 }
 
-// yamlLine is where the YAML library says that it stopped, counted from its document's first line.
+// yamlLine is where the YAML library says that it stopped, counted from its document's first line; it may be past the last.
 var yamlLine = regexp.MustCompile(`line (\d+): `)
 
-func yamlError(start int, err error) error {
+func yamlError(start, last int, err error) error {
 	line := start
 	text := err.Error()
 	if m := yamlLine.FindStringSubmatchIndex(text); m != nil {
 		n, _ := strconv.Atoi(text[m[2]:m[3]]) // digits; beyond int it stays at the document's start
-		line = start + max(n-1, 0)
+		line = min(start+max(n-1, 0), last)
 		text = text[:m[0]] + text[m[1]:]
 	}
 	return &fileError{line, errors.New(text)}
