@@ -22,34 +22,65 @@ const (
 	wholeBelow = 100
 )
 
-// fineTables are the bounds of the native buckets and the bucket of each small whole number. Read only.
+// fineTables are the bounds of the native buckets, the bucket of each small whole number, and the bins of the quantiles that
+// can be seen: a query looks at ten quantiles of every row, and a logarithm takes as long as ten look-ups. Read only.
 type fineTables struct {
 	ends  [fineHighest - fineLowest + 1]float64
 	whole [wholeBelow]int
+	below [64]int // buckets of a doubling that end below 1 + i/64
+	bins  [256 * (lastBinned - firstBinned)]bin
 }
+
+// bin is a two-digit bin [from, to).
+type bin struct{ from, to float64 }
+
+// Quantiles from 2^firstBinned to 2^lastBinned (12 days, in milliseconds) have their bins in a table.
+const firstBinned, lastBinned = -4, 30
 
 func newFineTables() *fineTables {
 	t := &fineTables{}
 	for i := range t.ends {
 		t.ends[i] = math.Exp2(float64(i+fineLowest) / finePerTwo)
 	}
+	for i := range t.below {
+		t.below[i] = int(math.Log2(1+float64(i)/float64(len(t.below))) * finePerTwo)
+	}
 	for v := 1; v < wholeBelow; v++ {
-		t.whole[v] = fineIndex(float64(v))
+		t.whole[v] = t.index(float64(v))
+	}
+	for i := range t.bins {
+		t.bins[i].from, t.bins[i].to = binOf(quantileValue(uint16(i + 1<<15 + 256*firstBinned)))
 	}
 	return t
 }
 
-// fineIndex is the place of a positive value's bucket, whose upper bound is inclusive as in Prometheus.
-func fineIndex(v float64) int {
-	i := int(math.Ceil(math.Log2(v)*finePerTwo-1e-9)) - fineLowest
-	return min(max(i, 0), fineHighest-fineLowest)
+// index is the place of a positive value's bucket, whose upper bound is inclusive as in Prometheus.
+func (t *fineTables) index(v float64) int {
+	const exact = 1 - 2e-11 // a bound may be computed a little too low
+	bits := math.Float64bits(v)
+	exponent := int(bits>>52)&0x7ff - 1023
+	i := exponent*finePerTwo + t.below[bits>>46&63] - fineLowest
+	i = min(max(i, 0), len(t.ends)-1)
+	for i < len(t.ends)-1 && t.ends[i] < v*exact { // at most twice
+		i++
+	}
+	return i
+}
+
+// bin returns the two-digit bin of a packed quantile.
+func (t *fineTables) bin(code uint16) bin {
+	if i := int(code) - 1<<15 - 256*firstBinned; i >= 0 && i < len(t.bins) {
+		return t.bins[i]
+	}
+	from, to := binOf(quantileValue(code))
+	return bin{from, to}
 }
 
 // fine is a native histogram in the making.
 type fine struct {
 	tables *fineTables
 	zero   float64
-	counts []float64 // by fineIndex
+	counts []float64 // by fineTables.index
 	lo, hi int       // the range of counts that is not all 0
 	count  float64
 	sum    float64
@@ -127,7 +158,7 @@ func (f *fine) bucket(from, to, below, upTo float64, known []knownRank) []knownR
 		a, b := min(max(k.from, from), to), max(min(k.to, to), from)
 		f.spread(k.rank-rank-1, at, b)
 		if b > wholeBelow {
-			f.put(fineIndex((a+b)/2), 1)
+			f.put(f.tables.index((a+b)/2), 1)
 		} else {
 			f.spread(1, a, b)
 		}
@@ -148,8 +179,8 @@ func (f *fine) ranks(n float64, codes *[len(SummaryQuantiles)]uint16) []knownRan
 		if last := len(f.known) - 1; last >= 0 && f.known[last].rank >= rank {
 			continue
 		}
-		from, to := binOf(quantileValue(codes[i]))
-		f.known = append(f.known, knownRank{rank, from, to})
+		bin := f.tables.bin(codes[i])
+		f.known = append(f.known, knownRank{rank, bin.from, bin.to})
 	}
 	return f.known
 }
@@ -193,11 +224,11 @@ func (f *fine) spread(n, from, to float64) {
 			f.zero += n
 			return
 		}
-		f.put(fineIndex(from), n)
+		f.put(f.tables.index(from), n)
 		return
 	}
 	density := n / (to - from)
-	first, last := fineIndex(from), fineIndex(to)
+	first, last := f.tables.index(from), f.tables.index(to)
 	for i := first; i < last; i++ {
 		end := f.tables.ends[i]
 		f.put(i, (end-from)*density)

@@ -1,6 +1,9 @@
 package aggregator
 
-import "math"
+import (
+	"math"
+	"sync/atomic"
+)
 
 // span is what a range function needs of one series: its first and last samples in the window and how many there are.
 // That is all, because stored counters are monotone: whatever resets happened in between are already added up.
@@ -42,14 +45,39 @@ const (
 
 var rangeFuncs = map[string]rangeFunc{"rate": funcRate, "increase": funcIncrease, "irate": funcIrate}
 
-// of evaluates the function for the i-th view (as block.value takes it) of rows that lie in (mint, maxt].
-func (f rangeFunc) of(b *block, lo, hi int64, s span, mint, maxt int64, i int) float64 {
-	if f == funcIrate {
-		return (b.value(hi, i) - b.value(hi-1, i)) * f.factor(s, mint, maxt, 0, 0)
+// windowed is a function over the rows lo to hi of a block, which lie in (mint, maxt]: what all values of a row share.
+type windowed struct {
+	f          rangeFunc
+	b          *block
+	from, to   []atomic.Uint64 // the words of the first row (irate: of the last but one) and of the last
+	s          span
+	mint, maxt int64
+	factor     float64 // of a series that did not start within the window
+	toStart    float64 // seconds to the window's start, as far as extrapolate would go
+	sampled    float64 // seconds between first and last sample
+}
+
+func (f rangeFunc) over(b *block, first, hi int64, mint, maxt int64) windowed {
+	g := b.gen
+	w := windowed{f: f, b: b, to: b.row(hi), mint: mint, maxt: maxt}
+	if w.from = b.row(first); f == funcIrate {
+		w.from = b.row(hi - 1)
 	}
-	first := b.value(lo, i)
-	increase := b.value(hi, i) - first
-	return increase * f.factor(s, mint, maxt, first, increase)
+	w.s = span{firstT: g.time(first), lastT: g.time(hi), beforeT: g.time(hi - 1), n: hi - first + 1}
+	w.factor = f.factor(w.s, mint, maxt, -1, 0)
+	w.toStart = float64(w.s.firstT-mint) / 1000
+	w.sampled = float64(w.s.lastT-w.s.firstT) / 1000
+	return w
+}
+
+// of evaluates the function for the i-th view, as block.value takes it.
+func (w *windowed) of(i int) float64 {
+	first := w.b.valueOf(w.from, i)
+	increase := w.b.valueOf(w.to, i) - first
+	if w.f != funcIrate && increase > 0 && first*w.sampled < w.toStart*increase { // it may have been 0 within the window; a division decides
+		return increase * w.f.factor(w.s, w.mint, w.maxt, first, increase)
+	}
+	return increase * w.factor
 }
 
 // factor is what an increase over the window's samples is multiplied by.
@@ -116,18 +144,17 @@ func (r rangeVector) read(col *column, v view, at int64, values []float64) []flo
 		lo, hi, oldest := b.window(mint, at)
 		values = values[:0]
 		if hi > lo {
-			g := b.gen
-			s := span{firstT: g.time(lo), lastT: g.time(hi), beforeT: g.time(hi - 1), n: hi - lo + 1}
+			w := r.f.over(b, lo, hi, mint, at)
 			switch v {
 			case viewCounter:
-				values = append(values, r.f.of(b, lo, hi, s, mint, at, 0))
+				values = append(values, w.of(0))
 			case viewSum:
-				values = append(values, r.f.of(b, lo, hi, s, mint, at, sumIndex))
+				values = append(values, w.of(sumIndex))
 			case viewCount:
-				values = append(values, r.f.of(b, lo, hi, s, mint, at, len(b.totals)-1))
+				values = append(values, w.of(len(b.totals)-1))
 			case viewBucket:
 				for i := range b.totals {
-					values = append(values, r.f.of(b, lo, hi, s, mint, at, i))
+					values = append(values, w.of(i))
 				}
 			}
 		}
@@ -166,8 +193,10 @@ func (r rangeVector) readFine(col *column, p *Pod, at int64, f *fine) (factor fl
 
 // value reads the i-th view of a row: a counter's value, a histogram's cumulative count of bucket i (+Inf last), or with
 // sumIndex its sum.
-func (b *block) value(row int64, i int) float64 {
-	words := b.row(row)
+func (b *block) value(row int64, i int) float64 { return b.valueOf(b.row(row), i) }
+
+// valueOf is value for a row's words.
+func (b *block) valueOf(words []atomic.Uint64, i int) float64 {
 	switch {
 	case b.totals == nil:
 		return math.Float64frombits(words[0].Load())
