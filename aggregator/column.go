@@ -119,7 +119,9 @@ func (c *column) fill(b *block, words []atomic.Uint64, withQuantiles bool) {
 func (c *column) add(buckets []Bucket, count uint64, sum float64) {
 	b := c.block.Load()
 	for i := range buckets {
-		b.totals[i].Add(buckets[i].Count)
+		if n := buckets[i].Count; n != 0 { // an atomic add costs as much as all else here, and idle series are most of a mesh
+			b.totals[i].Add(n)
+		}
 	}
 	b.totals[len(b.totals)-1].Add(count)
 	c.total += sum
