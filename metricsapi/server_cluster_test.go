@@ -1,0 +1,177 @@
+package metricsapi
+
+import (
+	"encoding/json"
+	"encoding/pem"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	authenticationv1 "k8s.io/api/authentication/v1"
+	authorizationv1 "k8s.io/api/authorization/v1"
+	autoscalingv2 "k8s.io/api/autoscaling/v2"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/kubernetes/scheme"
+)
+
+// fakeAPI is as much of an API server as a server in a cluster needs to start: lists that never change, reviews that know one
+// token and one account, and events that are written down. Whether a real one agrees is for the lab's tests.
+type fakeAPI struct {
+	*httptest.Server
+	hpas *autoscalingv2.HorizontalPodAutoscalerList
+
+	mu     sync.Mutex
+	events map[string]string // reason by name
+}
+
+func newFakeAPI(t *testing.T, hpas ...sourceHPA) *fakeAPI {
+	f := &fakeAPI{events: map[string]string{}, hpas: &autoscalingv2.HorizontalPodAutoscalerList{
+		TypeMeta: metav1.TypeMeta{APIVersion: "autoscaling/v2", Kind: "HorizontalPodAutoscalerList"}, ListMeta: metav1.ListMeta{ResourceVersion: "1"},
+	}}
+	for _, h := range hpas {
+		f.hpas.Items = append(f.hpas.Items, *h.HorizontalPodAutoscaler)
+	}
+	f.Server = httptest.NewTLSServer(f)
+	t.Cleanup(func() {
+		f.CloseClientConnections() // watches
+		f.Close()
+	})
+	return f
+}
+
+func (f *fakeAPI) ca() []byte {
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: f.Certificate().Raw})
+}
+
+func (f *fakeAPI) kubeconfig(t *testing.T) string {
+	t.Helper()
+	path, ca := filepath.Join(t.TempDir(), "kubeconfig"), filepath.Join(t.TempDir(), "ca.crt")
+	text := fmt.Sprintf("apiVersion: v1\nkind: Config\ncurrent-context: a\ncontexts: [{name: a, context: {cluster: a, user: a}}]\nusers: [{name: a, user: {token: own}}]\n"+
+		"clusters: [{name: a, cluster: {server: %q, certificate-authority: %q}}]\n", f.URL, ca)
+	for path, data := range map[string][]byte{path: []byte(text), ca: f.ca()} {
+		if err := os.WriteFile(path, data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return path
+}
+
+func (f *fakeAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	var answer any
+	last := r.URL.Path[strings.LastIndex(r.URL.Path, "/")+1:]
+	code := http.StatusOK
+	switch {
+	case r.URL.Query().Get("sendInitialEvents") != "":
+		code = http.StatusUnprocessableEntity // the client lists instead
+		answer = metav1.Status{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Status"}, Status: metav1.StatusFailure, Reason: metav1.StatusReasonInvalid, Code: int32(code)}
+	case r.URL.Query().Get("watch") != "":
+		w.Header().Set("Content-Type", "application/json")
+		w.(http.Flusher).Flush()
+		<-r.Context().Done()
+		return
+	case last == "horizontalpodautoscalers":
+		answer = f.hpas
+	case last == "extension-apiserver-authentication":
+		answer = f.authentication()
+	case last == "configmaps":
+		answer = corev1.ConfigMapList{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "ConfigMapList"}, ListMeta: metav1.ListMeta{ResourceVersion: "1"}, Items: []corev1.ConfigMap{f.authentication()}}
+	case last == "tokenreviews":
+		answer = reviewToken(r)
+	case last == "subjectaccessreviews":
+		answer = reviewAccess(r)
+	case last == "events":
+		answer = f.write(r)
+	default: // pods and what else is listed: there are none
+		answer = metav1.PartialObjectMetadataList{TypeMeta: metav1.TypeMeta{APIVersion: "meta.k8s.io/v1", Kind: "PartialObjectMetadataList"}, ListMeta: metav1.ListMeta{ResourceVersion: "1"}}
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(code)
+	_ = json.NewEncoder(w).Encode(answer)
+}
+
+func (f *fakeAPI) authentication() corev1.ConfigMap {
+	return corev1.ConfigMap{
+		TypeMeta:   metav1.TypeMeta{APIVersion: "v1", Kind: "ConfigMap"},
+		ObjectMeta: metav1.ObjectMeta{Namespace: "kube-system", Name: "extension-apiserver-authentication", ResourceVersion: "1"},
+		Data: map[string]string{
+			"client-ca-file": string(f.ca()), "requestheader-client-ca-file": string(f.ca()), "requestheader-allowed-names": `["front-proxy-client"]`,
+			"requestheader-username-headers": `["X-Remote-User"]`, "requestheader-group-headers": `["X-Remote-Group"]`, "requestheader-extra-headers-prefix": `["X-Remote-Extra-"]`,
+		},
+	}
+}
+
+// read decodes a body, which is protobuf as client-go likes it; what cannot be read stays zero and is refused.
+func read[T any, P interface {
+	*T
+	runtime.Object
+}](r *http.Request,
+) (v T) {
+	if body, err := io.ReadAll(r.Body); err == nil {
+		_, _, _ = scheme.Codecs.UniversalDeserializer().Decode(body, nil, P(&v))
+	}
+	return v
+}
+
+func reviewToken(r *http.Request) authenticationv1.TokenReview {
+	review := read[authenticationv1.TokenReview](r)
+	review.Status = authenticationv1.TokenReviewStatus{Authenticated: review.Spec.Token == "hpa" || review.Spec.Token == "stranger"}
+	review.Status.User.Username = review.Spec.Token
+	return review
+}
+
+func reviewAccess(r *http.Request) authorizationv1.SubjectAccessReview {
+	review := read[authorizationv1.SubjectAccessReview](r)
+	review.Status.Allowed = review.Spec.User == "hpa"
+	return review
+}
+
+func (f *fakeAPI) write(r *http.Request) corev1.Event {
+	event := read[corev1.Event](r)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.events[event.Name] = event.Reason
+	return event
+}
+
+func (f *fakeAPI) reasons() string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var all []string
+	for _, reason := range f.events {
+		all = append(all, reason)
+	}
+	return strings.Join(all, " ")
+}
+
+// In a cluster the API server says who a caller is and what it may read, and takes the events.
+func TestServeInACluster(t *testing.T) {
+	api := newFakeAPI(t, asks(t, "podinfo", "bad", "sum("))
+	s := startServer(t, func(o *Options) {
+		o.Standalone, o.HPADir, o.BindAddress, o.Kubeconfig = false, "", "127.0.0.1", api.kubeconfig(t)
+	})
+	eventually(t, func() bool { return api.reasons() == ReasonBadQuery }, func() string { return "events are " + api.reasons() })
+	for token, want := range map[string]int{"": http.StatusForbidden, "nobody": http.StatusUnauthorized, "stranger": http.StatusForbidden, "hpa": http.StatusOK} {
+		s.token = token
+		for _, path := range []string{apiPath, "/debug/hpas", "/metrics"} {
+			if code, body := s.get(path); code != want {
+				t.Errorf("%s with token %q gives %d, want %d: %.200s", path, token, code, want, body)
+			}
+		}
+	}
+	s.token = "hpa"
+	s.discovers(discovered)
+	if got := s.refused("test", "prometheus-query", "query-name=bad", http.StatusBadRequest); !strings.Contains(got, "not valid PromQL") {
+		t.Errorf("a bad query says %s", got)
+	}
+	if got := s.refused("test", "istio-requests-per-second", "", http.StatusServiceUnavailable); !strings.Contains(got, "no sidecar") {
+		t.Errorf("without a sidecar: %s", got)
+	}
+}
