@@ -421,14 +421,14 @@ func (o *oracle) run(instants []time.Time, expressionsEach int) {
 // TestRingsAnswerAsPrometheusDoes compares random expressions over random fleets.
 func TestRingsAnswerAsPrometheusDoes(t *testing.T) {
 	var sum oracle
-	for seed := range uint64(25) {
+	for seed := range uint64(15) {
 		o, instants := newOracle(t, seed)
 		o.run(instants, 60)
 		sum.expressions, sum.values = sum.expressions+o.expressions, sum.values+o.values
 		sum.compiled, sum.refused = sum.compiled+o.compiled, sum.refused+o.refused
 	}
 	t.Logf("%d expressions, %d values, %d compiled, %d refused by both", sum.expressions, sum.values, sum.compiled, sum.refused)
-	if sum.values < 50_000 || sum.compiled < 100 || sum.refused > sum.expressions/2 {
+	if sum.values < 30_000 || sum.compiled < 50 || sum.refused > sum.expressions/2 {
 		t.Errorf("too little was compared: %d values, %d compiled, %d refused", sum.values, sum.compiled, sum.refused)
 	}
 }
