@@ -160,10 +160,14 @@ func (k *keda) prepare(ctx context.Context, hpa *autoscalingv2.HorizontalPodAuto
 	if query == "" || target.AverageValue == nil {
 		return fmt.Errorf("HPA %s has no PromQL with an AverageValue: KEDA cannot stand in", hpa.Name)
 	}
+	horizontal := map[string]any{"name": hpa.Name}
+	if hpa.Spec.Behavior != nil {
+		horizontal["behavior"] = hpa.Spec.Behavior
+	}
 	spec := map[string]any{
 		"scaleTargetRef": map[string]any{"name": hpa.Spec.ScaleTargetRef.Name}, "pollingInterval": 5,
 		"minReplicaCount": 1, "maxReplicaCount": hpa.Spec.MaxReplicas,
-		"advanced": map[string]any{"horizontalPodAutoscalerConfig": map[string]any{"name": hpa.Name, "behavior": hpa.Spec.Behavior}},
+		"advanced": map[string]any{"horizontalPodAutoscalerConfig": horizontal},
 		"triggers": []any{map[string]any{"type": "prometheus", "metricType": "AverageValue", "metadata": map[string]any{
 			"serverAddress": k.prometheus.url, "query": query, "threshold": target.AverageValue.String(),
 		}}},
