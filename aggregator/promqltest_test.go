@@ -84,7 +84,7 @@ func (s *scriptStorage) ringsHold(ctx context.Context, ms []*labels.Matcher) (bo
 	if err != nil {
 		return false, err
 	}
-	defer all.Close()
+	defer func() { _ = all.Close() }()
 	if s.store == nil {
 		if err := s.fill(all.Select(ctx, true, nil, labels.MustNewMatcher(labels.MatchRegexp, labels.MetricName, ".*"))); err != nil {
 			return false, err
