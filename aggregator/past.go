@@ -59,7 +59,7 @@ func (t *table) resolve(c *column, raw, interval float64, intervalKnown bool) {
 		past = 0
 	}
 	if known {
-		t.advance(c, raw, past < c.raw)
+		t.advance(c, raw, raw < c.raw || past < c.raw)
 		return
 	}
 	c.raw, c.total, c.past, c.pastKnown = raw, raw, past, true
