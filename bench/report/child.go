@@ -20,6 +20,7 @@ const startLimit = 30 * time.Second
 
 // child is a process under measurement, or one that loads it.
 type child struct {
+	Name string
 	*process.Process
 	serving
 }
@@ -40,7 +41,7 @@ func start(ctx context.Context, work, name, command string, args ...string) (*ch
 	defer tick.Stop()
 	for {
 		if s, ok := findServing(log); ok {
-			return &child{p, s}, nil
+			return &child{name, p, s}, nil
 		}
 		select {
 		case <-p.Exited():
@@ -91,6 +92,23 @@ func (c *child) fleetStats(ctx context.Context) (fleet.Stats, error) {
 		return st, err
 	}
 	return st, json.Unmarshal(b, &st)
+}
+
+// messages is how many a receiver has read: the null sink says it as JSON, meshpulse among its own metrics.
+func (c *child) messages(ctx context.Context) (int64, error) {
+	if c.Name == nullSinkName {
+		var stats struct{ Messages int64 }
+		b, err := get(ctx, http.DefaultClient, "http://"+c.HTTPS+"/stats")
+		if err != nil {
+			return 0, err
+		}
+		err = json.Unmarshal(b, &stats)
+		return stats.Messages, err
+	}
+	w := watch{meshpulse: c, client: insecureClient()}
+	defer w.client.CloseIdleConnections()
+	n, err := w.gauge(ctx, "meshpulse_ingest_messages_total")
+	return int64(n), err
 }
 
 // get returns the body of an answer 200.

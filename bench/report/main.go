@@ -47,7 +47,7 @@ func command(ctx context.Context, args []string) error {
 		return runSoak(ctx, args[1:])
 	case "fleet":
 		return serveFleet(ctx, args[1:])
-	case "sink":
+	case nullSinkName:
 		return serveSink(ctx, args[1:])
 	case "constant":
 		return serveConstant(ctx, args[1:])

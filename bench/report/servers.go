@@ -28,9 +28,11 @@ func tellServing(s serving) error {
 	return json.NewEncoder(os.Stdout).Encode(s)
 }
 
+const nullSinkName = "sink"
+
 // serveSink is the null sink as a process. It answers GET /stats with the number of messages on a second port.
 func serveSink(ctx context.Context, args []string) error {
-	f := flag.NewFlagSet("sink", flag.ContinueOnError)
+	f := flag.NewFlagSet(nullSinkName, flag.ContinueOnError)
 	cert := f.String("tls-cert-file", "", "certificate (PEM); without it plaintext")
 	key := f.String("tls-private-key-file", "", "its key")
 	if err := f.Parse(args); err != nil {
