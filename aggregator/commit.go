@@ -40,6 +40,10 @@ func (st *Stream) own() {
 		t.closeRow()
 		t.owner = st
 		t.pod.Store(st.pod)
+		if st.timer != nil { // it is the old table's
+			st.timer.Stop()
+			st.timer = nil
+		}
 		st.table = t
 		t.mu.Unlock()
 		return
@@ -78,7 +82,7 @@ func (st *Stream) Commit(arrival time.Time, b *Batch, d Describer) error {
 	at := st.store.millis(arrival)
 	st.enter(b.Timestamp, at)
 	if b.Refused > 0 {
-		t.refused.Store(at)
+		t.refuse(at)
 	}
 	for i := range b.Samples {
 		s := &b.Samples[i]
@@ -87,7 +91,7 @@ func (st *Stream) Commit(arrival time.Time, b *Batch, d Describer) error {
 		}
 		if err := t.take(s, b, i, d); err != nil {
 			if !errors.Is(err, ErrDuplicate) { // a duplicate loses nothing
-				t.refused.Store(at)
+				t.refuse(at)
 			}
 			st.store.metrics.drop(err, 1)
 		}
@@ -124,19 +128,22 @@ func (st *Stream) leave() {
 		st.table.closeRow()
 		return
 	}
+	t := st.table
+	t.closeAt = time.Now().Add(rowCloseDelay)
 	if st.timer == nil {
-		st.timer = time.AfterFunc(rowCloseDelay, st.late)
+		st.timer = time.AfterFunc(rowCloseDelay, func() { t.late(st) })
 		return
 	}
 	st.timer.Reset(rowCloseDelay)
 }
 
-// late closes a row for which no message has come in a while.
-func (st *Stream) late() {
-	st.table.mu.Lock()
-	defer st.table.mu.Unlock()
-	if st.table.owner == st {
-		st.table.closeRow()
+// late closes a row for which no message has come in a while. A timer that fired while a message was being taken finds a later
+// time to close.
+func (t *table) late(st *Stream) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.owner == st && !time.Now().Before(t.closeAt) {
+		t.closeRow()
 	}
 }
 

@@ -94,7 +94,14 @@ func (c compiler) aggregate(e *parser.AggregateExpr) plan {
 	if !ok || !groupable(e) || slices.Contains(e.Grouping, labels.BucketLabel) {
 		return nil
 	}
-	return &aggregation{e.Op, e.Grouping, over}
+	return &aggregation{e.Op, distinct(e.Grouping), over}
+}
+
+// distinct returns each label once.
+func distinct(grouping []string) []string {
+	names := slices.Clone(grouping)
+	slices.Sort(names)
+	return slices.Compact(names)
 }
 
 // groupable reports whether the grouping is by labels that a class or its pod has.
@@ -236,9 +243,9 @@ func (c compiler) quantile(e *parser.Call) plan {
 		return nil
 	}
 	if !slices.Contains(sum.Grouping, labels.BucketLabel) {
-		return &fineQuantile{q.Val, sum.Grouping, over}
+		return &fineQuantile{q.Val, distinct(sum.Grouping), over}
 	}
-	by := slices.DeleteFunc(slices.Clone(sum.Grouping), func(l string) bool { return l == labels.BucketLabel })
+	by := slices.DeleteFunc(distinct(sum.Grouping), func(l string) bool { return l == labels.BucketLabel })
 	return &bucketQuantile{q.Val, by, over}
 }
 

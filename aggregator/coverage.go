@@ -33,7 +33,14 @@ type PodState struct {
 	Namespace, Name string
 	Reporting       bool      // its newest row is at most two flush intervals old
 	Oldest, Newest  time.Time // its rows reach from here to there; Oldest is one flush before its first
-	Refused         time.Time // when one of its samples was last refused or dropped, zero if never within the window
+	// Whole: the rows begin with the pod's first, none has been overwritten.
+	Whole bool
+	// GapFrom and GapTo are a time within the window from which the pod has told nothing though it reported before and
+	// after, zero if there is none.
+	GapFrom, GapTo time.Time
+	// Refused is when one of its samples was last refused or dropped, zero if not within the window; RefusedSince is
+	// since when that has happened again and again.
+	Refused, RefusedSince time.Time
 }
 
 // coverage looks at the pods and series behind the query at an instant, and at their newest sample until then.
@@ -81,7 +88,7 @@ func (c *Coverage) count(p PodState, flush time.Duration, at int64, reach time.D
 	} else {
 		c.Silent++
 	}
-	if !p.Reporting || !p.Refused.IsZero() || p.Oldest.UnixMilli() > at-reach.Milliseconds() {
+	if !p.Reporting || !p.Refused.IsZero() || !p.GapTo.IsZero() || p.Oldest.UnixMilli() > at-reach.Milliseconds() {
 		c.Partial = append(c.Partial, p)
 	}
 }
@@ -95,30 +102,36 @@ func (t *table) state(at int64, reach time.Duration) PodState {
 	if !ok {
 		return s
 	}
-	oldest, _ := g.oldest()
+	oldest, whole, _ := g.oldest()
 	s.Reporting = at-newest <= 2*t.flush.Load()
-	s.Oldest, s.Newest = time.UnixMilli(oldest), time.UnixMilli(newest)
+	s.Oldest, s.Newest, s.Whole = time.UnixMilli(oldest), time.UnixMilli(newest), whole
 	if refused := t.refused.Load(); refused > at-reach.Milliseconds() {
-		s.Refused = time.UnixMilli(refused)
+		s.Refused, s.RefusedSince = time.UnixMilli(refused), time.UnixMilli(t.refusedSince.Load())
+	}
+	if gap := t.gap.Load(); gap != nil && gap.to > at-reach.Milliseconds() {
+		s.GapFrom, s.GapTo = time.UnixMilli(gap.from), time.UnixMilli(gap.to)
 	}
 	return s
 }
 
-// Pod returns what the store knows of a pod; false if it has never reported, or not within the rings.
-func (s *Store) Pod(namespace, name string, at time.Time) (PodState, bool) {
-	t := s.tables.find(namespace, name)
-	if t == nil {
-		return PodState{}, false
+// Pod returns what the store knows of a pod for a window before an instant. Newest is zero if it has never reported.
+func (s *Store) Pod(namespace, name string, at time.Time, window time.Duration) PodState {
+	t, gone := s.tables.find(namespace, name)
+	switch {
+	case t != nil:
+		return t.state(s.millis(at), window)
+	case gone != 0:
+		return PodState{Namespace: namespace, Name: name, Newest: time.UnixMilli(gone)}
 	}
-	state := t.state(s.millis(at), 0)
-	return state, !state.Newest.IsZero()
+	return PodState{Namespace: namespace, Name: name}
 }
 
 // NamesPods reports whether the query asks for the identity of the pods whose series it selects. Where it does not, any pod
 // could have them, and which ones should report cannot be told.
 func (q *Query) NamesPods() bool {
 	for _, sel := range q.selectors {
-		if !sel.asksForSide("destination_") && !sel.asksForSide("source_") && !sel.asksForPod() {
+		destination, source := sel.sides()
+		if (!destination || !sel.asksForSide("destination_")) && (!source || !sel.asksForSide("source_")) && !sel.asksForPod() {
 			return false
 		}
 	}
@@ -198,17 +211,19 @@ func (s *Store) couldHave(sel *selector, f func(*table)) {
 // couldBe reports whether the pod could report what is selected.
 func (s *selector) couldBe(p *Pod) bool {
 	destination, source := s.sides()
-	return s.matchesPod(p) && (destination && s.matchesSide("destination_", p) || source && s.matchesSide("source_", p))
+	return s.matchesPod(p) && (!destination && !source ||
+		destination && s.matchesSide("destination_", p) || source && s.matchesSide("source_", p))
 }
 
 // sides returns which ends of a call can report what is selected. Without a reporter it is the side whose identity the
-// selector asks for: everyone may call a service, so its callers are not counted as those who should report.
+// selector asks for: everyone may call a service, so its callers are not counted as those who should report. A waypoint
+// (reporter="waypoint") is neither end.
 func (s *selector) sides() (destination, source bool) {
 	destination, source = true, true
 	asked := false
 	for _, m := range s.matchers {
 		if m.Name == "reporter" {
-			destination = destination && (m.Matches("destination") || m.Matches("waypoint"))
+			destination = destination && m.Matches("destination")
 			source = source && m.Matches("source")
 			asked = true
 		}

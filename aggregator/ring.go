@@ -58,17 +58,18 @@ func (g *generation) newest() (int64, bool) {
 	}
 }
 
-// oldest returns the time of the oldest row that is still in the ring, or false if there is none.
-func (g *generation) oldest() (int64, bool) {
+// oldest returns the time of the oldest row that is still in the ring and whether it is the first of all, or false if there
+// is none.
+func (g *generation) oldest() (time int64, first, ok bool) {
 	for {
 		c, h := g.claim.Load(), g.head.Load()
 		if h < 0 {
-			return 0, false
+			return 0, false, false
 		}
 		r := max(0, c-g.slots()+1)
 		t := g.time(r)
 		if g.claim.Load()-g.slots() < r {
-			return t, true
+			return t, r == 0, true
 		}
 	}
 }

@@ -78,8 +78,12 @@ func New(c Config) (*Store, error) {
 	return s, nil
 }
 
-// Started is when the store began to listen; nothing is known from before.
-func (s *Store) Started() time.Time { return s.started }
+// Started is when the store began to listen, on its own clock; nothing is known from before.
+func (s *Store) Started() time.Time { return s.started.Round(0) }
+
+// Time returns a time on the store's clock: wall time at the start, monotonic from then on. Times of answers are on it, so what
+// is compared with them has to be.
+func (s *Store) Time(t time.Time) time.Time { return time.UnixMilli(s.millis(t)) }
 
 // millis returns a time on the store's clock: wall time at the start, monotonic from then on.
 func (s *Store) millis(t time.Time) int64 {
@@ -121,7 +125,13 @@ type tables struct {
 	byPod       map[podKey]*table
 	all         list[*table]
 	byNamespace sync.Map // string -> *list[*table]
+	// gone are the newest rows of pods whose tables were freed: they may still exist, and come back. The oldest are given up.
+	gone  map[podKey]int64
+	order []podKey
 }
+
+// maxGone bounds what is remembered of pods whose tables were freed.
+const maxGone = 50_000
 
 type podKey struct{ namespace, name string }
 
@@ -144,18 +154,46 @@ func (ts *tables) get(s *Store, p *Pod) *table {
 	return t
 }
 
-// find returns the pod's table, nil if there is none.
-func (ts *tables) find(namespace, name string) *table {
+// find returns the pod's table, or nil and the newest row of the one that was freed, 0 if there was none.
+func (ts *tables) find(namespace, name string) (*table, int64) {
 	ts.mu.Lock()
 	defer ts.mu.Unlock()
-	return ts.byPod[podKey{namespace, name}]
+	k := podKey{namespace, name}
+	return ts.byPod[k], ts.gone[k]
+}
+
+// recall returns the newest row of the pod's table that was freed, and forgets it; 0 if there was none.
+func (ts *tables) recall(p *Pod) int64 {
+	ts.mu.Lock()
+	defer ts.mu.Unlock()
+	k := podKey{p.Namespace, p.Name}
+	last := ts.gone[k]
+	delete(ts.gone, k)
+	return last
+}
+
+// remember keeps the newest row of a pod whose table is freed. The mutex is held.
+func (ts *tables) remember(k podKey, newest int64) {
+	if ts.gone == nil {
+		ts.gone = map[podKey]int64{}
+	}
+	ts.gone[k] = newest
+	ts.order = append(ts.order, k)
+	for len(ts.order) > maxGone {
+		delete(ts.gone, ts.order[0])
+		ts.order = ts.order[1:]
+	}
 }
 
 func (ts *tables) remove(t *table) {
 	ts.mu.Lock()
 	defer ts.mu.Unlock()
 	p := t.pod.Load()
-	delete(ts.byPod, podKey{p.Namespace, p.Name})
+	k := podKey{p.Namespace, p.Name}
+	delete(ts.byPod, k)
+	if newest, ok := t.newest(); ok {
+		ts.remember(k, newest)
+	}
 	gone := func(o *table) bool { return o == t }
 	ts.all.remove(gone)
 	l, _ := ts.byNamespace.Load(p.Namespace)

@@ -12,11 +12,13 @@ import (
 //
 // mu is taken once per message by the stream that owns the table (uncontended in the steady state); readers never take it.
 type table struct {
-	store   *Store
-	pod     atomic.Pointer[Pod]        // as the newest connection's node says
-	gen     atomic.Pointer[generation] // the ring's newest generation, for readers
-	flush   atomic.Int64               // observed flush interval in milliseconds
-	refused atomic.Int64               // time of the newest sample that was refused or dropped, 0 if none ever was
+	store *Store
+	pod   atomic.Pointer[Pod]        // as the newest connection's node says
+	gen   atomic.Pointer[generation] // the ring's newest generation, for readers
+	flush atomic.Int64               // observed flush interval in milliseconds
+	gap   atomic.Pointer[gap]        // the newest one, nil if there was none
+	// refused is the time of the newest sample that was refused or dropped, refusedSince when that began; 0 if none was.
+	refused, refusedSince atomic.Int64
 
 	mu      sync.Mutex
 	owner   *Stream
@@ -29,14 +31,15 @@ type table struct {
 	// unreadable are the keys of series whose names or labels could not be decoded.
 	unreadable map[uint64]struct{}
 
-	flushes   int64 // how many have come, from all connections
-	timestamp int64 // timestamp_ms of the newest flush
-	flushTime int64 // and its time on our clock
-	rowTime   int64 // the newest row's time: flushTime, but where rows coalesce
-	lastGap   int64 // time between the two newest flushes of a stream
-	open      bool  // more messages of the newest flush may come
-	held      bool  // the newest flush has no row of its own: the ring is at its cap, flushes coalesce
-	broken    bool  // the newest flush does not follow the one before: first of a stream, or after a lost flush
+	flushes   int64     // how many have come, from all connections
+	timestamp int64     // timestamp_ms of the newest flush
+	flushTime int64     // and its time on our clock
+	rowTime   int64     // the newest row's time: flushTime, but where rows coalesce
+	lastGap   int64     // time between the two newest flushes of a stream
+	closeAt   time.Time // when the open row closes if no message comes
+	open      bool      // more messages of the newest flush may come
+	held      bool      // the newest flush has no row of its own: the ring is at its cap, flushes coalesce
+	broken    bool      // the newest flush does not follow the one before: first of a stream, or after a lost flush
 
 	// Of the open flush: counters whose past is not known yet, and columns that so far have only a summary.
 	pending   []pendingCounter
@@ -89,11 +92,17 @@ func (t *table) beginRow(st *Stream, timestamp, arrival int64) {
 	flush := t.flush.Load()
 	at := st.clock.row(timestamp, arrival, flush)
 	if t.ring.row < 0 { // the table's first: what was before it lies one flush back
+		if last := t.store.tables.recall(t.pod.Load()); last != 0 {
+			t.gap.Store(&gap{last, at - flush})
+		}
 		t.ring.open(at - flush)
 		t.rowTime = at - flush
 		st.flushes = 0 // a stream that outlived its pod's old table begins anew
 	}
 	at = max(at, t.rowTime+1)
+	if t.flushes > 0 && at-t.flushTime > 2*flush {
+		t.gap.Store(&gap{t.flushTime, at})
+	}
 	if again := st.flushes > 0 && timestamp == t.timestamp; !again { // else a row more of the same flush
 		t.broken = st.flushes == 0 || at-t.flushTime > flush+flush/2
 		if st.flushes > 0 {
@@ -110,6 +119,17 @@ func (t *table) beginRow(st *Stream, timestamp, arrival int64) {
 	t.rowTime = at
 	t.ring.open(at)
 	t.store.metrics.rows.Inc()
+}
+
+// gap is a time from which a pod has told nothing: between two of its rows, or the rows of two of its tables.
+type gap struct{ from, to int64 }
+
+// refuse notes that a sample was refused or dropped.
+func (t *table) refuse(at int64) {
+	if last := t.refused.Load(); last == 0 || at-last > t.store.retention.Load() {
+		t.refusedSince.Store(at)
+	}
+	t.refused.Store(at)
 }
 
 // observe takes two intervals in a row that agree within a quarter as the flush interval: one alone may be a lost flush.
@@ -129,7 +149,8 @@ func (t *table) observe(gap int64) {
 // is at its cap and the row has to share the next one's slot.
 func (t *table) makeRoom(at int64) bool {
 	slots := t.ring.gen.slots()
-	if t.ring.row+1 < slots || t.ring.gen.time(t.ring.row+1-slots) <= at-t.store.retention.Load() {
+	oldest := t.ring.row + 2 - slots // that is left with the next row
+	if oldest < 1 || t.ring.gen.time(oldest) <= at-t.store.retention.Load() {
 		return true
 	}
 	if slots < t.store.maxSlots() {
