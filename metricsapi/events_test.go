@@ -77,12 +77,16 @@ func TestAPIEvents(t *testing.T) {
 		done := make(chan struct{})
 		go func() { events.run(ctx); close(done) }()
 
+		wait := func(d time.Duration) {
+			time.Sleep(d)
+			synctest.Wait()
+		}
 		h := asks(t, "podinfo", "rps", "vector(1)")
 		h.UID = "uid-1"
 		p := Problem{ReasonBadQuery, strings.Repeat("long ", 300)}
 		answers = []error{errors.New("the API server is away"), errors.New("still away")}
 		events.deliver(h, p)
-		time.Sleep(time.Minute)
+		wait(time.Minute)
 		if tries != 3 {
 			t.Errorf("%d tries for two failures", tries)
 		}
@@ -105,7 +109,7 @@ func TestAPIEvents(t *testing.T) {
 		} {
 			tries, answers = 0, []error{answer}
 			events.deliver(h, p)
-			time.Sleep(time.Hour)
+			wait(time.Hour)
 			if tries != 1 {
 				t.Errorf("%s: %d tries", what, tries)
 			}
@@ -117,7 +121,7 @@ func TestAPIEvents(t *testing.T) {
 			answers = append(answers, errors.New("no"))
 		}
 		events.deliver(h, Problem{ReasonNoQuery, "x"})
-		time.Sleep(3 * time.Hour)
+		wait(3 * time.Hour)
 		if tries != eventAttempts+1 {
 			t.Errorf("%d tries, want %d", tries, eventAttempts+1)
 		}

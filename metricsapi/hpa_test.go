@@ -125,7 +125,7 @@ func TestReadHPA(t *testing.T) {
 		},
 		"a latency with Value, not stabilised": {
 			metrics:  external("istio-request-duration-p95", `{matchLabels: {window: 2m, destination_workload: a}}`, `type: Value, value: "250"`),
-			want:     []metric{{"istio-request-duration-p95", "destination_workload = a,window = 2m", `histogram_quantile(0.95, sum by (le) (rate(istio_request_duration_milliseconds_bucket{destination_workload_namespace="test",destination_workload="a",reporter="destination"}[2m])))`}},
+			want:     []metric{{"istio-request-duration-p95", "destination_workload = a,window = 2m", `histogram_quantile(0.95, sum(rate(istio_request_duration_milliseconds{destination_workload_namespace="test",destination_workload="a",reporter="destination"}[2m])))`}},
 			problems: []string{"LatencyUnstable stabilizationWindowSeconds to 120 or more"},
 		},
 		"a latency with Value, stabilised for its window": {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -13,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -381,14 +383,21 @@ func TestServeStatus(t *testing.T) {
 }
 
 func TestServeHealthMetricsAndDocuments(t *testing.T) {
-	var ingest error
-	s := startServer(t, func(o *Options) { o.IngestReady = func() error { return ingest } })
+	var away atomic.Bool
+	s := startServer(t, func(o *Options) {
+		o.IngestReady = func() error {
+			if away.Load() {
+				return errors.New("not listening")
+			}
+			return nil
+		}
+	})
 	for _, path := range []string{"/healthz", "/livez", "/readyz", "/readyz/hpas", "/readyz/ingest"} {
 		if code, body := s.get(path); code != http.StatusOK {
 			t.Errorf("%s gives %d: %s", path, code, body)
 		}
 	}
-	ingest = fmt.Errorf("not listening")
+	away.Store(true)
 	for _, path := range []string{"/healthz", "/livez", "/readyz"} {
 		if code, body := s.get(path); code != http.StatusInternalServerError || !strings.Contains(body, "[-]ingest failed") {
 			t.Errorf("%s without ingest gives %d: %s", path, code, body)
