@@ -12,6 +12,8 @@ import (
 	"path/filepath"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/meshpulse/meshpulse/bench/load"
 	"github.com/meshpulse/meshpulse/bench/process"
 	"github.com/meshpulse/meshpulse/bench/sidecar"
@@ -58,7 +60,7 @@ func (d *demo) run(ctx context.Context) (err error) {
 	d.say("starting meshpulse")
 	d.server, err = standalone.Start(ctx, standalone.Options{Binary: d.meshpulse, Dir: d.dir, HPADir: hpaDir})
 	if err != nil {
-		return err
+		return asked(ctx, err)
 	}
 	defer func() { err = errors.Join(err, d.server.Stop()) }()
 	d.started = time.Now()
@@ -93,7 +95,7 @@ func (d *demo) withSidecars(ctx context.Context, envoy string) (err error) {
 			Address: "127.0.0.1", Upstreams: []string{l.Addr().String()}, Sink: d.server.Ingest,
 		})
 		if err != nil {
-			return err
+			return asked(ctx, err)
 		}
 		d.say("sidecar %s takes requests on %s (pid %d)", s.Options.Pod, s.Address(), s.PID())
 		d.sidecars = append(d.sidecars, s)
@@ -120,23 +122,15 @@ func answer(w http.ResponseWriter, r *http.Request) {
 	_, _ = fmt.Fprintln(w, "hello from podinfo") // a client that is gone needs none
 }
 
+// withRecordings feeds and shows until the context ends or one of the two fails.
 func (d *demo) withRecordings(ctx context.Context) error {
-	ctx, cancel := context.WithCancelCause(ctx)
-	fed := make(chan struct{})
-	go func() {
-		defer close(fed)
-		cancel(d.feed(ctx))
-	}()
-	err := d.show(ctx)
-	cancel(nil)
-	<-fed
-	if cause := context.Cause(ctx); cause != nil && errors.Is(err, context.Canceled) {
-		return cause
-	}
-	return err
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return d.feed(ctx) })
+	group.Go(func() error { return d.show(ctx) })
+	return group.Wait()
 }
 
-// feed replays the recordings until the context ends.
+// feed replays the recordings, again and again, until the context ends.
 func (d *demo) feed(ctx context.Context) error {
 	args := append([]string{"replay", "--quiet", "--target", d.server.Ingest}, recordings()...)
 	for {
@@ -146,8 +140,7 @@ func (d *demo) feed(ctx context.Context) error {
 		}
 		select {
 		case <-ctx.Done():
-			_ = p.Stop() // interrupted, it says that it failed
-			return ctx.Err()
+			return p.Stop()
 		case <-p.Exited():
 			if p.ExitCode() != 0 {
 				return fmt.Errorf("replay failed:\n%s", p.Tail(5))

@@ -48,14 +48,18 @@ func run(ctx context.Context) error {
 	d := &demo{dir: dir, meshpulse: meshpulse, say: func(format string, args ...any) {
 		fmt.Printf(format+"\n", args...)
 	}}
-	err = d.run(ctx)
-	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
-		err = nil // asked for
-	}
-	if err != nil {
+	if err := d.run(ctx); err != nil {
 		return fmt.Errorf("%w\nlogs are kept in %s", err, dir)
 	}
 	return os.RemoveAll(dir)
+}
+
+// asked turns what comes of the context's end, which is Ctrl-C or DURATION, into success.
+func asked(ctx context.Context, err error) error {
+	if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
+		return nil
+	}
+	return err
 }
 
 // enterProject changes to the project's folder, which is above this binary's, and returns the path of the meshpulse that was
@@ -105,17 +109,14 @@ func (d *demo) show(ctx context.Context) error {
 	for {
 		select {
 		case <-ctx.Done():
-			return ctx.Err()
+			return nil
 		case <-d.server.Exited():
 			return fmt.Errorf("meshpulse has ended:\n%s", d.server.Tail(15))
 		case <-tick.C:
 		}
 		v, err := d.look(ctx)
 		if err != nil {
-			if ctx.Err() != nil {
-				return ctx.Err()
-			}
-			return err
+			return asked(ctx, err)
 		}
 		draw(v)
 	}
