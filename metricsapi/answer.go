@@ -3,6 +3,7 @@ package metricsapi
 import (
 	"fmt"
 	"math"
+	"slices"
 	"strconv"
 	"time"
 
@@ -61,6 +62,8 @@ type verdict struct {
 	reason string
 	// held: the items are what keeps the replicas, not what was seen.
 	held bool
+	// problems are what the authors of the HPAs that ask should know.
+	problems []Problem
 	// expected is how many sidecars should report.
 	expected int
 }
@@ -73,10 +76,17 @@ func (r rules) judge(subject string, p *prepared, a aggregator.Answer, at time.T
 		return verdict{}, r.noSidecar(subject, p, a)
 	case len(a.Values) == 0 && a.Matched == 0 && p.foreign != "":
 		return verdict{}, refuse(outcomeNoValue, "%s: no series matches. It is not known to be 0, since Istio does not set the %s by itself: check the spelling, or the Telemetry resource that adds it: %s", subject, p.foreign, p.expr)
+	case len(a.Values) == 0 && a.Matched == 0 && !p.namesPods():
+		return verdict{}, refuse(outcomeNoSidecar, "%s: no series, and the query does not say which pods should have one (destination_workload, destination_canonical_service, destination_workload_namespace, …), so it is not known to be 0: %s", subject, p.expr)
+	case len(a.Values) == 0 && a.Matched == 0 && refusing(a):
+		return verdict{}, refuse(outcomeNoValue, "%s: no series, but samples of its pods were refused, so it is not known to be 0 (meshpulse_store_dropped_samples_total tells the reason): %s", subject, p.expr)
 	case len(a.Values) == 0 && a.Matched == 0:
 		return verdict{items: []item{{}}, reason: "no request yet"}, nil
 	case len(a.Values) == 0:
 		return verdict{}, refuse(outcomeNoValue, "%s: %d series match, but the expression gives no value now: %s", subject, a.Matched, p.expr)
+	}
+	if a.Matched > 0 && a.Reporting > 0 && 2*a.Flush > a.Window && a.Window > 0 {
+		return verdict{}, refuse(outcomeNoValue, "%s: sidecars flush every %s, and a window of %s needs two flushes: take a longer one, or lower sidecar.istio.io/statsFlushInterval: %s", subject, a.Flush, a.Window, p.expr)
 	}
 	if nan, all := countNaN(a.Values); nan > 0 {
 		if all && r.stoodStill(a, at) {
@@ -93,6 +103,11 @@ func (r rules) noSidecar(subject string, p *prepared, a aggregator.Answer) *refu
 	}
 	return refuse(outcomeNoSidecar, "%s: no series, and no sidecar that could have one reports. Check that the pods carry a sidecar that sends its stats to meshpulse (envoyMetricsService; it counts from a pod's start), "+
 		"and the labels in the query: %s", subject, p.expr)
+}
+
+// refusing says whether samples of the selected pods were refused.
+func refusing(a aggregator.Answer) bool {
+	return slices.ContainsFunc(a.Partial, func(p aggregator.PodState) bool { return !p.Refused.IsZero() })
 }
 
 func newest(a aggregator.Answer) string {

@@ -94,8 +94,13 @@ func (s *Server) addSource(o Options, m *metrics) error {
 	s.events = newAPIEvents(client.CoreV1(), o.Log, o.Now)
 	c := newCatalog(o.Store, newWarner(s.events.deliver, m))
 	s.provider.catalog = c
-	s.source, err = newClusterSource(client, c, o.Log)
-	return err
+	hpas, err := newClusterSource(client, c, o.Log)
+	if err != nil {
+		return err
+	}
+	s.source = hpas
+	s.provider.rules.holder.status = hpas.status
+	return nil
 }
 
 // addHolder makes what the rule for incomplete knowledge asks: the pods that exist, and the scales of targets.

@@ -139,6 +139,13 @@ func newSnapshot(byAge []*autoscaler, queries map[string]*prepared) *snapshot {
 			s.offer(a, w, queries)
 		}
 	}
+	for _, a := range byAge { // one whose query another HPA has asks for it all the same
+		for _, w := range a.metrics {
+			if o := s.offers[offerKey{a.Namespace, w.metric, w.canonical}]; o != nil && w.expr == "" && !slices.Contains(o.askers, a) {
+				o.askers = append(o.askers, a)
+			}
+		}
+	}
 	for _, a := range byAge {
 		h := hpaState{autoscaler: a, problems: slices.Clone(a.problems)}
 		for _, w := range a.metrics {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
 
 	"github.com/meshpulse/meshpulse/aggregator"
@@ -28,8 +29,10 @@ type pods interface {
 
 // holder applies the rule. A nil holder, in standalone mode, knows no pods and never holds.
 type holder struct {
-	pods    pods
-	scales  scales
+	pods   pods
+	scales scales
+	// status is the larger of an HPA's status.currentReplicas and status.desiredReplicas, false if it is gone.
+	status  func(namespace, name string) (int32, bool)
 	store   *aggregator.Store
 	started time.Time     // when the store began to listen
 	hold    time.Duration // how long a sidecar that does not report is waited for
@@ -41,10 +44,13 @@ type knowledge struct {
 	expected int
 	// missing says why the answer is incomplete, "" if it is complete.
 	missing string
-	// mute pods have not reported for longer than the holder waits. They are counted as the mean of those that report.
+	// mute pods have not reported for longer than the holder waits, nor within the window. They are counted as the mean of
+	// those that report.
 	mute int
-	// unwired pods could have the series, had they a sidecar.
-	unwired int
+	// refusing pods have had samples refused for longer than the holder waits: what they send counts without them.
+	refusing int
+	// unknown pods exist and could have the series, but have no sidecar or have not reported yet.
+	unknown int
 }
 
 // flaws counts why an answer is incomplete, with the name of one pod each.
@@ -56,14 +62,14 @@ type flaws struct {
 const (
 	flawSilent  = iota // was reporting
 	flawAbsent         // has not come back since our start
-	flawYoung          // its rows do not reach back over the window
+	flawPartial        // its rows do not tell all of the window
 	flawRefused        // samples were refused
 )
 
 var flawTexts = [...]string{
 	flawSilent:  "silent",
 	flawAbsent:  "not back since the start of meshpulse",
-	flawYoung:   "not yet known over the whole window",
+	flawPartial: "not known over the whole window",
 	flawRefused: "with refused samples",
 }
 
@@ -105,14 +111,14 @@ func (h *holder) look(q *aggregator.Query, a aggregator.Answer, at time.Time) kn
 				continue
 			}
 			if !p.wired {
-				k.unwired++
+				k.unknown++
 				continue
 			}
 			key := podKey{p.identity.Namespace, p.identity.Name}
 			judged[key] = true
 			state, ok := partial[key]
 			if !ok {
-				state, _ = h.store.Pod(key.namespace, key.name, at)
+				state = h.store.Pod(key.namespace, key.name, at, a.Window)
 			}
 			h.judge(p, state, a, at, &k, &f)
 		}
@@ -133,8 +139,13 @@ func (h *holder) look(q *aggregator.Query, a aggregator.Answer, at time.Time) kn
 func (h *holder) judge(p knownPod, s aggregator.PodState, a aggregator.Answer, at time.Time, k *knowledge, f *flaws) {
 	name := p.identity.Name
 	older := p.created.Before(h.started)
+	from := at.Add(-a.Window)
+	if s.Newest.Before(p.created) { // a name used again: that was another pod
+		s = aggregator.PodState{}
+	}
 	switch {
 	case s.Newest.IsZero() && !older: // it has not begun, so it serves nobody yet
+		k.unknown++
 		return
 	case s.Newest.IsZero() && at.Sub(h.started) <= h.hold:
 		f.add(flawAbsent, name)
@@ -142,12 +153,17 @@ func (h *holder) judge(p knownPod, s aggregator.PodState, a aggregator.Answer, a
 		k.mute++
 	case !s.Reporting && at.Sub(s.Newest) <= h.hold:
 		f.add(flawSilent, name)
-	case !s.Reporting:
+	case !s.Reporting && !s.Newest.After(from):
 		k.mute++
-	case older && s.Oldest.After(at.Add(-a.Window)):
-		f.add(flawYoung, name)
-	case !s.Refused.IsZero() && at.Sub(s.Refused) <= min(h.hold, a.Window):
+	case !s.Reporting: // what it sent is still in the window
+	case s.Oldest.After(from) && (older || !s.Whole):
+		f.add(flawPartial, name)
+	case !s.GapTo.IsZero() && s.GapFrom.After(p.created):
+		f.add(flawPartial, name)
+	case !s.Refused.IsZero() && at.Sub(s.RefusedSince) <= h.hold:
 		f.add(flawRefused, name)
+	case !s.Refused.IsZero():
+		k.refusing++
 	}
 	k.expected++
 }
@@ -166,7 +182,11 @@ func (h *holder) keep(ctx context.Context, o *offer) (int64, *refusal) {
 			}
 			n := int64(1)
 			if w.target.Type != autoscalingv2.ValueMetricType {
-				n = int64(h.replicas(ctx, a))
+				replicas, err := h.replicas(ctx, a)
+				if err != nil {
+					return 0, refuse(outcomeHeld, "%s: %v", o, err)
+				}
+				n = int64(replicas)
 			}
 			milli := goal.MilliValue()
 			if n > 0 && milli > math.MaxInt64/n {
@@ -185,13 +205,18 @@ func (h *holder) keep(ctx context.Context, o *offer) (int64, *refusal) {
 }
 
 // replicas are what the HPA's target is meant to have: its scale's spec.replicas. The HPA's own status is from before its
-// last scaling, and only stands in where the scale may not be read.
-func (h *holder) replicas(ctx context.Context, a *autoscaler) int32 {
+// last scaling, and only stands in where the scale may not be read or is not there.
+func (h *holder) replicas(ctx context.Context, a *autoscaler) (int32, error) {
 	n, err := h.scales.replicas(ctx, a.Namespace, a.Spec.ScaleTargetRef)
-	if err != nil {
-		return max(a.Status.CurrentReplicas, a.Status.DesiredReplicas)
+	if err == nil {
+		return n, nil
 	}
-	return n
+	if apierrors.IsForbidden(err) || apierrors.IsNotFound(err) {
+		if n, ok := h.status(a.Namespace, a.Name); ok {
+			return n, nil
+		}
+	}
+	return 0, fmt.Errorf("the replicas that HPA %s has to keep cannot be read: %w", a.Name, err)
 }
 
 // apply is the rule: seen is the verdict on what is known, refused why there is none.
@@ -229,4 +254,18 @@ func (k knowledge) fill(v verdict, p *prepared, a aggregator.Answer) verdict {
 	}
 	v.reason = fmt.Sprintf("%d sidecars have been mute for long and are counted as the mean of the %d that report", k.mute, a.Reporting)
 	return v
+}
+
+// problems are what the askers' authors should know of the pods behind an answer.
+func (k knowledge) problems(o *offer) []Problem {
+	var ps []Problem
+	if k.mute > 0 {
+		ps = append(ps, Problem{ReasonMuteSidecars, fmt.Sprintf("metric %s: sidecars of pods that exist have not reported for longer than --hold. A sum counts them as the mean of the others. "+
+			"Restart the pods that were started before the wiring, and check that all reach meshpulse", o)})
+	}
+	if k.refusing > 0 {
+		ps = append(ps, Problem{ReasonRefusedSamples, fmt.Sprintf("metric %s: samples of its pods have been refused for longer than --hold, and the value stands without them. "+
+			"meshpulse_store_dropped_samples_total and meshpulse_ingest_dropped_samples_total tell the reason", o)})
+	}
+	return ps
 }

@@ -8,8 +8,10 @@ import (
 	"time"
 
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/meshpulse/meshpulse/aggregator"
 )
@@ -38,12 +40,15 @@ func (f fixedPods) get(k podKey) (knownPod, bool) {
 
 func (f fixedPods) synced() error { return nil }
 
-// fixedScale is every target's scale; negative may not be read.
+// fixedScale is every target's scale; -1 may not be read, -2 cannot.
 type fixedScale int32
 
 func (n fixedScale) replicas(context.Context, string, autoscalingv2.CrossVersionObjectReference) (int32, error) {
-	if n < 0 {
-		return 0, errors.New("forbidden")
+	switch {
+	case n == -1:
+		return 0, apierrors.NewForbidden(schema.GroupResource{Resource: "deployments/scale"}, "podinfo", errors.New("no"))
+	case n < 0:
+		return 0, errors.New("timeout")
 	}
 	return int32(n), nil
 }
@@ -167,7 +172,7 @@ func TestHold(t *testing.T) {
 		},
 		"the window is not covered since our start": {
 			pods: fixedPods{pod("a", old)}, sent: []requests{{pod: "a", from: 5 * time.Second, to: 30 * time.Second}},
-			at: 30 * time.Second, hpas: average("10"), scale: 4, want: "40", reason: "1 sidecar not yet known over the whole window (a)", expected: 1,
+			at: 30 * time.Second, hpas: average("10"), scale: 4, want: "40", reason: "1 sidecar not known over the whole window (a)", expected: 1,
 		},
 		"a pod that came later is complete from its first row": {
 			pods: fixedPods{pod("a", 0, young(10*time.Second))}, sent: []requests{{pod: "a", from: 20 * time.Second, to: 2 * time.Minute}},
@@ -200,6 +205,43 @@ func TestHold(t *testing.T) {
 		},
 		"the scale may not be read": {
 			pods: fixedPods{pod("a", old)}, at: 2 * time.Second, scale: -1, hpas: average("10"), want: "20", reason: "held", expected: 1,
+		},
+		"the scale cannot be read": {
+			pods: fixedPods{pod("a", old)}, at: 2 * time.Second, scale: -2, hpas: average("10"), reason: "cannot be read: timeout",
+		},
+		"a gap in the window": {
+			pods: fixedPods{pod("a", old)}, sent: []requests{{pod: "a", from: 5 * time.Second, to: 2 * time.Minute}, {pod: "a", from: 4 * time.Minute, to: 250 * time.Second}},
+			at: 250 * time.Second, hpas: average("10"), scale: 4, want: "40", reason: "1 sidecar not known over the whole window (a)", expected: 1,
+		},
+		"a gap before the window": {
+			pods: fixedPods{pod("a", old)}, sent: []requests{{pod: "a", from: 5 * time.Second, to: 2 * time.Minute}, {pod: "a", from: 4 * time.Minute, to: 6 * time.Minute}},
+			at: 6 * time.Minute, hpas: average("10"), scale: 4, want: "5", expected: 1,
+		},
+		"a name used again is another pod": {
+			pods: fixedPods{pod("a", 0, young(3*time.Minute))}, sent: []requests{{pod: "a", from: 5 * time.Second, to: 2 * time.Minute}, {pod: "a", from: 200 * time.Second, to: 5 * time.Minute}},
+			at: 5 * time.Minute, hpas: average("10"), scale: 4, want: "5", expected: 1,
+		},
+		"a young pod's first rows have been overwritten": {
+			expr: strings.Replace(expr, "[1m]", "[30m]", 1), pods: fixedPods{pod("a", 0, young(time.Second))}, sent: []requests{{pod: "a", from: 5 * time.Second, to: 25 * time.Minute}},
+			at: 25 * time.Minute, hpas: average("10"), scale: 4, want: "40", reason: "1 sidecar not known over the whole window (a)", expected: 1,
+		},
+		"a young pod that has been mute for long": {
+			pods: fixedPods{pod("a", 0, young(time.Second)), pod("b", 0, young(time.Second))},
+			sent: []requests{{pod: "a", from: 5 * time.Second, to: 40 * time.Minute}, {pod: "b", from: 5 * time.Second, to: time.Minute}},
+			at:   40 * time.Minute, hpas: average("10"), scale: 4, want: "10", reason: "1 sidecars have been mute", expected: 2,
+		},
+		"samples have been refused for long": {
+			pods: fixedPods{pod("a", old)}, sent: []requests{{pod: "a", from: 5 * time.Second, to: whole, unreadable: true}},
+			at: whole, hpas: average("10"), scale: 4, want: "5", expected: 1,
+		},
+		"no series yet, and a pod without a sidecar": {
+			pods: fixedPods{pod("a", old), pod("b", old, unwired)}, sent: []requests{{pod: "a", from: 5 * time.Second, to: 2 * time.Minute}},
+			expr: strings.Replace(expr, "istio_requests_total{", `istio_requests_total{response_code="500",`, 1),
+			at:   2 * time.Minute, hpas: average("10"), scale: 4, reason: "not every pod that could have one reports",
+		},
+		"flushes too far apart for the window": {
+			expr: strings.Replace(expr, "[1m]", "[8s]", 1), pods: fixedPods{pod("a", old)}, sent: []requests{{pod: "a", from: 5 * time.Second, to: 2 * time.Minute}},
+			at: 2 * time.Minute, hpas: average("10"), scale: 4, reason: "a window of 8s needs two flushes",
 		},
 		"two HPAs that agree": {
 			pods: fixedPods{pod("a", old)}, at: 2 * time.Second, scale: 3, hpas: append(average("10"), average("10")...), want: "30", reason: "held", expected: 1,
@@ -245,7 +287,7 @@ func TestHold(t *testing.T) {
 			}
 			r := rules{
 				retention: 5 * time.Minute, started: store.Started(),
-				holder: &holder{pods: tc.pods, scales: fixedScale(tc.scale), store: store, started: store.Started(), hold: hold},
+				holder: &holder{pods: tc.pods, scales: fixedScale(tc.scale), store: store, started: store.Started(), hold: hold, status: func(string, string) (int32, bool) { return 2, true }},
 			}
 			v, _, refused := r.evaluate(context.Background(), "metric rps", o, p, store.Started().Add(tc.at))
 			if tc.want == "" {

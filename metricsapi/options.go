@@ -51,7 +51,7 @@ type Options struct {
 	Gatherer prometheus.Gatherer
 	// Log is where state changes go, and in standalone mode events (default slog.Default()).
 	Log *slog.Logger
-	// Now is the clock (default time.Now).
+	// Now is the clock (default the store's).
 	Now func() time.Time
 }
 
@@ -77,6 +77,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.Now == nil {
 		o.Now = time.Now
+		if o.Store != nil { // ages and windows are of the store's clock, which no step of the wall clock moves
+			o.Now = func() time.Time { return o.Store.Time(time.Now()) }
+		}
 	}
 	return o
 }

@@ -19,7 +19,7 @@ import (
 // podKey names a pod.
 type podKey struct{ namespace, name string }
 
-// knownPod is what the rule for incomplete knowledge needs of a pod that exists and has not finished.
+// knownPod is what the rule for incomplete knowledge needs of a pod that has begun and not finished.
 type knownPod struct {
 	// identity is what the pod's sidecar says, or will say, of itself.
 	identity aggregator.Pod
@@ -38,11 +38,12 @@ type podIndex struct {
 const sidecarStatus = "sidecar.istio.io/status" // what Istio's injector leaves on a pod
 
 func newPodIndex(client metadata.Interface) (*podIndex, error) {
-	unfinished := fields.AndSelectors(
-		fields.OneTermNotEqualSelector("status.phase", "Failed"), fields.OneTermNotEqualSelector("status.phase", "Succeeded"))
+	// Of pods that have finished nothing is expected any more, of pending ones nothing yet.
+	running := fields.AndSelectors(fields.OneTermNotEqualSelector("status.phase", "Failed"),
+		fields.OneTermNotEqualSelector("status.phase", "Succeeded"), fields.OneTermNotEqualSelector("status.phase", "Pending"))
 	informer := metadatainformer.NewFilteredMetadataInformer(client, schema.GroupVersionResource{Version: "v1", Resource: "pods"},
 		metav1.NamespaceAll, 0, cache.Indexers{cache.NamespaceIndex: cache.MetaNamespaceIndexFunc},
-		func(o *metav1.ListOptions) { o.FieldSelector = unfinished.String() }).Informer()
+		func(o *metav1.ListOptions) { o.FieldSelector = running.String() }).Informer()
 	return &podIndex{informer: informer}, informer.SetTransform(keepIdentity)
 }
 

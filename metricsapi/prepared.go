@@ -51,6 +51,9 @@ func newPrepared(expr string, q *aggregator.Query, err error) *prepared {
 	return p
 }
 
+// namesPods says whether the expression tells which pods' series it selects.
+func (p *prepared) namesPods() bool { return p.query == nil || p.query.NamesPods() }
+
 // acquire takes part in the query; it is false if the query has been closed.
 func (p *prepared) acquire() bool {
 	p.mu.Lock()

@@ -21,6 +21,8 @@ const (
 	ReasonUnusedQuery       = "UnusedQuery"         // a query that no metric of the spec asks for
 	ReasonBadSelector       = "BadSelector"         // a metric selector that cannot be served
 	ReasonUnknownLabel      = "UnknownLabel"        // a named metric's selector over a label that Istio does not set
+	ReasonMuteSidecars      = "MuteSidecars"        // pods that exist and have not reported for long
+	ReasonRefusedSamples    = "RefusedSamples"      // samples that have been refused for long
 	ReasonQueryConflict     = "QueryConflict"       // two HPAs, one query name, different queries
 	ReasonSharedTarget      = "SharedTarget"        // HPAs that scale the same target
 	ReasonSeveralSeries     = "SeveralSeries"       // the result has several series, which the HPA adds up

@@ -75,7 +75,10 @@ func (p *provider) get(ctx context.Context, namespace, metric string, selector l
 		p.metrics.held.Inc()
 	}
 	if offer != nil && len(verdict.items) > 1 {
-		p.tellSeveral(offer)
+		p.tell(offer, severalSeries(offer))
+	}
+	for _, problem := range verdict.problems {
+		p.tell(offer, problem)
 	}
 	if !answer.Newest.IsZero() {
 		p.metrics.age.Observe(at.Sub(answer.Newest).Seconds())
@@ -112,8 +115,14 @@ func (r rules) evaluate(ctx context.Context, subject string, o *offer, p *prepar
 		return v, answer, refused
 	}
 	k := r.holder.look(p.query, answer, at)
+	if refused == nil && answer.Matched == 0 && p.selects && k.unknown+k.mute > 0 && k.missing == "" {
+		refused = refuse(outcomeNoSidecar, "%s: no series yet, and not every pod that could have one reports, so it is not known to be 0: %s", subject, p.expr)
+	}
 	v, refused = r.holder.apply(ctx, o, subject, k, k.fill(v, p, answer), refused)
 	v.expected = k.expected
+	if o != nil {
+		v.problems = k.problems(o)
+	}
 	return v, answer, refused
 }
 
@@ -143,9 +152,10 @@ func (v verdict) sum() int64 {
 	return sum
 }
 
-func (p *provider) tellSeveral(o *offer) {
+// tell gives everyone who asks for the offer a Warning event.
+func (p *provider) tell(o *offer, problem Problem) {
 	for _, a := range o.askers {
-		p.catalog.warn.tell(a.sourceHPA, severalSeries(o))
+		p.catalog.warn.tell(a.sourceHPA, problem)
 	}
 }
 

@@ -29,13 +29,16 @@ type clusterScales struct {
 }
 
 func newClusterScales(config *rest.Config) (*clusterScales, error) {
+	// Every held answer reads a scale: after a restart that is every answer, where client-go's default lets 5 a second through.
+	config = rest.CopyConfig(config)
+	config.QPS, config.Burst = 200, 400
 	found, err := discovery.NewDiscoveryClientForConfig(config)
 	if err != nil {
 		return nil, err
 	}
 	cached := memory.NewMemCacheClient(found)
 	mapper := restmapper.NewDeferredDiscoveryRESTMapper(cached)
-	client, err := scale.NewForConfig(rest.CopyConfig(config), mapper, dynamic.LegacyAPIPathResolverFunc, scale.NewDiscoveryScaleKindResolver(cached))
+	client, err := scale.NewForConfig(config, mapper, dynamic.LegacyAPIPathResolverFunc, scale.NewDiscoveryScaleKindResolver(cached))
 	if err != nil {
 		return nil, err
 	}

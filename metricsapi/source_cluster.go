@@ -124,6 +124,15 @@ func (s *clusterSource) replicas(namespace, name string) (int32, bool) {
 	return h.Status.CurrentReplicas, true
 }
 
+// status is what the controller last wrote of an HPA's replicas, the larger of current and desired.
+func (s *clusterSource) status(namespace, name string) (int32, bool) {
+	h, err := s.lister.HorizontalPodAutoscalers(namespace).Get(name)
+	if err != nil {
+		return 0, false
+	}
+	return max(h.Status.CurrentReplicas, h.Status.DesiredReplicas), true
+}
+
 // clientConfig reads the kubeconfig, or the pod's service account where it is "".
 func clientConfig(kubeconfig string) (*rest.Config, error) {
 	if kubeconfig == "" {

@@ -118,6 +118,7 @@ func (s *Server) metricStatus(ctx context.Context, h hpaState, w wanted, o *offe
 	if len(v.items) > 1 {
 		m.Events = append(slices.Clone(m.Events), severalSeries(o))
 	}
+	m.Events = slices.Concat(m.Events, v.problems)
 	m.setValue(v, average, goal)
 	return m
 }

@@ -118,7 +118,7 @@ func foreign(expr parser.Expr) string {
 	return found
 }
 
-// additive says whether the value of the expression is a sum over pods: sum(…) of rates or increases, scaled by numbers.
+// additive says whether the value of the expression is a sum over pods: sum(…), scaled by numbers, or something in its place.
 func additive(expr parser.Expr) bool {
 	switch e := expr.(type) {
 	case *parser.ParenExpr:
@@ -129,6 +129,8 @@ func additive(expr parser.Expr) bool {
 		_, left := unwrap(e.LHS).(*parser.NumberLiteral)
 		_, right := unwrap(e.RHS).(*parser.NumberLiteral)
 		switch e.Op {
+		case parser.LOR:
+			return additive(e.LHS)
 		case parser.MUL:
 			return left && additive(e.RHS) || right && additive(e.LHS)
 		case parser.DIV:

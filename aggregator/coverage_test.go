@@ -1,0 +1,51 @@
+package aggregator
+
+import (
+	"testing"
+	"time"
+)
+
+// podSends commits a flush without samples at each of the times since the store's start.
+func podSends(s *Store, pod string, at ...time.Duration) {
+	st := s.Connect(Pod{Namespace: "test", Name: pod, FlushInterval: 5 * time.Second})
+	for _, d := range at {
+		arrival := s.started.Add(d)
+		if err := st.Commit(arrival, &Batch{Timestamp: arrival.UnixMilli()}, nil); err != nil {
+			panic(err)
+		}
+	}
+	st.Close()
+}
+
+func TestPodState(t *testing.T) {
+	s, err := New(Config{Retention: time.Minute})
+	if err != nil {
+		t.Fatal(err)
+	}
+	after := func(d time.Duration) time.Time { return time.UnixMilli(s.started.UnixMilli() + d.Milliseconds()) }
+	podSends(s, "a", 5*time.Second, 10*time.Second, 60*time.Second)
+
+	p := s.Pod("test", "a", s.started.Add(65*time.Second), time.Minute)
+	if !p.Reporting || !p.Whole || !p.Oldest.Equal(after(0)) || !p.Newest.Equal(after(time.Minute)) {
+		t.Errorf("got %+v, want it reporting, whole, from 0s to 1m", p)
+	}
+	if !p.GapFrom.Equal(after(10*time.Second)) || !p.GapTo.Equal(after(time.Minute)) {
+		t.Errorf("gap from %s to %s, want 10s to 1m", p.GapFrom, p.GapTo)
+	}
+	if p := s.Pod("test", "a", s.started.Add(3*time.Minute), time.Minute); p.Reporting || !p.GapTo.IsZero() {
+		t.Errorf("got %+v, want it silent, and the gap out of the window", p)
+	}
+
+	// Freed, it is silent since its last row, not unknown; and when it is back, that was a gap.
+	s.sweep(s.millis(s.started.Add(4 * time.Minute)))
+	if p := s.Pod("test", "a", s.started.Add(4*time.Minute), time.Minute); p.Reporting || !p.Newest.Equal(after(time.Minute)) {
+		t.Errorf("got %+v after it was freed, want it silent since 1m", p)
+	}
+	podSends(s, "a", 5*time.Minute)
+	if p := s.Pod("test", "a", s.started.Add(5*time.Minute), time.Minute); !p.Reporting || !p.GapFrom.Equal(after(time.Minute)) {
+		t.Errorf("got %+v, want it reporting after a gap since 1m", p)
+	}
+	if p := s.Pod("test", "b", s.started.Add(time.Minute), time.Minute); !p.Newest.IsZero() {
+		t.Errorf("got %+v of a pod that never reported", p)
+	}
+}
