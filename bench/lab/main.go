@@ -79,7 +79,7 @@ func run(args []string) error {
 // lab is what every run needs: the programs and the folders.
 type lab struct {
 	root, cache, results string
-	// controlplane, meshpulse, envoy and self are the binaries.
+	// controlplane, meshpulse, envoy and self (the lab) are the binaries.
 	controlplane, meshpulse, envoy, self string
 }
 
@@ -104,10 +104,8 @@ func newLab(root, results string) (*lab, func(), error) {
 	if l.envoy, err = sidecar.EnvoyBinary(); err != nil {
 		return nil, nil, err
 	}
-	for path, remedy := range map[string]string{l.controlplane: "make lab-controlplane"} {
-		if _, err := os.Stat(path); err != nil {
-			return nil, nil, fmt.Errorf("%w: run `%s`", err, remedy)
-		}
+	if _, err := os.Stat(l.controlplane); err != nil {
+		return nil, nil, fmt.Errorf("%w: run `make lab-controlplane`", err)
 	}
 	if err := os.MkdirAll(l.cache, 0o755); err != nil {
 		return nil, nil, err
