@@ -67,10 +67,13 @@ func (q *Query) coverage(at int64) (time.Time, Coverage) {
 		q.store.couldHave(sel, func(t *table) { pods[t] = struct{}{} })
 	}
 	for t := range pods {
+		if row, ok := t.newest(); ok && cov.Matched == 0 { // that nobody had a request is known from their flushes
+			newest = max(newest, row)
+		}
 		cov.count(t.state(at, q.reach), time.Duration(t.flush.Load())*time.Millisecond, at, q.reach)
 	}
 	cov.Covered = min(cov.Covered, q.reach)
-	if cov.Matched == 0 {
+	if newest == math.MinInt64 {
 		return time.Time{}, cov
 	}
 	return time.UnixMilli(newest), cov

@@ -4,6 +4,8 @@
 // column of a ring, see ring.go), and goes out through [Store.Register] or [Store.Query] and [Query.Eval].
 // Writers of different pods share no lock, readers take none.
 //
+// Answers equal Prometheus' but for the meant differences that differences.md lists.
+//
 // The package knows series, rings, windows and PromQL. It must not know gRPC, Envoy's wire format or Kubernetes.
 //
 // Times inside are unix milliseconds (int64); ranges are left-open, (mint, maxt], as in Prometheus since 3.0.

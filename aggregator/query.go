@@ -91,7 +91,7 @@ func reachOf(vs *parser.VectorSelector, path []parser.Node) time.Duration {
 	return max(reach, 0)
 }
 
-// Close gives up what Register prepared.
+// Close gives up what Register prepared. On a query from Store.Query it does nothing.
 func (q *Query) Close() {
 	for _, sel := range q.selectors {
 		q.store.classes.forget(sel)
@@ -111,7 +111,8 @@ type Value struct {
 type Answer struct {
 	// Values is the result's series; a scalar is one without labels.
 	Values []Value
-	// Newest is the time of the newest sample that went in, zero if there was none.
+	// Newest is the time of the newest sample that went in, of the pods' newest flush where no series matched, zero if there
+	// was neither.
 	Newest time.Time
 	// Window is the expression's longest range (Query.Range).
 	Window time.Duration
