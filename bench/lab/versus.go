@@ -78,7 +78,7 @@ func (l *lab) versus(ctx context.Context, all bool, rounds int, paths []string) 
 		}
 		// A scenario that repeats is cut into rounds, A/B/A/B, so that what the machine does meanwhile hits all alike.
 		perRound := s
-		perRound.Repeat = max(1, s.Repeat/rounds)
+		perRound.Repeat = (s.Repeat + rounds - 1) / rounds
 		turns := rounds
 		if s.Repeat == 1 {
 			turns = 1
@@ -195,7 +195,7 @@ const versusNotes = `The same real Envoys, the same load, the same HPA controlle
 min(ready, ideal)/ideal over time, waste of max(0, ready-ideal)/ideal. CPU is in seconds a minute of load, peak RSS the sum over
 the processes of a part. The CPU of the sidecars holds the requests themselves, which are the same for every column, and the push
 or the scrapes. Bytes are those of the pushes (as received) or of the scrapes (body, uncompressed as Envoy sends it); only
-Istio's metrics are scraped. In the peer's columns the sidecars push once in 4 minutes to a port where nobody listens. For
+Istio's metrics are scraped. Peak RSS of the Envoys is summed over all that ran, those that have ended included. In the peer's columns the sidecars push once in 4 minutes to a port where nobody listens. For
 those who keep Prometheus anyway, meshpulse's marginal cost is its own column's processes and bytes.`
 
 // printOutcomes is a table with a column for each setting; what a setting does not have stays empty.
