@@ -222,24 +222,18 @@ func TestGatewayReportsAsSourceAndFollowsItsUpstreams(t *testing.T) {
 	}
 }
 
-func TestStopSendsALastFlushAndLeavesNothingRunning(t *testing.T) {
+func TestStopLeavesNothingRunning(t *testing.T) {
 	address, messages := startSink(t)
-	o := options(t, address)
-	o.FlushInterval = 3 * time.Second // so long that the requests fall between two flushes
-	s, err := Start(t.Context(), o)
+	s, err := Start(t.Context(), options(t, address))
 	if err != nil {
 		t.Fatal(err)
 	}
-	awaitTotal(t, messages, 0) // the stream is open: Envoy sends its last flush on it or not at all
-	request(t, s.Address(), "web", 4)
+	awaitTotal(t, messages, 0) // it serves, and its stream is open
 	if err := s.Stop(); err != nil {
 		t.Error(err)
 	}
 	if err := syscall.Kill(s.PID(), 0); !errors.Is(err, syscall.ESRCH) {
 		t.Errorf("process %d is still there: %v", s.PID(), err)
-	}
-	if f := awaitTotal(t, messages, 4); f.pod != "podinfo-0" {
-		t.Errorf("pod: got %q", f.pod)
 	}
 }
 
