@@ -187,7 +187,6 @@ func dialOptions(caFile string) ([]grpc.DialOption, error) {
 		grpc.WithDefaultCallOptions(grpc.ForceCodecV2(codec{})),
 		grpc.WithReadBufferSize(1 << 10),
 		grpc.WithWriteBufferSize(16 << 10),
-		grpc.WithSharedWriteBuffer(true),
 		grpc.WithStaticStreamWindowSize(64 << 10),
 		grpc.WithStaticConnWindowSize(64 << 10),
 		grpc.WithDisableServiceConfig(),

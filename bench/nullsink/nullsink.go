@@ -44,7 +44,6 @@ func New(c *tls.Config) *Sink {
 		grpc.StaticConnWindowSize(1 << 20),
 		grpc.ReadBufferSize(8 << 10),
 		grpc.WriteBufferSize(2 << 10),
-		grpc.SharedWriteBuffer(true),
 		grpc.KeepaliveParams(keepalive.ServerParameters{
 			Time: 20 * time.Second, Timeout: 10 * time.Second, MaxConnectionIdle: 5 * time.Minute,
 		}),

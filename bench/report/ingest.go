@@ -88,8 +88,10 @@ func measure(ctx context.Context, s settings, name string, start receiver, l loa
 }
 
 func measureChild(ctx context.Context, s settings, r *child, certs *certificates, l load) (cost, error) {
-	args := []string{"--target", r.Ingest, "--pods", strconv.Itoa(l.pods), "--label-sets", strconv.Itoa(l.labelSets),
-		"--interval", l.interval.String(), "--labels=" + strconv.FormatBool(l.labels)}
+	args := []string{
+		"--target", r.Ingest, "--pods", strconv.Itoa(l.pods), "--label-sets", strconv.Itoa(l.labelSets),
+		"--interval", l.interval.String(), "--labels=" + strconv.FormatBool(l.labels),
+	}
 	if certs != nil {
 		args = append(args, "--ca-file", certs.cert)
 	}

@@ -99,7 +99,6 @@ type watch struct {
 	meshpulse, fleet *child
 	client           *http.Client
 	oldest           time.Duration // newest sample's greatest age
-	least            int64         // fewest streams that meshpulse had open
 }
 
 // run looks once a second.
