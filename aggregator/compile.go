@@ -4,6 +4,7 @@ import (
 	"math"
 	"slices"
 
+	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/promql"
 	"github.com/prometheus/prometheus/promql/parser"
@@ -106,7 +107,7 @@ func distinct(grouping []string) []string {
 
 // groupable reports whether the grouping is by labels that a class or its pod has.
 func groupable(e *parser.AggregateExpr) bool {
-	return !e.Without && !slices.Contains(e.Grouping, labels.MetricName)
+	return !e.Without && !slices.Contains(e.Grouping, model.MetricNameLabel)
 }
 
 func (a *aggregation) eval(s *Store, at int64) ([]Value, bool) {

@@ -11,6 +11,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/labels"
 )
 
@@ -123,7 +124,7 @@ func (p *historyPod) step(r *rand.Rand) {
 
 func named(name string, ls labels.Labels) labels.Labels {
 	b := labels.NewBuilder(ls)
-	b.Set(labels.MetricName, name)
+	b.Set(model.MetricNameLabel, name)
 	return b.Labels()
 }
 

@@ -8,6 +8,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/model/value"
 	"github.com/prometheus/prometheus/storage"
@@ -23,7 +24,7 @@ func stored(t *testing.T, s *Store) map[string][]point {
 	}
 	series := map[string][]point{}
 	set := q.Select(context.Background(), true, &storage.SelectHints{Start: math.MinInt64 / 2, End: math.MaxInt64 / 2},
-		labels.MustNewMatcher(labels.MatchRegexp, labels.MetricName, ".+"))
+		labels.MustNewMatcher(labels.MatchRegexp, model.MetricNameLabel, ".+"))
 	for set.Next() {
 		ls := set.At().Labels().String()
 		if _, twice := series[ls]; twice {

@@ -10,6 +10,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/model/value"
 	"github.com/prometheus/prometheus/storage"
@@ -91,7 +92,7 @@ type scrapedSeries struct {
 func (p *scraped) scrape(st *Stream, at int64, b *Batch, d described) {
 	seen := map[*scrapedSeries]bool{}
 	set := func(ls labels.Labels, suffix, le string, v float64, interval bool) {
-		lb := labels.NewBuilder(ls).Set(labels.MetricName, ls.Get(labels.MetricName)+suffix)
+		lb := labels.NewBuilder(ls).Set(model.MetricNameLabel, ls.Get(model.MetricNameLabel)+suffix)
 		for name, of := range map[string]string{labelNamespace: st.pod.Namespace, labelPod: st.pod.Name} {
 			if own := ls.Get(name); own != "" {
 				lb.Set("exported_"+name, own) // honor_labels: false

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"unique"
 
+	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/labels"
 )
 
@@ -56,7 +57,7 @@ type class struct {
 // labelsOf returns the labels of a column of the class as a query sees them; suffix is "", "_bucket", "_sum" or "_count".
 func (c *class) labelsOf(b *labels.ScratchBuilder, p *Pod, suffix, le string) labels.Labels {
 	b.Reset()
-	b.Add(labels.MetricName, c.name+suffix)
+	b.Add(model.MetricNameLabel, c.name+suffix)
 	for _, l := range c.labels {
 		if n := l.name.Value(); le == "" || n != labels.BucketLabel {
 			b.Add(n, l.value.Value())

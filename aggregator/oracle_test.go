@@ -12,6 +12,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/promql"
 	"github.com/prometheus/prometheus/storage"
@@ -31,7 +32,7 @@ func prometheusOf(t *testing.T, s *Store) storage.Queryable {
 		t.Fatal(err)
 	}
 	return prometheusWith(t, func(app storage.Appender) error {
-		set := q.Select(context.Background(), true, nil, labels.MustNewMatcher(labels.MatchRegexp, labels.MetricName, ".+"))
+		set := q.Select(context.Background(), true, nil, labels.MustNewMatcher(labels.MatchRegexp, model.MetricNameLabel, ".+"))
 		for set.Next() {
 			ls, it := set.At().Labels(), set.At().Iterator(nil)
 			for k := it.Next(); k != chunkenc.ValNone; k = it.Next() {

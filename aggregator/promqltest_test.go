@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/promql/promqltest"
 	"github.com/prometheus/prometheus/storage"
@@ -86,7 +87,7 @@ func (s *scriptStorage) ringsHold(ctx context.Context, ms []*labels.Matcher) (bo
 	}
 	defer func() { _ = all.Close() }()
 	if s.store == nil {
-		if err := s.fill(all.Select(ctx, true, nil, labels.MustNewMatcher(labels.MatchRegexp, labels.MetricName, ".*"))); err != nil {
+		if err := s.fill(all.Select(ctx, true, nil, labels.MustNewMatcher(labels.MatchRegexp, model.MetricNameLabel, ".*"))); err != nil {
 			return false, err
 		}
 	}
@@ -118,7 +119,7 @@ func (s *scriptStorage) fill(set storage.SeriesSet) error {
 	for set.Next() {
 		ls := set.At().Labels()
 		ps := samplesOf(set.At())
-		if ps == nil || ls.Get(labels.MetricName) == "" || ls.Has(labelPod) || ls.Has(labelNamespace) {
+		if ps == nil || ls.Get(model.MetricNameLabel) == "" || ls.Has(labelPod) || ls.Has(labelNamespace) {
 			continue
 		}
 		s.fits[ls.String()] = true

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/promql/parser"
 )
@@ -272,14 +273,14 @@ type described []labels.Labels
 func (d described) Describe(i int) (string, []Label, error) {
 	var ls []Label
 	d[i].Range(func(l labels.Label) {
-		if l.Name != labels.MetricName {
+		if l.Name != model.MetricNameLabel {
 			ls = append(ls, Label{l.Name, l.Value})
 		}
 	})
 	if d[i].Get("unreadable") != "" {
 		return "", nil, fmt.Errorf("unreadable")
 	}
-	return d[i].Get(labels.MetricName), ls, nil
+	return d[i].Get(model.MetricNameLabel), ls, nil
 }
 
 func (s *script) compare(expr string, got []Value, body []string) {

@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/labels"
 )
 
@@ -43,7 +44,7 @@ func newSelector(ms []*labels.Matcher) *selector {
 	s := &selector{matchers: make([]*labels.Matcher, len(ms))}
 	for i, m := range ms {
 		s.matchers[i] = canonicalLE(m)
-		if m.Name == labels.MetricName && m.Type == labels.MatchEqual {
+		if m.Name == model.MetricNameLabel && m.Type == labels.MatchEqual {
 			s.name = m.Value
 		}
 	}
@@ -85,7 +86,7 @@ func (s *selector) bases() []string {
 func (s *selector) matches(c *class, v view) bool {
 	for _, m := range s.matchers {
 		switch m.Name {
-		case labels.MetricName:
+		case model.MetricNameLabel:
 			if s.name != "" {
 				if !strings.HasPrefix(s.name, c.name) || s.name[len(c.name):] != suffixes[v] {
 					return false
