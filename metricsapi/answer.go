@@ -72,12 +72,12 @@ type verdict struct {
 // messages.
 func (r rules) judge(subject string, p *prepared, a aggregator.Answer, at time.Time) (verdict, *refusal) {
 	switch {
-	case p.selects && a.Reporting == 0 && (a.Matched == 0 || r.holder != nil):
+	case p.selects && a.Reporting == 0 && (a.Matched == 0 || r.holder != nil || nothingLeft(a)):
 		return verdict{}, r.noSidecar(subject, p, a)
 	case len(a.Values) == 0 && a.Matched == 0 && p.foreign != "":
 		return verdict{}, refuse(outcomeNoValue, "%s: no series matches. It is not known to be 0, since Istio does not set the %s by itself: check the spelling, or the Telemetry resource that adds it: %s", subject, p.foreign, p.expr)
 	case len(a.Values) == 0 && a.Matched == 0 && !p.namesPods():
-		return verdict{}, refuse(outcomeNoSidecar, "%s: no series, and the query does not say which pods should have one (destination_workload, destination_canonical_service, destination_workload_namespace, …), so it is not known to be 0: %s", subject, p.expr)
+		return verdict{}, refuse(outcomeNoSidecar, "%s: no series, and the query does not say which pods report it (destination_workload, destination_canonical_service, destination_workload_namespace, …; with reporter=source the callers: source_workload, source_workload_namespace, …), so it is not known to be 0: %s", subject, p.expr)
 	case len(a.Values) == 0 && a.Matched == 0 && refusing(a):
 		return verdict{}, refuse(outcomeNoValue, "%s: no series, but samples of its pods were refused, so it is not known to be 0 (meshpulse_store_dropped_samples_total tells the reason): %s", subject, p.expr)
 	case len(a.Values) == 0 && a.Matched == 0:
@@ -92,6 +92,9 @@ func (r rules) judge(subject string, p *prepared, a aggregator.Answer, at time.T
 		if all && r.stoodStill(a, at) {
 			return verdict{items: zeros(a.Values), reason: "no request for " + r.retention.String()}, nil
 		}
+		if p.irate {
+			return verdict{}, refuse(outcomeNaN, "%s: not a number (0/0): there was no request between the last two flushes, and irate looks at no more. Better: rate: %s", subject, p.expr)
+		}
 		return verdict{}, refuse(outcomeNaN, "%s: not a number (0/0): there was no request within %s. It is 0 once nothing has moved for %s and every sidecar reports: %s", subject, a.Window, r.retention, p.expr)
 	}
 	return toItems(subject, p, a.Values)
@@ -103,6 +106,12 @@ func (r rules) noSidecar(subject string, p *prepared, a aggregator.Answer) *refu
 	}
 	return refuse(outcomeNoSidecar, "%s: no series, and no sidecar that could have one reports. Check that the pods carry a sidecar that sends its stats to meshpulse (envoyMetricsService; it counts from a pod's start), "+
 		"and the labels in the query: %s", subject, p.expr)
+}
+
+// nothingLeft says whether the answer has nothing but zeros: what silent sidecars sent has left the window, which is not to
+// say that there are no requests.
+func nothingLeft(a aggregator.Answer) bool {
+	return !slices.ContainsFunc(a.Values, func(v aggregator.Value) bool { return v.V != 0 && !math.IsNaN(v.V) })
 }
 
 // refusing says whether samples of the selected pods were refused.

@@ -42,6 +42,7 @@ func TestJudge(t *testing.T) {
 		coverage   aggregator.Coverage
 		listening  time.Duration // since the store began to
 		standalone bool
+		query      bool    // with a query over an empty store
 		want       []int64 // milli
 		reason     string
 		outcome    string // "" is an answer
@@ -74,12 +75,26 @@ func TestJudge(t *testing.T) {
 		},
 		"series without a value": {expr: rate + " > 100", coverage: three, listening: whole, outcome: outcomeNoValue, message: "12 series match"},
 
-		"0/0 with requests a while ago":         {expr: ratio, values: values(math.NaN()), coverage: three, listening: whole, outcome: outcomeNaN, message: "0/0"},
-		"0/0 after the whole retention":         {expr: ratio, values: values(math.NaN()), coverage: idle, listening: whole, want: []int64{0}, reason: "no request for 5m0s"},
-		"0/0 before the whole retention":        {expr: ratio, values: values(math.NaN()), coverage: idle, listening: whole - 1, outcome: outcomeNaN},
-		"0/0 while a sidecar is silent":         {expr: ratio, values: values(math.NaN()), coverage: with(idle, func(c *aggregator.Coverage) { c.Silent = 1 }), listening: whole, outcome: outcomeNaN},
-		"0/0 while the window is not covered":   {expr: ratio, values: values(math.NaN()), coverage: with(idle, func(c *aggregator.Coverage) { c.Covered = justNow }), listening: whole, outcome: outcomeNaN},
-		"0/0 with no sidecar left, standalone":  {expr: ratio, values: values(math.NaN()), coverage: with(idle, func(c *aggregator.Coverage) { c.Reporting = 0 }), listening: whole, standalone: true, outcome: outcomeNaN},
+		"0/0 with requests a while ago":       {expr: ratio, values: values(math.NaN()), coverage: three, listening: whole, outcome: outcomeNaN, message: "0/0"},
+		"0/0 after the whole retention":       {expr: ratio, values: values(math.NaN()), coverage: idle, listening: whole, want: []int64{0}, reason: "no request for 5m0s"},
+		"0/0 before the whole retention":      {expr: ratio, values: values(math.NaN()), coverage: idle, listening: whole - 1, outcome: outcomeNaN},
+		"0/0 while a sidecar is silent":       {expr: ratio, values: values(math.NaN()), coverage: with(idle, func(c *aggregator.Coverage) { c.Silent = 1 }), listening: whole, outcome: outcomeNaN},
+		"0/0 while the window is not covered": {expr: ratio, values: values(math.NaN()), coverage: with(idle, func(c *aggregator.Coverage) { c.Covered = justNow }), listening: whole, outcome: outcomeNaN},
+		"0/0 with no sidecar left, standalone": {
+			expr: ratio, values: values(math.NaN()), coverage: with(idle, func(c *aggregator.Coverage) { c.Reporting, c.Silent = 0, 3 }), listening: whole, standalone: true,
+			outcome: outcomeNoSidecar, message: "none of the 3 sidecars",
+		},
+		"0 with no sidecar left, standalone: what they sent has left the window": {
+			expr: rate, values: values(0), coverage: with(idle, func(c *aggregator.Coverage) { c.Reporting, c.Silent = 0, 3 }), listening: whole, standalone: true,
+			outcome: outcomeNoSidecar, message: "none of the 3 sidecars",
+		},
+		"0/0 of an irate": {expr: strings.ReplaceAll(ratio, "rate", "irate"), values: values(math.NaN()), coverage: three, listening: whole, outcome: outcomeNaN, message: "between the last two flushes"},
+		"flushes too far apart for the window": {
+			expr: rate, values: values(3), coverage: with(three, func(c *aggregator.Coverage) { c.Flush = 45 * time.Second }), listening: whole, outcome: outcomeNoValue, message: "statsFlushInterval",
+		},
+		"no series of a query that names no pods": {
+			expr: `sum(rate(istio_requests_total{destination_service_name="podinfo"}[1m]))`, coverage: aggregator.Coverage{Reporting: 2}, listening: whole, query: true, outcome: outcomeNoSidecar, message: "does not say which pods",
+		},
 		"one of several series is not a number": {expr: ratio, values: values(1, math.NaN()), coverage: idle, listening: whole, outcome: outcomeNaN},
 
 		"infinite":          {expr: ratio, values: values(math.Inf(1)), coverage: three, listening: whole, outcome: outcomeInfinite},
@@ -100,6 +115,9 @@ func TestJudge(t *testing.T) {
 			}
 			a := aggregator.Answer{Values: tc.values, Window: minute, Coverage: tc.coverage}
 			p := newPrepared(tc.expr, nil, nil)
+			if tc.query {
+				p = newPrepared(tc.expr, mustQuery(t, tc.expr), nil)
+			}
 			got, refused := r.judge("metric x in namespace test", p, a, started.Add(tc.listening))
 			if tc.outcome != "" {
 				wantRefusal(t, refused, tc.outcome, tc.message)
@@ -123,6 +141,19 @@ func TestJudge(t *testing.T) {
 			}
 		})
 	}
+}
+
+func mustQuery(t *testing.T, expr string) *aggregator.Query {
+	t.Helper()
+	store, err := aggregator.New(aggregator.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	q, err := store.Query(expr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return q
 }
 
 func wantRefusal(t *testing.T, got *refusal, outcome, part string) {

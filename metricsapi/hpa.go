@@ -76,7 +76,11 @@ func readHPA(h sourceHPA) *autoscaler {
 	used := map[string]bool{} // annotations, as metric/key
 	for _, m := range h.Spec.Metrics {
 		if m.Type != autoscalingv2.ExternalMetricSourceType || m.External == nil {
+			a.checkType(m)
 			continue // Resource, ContainerResource, Pods and Object metrics are others' business
+		}
+		if goal := targetQuantity(m.External.Target); goal == nil || goal.Sign() <= 0 {
+			a.problem(ReasonBadMetric, "external metric %s has no target that replicas could follow from: set target.type AverageValue with averageValue, or Value with value, above 0", m.External.Metric.Name)
 		}
 		w, ours := a.readMetric(m.External, notes, used)
 		if !ours {
@@ -89,6 +93,17 @@ func readHPA(h sourceHPA) *autoscaler {
 	}
 	a.findUnused(notes, used)
 	return a
+}
+
+// checkType tells of what an API server would refuse; files are not checked by one.
+func (a *autoscaler) checkType(m autoscalingv2.MetricSpec) {
+	switch m.Type {
+	case autoscalingv2.ExternalMetricSourceType:
+		a.problem(ReasonBadMetric, "a metric of type External has no field external: name the metric and its target there")
+	case autoscalingv2.ResourceMetricSourceType, autoscalingv2.ContainerResourceMetricSourceType, autoscalingv2.PodsMetricSourceType, autoscalingv2.ObjectMetricSourceType:
+	default:
+		a.problem(ReasonBadMetric, "there is no metric type %q: write External, Resource, ContainerResource, Pods or Object", m.Type)
+	}
 }
 
 func (a *autoscaler) problem(reason, format string, args ...any) {

@@ -53,6 +53,16 @@ func TestReadHPA(t *testing.T) {
 			metrics:     external("prometheus-query", `{matchLabels: {query-name: rps}}`, per),
 			want:        []metric{{"prometheus-query", "query-name = rps", "sum(rate(istio_requests_total[1m]))"}},
 		},
+		"no target": {
+			annotations: legacy + `rps: ` + rate,
+			metrics:     external("prometheus-query", `{matchLabels: {query-name: rps}}`, `type: AverageValue`),
+			want:        []metric{{"prometheus-query", "query-name = rps", "sum(rate(istio_requests_total[1m]))"}},
+			problems:    []string{"BadMetric external metric prometheus-query has no target"},
+		},
+		"a type that there is not, and one without its field": {
+			metrics:  `{type: Externl}, {type: External}, {type: Resource}`,
+			problems: []string{`BadMetric there is no metric type "Externl"`, "BadMetric a metric of type External has no field external"},
+		},
 		"the new form": {
 			annotations: `metric-config.external.my-rps.prometheus/query: ` + rate,
 			metrics:     external("my-rps", `{matchLabels: {type: prometheus}}`, per),

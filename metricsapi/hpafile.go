@@ -12,6 +12,7 @@ import (
 
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	kjson "sigs.k8s.io/json"
 	"sigs.k8s.io/yaml"
 )
 
@@ -104,8 +105,8 @@ func decodeHPA(version string, data []byte) (sourceHPA, error) {
 	}
 	if version != "autoscaling/v2beta1" {
 		var strict autoscalingv2.HorizontalPodAutoscaler
-		if err := yaml.UnmarshalStrict(data, &strict); err != nil {
-			h.problems = append(h.problems, Problem{ReasonUnknownField, fmt.Sprintf("a field is not known and has no effect: %v", err)})
+		if unknown, err := kjson.UnmarshalStrict(data, &strict); err == nil && len(unknown) > 0 {
+			h.problems = append(h.problems, Problem{ReasonUnknownField, fmt.Sprintf("a field is not known and has no effect: %v", errors.Join(unknown...))})
 		}
 	}
 	return h, nil
@@ -113,7 +114,7 @@ func decodeHPA(version string, data []byte) (sourceHPA, error) {
 
 func decodeV2(data []byte) (*autoscalingv2.HorizontalPodAutoscaler, error) {
 	h := &autoscalingv2.HorizontalPodAutoscaler{}
-	return h, json.Unmarshal(data, h)
+	return h, kjson.UnmarshalCaseSensitivePreserveInts(data, h) // as an API server reads it
 }
 
 // splitYAML splits at lines that start with "---", which are a document's start wherever they stand, and converts each document

@@ -52,6 +52,11 @@ func TestReadHPAFile(t *testing.T) {
 			problems: []string{`UnknownField minReplica`},
 		},
 
+		"a field in other case, as an API server reads it": {
+			text: strings.Replace(minimalHPA("a"), "spec: {", "spec: {minreplicas: 2, ", 1), want: []string{"default/a"},
+			problems: []string{`UnknownField minreplicas`},
+		},
+
 		"not YAML":                   {text: minimalHPA("a") + "---\n" + minimalHPA("b") + "  bad: [\n", err: "line 9: "}, // the library names the line before
 		"not YAML in the first line": {text: "}", err: "line 1: "},
 		"a key twice":                {text: minimalHPA("a") + "kind: Other\n", err: "line 5: "},

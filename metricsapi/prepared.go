@@ -23,6 +23,8 @@ type prepared struct {
 	selects bool
 	// additive: the value adds up over pods, so one that is missing can be counted as the mean of the others.
 	additive bool
+	// irate: it looks at the last two samples only.
+	irate bool
 	// foreign is a metric or label that the expression asks for and that Istio does not set by itself, "" if there is none.
 	foreign string
 	// close gives up what was registered; nil where nothing was.
@@ -46,6 +48,7 @@ func newPrepared(expr string, q *aggregator.Query, err error) *prepared {
 	p := &prepared{expr: expr, query: q, err: err, refs: 1}
 	if tree, err := parser.ParseExpr(expr); err == nil {
 		p.selects = selects(tree, func(string) bool { return true })
+		p.irate = traitsOf(expr).irate
 		p.foreign, p.additive = foreign(tree), additive(tree)
 	}
 	return p

@@ -16,6 +16,7 @@ const (
 	ReasonIgnoredAnnotation = "IgnoredAnnotation"   // a key that is understood and has no effect here
 	ReasonObjectNotServed   = "ObjectNotServed"     // Object metrics are not served yet
 	ReasonSurgeNotServed    = "SurgeNotServed"      // surge settings have no effect yet
+	ReasonBadMetric         = "BadMetric"           // a metric of the spec that an API server would refuse
 	ReasonBadQuery          = "BadQuery"            // the expression is refused
 	ReasonNoQuery           = "NoQuery"             // a metric of the spec that nothing says how to compute
 	ReasonUnusedQuery       = "UnusedQuery"         // a query that no metric of the spec asks for
