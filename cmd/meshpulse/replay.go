@@ -8,20 +8,25 @@ import (
 	"path/filepath"
 	"time"
 
+	"google.golang.org/grpc/grpclog"
+
 	"github.com/meshpulse/meshpulse/envoystats/replay"
 )
 
 const replayText = `Sends recorded flushes (one stream a file, gzip or not) to a running meshpulse as the sidecars that made them
-would, with their timestamps moved to the present.
+would, with their timestamps moved to the present. It waits for up to 10 s until the target listens.
 
   meshpulse replay --target 127.0.0.1:15090 --speed 10 stream-0.pb.gz stream-1.pb.gz`
 
 // progressEvery is the time between two lines of progress.
 const progressEvery = time.Second
 
+// reachWithin is how long the target may take to listen: it may have been started a moment ago.
+const reachWithin = 10 * time.Second
+
 // replayFiles parses the flags and sends the files. Being interrupted before the end is a failure.
 func replayFiles(ctx context.Context, args []string, c console) error {
-	config := replay.Config{}
+	config := replay.Config{Wait: reachWithin}
 	quiet := false
 	f := newFlags("replay", replayText, c)
 	f.StringVar(&config.Target, "target", "", "host:port of the ingest to send to (plaintext); required")
@@ -45,6 +50,8 @@ func replayFiles(ctx context.Context, args []string, c console) error {
 	if !quiet {
 		config.Progress = progress.update
 	}
+	// The error below says all that gRPC's own log would, once and with the file's name.
+	grpclog.SetLoggerV2(grpclog.NewLoggerV2(io.Discard, io.Discard, io.Discard))
 	if err := replay.Run(ctx, config); err != nil {
 		return fmt.Errorf("replay: %w", err)
 	}

@@ -32,6 +32,8 @@ type Config struct {
 	// Linger is how long the last stream of each node stays open after everything is sent (default 0: no longer than
 	// its own messages take).
 	Linger time.Duration
+	// Wait is how long the target may take to listen (default 0: it has to already).
+	Wait time.Duration
 	// Progress, if set, is called after each message that was sent and at each stream's end, never concurrently.
 	Progress func(Progress)
 }
@@ -49,6 +51,9 @@ func (c Config) Validate() error {
 	}
 	if c.Linger < 0 {
 		return fmt.Errorf("%w: linger %s is negative", ErrConfig, c.Linger)
+	}
+	if c.Wait < 0 {
+		return fmt.Errorf("%w: wait %s is negative", ErrConfig, c.Wait)
 	}
 	return nil
 }
@@ -74,6 +79,10 @@ func Run(ctx context.Context, c Config) error {
 	c.Speed = cmp.Or(c.Speed, 1)
 	nodes, err := plan(c.Files)
 	if err != nil {
+		return err
+	}
+	// The recordings' time begins to run when the target is there, or what it waited for would be sent at once.
+	if err := reach(ctx, c.Target, c.Wait); err != nil {
 		return err
 	}
 	// The first error ends what the others do.

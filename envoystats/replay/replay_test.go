@@ -28,6 +28,11 @@ func sink(t *testing.T) (target string, store *aggregator.Store) {
 
 func sinkWith(t *testing.T, c envoystats.Config, sc aggregator.Config) (target string, store *aggregator.Store) {
 	t.Helper()
+	return sinkAt(t, "127.0.0.1:0", c, sc)
+}
+
+func sinkAt(t *testing.T, address string, c envoystats.Config, sc aggregator.Config) (target string, store *aggregator.Store) {
+	t.Helper()
 	store, err := aggregator.New(sc)
 	if err != nil {
 		t.Fatal(err)
@@ -37,7 +42,7 @@ func sinkWith(t *testing.T, c envoystats.Config, sc aggregator.Config) (target s
 	if err != nil {
 		t.Fatal(err)
 	}
-	lis, err := net.Listen("tcp", "127.0.0.1:0")
+	lis, err := net.Listen("tcp", address)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -201,24 +206,59 @@ func TestBadInputNamesTheFileAndWhatIsWrongWithIt(t *testing.T) {
 }
 
 func TestASinkThatIsNotThereOrRefusesIsAnErrorThatNamesIt(t *testing.T) {
+	nobody := closedPort(t)
+	capture := files(t, "a-default")[0]
+	for _, wait := range []time.Duration{0, 300 * time.Millisecond} {
+		err := replay.Run(t.Context(), replay.Config{Target: nobody, Files: []string{capture}, Wait: wait})
+		if err == nil || !strings.Contains(err.Error(), nobody) || !strings.Contains(err.Error(), capture) ||
+			!strings.Contains(err.Error(), "refused") {
+			t.Errorf("nobody listens within %s: error %v", wait, err)
+		}
+	}
+
+	small, _ := sinkWith(t, envoystats.Config{MaxMessageBytes: 1000}, aggregator.Config{})
+	err := replay.Run(t.Context(), replay.Config{Target: small, Files: []string{capture}, Speed: 1000})
+	if err == nil || !strings.Contains(err.Error(), capture) || !strings.Contains(err.Error(), "larger than max (62181 vs. 1000)") {
+		t.Errorf("messages are too large for the sink: error %v", err)
+	}
+}
+
+// closedPort returns an address where nobody listens.
+func closedPort(t *testing.T) string {
+	t.Helper()
 	lis, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	nobody := lis.Addr().String()
 	if err := lis.Close(); err != nil {
 		t.Fatal(err)
 	}
-	capture := files(t, "a-default")[0]
-	err = replay.Run(t.Context(), replay.Config{Target: nobody, Files: []string{capture}})
-	if err == nil || !strings.Contains(err.Error(), nobody) || !strings.Contains(err.Error(), "refused") {
-		t.Errorf("nobody listens: error %v", err)
-	}
+	return lis.Addr().String()
+}
 
-	small, _ := sinkWith(t, envoystats.Config{MaxMessageBytes: 1000}, aggregator.Config{})
-	err = replay.Run(t.Context(), replay.Config{Target: small, Files: []string{capture}, Speed: 1000})
-	if err == nil || !strings.Contains(err.Error(), capture) || !strings.Contains(err.Error(), "larger than max (62181 vs. 1000)") {
-		t.Errorf("messages are too large for the sink: error %v", err)
+func TestATargetThatBeginsToListenLaterIsWaitedFor(t *testing.T) {
+	target := closedPort(t)
+	c := replay.Config{Target: target, Files: files(t, "a-default"), Speed: 1000, Wait: time.Minute}
+	replayed := make(chan error, 1)
+	go func() { replayed <- replay.Run(t.Context(), c) }()
+	select {
+	case err := <-replayed:
+		t.Fatalf("it did not wait: error %v", err)
+	case <-time.After(200 * time.Millisecond): // only makes it likely that it has tried before there is a sink
+	}
+	sinkAt(t, target, envoystats.Config{}, aggregator.Config{})
+	if err := <-replayed; err != nil {
+		t.Errorf("the target listens now: error %v", err)
+	}
+}
+
+func TestAReplayThatWaitsEndsWithItsContext(t *testing.T) {
+	why := errors.New("enough")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cancel(why)
+	c := replay.Config{Target: closedPort(t), Files: files(t, "a-default"), Wait: time.Hour}
+	if err := replay.Run(ctx, c); !errors.Is(err, why) {
+		t.Errorf("error %v, want %v", err, why)
 	}
 }
 
@@ -247,6 +287,7 @@ func TestConfigNamesWhatCannotBeUsed(t *testing.T) {
 		{"speed", func(c *replay.Config) { c.Speed = -1 }},
 		{"speed", func(c *replay.Config) { c.Speed = math.NaN() }},
 		{"linger", func(c *replay.Config) { c.Linger = -1 }},
+		{"wait", func(c *replay.Config) { c.Wait = -1 }},
 	} {
 		c := good
 		test.bad(&c)

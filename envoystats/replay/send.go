@@ -11,6 +11,8 @@ import (
 
 	metricsv3 "github.com/envoyproxy/go-control-plane/envoy/service/metrics/v3"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/credentials/insecure"
 )
 
@@ -19,6 +21,46 @@ var errUnconfirmed = errors.New("sink did not confirm the end of the stream")
 
 // confirmWithin is how long a sink may take to read what is on its way when a stream is closed.
 const confirmWithin = time.Minute
+
+// retry is how a target that does not listen yet is tried again: after a tenth of a second, then less and less often.
+func retry() grpc.ConnectParams {
+	return grpc.ConnectParams{
+		Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second},
+		MinConnectTimeout: 5 * time.Second,
+	}
+}
+
+// dial returns a connection that is made when it is first used. The error names the target.
+func dial(target string) (*grpc.ClientConn, error) {
+	conn, err := grpc.NewClient(target,
+		grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithNoProxy(), grpc.WithConnectParams(retry()))
+	if err != nil {
+		return nil, fmt.Errorf("target %s: %w", target, err)
+	}
+	return conn, nil
+}
+
+// reach waits until the target takes connections, or for as long as it may. That it still takes none then is no error
+// here: the first stream says why, which a connection's state does not.
+func reach(ctx context.Context, target string, wait time.Duration) error {
+	if wait == 0 {
+		return nil
+	}
+	conn, err := dial(target)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = conn.Close() }() // it has no streams
+	waiting, cancel := context.WithTimeout(ctx, wait)
+	defer cancel()
+	conn.Connect()
+	for state := conn.GetState(); state != connectivity.Ready; state = conn.GetState() {
+		if !conn.WaitForStateChange(waiting, state) {
+			return context.Cause(ctx)
+		}
+	}
+	return nil
+}
 
 // run is one replay.
 type run struct {
@@ -36,9 +78,9 @@ type run struct {
 func (r *run) node(ctx context.Context, n *node) error {
 	sent := sync.OnceFunc(r.sending.Done)
 	defer sent()
-	conn, err := grpc.NewClient(r.config.Target, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithNoProxy())
+	conn, err := dial(r.config.Target)
 	if err != nil {
-		return fmt.Errorf("target %s: %w", r.config.Target, err)
+		return err
 	}
 	defer func() { _ = conn.Close() }() // its streams have ended
 	stamps := moved(n.stamps, r.base, r.start, r.config.Speed)
