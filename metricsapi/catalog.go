@@ -156,10 +156,8 @@ func newSnapshot(byAge []*autoscaler, queries map[string]*prepared) *snapshot {
 			h.offers = append(h.offers, o)
 			h.problems = append(h.problems, offerProblems(a, w, o, queries)...)
 		}
-		if others := slices.DeleteFunc(slices.Clone(targets[a.target()]), func(name string) bool { return name == a.Name }); len(others) > 0 {
-			slices.Sort(others)
-			h.problems = append(h.problems, Problem{ReasonSharedTarget, fmt.Sprintf("%s %s is also the target of %s: an HPA controller refuses to act while several HPAs select the same pods (AmbiguousSelector). "+
-				"Put the metrics into one HPA", a.Spec.ScaleTargetRef.Kind, a.Spec.ScaleTargetRef.Name, strings.Join(others, ", "))})
+		if same := targets[a.target()]; len(same) > 1 {
+			h.problems = append(h.problems, sharedTarget(a, same[0]))
 		}
 		s.hpas = append(s.hpas, h)
 	}
@@ -190,6 +188,16 @@ func (s *snapshot) offer(a *autoscaler, w wanted, queries map[string]*prepared) 
 	s.metrics = append(s.metrics, w.metric)
 	name := offerKey{namespace: a.Namespace, metric: w.metric}
 	s.byMetric[name] = append(s.byMetric[name], o)
+}
+
+// sharedTarget names one other HPA and not all: with a list, each HPA that comes would be a new event on all before it.
+func sharedTarget(a *autoscaler, oldest string) Problem {
+	other := "HPA " + oldest
+	if oldest == a.Name {
+		other = "younger HPAs"
+	}
+	return Problem{ReasonSharedTarget, fmt.Sprintf("%s %s is also the target of %s: an HPA controller refuses to act while several HPAs select the same pods (AmbiguousSelector). "+
+		"Put the metrics into one HPA", a.Spec.ScaleTargetRef.Kind, a.Spec.ScaleTargetRef.Name, other)}
 }
 
 // offerProblems are those of one metric that need the store or the other HPAs.
