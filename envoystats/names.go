@@ -53,7 +53,7 @@ func (s *scan) Describe(i int) (name string, labels []aggregator.Label, err erro
 		}
 	})
 	if !labelled {
-		family, labels = s.rules.names.split(family)
+		family, labels = s.split(family)
 	}
 	if family == "" {
 		return "", nil, errNoName
@@ -62,6 +62,30 @@ func (s *scan) Describe(i int) (name string, labels []aggregator.Label, err erro
 		return "", nil, fmt.Errorf("%s: %w", family, err)
 	}
 	return sanitize(family), labels, nil
+}
+
+// joinedTags are the tags of a joined name and how they are read.
+type joinedTags struct {
+	order *keyOrder
+	tags  string
+}
+
+// split returns the metric's name and labels of a family whose tags are not sent as labels; one that is not Istio's has none. It
+// remembers the tags that it has read of the message: a label set has four metrics with the same.
+func (s *scan) split(family string) (metric string, labels []aggregator.Label) {
+	metric, joined := s.rules.names.cut(family)
+	if joined.order == nil {
+		return metric, nil
+	}
+	labels, known := s.tagged[joined]
+	if !known {
+		if s.tagged == nil {
+			s.tagged = map[joinedTags][]aggregator.Label{}
+		}
+		labels = joined.order.labels(strings.Split(joined.tags, "."))
+		s.tagged[joined] = labels
+	}
+	return metric, labels
 }
 
 // checkLabels refuses label names that mean something else to PromQL, and names that are the same once sanitized.
@@ -122,12 +146,11 @@ func newNameParser(customTags []string) nameParser {
 	}
 }
 
-// split returns the metric's name and labels of a family whose tags are not sent as labels. A family that is not Istio's
-// has none.
-func (p *nameParser) split(family string) (metric string, labels []aggregator.Label) {
-	metric, tags, joined := strings.Cut(family, ".")
-	if !joined || !strings.HasPrefix(metric, "istio_") {
-		return family, nil
+// cut returns the metric's name and its tags, whose order is nil for a family that is not Istio's.
+func (p *nameParser) cut(family string) (metric string, joined joinedTags) {
+	metric, tags, ok := strings.Cut(family, ".")
+	if !ok || !strings.HasPrefix(metric, "istio_") {
+		return family, joinedTags{}
 	}
 	order := &p.http
 	switch {
@@ -136,7 +159,7 @@ func (p *nameParser) split(family string) (metric string, labels []aggregator.La
 	case strings.HasSuffix(metric, "_messages_total"):
 		order = &p.messages
 	}
-	return metric, order.labels(strings.Split(tags, "."))
+	return metric, joinedTags{order, tags}
 }
 
 // keyOrder is a metric's keys in the order in which they are joined.

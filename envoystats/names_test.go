@@ -137,7 +137,7 @@ func TestLabelsOfJoinedNames(t *testing.T) {
 				if want == nil {
 					want = present(test.labels)
 				}
-				metric, labels := p.split(name)
+				metric, labels := split(p, name)
 				if metric != test.metric {
 					t.Errorf("metric %q, want %q", metric, test.metric)
 				}
@@ -163,7 +163,7 @@ func TestAHostHeaderCannotForgeWhatWasCalledOrHowItAnswered(t *testing.T) {
 	} {
 		labels := all("destination_service", host, "destination_service_name", host)
 		p := newNameParser(nil)
-		_, got := p.split(join("istio_requests_total", labels, httpKeys, false))
+		_, got := split(p, join("istio_requests_total", labels, httpKeys, false))
 		read := asMap(t, got)
 		for _, key := range slices.Concat(headKeys[:slices.Index(headKeys, "destination_service")], headKeys[slices.Index(headKeys, "destination_service_namespace"):], httpTail) {
 			if read[key] != labels[key] {
@@ -309,7 +309,7 @@ func FuzzNames(f *testing.F) {
 			}
 		}
 		p := newNameParser(tags)
-		_, got := p.split(join("istio_requests_total", labels, keys, emptyTokens))
+		_, got := split(p, join("istio_requests_total", labels, keys, emptyTokens))
 		read := asMap(t, got)
 		holdsKey := func(value string) bool {
 			return slices.ContainsFunc(strings.Split(value, "."), func(token string) bool { return slices.Contains(keys, token) })
@@ -328,4 +328,10 @@ func FuzzNames(f *testing.F) {
 			t.Fatalf("want -, got +\n%s", diff)
 		}
 	})
+}
+
+// split reads a joined name as a scan does.
+func split(p nameParser, family string) (string, []aggregator.Label) {
+	s := &scan{rules: &scanRules{names: p}}
+	return s.split(family)
 }

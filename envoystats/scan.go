@@ -79,6 +79,8 @@ type scan struct {
 	skipped uint32                         // families that are not kept
 
 	labels []byte // labels that do not lie together, put together
+
+	tagged map[joinedTags][]aggregator.Label // tags of joined names that were split for this message
 }
 
 // read reads a whole message. After errMalformed nothing of it may be used.
@@ -86,6 +88,7 @@ func (s *scan) read(msg []byte, seen *seen) error {
 	s.msg, s.seen, s.identifier = msg, seen, nil
 	s.batch.Reset()
 	s.origins = s.origins[:0]
+	clear(s.tagged)
 	s.refused, s.kinds, s.skipped = [refusals]uint32{}, [aggregator.Summary + 1]uint32{}, 0
 	for i := 0; i < len(msg); {
 		tag, next := readTag(msg, i)
