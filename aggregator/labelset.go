@@ -50,6 +50,7 @@ type class struct {
 	name    string
 	kind    Kind // Counter or Histogram
 	labels  labelSet
+	hash    uint64 // of labels
 	columns list[*column]
 	users   int // columns that hold the class, under classes.mu
 }
@@ -99,14 +100,15 @@ func newClasses() *classes {
 // acquire returns the class of a series, made if it is new. Every acquire needs its release.
 func (cs *classes) acquire(name string, kind Kind, in []Label) *class {
 	set := newLabelSet(in)
-	h := cs.hash(name, kind, set)
+	hash := cs.hashLabels(set)
+	h := cs.hash(name, kind, hash)
 	cs.mu.Lock()
 	defer cs.mu.Unlock()
 	if c := cs.find(h, name, kind, set); c != nil {
 		c.users++
 		return c
 	}
-	c := &class{name: strings.Clone(name), kind: kind, labels: set, users: 1}
+	c := &class{name: strings.Clone(name), kind: kind, labels: set, hash: hash, users: 1}
 	cs.byHash[h] = append(cs.byHash[h], c)
 	l, _ := cs.byName.LoadOrStore(c.name, &list[*class]{})
 	l.(*list[*class]).add(c)
@@ -127,7 +129,7 @@ func (cs *classes) retain(c *class) {
 
 // sibling returns the class of another metric with the same labels, nil if there is none.
 func (cs *classes) sibling(of *class, name string, kind Kind) *class {
-	h := cs.hash(name, kind, of.labels)
+	h := cs.hash(name, kind, of.hash)
 	cs.mu.Lock()
 	defer cs.mu.Unlock()
 	return cs.find(h, name, kind, of.labels)
@@ -150,7 +152,7 @@ func (cs *classes) release(c *class) {
 	if c.users--; c.users > 0 {
 		return
 	}
-	h := cs.hash(c.name, c.kind, c.labels)
+	h := cs.hash(c.name, c.kind, c.hash)
 	left := slices.DeleteFunc(cs.byHash[h], func(o *class) bool { return o == c })
 	if len(left) == 0 {
 		delete(cs.byHash, h)
@@ -175,11 +177,13 @@ func (cs *classes) named(name string) []*class {
 	return nil
 }
 
-func (cs *classes) hash(name string, kind Kind, set labelSet) uint64 {
+func (cs *classes) hash(name string, kind Kind, labels uint64) uint64 {
+	return labels ^ maphash.String(cs.seed, name) ^ uint64(kind)
+}
+
+func (cs *classes) hashLabels(set labelSet) uint64 {
 	var h maphash.Hash
 	h.SetSeed(cs.seed)
-	_, _ = h.WriteString(name)
-	_ = h.WriteByte(byte(kind))
 	for _, l := range set {
 		maphash.WriteComparable(&h, l)
 	}
