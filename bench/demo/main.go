@@ -95,14 +95,18 @@ func bounded(ctx context.Context, duration string) (context.Context, context.Can
 
 // show draws until the context ends: a table that redraws every second on a terminal, else a line every five seconds.
 func (d *demo) show(ctx context.Context) error {
-	every, draw := 5*time.Second, func(v view) { fmt.Println(v.line()) }
-	if term.IsTerminal(int(os.Stdout.Fd())) {
+	var every time.Duration
+	var draw func(view)
+	if out := int(os.Stdout.Fd()); term.IsTerminal(out) {
 		every, draw = time.Second, func(v view) {
-			const clear = "\x1b[H\x1b[2J"
-			fmt.Print(clear, v.table())
+			width, height, err := term.GetSize(out)
+			if err != nil || width <= 0 || height <= 0 {
+				width, height = 80, 24 // a terminal that does not know its size
+			}
+			fmt.Print(v.screen(width, height))
 		}
 	} else {
-		d.say("%s", d.curl())
+		every, draw = 5*time.Second, d.lines()
 	}
 	tick := time.NewTicker(every)
 	defer tick.Stop()
@@ -119,5 +123,18 @@ func (d *demo) show(ctx context.Context) error {
 			return asked(ctx, err)
 		}
 		draw(v)
+	}
+}
+
+// lines says how to read the lines and returns what prints one, and once what the HPAs' events are.
+func (d *demo) lines() func(view) {
+	d.say("%s\n%s", d.curl(), lineLegend)
+	warned := false
+	return func(v view) {
+		fmt.Println(v.line())
+		if text := v.events(); !warned && text != "" {
+			warned = true
+			d.say("%s", text)
+		}
 	}
 }

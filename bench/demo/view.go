@@ -1,10 +1,10 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/meshpulse/meshpulse/bench/load"
@@ -44,42 +44,69 @@ func (d *demo) curl() string {
 		d.server.URL, standalone.MetricPath("test", "prometheus-query", "query-name=processed-requests-per-second"))
 }
 
-// table is the view for a terminal.
-func (v view) table() string {
-	var b strings.Builder
-	_, _ = fmt.Fprintf(&b, "meshpulse, running for %s. Ctrl-C ends everything.\n\n", v.running.Round(time.Second))
-	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
-	_, _ = fmt.Fprintln(w, "HPA\tQUERY\tVALUE\tTARGETS\tREPLICAS\tNEWEST\tSIDECARS\tWINDOW")
-	var notes []string
-	for _, m := range v.status.Metrics {
-		value := m.Value
-		if m.Error != "" {
-			value = "none yet"
-			notes = append(notes, queryName(m)+": "+m.Error)
-		}
-		_, _ = fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%d/%d\t%s\n",
-			m.HPA, queryName(m), value, m.Displayed, replicas(m), age(m), m.Reporting, m.Expected, coverage(m))
-	}
-	_ = w.Flush() // into memory
-	_, _ = fmt.Fprintf(&b, "\nVALUE is what the API answers (durations are milliseconds), TARGETS what kubectl get hpa would print,\n"+
-		"REPLICAS what the metric alone would ask for (each HPA is shown as if it were the only one).\n\n%s\n\n%s\n", v.truth(), v.hint)
-	for _, note := range notes {
-		_, _ = fmt.Fprintf(&b, "\n%s", note)
-	}
-	return b.String()
-}
+// lineLegend says how to read a line.
+const lineLegend = "A line every 5 s: how much is known; each HPA (without its podinfo-) with what the API answers and, after >, the replicas\n" +
+	"that it would ask for if it were the only one; what the load generator saw."
 
 // line is the view where there is no terminal.
 func (v view) line() string {
-	parts := []string{v.running.Round(time.Second).String()}
+	parts := []string{fmt.Sprintf("%4s  %s", v.running.Round(time.Second), v.known())}
+	problem := ""
 	for _, m := range v.status.Metrics {
-		state := m.Error
-		if m.Error == "" {
-			state = fmt.Sprintf("%s, %s, %s replicas, newest %s", m.Value, m.Displayed, replicas(m), age(m))
+		name := strings.TrimPrefix(m.HPA, "podinfo-")
+		if m.Error != "" {
+			parts = append(parts, name+" no value")
+			problem = cmp.Or(problem, m.Error)
+			continue
 		}
-		parts = append(parts, fmt.Sprintf("%s: %s, %d/%d sidecars, %s", queryName(m), state, m.Reporting, m.Expected, coverage(m)))
+		parts = append(parts, fmt.Sprintf("%s %8s > %s", name, value(m), replicas(m)))
 	}
-	return strings.Join(append(parts, v.truth()), " | ")
+	if problem != "" {
+		parts = append(parts, cut(problem, 100))
+	}
+	if v.seen != nil {
+		parts = append(parts, fmt.Sprintf("load %.2f/s, average %.1f ms, P95 %.0f ms%s", v.seen.Rate, v.seen.Average, v.seen.P95, v.failed()))
+	}
+	return strings.Join(parts, " | ")
+}
+
+// known is how much the answers stand on: of all HPAs the fewest sidecars, the oldest sample, and the windows that are not
+// covered yet.
+func (v view) known() string {
+	if len(v.status.Metrics) == 0 {
+		return "no HPAs"
+	}
+	fewest, oldest := v.status.Metrics[0], v.status.Metrics[0]
+	filling := ""
+	for _, m := range v.status.Metrics {
+		if m.Reporting < fewest.Reporting {
+			fewest = m
+		}
+		if m.AgeSeconds != nil && (oldest.AgeSeconds == nil || *m.AgeSeconds > *oldest.AgeSeconds) {
+			oldest = m
+		}
+		if text := " " + coverage(m); m.CoveredSeconds < m.WindowSeconds && !strings.Contains(filling, text) {
+			filling += text
+		}
+	}
+	if filling != "" {
+		filling = ", window" + filling
+	}
+	return fmt.Sprintf("%s sidecars, newest %s%s", sidecarsOf(fewest), age(oldest), filling)
+}
+
+// events names every HPA that has a Warning event, "" if none has.
+func (v view) events() string {
+	var parts []string
+	for _, m := range v.status.Metrics {
+		if e := event(m); e != "" {
+			parts = append(parts, strings.TrimPrefix(m.HPA, "podinfo-")+" "+e)
+		}
+	}
+	if len(parts) == 0 {
+		return ""
+	}
+	return "Warning events, the first of each HPA (kubectl describe hpa would show them): " + strings.Join(parts, ", ")
 }
 
 // truth is what the load generator saw.
@@ -87,12 +114,16 @@ func (v view) truth() string {
 	if v.seen == nil {
 		return "Recorded flushes are fed: there is no load to compare with."
 	}
-	text := fmt.Sprintf("The load generator drives %g requests/s; over the last %s it saw %.2f/s, average %.1f ms, P95 %.0f ms",
-		rate, min(v.running, window).Round(time.Second), v.seen.Rate, v.seen.Average, v.seen.P95)
-	if v.seen.Failed > 0 {
-		text += fmt.Sprintf(", %d of %d failed", v.seen.Failed, v.seen.Requests)
+	return fmt.Sprintf("The load generator drives %g requests/s; over the last %s it saw %.2f/s, average %.1f ms, P95 %.0f ms%s",
+		rate, min(v.running, window).Round(time.Second), v.seen.Rate, v.seen.Average, v.seen.P95, v.failed())
+}
+
+// failed is what to say of requests that failed.
+func (v view) failed() string {
+	if v.seen.Failed == 0 {
+		return ""
 	}
-	return text
+	return fmt.Sprintf(", %d of %d failed", v.seen.Failed, v.seen.Requests)
 }
 
 // queryName is the name of a query in the guides' form, else that of the metric.
@@ -101,6 +132,27 @@ func queryName(m metricsapi.MetricStatus) string {
 		return name
 	}
 	return m.Metric
+}
+
+// value is what the API answers, for people: 26.94/s in place of 26940m.
+func value(m metricsapi.MetricStatus) string {
+	if m.Error != "" {
+		return "none yet"
+	}
+	v, err := standalone.Quantity(m.Value)
+	if err != nil {
+		return m.Value
+	}
+	switch {
+	case m.Metric == "istio-requests-in-flight":
+		return fmt.Sprintf("%.2f in flight", v)
+	case strings.HasPrefix(m.Metric, "istio-request-duration-"), strings.Contains(m.Expression, "_duration_milliseconds"):
+		return fmt.Sprintf("%.1f ms", v)
+	case m.Metric == "istio-requests-per-second", strings.Contains(m.Expression, "rate("):
+		return fmt.Sprintf("%.2f/s", v)
+	default:
+		return m.Value
+	}
 }
 
 func replicas(m metricsapi.MetricStatus) string {
@@ -117,7 +169,21 @@ func age(m metricsapi.MetricStatus) string {
 	return fmt.Sprintf("%.1fs", *m.AgeSeconds)
 }
 
+func sidecarsOf(m metricsapi.MetricStatus) string {
+	return fmt.Sprintf("%d/%d", m.Reporting, m.Expected)
+}
+
 // coverage is how much of the window is known: 23s/60s while it fills.
 func coverage(m metricsapi.MetricStatus) string {
 	return fmt.Sprintf("%.0fs/%.0fs", m.CoveredSeconds, m.WindowSeconds)
+}
+
+// event is the reason of the HPA's first Warning event. That all of them scale one workload is the demo's own doing.
+func event(m metricsapi.MetricStatus) string {
+	for _, p := range m.Events {
+		if p.Reason != metricsapi.ReasonSharedTarget {
+			return p.Reason
+		}
+	}
+	return ""
 }

@@ -70,9 +70,10 @@ func TestDemoShowsLiveNumbersUntilItIsInterrupted(t *testing.T) {
 	cmd, out, mark := startDemo(t)
 	await(t, "live numbers", func() error {
 		for _, want := range []string{
-			`processed-requests-per-second: [0-9.]+m?, [0-9.]+m?/10 \(avg\), [1-5] replicas, newest \d+\.\ds, 3/3 sidecars, \d+s/60s`,
-			`latency-average: [0-9.]+m?, [0-9.]+m?/5m \(avg\), 5 replicas`,
-			`The load generator drives 30 requests/s; over the last \d+s it saw \d+\.\d\d/s, average \d+\.\d ms, P95 \d+ ms`,
+			`s  3/3 sidecars, newest \d+\.\ds, window \d+s/60s.* \| total +\d+\.\d\d/s > [1-3] `,
+			`\| latency-avg +\d+\.\d ms > 5 \|`,
+			`\| load 2\d\.\d\d/s, average \d+\.\d ms, P95 \d+ ms`,
+			`Warning events.*latency-avg LatencyAverageValue`,
 			`curl -sk 'https://127.0.0.1:\d+/apis/external.metrics.k8s.io/v1beta1/namespaces/test/prometheus-query`,
 		} {
 			if !regexp.MustCompile(want).MatchString(out.String()) {
@@ -96,7 +97,7 @@ func TestDemoWithoutEnvoyFeedsRecordingsAndEndsByItself(t *testing.T) {
 	ended(t, cmd, mark)
 	for _, want := range []string{
 		`ENVOY_BIN: .*no such file`,
-		`latency-average: [0-9.]+m?, [0-9.]+m?/5m \(avg\), \d replicas, newest \d+\.\ds, 1/1 sidecars`,
+		`s  1/1 sidecars, newest \d+\.\ds.* \| latency-avg +\d+\.\d ms > \d `,
 	} {
 		if !regexp.MustCompile(want).MatchString(out.String()) {
 			t.Errorf("the output does not match %s", want)
