@@ -2,7 +2,7 @@
 //
 // Data comes in through [Store.Connect] and [Stream.Commit], lives in one table a pod (a flush is a row, a series a
 // column of a ring, see ring.go), and goes out through [Store.Register] or [Store.Query] and [Query.Eval].
-// Writers of different pods share no lock, readers take none.
+// In the steady state writers of different pods share no lock; a series that is new takes one, to be matched. Readers take none.
 //
 // Answers equal Prometheus' but for the meant differences that differences.md lists.
 //

@@ -103,13 +103,18 @@ type reader struct {
 // series appends the column's series of the view that the selector selects and that have samples.
 func (r *reader) series(to []storage.Series, sel *selector, col *column, v view) []storage.Series {
 	pod := col.table.pod.Load()
-	if !sel.matchesPod(pod) || !r.read(col) {
+	if !sel.matchesPod(pod) {
 		return to
 	}
 	flush := col.table.flush.Load()
 	if v == viewNative {
-		samples := r.native(col, flush)
-		return append(to, storage.NewListSeries(col.class.labelsOf(&r.builder, pod, "", ""), samples))
+		if samples := r.native(col, flush); len(samples) > 0 {
+			to = append(to, storage.NewListSeries(col.class.labelsOf(&r.builder, pod, "", ""), samples))
+		}
+		return to
+	}
+	if !r.read(col) {
+		return to
 	}
 	add := func(le string, at func(i int) float64) {
 		to = append(to, storage.NewListSeries(col.class.labelsOf(&r.builder, pod, suffixes[v], le), r.points(flush, at)))
@@ -173,12 +178,19 @@ func (r *reader) stale(i int, flush int64) (int64, bool) {
 	return at, at <= r.maxt && (i+1 == len(r.times) || r.times[i+1] > at)
 }
 
-// native returns the rows of a column that was read as native histograms. They count from the ring's oldest row, not from
-// the series' beginning: rates and increases, which is what a histogram is good for, do not see the difference.
+// native returns the rows of a column as native histograms, none if there are none in the time asked for. They count from
+// the ring's oldest row, not from the series' beginning: rates and increases, which is what a histogram is good for, do not
+// see the difference.
 func (r *reader) native(col *column, flush int64) []chunks.Sample {
 	for {
 		b := col.block.Load()
+		if b == nil {
+			return nil
+		}
 		lo, hi, oldest := b.window(r.mint, r.maxt)
+		if hi < lo {
+			return nil
+		}
 		r.times = r.times[:0]
 		r.fine.reset()
 		ps := make([]chunks.Sample, 0, hi-lo+2)

@@ -78,7 +78,7 @@ type apiEvents struct {
 	queue  workqueue.TypedRateLimitingInterface[*corev1.Event]
 }
 
-// eventAttempts bounds the tries to create an event; with the queue's back-off (5 ms, doubling) the last is after about 20 minutes.
+// eventAttempts bounds the tries to create an event; with the queue's back-off (5 ms, doubling) the last is after about a quarter of an hour.
 const eventAttempts = 18
 
 func newAPIEvents(client corev1client.EventsGetter, log *slog.Logger, now func() time.Time) *apiEvents {
