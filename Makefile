@@ -25,6 +25,7 @@ test: envoy ## vet, unit, race, fuzz-seed and end-to-end tests with real Envoys
 lint: ## gofumpt and golangci-lint, built from bench/tools
 	@out=$$(git ls-files '*.go' | xargs $(LINT) gofumpt -l) && { test -z "$$out" || { echo "gofumpt would change:"; echo "$$out"; exit 1; }; }
 	$(LINT) golangci-lint run ./...
+	cd bench/lab && $(GO) tool -modfile=../tools/go.mod golangci-lint run ./...
 
 bench: build ## one table of what ingest, queries, memory and answers cost (10 minutes; PROFILES=dir keeps CPU profiles)
 	@$(MAKE) --no-print-directory $(LAB_BIN)/prometheus-$(PROMETHEUS_VERSION)

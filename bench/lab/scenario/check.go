@@ -84,9 +84,9 @@ func (r *Run) judgeMeasure(c Check) Verdict {
 func (c Check) judge(t Trace) Verdict {
 	v := Verdict{Say: t.Namespace + ": " + c.Say}
 	if c.Event != "" {
-		i := slices.IndexFunc(t.Events, func(e string) bool { return strings.Contains(e, c.Event) })
+		i := slices.IndexFunc(t.Events, func(e string) bool { return strings.HasPrefix(e, c.Event+":") })
 		if v.OK = i >= 0; v.OK {
-			v.Seen = t.Events[i]
+			v.Seen = shortEvent(t.Events[i])
 		} else {
 			v.Seen = fmt.Sprintf("%d other Warning events", len(t.Events))
 		}

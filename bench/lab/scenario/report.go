@@ -67,12 +67,17 @@ func (r *Run) printLanes(w *strings.Builder) {
 	for _, t := range r.Traces {
 		var short []string
 		for _, e := range t.Events {
-			short = append(short, e[:min(len(e), longestEvent)])
+			short = append(short, shortEvent(e))
 		}
 		events := strings.ReplaceAll(strings.Join(short, "<br>"), "|", `\|`)
 		fmt.Fprintf(w, "| %s | %d | %d | %.1f ms | %.1f ms | %s | %s |\n", t.Namespace, t.Requests.Sent, t.Requests.Failed,
-			t.Requests.Average, t.Requests.P95, t.story(), strings.ReplaceAll(events, "\n", " "))
+			t.Requests.Average, t.Requests.P95, t.story(), events)
 	}
+}
+
+// shortEvent is an event on one line of a table.
+func shortEvent(event string) string {
+	return strings.ReplaceAll(event[:min(len(event), longestEvent)], "\n", " ")
 }
 
 // story is the desired replicas as they changed: 1, 2 (52 s), 3 (118 s).

@@ -98,7 +98,7 @@ type Check struct {
 	// Desired and Ready bound the replicas throughout From to To, as [least, most].
 	Desired []int `json:"desired,omitempty"`
 	Ready   []int `json:"ready,omitempty"`
-	// Event is a part of a Warning event's reason or message that the HPA must carry in the end.
+	// Event is the reason of a Warning event that the HPA must carry in the end.
 	Event string `json:"event,omitempty"`
 	// Condition is one that the HPA must have in the end, such as ScalingActive=True.
 	Condition string `json:"condition,omitempty"`
