@@ -1,0 +1,170 @@
+package horizontal
+
+import (
+	"errors"
+	"math"
+	"time"
+
+	autoscalingv2 "k8s.io/api/autoscaling/v2"
+)
+
+// What the controller does without flags of its own.
+const (
+	// DefaultTolerance is its --horizontal-pod-autoscaler-tolerance.
+	DefaultTolerance = 0.1
+	// DefaultDownscaleStabilization is its --horizontal-pod-autoscaler-downscale-stabilization.
+	DefaultDownscaleStabilization = 5 * time.Minute
+)
+
+// Why a look leaves the replicas alone whatever the metrics' values are.
+var (
+	// ErrDisabled: the target has 0 replicas and it was not the controller that scaled it to zero.
+	ErrDisabled = errors.New("scaling is disabled while the target has 0 replicas")
+	// ErrMetrics: no metric has a value, or one has none and the others would scale down.
+	ErrMetrics = errors.New("metrics without a value")
+)
+
+// Settings are the controller's own flags.
+type Settings struct {
+	// Tolerance is how far value/target may be from 1 without an effect, where the HPA sets none. 0 is none at all.
+	Tolerance float64
+	// DownscaleStabilization is the scale-down window of HPAs that set none: the highest recommendation within it counts.
+	DownscaleStabilization time.Duration
+}
+
+// DefaultSettings are those of a controller without flags.
+func DefaultSettings() Settings {
+	return Settings{Tolerance: DefaultTolerance, DownscaleStabilization: DefaultDownscaleStabilization}
+}
+
+// Target is an HPA's target at one instant, as the controller reads it.
+type Target struct {
+	// Spec and Status are spec.replicas and status.replicas of its scale. Metrics of type AverageValue go by Status (with
+	// the tolerance), everything else, the limits included, by Spec.
+	Spec, Status int32
+	// Pods match the scale's selector, Ready of them run and are ready. Only metrics of type Value ask: they have no
+	// recommendation where Pods is 0.
+	Pods, Ready int32
+}
+
+// Reading is what the controller got for one metric.
+type Reading struct {
+	// Milli is the sum of the answer's items in thousandths, at most math.MaxInt64.
+	Milli int64
+	// Known is false where the metrics API gave an error, or where the metric is to be left out: one that is left out stops
+	// the others from scaling down, not from scaling up.
+	Known bool
+}
+
+// Decision is what a look leads to.
+type Decision struct {
+	// Replicas is what the scale's spec.replicas become: Target.Spec if they stay.
+	Replicas int32
+	// Recommended is what the metrics ask for, before windows, policies and limits. Computed is false where they were not
+	// asked: Target.Spec is 0 or outside of the HPA's limits.
+	Recommended int32
+	Computed    bool
+	// Err is ErrDisabled or ErrMetrics where the replicas stay for that reason, nil otherwise.
+	Err error
+}
+
+// Decide is one look of the controller at an HPA, at an instant. readings are in the order of spec.metrics; a metric that
+// has none, or is not of type External, counts as one without a value. past is not changed: [Past.Note] does that.
+//
+// The spec may be as written or as the API server filled it in. As in the controller, numbers of replicas beyond int32 are
+// capped, and policies so large that a limit leaves int32 overflow.
+func (s Settings) Decide(spec *autoscalingv2.HorizontalPodAutoscalerSpec, target Target, readings []Reading, past *Past, at time.Time) Decision {
+	lowest := int32(1)
+	if spec.MinReplicas != nil {
+		lowest = *spec.MinReplicas
+	}
+	switch {
+	case target.Spec == 0 && !past.ScaledToZero:
+		return Decision{Err: ErrDisabled}
+	case target.Spec == 0: // it was the controller, so it may come back
+	case target.Spec > spec.MaxReplicas:
+		return Decision{Replicas: spec.MaxReplicas}
+	case target.Spec < lowest:
+		return Decision{Replicas: lowest}
+	}
+	recommended, err := s.recommend(spec, target, readings)
+	if err != nil {
+		return Decision{Replicas: target.Spec, Err: err}
+	}
+	var replicas int32
+	if spec.Behavior == nil {
+		replicas = past.highest(recommended, target.Spec, at.Add(-s.DownscaleStabilization), at)
+		replicas = max(lowest, min(replicas, spec.MaxReplicas, stepLimit(target.Spec)))
+	} else {
+		rules := s.rules(spec.Behavior)
+		replicas = past.stabilized(recommended, target.Spec, rules, at)
+		replicas = past.limited(replicas, target.Spec, lowest, spec.MaxReplicas, rules, at)
+	}
+	if target.Spec == 0 {
+		replicas = max(replicas, lowest)
+	}
+	return Decision{Replicas: replicas, Recommended: recommended, Computed: true}
+}
+
+// recommend is the largest number that a metric asks for.
+func (s Settings) recommend(spec *autoscalingv2.HorizontalPodAutoscalerSpec, target Target, readings []Reading) (int32, error) {
+	recommended, known := int32(0), 0
+	tolerance := s.toleranceOf(spec.Behavior)
+	for i, metric := range spec.Metrics {
+		if i >= len(readings) || !readings[i].Known || metric.External == nil {
+			continue
+		}
+		if n, ok := tolerance.replicas(metric.External.Target, target, float64(readings[i].Milli)); ok {
+			recommended = max(recommended, n)
+			known++
+		}
+	}
+	if known == 0 || known < len(spec.Metrics) && recommended < target.Spec {
+		return 0, ErrMetrics
+	}
+	return recommended, nil
+}
+
+// tolerance is how far below and above 1 value/target has no effect.
+type tolerance struct{ down, up float64 }
+
+func (s Settings) toleranceOf(b *autoscalingv2.HorizontalPodAutoscalerBehavior) tolerance {
+	t := tolerance{down: s.Tolerance, up: s.Tolerance}
+	if b != nil && b.ScaleDown != nil && b.ScaleDown.Tolerance != nil {
+		t.down = b.ScaleDown.Tolerance.AsApproximateFloat64()
+	}
+	if b != nil && b.ScaleUp != nil && b.ScaleUp.Tolerance != nil {
+		t.up = b.ScaleUp.Tolerance.AsApproximateFloat64()
+	}
+	return t
+}
+
+func (t tolerance) covers(ratio float64) bool { return 1.0-t.down <= ratio && ratio <= 1.0+t.up }
+
+// replicas is what one metric asks for; false where the controller would fail on it. The order of the divisions is the
+// controller's, so that an edge falls to the same side.
+func (t tolerance) replicas(goal autoscalingv2.MetricTarget, target Target, milli float64) (int32, bool) {
+	switch {
+	case goal.AverageValue != nil:
+		each := float64(goal.AverageValue.MilliValue())
+		if t.covers(milli / (each * float64(target.Status))) { // 0 replicas: infinite or not a number, never covered
+			return target.Status, true
+		}
+		return ceil(milli / each), true
+	case goal.Value != nil:
+		ratio := milli / float64(goal.Value.MilliValue())
+		switch {
+		case target.Spec == 0: // no pod to multiply with
+			return ceil(ratio), true
+		case t.covers(ratio):
+			return target.Spec, true
+		case target.Pods == 0:
+			return 0, false
+		}
+		return ceil(ratio * float64(target.Ready)), true
+	}
+	return 0, false
+}
+
+// ceil rounds up to a number of replicas.
+func ceil(v float64) int32 { return int32(math.Ceil(min(v, math.MaxInt32))) }

@@ -1,0 +1,46 @@
+package horizontal
+
+import (
+	"testing"
+	"time"
+
+	autoscalingv2 "k8s.io/api/autoscaling/v2"
+	"k8s.io/apimachinery/pkg/api/resource"
+)
+
+// spec is an HPA from 1 to 100 replicas with a target of 10 on average.
+func spec(change ...func(*autoscalingv2.HorizontalPodAutoscalerSpec)) *autoscalingv2.HorizontalPodAutoscalerSpec {
+	each := resource.MustParse("10")
+	s := &autoscalingv2.HorizontalPodAutoscalerSpec{MaxReplicas: 100, Metrics: []autoscalingv2.MetricSpec{{
+		Type:     autoscalingv2.ExternalMetricSourceType,
+		External: &autoscalingv2.ExternalMetricSource{Target: autoscalingv2.MetricTarget{Type: autoscalingv2.AverageValueMetricType, AverageValue: &each}},
+	}}}
+	for _, c := range change {
+		c(s)
+	}
+	return s
+}
+
+// TestLooksInARow shows a step of load as the contract tells it: without a behavior the controller climbs to 4 and doubles
+// from there, and comes down once the scale-down window has passed.
+func TestLooksInARow(t *testing.T) {
+	var past Past
+	hpa, at, replicas := spec(), time.Unix(0, 0), int32(1)
+	for i, look := range []struct {
+		load int64
+		want int32
+	}{{2, 1}, {120, 4}, {120, 8}, {120, 12}, {115, 12}, {30, 12}, {30, 12}} {
+		at = at.Add(15 * time.Second)
+		target := Target{Spec: replicas, Status: replicas, Pods: replicas, Ready: replicas}
+		d := DefaultSettings().Decide(hpa, target, []Reading{{Milli: 1000 * look.load, Known: true}}, &past, at)
+		if d.Replicas != look.want || d.Err != nil {
+			t.Fatalf("look %d: %+v, want %d replicas", i, d, look.want)
+		}
+		past.Note(DefaultSettings(), hpa, target, d, at)
+		replicas = d.Replicas
+	}
+	d := DefaultSettings().Decide(hpa, Target{Spec: 12, Status: 12}, []Reading{{Milli: 30_000, Known: true}}, &past, at.Add(5*time.Minute))
+	if d.Replicas != 3 {
+		t.Errorf("after the window: %+v, want 3 replicas", d)
+	}
+}
