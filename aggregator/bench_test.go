@@ -330,17 +330,29 @@ func benchmarkWriters(b *testing.B, readers int, locked bool) {
 }
 
 func TestCommitAllocatesNothingInTheSteadyState(t *testing.T) {
-	for name, parts := range map[string]benchParts{
-		"histograms and summaries": benchAll,
-		"histograms only":          {counter: true, duration: true, sizes: true},
-		"counters only":            {counter: true},
+	for name, c := range map[string]struct {
+		parts   benchParts
+		watched bool
+	}{
+		"histograms and summaries":          {parts: benchAll},
+		"histograms only":                   {parts: benchParts{counter: true, duration: true, sizes: true}},
+		"counters only":                     {parts: benchParts{counter: true}},
+		"of series that an HPA acts on too": {parts: benchAll, watched: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s, err := New(Config{})
 			if err != nil {
 				t.Fatal(err)
 			}
-			p := newBenchPod(s, 0, 20, parts)
+			if c.watched {
+				q, err := s.Register(`sum(rate(istio_requests_total{destination_workload="svc-0000"}[1m]))`)
+				if err != nil {
+					t.Fatal(err)
+				}
+				q.Watch(true)
+				go s.Watch(t.Context(), func(*Query) time.Duration { return 0 })
+			}
+			p := newBenchPod(s, 0, 20, c.parts)
 			p.commits(t, 200) // past the ring's first turn
 			if n := testing.AllocsPerRun(200, func() { p.commits(t, 1) }); n != 0 {
 				t.Errorf("%v allocations a flush, want none", n)

@@ -52,7 +52,9 @@ type class struct {
 	labels  labelSet
 	hash    uint64 // of labels
 	columns list[*column]
-	users   int // columns that hold the class, under classes.mu
+	// selectors are the registered ones that select it.
+	selectors list[*selector]
+	users     int // columns that hold the class, under classes.mu
 }
 
 // labelsOf returns the labels of a column of the class as a query sees them; suffix is "", "_bucket", "_sum" or "_count".
@@ -115,6 +117,7 @@ func (cs *classes) acquire(name string, kind Kind, in []Label) *class {
 	for _, s := range cs.selectors[c.name] {
 		if s.matchesClass(c) {
 			s.members.add(c)
+			c.selectors.add(s)
 		}
 	}
 	return c

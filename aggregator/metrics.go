@@ -13,6 +13,7 @@ type metrics struct {
 	dropped                                  map[error]prometheus.Counter
 	evaluations                              *prometheus.CounterVec
 	seconds                                  prometheus.Histogram
+	driven                                   prometheus.Counter
 }
 
 // dropReasons are the label values of meshpulse_store_dropped_samples_total.
@@ -40,6 +41,7 @@ func newMetrics(reg prometheus.Registerer, s *Store) (*metrics, error) {
 			Name: "meshpulse_query_duration_seconds", Help: "Time to evaluate an expression.",
 			Buckets: prometheus.ExponentialBuckets(0.00001, 4, 10),
 		}),
+		driven:  counter("meshpulse_query_driven_evaluations_total", "Evaluations that committed rows have asked for: of queries that an HPA acts on."),
 		dropped: map[error]prometheus.Counter{},
 	}
 	dropped := prometheus.NewCounterVec(prometheus.CounterOpts{
@@ -55,7 +57,7 @@ func newMetrics(reg prometheus.Registerer, s *Store) (*metrics, error) {
 		return m, nil
 	}
 	for _, c := range []prometheus.Collector{
-		m.rows, m.resets, m.grown, m.rebounded, m.unpaired, dropped, m.evaluations, m.seconds,
+		m.rows, m.resets, m.grown, m.rebounded, m.unpaired, dropped, m.evaluations, m.seconds, m.driven,
 		gauge("meshpulse_store_pods", "Pods with a table.", func() float64 { return float64(len(s.tables.all.all())) }),
 		gauge("meshpulse_store_series", "Series in memory; a histogram is one.", func() float64 { return float64(s.series.Load()) }),
 		gauge("meshpulse_store_retention_seconds", "How far back the rings reach.", func() float64 { return float64(s.retention.Load()) / 1000 }),

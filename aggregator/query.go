@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/prometheus/model/labels"
@@ -30,6 +31,13 @@ type Query struct {
 	reach     time.Duration
 	selectors []*selector
 	plan      plan // nil: the engine evaluates it
+
+	watched bool        // under watches.mu
+	marked  atomic.Bool // on the stack of watches
+	next    *Query      // below it there
+	// Of the goroutine of Store.Watch: whether the query waits for its time, and when that is.
+	waiting bool
+	due     time.Time
 }
 
 // Register checks the expression and keeps it prepared (its series are tracked as they come and go; the rings grow to

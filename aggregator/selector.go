@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 
 	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/labels"
@@ -38,6 +39,8 @@ type selector struct {
 	name     string // the metric name where the selector gives it by equality, else ""
 	prepared bool   // members is kept up to date
 	members  list[*class]
+	// watched is the query that committed rows of the selected series mark, nil if they mark none.
+	watched atomic.Pointer[Query]
 }
 
 func newSelector(ms []*labels.Matcher) *selector {
@@ -191,6 +194,7 @@ func (cs *classes) prepare(s *selector) {
 		for _, c := range cs.named(base) {
 			if s.matchesClass(c) {
 				s.members.add(c)
+				c.selectors.add(s)
 			}
 		}
 	}
@@ -214,5 +218,9 @@ func (cs *classes) forget(s *selector) {
 		} else {
 			cs.selectors[base] = left
 		}
+	}
+	gone := func(o *selector) bool { return o == s }
+	for _, c := range s.members.all() {
+		c.selectors.remove(gone)
 	}
 }

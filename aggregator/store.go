@@ -62,6 +62,7 @@ type Store struct {
 	layouts   layouts
 	fine      *fineTables
 	engine    *engine
+	watches   watches
 }
 
 // New returns an empty store, or an error that names the setting that is wrong.
@@ -71,6 +72,7 @@ func New(c Config) (*Store, error) {
 		return nil, err
 	}
 	s := &Store{config: c, started: time.Now(), classes: newClasses(), engine: newEngine(), fine: newFineTables()}
+	s.watches.wake = make(chan struct{}, 1)
 	s.retention.Store(c.Retention.Milliseconds())
 	if s.metrics, err = newMetrics(c.Registerer, s); err != nil {
 		return nil, err

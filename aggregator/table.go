@@ -44,6 +44,10 @@ type table struct {
 	// Of the open flush: counters whose past is not known yet, and columns that so far have only a summary.
 	pending   []pendingCounter
 	summaries []pendingSummary
+
+	// watching are the watched queries that a row marks, as of watchEpoch; 0: to be found anew.
+	watching   []*Query
+	watchEpoch uint64
 }
 
 type pendingCounter struct {
@@ -201,6 +205,7 @@ func (t *table) closeRow() {
 		t.forget(expired)
 		t.columns = slices.DeleteFunc(t.columns, func(c *column) bool { return c.removed })
 	}
+	t.markQueries()
 }
 
 // forget frees the columns that have expired and keeps their counters' values, for when they come back.
@@ -242,7 +247,7 @@ func (t *table) free() {
 	for _, c := range t.columns {
 		t.drop(c)
 	}
-	t.columns, t.keys, t.byClass, t.past = nil, nil, nil, tombstones{}
+	t.columns, t.keys, t.byClass, t.past, t.watching = nil, nil, nil, tombstones{}, nil
 }
 
 // newest returns the time of the pod's newest row.

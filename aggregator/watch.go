@@ -1,0 +1,163 @@
+package aggregator
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Watched queries are marked by the rows that are committed, and one goroutine evaluates the marked ones (Store.Watch).
+//
+// Who owns what:
+//   - query.watched and the epoch are written by Query.Watch, under watches.mu, and read by writers of tables;
+//   - a table's list of watched queries is its writer's own, under the table's mutex. It is made anew when the epoch has moved or
+//     the table has a new column, so a writer asks nobody in the steady state: one load of the epoch, which is 0 while nothing is
+//     watched, and one load of a flag for each query on its list;
+//   - marked queries form a stack that writers push to with a compare-and-swap and the one goroutine takes as a whole.
+
+// watches is what the store knows of watched queries.
+type watches struct {
+	mu     sync.Mutex
+	count  int
+	epochs uint64
+
+	// epoch is 0 while nothing is watched, else another number after each change.
+	epoch  atomic.Uint64
+	marked atomic.Pointer[Query] // the newest of the stack
+	// wake holds a token when the stack has ceased to be empty.
+	wake chan struct{}
+}
+
+// Watch has the rows that are committed mark the query, so that [Store.Watch] evaluates it; without on it ends that. It is for
+// registered queries; one of which a selector has no metric name is not marked by that selector's series. A query is
+// to be unwatched before it is closed.
+func (q *Query) Watch(on bool) {
+	w := &q.store.watches
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if q.watched == on {
+		return
+	}
+	q.watched = on
+	var as *Query
+	if on {
+		as = q
+		w.count++
+	} else {
+		w.count--
+	}
+	for _, sel := range q.selectors {
+		sel.watched.Store(as)
+	}
+	w.epochs++
+	if w.count == 0 {
+		w.epoch.Store(0)
+		return
+	}
+	w.epoch.Store(w.epochs)
+}
+
+// mark pushes a query that is not on the stack yet. A query is pushed again only after take has taken it off, so next belongs to
+// whoever has set marked, until the push, and to take from then on.
+func (w *watches) mark(q *Query) {
+	if q.marked.Load() || !q.marked.CompareAndSwap(false, true) {
+		return
+	}
+	for {
+		top := w.marked.Load()
+		q.next = top
+		if !w.marked.CompareAndSwap(top, q) {
+			continue
+		}
+		if top == nil {
+			select {
+			case w.wake <- struct{}{}:
+			default:
+			}
+		}
+		return
+	}
+}
+
+// take returns the marked queries, none twice. A row that is committed from now on marks its queries anew.
+func (w *watches) take(into []*Query) []*Query {
+	for q := w.marked.Swap(nil); q != nil; {
+		next := q.next
+		q.next = nil
+		q.marked.Store(false)
+		into = append(into, q)
+		q = next
+	}
+	return into
+}
+
+// markQueries marks the queries that the table's series belong to. The table's mutex is held.
+func (t *table) markQueries() {
+	w := &t.store.watches
+	epoch := w.epoch.Load()
+	if epoch == 0 {
+		return
+	}
+	if epoch != t.watchEpoch {
+		t.watchEpoch, t.watching = epoch, t.watchedQueries()
+	}
+	for _, q := range t.watching {
+		w.mark(q)
+	}
+}
+
+// watchedQueries returns the watched queries that select one of the table's series.
+func (t *table) watchedQueries() []*Query {
+	var found []*Query
+	pod := t.pod.Load()
+	for _, c := range t.columns {
+		for _, sel := range c.class.selectors.all() {
+			if q := sel.watched.Load(); q != nil && sel.matchesPod(pod) && !slices.Contains(found, q) {
+				found = append(found, q)
+			}
+		}
+	}
+	return found
+}
+
+// evaluationsPerFlush bounds how often a watched query is evaluated in a flush interval: its pods flush at different times, and
+// with many of them each row alone changes little.
+const evaluationsPerFlush = 10
+
+// Watch calls evaluate for watched queries that committed rows have marked, one at a time, until the context ends. evaluate
+// returns the longest flush interval of the query's pods: the next call for the same query comes a tenth of it later or after.
+// It is called once for a store.
+func (s *Store) Watch(ctx context.Context, evaluate func(*Query) (flush time.Duration)) {
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	var marked, waiting []*Query
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-s.watches.wake:
+		case <-timer.C:
+		}
+		marked = s.watches.take(marked[:0])
+		for _, q := range marked {
+			if !q.waiting { // else marked again while it waits
+				q.waiting = true
+				waiting = append(waiting, q)
+			}
+		}
+		now, next := time.Now(), time.Hour
+		waiting = slices.DeleteFunc(waiting, func(q *Query) bool {
+			if wait := q.due.Sub(now); wait > 0 {
+				next = min(next, wait)
+				return false
+			}
+			q.waiting = false
+			q.due = now.Add(evaluate(q) / evaluationsPerFlush)
+			s.metrics.driven.Inc()
+			return true
+		})
+		timer.Reset(next)
+	}
+}

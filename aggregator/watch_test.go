@@ -1,0 +1,257 @@
+package aggregator
+
+import (
+	"context"
+	"fmt"
+	"runtime"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// taken names what has been marked since the last call, in order.
+func taken(s *Store, names map[*Query]string) []string {
+	var found []string
+	for _, q := range s.watches.take(nil) {
+		found = append(found, names[q])
+	}
+	slices.Sort(found)
+	return found
+}
+
+func TestRowsMarkTheQueriesOfTheirSeries(t *testing.T) {
+	s, err := New(Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := map[*Query]string{}
+	register := func(name, expr string) *Query {
+		q, err := s.Register(expr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		names[q] = name
+		return q
+	}
+	early := newBenchPod(s, 0, 2, benchAll) // workload svc-0000
+	early.commits(t, 4)                     // from the third on a row closes with its message
+	own := register("own", `sum(rate(istio_requests_total{destination_workload="svc-0000"}[1m]))`)
+	other := register("other", `sum(rate(istio_requests_total{destination_workload="svc-0001"}[1m]))`)
+	pod := register("pod", `sum(rate(istio_requests_total{pod="svc-0000-000000"}[1m]))`)
+	idle := register("idle", `sum(rate(istio_requests_total[1m]))`)
+	expect := func(what string, want ...string) {
+		t.Helper()
+		if got := taken(s, names); !slices.Equal(got, want) {
+			t.Errorf("%s: %v are marked, want %v", what, got, want)
+		}
+	}
+	early.commits(t, 1)
+	expect("nothing is watched")
+
+	own.Watch(true)
+	own.Watch(true) // once is enough
+	other.Watch(true)
+	pod.Watch(true)
+	expect("watching alone marks nothing")
+	early.commits(t, 3)
+	expect("a pod of one workload", "own", "pod")
+
+	late := newBenchPod(s, 10, 2, benchAll) // svc-0001
+	late.commits(t, 4)
+	expect("series that came after the query", "other")
+	second := newBenchPod(s, 1, 2, benchAll)
+	second.commits(t, 4)
+	expect("another pod of the workload", "own")
+
+	own.Watch(false)
+	own.Close()
+	early.commits(t, 1)
+	late.commits(t, 1)
+	expect("a query that is given up", "other", "pod")
+	other.Watch(false)
+	pod.Watch(false)
+	early.commits(t, 1)
+	late.commits(t, 1)
+	expect("all are given up")
+	if e := s.watches.epoch.Load(); e != 0 {
+		t.Errorf("epoch is %d with nothing watched", e)
+	}
+	idle.Close()
+}
+
+// A query is evaluated soon after a row and at most ten times a flush interval, and never misses the newest row.
+func TestWatchCoalesces(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, err := New(Config{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		q, err := s.Register(`sum(rate(istio_requests_total[1m]))`)
+		if err != nil {
+			t.Fatal(err)
+		}
+		q.Watch(true)
+		const flush = 5 * time.Second
+		var at []time.Time
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() {
+			s.Watch(ctx, func(*Query) time.Duration { at = append(at, time.Now()); return flush })
+			close(done)
+		}()
+		for range 100 { // each 50 ms
+			s.watches.mark(q)
+			time.Sleep(flush / 100)
+			synctest.Wait()
+		}
+		marked := time.Now()
+		s.watches.mark(q)
+		time.Sleep(flush)
+		cancel()
+		<-done
+		for i := 1; i < len(at); i++ {
+			if d := at[i].Sub(at[i-1]); d < flush/evaluationsPerFlush {
+				t.Errorf("evaluations %d and %d are %s apart", i, i+1, d)
+			}
+		}
+		if len(at) < 10 || len(at) > 12 {
+			t.Errorf("%d evaluations in a flush interval and the tenth after it, want about 11", len(at))
+		}
+		if last := at[len(at)-1]; last.Before(marked) || last.Sub(marked) > flush/evaluationsPerFlush {
+			t.Errorf("last evaluated %s after the last row", last.Sub(marked))
+		}
+	})
+}
+
+// A take that clears the flag only after the evaluation loses what is committed meanwhile: the test below has to see it.
+func TestNoMarkIsLost(t *testing.T) {
+	right := func(w *watches, evaluate func(*Query)) {
+		for _, q := range w.take(nil) {
+			evaluate(q)
+		}
+	}
+	wrong := func(w *watches, evaluate func(*Query)) {
+		for q := w.marked.Swap(nil); q != nil; {
+			next := q.next
+			evaluate(q)
+			q.marked.Store(false)
+			q = next
+		}
+	}
+	if n := lostMarks(right); n != 0 {
+		t.Errorf("%d queries were not evaluated after their last row", n)
+	}
+	for range 200 {
+		if lostMarks(wrong) > 0 {
+			return
+		}
+	}
+	t.Error("the broken twin loses nothing, so this test cannot fail")
+}
+
+// lostMarks lets four writers commit and one goroutine evaluate, and counts the queries whose last row was not seen.
+func lostMarks(drain func(*watches, func(*Query))) int {
+	const queries, writers, rows = 3, 4, 300
+	w := &watches{wake: make(chan struct{}, 1)}
+	var written [queries]atomic.Int64
+	var seen [queries]int64
+	all := make([]*Query, queries)
+	index := map[*Query]int{}
+	for i := range all {
+		all[i] = &Query{}
+		index[all[i]] = i
+	}
+	evaluate := func(q *Query) {
+		seen[index[q]] = written[index[q]].Load()
+		runtime.Gosched()
+	}
+	var wg sync.WaitGroup
+	for range writers {
+		wg.Go(func() {
+			for i := range rows {
+				written[i%queries].Add(1)
+				w.mark(all[i%queries])
+				runtime.Gosched()
+			}
+		})
+	}
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		for {
+			select {
+			case <-w.wake:
+				drain(w, evaluate)
+			case <-stop:
+				drain(w, evaluate) // a token may be left
+				return
+			}
+		}
+	}()
+	wg.Wait()
+	close(stop)
+	<-stopped
+	lost := 0
+	for i := range all {
+		if seen[i] != written[i].Load() {
+			lost++
+		}
+	}
+	return lost
+}
+
+// Streams commit while queries come, are watched and go. Run it under -race; what has to hold is that every query that is
+// watched in the end is marked by the next rows of its pods.
+func TestWatchConcurrentSafe(t *testing.T) {
+	s, err := New(Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	const pods = 8
+	all := make([]*benchPod, pods)
+	for i := range all {
+		all[i] = newBenchPod(s, 10*i, 2, benchAll)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	var evaluated atomic.Int64
+	var background sync.WaitGroup
+	background.Go(func() { s.Watch(ctx, func(*Query) time.Duration { evaluated.Add(1); return 0 }) })
+	queries := make([]*Query, pods)
+	var wg sync.WaitGroup
+	for i, p := range all {
+		wg.Go(func() { p.commits(t, 200) })
+		wg.Go(func() {
+			for round := range 20 {
+				q, err := s.Register(fmt.Sprintf(`sum(rate(istio_requests_total{destination_workload="svc-%04d"}[1m]))`, i))
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				q.Watch(true)
+				runtime.Gosched()
+				if round < 19 {
+					q.Watch(false)
+					q.Close()
+					continue
+				}
+				queries[i] = q
+			}
+		})
+	}
+	wg.Wait()
+	cancel()
+	background.Wait()
+	s.watches.take(nil)
+	for _, p := range all {
+		p.commits(t, 1)
+	}
+	marked := s.watches.take(nil)
+	for i, q := range queries {
+		if !slices.Contains(marked, q) {
+			t.Errorf("the query of workload %d is not marked", i)
+		}
+	}
+}
