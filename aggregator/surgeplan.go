@@ -1,0 +1,146 @@
+package aggregator
+
+import (
+	"strings"
+
+	"github.com/prometheus/prometheus/promql/parser"
+)
+
+// surgePlan is how an expression is evaluated over an interval of rows, and which of its counts trigger.
+type surgePlan struct {
+	// terms are the sums of counts that go in, each once.
+	terms []surgeTerm
+	// trigger are the weights with which terms add up to what is tested, in counts per second.
+	trigger []float64
+	// value gives the expression from the terms' rates per second.
+	value func(rates []float64) float64
+	// inFlight: what is served is time, not counts.
+	inFlight bool
+}
+
+// surgeTerm is sum(rate(selector[…])). counted: of a histogram's sum its count is meant.
+type surgeTerm struct {
+	sel     *selector
+	counted bool
+}
+
+// surges compiles the plan for a surge, or returns nil where nothing in the expression can be tested.
+func (c compiler) surges(e parser.Expr) *surgePlan {
+	p := &surgePlan{}
+	value, weights, ok := c.surgeValue(p, e)
+	if !ok || weights == nil {
+		return nil
+	}
+	p.value = value
+	for len(weights) < len(p.terms) {
+		weights = append(weights, 0)
+	}
+	p.trigger = weights
+	return p
+}
+
+// surgeValue compiles a part: how it follows from the rates, and the weights of what in it is tested, nil for a number.
+func (c compiler) surgeValue(p *surgePlan, e parser.Expr) (value func([]float64) float64, weights []float64, ok bool) {
+	switch e := unparen(e).(type) {
+	case *parser.NumberLiteral:
+		k := e.Val
+		return func([]float64) float64 { return k }, nil, true
+	case *parser.AggregateExpr:
+		return c.surgeSum(p, e)
+	case *parser.BinaryExpr:
+		return c.surgeBinary(p, e)
+	}
+	return nil, nil, false
+}
+
+// surgeSum compiles sum(rate(counts[…])).
+func (c compiler) surgeSum(p *surgePlan, e *parser.AggregateExpr) (func([]float64) float64, []float64, bool) {
+	over, ok := c.rangeVector(e.Expr)
+	if !ok || e.Op != parser.SUM || e.Without || len(e.Grouping) > 0 {
+		return nil, nil, false
+	}
+	scale := 1.0
+	if over.f == funcIncrease {
+		scale = float64(over.reach) / 1000
+	}
+	tested, served, ok := countsOf(over.sel)
+	if !ok {
+		return nil, nil, false
+	}
+	i := p.term(served)
+	value := func(rates []float64) float64 { return scale * rates[i] }
+	weights := make([]float64, p.term(tested)+1)
+	weights[len(weights)-1] = 1
+	p.inFlight = p.inFlight || tested != served
+	return value, weights, true
+}
+
+// countsOf returns what is tested and what is served for a selector, false if it selects no counts. A duration's sum is time:
+// its count is tested in its place.
+func countsOf(sel *selector) (tested, served surgeTerm, ok bool) {
+	const durations = "istio_request_duration_milliseconds"
+	switch {
+	case strings.HasSuffix(sel.name, "_requests_total"), strings.HasSuffix(sel.name, "_messages_total"),
+		strings.HasSuffix(sel.name, suffixes[viewCount]):
+		return surgeTerm{sel: sel}, surgeTerm{sel: sel}, true
+	case sel.name == durations+suffixes[viewSum]:
+		return surgeTerm{sel, true}, surgeTerm{sel: sel}, true
+	}
+	return tested, served, false
+}
+
+// term returns the term's place.
+func (p *surgePlan) term(t surgeTerm) int {
+	for i, o := range p.terms {
+		if o == t {
+			return i
+		}
+	}
+	p.terms = append(p.terms, t)
+	return len(p.terms) - 1
+}
+
+// surgeBinary compiles sums and multiples of counts, and ratios, which trigger on their numerator.
+func (c compiler) surgeBinary(p *surgePlan, e *parser.BinaryExpr) (func([]float64) float64, []float64, bool) {
+	left, lw, ok := c.surgeValue(p, e.LHS)
+	if !ok {
+		return nil, nil, false
+	}
+	if e.Op == parser.LOR && isVectorCall(e.RHS) { // "or vector(0)" stands in where there is nothing to surge
+		return left, lw, true
+	}
+	right, rw, ok := c.surgeValue(p, e.RHS)
+	if !ok {
+		return nil, nil, false
+	}
+	b := &binary{op: e.Op}
+	value := func(rates []float64) float64 { return b.apply(left(rates), right(rates)) }
+	switch e.Op {
+	case parser.ADD:
+		return value, addWeights(lw, rw), true
+	case parser.MUL:
+		if lw == nil || rw == nil {
+			return value, addWeights(lw, rw), true
+		}
+	case parser.DIV:
+		if lw != nil && (rw == nil || !p.inFlight) { // time over counts is a latency
+			return value, lw, true
+		}
+	}
+	return nil, nil, false
+}
+
+func isVectorCall(e parser.Expr) bool {
+	call, ok := unparen(e).(*parser.Call)
+	return ok && call.Func.Name == "vector"
+}
+
+func addWeights(a, b []float64) []float64 {
+	if len(a) < len(b) {
+		a, b = b, a
+	}
+	for i, w := range b {
+		a[i] = max(a[i], w)
+	}
+	return a
+}
