@@ -16,8 +16,6 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials"
-	"google.golang.org/grpc/keepalive"
 
 	"github.com/meshpulse/meshpulse/aggregator"
 )
@@ -155,7 +153,7 @@ func newServer(c Config, connect func(aggregator.Pod) podStream) (*Server, error
 		warnings: &warnings{logger: c.Logger, now: c.Now},
 		nodeSeed: maphash.MakeSeed(),
 	}
-	s.grpc = grpc.NewServer(s.options()...)
+	s.grpc = grpc.NewServer(append(c.ServerOptions(), grpc.ForceServerCodecV2(codec{s.scans}))...)
 	s.grpc.RegisterService(&grpc.ServiceDesc{
 		ServiceName: "envoy.service.metrics.v3.MetricsService",
 		HandlerType: (*any)(nil),
@@ -167,35 +165,6 @@ func newServer(c Config, connect func(aggregator.Pod) podStream) (*Server, error
 		Metadata: "envoy/service/metrics/v3/metrics_service.proto",
 	}, nil)
 	return s, nil
-}
-
-// options sets gRPC up for many connections that each send one message in a few seconds and receive nothing.
-func (s *Server) options() []grpc.ServerOption {
-	opts := []grpc.ServerOption{
-		grpc.ForceServerCodecV2(codec{s.scans}),
-		grpc.MaxRecvMsgSize(s.config.MaxMessageBytes),
-		grpc.MaxConcurrentStreams(uint32(s.config.MaxStreams)),
-		grpc.WaitForHandlers(true),
-		// A whole flush fits the window, so that its sender never waits for us; a fixed window also spares the pings that
-		// measure one.
-		grpc.StaticStreamWindowSize(1 << 20),
-		grpc.StaticConnWindowSize(1 << 20),
-		// Memory of every connection, however idle.
-		grpc.ReadBufferSize(8 << 10),
-		grpc.WriteBufferSize(2 << 10),
-		// A sidecar that is silent for longer than flushes take is asked whether it is still there, and gone half a
-		// minute later; one that has no stream for five minutes is let go.
-		grpc.KeepaliveParams(keepalive.ServerParameters{
-			Time: 20 * time.Second, Timeout: 10 * time.Second, MaxConnectionIdle: 5 * time.Minute,
-		}),
-		// Envoy may be told to ping, too (connection_keepalive): more often than gRPC's five minutes is fine here.
-		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: time.Second, PermitWithoutStream: true}),
-		grpc.ConnectionTimeout(20 * time.Second),
-	}
-	if s.config.TLS != nil {
-		opts = append(opts, grpc.Creds(credentials.NewTLS(s.config.TLS)))
-	}
-	return opts
 }
 
 // Serve accepts sidecars on the listener until Shutdown, after which it returns nil. It closes the listener.

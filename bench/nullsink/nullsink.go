@@ -1,8 +1,8 @@
 // Package nullsink is the floor that the ingest is measured against: a gRPC server that receives what sidecars send and
 // throws it away.
 //
-// It knows the transport only. Its settings are those of the sink in envoystats (server.go, options), so that what differs is
-// what is done with a message; a message is not even put together here.
+// It knows the transport only. Its settings are the sink's own (envoystats.Config.ServerOptions), so that what differs is what is
+// done with a message; a message is not even put together here.
 package nullsink
 
 import (
@@ -11,12 +11,11 @@ import (
 	"fmt"
 	"net"
 	"sync/atomic"
-	"time"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials"
-	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/mem"
+
+	"github.com/meshpulse/meshpulse/envoystats"
 )
 
 // Sink receives and forgets. It is safe for concurrent use.
@@ -35,25 +34,8 @@ func (codec) Name() string                         { return "proto" }
 // New returns a sink; a nil configuration is plaintext.
 func New(c *tls.Config) *Sink {
 	s := &Sink{}
-	opts := []grpc.ServerOption{
-		grpc.ForceServerCodecV2(codec{}),
-		grpc.MaxRecvMsgSize(64 << 20),
-		grpc.MaxConcurrentStreams(50_000),
-		grpc.WaitForHandlers(true),
-		grpc.StaticStreamWindowSize(1 << 20),
-		grpc.StaticConnWindowSize(1 << 20),
-		grpc.ReadBufferSize(8 << 10),
-		grpc.WriteBufferSize(2 << 10),
-		grpc.KeepaliveParams(keepalive.ServerParameters{
-			Time: 20 * time.Second, Timeout: 10 * time.Second, MaxConnectionIdle: 5 * time.Minute,
-		}),
-		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: time.Second, PermitWithoutStream: true}),
-		grpc.ConnectionTimeout(20 * time.Second),
-	}
-	if c != nil {
-		opts = append(opts, grpc.Creds(credentials.NewTLS(c)))
-	}
-	s.grpc = grpc.NewServer(opts...)
+	opts := envoystats.Config{TLS: c}.ServerOptions()
+	s.grpc = grpc.NewServer(append(opts, grpc.ForceServerCodecV2(codec{}))...)
 	s.grpc.RegisterService(&grpc.ServiceDesc{
 		ServiceName: "envoy.service.metrics.v3.MetricsService",
 		HandlerType: (*any)(nil),
