@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"math"
 	"time"
+
+	"github.com/prometheus/prometheus/promql/parser"
 )
 
 // SurgeConfig is what a surge detector can be told. The zero value of a field means its default.
@@ -53,6 +55,22 @@ func (c SurgeConfig) Validate() error {
 // traffic, not latency.
 var ErrNoSurge = errors.New("a surge is told by counts: take sum(rate(…)) of requests, messages or a _count, " +
 	"without by (…), or a ratio of two such sums")
+
+// CanSurge reports whether a surge of the expression can be told.
+func CanSurge(expr string) bool {
+	parsed, err := parser.ParseExpr(expr)
+	if err != nil {
+		return false
+	}
+	selectors := compiler{}
+	parser.Inspect(parsed, func(node parser.Node, _ []parser.Node) error {
+		if vs, ok := node.(*parser.VectorSelector); ok {
+			selectors[vs] = newSelector(vs.LabelMatchers)
+		}
+		return nil
+	})
+	return selectors.surges(parsed) != nil
+}
 
 // Surge is what a [SurgeDetector] says at an instant. It depends on the rows that the store has and on the instant alone, not
 // on who asks or how often.

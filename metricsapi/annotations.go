@@ -3,9 +3,7 @@ package metricsapi
 import (
 	"fmt"
 	"maps"
-	"math"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 )
@@ -32,6 +30,8 @@ type annotated struct {
 	queries map[string]string
 	// foreign holds the external metrics that another collector (json-path, zmon, …) is configured for.
 	foreign map[string]bool
+	// surge is what meshpulse's own keys say.
+	surge surgeNotes
 
 	problems []Problem
 }
@@ -107,30 +107,16 @@ func (a *annotated) readExternal(key, metric, name, value string) {
 	}
 }
 
-// readOwn reads meshpulse's own keys. What a surge is follows with the surge window itself: until then a valid setting is
-// told to have no effect.
+// readOwn reads meshpulse's own keys. One that cannot be read leaves the default.
 func (a *annotated) readOwn(key, value string) {
-	var want string
-	switch strings.TrimPrefix(key, ownPrefix) {
-	case "surge-window":
-		if d, err := time.ParseDuration(value); value != "off" && (err != nil || d <= 0) {
-			want = "a duration such as 10s, or off"
-		}
-	case "surge-ratio":
-		if f, err := strconv.ParseFloat(value, 64); err != nil || !(f > 1) || math.IsInf(f, 0) {
-			want = `a number above 1 such as "1.5"`
-		}
-	case "surge-action":
-		if value != "scale" && value != "observe" {
-			want = "scale or observe"
-		}
+	own := strings.TrimPrefix(key, ownPrefix)
+	switch own {
+	case "surge-window", "surge-ratio", "surge-action":
 	default:
 		a.problem(ReasonBadAnnotation, "annotation %s is not known: meshpulse.io/ has surge-window, surge-ratio and surge-action", key)
 		return
 	}
-	if want != "" {
+	if want := a.surge.read(own, value); want != "" {
 		a.problem(ReasonBadAnnotation, "annotation %s: %q is not %s", key, value, want)
-		return
 	}
-	a.problem(ReasonSurgeNotServed, "annotation %s has no effect yet: this version does not serve surges", key)
 }

@@ -3,8 +3,11 @@ package metricsapi
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/meshpulse/meshpulse/aggregator"
 )
 
 func TestReadAnnotations(t *testing.T) {
@@ -14,6 +17,7 @@ func TestReadAnnotations(t *testing.T) {
 		legacy      map[string]string
 		queries     map[string]string
 		foreign     map[string]bool
+		surge       surgeNotes
 		problems    []string // REASON part of the message
 	}{
 		"the legacy form names its queries": {
@@ -75,21 +79,37 @@ func TestReadAnnotations(t *testing.T) {
 			annotations: map[string]string{"metric-config.object.rps.prometheus/query": "y"},
 			problems:    []string{"ObjectNotServed Object metrics are not served yet"},
 		},
-		"valid surge settings have no effect yet": {
-			annotations: map[string]string{"meshpulse.io/surge-window": "10s", "meshpulse.io/surge-ratio": "1.5", "meshpulse.io/surge-action": "observe"},
-			problems:    []string{"SurgeNotServed surge-action", "SurgeNotServed surge-ratio", "SurgeNotServed surge-window"},
+		"surge settings": {
+			annotations: map[string]string{"meshpulse.io/surge-window": "20s", "meshpulse.io/surge-ratio": "2", "meshpulse.io/surge-action": "observe"},
+			surge:       surgeNotes{asked: true, config: aggregator.SurgeConfig{Window: 20 * time.Second, Ratio: 2}, action: surgeActionObserve},
+		},
+		"an action alone asks for the defaults": {
+			annotations: map[string]string{"meshpulse.io/surge-action": "scale"},
+			surge:       surgeNotes{asked: true, action: surgeActionScale},
+		},
+		"an action that is off asks for nothing": {
+			annotations: map[string]string{"meshpulse.io/surge-action": "off"},
+			surge:       surgeNotes{action: surgeActionOff},
 		},
 		"a surge window can be off": {
 			annotations: map[string]string{"meshpulse.io/surge-window": "off"},
-			problems:    []string{"SurgeNotServed surge-window"},
+			surge:       surgeNotes{off: true},
 		},
 		"surge settings that cannot be read": {
 			annotations: map[string]string{"meshpulse.io/surge-window": "-1s", "meshpulse.io/surge-ratio": "1", "meshpulse.io/surge-action": "Scale"},
-			problems:    []string{"BadAnnotation scale or observe", "BadAnnotation a number above 1", "BadAnnotation a duration such as 10s"},
+			problems:    []string{"BadAnnotation off, observe or scale", "BadAnnotation a number above 1", "BadAnnotation a duration from 1s to 30s such as 10s"},
+		},
+		"a surge window that is no surge's": {
+			annotations: map[string]string{"meshpulse.io/surge-window": "5m"},
+			problems:    []string{`BadAnnotation meshpulse.io/surge-window: "5m" is not a duration from 1s to 30s`},
 		},
 		"a ratio that is no number": {
 			annotations: map[string]string{"meshpulse.io/surge-ratio": "NaN"},
 			problems:    []string{"BadAnnotation a number above 1"},
+		},
+		"a ratio of 0 is not the default": {
+			annotations: map[string]string{"meshpulse.io/surge-ratio": "0", "meshpulse.io/surge-window": "0s"},
+			problems:    []string{"BadAnnotation a number above 1", "BadAnnotation a duration from 1s to 30s"},
 		},
 		"an unknown key of ours": {
 			annotations: map[string]string{"meshpulse.io/surge": "on"},
@@ -105,6 +125,9 @@ func TestReadAnnotations(t *testing.T) {
 			wantMap(t, "legacy queries", got.legacy, tc.legacy)
 			wantMap(t, "queries", got.queries, tc.queries)
 			wantMap(t, "foreign metrics", got.foreign, tc.foreign)
+			if d := cmp.Diff(tc.surge, got.surge, cmp.AllowUnexported(surgeNotes{})); d != "" {
+				t.Errorf("surge (-want +got):\n%s", d)
+			}
 			wantProblems(t, got.problems, tc.problems)
 		})
 	}

@@ -62,6 +62,8 @@ type verdict struct {
 	reason string
 	// held: the items are what keeps the replicas, not what was seen.
 	held bool
+	// surge is the surge whose rate the value is, nil if it is not a surge's.
+	surge *aggregator.Surge
 	// problems are what the authors of the HPAs that ask should know.
 	problems []Problem
 	// expected is how many sidecars should report.

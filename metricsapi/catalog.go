@@ -25,7 +25,7 @@ type catalog struct {
 
 	mu       sync.Mutex // one Replace at a time
 	parsed   map[types.NamespacedName]*autoscaler
-	prepared map[string]*prepared // by expression
+	prepared map[preparedKey]*prepared
 }
 
 // snapshot is never changed once it is published.
@@ -58,7 +58,7 @@ type hpaState struct {
 
 func newCatalog(store *aggregator.Store, warn *warner) *catalog {
 	c := &catalog{store: store, warn: warn, adhoc: newAdhocQueries(store, adhocLimit)}
-	c.parsed, c.prepared = map[types.NamespacedName]*autoscaler{}, map[string]*prepared{}
+	c.parsed, c.prepared = map[types.NamespacedName]*autoscaler{}, map[preparedKey]*prepared{}
 	c.current.Store(&snapshot{})
 	return c
 }
@@ -84,8 +84,8 @@ func (c *catalog) Replace(list []sourceHPA) {
 	s := newSnapshot(byAge, needed)
 	c.current.Store(s)
 
-	for expr, p := range c.prepared {
-		if needed[expr] == nil {
+	for key, p := range c.prepared {
+		if needed[key] == nil {
 			p.release()
 		}
 	}
@@ -112,25 +112,26 @@ func (c *catalog) Close() {
 }
 
 // prepare returns the queries of all expressions, kept or registered anew.
-func (c *catalog) prepare(hpas []*autoscaler) map[string]*prepared {
-	needed := map[string]*prepared{}
+func (c *catalog) prepare(hpas []*autoscaler) map[preparedKey]*prepared {
+	needed := map[preparedKey]*prepared{}
 	for _, a := range hpas {
 		for _, w := range a.metrics {
-			if w.expr == "" || needed[w.expr] != nil {
+			key := w.preparedKey()
+			if w.expr == "" || needed[key] != nil {
 				continue
 			}
-			p := c.prepared[w.expr]
+			p := c.prepared[key]
 			if p == nil {
-				p = register(c.store, w.expr)
+				p = register(c.store, key)
 			}
-			needed[w.expr] = p
+			needed[key] = p
 		}
 	}
 	return needed
 }
 
 // newSnapshot takes the HPAs oldest first: the oldest's query wins a conflict.
-func newSnapshot(byAge []*autoscaler, queries map[string]*prepared) *snapshot {
+func newSnapshot(byAge []*autoscaler, queries map[preparedKey]*prepared) *snapshot {
 	s := &snapshot{offers: map[offerKey]*offer{}, byMetric: map[offerKey][]*offer{}}
 	targets := map[string][]string{}
 	for _, a := range byAge {
@@ -172,7 +173,7 @@ func newSnapshot(byAge []*autoscaler, queries map[string]*prepared) *snapshot {
 	return s
 }
 
-func (s *snapshot) offer(a *autoscaler, w wanted, queries map[string]*prepared) {
+func (s *snapshot) offer(a *autoscaler, w wanted, queries map[preparedKey]*prepared) {
 	if w.expr == "" {
 		return
 	}
@@ -183,7 +184,7 @@ func (s *snapshot) offer(a *autoscaler, w wanted, queries map[string]*prepared) 
 		}
 		return
 	}
-	o := &offer{offerKey: key, labels: demanded(w.selector), prepared: queries[w.expr], owner: a, askers: []*autoscaler{a}}
+	o := &offer{offerKey: key, labels: demanded(w.selector), prepared: queries[w.preparedKey()], owner: a, askers: []*autoscaler{a}}
 	s.offers[key] = o
 	s.metrics = append(s.metrics, w.metric)
 	name := offerKey{namespace: a.Namespace, metric: w.metric}
@@ -201,12 +202,12 @@ func sharedTarget(a *autoscaler, oldest string) Problem {
 }
 
 // offerProblems are those of one metric that need the store or the other HPAs.
-func offerProblems(a *autoscaler, w wanted, o *offer, queries map[string]*prepared) []Problem {
+func offerProblems(a *autoscaler, w wanted, o *offer, queries map[preparedKey]*prepared) []Problem {
 	if o == nil {
 		return nil
 	}
 	var problems []Problem
-	if err := queries[w.expr].err; err != nil {
+	if err := queries[w.preparedKey()].err; err != nil {
 		problems = append(problems, Problem{ReasonBadQuery, fmt.Sprintf("metric %s: %v", o, err)})
 	}
 	const better = "Better: a query name of its own for each query"

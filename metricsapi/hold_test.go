@@ -280,7 +280,7 @@ func TestHold(t *testing.T) {
 			if tc.expr == "" {
 				tc.expr = expr
 			}
-			p := register(store, tc.expr)
+			p := register(store, preparedKey{expr: tc.expr})
 			var o *offer
 			if tc.hpas != nil {
 				o = &offer{offerKey: offerKey{namespace: "test", metric: "rps"}, prepared: p, owner: tc.hpas[0], askers: tc.hpas}

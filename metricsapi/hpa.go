@@ -14,6 +14,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/meshpulse/meshpulse/aggregator"
 )
 
 // sourceHPA is an HPA as a source gives it.
@@ -53,6 +55,7 @@ func (h sourceHPA) target() string {
 type autoscaler struct {
 	sourceHPA
 	metrics  []wanted
+	surge    surgeNotes
 	problems []Problem
 }
 
@@ -66,13 +69,15 @@ type wanted struct {
 	target    autoscalingv2.MetricTarget
 	// named: the expression was made from the selector; the metric needs no annotation.
 	named bool
+	// surge are the settings with which it is watched for surges, zero if it is not.
+	surge aggregator.SurgeConfig
 }
 
 // readHPA never fails: what cannot be read is a problem, and the rest counts.
 func readHPA(h sourceHPA) *autoscaler {
 	a := &autoscaler{sourceHPA: h}
 	notes := readAnnotations(h.Annotations)
-	a.problems = append(slices.Clone(h.problems), notes.problems...)
+	a.surge, a.problems = notes.surge, append(slices.Clone(h.problems), notes.problems...)
 	used := map[string]bool{} // annotations, as metric/key
 	for _, m := range h.Spec.Metrics {
 		if m.Type != autoscalingv2.ExternalMetricSourceType || m.External == nil {
@@ -86,12 +91,14 @@ func readHPA(h sourceHPA) *autoscaler {
 		if !ours {
 			continue
 		}
+		w.surge = a.surge.of(w)
 		a.metrics = append(a.metrics, w)
 		if w.expr != "" {
 			a.advise(w)
 		}
 	}
 	a.findUnused(notes, used)
+	a.adviseSurge()
 	return a
 }
 

@@ -13,6 +13,7 @@ type metrics struct {
 	events     *prometheus.CounterVec // by reason
 	fileErrors prometheus.Counter
 	held       prometheus.Counter
+	surged     prometheus.Counter
 	hpas       prometheus.Gauge
 	queries    prometheus.Gauge
 }
@@ -45,6 +46,10 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		held: f.NewCounter(prometheus.CounterOpts{
 			Name: "meshpulse_metricsapi_held_answers_total",
 			Help: "Answers that keep the replicas as they are, since what is known is incomplete and what is seen asks for fewer.",
+		}),
+		surged: f.NewCounter(prometheus.CounterOpts{
+			Name: "meshpulse_metricsapi_surge_answers_total",
+			Help: "Answers that a surge has raised above what the expression gives.",
 		}),
 		hpas: f.NewGauge(prometheus.GaugeOpts{
 			Name: "meshpulse_metricsapi_hpas",

@@ -19,6 +19,8 @@ type prepared struct {
 	// query is nil where err says why the store refused the expression.
 	query *aggregator.Query
 	err   error
+	// surge tells surges of it, nil where it is not watched for any.
+	surge *aggregator.SurgeDetector
 	// selects: the expression selects series; a scalar does not.
 	selects bool
 	// additive: the value adds up over pods, so one that is missing can be counted as the mean of the others.
@@ -34,12 +36,28 @@ type prepared struct {
 	refs int // the keeper's and one for each reader; 0 is closed
 }
 
+// preparedKey is what HPAs share a prepared query by.
+type preparedKey struct {
+	expr  string
+	surge aggregator.SurgeConfig // zero: not watched for surges
+}
+
+func (w wanted) preparedKey() preparedKey { return preparedKey{w.expr, w.surge} }
+
 // register keeps the query prepared in the store until it is closed.
-func register(store *aggregator.Store, expr string) *prepared {
-	q, err := store.Register(expr)
-	p := newPrepared(expr, q, err)
-	if err == nil {
-		p.close = q.Close
+func register(store *aggregator.Store, key preparedKey) *prepared {
+	q, err := store.Register(key.expr)
+	p := newPrepared(key.expr, q, err)
+	if err != nil {
+		return p
+	}
+	p.close = q.Close
+	if key.surge == (aggregator.SurgeConfig{}) {
+		return p
+	}
+	if d, err := q.DetectSurges(key.surge); err == nil { // else nothing in it can surge: readHPA says so
+		p.surge = d
+		p.close = func() { d.Close(); q.Close() }
 	}
 	return p
 }

@@ -15,7 +15,7 @@ const (
 	ReasonBadAnnotation     = "BadAnnotation"       // a key or value that cannot be read
 	ReasonIgnoredAnnotation = "IgnoredAnnotation"   // a key that is understood and has no effect here
 	ReasonObjectNotServed   = "ObjectNotServed"     // Object metrics are not served yet
-	ReasonSurgeNotServed    = "SurgeNotServed"      // surge settings have no effect yet
+	ReasonSurgeNotServed    = "SurgeNotServed"      // surge settings that have no effect
 	ReasonBadMetric         = "BadMetric"           // a metric of the spec that an API server would refuse
 	ReasonBadQuery          = "BadQuery"            // the expression is refused
 	ReasonNoQuery           = "NoQuery"             // a metric of the spec that nothing says how to compute

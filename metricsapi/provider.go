@@ -24,6 +24,7 @@ const (
 	labelCoverage = "meshpulse_coverage" // reporting/expected sidecars: 3/3
 	labelWindow   = "meshpulse_window"   // how much of the window is known, while it is not all: 23s/1m0s
 	labelReason   = "meshpulse_reason"   // why the value is not simply the expression's
+	labelSurge    = "meshpulse_surge"    // the surge whose value it is: 60/s over 5s to 12:00:05Z, 2/s before
 )
 
 // provider is where a request of the external metrics API comes in and the number goes out.
@@ -74,6 +75,9 @@ func (p *provider) get(ctx context.Context, namespace, metric string, selector l
 	if verdict.held {
 		p.metrics.held.Inc()
 	}
+	if verdict.surge != nil {
+		p.metrics.surged.Inc()
+	}
 	if offer != nil && len(verdict.items) > 1 {
 		p.tell(offer, severalSeries(offer))
 	}
@@ -109,6 +113,9 @@ func (r rules) evaluate(ctx context.Context, subject string, o *offer, p *prepar
 	v, refused := r.judge(subject, p, answer, at)
 	if earlier, ok := r.beforeTheGap(ctx, subject, p, answer, at); ok && refused == nil && earlier.sum() > v.sum() {
 		v.items, v.reason = earlier.items, "as of the newest time that every sidecar has covered"
+	}
+	if p.surge != nil && refused == nil {
+		v = v.raise(p.surge.At(at))
 	}
 	v.expected = answer.Reporting + answer.Silent
 	if r.holder == nil {
@@ -175,6 +182,9 @@ func toValue(metric string, selector labels.Selector, it item, v verdict, a aggr
 	}
 	if v.reason != "" {
 		shown[labelReason] = v.reason
+	}
+	if v.surge != nil {
+		shown[labelSurge] = describeSurge(v.surge)
 	}
 	value := external_metrics.ExternalMetricValue{
 		MetricName:   metric,

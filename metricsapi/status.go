@@ -52,6 +52,8 @@ type MetricStatus struct {
 	// CoveredSeconds of the WindowSeconds that the expression looks back are known.
 	CoveredSeconds float64 `json:"coveredSeconds"`
 	WindowSeconds  float64 `json:"windowSeconds"`
+	// Surge is what is known of surges; nil where the metric is not watched for any.
+	Surge *SurgeStatus `json:"surge,omitempty"`
 	// Events are the Warning events of the HPA as a whole.
 	Events []Problem `json:"events,omitempty"`
 }
@@ -110,6 +112,9 @@ func (s *Server) metricStatus(ctx context.Context, h hpaState, w wanted, o *offe
 	}
 	if _, known := s.source.replicas(h.Namespace, h.Name); !known {
 		m.CurrentReplicas = int32(a.Reporting)
+	}
+	if o.prepared.surge != nil {
+		m.Surge = toSurgeStatus(o.prepared.surge.At(at), v.surge != nil)
 	}
 	if refused != nil {
 		m.Error = refused.message
