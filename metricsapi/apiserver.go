@@ -41,12 +41,15 @@ type Server struct {
 	source   source
 	events   *apiEvents // nil in standalone mode, as are pods
 	pods     *podIndex
-	generic  *genericapiserver.GenericAPIServer
+	client   kubernetes.Interface // nil in standalone mode
+	options  Options
+	config   *genericapiserver.Config
+	generic  *genericapiserver.GenericAPIServer // nil until the API server has answered
 	listener net.Listener
 }
 
 // New checks the options, reads certificates, tokens or the kubeconfig, and opens the port. Errors name the file, the
-// address or the flag, and the remedy.
+// address or the flag, and the remedy. No API server is asked for anything before Run.
 func New(o Options) (*Server, error) {
 	if err := o.Validate(); err != nil {
 		return nil, err
@@ -55,7 +58,7 @@ func New(o Options) (*Server, error) {
 		return nil, errors.New("no store to answer from")
 	}
 	o = o.withDefaults()
-	s := &Server{}
+	s := &Server{options: o}
 	m := newMetrics(o.Registerer)
 	if err := s.addSource(o, m); err != nil {
 		return nil, err
@@ -63,7 +66,11 @@ func New(o Options) (*Server, error) {
 	if err := s.listen(o); err != nil {
 		return nil, err
 	}
-	if err := s.build(o); err != nil {
+	err := s.configure()
+	if err == nil && o.Standalone {
+		err = s.build()
+	}
+	if err != nil {
 		_ = s.listener.Close()
 		return nil, err
 	}
@@ -91,6 +98,7 @@ func (s *Server) addSource(o Options, m *metrics) error {
 	if err := s.addHolder(o, config); err != nil {
 		return fmt.Errorf("--kubeconfig %s: %w", o.Kubeconfig, err)
 	}
+	s.client = client
 	s.events = newAPIEvents(client.CoreV1(), o.Log, o.Now)
 	c := newCatalog(o.Store, newWarner(s.events.deliver, m))
 	s.provider.catalog = c
@@ -130,32 +138,38 @@ func (s *Server) listen(o Options) error {
 	return nil
 }
 
-// build makes the API server. The library's own AdapterBase wants a kubeconfig in any case, so its parts are put together here.
-func (s *Server) build(o Options) error {
-	config := genericapiserver.NewConfig(adapterserver.Codecs)
-	config.RequestTimeout = requestTimeout
-	config.EnableMetrics = false // /metrics is ours, with the library's metrics in it
-	describe(config)
-	if err := secure(config, o, s.listener); err != nil {
-		return err
-	}
-	if err := admit(config, o); err != nil {
+// configure reads what the HTTPS port needs from files.
+func (s *Server) configure() error {
+	o := s.options
+	s.config = genericapiserver.NewConfig(adapterserver.Codecs)
+	s.config.RequestTimeout = requestTimeout
+	s.config.EnableMetrics = false // /metrics is ours, with the library's metrics in it
+	describe(s.config)
+	if err := secure(s.config, o, s.listener); err != nil {
 		return err
 	}
 	ingest := healthz.NamedCheck("ingest", func(*http.Request) error { return o.IngestReady() })
-	config.AddHealthChecks(ingest)
-	config.AddReadyzChecks(healthz.NamedCheck("hpas", func(*http.Request) error { return s.source.synced() }))
+	s.config.AddHealthChecks(ingest)
+	s.config.AddReadyzChecks(healthz.NamedCheck("hpas", func(*http.Request) error { return s.source.synced() }))
 	if s.pods != nil {
-		config.AddReadyzChecks(healthz.NamedCheck("pods", func(*http.Request) error { return s.pods.synced() }))
+		s.config.AddReadyzChecks(healthz.NamedCheck("pods", func(*http.Request) error { return s.pods.synced() }))
 	}
+	return nil
+}
 
-	adapted := adapterserver.Config{GenericConfig: config}
+// build makes the server; in a cluster the API server has to be there for it. The library's own AdapterBase wants a
+// kubeconfig in any case, so its parts are put together here.
+func (s *Server) build() error {
+	if err := admit(s.config, s.options); err != nil {
+		return err
+	}
+	adapted := adapterserver.Config{GenericConfig: s.config}
 	server, err := adapted.Complete(nil).New(serverName, nil, s.provider)
 	if err != nil {
 		return fmt.Errorf("cannot set up the API server: %w", err)
 	}
 	s.generic = server.GenericAPIServer
-	s.generic.Handler.NonGoRestfulMux.Handle("/metrics", metricsHandler(o.Gatherer))
+	s.generic.Handler.NonGoRestfulMux.Handle("/metrics", metricsHandler(s.options.Gatherer))
 	s.generic.Handler.NonGoRestfulMux.HandleFunc("/debug/hpas", s.serveStatus)
 	return nil
 }
@@ -268,7 +282,7 @@ func (s *Server) Run(ctx context.Context) error {
 		feeders.Go(func() { s.events.run(feeding) })
 		feeders.Go(func() { s.pods.informer.RunWithContext(feeding) })
 	}
-	err := s.generic.PrepareRun().RunWithContext(serving)
+	err := s.serve(serving)
 	stop()
 	feeders.Wait()
 	s.provider.catalog.Close()
@@ -276,4 +290,17 @@ func (s *Server) Run(ctx context.Context) error {
 		err = cause
 	}
 	return err
+}
+
+// serve answers until the context ends.
+func (s *Server) serve(ctx context.Context) error {
+	if s.generic == nil {
+		if awaitAPI(ctx, s.client, s.options.Log) != nil {
+			return s.listener.Close() // ended before anybody could ask
+		}
+		if err := s.build(); err != nil {
+			return errors.Join(err, s.listener.Close())
+		}
+	}
+	return s.generic.PrepareRun().RunWithContext(ctx)
 }

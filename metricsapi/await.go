@@ -1,0 +1,58 @@
+package metricsapi
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"log/slog"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+)
+
+const (
+	// apiRetry is how often an API server that cannot be reached is tried again.
+	apiRetry = time.Second
+	// apiPatience is how long an answer that says no is not believed: an API server that has just started does not know its
+	// RBAC rules yet.
+	apiPatience = 10 * time.Second
+)
+
+// awaitAPI returns once the API server answers; its error is that the context has ended. A process that ended instead would be started again
+// after pauses that grow to five minutes, long after the API server is back; this one takes flushes in meanwhile, and is
+// not ready. What the API server refuses for good, or a certificate that is not its own, is left to be told by who asks next.
+func awaitAPI(ctx context.Context, client kubernetes.Interface, log *slog.Logger) error {
+	began, told := time.Now(), false
+	for {
+		// It is what authentication needs first (see admit).
+		_, err := client.CoreV1().ConfigMaps(metav1.NamespaceSystem).Get(ctx, "extension-apiserver-authentication", metav1.GetOptions{})
+		if err == nil || refusesForGood(err, time.Since(began)) {
+			return nil
+		}
+		if !told {
+			told = true
+			log.Warn("the API server does not answer yet, waiting for it", "error", err)
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(apiRetry):
+		}
+	}
+}
+
+// refusesForGood says whether trying again is no use: the API server has said no for a while, or is another one.
+func refusesForGood(err error, since time.Duration) bool {
+	var certificate *tls.CertificateVerificationError
+	var status apierrors.APIStatus
+	switch {
+	case errors.As(err, &certificate):
+		return true
+	case !errors.As(err, &status):
+		return false // no answer at all
+	}
+	code := status.Status().Code
+	return code >= 400 && code < 500 && code != 429 && since > apiPatience
+}
