@@ -59,6 +59,9 @@ func (q *Query) Watch(on bool) {
 	w.epoch.Store(w.epochs)
 }
 
+// Mark marks the query as a committed row would.
+func (q *Query) Mark() { q.store.watches.mark(q) }
+
 // mark pushes a query that is not on the stack yet. A query is pushed again only after take has taken it off, so next belongs to
 // whoever has set marked, until the push, and to take from then on.
 func (w *watches) mark(q *Query) {

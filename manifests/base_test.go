@@ -4,6 +4,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -301,6 +302,38 @@ func TestNobodyIsGivenMore(t *testing.T) {
 	for role, subject := range want {
 		if got[role] != subject {
 			t.Errorf("%s is bound to %q, want %q", role, got[role], subject)
+		}
+	}
+}
+
+// TestSurgeActionIsBound: the component adds one right, for the account that meshpulse runs as, and the base has none of it
+// (TestNobodyIsGivenMore).
+func TestSurgeActionIsBound(t *testing.T) {
+	const role = "meshpulse:surge-action"
+	want := []rbacv1.PolicyRule{{APIGroups: []string{"apps"}, Resources: []string{"deployments/scale", "statefulsets/scale"}, Verbs: []string{"get", "update"}}}
+	subjects := []rbacv1.Subject{{Kind: rbacv1.ServiceAccountKind, Name: "meshpulse", Namespace: namespace}}
+	for component, where := range map[string]string{"surge-action": "", "surge-action/namespaced": "test"} {
+		objects := renderObjects(t, overlay(t, component))
+		if got := one[*rbacv1.ClusterRole](t, objects, role).Rules; !reflect.DeepEqual(got, want) {
+			t.Errorf("%s: rules %+v, want %+v", component, got, want)
+		}
+		var ref rbacv1.RoleRef
+		var to []rbacv1.Subject
+		if where == "" {
+			b := one[*rbacv1.ClusterRoleBinding](t, objects, role)
+			ref, to = b.RoleRef, b.Subjects
+		} else {
+			b := one[*rbacv1.RoleBinding](t, objects, role)
+			ref, to = b.RoleRef, b.Subjects
+			if b.Namespace != where {
+				t.Errorf("%s: bound in namespace %q, want %q", component, b.Namespace, where)
+			}
+			if n := len(all[*rbacv1.ClusterRoleBinding](objects)) - len(all[*rbacv1.ClusterRoleBinding](renderObjects(t, "base"))); n != 0 {
+				t.Errorf("%s: %d bindings for all namespaces", component, n)
+			}
+		}
+		if ref.Kind != "ClusterRole" || ref.Name != role || !reflect.DeepEqual(to, subjects) {
+			t.Errorf("%s: %+v is bound to %+v, want %+v", component, ref, to, subjects)
 		}
 	}
 }

@@ -148,7 +148,10 @@ func TestEveryKustomizationIsRendered(t *testing.T) {
 		"base",
 		"components/apiservice",   // TestAPIService
 		"components/cert-manager", // TestCertManager
-		"examples/app",            // TestExampleApp
+		"components/surge-action", // TestSurgeActionIsBound
+		"components/surge-action/namespaced",
+		"components/surge-action/role",
+		"examples/app", // TestExampleApp
 	}
 	var found []string
 	err := filepath.WalkDir(".", func(path string, _ os.DirEntry, err error) error {

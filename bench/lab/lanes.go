@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
+	"slices"
+	"strings"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -122,6 +124,27 @@ func (r *loop) sample(ctx context.Context, ln *lane, talk bool) {
 	}
 }
 
+// watchTarget records what the lane's Deployment is told to have, until ctx ends: whoever scales it, and at the time at which
+// the API server says so.
+func (r *loop) watchTarget(ctx context.Context, ln *lane) {
+	for ctx.Err() == nil {
+		w, err := r.cluster.Client.AppsV1().Deployments(ln.Namespace).Watch(ctx, metav1.ListOptions{FieldSelector: "metadata.name=" + workload})
+		if err != nil {
+			continue // the run's own look at the control plane tells
+		}
+		for event := range w.ResultChan() {
+			d, ok := event.Object.(*appsv1.Deployment)
+			if !ok || d.Spec.Replicas == nil {
+				continue
+			}
+			asked := scenario.Asked{At: time.Since(ln.start), Replicas: int(*d.Spec.Replicas)}
+			if n := len(ln.trace.Asked); n == 0 || ln.trace.Asked[n-1].Replicas != asked.Replicas {
+				ln.trace.Asked = append(ln.trace.Asked, asked)
+			}
+		}
+	}
+}
+
 // answer asks the external metrics API as the HPA controller does, for the HPA's first metric: the sum of the items,
 // NaN where there is none.
 func (r *loop) answer(ctx context.Context, ln *lane) (value float64, held string) {
@@ -193,6 +216,22 @@ func (r *loop) inspect(ctx context.Context, ln *lane) (warnings, conditions []st
 		conditions = append(conditions, string(c.Type)+"="+string(c.Status))
 	}
 	return warnings, conditions, nil
+}
+
+// raises are the events on the lane's HPA that tell of meshpulse's own raises, in order.
+func (r *loop) raises(ctx context.Context, ln *lane) ([]string, error) {
+	events, err := r.cluster.Client.CoreV1().Events(ln.Namespace).List(ctx, metav1.ListOptions{FieldSelector: "type=Normal,involvedObject.name=" + ln.hpa.Name})
+	if err != nil {
+		return nil, err
+	}
+	slices.SortFunc(events.Items, func(a, b corev1.Event) int { return a.FirstTimestamp.Compare(b.FirstTimestamp.Time) })
+	var found []string
+	for _, e := range events.Items {
+		if strings.HasPrefix(e.Reason, "Surge") {
+			found = append(found, e.Reason+": "+e.Message)
+		}
+	}
+	return found, nil
 }
 
 // act does the scenario's actions at their times.

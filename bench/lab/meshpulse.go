@@ -42,18 +42,18 @@ const (
 	// serviceIP is the clusterIP of meshpulse's Service and where the process listens, with the Service's port: that is
 	// how the API server reaches an aggregated API that runs outside a pod.
 	serviceIP = "127.96.0.20"
-	// overlay is the base with the APIService, as the manifests' own install script composes them.
+	// overlay is the base with components, as the manifests' own install script composes it with the APIService.
 	overlay = `apiVersion: kustomize.config.k8s.io/v1beta1
 kind: Kustomization
 resources: [base]
-components: [components/apiservice]
+components: [%s]
 `
 )
 
-// installMeshpulse applies the manifests and starts the process; it returns when the process is ready.
-func installMeshpulse(ctx context.Context, l *lab, c *cluster.Cluster, dir string) (*meshpulse, error) {
+// installMeshpulse applies the manifests, with more of their components, and starts the process; it returns when the process is ready.
+func installMeshpulse(ctx context.Context, l *lab, c *cluster.Cluster, dir string, components []string) (*meshpulse, error) {
 	m := &meshpulse{lab: l, cluster: c, dir: filepath.Join(dir, "meshpulse")}
-	objects, err := m.render(ctx)
+	objects, err := m.render(ctx, append([]string{"apiservice"}, components...))
 	if err != nil {
 		return nil, err
 	}
@@ -88,14 +88,19 @@ func installMeshpulse(ctx context.Context, l *lab, c *cluster.Cluster, dir strin
 }
 
 // render is `kubectl kustomize` over a copy of the manifests with the overlay in it.
-func (m *meshpulse) render(ctx context.Context) ([]*unstructured.Unstructured, error) {
+func (m *meshpulse) render(ctx context.Context, components []string) ([]*unstructured.Unstructured, error) {
 	overlayDir := filepath.Join(m.dir, "manifests")
-	for _, part := range []string{"base", filepath.Join("components", "apiservice")} {
+	parts := []string{"base"}
+	for _, c := range components {
+		parts = append(parts, "components/"+c)
+	}
+	for _, part := range parts {
 		if err := os.CopyFS(filepath.Join(overlayDir, part), os.DirFS(filepath.Join(m.lab.root, "manifests", part))); err != nil {
 			return nil, err
 		}
 	}
-	if err := os.WriteFile(filepath.Join(overlayDir, "kustomization.yaml"), []byte(overlay), 0o644); err != nil {
+	text := fmt.Sprintf(overlay, strings.Join(parts[1:], ", "))
+	if err := os.WriteFile(filepath.Join(overlayDir, "kustomization.yaml"), []byte(text), 0o644); err != nil {
 		return nil, err
 	}
 	rendered, err := m.cluster.Kubectl(ctx, nil, "kustomize", overlayDir)

@@ -99,7 +99,7 @@ func (l *lab) runAll(ctx context.Context, paths []string) error {
 func (l *lab) runScenario(ctx context.Context, s scenario.Scenario) ([]scenario.Run, error) {
 	var runs []scenario.Run
 	for _, sync := range s.HPASync {
-		seen, err := l.runOnce(ctx, s, sync.Duration, l.startMeshpulse, true)
+		seen, err := l.runOnce(ctx, s, sync.Duration, l.withMeshpulse(s.Components), true)
 		if err != nil {
 			return nil, err
 		}
@@ -117,8 +117,11 @@ type observed struct {
 	bytes, seconds float64
 }
 
-func (l *lab) startMeshpulse(ctx context.Context, c *cluster.Cluster, dir string) (source, error) {
-	return installMeshpulse(ctx, l, c, dir)
+// withMeshpulse starts meshpulse, installed with more components.
+func (l *lab) withMeshpulse(components []string) func(context.Context, *cluster.Cluster, string) (source, error) {
+	return func(ctx context.Context, c *cluster.Cluster, dir string) (source, error) {
+		return installMeshpulse(ctx, l, c, dir, components)
+	}
 }
 
 // runOnce boots everything, runs the load and ends everything. With askDirectly the metrics API is sampled too, which
@@ -130,7 +133,9 @@ func (l *lab) runOnce(ctx context.Context, s scenario.Scenario, hpaSync time.Dur
 	if err != nil {
 		return nil, err
 	}
-	c, err := cluster.Boot(ctx, cluster.Config{Binary: l.controlplane, Dir: dir, HPASync: hpaSync})
+	c, err := cluster.Boot(ctx, cluster.Config{
+		Binary: l.controlplane, Dir: dir, HPASync: hpaSync, DownscaleStabilization: s.ScaleDownStabilization.Duration,
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -259,6 +264,7 @@ func (r *loop) drive(ctx context.Context) error {
 	defer stop()
 	for i, ln := range r.lanes {
 		others.Go(func() { r.sample(watching, ln, i == 0) })
+		others.Go(func() { r.watchTarget(watching, ln) })
 	}
 	actions := make(chan error, 1)
 	go func() { actions <- r.act(watching, begin) }()
@@ -274,6 +280,9 @@ func (r *loop) drive(ctx context.Context) error {
 				var err error
 				ln.trace.Requests = ln.generator.Result()
 				if ln.trace.Events, ln.trace.Conditions, err = r.inspect(ctx, ln); err != nil {
+					return err
+				}
+				if ln.trace.Raises, err = r.raises(ctx, ln); err != nil {
 					return err
 				}
 			}

@@ -22,6 +22,7 @@ type setting struct {
 	name           string
 	peer           bool          // Prometheus and KEDA, else meshpulse
 	interval, sync time.Duration // flush or scrape; the HPA controller's sync period
+	act            bool          // meshpulse raises the targets at surges
 }
 
 // settings of `versus`: what people run and equal freshness, both at the default sync period that managed clusters do not
@@ -29,16 +30,18 @@ type setting struct {
 func settings(all bool) []setting {
 	const sync = 15 * time.Second
 	some := []setting{
-		{"meshpulse, flush 5 s, sync 15 s", false, 5 * time.Second, sync},
-		{"Prometheus + KEDA, scrape 15 s, sync 15 s", true, 15 * time.Second, sync},
-		{"Prometheus + KEDA, scrape 5 s, sync 15 s", true, 5 * time.Second, sync},
+		{name: "meshpulse, flush 5 s, sync 15 s", interval: 5 * time.Second, sync: sync},
+		{name: "Prometheus + KEDA, scrape 15 s, sync 15 s", peer: true, interval: 15 * time.Second, sync: sync},
+		{name: "Prometheus + KEDA, scrape 5 s, sync 15 s", peer: true, interval: 5 * time.Second, sync: sync},
 	}
 	if all {
 		some = append(some,
-			setting{"meshpulse, flush 5 s, sync 1 s", false, 5 * time.Second, time.Second},
-			setting{"Prometheus + KEDA, scrape 5 s, sync 1 s", true, 5 * time.Second, time.Second},
-			setting{"meshpulse, flush 1 s, sync 1 s", false, time.Second, time.Second},
-			setting{"Prometheus + KEDA, scrape 1 s, sync 1 s", true, time.Second, time.Second})
+			setting{name: "meshpulse that acts at surges, flush 5 s, sync 15 s", interval: 5 * time.Second, sync: sync, act: true},
+			setting{name: "meshpulse that acts at surges, flush 1 s, sync 15 s", interval: time.Second, sync: sync, act: true},
+			setting{name: "meshpulse, flush 5 s, sync 1 s", interval: 5 * time.Second, sync: time.Second},
+			setting{name: "Prometheus + KEDA, scrape 5 s, sync 1 s", peer: true, interval: 5 * time.Second, sync: time.Second},
+			setting{name: "meshpulse, flush 1 s, sync 1 s", interval: time.Second, sync: time.Second},
+			setting{name: "Prometheus + KEDA, scrape 1 s, sync 1 s", peer: true, interval: time.Second, sync: time.Second})
 	}
 	return some
 }
@@ -102,7 +105,10 @@ func (l *lab) versus(ctx context.Context, all bool, rounds int, paths []string) 
 
 // versusOnce is one run of a setting, added to its outcome.
 func (l *lab) versusOnce(ctx context.Context, s scenario.Scenario, o *outcome) error {
-	start := l.startMeshpulse
+	if o.setting.act {
+		s = s.Acting()
+	}
+	start := l.withMeshpulse(s.Components)
 	s.Flush = metav1.Duration{Duration: o.setting.interval}
 	if o.setting.peer {
 		s.Flush.Duration = silentFlush

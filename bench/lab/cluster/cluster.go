@@ -29,6 +29,9 @@ type Config struct {
 	Dir string
 	// HPASync is the HPA controller's sync period; 0 is Kubernetes' default, 15 s.
 	HPASync time.Duration
+	// DownscaleStabilization is how long the HPA controller waits before it scales down an HPA that sets no behavior; 0 is
+	// Kubernetes' default, 5 minutes.
+	DownscaleStabilization time.Duration
 }
 
 // Cluster is a running control plane.
@@ -59,6 +62,9 @@ const controllers = "horizontal-pod-autoscaler-controller,deployment-controller,
 func Boot(ctx context.Context, config Config) (*Cluster, error) {
 	if config.HPASync == 0 {
 		config.HPASync = 15 * time.Second
+	}
+	if config.DownscaleStabilization == 0 {
+		config.DownscaleStabilization = 5 * time.Minute
 	}
 	start := time.Now()
 	pki := filepath.Join(config.Dir, "pki")
@@ -165,6 +171,7 @@ func (c *Cluster) startControllers(ctx context.Context) error {
 		"--use-service-account-credentials=true", // so that RBAC is tested as each controller
 		"--service-account-private-key-file="+c.pki("sa.key"), "--root-ca-file="+c.pki("ca.crt"),
 		"--horizontal-pod-autoscaler-sync-period="+c.config.HPASync.String(),
+		"--horizontal-pod-autoscaler-downscale-stabilization="+c.config.DownscaleStabilization.String(),
 		"--controllers="+controllers, "--v=1")
 	if err != nil {
 		return err

@@ -51,10 +51,11 @@ func (r Report) Markdown() string {
 }
 
 func (r *Run) printReactions(w *strings.Builder) {
-	fmt.Fprintf(w, "\n| lane | step at | rate | first decision | enough replicas ready |\n|---|---|---|---|---|\n")
+	fmt.Fprintf(w, "\n| lane | step at | rate | first decision | enough replicas ready | first raise of the target | all replicas asked for |\n|---|---|---|---|---|---|---|\n")
 	for _, t := range r.Traces {
 		for _, reaction := range t.Reactions() {
-			fmt.Fprintf(w, "| %s | %s | %g | %s | %s |\n", t.Namespace, reaction.At, t.Load.Rate(reaction.At), seen(reaction.Decision), seen(reaction.Enough))
+			fmt.Fprintf(w, "| %s | %s | %g | %s | %s | %s | %s |\n", t.Namespace, reaction.At, t.Load.Rate(reaction.At),
+				seen(reaction.Decision), seen(reaction.Enough), seen(reaction.Raise), seen(reaction.All))
 		}
 	}
 }
@@ -63,15 +64,15 @@ func (r *Run) printReactions(w *strings.Builder) {
 const longestEvent = 240
 
 func (r *Run) printLanes(w *strings.Builder) {
-	fmt.Fprintf(w, "\n| lane | requests sent | failed | average | P95 | desired replicas over time | Warning events |\n|---|---|---|---|---|---|---|\n")
+	fmt.Fprintf(w, "\n| lane | requests sent | failed | average | P95 | desired replicas over time | replicas asked of the target | raised by meshpulse | Warning events |\n|---|---|---|---|---|---|---|---|---|\n")
 	for _, t := range r.Traces {
 		var short []string
 		for _, e := range t.Events {
 			short = append(short, shortEvent(e))
 		}
 		events := strings.ReplaceAll(strings.Join(short, "<br>"), "|", `\|`)
-		fmt.Fprintf(w, "| %s | %d | %d | %.1f ms | %.1f ms | %s | %s |\n", t.Namespace, t.Requests.Sent, t.Requests.Failed,
-			t.Requests.Average, t.Requests.P95, t.story(), events)
+		fmt.Fprintf(w, "| %s | %d | %d | %.1f ms | %.1f ms | %s | %s | %s | %s |\n", t.Namespace, t.Requests.Sent, t.Requests.Failed,
+			t.Requests.Average, t.Requests.P95, t.story(), t.askedStory(), strings.Join(t.Raises, "<br>"), events)
 	}
 }
 
@@ -94,6 +95,19 @@ func (t Trace) story() string {
 			parts = append(parts, fmt.Sprintf("%d (%.1f s)", s.Desired, s.At.Seconds()))
 		}
 		last = s.Desired
+	}
+	return strings.Join(parts, ", ")
+}
+
+// askedStory is the replicas that were asked of the target, in the same form.
+func (t Trace) askedStory() string {
+	var parts []string
+	for i, a := range t.Asked {
+		if i == 0 {
+			parts = append(parts, strconv.Itoa(a.Replicas))
+			continue
+		}
+		parts = append(parts, fmt.Sprintf("%d (%.1f s)", a.Replicas, a.At.Seconds()))
 	}
 	return strings.Join(parts, ", ")
 }

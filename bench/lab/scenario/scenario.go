@@ -5,6 +5,7 @@ package scenario
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -28,6 +29,10 @@ type Scenario struct {
 	HPASync []metav1.Duration `json:"hpaSync,omitempty"`
 	// Flush is the sidecars' stats_flush_interval (default 5s).
 	Flush metav1.Duration `json:"flush,omitempty"`
+	// ScaleDownStabilization is the HPA controller's, for HPAs without a behavior (default: Kubernetes', 5m).
+	ScaleDownStabilization metav1.Duration `json:"scaleDownStabilization,omitempty"`
+	// Components are those of manifests/components that meshpulse is installed with, beside its APIService.
+	Components []string `json:"components,omitempty"`
 	// Repeat runs every lane so many times at once, each in a namespace of its own (default 1), its load starting at a
 	// random time within Shift, so that the phases of sync, flush and step differ.
 	Repeat int             `json:"repeat,omitempty"`
@@ -69,6 +74,8 @@ type HPA struct {
 	Manifest string `json:"manifest,omitempty"`
 	// Behavior replaces spec.behavior: the guides' HPAs have none and would take five minutes to scale down.
 	Behavior *autoscalingv2.HorizontalPodAutoscalerBehavior `json:"behavior,omitempty"`
+	// Annotations are added, in place of those of the same name.
+	Annotations map[string]string `json:"annotations,omitempty"`
 }
 
 // Action is something done to the system under load.
@@ -221,6 +228,18 @@ func (s Scenario) Expanded() []Lane {
 	return all
 }
 
+// Acting is the scenario with targets that are raised at surges: every lane's HPA asks for it, and meshpulse may.
+func (s Scenario) Acting() Scenario {
+	s.Components = append(slices.Clone(s.Components), "surge-action")
+	s.Lanes = slices.Clone(s.Lanes)
+	for i := range s.Lanes {
+		annotations := map[string]string{"meshpulse.io/surge-action": "scale"}
+		maps.Copy(annotations, s.Lanes[i].HPA.Annotations)
+		s.Lanes[i].HPA.Annotations = annotations
+	}
+	return s
+}
+
 // Object reads the lane's HPA from its file (below root) or manifest and moves it to the lane's namespace.
 func (l Lane) Object(root string) (*autoscalingv2.HorizontalPodAutoscaler, error) {
 	text := []byte(l.HPA.Manifest)
@@ -238,6 +257,10 @@ func (l Lane) Object(root string) (*autoscalingv2.HorizontalPodAutoscaler, error
 	for key, value := range hpa.Annotations {
 		hpa.Annotations[key] = strings.ReplaceAll(value, `namespace="test"`, `namespace="`+l.Namespace+`"`)
 	}
+	if hpa.Annotations == nil {
+		hpa.Annotations = map[string]string{}
+	}
+	maps.Copy(hpa.Annotations, l.HPA.Annotations)
 	if l.HPA.Behavior != nil {
 		hpa.Spec.Behavior = l.HPA.Behavior
 	}

@@ -124,10 +124,10 @@ func TestReactionsAreTimedFromTheStep(t *testing.T) {
 		desired, ready func(int) int
 		want           []Reaction
 	}{
-		"decided and ready":                {after(14, 1, 3), after(16, 1, 3), []Reaction{{At: 10 * time.Second, Decision: 4 * time.Second, Enough: 6 * time.Second}}},
-		"decided, never enough":            {after(14, 1, 2), after(16, 1, 2), []Reaction{{At: 10 * time.Second, Decision: 4 * time.Second, Enough: notSeen}}},
-		"never decided":                    {after(0, 1, 1), after(0, 1, 1), []Reaction{{At: 10 * time.Second, Decision: notSeen, Enough: notSeen}}},
-		"decided after the step has ended": {after(31, 1, 3), after(32, 1, 3), []Reaction{{At: 10 * time.Second, Decision: notSeen, Enough: notSeen}}},
+		"decided and ready":                {after(14, 1, 3), after(16, 1, 3), []Reaction{{At: 10 * time.Second, Decision: 4 * time.Second, Enough: 6 * time.Second, Raise: notSeen, All: notSeen}}},
+		"decided, never enough":            {after(14, 1, 2), after(16, 1, 2), []Reaction{{At: 10 * time.Second, Decision: 4 * time.Second, Enough: notSeen, Raise: notSeen, All: notSeen}}},
+		"never decided":                    {after(0, 1, 1), after(0, 1, 1), []Reaction{{At: 10 * time.Second, Decision: notSeen, Enough: notSeen, Raise: notSeen, All: notSeen}}},
+		"decided after the step has ended": {after(31, 1, 3), after(32, 1, 3), []Reaction{{At: 10 * time.Second, Decision: notSeen, Enough: notSeen, Raise: notSeen, All: notSeen}}},
 		"there were enough all the time":   {after(0, 3, 3), after(0, 3, 3), nil},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -135,6 +135,73 @@ func TestReactionsAreTimedFromTheStep(t *testing.T) {
 				t.Error(diff)
 			}
 		})
+	}
+}
+
+// askedTrace is trace with the replicas that were asked of the target, from one on.
+func askedTrace(changes ...Asked) Trace {
+	t := trace(after(0, 1, 1), after(0, 1, 1))
+	t.Asked = append([]Asked{{At: -time.Second, Replicas: 1}}, changes...)
+	return t
+}
+
+func TestRaisesAreTimedByWhatIsAskedOfTheTarget(t *testing.T) {
+	s := time.Second
+	for name, test := range map[string]struct {
+		trace      Trace
+		raise, all time.Duration
+		back       Return
+	}{
+		"at once":          {askedTrace(Asked{12 * s, 3}, Asked{35 * s, 1}), 2 * s, 2 * s, Return{3, 5 * s}},
+		"in two steps":     {askedTrace(Asked{12 * s, 2}, Asked{17 * s, 4}, Asked{36 * s, 1}), 2 * s, 7 * s, Return{4, 6 * s}},
+		"never all":        {askedTrace(Asked{12 * s, 2}, Asked{31 * s, 1}), 2 * s, notSeen, Return{2, s}},
+		"never":            {askedTrace(), notSeen, notSeen, Return{1, 0}},
+		"before the step":  {askedTrace(Asked{5 * s, 3}), notSeen, notSeen, Return{3, notSeen}},
+		"too late":         {askedTrace(Asked{31 * s, 3}, Asked{36 * s, 1}), notSeen, notSeen, Return{3, 6 * s}},
+		"back, and again":  {askedTrace(Asked{12 * s, 3}, Asked{31 * s, 1}, Asked{32 * s, 2}), 2 * s, 2 * s, Return{3, notSeen}},
+		"back in the wave": {askedTrace(Asked{12 * s, 3}, Asked{20 * s, 1}), 2 * s, 2 * s, Return{3, 0}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := test.trace.Reactions()
+			if len(r) != 1 || r[0].Raise != test.raise || r[0].All != test.all {
+				t.Errorf("reactions %+v, want raise %s, all %s", r, test.raise, test.all)
+			}
+			if diff := cmp.Diff([]Return{test.back}, test.trace.Returns()); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
+
+func TestHighCoverageLeavesTheRestOut(t *testing.T) {
+	// 20 s need 3 replicas and have 1.
+	coverage, _ := trace(after(30, 1, 3), after(30, 1, 3)).HighCoverage()
+	if want := 1.0 / 3; math.Abs(coverage-want) > 1e-9 {
+		t.Errorf("got %v, want %v", coverage, want)
+	}
+}
+
+func TestQuantile90IsNotExceededByNineTenths(t *testing.T) {
+	for want, values := range map[float64][]float64{
+		9: {10, 1, 2, 3, 4, 5, 6, 7, 8, 9}, 7: {7}, 2: {1, 2},
+	} {
+		if got := quantile90(values); got != want {
+			t.Errorf("of %v: got %v, want %v", values, got, want)
+		}
+	}
+}
+
+func TestActingAsksForIt(t *testing.T) {
+	s, err := Parse([]byte(valid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	x := s.Acting()
+	if diff := cmp.Diff([]string{"surge-action"}, x.Components); diff != "" || x.Lanes[0].HPA.Annotations["meshpulse.io/surge-action"] != "scale" {
+		t.Errorf("%s, annotations %v", diff, x.Lanes[0].HPA.Annotations)
+	}
+	if len(s.Components) > 0 || s.Lanes[0].HPA.Annotations != nil {
+		t.Error("the scenario itself has changed")
 	}
 }
 
