@@ -294,18 +294,19 @@ func benchmarkWriters(b *testing.B, readers int, locked bool) {
 	var running sync.WaitGroup
 	for range readers {
 		running.Go(func() {
-			values := make([]float64, 0, 32)
+			var scratch [scanValues]float64
 			for !stop.Load() {
 				at := s.millis(s.started.Add(time.Duration(all[0].stream.table.gen.Load().head.Load()) * 5 * time.Second))
-				for _, c := range s.classesOf(over.sel) {
-					for _, col := range c.columns.all() {
-						if locked {
-							col.table.mu.Lock()
-						}
-						values = over.read(col, viewCounter, at, values)
-						if locked {
-							col.table.mu.Unlock()
-						}
+				for vs := over.values(s, at); vs.begin(); {
+					if locked {
+						vs.table.mu.Lock()
+					}
+					vs.read(scratch[:0])
+					if locked {
+						vs.table.mu.Unlock()
+					}
+					if !vs.torn() {
+						vs.done()
 					}
 				}
 				reads.Add(1)
@@ -393,8 +394,8 @@ func TestPodsThatGoLeaveTheHeapWhereItWas(t *testing.T) {
 	if n := s.series.Load(); n != 0 {
 		t.Errorf("%d series are left", n)
 	}
-	if n := len(s.classesOf(query.selectors[0])); n != 0 {
-		t.Errorf("%d label sets are left in a registered query", n)
+	if sel := query.selectors[0]; len(sel.selections.all())+len(sel.selections.byTable)+len(sel.classes) != 0 {
+		t.Errorf("a registered query still has %d pods and %d label sets", len(sel.selections.all()), len(sel.classes))
 	}
 	if n := len(s.classes.byHash); n != 0 {
 		t.Errorf("%d label sets are left", n)

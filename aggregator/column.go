@@ -127,28 +127,21 @@ func (c *column) add(buckets []Bucket, count uint64, sum float64) {
 	c.total += sum
 }
 
-// histogramRow is what a row holds of a histogram: values since the series began, as Prometheus counts them.
-type histogramRow struct {
-	counts []uint64 // cumulative along the bounds, +Inf last
-	sum    float64
+// valueIn reads a counter's row. The caller checks torn afterwards, as with all that is read from a row.
+func valueIn(words []atomic.Uint64) float64 { return math.Float64frombits(words[0].Load()) }
+
+// countIn reads a histogram's i-th cumulative count since the series began, +Inf last.
+func (b *block) countIn(words []atomic.Uint64, i int) float64 {
+	low := uint32(words[i/2].Load() >> (32 * (i & 1)))
+	// The total may be newer than the row: it is less than 2^32 ahead, so the row's count is the one below it.
+	total := b.totals[i].Load()
+	return float64(total - uint64(uint32(total)-low))
 }
 
-// readHistogram reads a row. The caller checks torn afterwards.
-func (b *block) readHistogram(row int64, into *histogramRow) {
-	words := b.row(row)
-	n := len(b.totals)
-	into.counts = into.counts[:0]
-	for i := range n {
-		low := uint32(words[i/2].Load() >> (32 * (i & 1)))
-		// Totals may be newer than the row: they are less than 2^32 ahead, so the row's value is the one below them.
-		total := b.totals[i].Load()
-		into.counts = append(into.counts, total-uint64(uint32(total)-low))
-	}
-	into.sum = math.Float64frombits(words[countWords(n-1)].Load())
+// sumIn reads a histogram's sum since the series began.
+func (b *block) sumIn(words []atomic.Uint64) float64 {
+	return math.Float64frombits(words[countWords(len(b.totals)-1)].Load())
 }
-
-// readCounter reads a row of a counter. The caller checks torn afterwards.
-func (b *block) readCounter(row int64) float64 { return math.Float64frombits(b.row(row)[0].Load()) }
 
 // quantileCode packs a quantile into 16 bits: 256 steps a doubling, 1 for zero, 0 for none (an empty interval's NaN).
 func quantileCode(v float64) uint16 {

@@ -215,7 +215,7 @@ func (t *table) addColumn(key uint64, cl *class) *column {
 		}
 	}
 	t.pair(c)
-	cl.columns.add(c)
+	t.store.classes.join(c)
 	t.watchEpoch = 0
 	return c
 }

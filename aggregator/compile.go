@@ -67,7 +67,7 @@ func (c compiler) rangeVector(e parser.Expr) (rangeVector, bool) {
 		return rangeVector{}, false
 	}
 	sel := c[vs]
-	if sel.name == "" || sel.asksFor(labels.BucketLabel) {
+	if sel.name == "" || len(sel.onBucket) > 0 {
 		return rangeVector{}, false
 	}
 	return rangeVector{f, sel, m.Range.Milliseconds()}, true
@@ -112,32 +112,60 @@ func groupable(e *parser.AggregateExpr) bool {
 
 func (a *aggregation) eval(s *Store, at int64) ([]Value, bool) {
 	var groups grouper[fold]
-	plain := a.over.each(s, at, func(c *column, p *Pod, _ view, values []float64) {
-		g := groups.of(a.by, c.class, p)
-		for _, v := range values {
-			g.add(a.op, v)
+	var scratch [scanValues]float64
+	for vs := a.over.values(s, at); vs.begin(); {
+		if vs.view == viewNative { // it has no such values
+			return nil, false
 		}
-	})
-	return groups.values(a.by, func(g *fold) float64 { return g.result(a.op) }), plain
+		values := vs.read(scratch[:0])
+		if vs.torn() {
+			continue
+		}
+		if len(a.by) == 0 && vs.n > 0 {
+			groups.all().add(a.op, values)
+		} else if vs.n > 0 {
+			p, each := vs.table.pod.Load(), 0
+			for i := range vs.batch[:vs.n] {
+				each = vs.each(i)
+				groups.of(a.by, vs.batch[i].column.class, p).add(a.op, values[:each])
+				values = values[each:]
+			}
+		}
+		vs.done()
+	}
+	return groups.values(a.by, func(g *fold) float64 { return g.result(a.op) }), true
 }
 
 // fold is an aggregation in progress.
 type fold struct{ v, compensation, n float64 }
 
-func (f *fold) add(op parser.ItemType, v float64) {
-	f.n++
-	switch {
-	case op == parser.SUM || op == parser.AVG: // Neumaier's summation, as the engine does it
-		t := f.v + v
-		if math.Abs(f.v) >= math.Abs(v) {
-			f.compensation += (f.v - t) + v
-		} else {
-			f.compensation += (v - t) + f.v
+func (f *fold) add(op parser.ItemType, values []float64) {
+	switch op {
+	case parser.SUM, parser.AVG:
+		f.sum(values)
+	case parser.MIN, parser.MAX:
+		for i, v := range values {
+			if f.n == 0 && i == 0 || op == parser.MIN && v < f.v || op == parser.MAX && v > f.v || math.IsNaN(f.v) {
+				f.v = v
+			}
 		}
-		f.v = t
-	case f.n == 1, op == parser.MIN && v < f.v, op == parser.MAX && v > f.v, math.IsNaN(f.v):
-		f.v = v
 	}
+	f.n += float64(len(values))
+}
+
+// sum is Neumaier's summation, as the engine does it.
+func (f *fold) sum(values []float64) {
+	sum, compensation := f.v, f.compensation
+	for _, v := range values {
+		t := sum + v
+		if math.Abs(sum) >= math.Abs(v) {
+			compensation += (sum - t) + v
+		} else {
+			compensation += (v - t) + sum
+		}
+		sum = t
+	}
+	f.v, f.compensation = sum, compensation
 }
 
 func (f *fold) result(op parser.ItemType) float64 {
@@ -160,13 +188,18 @@ type grouper[T any] struct {
 	key    []byte
 }
 
+// all returns the one group of an aggregation without labels.
+func (g *grouper[T]) all() *T {
+	if g.single == nil {
+		g.single = new(T)
+	}
+	return g.single
+}
+
 // of returns the group of a series.
 func (g *grouper[T]) of(by []string, c *class, p *Pod) *T {
 	if len(by) == 0 {
-		if g.single == nil {
-			g.single = new(T)
-		}
-		return g.single
+		return g.all()
 	}
 	g.key = g.key[:0]
 	for _, name := range by {
@@ -258,13 +291,26 @@ type bucketSums struct {
 
 func (h *bucketQuantile) eval(s *Store, at int64) ([]Value, bool) {
 	var groups grouper[bucketSums]
-	plain := h.over.each(s, at, func(c *column, p *Pod, v view, values []float64) {
-		if v != viewBucket { // a counter that is called like a histogram's view: no le, so no bucket
-			return
+	var scratch [scanValues]float64
+	for vs := h.over.values(s, at); vs.begin(); {
+		if vs.view == viewNative {
+			return nil, false
 		}
-		groups.of(h.by, c.class, p).add(c.layout.bounds, values)
-	})
-	return groups.values(h.by, func(b *bucketSums) float64 { return b.quantile(h.q) }), plain
+		values := vs.read(scratch[:0])
+		if vs.torn() {
+			continue
+		}
+		if vs.view == viewBucket { // else a counter that is called like a histogram's view: no le, so no bucket
+			p := vs.table.pod.Load()
+			for i := range vs.batch[:vs.n] {
+				c, each := vs.batch[i].column, vs.each(i)
+				groups.of(h.by, c.class, p).add(c.layout.bounds, values[:each])
+				values = values[each:]
+			}
+		}
+		vs.done()
+	}
+	return groups.values(h.by, func(b *bucketSums) float64 { return b.quantile(h.q) }), true
 }
 
 // add adds a series' buckets. Series with other bounds add up bound by bound, as sum by (le) does.
@@ -273,8 +319,8 @@ func (b *bucketSums) add(bounds, values []float64) {
 		b.bounds, b.sums = slices.Clone(bounds), make([]fold, len(values))
 	}
 	if slices.Equal(b.bounds, bounds) {
-		for i, v := range values {
-			b.sums[i].add(parser.SUM, v)
+		for i := range values {
+			b.sums[i].sum(values[i : i+1])
 		}
 		return
 	}
@@ -284,9 +330,10 @@ func (b *bucketSums) add(bounds, values []float64) {
 			b.bounds = slices.Insert(b.bounds, at, bound)
 			b.sums = slices.Insert(b.sums, at, fold{})
 		}
-		b.sums[at].add(parser.SUM, values[i])
+		b.sums[at].sum(values[i : i+1])
 	}
-	b.sums[len(b.sums)-1].add(parser.SUM, values[len(values)-1])
+	last := len(values) - 1
+	b.sums[len(b.sums)-1].sum(values[last:])
 }
 
 func (b *bucketSums) quantile(q float64) float64 {
@@ -312,20 +359,28 @@ type fineQuantile struct {
 func (h *fineQuantile) eval(s *Store, at int64) ([]Value, bool) {
 	var groups grouper[fine]
 	one := newFine(s.fine)
-	h.over.columns(s, func(c *column, p *Pod, v view) {
-		if v != viewNative {
-			return
+	for sc := h.over.fines(s, at); sc.begin(); {
+		if sc.view != viewNative {
+			sc.done()
+			continue
 		}
-		factor, ok := h.over.readFine(c, p, at, one)
-		if !ok {
-			return
+		p, read := sc.table.pod.Load(), 0
+		for ; read < sc.n; read++ {
+			factor, ok := h.over.readFine(&sc, read, p, one)
+			if sc.torn() {
+				break
+			}
+			if !ok {
+				continue
+			}
+			g := groups.of(h.by, sc.batch[read].column.class, p)
+			if g.counts == nil {
+				*g = *newFine(s.fine)
+			}
+			g.add(one, factor)
 		}
-		g := groups.of(h.by, c.class, p)
-		if g.counts == nil {
-			*g = *newFine(s.fine)
-		}
-		g.add(one, factor)
-	})
+		sc.doneBefore(read)
+	}
 	return groups.values(h.by, func(f *fine) float64 {
 		v, _ := promql.HistogramQuantile(h.q, f.native(), "", posrange.PositionRange{})
 		return v

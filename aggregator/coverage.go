@@ -2,6 +2,7 @@ package aggregator
 
 import (
 	"math"
+	"slices"
 	"time"
 
 	"github.com/prometheus/prometheus/model/labels"
@@ -47,26 +48,25 @@ type PodState struct {
 func (q *Query) coverage(at int64) (time.Time, Coverage) {
 	var cov Coverage
 	newest := int64(math.MinInt64)
-	pods := map[*table]struct{}{}
+	var pods []*table
 	for _, sel := range q.selectors {
-		for _, c := range q.store.classesOf(sel) {
-			for _, col := range c.columns.all() {
-				if !sel.matchesPod(col.table.pod.Load()) {
-					continue
-				}
-				last, moved, ok := col.activity(at)
-				if !ok {
-					continue
-				}
-				cov.Matched++
-				cov.Moved = cov.Moved || moved
-				newest = max(newest, last)
-				pods[col.table] = struct{}{}
+		for sc := newScan(q.store, sel, math.MinInt64, at, 1); sc.begin(); {
+			moved := cov.Moved || sc.moved()
+			last := sc.newest()
+			if sc.torn() {
+				continue
 			}
+			if sc.n > 0 {
+				cov.Matched += sc.n
+				cov.Moved = moved
+				newest = max(newest, last)
+				pods = append(pods, sc.table)
+			}
+			sc.done()
 		}
-		q.store.couldHave(sel, func(t *table) { pods[t] = struct{}{} })
+		pods = q.store.couldHave(sel, pods)
 	}
-	for t := range pods {
+	for _, t := range distinctTables(pods) {
 		if row, ok := t.newest(); ok && cov.Matched == 0 { // that nobody had a request is known from their flushes
 			newest = max(newest, row)
 		}
@@ -77,6 +77,24 @@ func (q *Query) coverage(at int64) (time.Time, Coverage) {
 		return time.Time{}, cov
 	}
 	return time.UnixMilli(newest), cov
+}
+
+// distinctTables returns each table once, in place.
+func distinctTables(ts []*table) []*table {
+	if len(ts) < 2 {
+		return ts
+	}
+	lowest, highest := ts[0].number, ts[0].number
+	for _, t := range ts {
+		lowest, highest = min(lowest, t.number), max(highest, t.number)
+	}
+	seen := make([]uint64, (highest-lowest)/64+1)
+	return slices.DeleteFunc(ts, func(t *table) bool {
+		word, bit := &seen[(t.number-lowest)/64], uint64(1)<<((t.number-lowest)%64)
+		again := *word&bit != 0
+		*word |= bit
+		return again
+	})
 }
 
 // count takes a selected pod into account.
@@ -133,24 +151,21 @@ func (s *Store) Pod(namespace, name string, at time.Time, window time.Duration) 
 // could have them, and which ones should report cannot be told.
 func (q *Query) NamesPods() bool {
 	for _, sel := range q.selectors {
-		destination, source := sel.sides()
-		if (!destination || !sel.asksForSide("destination_")) && (!source || !sel.asksForSide("source_")) && !sel.asksForPod() {
+		if !sel.sides.destination.asked() && !sel.sides.source.asked() && !sel.asksForPod() {
 			return false
 		}
 	}
 	return len(q.selectors) > 0
 }
 
+// asked reports whether the side can report what is selected and is asked for by identity.
+func (s *side) asked() bool { return s.reports && len(s.identity) > 0 }
+
 // Namespace is the one namespace whose pods the query selects, "" if it can be several.
 func (q *Query) Namespace() string {
 	found := ""
 	for _, sel := range q.selectors {
-		ns, ok := sel.equals(labelNamespace)
-		if destination, source := sel.sides(); !ok && destination && !source {
-			ns, ok = sel.equals("destination_workload_namespace")
-		} else if !ok && source && !destination {
-			ns, ok = sel.equals("source_workload_namespace")
-		}
+		ns, ok := sel.namespace()
 		if !ok || found != "" && found != ns {
 			return ""
 		}
@@ -170,74 +185,94 @@ func (q *Query) Selects(p Pod) bool {
 	return false
 }
 
-// activity returns the time of the column's newest row up to an instant, and whether its value changed within the ring.
-func (c *column) activity(at int64) (newest int64, moved, ok bool) {
-	for {
-		b := c.block.Load()
-		if b == nil {
-			return 0, false, false
-		}
-		lo, hi, oldest := b.window(math.MinInt64, at)
-		if hi < lo {
-			return 0, false, false
-		}
-		newest = b.gen.time(hi)
-		first, last := b.row(lo), b.row(hi)
-		word := 0
-		if b.totals != nil { // the last count holds all observations
-			word = (len(b.totals) - 1) / 2
-		}
-		moved = first[word].Load() != last[word].Load()
-		if !b.torn(oldest) {
-			return newest, moved, true
-		}
-	}
-}
-
-// couldHave calls f for every table whose pod could have the selected series by what its node says. Istio's labels of a
+// couldHave appends every table whose pod could have the selected series by what its node says. Istio's labels of a
 // series name the pod that reports it: the destination's where reporter is destination, else the source's. A selector that
 // asks for neither side's identity could be any pod's.
-func (s *Store) couldHave(sel *selector, f func(*table)) {
+func (s *Store) couldHave(sel *selector, to []*table) []*table {
 	pods := s.tables.all.all()
-	if destination, source := sel.sides(); destination && !source {
-		if ns, ok := sel.equals("destination_workload_namespace"); ok {
-			pods = s.tables.in(ns)
-		}
+	if ns, ok := sel.namespace(); ok {
+		pods = s.tables.in(ns)
 	}
 	for _, t := range pods {
 		if sel.couldBe(t.pod.Load()) {
-			f(t)
+			to = append(to, t)
 		}
 	}
+	return to
 }
 
 // couldBe reports whether the pod could report what is selected.
 func (s *selector) couldBe(p *Pod) bool {
-	destination, source := s.sides()
-	return s.matchesPod(p) && (!destination && !source ||
-		destination && s.matchesSide("destination_", p) || source && s.matchesSide("source_", p))
+	d, o := &s.sides.destination, &s.sides.source
+	return s.matchesPod(p) && (!d.reports && !o.reports || d.reports && d.matches(p) || o.reports && o.matches(p))
 }
 
-// sides returns which ends of a call can report what is selected. Without a reporter it is the side whose identity the
+// namespace returns the one namespace whose pods can report what is selected, false if it can be several.
+func (s *selector) namespace() (string, bool) {
+	if ns, ok := s.equals(labelNamespace); ok {
+		return ns, true
+	}
+	switch d, o := s.sides.destination.reports, s.sides.source.reports; {
+	case d && !o:
+		return s.equals("destination_workload_namespace")
+	case o && !d:
+		return s.equals("source_workload_namespace")
+	}
+	return "", false
+}
+
+// sides are the ends of a call, as a selector sees them.
+type sides struct{ destination, source side }
+
+// side is one end of a call.
+type side struct {
+	reports  bool // it can report what is selected
+	identity []identityMatcher
+}
+
+// identityMatcher asks for a part of the identity of the pod at one end.
+type identityMatcher struct {
+	*labels.Matcher
+	of func(*Pod) string
+}
+
+func (s *side) matches(p *Pod) bool {
+	for i := range s.identity {
+		if !s.identity[i].Matches(s.identity[i].of(p)) {
+			return false
+		}
+	}
+	return true
+}
+
+// newSides tells which ends of a call can report what is selected. Without a reporter it is the side whose identity the
 // selector asks for: everyone may call a service, so its callers are not counted as those who should report. A waypoint
 // (reporter="waypoint") is neither end.
-func (s *selector) sides() (destination, source bool) {
-	destination, source = true, true
+func newSides(ms []*labels.Matcher) sides {
+	s := sides{destination: side{reports: true}, source: side{reports: true}}
 	asked := false
-	for _, m := range s.matchers {
+	for _, m := range ms {
 		if m.Name == "reporter" {
-			destination = destination && m.Matches("destination")
-			source = source && m.Matches("source")
+			s.destination.reports = s.destination.reports && m.Matches("destination")
+			s.source.reports = s.source.reports && m.Matches("source")
 			asked = true
 		}
-	}
-	if !asked || destination && source {
-		hasDestination, hasSource := s.asksForSide("destination_"), s.asksForSide("source_")
-		if hasDestination != hasSource {
-			return hasDestination, hasSource
+		for _, id := range identity {
+			switch m.Name {
+			case "destination_" + id.label:
+				s.destination.identity = append(s.destination.identity, identityMatcher{m, id.of})
+			case "source_" + id.label:
+				s.source.identity = append(s.source.identity, identityMatcher{m, id.of})
+			}
 		}
 	}
-	return destination, source
+	if !asked || s.destination.reports && s.source.reports {
+		hasDestination, hasSource := len(s.destination.identity) > 0, len(s.source.identity) > 0
+		if hasDestination != hasSource {
+			s.destination.reports, s.source.reports = hasDestination, hasSource
+		}
+	}
+	return s
 }
 
 // identity is how a series' labels name the pod at one of its ends, without the end's prefix.
@@ -251,28 +286,6 @@ var identity = []struct {
 	{"canonical_revision", func(p *Pod) string { return p.CanonicalRevision }},
 	{"app", func(p *Pod) string { return p.App }},
 	{"version", func(p *Pod) string { return p.Version }},
-}
-
-func (s *selector) asksForSide(side string) bool {
-	for _, m := range s.matchers {
-		for _, id := range identity {
-			if m.Name == side+id.label {
-				return true
-			}
-		}
-	}
-	return false
-}
-
-func (s *selector) matchesSide(side string, p *Pod) bool {
-	for _, m := range s.matchers {
-		for _, id := range identity {
-			if m.Name == side+id.label && !m.Matches(id.of(p)) {
-				return false
-			}
-		}
-	}
-	return true
 }
 
 // equals returns the value that the selector asks a label to equal.

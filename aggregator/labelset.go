@@ -52,9 +52,10 @@ type class struct {
 	labels  labelSet
 	hash    uint64 // of labels
 	columns list[*column]
-	// selectors are the registered ones that select it.
-	selectors list[*selector]
-	users     int // columns that hold the class, under classes.mu
+
+	// Under classes.mu:
+	users     int         // columns that hold the class
+	selectors []*selector // the registered ones that select it, as far as it tells (selection.go)
 }
 
 // labelsOf returns the labels of a column of the class as a query sees them; suffix is "", "_bucket", "_sum" or "_count".
@@ -87,15 +88,15 @@ type classes struct {
 	seed   maphash.Seed
 	byHash map[uint64][]*class
 	byName sync.Map // string -> *list[*class], written under mu
-	// selectors are the registered ones, by metric name: each new class is matched against those of its name once.
-	selectors map[string][]*selector
+	// registered are the selectors that are kept prepared: each new class is matched against them once.
+	registered selectorIndex
 }
 
 func newClasses() *classes {
 	return &classes{
-		seed:      maphash.MakeSeed(),
-		byHash:    map[uint64][]*class{},
-		selectors: map[string][]*selector{},
+		seed:       maphash.MakeSeed(),
+		byHash:     map[uint64][]*class{},
+		registered: selectorIndex{},
 	}
 }
 
@@ -114,12 +115,7 @@ func (cs *classes) acquire(name string, kind Kind, in []Label) *class {
 	cs.byHash[h] = append(cs.byHash[h], c)
 	l, _ := cs.byName.LoadOrStore(c.name, &list[*class]{})
 	l.(*list[*class]).add(c)
-	for _, s := range cs.selectors[c.name] {
-		if s.matchesClass(c) {
-			s.members.add(c)
-			c.selectors.add(s)
-		}
-	}
+	cs.registered.match(c)
 	return c
 }
 
@@ -152,6 +148,10 @@ func (cs *classes) find(hash uint64, name string, kind Kind, set labelSet) *clas
 func (cs *classes) release(c *class) {
 	cs.mu.Lock()
 	defer cs.mu.Unlock()
+	cs.releaseLocked(c)
+}
+
+func (cs *classes) releaseLocked(c *class) {
 	if c.users--; c.users > 0 {
 		return
 	}
@@ -167,8 +167,8 @@ func (cs *classes) release(c *class) {
 	if l.(*list[*class]).remove(gone) == 0 {
 		cs.byName.Delete(c.name)
 	}
-	for _, s := range cs.selectors[c.name] {
-		s.members.remove(gone)
+	for _, s := range c.selectors {
+		delete(s.classes, c)
 	}
 }
 

@@ -52,7 +52,7 @@ func (q querier) Select(ctx context.Context, sortSeries bool, hints *storage.Sel
 		if err := ctx.Err(); err != nil {
 			return storage.ErrSeriesSet(err)
 		}
-		for _, v := range c.views() {
+		for v, last := c.views(); v <= last; v++ {
 			if sel.matches(c, v) {
 				for _, col := range c.columns.all() {
 					set.series = r.series(set.series, sel, col, v)
@@ -95,8 +95,7 @@ type reader struct {
 	mint, maxt int64
 	builder    labels.ScratchBuilder
 	times      []int64
-	rows       []histogramRow
-	values     []float64
+	values     []float64 // of each row in turn
 	fine       *fine
 }
 
@@ -113,58 +112,65 @@ func (r *reader) series(to []storage.Series, sel *selector, col *column, v view)
 		}
 		return to
 	}
-	if !r.read(col) {
+	each := r.read(col, v)
+	if each == 0 {
 		return to
 	}
-	add := func(le string, at func(i int) float64) {
-		to = append(to, storage.NewListSeries(col.class.labelsOf(&r.builder, pod, suffixes[v], le), r.points(flush, at)))
+	add := func(le string, i int) {
+		to = append(to, storage.NewListSeries(col.class.labelsOf(&r.builder, pod, suffixes[v], le), r.points(flush, i, each)))
 	}
-	switch v {
-	case viewCounter:
-		add("", func(i int) float64 { return r.values[i] })
-	case viewSum:
-		add("", func(i int) float64 { return r.rows[i].sum })
-	case viewCount:
-		add("", func(i int) float64 { return float64(r.rows[i].counts[len(col.layout.bounds)]) })
-	case viewBucket:
-		for b, le := range col.layout.le {
-			if sel.matchesBound(le) {
-				add(le, func(i int) float64 { return float64(r.rows[i].counts[b]) })
-			}
+	if v != viewBucket {
+		add("", 0)
+		return to
+	}
+	for i, le := range col.layout.le {
+		if sel.matchesBound(le) {
+			add(le, i)
 		}
 	}
 	return to
 }
 
-// read copies the column's rows of the time asked for, and reports whether there are any.
-func (r *reader) read(col *column) bool {
+// read copies the view of the column's rows of the time asked for. It returns how many values each has, 0 if there are no rows.
+func (r *reader) read(col *column, v view) (each int) {
 	for {
 		b := col.block.Load()
 		if b == nil {
-			return false
+			return 0
 		}
 		lo, hi, oldest := b.window(r.mint, r.maxt)
-		r.times, r.values, r.rows = r.times[:0], r.values[:0], r.rows[:0]
+		if hi < lo {
+			return 0
+		}
+		r.times, r.values = r.times[:0], r.values[:0]
 		for row := lo; row <= hi; row++ {
 			r.times = append(r.times, b.gen.time(row))
-			if b.totals == nil {
-				r.values = append(r.values, b.readCounter(row))
-			} else {
-				r.rows = append(r.rows, histogramRow{})
-				b.readHistogram(row, &r.rows[len(r.rows)-1])
+			words := b.row(row)
+			switch v {
+			case viewCounter:
+				r.values = append(r.values, valueIn(words))
+			case viewSum:
+				r.values = append(r.values, b.sumIn(words))
+			case viewCount:
+				r.values = append(r.values, b.countIn(words, len(b.totals)-1))
+			case viewBucket:
+				for i := range b.totals {
+					r.values = append(r.values, b.countIn(words, i))
+				}
 			}
 		}
 		if !b.torn(oldest) {
-			return len(r.times) > 0
+			return len(r.values) / len(r.times)
 		}
 	}
 }
 
-// points returns the samples, with a staleness marker wherever the next row is more than two flush intervals away.
-func (r *reader) points(flush int64, at func(i int) float64) []chunks.Sample {
+// points returns the samples of the n-th of each values a row, with a staleness marker wherever the next row is more than two
+// flush intervals away.
+func (r *reader) points(flush int64, n, each int) []chunks.Sample {
 	ps := make([]chunks.Sample, 0, len(r.times)+1)
 	for i, t := range r.times {
-		ps = append(ps, point{t, at(i)})
+		ps = append(ps, point{t, r.values[i*each+n]})
 		if stale, ok := r.stale(i, flush); ok {
 			ps = append(ps, point{stale, math.Float64frombits(value.StaleNaN)})
 		}
@@ -187,8 +193,12 @@ func (r *reader) native(col *column, flush int64) []chunks.Sample {
 		if b == nil {
 			return nil
 		}
-		lo, hi, oldest := b.window(r.mint, r.maxt)
+		oldest, hi, check := b.window(math.MinInt64, r.maxt)
+		lo := b.gen.after(oldest, hi, r.mint)
 		if hi < lo {
+			if b.torn(check) {
+				continue
+			}
 			return nil
 		}
 		r.times = r.times[:0]
@@ -202,7 +212,7 @@ func (r *reader) native(col *column, flush int64) []chunks.Sample {
 			done = row
 			ps = append(ps, nativePoint{b.gen.time(row), r.fine.native()})
 		}
-		if b.torn(oldest) {
+		if b.torn(check) {
 			continue
 		}
 		for i := len(r.times) - 1; i >= 0; i-- {

@@ -1,9 +1,6 @@
 package aggregator
 
-import (
-	"math"
-	"sync/atomic"
-)
+import "math"
 
 // span is what a range function needs of one series: its first and last samples in the window and how many there are.
 // That is all, because stored counters are monotone: whatever resets happened in between are already added up.
@@ -45,39 +42,46 @@ const (
 
 var rangeFuncs = map[string]rangeFunc{"rate": funcRate, "increase": funcIncrease, "irate": funcIrate}
 
-// windowed is a function over the rows lo to hi of a block, which lie in (mint, maxt]: what all values of a row share.
-type windowed struct {
-	f          rangeFunc
-	b          *block
-	from, to   []atomic.Uint64 // the words of the first row (irate: of the last but one) and of the last
-	s          span
-	mint, maxt int64
-	factor     float64 // of a series that did not start within the window
-	toStart    float64 // seconds to the window's start, as far as extrapolate would go
-	sampled    float64 // seconds between first and last sample
+// over is a range function over the rows lo to hi of a generation, which lie in (mint, maxt]: what all series with these rows share.
+type over struct {
+	lo, hi  int64
+	from    int64 // the row that the increase counts from: lo, of irate the last but one
+	f       rangeFunc
+	s       span
+	mint    int64
+	maxt    int64
+	factor  float64 // of a series that did not start within the window
+	toStart float64 // seconds to the window's start, as far as extrapolate would go
+	sampled float64 // seconds between first and last sample
 }
 
-func (f rangeFunc) over(b *block, first, hi int64, mint, maxt int64) windowed {
-	g := b.gen
-	w := windowed{f: f, b: b, to: b.row(hi), mint: mint, maxt: maxt}
-	if w.from = b.row(first); f == funcIrate {
-		w.from = b.row(hi - 1)
+func (f rangeFunc) over(g *generation, lo, hi, mint, maxt int64) over {
+	o := over{lo: lo, hi: hi, from: lo, f: f, mint: mint, maxt: maxt}
+	o.s = span{firstT: g.time(lo), lastT: g.time(hi), beforeT: g.time(hi - 1), n: hi - lo + 1}
+	if o.factor = f.factor(o.s, mint, maxt, -1, 0); f == funcIrate {
+		o.from = hi - 1
+		return o
 	}
-	w.s = span{firstT: g.time(first), lastT: g.time(hi), beforeT: g.time(hi - 1), n: hi - first + 1}
-	w.factor = f.factor(w.s, mint, maxt, -1, 0)
-	w.toStart = float64(w.s.firstT-mint) / 1000
-	w.sampled = float64(w.s.lastT-w.s.firstT) / 1000
-	return w
+	o.toStart = float64(o.s.firstT-mint) / 1000
+	o.sampled = float64(o.s.lastT-o.s.firstT) / 1000
+	return o
 }
 
-// of evaluates the function for the i-th view, as block.value takes it.
-func (w *windowed) of(i int) float64 {
-	first := w.b.valueOf(w.from, i)
-	increase := w.b.valueOf(w.to, i) - first
-	if w.f != funcIrate && increase > 0 && first*w.sampled < w.toStart*increase { // it may have been 0 within the window; a division decides
-		return increase * w.f.factor(w.s, w.mint, w.maxt, first, increase)
+// of takes an increase to the function's value; first is what the series began the window with.
+func (o *over) of(first, increase float64) float64 {
+	if o.mayHaveBegun(first, increase) {
+		return increase * o.factorOf(first, increase)
 	}
-	return increase * w.factor
+	return increase * o.factor
+}
+
+// mayHaveBegun reports whether the series may have been 0 within the window; factorOf decides, with a division.
+func (o *over) mayHaveBegun(first, increase float64) bool {
+	return first*o.sampled < o.toStart*increase
+}
+
+func (o *over) factorOf(first, increase float64) float64 {
+	return o.f.factor(o.s, o.mint, o.maxt, first, increase)
 }
 
 // factor is what an increase over the window's samples is multiplied by.
@@ -99,113 +103,78 @@ type rangeVector struct {
 	reach int64 // milliseconds
 }
 
-// each calls visit with every selected series that has two samples in the window: with one value, or for a histogram's
-// buckets one a bound and the last for +Inf. values is only valid during the call. It returns false if a native histogram
-// is selected, which has no such values.
-func (r rangeVector) each(s *Store, at int64, visit func(c *column, p *Pod, v view, values []float64)) bool {
-	values, plain := make([]float64, 0, 32), true
-	r.columns(s, func(c *column, p *Pod, v view) {
-		if v == viewNative {
-			plain = false
-			return
-		}
-		if values = r.read(c, v, at, values); len(values) > 0 {
-			visit(c, p, v, values)
-		}
-	})
-	return plain
+// rangeValues visits a rangeVector's series, with their values.
+type rangeValues struct {
+	scan
+	r    rangeVector
+	over over
 }
 
-// columns calls visit with every selected column and view.
-func (r rangeVector) columns(s *Store, visit func(c *column, p *Pod, v view)) {
-	checkPod := r.sel.asksForPod()
-	for _, c := range s.classesOf(r.sel) {
-		for _, v := range c.views() {
-			if !r.sel.matches(c, v) {
-				continue
-			}
-			for _, col := range c.columns.all() {
-				p := col.table.pod.Load()
-				if !checkPod || r.sel.matchesPod(p) {
-					visit(col, p, v)
-				}
+// values visits the selected series that have two samples in the window.
+func (r rangeVector) values(s *Store, at int64) rangeValues {
+	return rangeValues{scan: newScan(s, r.sel, at-r.reach, at, 2), r: r}
+}
+
+// read appends the values of the batch's columns in turn: one each, or for a histogram's buckets one a bound and the last for
+// +Inf. The caller checks torn afterwards.
+func (vs *rangeValues) read(to []float64) []float64 {
+	o := &vs.over
+	if vs.n > 0 {
+		*o = vs.r.f.over(vs.gen, vs.batch[0].lo, vs.batch[0].hi, vs.mint, vs.maxt)
+	}
+	for i := range vs.batch[:vs.n] {
+		in := &vs.batch[i]
+		if in.lo != o.lo || in.hi != o.hi { // seldom: what columns of a pod have in common
+			*o = vs.r.f.over(vs.gen, in.lo, in.hi, vs.mint, vs.maxt)
+		}
+		from, last := in.block.row(o.from), in.block.row(o.hi)
+		switch vs.view {
+		case viewCounter:
+			first := valueIn(from)
+			to = append(to, o.of(first, valueIn(last)-first))
+		case viewSum:
+			first := in.block.sumIn(from)
+			to = append(to, o.of(first, in.block.sumIn(last)-first))
+		case viewCount:
+			n := len(in.block.totals) - 1
+			first := in.block.countIn(from, n)
+			to = append(to, o.of(first, in.block.countIn(last, n)-first))
+		case viewBucket:
+			for n := range in.block.totals {
+				first := in.block.countIn(from, n)
+				to = append(to, o.of(first, in.block.countIn(last, n)-first))
 			}
 		}
 	}
+	return to
 }
 
-// read evaluates the function for a column into values; none if it has fewer than two samples in the window.
-func (r rangeVector) read(col *column, v view, at int64, values []float64) []float64 {
-	for mint := at - r.reach; ; {
-		b := col.block.Load()
-		if b == nil {
-			return values[:0]
-		}
-		lo, hi, oldest := b.window(mint, at)
-		values = values[:0]
-		if hi > lo {
-			w := r.f.over(b, lo, hi, mint, at)
-			switch v {
-			case viewCounter:
-				values = append(values, w.of(0))
-			case viewSum:
-				values = append(values, w.of(sumIndex))
-			case viewCount:
-				values = append(values, w.of(len(b.totals)-1))
-			case viewBucket:
-				for i := range b.totals {
-					values = append(values, w.of(i))
-				}
-			}
-		}
-		if !b.torn(oldest) {
-			return values
-		}
+// each returns how many values read appends for the batch's i-th column.
+func (vs *rangeValues) each(i int) int {
+	if vs.view == viewBucket {
+		return len(vs.batch[i].block.totals)
 	}
+	return 1
 }
 
-// readFine puts what the finer view counts in the window into f, and returns the factor that makes the function's value of
-// it; false if there are fewer than two rows.
-func (r rangeVector) readFine(col *column, p *Pod, at int64, f *fine) (factor float64, ok bool) {
-	for mint := at - r.reach; ; {
-		b := col.block.Load()
-		if b == nil {
-			return 0, false
-		}
-		lo, hi, oldest := b.window(mint, at)
-		f.reset()
-		if ok = hi > lo; ok {
-			g := b.gen
-			s := span{firstT: g.time(lo), lastT: g.time(hi), beforeT: g.time(hi - 1), n: hi - lo + 1}
-			from := lo
-			if r.f == funcIrate {
-				from = hi - 1
-			}
-			ends := col.layout.ends(p)
-			b.fineRange(f, ends, from, hi)
-			factor = r.f.factor(s, mint, at, b.value(lo, len(b.totals)-1)-b.value(oldest, len(b.totals)-1), f.count)
-		}
-		if !b.torn(oldest) {
-			return factor, ok
-		}
+// fines visits the selected series that have rows for the finer view. It begins with the ring's oldest row, from which that counts
+// (queryable.go).
+func (r rangeVector) fines(s *Store, at int64) scan { return newScan(s, r.sel, math.MinInt64, at, 2) }
+
+// readFine puts what the finer view of the batch's i-th column counts in the window into f, and returns the factor that makes
+// the function's value of it; false if there are fewer than two rows. The caller checks torn afterwards.
+func (r rangeVector) readFine(sc *scan, i int, p *Pod, f *fine) (factor float64, ok bool) {
+	f.reset()
+	in := &sc.batch[i]
+	mint := sc.maxt - r.reach
+	lo := max(in.lo, sc.gen.after(sc.lo, sc.hi, mint))
+	if lo >= in.hi {
+		return 0, false
 	}
+	o := r.f.over(sc.gen, lo, in.hi, mint, sc.maxt)
+	b := in.block
+	b.fineRange(f, in.column.layout.ends(p), o.from, o.hi)
+	all := len(b.totals) - 1
+	first := b.countIn(b.row(lo), all) - b.countIn(b.row(in.lo), all)
+	return o.factorOf(first, f.count), true
 }
-
-// value reads the i-th view of a row: a counter's value, a histogram's cumulative count of bucket i (+Inf last), or with
-// sumIndex its sum.
-func (b *block) value(row int64, i int) float64 { return b.valueOf(b.row(row), i) }
-
-// valueOf is value for a row's words.
-func (b *block) valueOf(words []atomic.Uint64, i int) float64 {
-	switch {
-	case b.totals == nil:
-		return math.Float64frombits(words[0].Load())
-	case i == sumIndex:
-		return math.Float64frombits(words[countWords(len(b.totals)-1)].Load())
-	}
-	low := uint32(words[i/2].Load() >> (32 * (i & 1)))
-	total := b.totals[i].Load() // may be newer than the row, by less than 2^32
-	return float64(total - uint64(uint32(total)-low))
-}
-
-const sumIndex = -1

@@ -19,9 +19,10 @@ import (
 //  4. freeze: a ring that must grow is copied to a new generation, every column's block pointer is switched, and the
 //     old generation is never written again. A reader that still holds an old block sees the past of the switch, whole.
 //
-// A reader loads the column's block, then claim, then first and last, reads what it wants of rows that the claim had not
-// yet taken, and loads claim again: if its oldest row has been claimed in between, it starts over (block.torn). It never
-// waits for the writer: a row that is being written is simply not admitted yet.
+// A reader loads the column's block, then claim and head, finds the rows that it wants among those that the claim had not
+// yet taken, then loads first and last, reads the rows that they admit, and loads claim again: if the oldest row that it wanted has
+// been claimed in between, it starts over (torn). It never waits for the writer: a row that is being written is simply not
+// admitted yet. Rows wanted are the same for all columns of a generation, so they are looked up once for many (scan.go).
 //
 // Everything shared is a sync/atomic type, so the race detector proves nothing about this protocol; ring_test.go breaks
 // each rule on purpose and shows that a wrong value is seen.
@@ -52,7 +53,7 @@ func (g *generation) newest() (int64, bool) {
 			return 0, false
 		}
 		t := g.time(r)
-		if g.claim.Load()-g.slots() < r {
+		if !g.claimed(r) {
 			return t, true
 		}
 	}
@@ -68,7 +69,7 @@ func (g *generation) oldest() (time int64, first, ok bool) {
 		}
 		r := max(0, c-g.slots()+1)
 		t := g.time(r)
-		if g.claim.Load()-g.slots() < r {
+		if !g.claimed(r) {
 			return t, r == 0, true
 		}
 	}
@@ -132,32 +133,45 @@ func (b *block) row(row int64) []atomic.Uint64 {
 	return words[i : i+width : i+width]
 }
 
-// rows returns the present rows lo to hi that the writer had not claimed away; hi < lo: none.
-func (b *block) rows() (lo, hi int64) {
-	c := b.gen.claim.Load()
-	lo, hi = b.first.Load(), b.last.Load()
-	return max(lo, c-b.gen.slots()+1), hi
-}
-
-// torn reports whether the writer has meanwhile claimed the slot of the row, so that what was read may be mixed.
-func (b *block) torn(row int64) bool { return b.gen.claim.Load()-b.gen.slots() >= row }
-
 // window returns the present rows with mint < time <= maxt; hi < lo: none. oldest is the row to check with torn.
 func (b *block) window(mint, maxt int64) (lo, hi, oldest int64) {
-	oldest, hi = b.rows()
-	lo = b.after(oldest, hi, mint)
-	if hi >= lo && b.gen.time(hi) > maxt {
-		hi = b.after(lo, hi, maxt) - 1
-	}
+	oldest, hi = b.gen.window(mint, maxt)
+	lo, hi = b.present(oldest, hi)
 	return lo, hi, oldest
 }
 
+// present returns those of the rows lo to hi that are present; hi < lo: none.
+func (b *block) present(lo, hi int64) (int64, int64) {
+	return max(lo, b.first.Load()), min(hi, b.last.Load())
+}
+
+// torn reports whether the writer has meanwhile claimed the slot of the row, so that what was read may be mixed.
+func (b *block) torn(row int64) bool { return b.gen.claimed(row) }
+
+// claimed reports whether the writer has claimed the slot of the row for a newer one.
+func (g *generation) claimed(row int64) bool { return g.claim.Load()-g.slots() >= row }
+
+// window returns the rows with mint < time <= maxt; hi < lo: none. The writer had claimed none of them when it was looked up.
+func (g *generation) window(mint, maxt int64) (lo, hi int64) {
+	for {
+		oldest := max(0, g.claim.Load()-g.slots()+1)
+		hi = g.head.Load()
+		lo = g.after(oldest, hi, mint)
+		if hi >= lo && g.time(hi) > maxt {
+			hi = g.after(lo, hi, maxt) - 1
+		}
+		if !g.claimed(oldest) {
+			return lo, hi
+		}
+	}
+}
+
 // after returns the first row from lo to hi whose time is after t, hi+1 if there is none.
-func (b *block) after(lo, hi, t int64) int64 {
+func (g *generation) after(lo, hi, t int64) int64 {
 	hi++
 	for lo < hi {
 		m := int64(uint64(lo+hi) >> 1)
-		if b.gen.time(m) > t {
+		if g.time(m) > t {
 			hi = m
 		} else {
 			lo = m + 1

@@ -222,7 +222,7 @@ func TestRingKeepsRowsWhenItGrows(t *testing.T) {
 		w.write()
 	}
 	b := w.block.Load()
-	lo, hi := b.rows()
+	lo, hi, _ := b.window(math.MinInt64, math.MaxInt64)
 	if lo != 2 || hi != 8 {
 		t.Errorf("rows %d to %d, want 2 to 8", lo, hi)
 	}

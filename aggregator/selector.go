@@ -2,10 +2,10 @@ package aggregator
 
 import (
 	"math"
-	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
+	"unique"
 
 	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/labels"
@@ -25,32 +25,61 @@ const (
 // suffixes are the name suffixes of the views.
 var suffixes = [...]string{viewCounter: "", viewBucket: "_bucket", viewSum: "_sum", viewCount: "_count", viewNative: ""}
 
-// views returns the views of a class.
-func (c *class) views() []view {
+// views returns the first and the last view of a class.
+func (c *class) views() (first, last view) {
 	if c.kind == Counter {
-		return []view{viewCounter}
+		return viewCounter, viewCounter
 	}
-	return []view{viewBucket, viewSum, viewCount, viewNative}
+	return viewBucket, viewNative
 }
 
 // selector is a PromQL vector selector over the store's classes.
 type selector struct {
 	matchers []*labels.Matcher
 	name     string // the metric name where the selector gives it by equality, else ""
-	prepared bool   // members is kept up to date
-	members  list[*class]
+	// The matchers again, by what they look at: the metric name (but for name itself), the labels that a series gets from its pod,
+	// the bucket, and the labels of its class.
+	onName, onPod, onBucket []*labels.Matcher
+	onLabels                []labelMatcher
+	sides                   sides
+
 	// watched is the query that committed rows of the selected series mark, nil if they mark none.
 	watched atomic.Pointer[Query]
+
+	prepared   bool // selections is kept up to date
+	selections selections
+
+	// Under classes.mu, of a prepared one:
+	classes map[*class]struct{} // that have it among their selectors
+	indexed []indexed
+}
+
+// labelMatcher is a matcher of a class's label. Handles are compared without looking at the text.
+type labelMatcher struct {
+	*labels.Matcher
+	name, value unique.Handle[string]
 }
 
 func newSelector(ms []*labels.Matcher) *selector {
 	s := &selector{matchers: make([]*labels.Matcher, len(ms))}
 	for i, m := range ms {
-		s.matchers[i] = canonicalLE(m)
-		if m.Name == model.MetricNameLabel && m.Type == labels.MatchEqual {
+		m = canonicalLE(m)
+		s.matchers[i] = m
+		switch {
+		case m.Name == model.MetricNameLabel && m.Type == labels.MatchEqual && m.Value != "" && s.name == "":
 			s.name = m.Value
+		case m.Name == model.MetricNameLabel:
+			s.onName = append(s.onName, m)
+		case m.Name == labelNamespace || m.Name == labelPod:
+			s.onPod = append(s.onPod, m)
+		default:
+			if m.Name == labels.BucketLabel {
+				s.onBucket = append(s.onBucket, m)
+			}
+			s.onLabels = append(s.onLabels, labelMatcher{m, unique.Make(m.Name), unique.Make(m.Value)})
 		}
 	}
+	s.sides = newSides(s.matchers)
 	return s
 }
 
@@ -87,140 +116,66 @@ func (s *selector) bases() []string {
 
 // matches reports whether the view of the class is selected, as far as the class tells: not its pod and not its buckets.
 func (s *selector) matches(c *class, v view) bool {
-	for _, m := range s.matchers {
-		switch m.Name {
-		case model.MetricNameLabel:
-			if s.name != "" {
-				if !strings.HasPrefix(s.name, c.name) || s.name[len(c.name):] != suffixes[v] {
-					return false
-				}
-			} else if !m.Matches(c.name + suffixes[v]) {
-				return false
-			}
-		case labelNamespace, labelPod:
-		case labels.BucketLabel:
-			if v != viewBucket && !m.Matches(c.labels.get(m.Name)) {
-				return false
-			}
-		default:
-			if !m.Matches(c.labels.get(m.Name)) {
-				return false
-			}
+	if s.name != "" && (!strings.HasPrefix(s.name, c.name) || s.name[len(c.name):] != suffixes[v]) {
+		return false
+	}
+	for _, m := range s.onName {
+		if !m.Matches(c.name + suffixes[v]) {
+			return false
 		}
 	}
-	return true
-}
-
-func (s *selector) matchesClass(c *class) bool {
-	for _, v := range c.views() {
-		if s.matches(c, v) {
-			return true
-		}
-	}
-	return false
-}
-
-// matchesPod reports whether series of the pod are selected, as far as namespace and pod tell.
-func (s *selector) matchesPod(p *Pod) bool {
-	for _, m := range s.matchers {
-		switch m.Name {
-		case labelNamespace:
-			if !m.Matches(p.Namespace) {
-				return false
-			}
-		case labelPod:
-			if !m.Matches(p.Name) {
-				return false
-			}
-		}
-	}
-	return true
-}
-
-// asksFor reports whether the selector has a matcher for the label.
-func (s *selector) asksFor(label string) bool {
-	return slices.ContainsFunc(s.matchers, func(m *labels.Matcher) bool { return m.Name == label })
-}
-
-func (s *selector) asksForPod() bool { return s.asksFor(labelNamespace) || s.asksFor(labelPod) }
-
-// matchesBound reports whether the bucket with the upper bound is selected.
-func (s *selector) matchesBound(le string) bool {
-	for _, m := range s.matchers {
-		if m.Name == labels.BucketLabel && !m.Matches(le) {
+	for i := range s.onLabels {
+		if m := &s.onLabels[i]; (v != viewBucket || m.Name != labels.BucketLabel) && !m.matches(c.labels) {
 			return false
 		}
 	}
 	return true
 }
 
-// classesOf returns the classes that the selector may select.
-func (s *Store) classesOf(sel *selector) []*class {
-	if sel.prepared {
-		return sel.members.all()
-	}
-	var found []*class
-	add := func(cs []*class) {
-		for _, c := range cs {
-			if sel.matchesClass(c) {
-				found = append(found, c)
+func (m *labelMatcher) matches(set labelSet) bool {
+	for _, l := range set {
+		if l.name == m.name {
+			if m.Type == labels.MatchEqual {
+				return l.value == m.value
 			}
+			return m.Matches(l.value.Value())
 		}
 	}
-	if sel.name != "" {
-		for _, base := range sel.bases() {
-			add(s.classes.named(base))
-		}
-		return found
-	}
-	s.classes.byName.Range(func(_, l any) bool {
-		add(l.(*list[*class]).all())
-		return true
-	})
-	return found
+	return m.Matches("")
 }
 
-// prepare keeps the selector's classes up to date from now on, until forget. A selector without a metric name is not
-// prepared: it is matched when it is asked.
-func (cs *classes) prepare(s *selector) {
-	if s.name == "" {
-		return
-	}
-	cs.mu.Lock()
-	defer cs.mu.Unlock()
-	s.prepared = true
-	for _, base := range s.bases() {
-		cs.selectors[base] = append(cs.selectors[base], s)
-		for _, c := range cs.named(base) {
-			if s.matchesClass(c) {
-				s.members.add(c)
-				c.selectors.add(s)
-			}
+// viewOf returns the first view of the class that is selected. A selector with a metric name selects no other.
+func (s *selector) viewOf(c *class) (view, bool) {
+	for v, last := c.views(); v <= last; v++ {
+		if s.matches(c, v) {
+			return v, true
 		}
 	}
+	return 0, false
 }
 
-func (cs *classes) forget(s *selector) {
-	if !s.prepared {
-		return
-	}
-	cs.mu.Lock()
-	defer cs.mu.Unlock()
-	for _, base := range s.bases() {
-		var left []*selector
-		for _, o := range cs.selectors[base] {
-			if o != s {
-				left = append(left, o)
-			}
+// matchesPod reports whether series of the pod are selected, as far as namespace and pod tell.
+func (s *selector) matchesPod(p *Pod) bool {
+	for _, m := range s.onPod {
+		of := p.Name
+		if m.Name == labelNamespace {
+			of = p.Namespace
 		}
-		if left == nil {
-			delete(cs.selectors, base)
-		} else {
-			cs.selectors[base] = left
+		if !m.Matches(of) {
+			return false
 		}
 	}
-	gone := func(o *selector) bool { return o == s }
-	for _, c := range s.members.all() {
-		c.selectors.remove(gone)
+	return true
+}
+
+func (s *selector) asksForPod() bool { return len(s.onPod) > 0 }
+
+// matchesBound reports whether the bucket with the upper bound is selected.
+func (s *selector) matchesBound(le string) bool {
+	for _, m := range s.onBucket {
+		if !m.Matches(le) {
+			return false
+		}
 	}
+	return true
 }

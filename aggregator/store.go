@@ -125,6 +125,7 @@ func (s *Store) sweep(now int64) {
 type tables struct {
 	mu          sync.Mutex
 	byPod       map[podKey]*table
+	made        uint64 // tables so far
 	all         list[*table]
 	byNamespace sync.Map // string -> *list[*table]
 	// gone are the newest rows of pods whose tables were freed: they may still exist, and come back. The oldest are given up.
@@ -146,6 +147,8 @@ func (ts *tables) get(s *Store, p *Pod) *table {
 		return t
 	}
 	t := newTable(s, p)
+	ts.made++
+	t.number = ts.made
 	if ts.byPod == nil {
 		ts.byPod = map[podKey]*table{}
 	}

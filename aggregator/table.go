@@ -12,11 +12,12 @@ import (
 //
 // mu is taken once per message by the stream that owns the table (uncontended in the steady state); readers never take it.
 type table struct {
-	store *Store
-	pod   atomic.Pointer[Pod]        // as the newest connection's node says
-	gen   atomic.Pointer[generation] // the ring's newest generation, for readers
-	flush atomic.Int64               // observed flush interval in milliseconds
-	gap   atomic.Pointer[gap]        // the newest one, nil if there was none
+	store  *Store
+	number uint64                     // no other table of the store has it
+	pod    atomic.Pointer[Pod]        // as the newest connection's node says
+	gen    atomic.Pointer[generation] // the ring's newest generation, for readers
+	flush  atomic.Int64               // observed flush interval in milliseconds
+	gap    atomic.Pointer[gap]        // the newest one, nil if there was none
 	// refused is the time of the newest sample that was refused or dropped, refusedSince when that began; 0 if none was.
 	refused, refusedSince atomic.Int64
 
@@ -227,8 +228,7 @@ func (t *table) forget(expired []*column) {
 func (t *table) drop(c *column) {
 	c.removed = true
 	delete(t.byClass, c.class)
-	c.class.columns.remove(func(o *column) bool { return o == c })
-	t.store.classes.release(c.class)
+	t.store.classes.leave(c)
 	t.store.series.Add(-1)
 }
 

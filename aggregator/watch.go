@@ -114,14 +114,11 @@ func (t *table) markQueries() {
 // watchedQueries returns the watched queries that select one of the table's series.
 func (t *table) watchedQueries() []*Query {
 	var found []*Query
-	pod := t.pod.Load()
-	for _, c := range t.columns {
-		for _, sel := range c.class.selectors.all() {
-			if q := sel.watched.Load(); q != nil && sel.matchesPod(pod) && !slices.Contains(found, q) {
-				found = append(found, q)
-			}
+	t.store.classes.selecting(t.columns, func(sel *selector) {
+		if q := sel.watched.Load(); q != nil && !slices.Contains(found, q) {
+			found = append(found, q)
 		}
-	}
+	})
 	return found
 }
 

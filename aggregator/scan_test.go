@@ -1,0 +1,137 @@
+package aggregator
+
+import (
+	"math"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// scanStore is a store of one pod whose ring has few slots.
+func scanStore(t *testing.T, sets int) (*Store, *benchPod, *selector) {
+	t.Helper()
+	s, err := New(Config{Retention: 15 * time.Second})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := newBenchPod(s, 0, sets, benchParts{counter: true})
+	q, err := s.Register(`sum(rate(istio_requests_total{reporter="destination"}[15s]))`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.commits(t, 20)
+	return s, p, q.selectors[0]
+}
+
+// readSteps returns how many columns of the batch there are, and how many whose values are not 10 a row apart, as the pod sends them.
+func readSteps(sc *scan) (columns, wrong int) {
+	for i := range sc.batch[:sc.n] {
+		in := &sc.batch[i]
+		for row := in.lo; row <= in.hi; row++ {
+			if valueIn(in.block.row(row)) != float64(10*row) {
+				wrong++
+				break
+			}
+		}
+	}
+	return sc.n, wrong
+}
+
+func TestABatchThatTheWriterOvertakesIsReadAgain(t *testing.T) {
+	const sets = scanBatch + 5
+	s, p, sel := scanStore(t, sets)
+	columns, again := 0, 0
+	sc := newScan(s, sel, math.MinInt64, math.MaxInt64, 1)
+	for begun := 1; sc.begin(); begun++ {
+		if begun%3 != 0 {
+			p.commits(t, 10)
+		}
+		n, wrong := readSteps(&sc)
+		torn := sc.torn()
+		if torn != (begun%3 != 0) || torn != (wrong > 0) {
+			t.Fatalf("batch %d: torn %t, %d of %d columns are wrong", begun, torn, wrong, n)
+		}
+		if torn {
+			again++
+			continue
+		}
+		columns += n
+		sc.done()
+	}
+	if columns != sets || again != 4 {
+		t.Errorf("%d columns after %d batches read again, want %d after 4", columns, again, sets)
+	}
+}
+
+func TestABatchIsOfOneGeneration(t *testing.T) {
+	const sets = 10
+	s, p, sel := scanStore(t, sets)
+	sc := newScan(s, sel, math.MinInt64, math.MaxInt64, 1)
+	table := p.stream.table
+	for _, c := range table.columns[:4] { // what a reader may see while a ring grows
+		c.block.Store(c.block.Load().copyTo(table.ring.grown().gen, table.ring.row))
+	}
+	grown := table.ring.grown()
+	for _, c := range table.columns[4:7] {
+		c.block.Store(c.block.Load().copyTo(grown.gen, table.ring.row))
+	}
+	columns, batches := 0, 0
+	for ; sc.begin(); batches++ {
+		for i := range sc.batch[:sc.n] {
+			if sc.batch[i].block.gen != sc.gen {
+				t.Errorf("batch %d has columns of several generations", batches)
+			}
+		}
+		n, wrong := readSteps(&sc)
+		if wrong != 0 || sc.torn() {
+			t.Errorf("batch %d: %d of %d columns are wrong", batches, wrong, n)
+		}
+		columns += n
+		sc.done()
+	}
+	if columns != sets || batches != 6 {
+		t.Errorf("%d columns in %d batches, want %d in 6", columns, batches, sets)
+	}
+}
+
+func TestScanConcurrentSafe(t *testing.T) {
+	s, p, sel := scanStore(t, 40)
+	var stop atomic.Bool
+	var wrong, seen atomic.Int64
+	var wg sync.WaitGroup
+	for range 3 {
+		wg.Go(func() {
+			for !stop.Load() {
+				for sc := newScan(s, sel, math.MinInt64, math.MaxInt64, 1); sc.begin(); {
+					runtime.Gosched()
+					n, bad := readSteps(&sc)
+					if sc.torn() {
+						continue
+					}
+					wrong.Add(int64(bad))
+					seen.Add(int64(n))
+					sc.done()
+				}
+			}
+		})
+	}
+	for i := range 4000 {
+		if i == 1000 || i == 2000 { // the ring doubles
+			s.retention.Store(2 * s.retention.Load())
+		}
+		p.commits(t, 1)
+		if i%8 == 0 {
+			runtime.Gosched()
+		}
+	}
+	for seen.Load() == 0 {
+		runtime.Gosched()
+	}
+	stop.Store(true)
+	wg.Wait()
+	if wrong.Load() != 0 {
+		t.Errorf("%d of %d columns were wrong", wrong.Load(), seen.Load())
+	}
+}
