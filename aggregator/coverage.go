@@ -36,6 +36,9 @@ type PodState struct {
 	Oldest, Newest  time.Time // its rows reach from here to there; Oldest is one flush before its first
 	// Whole: the rows begin with the pod's first, none has been overwritten.
 	Whole bool
+	// Bare: samples of it were refused, and it has none of the series that the query selects. Known of a query's partial
+	// pods only.
+	Bare bool
 	// GapFrom and GapTo are a time within the window from which the pod has told nothing though it reported before and
 	// after, zero if there is none.
 	GapFrom, GapTo time.Time
@@ -48,7 +51,7 @@ type PodState struct {
 func (q *Query) coverage(at int64) (time.Time, Coverage) {
 	var cov Coverage
 	newest := int64(math.MinInt64)
-	var pods []*table
+	var pods, bearing []*table // those that could have the series, and those that have
 	for _, sel := range q.selectors {
 		for sc := newScan(q.store, sel, math.MinInt64, at, 1); sc.begin(); {
 			moved := cov.Moved || sc.moved()
@@ -60,23 +63,39 @@ func (q *Query) coverage(at int64) (time.Time, Coverage) {
 				cov.Matched += sc.n
 				cov.Moved = moved
 				newest = max(newest, last)
-				pods = append(pods, sc.table)
+				bearing = append(bearing, sc.table)
 			}
 			sc.done()
 		}
 		pods = q.store.couldHave(sel, pods)
 	}
-	for _, t := range distinctTables(pods) {
+	var bears map[*table]bool // made where it is asked for
+	for _, t := range distinctTables(append(pods, bearing...)) {
 		if row, ok := t.newest(); ok && cov.Matched == 0 { // that nobody had a request is known from their flushes
 			newest = max(newest, row)
 		}
-		cov.count(t.state(at, q.reach), time.Duration(t.flush.Load())*time.Millisecond, at, q.reach)
+		state := t.state(at, q.reach)
+		if !state.Refused.IsZero() {
+			if bears == nil {
+				bears = setOf(bearing)
+			}
+			state.Bare = !bears[t]
+		}
+		cov.count(state, time.Duration(t.flush.Load())*time.Millisecond, at, q.reach)
 	}
 	cov.Covered = min(cov.Covered, q.reach)
 	if newest == math.MinInt64 {
 		return time.Time{}, cov
 	}
 	return time.UnixMilli(newest), cov
+}
+
+func setOf(ts []*table) map[*table]bool {
+	set := make(map[*table]bool, len(ts))
+	for _, t := range ts {
+		set[t] = true
+	}
+	return set
 }
 
 // distinctTables returns each table once, in place.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 	"time"
 
@@ -45,23 +46,28 @@ type knowledge struct {
 	// missing says why the answer is incomplete, "" if it is complete.
 	missing string
 	// mute pods have not reported for longer than the holder waits, nor within the window. They are counted as the mean of
-	// those that report.
-	mute int
+	// those that report. Of them, bare ones do report, but for longer than the holder waits all that is asked for was refused.
+	mute, bare int
+	// unheard pods are younger than our start and have not reported since, for longer than the holder waits: either they
+	// serve nobody, or their sidecar does not reach us. They may keep replicas, as the mean of those that report, and never
+	// add any.
+	unheard int
 	// refusing pods have had samples refused for longer than the holder waits: what they send counts without them.
 	refusing int
-	// unknown pods exist and could have the series, but have no sidecar or have not reported yet.
+	// unknown pods exist and could have the series, but have no sidecar or are about to report for the first time.
 	unknown int
 }
 
 // flaws counts why an answer is incomplete, with the name of one pod each.
 type flaws struct {
-	counts   [4]int
-	examples [4]string
+	counts   [5]int
+	examples [5]string
 }
 
 const (
 	flawSilent  = iota // was reporting
 	flawAbsent         // has not come back since our start
+	flawUnheard        // is younger, and has not reported yet
 	flawPartial        // its rows do not tell all of the window
 	flawRefused        // samples were refused
 )
@@ -69,6 +75,7 @@ const (
 var flawTexts = [...]string{
 	flawSilent:  "silent",
 	flawAbsent:  "not back since the start of meshpulse",
+	flawUnheard: "not heard of since it began",
 	flawPartial: "not known over the whole window",
 	flawRefused: "with refused samples",
 }
@@ -135,6 +142,9 @@ func (h *holder) look(q *aggregator.Query, a aggregator.Answer, at time.Time) kn
 	return k
 }
 
+// usualFlush is Istio's statsFlushInterval where no pod tells another.
+const usualFlush = 5 * time.Second
+
 // judge takes one expected pod into account.
 func (h *holder) judge(p knownPod, s aggregator.PodState, a aggregator.Answer, at time.Time, k *knowledge, f *flaws) {
 	name := p.identity.Name
@@ -143,25 +153,32 @@ func (h *holder) judge(p knownPod, s aggregator.PodState, a aggregator.Answer, a
 	if s.Newest.Before(p.created) { // a name used again: that was another pod
 		s = aggregator.PodState{}
 	}
+	silence, age := at.Sub(s.Newest), at.Sub(p.created)
 	switch {
-	case s.Newest.IsZero() && !older: // it has not begun, so it serves nobody yet
+	case s.Newest.IsZero() && !older && age <= 2*max(a.Flush, usualFlush): // its first flush is still to come
 		k.unknown++
 		return
+	case s.Newest.IsZero() && !older && age <= h.hold:
+		f.add(flawUnheard, name)
+	case s.Newest.IsZero() && !older:
+		k.unheard++
 	case s.Newest.IsZero() && at.Sub(h.started) <= h.hold:
 		f.add(flawAbsent, name)
 	case s.Newest.IsZero():
 		k.mute++
-	case !s.Reporting && at.Sub(s.Newest) <= h.hold:
+	case !s.Reporting && (silence <= h.hold || s.Newest.After(from)): // what it sent leaves the window bit by bit
 		f.add(flawSilent, name)
-	case !s.Reporting && !s.Newest.After(from):
+	case !s.Reporting:
 		k.mute++
-	case !s.Reporting: // what it sent is still in the window
 	case s.Oldest.After(from) && (older || !s.Whole):
 		f.add(flawPartial, name)
 	case !s.GapTo.IsZero() && s.GapFrom.After(p.created):
 		f.add(flawPartial, name)
 	case !s.Refused.IsZero() && at.Sub(s.RefusedSince) <= h.hold:
 		f.add(flawRefused, name)
+	case !s.Refused.IsZero() && s.Bare:
+		k.mute++
+		k.bare++
 	case !s.Refused.IsZero():
 		k.refusing++
 	}
@@ -245,26 +262,52 @@ func (h *holder) apply(ctx context.Context, o *offer, subject string, k knowledg
 
 // fill counts mute pods as the mean of those that report, where the expression adds up over pods.
 func (k knowledge) fill(v verdict, p *prepared, a aggregator.Answer) verdict {
-	if k.mute == 0 || !p.additive || a.Reporting == 0 {
+	known := a.Reporting - k.bare
+	if k.mute == 0 || !p.additive || known <= 0 {
 		return v
 	}
-	factor := float64(a.Reporting+k.mute) / float64(a.Reporting)
+	v = v.times(float64(known+k.mute) / float64(known))
+	v.reason = fmt.Sprintf("%d sidecars have been mute for long and are counted as the mean of the %d that report", k.mute, known)
+	return v
+}
+
+// times multiplies the items.
+func (v verdict) times(factor float64) verdict {
+	v.items = slices.Clone(v.items)
 	for i := range v.items {
 		v.items[i].milli = int64(math.Round(float64(v.items[i].milli) * factor))
 	}
-	v.reason = fmt.Sprintf("%d sidecars have been mute for long and are counted as the mean of the %d that report", k.mute, a.Reporting)
 	return v
+}
+
+// doubt lets pods that nobody has heard of keep replicas: as if they served as much as the others, up to what keeps the
+// replicas as they are. More would be a service whose pods fail at their start and are made more and more.
+func (h *holder) doubt(ctx context.Context, o *offer, k knowledge, v verdict, p *prepared, a aggregator.Answer) verdict {
+	known := a.Reporting - k.bare + k.mute
+	if k.unheard == 0 || k.missing != "" || !p.additive || o == nil || a.Reporting <= k.bare {
+		return v
+	}
+	keep, cannot := h.keep(ctx, o)
+	if cannot != nil || v.sum() >= keep {
+		return v
+	}
+	reason := fmt.Sprintf("%d sidecars have not been heard of since they began, and may serve as much as the %d others", k.unheard, known)
+	if full := v.times(float64(known+k.unheard) / float64(known)); full.sum() < keep {
+		full.reason = reason
+		return full
+	}
+	return verdict{items: []item{{milli: keep}}, held: true, reason: "held to keep the replicas: " + reason}
 }
 
 // problems are what the askers' authors should know of the pods behind an answer.
 func (k knowledge) problems(o *offer) []Problem {
 	var ps []Problem
-	if k.mute > 0 {
-		ps = append(ps, Problem{ReasonMuteSidecars, fmt.Sprintf("metric %s: sidecars of pods that exist have not reported for longer than --hold. A sum counts them as the mean of the others. "+
+	if k.mute > k.bare || k.unheard > 0 {
+		ps = append(ps, Problem{ReasonMuteSidecars, fmt.Sprintf("metric %s: sidecars of pods that exist have not reported for longer than --hold. A sum counts them as the mean of the others, those that never reported only as far as that keeps replicas. "+
 			"Restart the pods that were started before the wiring, and check that all reach meshpulse", o)})
 	}
-	if k.refusing > 0 {
-		ps = append(ps, Problem{ReasonRefusedSamples, fmt.Sprintf("metric %s: samples of its pods have been refused for longer than --hold, and the value stands without them. "+
+	if k.refusing+k.bare > 0 {
+		ps = append(ps, Problem{ReasonRefusedSamples, fmt.Sprintf("metric %s: samples of its pods have been refused for longer than --hold, and the value stands without them (a sum counts a pod of which nothing is left as the mean of the others). "+
 			"meshpulse_store_dropped_samples_total and meshpulse_ingest_dropped_samples_total tell the reason", o)})
 	}
 	return ps

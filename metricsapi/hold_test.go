@@ -58,12 +58,13 @@ type requests struct {
 	pod        string
 	from, to   time.Duration // of its flushes, since the store's start
 	unreadable bool          // a series of it cannot be read
+	refused    bool          // nothing of it can be read
 }
 
-type requestLabels struct{ unreadable bool }
+type requestLabels struct{ unreadable, refused bool }
 
 func (d requestLabels) Describe(i int) (string, []aggregator.Label, error) {
-	if i == 2 && d.unreadable {
+	if i == 2 && d.unreadable || d.refused {
 		return "", nil, errors.New("not UTF-8")
 	}
 	return []string{"istio_requests_total", "istio_request_duration_milliseconds"}[i], []aggregator.Label{
@@ -85,7 +86,7 @@ func (r requests) send(s *aggregator.Store) {
 		if r.unreadable {
 			b.Samples = append(b.Samples, aggregator.Sample{Key: 3, Timestamp: b.Timestamp, Kind: aggregator.Counter, Value: 1})
 		}
-		if st.Commit(arrival, b, requestLabels{r.unreadable}) != nil {
+		if st.Commit(arrival, b, requestLabels{r.unreadable, r.refused}) != nil {
 			panic("superseded")
 		}
 	}
@@ -137,6 +138,7 @@ func TestHold(t *testing.T) {
 		pods     fixedPods
 		sent     []requests
 		at       time.Duration // since the store's start
+		hold     time.Duration // default: that above
 		hpas     []*autoscaler
 		scale    int32
 		want     string // quantity, "" is a refusal
@@ -178,9 +180,25 @@ func TestHold(t *testing.T) {
 			pods: fixedPods{pod("a", 0, young(10*time.Second))}, sent: []requests{{pod: "a", from: 20 * time.Second, to: 2 * time.Minute}},
 			at: 2 * time.Minute, hpas: average("10"), scale: 4, want: "5", expected: 1,
 		},
-		"a pod that came later and has not begun serves nobody": {
-			pods: fixedPods{pod("a", old), pod("b", 0, young(time.Minute))}, sent: []requests{{pod: "a", from: 5 * time.Second, to: 2 * time.Minute}},
+		"a pod that came just now is about to report": {
+			pods: fixedPods{pod("a", old), pod("b", 0, young(112*time.Second))}, sent: []requests{{pod: "a", from: 5 * time.Second, to: 2 * time.Minute}},
 			at: 2 * time.Minute, hpas: average("10"), scale: 4, want: "5", expected: 1,
+		},
+		"a pod that came later and has not been heard of may serve": {
+			pods: fixedPods{pod("a", old), pod("b", 0, young(time.Minute))}, sent: []requests{{pod: "a", from: 5 * time.Second, to: 2 * time.Minute}},
+			at: 2 * time.Minute, hpas: average("10"), scale: 4, want: "40", reason: "1 sidecar not heard of since it began (b)", expected: 2,
+		},
+		"not heard of for longer than the hold: counted as the mean of the others": {
+			pods: fixedPods{pod("a", old), pod("b", 0, young(time.Minute))}, sent: []requests{{pod: "a", from: 5 * time.Second, to: whole}},
+			at: whole, hpas: average("10"), scale: 4, want: "10", reason: "1 sidecars have not been heard of", expected: 2,
+		},
+		"not heard of for longer than the hold: never more than what keeps the replicas": {
+			pods: fixedPods{pod("a", old), pod("b", 0, young(time.Minute)), pod("c", 0, young(time.Minute))}, sent: []requests{{pod: "a", from: 5 * time.Second, to: whole}},
+			at: whole, hpas: average("4"), scale: 3, want: "12", reason: "held to keep the replicas: 2 sidecars have not been heard of", expected: 3,
+		},
+		"not heard of for longer than the hold, and what is seen asks for more": {
+			pods: fixedPods{pod("a", old), pod("b", 0, young(time.Minute))}, sent: []requests{{pod: "a", from: 5 * time.Second, to: whole}},
+			at: whole, hpas: average("1"), scale: 2, want: "5", expected: 2,
 		},
 		"a pod without a sidecar is not expected": {
 			pods: fixedPods{pod("a", old), pod("b", old, unwired)}, sent: []requests{{pod: "a", from: 5 * time.Second, to: 2 * time.Minute}},
@@ -194,6 +212,20 @@ func TestHold(t *testing.T) {
 			pods: fixedPods{pod("a", old), pod("b", old), pod("c", old)},
 			sent: []requests{{pod: "a", from: 5 * time.Second, to: whole}, {pod: "b", from: 5 * time.Second, to: whole}},
 			at:   whole, hpas: average("10"), scale: 4, want: "15", reason: "1 sidecars have been mute", expected: 3,
+		},
+		"mute for longer than the hold, and still in the window": {
+			pods: fixedPods{pod("a", old), pod("b", old)}, hold: 30 * time.Second,
+			sent: []requests{{pod: "a", from: 5 * time.Second, to: 2 * time.Minute}, {pod: "b", from: 5 * time.Second, to: 85 * time.Second}},
+			at:   2 * time.Minute, hpas: average("10"), scale: 4, want: "40", reason: "1 sidecar silent (b)", expected: 2,
+		},
+		"all was refused for longer than the hold: counted as the mean of the others": {
+			pods: fixedPods{pod("a", old), pod("b", old)},
+			sent: []requests{{pod: "a", from: 5 * time.Second, to: whole}, {pod: "b", from: 5 * time.Second, to: whole, refused: true}},
+			at:   whole, hpas: average("10"), scale: 4, want: "10", reason: "1 sidecars have been mute", expected: 2,
+		},
+		"all of all was refused for longer than the hold": {
+			pods: fixedPods{pod("a", old)}, sent: []requests{{pod: "a", from: 5 * time.Second, to: whole, refused: true}},
+			at: whole, hpas: average("10"), scale: 4, reason: "refused",
 		},
 		"a mean does not grow by who is mute": {
 			expr: mean, pods: fixedPods{pod("a", old), pod("b", old)}, sent: []requests{{pod: "a", from: 5 * time.Second, to: whole}},
@@ -280,6 +312,9 @@ func TestHold(t *testing.T) {
 			if tc.expr == "" {
 				tc.expr = expr
 			}
+			if tc.hold == 0 {
+				tc.hold = hold
+			}
 			p := register(store, preparedKey{expr: tc.expr})
 			var o *offer
 			if tc.hpas != nil {
@@ -287,7 +322,7 @@ func TestHold(t *testing.T) {
 			}
 			r := rules{
 				retention: 5 * time.Minute, started: store.Started(),
-				holder: &holder{pods: tc.pods, scales: fixedScale(tc.scale), store: store, started: store.Started(), hold: hold, status: func(string, string) (int32, bool) { return 2, true }},
+				holder: &holder{pods: tc.pods, scales: fixedScale(tc.scale), store: store, started: store.Started(), hold: tc.hold, status: func(string, string) (int32, bool) { return 2, true }},
 			}
 			v, _, refused := r.evaluate(context.Background(), "metric rps", o, p, store.Started().Add(tc.at))
 			if tc.want == "" {
