@@ -4,13 +4,18 @@ LAB_BIN          := .cache/lab/bin
 LAB_CONTROLPLANE := $(LAB_BIN)/controlplane-$(KUBE_VERSION)
 SCENARIO         ?= $(sort $(notdir $(basename $(wildcard bench/lab/scenarios/*.yaml))))
 
-.PHONY: lab lab-ci lab-up lab-test lab-build lab-controlplane
+SEED             ?= 1
+
+.PHONY: lab lab-ci chaos lab-up lab-test lab-build lab-controlplane
 
 lab: lab-build $(LAB_BIN)/podinfo ## the closed loop on a real control plane (SCENARIO=name, default all)
 	@$(LAB_BIN)/lab run --root . $(SCENARIO:%=bench/lab/scenarios/%.yaml)
 
 lab-ci: lab-build ## the short closed loop of .ci/run
 	@$(LAB_BIN)/lab run --root . --results .cache/lab/results bench/lab/scenarios/ci/guide-rps-short.yaml
+
+chaos: lab-build ## constant load while things go wrong (SEED=1, or several: "1 7 42"; 20 minutes each)
+	@$(LAB_BIN)/lab chaos --root . --seed "$(SEED)"
 
 lab-up: lab-build ## only the control plane, until Ctrl-C
 	@$(LAB_BIN)/lab up --root .

@@ -108,7 +108,7 @@ func (r *loop) sample(ctx context.Context, ln *lane, talk bool) {
 		}
 		if r.askDirectly && now.Sub(asked) >= time.Second {
 			asked = now
-			value, held = r.answer(ctx, ln)
+			value, held, _ = r.answer(ctx, ln) // no answer is NaN
 		} else if !r.askDirectly {
 			value = shown(hpa)
 		}
@@ -146,8 +146,8 @@ func (r *loop) watchTarget(ctx context.Context, ln *lane) {
 }
 
 // answer asks the external metrics API as the HPA controller does, for the HPA's first metric: the sum of the items,
-// NaN where there is none.
-func (r *loop) answer(ctx context.Context, ln *lane) (value float64, held string) {
+// NaN and why where there is none.
+func (r *loop) answer(ctx context.Context, ln *lane) (value float64, held string, err error) {
 	metric := ln.hpa.Spec.Metrics[0].External.Metric
 	path := "/apis/external.metrics.k8s.io/v1beta1/namespaces/" + ln.Namespace + "/" + metric.Name
 	request := r.cluster.Client.RESTClient().Get().AbsPath(path)
@@ -156,7 +156,7 @@ func (r *loop) answer(ctx context.Context, ln *lane) (value float64, held string
 	}
 	body, err := request.DoRaw(ctx)
 	if err != nil {
-		return math.NaN(), ""
+		return math.NaN(), "", err
 	}
 	var list struct {
 		Items []struct {
@@ -164,14 +164,17 @@ func (r *loop) answer(ctx context.Context, ln *lane) (value float64, held string
 			Value        resource.Quantity `json:"value"`
 		} `json:"items"`
 	}
-	if err := json.Unmarshal(body, &list); err != nil || len(list.Items) == 0 {
-		return math.NaN(), ""
+	if err := json.Unmarshal(body, &list); err != nil {
+		return math.NaN(), "", err
+	}
+	if len(list.Items) == 0 {
+		return math.NaN(), "", errors.New("no item")
 	}
 	for _, item := range list.Items {
 		value += item.Value.AsApproximateFloat64()
 		held = item.MetricLabels["meshpulse_reason"]
 	}
-	return value, held
+	return value, held, nil
 }
 
 // shown is the value as far as the HPA's status tells: an average is given per replica.

@@ -11,6 +11,8 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -23,6 +25,7 @@ import (
 const usage = `usage: lab run SCENARIO.yaml...   run scenarios, write their results
        lab versus SCENARIO.yaml...
                                  the same beside Prometheus with KEDA
+       lab chaos --seed N,...    constant load while things go wrong, drawn from the seed
        lab up                    boot the control plane and wait for Ctrl-C
        lab app                   the app of the lab's pods
 `
@@ -52,6 +55,8 @@ func run(args []string) error {
 	hpaSync := flags.Duration("hpa-sync", 15*time.Second, "up: the HPA controller's sync period")
 	all := flags.Bool("all", false, "versus: every setting, as long as it takes")
 	rounds := flags.Int("rounds", 2, "versus: how often the settings take turns in a scenario that repeats")
+	seeds := flags.String("seed", "1", "chaos: the seeds, a run for each")
+	faults := flags.Int("faults", 0, "chaos: how many faults (default 104)")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
@@ -68,12 +73,31 @@ func run(args []string) error {
 		return l.up(ctx, *hpaSync)
 	case "versus":
 		return l.versus(ctx, *all, max(1, *rounds), flags.Args())
+	case "chaos":
+		numbers, err := numbersIn(*seeds)
+		if err != nil {
+			return fmt.Errorf("--seed: %w", err)
+		}
+		return l.chaosAll(ctx, numbers, *faults)
 	case "run":
 		return l.runAll(ctx, flags.Args())
 	default:
 		fmt.Fprint(os.Stderr, usage)
 		return fmt.Errorf("unknown command %q", command)
 	}
+}
+
+// numbersIn reads numbers that commas or spaces part.
+func numbersIn(text string) ([]uint64, error) {
+	var all []uint64
+	for _, field := range strings.FieldsFunc(text, func(r rune) bool { return r == ',' || r == ' ' }) {
+		n, err := strconv.ParseUint(field, 10, 64)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, n)
+	}
+	return all, nil
 }
 
 // lab is what every run needs: the programs and the folders.

@@ -32,13 +32,26 @@ type meshpulse struct {
 	dir     string
 	args    []string
 	ingest  string // host:port
+	options meshpulseOptions
 
 	mu      sync.Mutex
 	process *process.Process // nil while it is restarted
 }
 
+// meshpulseOptions are how a run's meshpulse differs from what the base starts.
+type meshpulseOptions struct {
+	// components of the manifests beside the base and the APIService.
+	components []string
+	// flags go behind the Deployment's, and win.
+	flags []string
+	// ingestTLS serves the ingest port over TLS with a certificate of the lab's authority.
+	ingestTLS bool
+}
+
 const (
 	systemNamespace = "meshpulse-system"
+	// serverName is what the API server expects in the certificate, as in production.
+	serverName = "meshpulse." + systemNamespace + ".svc"
 	// serviceIP is the clusterIP of meshpulse's Service and where the process listens, with the Service's port: that is
 	// how the API server reaches an aggregated API that runs outside a pod.
 	serviceIP = "127.96.0.20"
@@ -50,10 +63,10 @@ components: [%s]
 `
 )
 
-// installMeshpulse applies the manifests, with more of their components, and starts the process; it returns when the process is ready.
-func installMeshpulse(ctx context.Context, l *lab, c *cluster.Cluster, dir string, components []string) (*meshpulse, error) {
-	m := &meshpulse{lab: l, cluster: c, dir: filepath.Join(dir, "meshpulse")}
-	objects, err := m.render(ctx, append([]string{"apiservice"}, components...))
+// installMeshpulse applies the manifests and starts the process; it returns when the process is ready.
+func installMeshpulse(ctx context.Context, l *lab, c *cluster.Cluster, dir string, options meshpulseOptions) (*meshpulse, error) {
+	m := &meshpulse{lab: l, cluster: c, dir: filepath.Join(dir, "meshpulse"), options: options}
+	objects, err := m.render(ctx, append([]string{"apiservice"}, options.components...))
 	if err != nil {
 		return nil, err
 	}
@@ -153,9 +166,10 @@ func adapt(objects []*unstructured.Unstructured, ca []byte) (flags []string, err
 // configure makes the certificate, the kubeconfig with the service account's token, and the flags: the Deployment's,
 // then the lab's own, of which the last one of a name counts.
 func (m *meshpulse) configure(ctx context.Context, flags []string) error {
-	name := "meshpulse." + systemNamespace + ".svc" // what the API server expects, as in production
-	if err := m.cluster.CA.WriteFiles(m.dir, "serving", name, nil, []string{name, serviceIP}); err != nil {
-		return err
+	for _, name := range []string{"serving", "ingest"} {
+		if err := m.cluster.CA.WriteFiles(m.dir, name, serverName, nil, []string{serverName, serviceIP, "127.0.0.1"}); err != nil {
+			return err
+		}
 	}
 	kubeconfig := filepath.Join(m.dir, "kubeconfig")
 	if err := m.cluster.ServiceAccountKubeconfig(ctx, kubeconfig, systemNamespace, "meshpulse"); err != nil {
@@ -170,19 +184,29 @@ func (m *meshpulse) configure(ctx context.Context, flags []string) error {
 		"--kubeconfig="+kubeconfig, "--ingest-address="+m.ingest,
 		"--bind-address="+serviceIP, "--secure-port=443",
 		"--tls-cert-file="+filepath.Join(m.dir, "serving.crt"), "--tls-private-key-file="+filepath.Join(m.dir, "serving.key"))
+	if m.options.ingestTLS {
+		m.args = append(m.args, "--ingest-tls-cert-file="+filepath.Join(m.dir, "ingest.crt"), "--ingest-tls-private-key-file="+filepath.Join(m.dir, "ingest.key"))
+	}
+	m.args = append(m.args, m.options.flags...)
 	return nil
+}
+
+// launch starts the process and does not wait for it.
+func (m *meshpulse) launch() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var err error
+	m.process, err = process.Start(filepath.Join(m.dir, "meshpulse.log"), m.lab.meshpulse, m.args...)
+	return err
 }
 
 // start starts the process and returns when it listens.
 func (m *meshpulse) start(ctx context.Context) error {
-	p, err := process.Start(filepath.Join(m.dir, "meshpulse.log"), m.lab.meshpulse, m.args...)
-	if err != nil {
+	if err := m.launch(); err != nil {
 		return err
 	}
-	m.mu.Lock()
-	m.process = p
-	m.mu.Unlock()
-	err = proc.Await(ctx, p, 30*time.Second, func() error {
+	p := m.current()
+	err := proc.Await(ctx, p, 30*time.Second, func() error {
 		return m.cluster.Client.RESTClient().Get().AbsPath("/apis/external.metrics.k8s.io/v1beta1").Do(ctx).Error()
 	})
 	if err != nil {
@@ -212,6 +236,16 @@ func (m *meshpulse) restart(ctx context.Context) error {
 	return m.start(ctx)
 }
 
+// kill ends the process at once (SIGKILL). Until launch there is none.
+func (m *meshpulse) kill() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.process != nil {
+		m.process.Kill()
+		m.process = nil
+	}
+}
+
 func (m *meshpulse) current() *process.Process {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -232,11 +266,14 @@ func (m *meshpulse) processes() map[string]int {
 	return nil
 }
 
-// ingestBytes is the counter of received bytes in /metrics (envoystats).
-const ingestBytes = "meshpulse_ingest_bytes_total "
+const (
+	metricsURL = "https://" + serviceIP + "/metrics"
+	// ingestBytes is the counter of received bytes in /metrics (envoystats).
+	ingestBytes = "meshpulse_ingest_bytes_total "
+)
 
 func (m *meshpulse) wireBytes(ctx context.Context) (float64, error) {
-	body, err := fetch(ctx, m.cluster.AdminClient(), "https://"+serviceIP+"/metrics")
+	body, err := fetch(ctx, m.cluster.AdminClient(), metricsURL)
 	if err != nil {
 		return 0, err
 	}
@@ -248,8 +285,4 @@ func (m *meshpulse) wireBytes(ctx context.Context) (float64, error) {
 	return 0, errors.New("/metrics of meshpulse has no " + ingestBytes)
 }
 
-func (m *meshpulse) stop() {
-	if p := m.current(); p != nil {
-		p.Kill()
-	}
-}
+func (m *meshpulse) stop() { m.kill() }

@@ -56,6 +56,8 @@ type loop struct {
 
 	// askDirectly samples the metrics API itself, once a second, and not only what the HPA shows.
 	askDirectly bool
+	// sink is where a pod's sidecar pushes; nil: to the source.
+	sink func(namespace, pod string) string
 
 	mu       sync.Mutex
 	gateways map[string]*mesh.Gateway // by namespace
@@ -120,7 +122,7 @@ type observed struct {
 // withMeshpulse starts meshpulse, installed with more components.
 func (l *lab) withMeshpulse(components []string) func(context.Context, *cluster.Cluster, string) (source, error) {
 	return func(ctx context.Context, c *cluster.Cluster, dir string) (source, error) {
-		return installMeshpulse(ctx, l, c, dir, components)
+		return installMeshpulse(ctx, l, c, dir, meshpulseOptions{components: components})
 	}
 }
 
@@ -181,9 +183,12 @@ func (l *lab) runOnce(ctx context.Context, s scenario.Scenario, hpaSync time.Dur
 // setUp starts pods and gateways and applies the HPAs; it returns when every lane has its first pods ready.
 func (r *loop) setUp(ctx context.Context) error {
 	var err error
+	if r.sink == nil {
+		r.sink = func(string, string) string { return r.source.sink() }
+	}
 	r.agent, err = mesh.Start(ctx, mesh.Config{
 		Client: r.cluster.Client, Dir: filepath.Join(r.dir, "pods"), Envoy: r.lab.envoy, Apps: r.lab.apps(),
-		Sink: r.source.sink(), FlushInterval: r.scenario.Flush.Duration, ReadyChanged: r.readyChanged,
+		Sink: r.sink, FlushInterval: r.scenario.Flush.Duration, ReadyChanged: r.readyChanged,
 	})
 	if err != nil {
 		return err
@@ -194,7 +199,7 @@ func (r *loop) setUp(ctx context.Context) error {
 			return err
 		}
 		ln.gateway, err = mesh.StartGateway(ctx, mesh.GatewayConfig{
-			Dir: r.dir, Envoy: r.lab.envoy, Sink: r.source.sink(), FlushInterval: r.scenario.Flush.Duration,
+			Dir: r.dir, Envoy: r.lab.envoy, Sink: r.sink(sl.Namespace, "gateway-"+sl.Namespace), FlushInterval: r.scenario.Flush.Duration,
 			Namespace: sl.Namespace, Workload: workload, Index: i,
 		})
 		if err != nil {

@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"sync"
 	"time"
 
 	"k8s.io/client-go/kubernetes"
@@ -47,8 +48,12 @@ type Cluster struct {
 	// BootTime is how long Boot took.
 	BootTime time.Duration
 
-	config                       Config
-	etcd, apiserver, controllers *process.Process
+	config Config
+	// serve are the API server's arguments, for another start.
+	serve []string
+
+	mu                           sync.Mutex
+	etcd, apiserver, controllers *process.Process // nil before the start, or while killed
 }
 
 const bootTimeout = 60 * time.Second
@@ -117,26 +122,27 @@ func (c *Cluster) startAPIServer(ctx context.Context, etcdURL string) error {
 		return err
 	}
 	c.Server = "https://127.0.0.1:" + strconv.Itoa(ports[0])
-	c.apiserver, err = c.start("kube-apiserver",
-		"--etcd-servers="+etcdURL,
-		"--bind-address=127.0.0.1", "--advertise-address=127.0.0.1", "--secure-port="+strconv.Itoa(ports[0]),
+	c.serve = []string{
+		"--etcd-servers=" + etcdURL,
+		"--bind-address=127.0.0.1", "--advertise-address=127.0.0.1", "--secure-port=" + strconv.Itoa(ports[0]),
 		"--endpoint-reconciler-type=none", // a loopback address is no valid endpoint
 		"--service-cluster-ip-range=127.96.0.0/16",
 		"--authorization-mode=Node,RBAC",
-		"--client-ca-file="+c.pki("ca.crt"),
-		"--tls-cert-file="+c.pki("apiserver.crt"), "--tls-private-key-file="+c.pki("apiserver.key"),
+		"--client-ca-file=" + c.pki("ca.crt"),
+		"--tls-cert-file=" + c.pki("apiserver.crt"), "--tls-private-key-file=" + c.pki("apiserver.key"),
 		"--service-account-issuer=https://kubernetes.default.svc",
-		"--service-account-key-file="+c.pki("sa.key"), "--service-account-signing-key-file="+c.pki("sa.key"),
-		"--requestheader-client-ca-file="+c.pki("front-proxy-ca.crt"),
+		"--service-account-key-file=" + c.pki("sa.key"), "--service-account-signing-key-file=" + c.pki("sa.key"),
+		"--requestheader-client-ca-file=" + c.pki("front-proxy-ca.crt"),
 		"--requestheader-allowed-names=front-proxy-client",
 		"--requestheader-username-headers=X-Remote-User",
 		"--requestheader-group-headers=X-Remote-Group",
 		"--requestheader-extra-headers-prefix=X-Remote-Extra-",
-		"--proxy-client-cert-file="+c.pki("front-proxy-client.crt"),
-		"--proxy-client-key-file="+c.pki("front-proxy-client.key"),
+		"--proxy-client-cert-file=" + c.pki("front-proxy-client.crt"),
+		"--proxy-client-key-file=" + c.pki("front-proxy-client.key"),
 		"--enable-aggregator-routing=false", // an aggregated API is reached at its Service's clusterIP
-		"--v=1")
-	if err != nil {
+		"--v=1",
+	}
+	if c.apiserver, err = c.start("kube-apiserver", c.serve...); err != nil {
 		return err
 	}
 	if err := WriteKubeconfig(c.Kubeconfig, Kubeconfig{Server: c.Server, CAFile: c.pki("ca.crt"), CertFile: c.pki("admin.crt"), KeyFile: c.pki("admin.key")}); err != nil {
@@ -196,6 +202,8 @@ func await(ctx context.Context, name string, p *process.Process, ready func() er
 // Stop ends the control plane, last started first. It is killed: its data ends with the run, and an API server that
 // is asked politely waits for a minute.
 func (c *Cluster) Stop() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	for _, p := range []*process.Process{c.controllers, c.apiserver, c.etcd} {
 		if p != nil {
 			p.Kill()
@@ -205,7 +213,39 @@ func (c *Cluster) Stop() {
 
 // Failed is an error when one of the programs has ended by itself.
 func (c *Cluster) Failed() error {
-	return errors.Join(proc.Ended(c.etcd), proc.Ended(c.apiserver), proc.Ended(c.controllers))
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var errs []error
+	for _, p := range []*process.Process{c.etcd, c.apiserver, c.controllers} {
+		if p != nil {
+			errs = append(errs, proc.Ended(p))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// KillAPIServer kills the API server (SIGKILL).
+func (c *Cluster) KillAPIServer() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.apiserver != nil {
+		c.apiserver.Kill()
+		c.apiserver = nil
+	}
+}
+
+// RestartAPIServer starts a killed API server again, at the same address with the same data, and returns when it is ready.
+func (c *Cluster) RestartAPIServer(ctx context.Context) error {
+	p, err := c.start("kube-apiserver", c.serve...)
+	if err != nil {
+		return err
+	}
+	c.mu.Lock()
+	c.apiserver = p
+	c.mu.Unlock()
+	return await(ctx, "kube-apiserver", p, func() error {
+		return c.Client.RESTClient().Get().AbsPath("/readyz").Do(ctx).Error()
+	})
 }
 
 // FreePorts finds n TCP ports on 127.0.0.1 that are free now.

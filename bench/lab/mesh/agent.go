@@ -8,8 +8,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -43,8 +45,8 @@ type Config struct {
 	// with the arguments that go before the container's own. $(POD_IP) in any of them is the pod's address.
 	Envoy string
 	Apps  map[string]App
-	// Sink is where the sidecars push, host:port.
-	Sink string
+	// Sink is where a pod's sidecar pushes, host:port.
+	Sink func(namespace, pod string) string
 	// FlushInterval of the sidecars.
 	FlushInterval time.Duration
 	// ReadyChanged is called with a workload's ready sidecars (host:port), from several goroutines, never at once for one
@@ -65,14 +67,15 @@ type Agent struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 
-	mu     sync.Mutex
-	nextIP int
-	pods   map[string]*pod // by UID
+	mu       sync.Mutex
+	nextIP   int
+	pods     map[string]*pod          // by UID
+	heldBack map[string]chan struct{} // by namespace: closed when its pods may get ready again
 }
 
 // Start watches the node's pods and runs them until Stop.
 func Start(ctx context.Context, config Config) (*Agent, error) {
-	a := &Agent{config: config, pods: map[string]*pod{}}
+	a := &Agent{config: config, pods: map[string]*pod{}, heldBack: map[string]chan struct{}{}}
 	a.ctx, a.cancel = context.WithCancel(ctx)
 	factory := informers.NewSharedInformerFactoryWithOptions(config.Client, 0,
 		informers.WithTweakListOptions(func(o *metav1.ListOptions) {
@@ -155,8 +158,8 @@ func (a *Agent) newPod(object *corev1.Pod) *pod {
 
 // run is a pod's whole life.
 func (a *Agent) run(p *pod) {
-	defer p.cancel()
 	defer p.kill()
+	defer p.cancel() // before that: what is being started sees it
 	log := slog.With("pod", p.object.Namespace+"/"+p.object.Name, "address", p.address)
 	if err := a.live(p); err != nil && a.ctx.Err() == nil {
 		log.Error("pod failed", "err", err)
@@ -192,7 +195,7 @@ func (a *Agent) live(p *pod) error {
 	if err != nil {
 		return err
 	}
-	if !p.wait(delay) {
+	if !p.wait(delay) || !a.mayGetReady(p) {
 		return nil // told to end before it was ready
 	}
 	if err := a.patchStatus(p, true); err != nil {
@@ -220,7 +223,7 @@ func (a *Agent) setReady(p *pod, ready bool) {
 	var addresses []string
 	for _, other := range a.pods {
 		if other.ready && other.workload == p.workload && other.object.Namespace == p.object.Namespace {
-			addresses = append(addresses, other.sidecar.Address())
+			addresses = append(addresses, net.JoinHostPort(other.address, strconv.Itoa(inboundPort)))
 		}
 	}
 	a.config.ReadyChanged(p.object.Namespace, p.workload, addresses)

@@ -39,6 +39,8 @@ type pod struct {
 	grace   time.Duration // set before ending is closed
 	ending  chan struct{} // closed when the pod is told to end
 
+	telling sync.Mutex // held while the API server is told whether the pod is ready
+
 	mu      sync.Mutex
 	sidecar *sidecar.Sidecar
 	app     *process.Process
@@ -91,21 +93,32 @@ func (p *pod) start(config Config, dir string) error {
 	p.mu.Lock()
 	p.app = app
 	p.mu.Unlock()
+	if err := p.startSidecar(config, dir); err != nil {
+		return err
+	}
+	return p.awaitApp(app)
+}
+
+func (p *pod) startSidecar(config Config, dir string) error {
 	envoy, err := sidecar.Start(p.ctx, sidecar.Options{
 		Binary: config.Envoy, Dir: dir,
 		Pod: p.object.Name, Namespace: p.object.Namespace, Workload: p.workload,
 		Version: p.object.Labels["version"], Labels: p.object.Labels, Annotations: p.object.Annotations,
 		Address: p.address, InboundPort: inboundPort, AdminPort: adminPort,
 		Upstreams: []string{net.JoinHostPort(p.address, appPort)},
-		Sink:      config.Sink, FlushInterval: config.FlushInterval,
+		Sink:      config.Sink(p.object.Namespace, p.object.Name), FlushInterval: config.FlushInterval,
 	})
 	if err != nil {
 		return err
 	}
 	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.ctx.Err() != nil { // the pod is gone, and has killed what it knew of
+		envoy.Kill()
+		return p.ctx.Err()
+	}
 	p.sidecar = envoy
-	p.mu.Unlock()
-	return p.awaitApp(app)
+	return nil
 }
 
 // awaitApp waits until the app takes connections.

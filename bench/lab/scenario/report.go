@@ -39,7 +39,7 @@ func (r Report) Markdown() string {
 		run.printReactions(w)
 		fmt.Fprintf(w, "\n| measure | value | goal |\n|---|---|---|\n")
 		for _, m := range run.Measures {
-			fmt.Fprintf(w, "| %s | %s | %s |\n", m.Name, m.Text(), goal(m))
+			fmt.Fprintf(w, "| %s | %s | %s |\n", m.Name, m.Text(), GoalText(m))
 		}
 		fmt.Fprintf(w, "\n| check | seen | |\n|---|---|---|\n")
 		for _, v := range run.Verdicts {
@@ -130,7 +130,8 @@ func (m Measure) Text() string {
 	return strconv.FormatFloat(m.Value, 'f', 1, 64) + " " + m.Unit
 }
 
-func goal(m Measure) string {
+// GoalText is what a measure should be, "" where it has no goal.
+func GoalText(m Measure) string {
 	if m.Goal == nil {
 		return ""
 	}

@@ -1,0 +1,457 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/meshpulse/meshpulse/bench/lab/chaos"
+	"github.com/meshpulse/meshpulse/bench/lab/cluster"
+	"github.com/meshpulse/meshpulse/bench/lab/link"
+	"github.com/meshpulse/meshpulse/bench/lab/load"
+	"github.com/meshpulse/meshpulse/bench/lab/mesh"
+	"github.com/meshpulse/meshpulse/bench/lab/scenario"
+)
+
+const (
+	chaosLanes = "bench/lab/scenarios/chaos/lanes.yaml"
+	// chaosHold is meshpulse's --hold in a chaos run: short, so that waiting for a sidecar ends within the longest faults.
+	chaosHold = 30 * time.Second
+	// chaosBudget is meshpulse's limit of series in a chaos run: several times what the lanes have, and less than what the
+	// flood sends.
+	chaosBudget = 1500
+	// askInterval is how often the metrics API is asked for each lane, as an HPA asks.
+	askInterval = time.Second
+)
+
+// chaosRun is a run under faults: the loop that every scenario has, and links between sidecars and meshpulse.
+type chaosRun struct {
+	*loop
+	meshpulse *meshpulse
+	schedule  chaos.Schedule
+	links     map[string][2]*link.Link // by namespace: those of its first and its second half
+	flood     *link.Link
+	begin     time.Time
+
+	mu      sync.Mutex
+	halves  map[string]int // of pods, by namespace and name
+	next    map[string]int // half of a namespace's next pod
+	seen    chaos.Seen
+	traces  []chaos.Trace
+	scraped map[string]float64 // newest counters of the process that runs, by name and labels
+	pid     int                // whose they are
+}
+
+// chaosAll does a run for each seed and writes what was seen; a goal that was missed fails the command, after all have run.
+func (l *lab) chaosAll(ctx context.Context, seeds []uint64, faults int) error {
+	if len(seeds) == 0 {
+		return errors.New("no seed: give --seed=1,7,42")
+	}
+	text := strings.Trim(fmt.Sprint(seeds), "[]")
+	report := chaos.Report{Versions: l.versions(), Command: fmt.Sprintf("make chaos SEED=%q", text), Hold: chaosHold, Budget: chaosBudget}
+	for _, seed := range seeds {
+		seen, err := l.chaosOnce(ctx, seed, faults)
+		if err != nil {
+			return fmt.Errorf("chaos with seed %d: %w", seed, err)
+		}
+		report.Date = time.Now()
+		report.Runs = append(report.Runs, seen)
+		fmt.Print(report.Markdown())
+		if err := report.Write(l.results); err != nil {
+			return err
+		}
+	}
+	if missed := report.Missed(); len(missed) > 0 {
+		return fmt.Errorf("chaos: missed: %s", strings.Join(missed, "; "))
+	}
+	return nil
+}
+
+// chaosOnce boots everything, lets the schedule happen and ends everything.
+func (l *lab) chaosOnce(ctx context.Context, seed uint64, faults int) (chaos.Seen, error) {
+	s, err := scenario.Load(filepath.Join(l.root, chaosLanes))
+	if err != nil {
+		return chaos.Seen{}, err
+	}
+	schedule, err := chaos.New(chaos.Config{Seed: seed, Faults: faults, Lanes: len(s.Lanes)})
+	if err != nil {
+		return chaos.Seen{}, err
+	}
+	for i := range s.Lanes {
+		s.Lanes[i].Load = steady(s.Lanes[i].Load[0].RPS, schedule.Length)
+	}
+	dir, err := l.runDir(fmt.Sprintf("chaos-%d", seed))
+	if err != nil {
+		return chaos.Seen{}, err
+	}
+	c, err := cluster.Boot(ctx, cluster.Config{Binary: l.controlplane, Dir: dir, HPASync: s.HPASync[0].Duration})
+	if err != nil {
+		return chaos.Seen{}, err
+	}
+	defer c.Stop()
+	m, err := installMeshpulse(ctx, l, c, dir, l.chaosOptions())
+	if err != nil {
+		return chaos.Seen{}, err
+	}
+	defer m.stop()
+	slog.Info("chaos", "seed", seed, "faults", len(schedule.Faults), "length", schedule.Length, "logs", dir)
+	r := &chaosRun{
+		loop: &loop{lab: l, scenario: s, dir: dir, cluster: c, source: m}, meshpulse: m, schedule: schedule,
+		links: map[string][2]*link.Link{}, halves: map[string]int{}, next: map[string]int{}, scraped: map[string]float64{},
+	}
+	r.loop.sink, r.gateways = r.linkOf, map[string]*mesh.Gateway{}
+	r.seen = chaos.Seen{Seed: seed, Schedule: schedule, Done: map[chaos.Kind]int{}, Dropped: map[string]float64{}, HPASync: s.HPASync[0].Duration}
+	defer r.stop()
+	if err := r.connect(); err != nil {
+		return chaos.Seen{}, err
+	}
+	defer r.disconnect()
+	if err := r.setUp(ctx); err != nil {
+		return chaos.Seen{}, err
+	}
+	if err := r.run(ctx); err != nil {
+		return chaos.Seen{}, err
+	}
+	return r.seen, r.keep()
+}
+
+// steady is a constant load after a first minute of somewhat more: the HPA is to find as many replicas as the load needs, and
+// while the window fills for the first time it had taken some away, which its tolerance of 10 % would not give back.
+func steady(rps float64, length time.Duration) load.Profile {
+	const more, during = 1.15, 70 * time.Second
+	return load.Profile{
+		{For: metav1.Duration{Duration: during}, RPS: more * rps},
+		{For: metav1.Duration{Duration: length - during}, RPS: rps},
+	}
+}
+
+// chaosOptions are meshpulse's in a chaos run. Without the component for it a surge does not act.
+func (l *lab) chaosOptions() meshpulseOptions {
+	o := meshpulseOptions{ingestTLS: true, flags: []string{"--hold=" + chaosHold.String(), "--max-series=" + strconv.Itoa(chaosBudget)}}
+	if _, err := os.Stat(filepath.Join(l.root, "manifests", "components", surgeAction)); err == nil {
+		o.components = append(o.components, surgeAction)
+	}
+	return o
+}
+
+// surgeAction is the component with the right to scale, and the annotation's name.
+const surgeAction = "surge-action"
+
+// connect opens two links for each lane, and one for the flood. A link speaks TLS to meshpulse, as a sidecar would.
+func (r *chaosRun) connect() error {
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(r.cluster.CA.PEM)
+	config := link.Config{Upstream: r.meshpulse.ingest, TLS: func() *tls.Config {
+		return &tls.Config{RootCAs: roots, ServerName: serverName, NextProtos: []string{"h2"}}
+	}}
+	var err error
+	if r.flood, err = link.Open(config); err != nil {
+		return err
+	}
+	for _, ln := range r.scenario.Lanes {
+		var pair [2]*link.Link
+		for i := range pair {
+			if pair[i], err = link.Open(config); err != nil {
+				return err
+			}
+		}
+		r.links[ln.Namespace] = pair
+	}
+	return nil
+}
+
+func (r *chaosRun) disconnect() {
+	r.flood.Close()
+	for _, pair := range r.links {
+		pair[0].Close()
+		pair[1].Close()
+	}
+}
+
+// linkOf is where a pod's sidecar pushes: a namespace's pods take turns between its two links, and keep theirs.
+func (r *chaosRun) linkOf(namespace, pod string) string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	key := namespace + "/" + pod
+	half, known := r.halves[key]
+	if !known {
+		half = r.next[namespace] % 2
+		r.next[namespace]++
+		r.halves[key] = half
+	}
+	return r.links[namespace][half].Address()
+}
+
+// run sends the load, lets the faults happen, and watches.
+func (r *chaosRun) run(ctx context.Context) error {
+	watching, stop := context.WithCancel(ctx)
+	defer stop()
+	r.begin = time.Now()
+	var loads, others sync.WaitGroup
+	r.traces = make([]chaos.Trace, len(r.lanes))
+	for i, ln := range r.lanes {
+		r.traces[i].Lane = chaos.Lane{
+			Namespace: ln.Namespace, Load: ln.Load[1].RPS, PerReplica: ln.PerReplica,
+			Target: ln.hpa.Spec.Metrics[0].External.Target.AverageValue.AsApproximateFloat64(),
+			Action: ln.hpa.Annotations["meshpulse.io/"+surgeAction] == "scale" && slices.Contains(r.meshpulse.options.components, surgeAction),
+		}
+		loads.Go(func() { ln.generator.Run(watching, r.begin, ln.Load) })
+		others.Go(func() { r.lookAt(watching, ln, &r.traces[i]) })
+		others.Go(func() { r.ask(watching, ln, &r.traces[i]) })
+	}
+	others.Go(func() { r.scrape(watching) })
+	others.Go(func() { r.inject(watching) })
+	err := r.watchUntil(ctx, r.begin.Add(r.schedule.Length))
+	if err == nil {
+		loads.Wait()
+	}
+	stop()
+	others.Wait()
+	loads.Wait()
+	if err != nil {
+		return err
+	}
+	return r.sumUp(ctx)
+}
+
+// watchUntil looks after the processes until the end.
+func (r *chaosRun) watchUntil(ctx context.Context, end time.Time) error {
+	for time.Now().Before(end) {
+		if !sleep(ctx, 200*time.Millisecond) {
+			return ctx.Err()
+		}
+		if err := r.cluster.Failed(); err != nil {
+			return err
+		}
+		r.watch()
+	}
+	return nil
+}
+
+// watch notices when meshpulse has ended by itself, and starts it again, as a kubelet would.
+func (r *chaosRun) watch() {
+	p := r.meshpulse.current()
+	if p == nil {
+		return
+	}
+	select {
+	case <-p.Exited():
+	default:
+		return
+	}
+	if r.meshpulse.current() != p {
+		return // a fault has just killed it
+	}
+	what := fmt.Sprintf("ended with code %d: %s", p.ExitCode(), p.Tail(1))
+	slog.Error("meshpulse crashed", "what", what)
+	r.note(func(s *chaos.Seen) {
+		s.Crashes = append(s.Crashes, chaos.Moment{At: time.Since(r.begin), Lane: "meshpulse", What: what, Faults: chaos.Around(s.Schedule.Faults, time.Since(r.begin))})
+	})
+	time.Sleep(time.Second)
+	if r.meshpulse.current() != p {
+		return // nor is it ours to start
+	}
+	if err := r.meshpulse.launch(); err != nil {
+		slog.Error("meshpulse cannot be started", "err", err)
+	}
+}
+
+// note changes what was seen, under the lock.
+func (r *chaosRun) note(f func(*chaos.Seen)) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	f(&r.seen)
+}
+
+// lookAt records what the lane's HPA wants and what its target has.
+func (r *chaosRun) lookAt(ctx context.Context, ln *lane, trace *chaos.Trace) {
+	tick := time.NewTicker(sampleInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		look, err := r.look(ctx, ln)
+		if err != nil {
+			continue // the API server is down
+		}
+		trace.Looks = append(trace.Looks, look)
+	}
+}
+
+func (r *chaosRun) look(ctx context.Context, ln *lane) (chaos.Look, error) {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	hpa, err := r.cluster.Client.AutoscalingV2().HorizontalPodAutoscalers(ln.Namespace).Get(ctx, ln.hpa.Name, metav1.GetOptions{})
+	if err != nil {
+		return chaos.Look{}, err
+	}
+	scale, err := r.cluster.Client.AppsV1().Deployments(ln.Namespace).GetScale(ctx, workload, metav1.GetOptions{})
+	if err != nil {
+		return chaos.Look{}, err
+	}
+	return chaos.Look{At: time.Since(r.begin), Desired: int(hpa.Status.DesiredReplicas), Spec: int(scale.Spec.Replicas)}, nil
+}
+
+// ask asks the metrics API once a second, and says every ten seconds what it answers.
+func (r *chaosRun) ask(ctx context.Context, ln *lane, trace *chaos.Trace) {
+	tick := time.NewTicker(askInterval)
+	defer tick.Stop()
+	for n := 0; ; n++ {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		asked := time.Since(r.begin)
+		within, cancel := context.WithTimeout(ctx, 3*time.Second)
+		value, held, err := r.answer(within, ln)
+		cancel()
+		a := chaos.Answer{At: asked, Value: value, Held: held}
+		if err != nil {
+			a.Err, a.Value = err.Error(), math.NaN()
+		}
+		trace.Answers = append(trace.Answers, a)
+		if n%10 == 0 {
+			slog.Info("lab", "t", asked.Round(time.Second), "namespace", ln.Namespace, "value", fmt.Sprintf("%.2f", a.Value), "held", held, "ready", r.agent.Ready(ln.Namespace, workload))
+		}
+	}
+}
+
+// counted are the counters of meshpulse that tell what it took and what it lost.
+var counted = []string{
+	"meshpulse_ingest_messages_total", "meshpulse_ingest_rejected_messages_total",
+	"meshpulse_ingest_dropped_samples_total", "meshpulse_store_dropped_samples_total",
+}
+
+// scrape adds up meshpulse's counters over its restarts, and the flushes that are due.
+func (r *chaosRun) scrape(ctx context.Context) {
+	client := r.cluster.AdminClient()
+	client.Timeout = 2 * time.Second
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		sidecars := len(r.agent.Sidecars()) + len(r.lanes)
+		r.note(func(s *chaos.Seen) { s.FlushesDue += float64(sidecars) / r.scenario.Flush.Seconds() })
+		p := r.meshpulse.current()
+		if p == nil {
+			continue
+		}
+		if body, err := fetch(ctx, client, metricsURL); err == nil {
+			r.count(p.PID(), string(body))
+		}
+	}
+}
+
+// count takes one reading. Counters of another process begin at 0.
+func (r *chaosRun) count(pid int, text string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if pid != r.pid {
+		r.pid, r.scraped = pid, map[string]float64{}
+	}
+	for line := range strings.Lines(text) {
+		name, number, ok := strings.Cut(strings.TrimSpace(line), " ")
+		base, _, _ := strings.Cut(name, "{")
+		value, err := strconv.ParseFloat(number, 64)
+		if !ok || err != nil || !slices.Contains(counted, base) {
+			continue
+		}
+		r.seen.Dropped[name] += value - r.scraped[name]
+		r.scraped[name] = value
+	}
+}
+
+// sumUp asks for what is known only in the end.
+func (r *chaosRun) sumUp(ctx context.Context) error {
+	for i, ln := range r.lanes {
+		result := ln.generator.Result()
+		r.traces[i].Sent, r.traces[i].Failed = result.Sent, result.Failed
+		events, err := r.cluster.Client.CoreV1().Events(ln.Namespace).List(ctx, metav1.ListOptions{FieldSelector: "reason=SurgeScaled"})
+		if err != nil {
+			return err
+		}
+		for _, e := range events.Items {
+			r.traces[i].Raises = append(r.traces[i].Raises, raised(e, r.begin))
+		}
+	}
+	r.note(func(s *chaos.Seen) {
+		for _, pair := range r.links {
+			s.FlushesSent += float64(pair[0].Messages() + pair[1].Messages())
+		}
+		s.FlushesTaken = s.Dropped[counted[0]] - float64(r.flood.Messages())
+		delete(s.Dropped, counted[0])
+		s.Judge(r.traces)
+	})
+	log, err := os.ReadFile(filepath.Join(r.meshpulse.dir, "meshpulse.log"))
+	if err != nil {
+		return err
+	}
+	for _, sign := range []string{"panic:", "fatal error:", "DATA RACE"} {
+		if n := strings.Count(string(log), sign); n > 0 {
+			r.note(func(s *chaos.Seen) {
+				s.Crashes = append(s.Crashes, chaos.Moment{Lane: "meshpulse", What: fmt.Sprintf("its log has %q %d times", sign, n)})
+			})
+		}
+	}
+	return nil
+}
+
+func raised(e corev1.Event, begin time.Time) string {
+	at := e.EventTime.Time
+	if at.IsZero() {
+		at = e.LastTimestamp.Time
+	}
+	return fmt.Sprintf("%.0fs: %s", at.Sub(begin).Seconds(), e.Message)
+}
+
+// keep leaves everything that was seen in the run's folder.
+func (r *chaosRun) keep() error {
+	type answer struct {
+		At, Value float64
+		Held, Err string
+	}
+	type trace struct {
+		Namespace string
+		Looks     []chaos.Look
+		Answers   []answer
+	}
+	var all []trace
+	for _, t := range r.traces {
+		kept := trace{Namespace: t.Lane.Namespace, Looks: t.Looks}
+		for _, a := range t.Answers {
+			if math.IsNaN(a.Value) {
+				a.Value = -1 // JSON has no NaN
+			}
+			kept.Answers = append(kept.Answers, answer{a.At.Seconds(), a.Value, a.Held, a.Err})
+		}
+		all = append(all, kept)
+	}
+	data, err := json.Marshal(all)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(r.dir, "seen.json"), data, 0o644)
+}

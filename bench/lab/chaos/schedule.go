@@ -1,0 +1,292 @@
+// Package chaos says what goes wrong in a chaos run, and when: a schedule of faults drawn from a seed, and the judgement of
+// what was seen under them. It knows kinds of faults, lanes and times, and it must not know how a fault is done: no cluster,
+// no process, no connection.
+package chaos
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"slices"
+	"time"
+)
+
+// Kind is a kind of fault.
+type Kind string
+
+// The kinds. Those of everybody have no lane.
+const (
+	// KillMeshpulse kills meshpulse (SIGKILL) and starts it again at the fault's end.
+	KillMeshpulse Kind = "kill-meshpulse"
+	// KillSidecar kills the Envoy of a pod and starts it again at the fault's end, with its counters at 0.
+	KillSidecar Kind = "kill-sidecar"
+	// KillAPIServer kills kube-apiserver and starts it again at the fault's end.
+	KillAPIServer Kind = "kill-apiserver"
+	// CutStreams resets connections of sidecars again and again.
+	CutStreams Kind = "cut-streams"
+	// StallStreams holds everything up, both ways, and then lets it through at once.
+	StallStreams Kind = "stall-streams"
+	// RefuseHalf lets half of every lane's sidecars make no connection.
+	RefuseHalf Kind = "refuse-half"
+	// Garble changes bytes of half of the messages.
+	Garble Kind = "garble-messages"
+	// StepClock sets the clock of sidecars to another time, and back at the fault's end.
+	StepClock Kind = "step-clock"
+	// DeletePods deletes pods; the Deployment makes others.
+	DeletePods Kind = "delete-pods"
+	// AddPods scales a Deployment up by hand.
+	AddPods Kind = "add-pods"
+	// NeverReady deletes a pod, and keeps whatever pod comes from getting ready until the fault's end.
+	NeverReady Kind = "never-ready"
+	// FillBudget has other pods report so many series that the budget is reached.
+	FillBudget Kind = "fill-budget"
+	// ReplaceCertificates writes certificates whose keys are not there yet, cuts the streams, and writes the keys at the
+	// fault's end. A process that starts meanwhile could not, so it never meets KillMeshpulse.
+	ReplaceCertificates Kind = "replace-certificates"
+)
+
+// Kinds are all of them.
+var Kinds = []Kind{
+	KillMeshpulse, KillSidecar, KillAPIServer, CutStreams, StallStreams, RefuseHalf, Garble, StepClock,
+	DeletePods, AddPods, NeverReady, FillBudget, ReplaceCertificates,
+}
+
+// ofALane are the kinds that strike one lane.
+var ofALane = []Kind{KillSidecar, CutStreams, StallStreams, Garble, StepClock, DeletePods, AddPods, NeverReady}
+
+// throughTheAPI are the kinds that need the API server to be done.
+var throughTheAPI = []Kind{DeletePods, AddPods, NeverReady}
+
+// Half is which of a lane's sidecars a fault strikes, as the lab divides them.
+type Half int
+
+// The halves.
+const (
+	Both Half = iota
+	First
+	Second
+)
+
+// Fault is one thing that goes wrong.
+type Fault struct {
+	// At is when it begins, For how long it lasts.
+	At, For time.Duration
+	Kind    Kind
+	// Lane is the index of the lane that it strikes, -1 for everybody.
+	Lane int
+	// Half is whom a fault of streams, messages or clocks strikes.
+	Half Half
+	// Count is how many pods are deleted or added.
+	Count int
+	// Step is how far a clock is set.
+	Step time.Duration
+	// Seed is for what the fault itself draws.
+	Seed uint64
+}
+
+// End is when it is over.
+func (f Fault) End() time.Duration { return f.At + f.For }
+
+// Config is what a schedule is drawn from.
+type Config struct {
+	// Seed decides everything else: the same seed, the same faults.
+	Seed uint64
+	// Faults is how many there are at least (default 104): every kind occurs equally often.
+	Faults int
+	// Lanes is how many lanes there are.
+	Lanes int
+	// WarmUp is before the first fault (default 150s), Calm between two bouts and after the last one (default 75s): longer
+	// than the queries' range, so that knowledge is complete again and nothing is held.
+	WarmUp, Calm time.Duration
+	// Bout is how many faults come between two calms (default 26).
+	Bout int
+}
+
+// Lengths of a fault, and how many there are at once at most.
+const (
+	Shortest = time.Second
+	Longest  = time.Minute
+	AtOnce   = 3
+	// meanPause is between two faults of a hand.
+	meanPause = 6 * time.Second
+	// recovery is how long the API server needs before it can be used again.
+	recovery = 5 * time.Second
+)
+
+// Validate says what is wrong.
+func (c Config) Validate() error {
+	if c.Lanes < 1 {
+		return errors.New("chaos: no lane")
+	}
+	if c.Faults < 0 || c.Bout < 0 || c.WarmUp < 0 || c.Calm < 0 {
+		return errors.New("chaos: numbers and times must not be negative")
+	}
+	return nil
+}
+
+func (c Config) withDefaults() Config {
+	if c.Faults == 0 {
+		c.Faults = 8 * len(Kinds)
+	}
+	if c.WarmUp == 0 {
+		c.WarmUp = 150 * time.Second
+	}
+	if c.Calm == 0 {
+		c.Calm = 75 * time.Second
+	}
+	if c.Bout == 0 {
+		c.Bout = 2 * len(Kinds)
+	}
+	return c
+}
+
+// Schedule is what goes wrong in a run, by beginning.
+type Schedule struct {
+	Faults []Fault
+	// Length is the whole run's, the last calm included.
+	Length time.Duration
+}
+
+// New draws a schedule: three hands do one fault after another, each with a pause in between.
+func New(c Config) (Schedule, error) {
+	if err := c.Validate(); err != nil {
+		return Schedule{}, err
+	}
+	c = c.withDefaults()
+	d := dealer{config: c, random: rand.New(rand.NewPCG(c.Seed, uint64(len(Kinds))))}
+	var s Schedule
+	at := c.WarmUp
+	for len(s.Faults) < c.Faults {
+		bout := d.bout(at, min(c.Bout, c.Faults-len(s.Faults)))
+		s.Faults = append(s.Faults, bout...)
+		for _, f := range bout {
+			at = max(at, f.End())
+		}
+		at += c.Calm
+	}
+	s.Length = at
+	return s, nil
+}
+
+// dealer draws faults from a deck that holds every kind once and is filled again when it is empty.
+type dealer struct {
+	config Config
+	random *rand.Rand
+	deck   []Kind
+}
+
+// bout draws so many faults from a time on. Each is given to the hand that is free first.
+func (d *dealer) bout(from time.Duration, count int) []Fault {
+	var hands [AtOnce]time.Duration
+	for i := range hands {
+		hands[i] = from + d.pause()
+	}
+	var faults []Fault
+	for range count {
+		hand := 0
+		for i, free := range hands {
+			if free < hands[hand] {
+				hand = i
+			}
+		}
+		f := d.fault(hands[hand], faults)
+		faults = append(faults, f)
+		hands[hand] = f.End() + d.pause()
+	}
+	slices.SortStableFunc(faults, func(a, b Fault) int { return int(a.At - b.At) })
+	return faults
+}
+
+func (d *dealer) pause() time.Duration {
+	return time.Duration(d.random.ExpFloat64() * float64(meanPause)).Round(time.Millisecond)
+}
+
+// fault draws one that begins at a time, or later where it must not meet those that are there.
+func (d *dealer) fault(at time.Duration, others []Fault) Fault {
+	if len(d.deck) == 0 {
+		d.deck = slices.Clone(Kinds)
+		d.random.Shuffle(len(d.deck), func(i, j int) { d.deck[i], d.deck[j] = d.deck[j], d.deck[i] })
+	}
+	f := Fault{At: at, For: d.length(), Lane: -1, Seed: d.random.Uint64()}
+	lane, half, count, step := d.random.IntN(d.config.Lanes), Half(d.random.IntN(3)), 1+d.random.IntN(2), d.step()
+	choice := slices.IndexFunc(d.deck, func(k Kind) bool { f.Kind = k; return clash(f, others) <= at })
+	if choice < 0 { // none of those that are left fits now
+		choice = 0
+	}
+	f.Kind = d.deck[choice]
+	d.deck = slices.Delete(d.deck, choice, choice+1)
+	f.At = max(at, clash(f, others))
+	if slices.Contains(ofALane, f.Kind) {
+		f.Lane = lane
+	}
+	switch f.Kind {
+	case CutStreams, StallStreams, Garble:
+		f.Half = half
+	case StepClock:
+		f.Half, f.Step = half, step
+	case RefuseHalf:
+		f.Half = First + half%2
+	case DeletePods, AddPods:
+		f.Count = count
+	}
+	return f
+}
+
+// clash is when a fault may begin: one of a kind at a time, and nothing that needs the API server while it is down.
+func clash(f Fault, others []Fault) time.Duration {
+	for moved := true; moved; {
+		moved = false
+		for _, o := range others {
+			if free := o.freeFor(f.Kind); f.At < free && o.At < f.End() {
+				f.At, moved = free, true
+			}
+		}
+	}
+	return f.At
+}
+
+// freeFor is from when on a fault of a kind may follow this one.
+func (f Fault) freeFor(kind Kind) time.Duration {
+	switch {
+	case f.Kind == kind, kind == KillAPIServer && slices.Contains(throughTheAPI, f.Kind),
+		f.Kind == KillMeshpulse && kind == ReplaceCertificates, f.Kind == ReplaceCertificates && kind == KillMeshpulse:
+		return f.End()
+	case f.Kind == KillAPIServer && slices.Contains(throughTheAPI, kind):
+		return f.End() + recovery
+	}
+	return 0
+}
+
+// length is log-uniform between the shortest and the longest.
+func (d *dealer) length() time.Duration {
+	ratio := float64(Longest) / float64(Shortest)
+	return time.Duration(float64(Shortest) * math.Pow(ratio, d.random.Float64())).Round(time.Millisecond)
+}
+
+// step is log-uniform between a second and an hour, forwards or backwards.
+func (d *dealer) step() time.Duration {
+	step := time.Duration(float64(time.Second) * math.Pow(3600, d.random.Float64())).Round(time.Millisecond)
+	if d.random.IntN(2) == 0 {
+		return -step
+	}
+	return step
+}
+
+// String is the fault in a line.
+func (f Fault) String() string {
+	text := fmt.Sprintf("%s at %.1fs for %.1fs", f.Kind, f.At.Seconds(), f.For.Seconds())
+	if f.Lane >= 0 {
+		text += fmt.Sprintf(", lane %d", f.Lane)
+	}
+	if f.Half != Both {
+		text += fmt.Sprintf(", half %d", f.Half)
+	}
+	if f.Count > 0 {
+		text += fmt.Sprintf(", %d pods", f.Count)
+	}
+	if f.Step != 0 {
+		text += ", by " + f.Step.String()
+	}
+	return text
+}
