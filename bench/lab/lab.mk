@@ -20,8 +20,9 @@ chaos: lab-build ## constant load while things go wrong (SEED=1, or several: "1 
 lab-up: lab-build ## only the control plane, until Ctrl-C
 	@$(LAB_BIN)/lab up --root .
 
-lab-test: ## vet and tests of the lab's own code
+lab-test: ## vet and tests of the lab's own code, and the HPA controller's decisions as metricsapi/horizontal is tested against
 	cd bench/lab && $(GO) mod tidy -diff && $(GO) vet ./... && $(GO) test -race ./...
+	cd bench/lab/controlplane && CGO_ENABLED=0 $(GO) test -trimpath ./hpa # built as the control plane is, so that it is compiled once
 
 lab-build: lab-controlplane build envoy
 	@cd bench/lab && ../tools/progress $(GO) build -v -o ../../$(LAB_BIN)/lab .

@@ -44,3 +44,15 @@ func TestLooksInARow(t *testing.T) {
 		t.Errorf("after the window: %+v, want 3 replicas", d)
 	}
 }
+
+// TestBackFromZero covers what the table cannot: minReplicas was raised while the controller had scaled the target to zero.
+func TestBackFromZero(t *testing.T) {
+	hpa := spec(func(s *autoscalingv2.HorizontalPodAutoscalerSpec) { s.MinReplicas = new(int32(3)) })
+	idle := []Reading{{Known: true}}
+	if d := DefaultSettings().Decide(hpa, Target{}, idle, &Past{ScaledToZero: true}, time.Unix(0, 0)); d.Replicas != 3 {
+		t.Errorf("scaled to zero by the controller: %+v, want 3 replicas", d)
+	}
+	if d := DefaultSettings().Decide(hpa, Target{}, idle, &Past{}, time.Unix(0, 0)); d.Replicas != 0 || d.Err != ErrDisabled {
+		t.Errorf("scaled to zero by someone else: %+v, want ErrDisabled", d)
+	}
+}

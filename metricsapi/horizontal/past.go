@@ -10,7 +10,7 @@ import (
 // Past is what the controller remembers of an HPA from one look to the next. It is empty after its start. The zero value is
 // ready for use.
 type Past struct {
-	// Changes are what counts against policies, the oldest first. The controller knows only its own; someone else who
+	// Changes are what counts against policies, in any order. The controller knows only its own; someone else who
 	// scales the same target adds theirs.
 	Changes []Change
 	// ScaledToZero: the last scaling was the controller's own, to zero (the HPA's condition of that name).
@@ -32,28 +32,42 @@ type recommendation struct {
 	replicas int32
 }
 
-// Note remembers a look and that its decision was carried out. What no rule of the HPA looks back to is forgotten, so a
-// window that is edited to be longer sees only what the shorter one has kept, about as in the controller.
+// Note remembers a look and that its decision was carried out.
 func (p *Past) Note(s Settings, spec *autoscalingv2.HorizontalPodAutoscalerSpec, target Target, d Decision, at time.Time) {
 	window := s.DownscaleStabilization
-	var period time.Duration
 	if spec.Behavior != nil {
 		r := s.rules(spec.Behavior)
 		window = max(r.up.window, r.down.window)
-		period = max(r.up.longest(), r.down.longest())
 	}
 	p.recommendations = slices.DeleteFunc(slices.Clone(p.recall(target.Spec, at)), func(r recommendation) bool { return r.at.Before(at.Add(-window)) })
-	p.Changes = slices.DeleteFunc(p.Changes, func(c Change) bool { return c.At.Before(at.Add(-period)) })
 	p.begun = true
 	if d.Computed {
 		p.recommendations = append(p.recommendations, recommendation{at, d.Recommended})
 	}
-	if by := d.Replicas - target.Spec; by != 0 {
-		if spec.Behavior != nil {
-			p.Changes = append(p.Changes, Change{at, by})
-		}
-		p.ScaledToZero = d.Replicas == 0
+	by := d.Replicas - target.Spec
+	if by == 0 {
+		return
 	}
+	p.ScaledToZero = d.Replicas == 0
+	if spec.Behavior != nil {
+		direction := s.rules(spec.Behavior).up
+		if by < 0 {
+			direction = s.rules(spec.Behavior).down
+		}
+		p.change(Change{at, by}, at.Add(-direction.longest()))
+	}
+}
+
+// change adds a change, in the place of one of the same direction that is older than the direction's own policies look back.
+// The other direction's may look back further and then miss what was there: so does the controller.
+func (p *Past) change(c Change, outdated time.Time) {
+	for i, old := range slices.Backward(p.Changes) {
+		if old.At.Before(outdated) && (old.By > 0) == (c.By > 0) {
+			p.Changes[i] = c
+			return
+		}
+	}
+	p.Changes = append(p.Changes, c)
 }
 
 // recall is what was recommended before a look. Where there was no look yet, the replicas that the controller finds count as
