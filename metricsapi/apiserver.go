@@ -117,7 +117,7 @@ func (s *Server) addHolder(o Options, config *rest.Config) error {
 	if err != nil {
 		return err
 	}
-	if s.pods, err = newPodIndex(client); err != nil {
+	if s.pods, err = newPodIndex(client, o.Now); err != nil {
 		return err
 	}
 	targets, err := newClusterScales(config)

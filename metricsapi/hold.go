@@ -20,9 +20,9 @@ import (
 
 // pods is what the cluster says of the pods that exist.
 type pods interface {
-	// in returns the pods of a namespace, of all where it is "".
+	// in returns the pods of a namespace, of all where it is "", and those that have left.
 	in(namespace string) []knownPod
-	// get returns a pod, false if it does not exist or has finished.
+	// get returns a pod that exists or has left, false if it is not known.
 	get(podKey) (knownPod, bool)
 	// synced says why the pods are not known yet, nil once they are.
 	synced() error
@@ -60,8 +60,8 @@ type knowledge struct {
 
 // flaws counts why an answer is incomplete, with the name of one pod each.
 type flaws struct {
-	counts   [5]int
-	examples [5]string
+	counts   [6]int
+	examples [6]string
 }
 
 const (
@@ -70,6 +70,7 @@ const (
 	flawUnheard        // is younger, and has not reported yet
 	flawPartial        // its rows do not tell all of the window
 	flawRefused        // samples were refused
+	flawLeft           // has left, and not told all that it served
 )
 
 var flawTexts = [...]string{
@@ -78,6 +79,7 @@ var flawTexts = [...]string{
 	flawUnheard: "not heard of since it began",
 	flawPartial: "not known over the whole window",
 	flawRefused: "with refused samples",
+	flawLeft:    "deleted, which had not told all",
 }
 
 func (f *flaws) add(kind int, name string) {
@@ -114,10 +116,11 @@ func (h *holder) look(q *aggregator.Query, a aggregator.Answer, at time.Time) kn
 	judged := map[podKey]bool{}
 	if q.NamesPods() {
 		for _, p := range h.pods.in(q.Namespace()) {
-			if p.leaving || !q.Selects(p.identity) {
+			gone := !p.left.IsZero()
+			if gone && !p.left.After(at.Add(-a.Window)) || !q.Selects(p.identity) {
 				continue
 			}
-			if !p.wired {
+			if !p.wired && !gone {
 				k.unknown++
 				continue
 			}
@@ -131,7 +134,7 @@ func (h *holder) look(q *aggregator.Query, a aggregator.Answer, at time.Time) kn
 		}
 	}
 	for key, state := range partial { // pods that have such series though nothing in their metadata says so
-		if p, exists := h.pods.get(key); exists && !p.leaving && !judged[key] && !state.Newest.IsZero() {
+		if p, known := h.pods.get(key); known && !judged[key] && !state.Newest.IsZero() {
 			h.judge(p, state, a, at, &k, &f)
 		}
 	}
@@ -152,6 +155,12 @@ func (h *holder) judge(p knownPod, s aggregator.PodState, a aggregator.Answer, a
 	from := at.Add(-a.Window)
 	if s.Newest.Before(p.created) { // a name used again: that was another pod
 		s = aggregator.PodState{}
+	}
+	if !p.left.IsZero() {
+		if !h.told(p, s, a, at) {
+			f.add(flawLeft, name)
+		}
+		return
 	}
 	silence, age := at.Sub(s.Newest), at.Sub(p.created)
 	switch {
@@ -183,6 +192,29 @@ func (h *holder) judge(p knownPod, s aggregator.PodState, a aggregator.Answer, a
 		k.refusing++
 	}
 	k.expected++
+}
+
+// told says whether a pod that has left has told all that it served within the window. Others serve in its place now, and only
+// from now on: what it did not tell is missing until it has left the window.
+func (h *holder) told(p knownPod, s aggregator.PodState, a aggregator.Answer, at time.Time) bool {
+	from, last := at.Add(-a.Window), s.Newest
+	if last.After(p.left) && s.GapFrom.Before(p.left) && !s.GapFrom.IsZero() { // the name has been used again
+		last = s.GapFrom
+	}
+	if last.Before(p.created) {
+		last = p.created
+	}
+	const late = 1.5 // flushes: a pod may go just before its next one
+	switch {
+	case !p.left.After(from), !p.wired:
+		return true
+	case p.left.Sub(last).Seconds() > late*max(a.Flush, usualFlush).Seconds():
+		return false
+	case s.Newest.IsZero():
+		return true // it did not begin
+	}
+	return s.Refused.IsZero() && (s.GapTo.IsZero() || !s.GapFrom.After(p.created)) &&
+		(!s.Oldest.After(from) || !p.created.Before(h.started) && s.Whole)
 }
 
 // keep returns what keeps the replicas of all HPAs that ask for the offer as they are, in the API's milli-units.

@@ -127,7 +127,9 @@ func TestHold(t *testing.T) {
 	young := func(after time.Duration) func(*knownPod) {
 		return func(p *knownPod) { p.created = time.Time{}.Add(after) }
 	}
-	leaving := func(p *knownPod) { p.leaving = true }
+	left := func(after time.Duration) func(*knownPod) {
+		return func(p *knownPod) { p.left = time.Time{}.Add(after) }
+	}
 	unwired := func(p *knownPod) { p.wired = false }
 	old := time.Hour
 	average := func(target string) []*autoscaler {
@@ -157,9 +159,44 @@ func TestHold(t *testing.T) {
 			pods: fixedPods{pod("a", old), pod("b", old)}, sent: []requests{{pod: "a", from: 5 * time.Second, to: 2 * time.Minute}, {pod: "b", from: 5 * time.Second, to: 105 * time.Second}},
 			at: 2 * time.Minute, hpas: average("1"), scale: 3, want: "8958m", reason: "asks for more", expected: 2,
 		},
-		"the silent one is being deleted": {
-			pods: fixedPods{pod("a", old), pod("b", old, leaving)}, sent: []requests{{pod: "a", from: 5 * time.Second, to: 2 * time.Minute}, {pod: "b", from: 5 * time.Second, to: time.Minute}},
+		"one is deleted, and has told all until then": {
+			pods: fixedPods{pod("a", old), pod("b", old, left(64*time.Second))}, sent: []requests{{pod: "a", from: 5 * time.Second, to: 2 * time.Minute}, {pod: "b", from: 5 * time.Second, to: time.Minute}},
 			at: 2*time.Minute + time.Second, hpas: average("10"), scale: 3, want: "5", expected: 1,
+		},
+		"one was silent when it was deleted: what it served then is missing": {
+			pods: fixedPods{pod("a", old), pod("b", old, left(100*time.Second))}, sent: []requests{{pod: "a", from: 5 * time.Second, to: 2 * time.Minute}, {pod: "b", from: 5 * time.Second, to: 70 * time.Second}},
+			at: 2 * time.Minute, hpas: average("10"), scale: 3, want: "30", reason: "1 sidecar deleted, which had not told all (b)", expected: 1,
+		},
+		"one was silent when it was deleted, longer than the window ago": {
+			pods: fixedPods{pod("a", old), pod("b", old, left(100*time.Second))}, sent: []requests{{pod: "a", from: 5 * time.Second, to: 3 * time.Minute}, {pod: "b", from: 5 * time.Second, to: 70 * time.Second}},
+			at: 3 * time.Minute, hpas: average("10"), scale: 3, want: "5", expected: 1,
+		},
+		"one was never heard of and is deleted": {
+			pods: fixedPods{pod("a", old), pod("b", 0, young(time.Minute), left(100*time.Second))}, sent: []requests{{pod: "a", from: 5 * time.Second, to: 2 * time.Minute}},
+			at: 2 * time.Minute, hpas: average("10"), scale: 3, want: "30", reason: "1 sidecar deleted, which had not told all (b)", expected: 1,
+		},
+		"one is deleted before it has begun": {
+			pods: fixedPods{pod("a", old), pod("b", 0, young(94*time.Second), left(100*time.Second))}, sent: []requests{{pod: "a", from: 5 * time.Second, to: 2 * time.Minute}},
+			at: 2 * time.Minute, hpas: average("10"), scale: 3, want: "5", expected: 1,
+		},
+		"one is deleted of which samples were refused": {
+			pods: fixedPods{pod("a", old), pod("b", old, left(100*time.Second))},
+			sent: []requests{{pod: "a", from: 5 * time.Second, to: 2 * time.Minute}, {pod: "b", from: 5 * time.Second, to: 100 * time.Second, refused: true}},
+			at:   2 * time.Minute, hpas: average("10"), scale: 3, want: "30", reason: "1 sidecar deleted, which had not told all (b)", expected: 1,
+		},
+		"one that was before our start is deleted within a window of it": {
+			pods: fixedPods{pod("a", 0, young(time.Second)), pod("b", old, left(30*time.Second))},
+			sent: []requests{{pod: "a", from: 5 * time.Second, to: 45 * time.Second}, {pod: "b", from: 5 * time.Second, to: 30 * time.Second}},
+			at:   45 * time.Second, hpas: average("10"), scale: 3, want: "30", reason: "1 sidecar deleted, which had not told all (b)", expected: 1,
+		},
+		"one is deleted that carried no sidecar": {
+			pods: fixedPods{pod("a", old), pod("b", old, unwired, left(100*time.Second))}, sent: []requests{{pod: "a", from: 5 * time.Second, to: 2 * time.Minute}},
+			at: 2 * time.Minute, hpas: average("10"), scale: 3, want: "5", expected: 1,
+		},
+		"one was silent when it was deleted, and its name is used again": {
+			pods: fixedPods{pod("a", 0, young(105*time.Second)), pod("a", old, left(100*time.Second))},
+			sent: []requests{{pod: "a", from: 5 * time.Second, to: 70 * time.Second}, {pod: "a", from: 110 * time.Second, to: 2 * time.Minute}},
+			at:   2 * time.Minute, hpas: average("10"), scale: 3, want: "30", reason: "1 sidecar deleted, which had not told all (a)", expected: 1,
 		},
 		"the silent one is gone": {
 			pods: fixedPods{pod("a", old)}, sent: []requests{{pod: "a", from: 5 * time.Second, to: 2 * time.Minute}, {pod: "b", from: 5 * time.Second, to: time.Minute}},
@@ -308,6 +345,9 @@ func TestHold(t *testing.T) {
 			}
 			for i := range tc.pods {
 				tc.pods[i].created = store.Started().Add(tc.pods[i].created.Sub(time.Time{}))
+				if left := tc.pods[i].left; !left.IsZero() {
+					tc.pods[i].left = store.Started().Add(left.Sub(time.Time{}))
+				}
 			}
 			if tc.expr == "" {
 				tc.expr = expr

@@ -2,8 +2,11 @@ package metricsapi
 
 import (
 	"errors"
+	"maps"
 	"regexp"
+	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -26,25 +29,79 @@ type knownPod struct {
 	created  time.Time
 	// wired: the injector has given it a sidecar.
 	wired bool
-	// leaving: its deletion has begun, so nobody waits for it.
-	leaving bool
+	// left is when its deletion began or it finished, zero while it is to stay: nobody waits for it, but what it served until
+	// then still counts.
+	left time.Time
 }
 
-// podIndex knows the pods of the cluster through an informer for their metadata alone.
+// podIndex knows the pods of the cluster through an informer for their metadata alone, and for a while those that are gone.
 type podIndex struct {
 	informer cache.SharedIndexInformer
+	now      func() time.Time
+
+	mu     sync.Mutex
+	gone   map[string]map[string]knownPod // by namespace and name
+	pruned time.Time
 }
+
+// goneFor is how long a pod that is gone is remembered: as long as the longest window of a query, the default of
+// --max-retention.
+const goneFor = time.Hour
 
 const sidecarStatus = "sidecar.istio.io/status" // what Istio's injector leaves on a pod
 
-func newPodIndex(client metadata.Interface) (*podIndex, error) {
+func newPodIndex(client metadata.Interface, now func() time.Time) (*podIndex, error) {
 	// Of pods that have finished nothing is expected any more, of pending ones nothing yet.
 	running := fields.AndSelectors(fields.OneTermNotEqualSelector("status.phase", "Failed"),
 		fields.OneTermNotEqualSelector("status.phase", "Succeeded"), fields.OneTermNotEqualSelector("status.phase", "Pending"))
 	informer := metadatainformer.NewFilteredMetadataInformer(client, schema.GroupVersionResource{Version: "v1", Resource: "pods"},
 		metav1.NamespaceAll, 0, cache.Indexers{cache.NamespaceIndex: cache.MetaNamespaceIndexFunc},
 		func(o *metav1.ListOptions) { o.FieldSelector = running.String() }).Informer()
-	return &podIndex{informer: informer}, informer.SetTransform(keepIdentity)
+	x := &podIndex{informer: informer, now: now, gone: map[string]map[string]knownPod{}}
+	if err := informer.SetTransform(keepIdentity); err != nil {
+		return nil, err
+	}
+	_, err := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{DeleteFunc: x.forget})
+	return x, err
+}
+
+// forget moves a pod to those that are gone.
+func (x *podIndex) forget(o any) {
+	if unknown, ok := o.(cache.DeletedFinalStateUnknown); ok {
+		o = unknown.Obj
+	}
+	object, ok := o.(*metav1.PartialObjectMetadata)
+	if !ok {
+		return
+	}
+	p, now := toKnownPod(object), x.now()
+	if !p.wired {
+		return
+	}
+	if p.left.IsZero() { // without a grace period, or it has finished
+		p.left = now
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if now.Sub(x.pruned) > goneFor/10 {
+		x.prune(now)
+	}
+	in := x.gone[p.identity.Namespace]
+	if in == nil {
+		in = map[string]knownPod{}
+		x.gone[p.identity.Namespace] = in
+	}
+	in[p.identity.Name] = p
+}
+
+func (x *podIndex) prune(now time.Time) {
+	x.pruned = now
+	for namespace, in := range x.gone {
+		maps.DeleteFunc(in, func(_ string, p knownPod) bool { return now.Sub(p.left) > goneFor })
+		if len(in) == 0 {
+			delete(x.gone, namespace)
+		}
+	}
 }
 
 // identityLabels are the pod labels that tell what Istio's metrics call it.
@@ -61,7 +118,7 @@ func keepIdentity(object any) (any, error) {
 	}
 	kept := &metav1.PartialObjectMetadata{ObjectMeta: metav1.ObjectMeta{
 		Namespace: p.Namespace, Name: p.Name, ResourceVersion: p.ResourceVersion,
-		CreationTimestamp: p.CreationTimestamp, DeletionTimestamp: p.DeletionTimestamp,
+		CreationTimestamp: p.CreationTimestamp, DeletionTimestamp: p.DeletionTimestamp, DeletionGracePeriodSeconds: p.DeletionGracePeriodSeconds,
 	}}
 	for _, l := range identityLabels {
 		if v, ok := p.Labels[l]; ok {
@@ -80,7 +137,7 @@ func keepIdentity(object any) (any, error) {
 	return kept, nil
 }
 
-// in returns the pods of a namespace, of all where it is "".
+// in returns the pods of a namespace, of all where it is "", and those that left it. A name that was used again is in it twice.
 func (x *podIndex) in(namespace string) []knownPod {
 	var objects []any
 	if namespace == "" {
@@ -94,17 +151,26 @@ func (x *podIndex) in(namespace string) []knownPod {
 			pods = append(pods, toKnownPod(p))
 		}
 	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	for ns, in := range x.gone {
+		if namespace == "" || ns == namespace {
+			pods = slices.AppendSeq(pods, maps.Values(in))
+		}
+	}
 	return pods
 }
 
-// get returns a pod, false if it does not exist.
+// get returns a pod that exists, else one that is gone, else false.
 func (x *podIndex) get(k podKey) (knownPod, bool) {
 	o, ok, _ := x.informer.GetStore().GetByKey(k.namespace + "/" + k.name) // the error is of a key that cannot be read
-	p, isPod := o.(*metav1.PartialObjectMetadata)
-	if !ok || !isPod {
-		return knownPod{}, false
+	if p, isPod := o.(*metav1.PartialObjectMetadata); ok && isPod {
+		return toKnownPod(p), true
 	}
-	return toKnownPod(p), true
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	p, ok := x.gone[k.namespace][k.name]
+	return p, ok
 }
 
 func (x *podIndex) synced() error {
@@ -127,6 +193,13 @@ func toKnownPod(p *metav1.PartialObjectMetadata) knownPod {
 		return or
 	}
 	workload := workloadOf(p)
+	var left time.Time
+	if p.DeletionTimestamp != nil { // when its grace period ends
+		left = p.DeletionTimestamp.Time
+		if grace := p.DeletionGracePeriodSeconds; grace != nil {
+			left = left.Add(-time.Duration(*grace) * time.Second)
+		}
+	}
 	return knownPod{
 		identity: aggregator.Pod{
 			Namespace: p.Namespace, Name: p.Name, Workload: workload,
@@ -136,7 +209,7 @@ func toKnownPod(p *metav1.PartialObjectMetadata) knownPod {
 		},
 		created: p.CreationTimestamp.Time,
 		wired:   wired,
-		leaving: p.DeletionTimestamp != nil,
+		left:    left,
 	}
 }
 

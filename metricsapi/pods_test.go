@@ -1,0 +1,62 @@
+package metricsapi
+
+import (
+	"testing"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/tools/cache"
+)
+
+func TestPodsThatAreGoneAreRememberedForAnHour(t *testing.T) {
+	now := time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC)
+	x, err := newPodIndex(nil, func() time.Time { return now }) // its informer does not run
+	if err != nil {
+		t.Fatal(err)
+	}
+	pod := func(name string, change ...func(*metav1.PartialObjectMetadata)) *metav1.PartialObjectMetadata {
+		p := &metav1.PartialObjectMetadata{ObjectMeta: metav1.ObjectMeta{
+			Namespace: "test", Name: name, CreationTimestamp: metav1.NewTime(now.Add(-time.Hour)), Annotations: map[string]string{sidecarStatus: "{}"},
+		}}
+		for _, c := range change {
+			c(p)
+		}
+		return p
+	}
+	left := func(at time.Time, grace int64) func(*metav1.PartialObjectMetadata) {
+		return func(p *metav1.PartialObjectMetadata) {
+			end := metav1.NewTime(at.Add(time.Duration(grace) * time.Second))
+			p.DeletionTimestamp, p.DeletionGracePeriodSeconds = &end, &grace
+		}
+	}
+	unwired := func(p *metav1.PartialObjectMetadata) { p.Annotations = nil }
+	for name, tc := range map[string]struct {
+		object any
+		left   time.Time // zero: it is not remembered
+	}{
+		"ends-in-order":  {pod("ends-in-order", left(now.Add(-20*time.Second), 30)), now.Add(-20 * time.Second)},
+		"at-once":        {pod("at-once"), now},
+		"not-seen-to-go": {cache.DeletedFinalStateUnknown{Key: "test/not-seen-to-go", Obj: pod("not-seen-to-go")}, now},
+		"no-sidecar":     {pod("no-sidecar", unwired), time.Time{}},
+	} {
+		x.forget(tc.object)
+		got, ok := x.get(podKey{"test", name})
+		if ok == tc.left.IsZero() || !got.left.Equal(tc.left) {
+			t.Errorf("%s: got %v, left %s, want %s", name, ok, got.left, tc.left)
+		}
+	}
+	if n, other := len(x.in("test")), len(x.in("other")); n != 3 || other != 0 {
+		t.Errorf("got %d pods, and %d of another namespace, want 3 and 0", n, other)
+	}
+	now = now.Add(goneFor + time.Second)
+	x.forget(pod("later"))
+	if got := x.in(""); len(got) != 1 || got[0].identity.Name != "later" {
+		t.Errorf("after an hour: got %v, want only the last", got)
+	}
+	if err := x.informer.GetStore().Add(pod("later")); err != nil { // its name is used again
+		t.Fatal(err)
+	}
+	if p, ok := x.get(podKey{"test", "later"}); !ok || !p.left.IsZero() || len(x.in("test")) != 2 {
+		t.Errorf("of two pods of a name: got %v, want the one that exists, and both in the list", p)
+	}
+}
