@@ -114,7 +114,7 @@ func (l *lab) chaosOnce(ctx context.Context, seed uint64, faults int) (chaos.See
 		loop: &loop{lab: l, scenario: s, dir: dir, cluster: c, source: m}, meshpulse: m, schedule: schedule,
 		links: map[string][2]*link.Link{}, halves: map[string]int{}, next: map[string]int{}, scraped: map[string]float64{},
 	}
-	r.loop.sink, r.gateways = r.linkOf, map[string]*mesh.Gateway{}
+	r.sink, r.gateways = r.linkOf, map[string]*mesh.Gateway{}
 	r.seen = chaos.Seen{Seed: seed, Schedule: schedule, Done: map[chaos.Kind]int{}, Dropped: map[string]float64{}, HPASync: s.HPASync[0].Duration}
 	defer r.stop()
 	if err := r.connect(); err != nil {
@@ -291,6 +291,9 @@ func (r *chaosRun) lookAt(ctx context.Context, ln *lane, trace *chaos.Trace) {
 		look, err := r.look(ctx, ln)
 		if err != nil {
 			continue // the API server is down
+		}
+		if n := len(trace.Looks); n > 0 && look.Desired < trace.Lane.Need() && trace.Looks[n-1].Desired > look.Desired {
+			slog.Warn("fewer replicas are desired than the load needs", "t", look.At.Round(time.Second), "namespace", ln.Namespace, "desired", look.Desired)
 		}
 		trace.Looks = append(trace.Looks, look)
 	}

@@ -161,7 +161,7 @@ func (a *Agent) run(p *pod) {
 	defer p.kill()
 	defer p.cancel() // before that: what is being started sees it
 	log := slog.With("pod", p.object.Namespace+"/"+p.object.Name, "address", p.address)
-	if err := a.live(p); err != nil && a.ctx.Err() == nil {
+	if err := a.live(p); err != nil && p.ctx.Err() == nil {
 		log.Error("pod failed", "err", err)
 	}
 	a.setReady(p, false)
