@@ -10,7 +10,10 @@ import (
 var (
 	ErrSuperseded  = errors.New("a newer connection of the pod has taken over")
 	ErrDuplicate   = errors.New("series already has a sample of this timestamp")
-	ErrSeriesLimit = errors.New("limit of series reached")
+	ErrSeriesLimit = errors.New("limit of series in all reached")
+	ErrPodLimit    = errors.New("limit of the pod's series reached")
+	ErrMemory      = errors.New("memory budget reached")
+	ErrSharedRow   = errors.New("flushes come faster than rows are kept")
 	ErrBadSeries   = errors.New("name or labels cannot be read")
 )
 

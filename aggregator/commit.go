@@ -64,7 +64,9 @@ func (st *Stream) Close() {
 }
 
 // Commit takes a whole message that arrived at the given time. Samples that cannot be kept are counted and dropped one
-// by one; the only error is ErrSuperseded, with which the whole message was dropped. Not safe for concurrent use.
+// by one. The errors are ErrSuperseded, with which the whole message was dropped, and those of a limit that some of its samples
+// met while the others were taken: ErrPodLimit, ErrSeriesLimit, ErrMemory; ErrSharedRow, with which nothing is lost but time
+// between samples. Not safe for concurrent use.
 func (st *Stream) Commit(arrival time.Time, b *Batch, d Describer) error {
 	t := st.table
 	t.mu.Lock()
@@ -79,6 +81,7 @@ func (st *Stream) Commit(arrival time.Time, b *Batch, d Describer) error {
 		st.store.metrics.drop(ErrSuperseded, len(b.Samples))
 		return ErrSuperseded
 	}
+	t.limit = nil
 	at := st.store.millis(arrival)
 	st.enter(b.Timestamp, at)
 	if b.Refused > 0 {
@@ -98,7 +101,7 @@ func (st *Stream) Commit(arrival time.Time, b *Batch, d Describer) error {
 	}
 	t.settle(false)
 	st.leave()
-	return nil
+	return t.limit
 }
 
 // enter makes the flush of the timestamp the table's newest. A known timestamp after its row was closed gets a row more:
@@ -171,9 +174,9 @@ func (t *table) introduce(s *Sample, i int, d Describer) (*column, error) {
 	if _, bad := t.unreadable[s.Key]; bad {
 		return nil, ErrBadSeries
 	}
-	if len(t.columns) >= t.store.config.MaxSeriesPerPod || t.store.series.Load() >= int64(t.store.config.MaxSeries) {
-		t.past.lost = true
-		return nil, ErrSeriesLimit
+	if err := t.limited(); err != nil {
+		t.past.lost, t.limit = true, err
+		return nil, err
 	}
 	name, ls, err := d.Describe(i)
 	if err != nil {
@@ -193,6 +196,21 @@ func (t *table) introduce(s *Sample, i int, d Describer) (*column, error) {
 		return c, nil
 	}
 	return t.addColumn(s.Key, cl), nil
+}
+
+// limited says why the table takes no new series, nil if it does. One series may come under many keys, by the order of its
+// labels: they are bounded as the tombstones are.
+func (t *table) limited() error {
+	most := t.store.config.MaxSeriesPerPod
+	switch {
+	case len(t.columns) >= most || len(t.keys) >= 4*most:
+		return ErrPodLimit
+	case t.store.series.Load() >= int64(t.store.config.MaxSeries):
+		return ErrSeriesLimit
+	case t.store.full.Load():
+		return ErrMemory
+	}
+	return nil
 }
 
 // maxUnreadable bounds the keys of a pod that are remembered as unreadable, so that they are decoded once and not every flush.

@@ -9,11 +9,11 @@ import (
 
 // metrics are the store's own: meshpulse_store_* and meshpulse_query_*.
 type metrics struct {
-	rows, resets, grown, rebounded, unpaired prometheus.Counter
-	dropped                                  map[error]prometheus.Counter
-	evaluations                              *prometheus.CounterVec
-	seconds                                  prometheus.Histogram
-	driven                                   prometheus.Counter
+	rows, shared, resets, grown, rebounded, unpaired prometheus.Counter
+	dropped                                          map[error]prometheus.Counter
+	evaluations                                      *prometheus.CounterVec
+	seconds                                          prometheus.Histogram
+	driven                                           prometheus.Counter
 }
 
 // dropReasons are the label values of meshpulse_store_dropped_samples_total.
@@ -21,6 +21,8 @@ var dropReasons = map[error]string{
 	ErrSuperseded:  "superseded",
 	ErrDuplicate:   "duplicate",
 	ErrSeriesLimit: "series_limit",
+	ErrPodLimit:    "pod_series_limit",
+	ErrMemory:      "memory_budget",
 	ErrBadSeries:   "bad_series",
 }
 
@@ -30,6 +32,7 @@ func newMetrics(reg prometheus.Registerer, s *Store) (*metrics, error) {
 	}
 	m := &metrics{
 		rows:      counter("meshpulse_store_rows_total", "Flushes that became a row of a pod's table."),
+		shared:    counter("meshpulse_store_shared_rows_total", "Flushes that shared a row with the next one: they came faster than rows are kept."),
 		resets:    counter("meshpulse_store_counter_resets_total", "Counters that fell: restarts and evictions of sidecars."),
 		grown:     counter("meshpulse_store_rings_grown_total", "Rings that were doubled because rows came faster or a query reaches further back."),
 		rebounded: counter("meshpulse_store_histograms_rebounded_total", "Histograms whose bounds changed; what they held before is given up."),
@@ -57,9 +60,10 @@ func newMetrics(reg prometheus.Registerer, s *Store) (*metrics, error) {
 		return m, nil
 	}
 	for _, c := range []prometheus.Collector{
-		m.rows, m.resets, m.grown, m.rebounded, m.unpaired, dropped, m.evaluations, m.seconds, m.driven,
+		m.rows, m.shared, m.resets, m.grown, m.rebounded, m.unpaired, dropped, m.evaluations, m.seconds, m.driven,
 		gauge("meshpulse_store_pods", "Pods with a table.", func() float64 { return float64(len(s.tables.all.all())) }),
 		gauge("meshpulse_store_series", "Series in memory; a histogram is one.", func() float64 { return float64(s.series.Load()) }),
+		gauge("meshpulse_store_memory_budget_bytes", "Live heap past which new series are refused; 0 without a budget.", func() float64 { return float64(s.config.MemoryBudget) }),
 		gauge("meshpulse_store_retention_seconds", "How far back the rings reach.", func() float64 { return float64(s.retention.Load()) / 1000 }),
 	} {
 		if err := reg.Register(c); err != nil {
@@ -70,6 +74,10 @@ func newMetrics(reg prometheus.Registerer, s *Store) (*metrics, error) {
 }
 
 func (m *metrics) drop(err error, samples int) {
+	if c := m.dropped[err]; c != nil { // a flood of refused series comes here for each sample
+		c.Add(float64(samples))
+		return
+	}
 	for reason, c := range m.dropped {
 		if errors.Is(err, reason) {
 			c.Add(float64(samples))

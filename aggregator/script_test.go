@@ -23,7 +23,7 @@ import (
 
 // TestScripts runs testdata/*.test: what sidecars send, and what PromQL says of it at an instant. The format:
 //
-//	store retention=1m deltas             settings of the store, before anything else
+//	store retention=1m deltas budget=100  settings of the store, before anything else
 //	connect S pod=NAME flush=5s workload=W  opens stream S of a pod
 //	flush S at 5s [stamp 5s]              a message of S that arrives then, with its timestamp_ms (default: the arrival)
 //	  NAME{LABELS} 10                       a counter
@@ -32,6 +32,7 @@ import (
 //	repeat S from 1s to 60s every 1s [stamp 1s every 1010ms]
 //	                                      such messages; a value A+B is A in the first, A+B in the second, A+2B …
 //	close S                               ends the stream
+//	heap 120                              what the collector finds alive from now on, in the budget's unit
 //	sweep at 2m                           frees the pods that have been silent for a retention
 //	eval at 10s EXPR                      then a line {LABELS} VALUE a series, or none, or a line = VALUE
 //	pods at 10s EXPR                      then a line reporting=1 silent=0 matched=2 moved=true covered=10s
@@ -103,6 +104,8 @@ func (s *script) command(line string, body []string) {
 				s.config.CountersAsDeltas = true
 			case "series":
 				s.config.MaxSeriesPerPod = int(s.number(v))
+			case "budget":
+				s.config.MemoryBudget = int64(s.number(v))
 			default:
 				s.fatal("unknown setting %q", k)
 			}
@@ -131,6 +134,9 @@ func (s *script) command(line string, body []string) {
 		s.repeat(strings.Fields(rest), body)
 	case "close":
 		s.streams[rest].Close()
+	case "heap":
+		s.store.liveHeap = func() uint64 { return uint64(s.number(rest)) }
+		s.store.watchMemory()
 	case "sweep":
 		s.store.sweep(s.store.millis(s.sleepUntil(strings.TrimPrefix(rest, "at "))))
 	case "eval", "pods":

@@ -19,6 +19,9 @@ type Config struct {
 	MaxRetention time.Duration
 	// MaxSeries bounds the series of all pods (default 2,000,000), MaxSeriesPerPod those of one (default 20,000).
 	MaxSeries, MaxSeriesPerPod int
+	// MemoryBudget is how many bytes the live heap may have, as the collector last found it, before new series are refused and
+	// rings stop growing (default 0: no budget). What is known goes on being updated.
+	MemoryBudget int64
 	// CountersAsDeltas: senders set report_counters_as_deltas; a counter is the interval since the last flush.
 	CountersAsDeltas bool
 	// Registerer receives the store's own metrics; nil keeps them unregistered.
@@ -46,6 +49,8 @@ func (c Config) withDefaults() (Config, error) {
 		return c, fmt.Errorf("maximum retention %s is shorter than the retention %s", c.MaxRetention, c.Retention)
 	case c.MaxSeries < 0 || c.MaxSeriesPerPod < 0:
 		return c, errors.New("limits of series must not be negative")
+	case c.MemoryBudget < 0:
+		return c, errors.New("the memory budget must not be negative")
 	}
 	return c, nil
 }
@@ -57,6 +62,8 @@ type Store struct {
 	started   time.Time    // with its monotonic reading: a step of the wall clock moves nothing
 	retention atomic.Int64 // milliseconds; grows to the longest registered range
 	series    atomic.Int64
+	full      atomic.Bool   // the live heap is beyond the budget
+	liveHeap  func() uint64 // bytes
 	tables    tables
 	classes   *classes
 	layouts   layouts
@@ -71,7 +78,7 @@ func New(c Config) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Store{config: c, started: time.Now(), classes: newClasses(), engine: newEngine(), fine: newFineTables()}
+	s := &Store{config: c, started: time.Now(), classes: newClasses(), engine: newEngine(), fine: newFineTables(), liveHeap: heapInUse}
 	s.watches.wake = make(chan struct{}, 1)
 	s.retention.Store(c.Retention.Milliseconds())
 	if s.metrics, err = newMetrics(c.Registerer, s); err != nil {
@@ -92,16 +99,20 @@ func (s *Store) millis(t time.Time) int64 {
 	return s.started.UnixMilli() + t.Sub(s.started).Milliseconds()
 }
 
-// Run frees pods that have been silent for longer than the rings reach, until the context ends.
+// Run frees pods that have been silent for longer than the rings reach, and watches the memory, until the context ends.
 func (s *Store) Run(ctx context.Context) {
-	tick := time.NewTicker(max(s.config.Retention/10, time.Second))
-	defer tick.Stop()
+	sweep := time.NewTicker(max(s.config.Retention/10, time.Second))
+	defer sweep.Stop()
+	watch := time.NewTicker(time.Second)
+	defer watch.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case now := <-tick.C:
+		case now := <-sweep.C:
 			s.sweep(s.millis(now))
+		case <-watch.C:
+			s.watchMemory()
 		}
 	}
 }

@@ -31,6 +31,7 @@ type table struct {
 	past    tombstones
 	// unreadable are the keys of series whose names or labels could not be decoded.
 	unreadable map[uint64]struct{}
+	limit      error // what the message that is being taken has met, nil if none
 
 	flushes   int64     // how many have come, from all connections
 	timestamp int64     // timestamp_ms of the newest flush
@@ -119,6 +120,8 @@ func (t *table) beginRow(st *Stream, timestamp, arrival int64) {
 	t.timestamp, t.flushTime, t.open = timestamp, at, true
 	t.held = !t.makeRoom(at)
 	if t.held {
+		t.limit = ErrSharedRow
+		t.store.metrics.shared.Inc()
 		return
 	}
 	t.rowTime = at
@@ -151,7 +154,8 @@ func (t *table) observe(gap int64) {
 }
 
 // makeRoom doubles the ring where the next row would overwrite one inside the retention. It returns false where the ring
-// is at its cap and the row has to share the next one's slot.
+// is at its cap and the row has to share the next one's slot. Beyond the memory budget the oldest row is overwritten instead: only
+// queries that look so far back know less then.
 func (t *table) makeRoom(at int64) bool {
 	slots := t.ring.gen.slots()
 	oldest := t.ring.row + 2 - slots // that is left with the next row
@@ -159,7 +163,9 @@ func (t *table) makeRoom(at int64) bool {
 		return true
 	}
 	if slots < t.store.maxSlots() {
-		t.grow()
+		if !t.store.full.Load() {
+			t.grow()
+		}
 		return true
 	}
 	return at-t.rowTime >= t.store.retention.Load()/slots

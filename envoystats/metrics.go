@@ -9,7 +9,9 @@ import (
 // metrics are the sink's own. They are written once a message, from sums that its scan keeps.
 type metrics struct {
 	messages, bytes, skipped prometheus.Counter
-	streams                  prometheus.Gauge
+	streams, connections     prometheus.Gauge
+	throttled                prometheus.Counter
+	closed                   *prometheus.CounterVec
 	ends                     *prometheus.CounterVec
 	rejected                 *prometheus.CounterVec
 	samples                  [aggregator.Summary + 1]prometheus.Counter
@@ -31,7 +33,16 @@ const (
 	rejectedOld  = "superseded" // the pod has a newer stream
 )
 
-func newMetrics(r prometheus.Registerer) (*metrics, error) {
+// What a log line about a limit gives as its reason, beside the above.
+const (
+	limitPodSeries = "pod_series_limit" // as meshpulse_store_dropped_samples_total has it
+	limitSeries    = "series_limit"     //
+	limitMemory    = "memory_budget"    //
+	limitRows      = "shared_rows"      // meshpulse_store_shared_rows_total
+	limitPace      = "throttled"        // meshpulse_ingest_throttled_messages_total
+)
+
+func newMetrics(r prometheus.Registerer, cs *connections) (*metrics, error) {
 	opts := func(name, help string) prometheus.Opts {
 		return prometheus.Opts{Namespace: "meshpulse", Subsystem: "ingest", Name: name, Help: help}
 	}
@@ -42,12 +53,15 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 		return prometheus.NewCounterVec(prometheus.CounterOpts(opts(name, help)), []string{label})
 	}
 	m := &metrics{
-		messages: counter("messages_total", "Messages received."),
-		bytes:    counter("bytes_total", "Bytes of the messages received."),
-		skipped:  counter("skipped_families_total", "Families that are not kept."),
-		streams:  prometheus.NewGauge(prometheus.GaugeOpts(opts("streams", "Open streams."))),
-		ends:     vec("stream_ends_total", "Streams that ended, by reason.", "reason"),
-		rejected: vec("rejected_messages_total", "Messages of which nothing was applied, by reason.", "reason"),
+		messages:    counter("messages_total", "Messages received."),
+		bytes:       counter("bytes_total", "Bytes of the messages received."),
+		skipped:     counter("skipped_families_total", "Families that are not kept."),
+		streams:     prometheus.NewGauge(prometheus.GaugeOpts(opts("streams", "Open streams."))),
+		connections: prometheus.NewGauge(prometheus.GaugeOpts(opts("connections", "Open connections."))),
+		throttled:   counter("throttled_messages_total", "Messages after which their stream had to wait: it sends more than it may."),
+		closed:      vec("closed_connections_total", "Connections that the sink closed or refused, by reason.", "reason"),
+		ends:        vec("stream_ends_total", "Streams that ended, by reason.", "reason"),
+		rejected:    vec("rejected_messages_total", "Messages of which nothing was applied, by reason.", "reason"),
 	}
 	samples := vec("samples_total", "Samples handed to the store, by kind.", "kind")
 	m.samples[aggregator.Counter] = samples.WithLabelValues("counter")
@@ -60,13 +74,18 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 	for _, reason := range []string{endClosed, endLost, endNode, endFirst, endTooLarge, endLimit, endDraining, endTransport} {
 		m.ends.WithLabelValues(reason)
 	}
+	for _, reason := range []string{closedLimit, closedHandshake, closedSilent, closedSlow, closedPending} {
+		m.closed.WithLabelValues(reason)
+	}
 	for _, reason := range []string{rejectedWire, rejectedSize, rejectedOld} {
 		m.rejected.WithLabelValues(reason)
 	}
 	if r == nil {
 		return m, nil
 	}
-	for _, c := range []prometheus.Collector{m.messages, m.bytes, m.skipped, m.streams, m.ends, m.rejected, samples, dropped} {
+	pending := prometheus.NewGaugeFunc(prometheus.GaugeOpts(opts("pending_bytes", "Bytes of messages that are not whole yet.")),
+		func() float64 { return float64(cs.pending.Load()) })
+	for _, c := range []prometheus.Collector{pending, m.messages, m.bytes, m.skipped, m.streams, m.connections, m.throttled, m.closed, m.ends, m.rejected, samples, dropped} {
 		if err := r.Register(c); err != nil {
 			return nil, err
 		}

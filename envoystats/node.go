@@ -17,12 +17,17 @@ import (
 var (
 	errNoNode    = errors.New("the first message of a stream carries no identifier.node: it has to say who reports; Envoy's own metrics_service sink does")
 	errNodeBytes = errors.New("identifier is malformed")
+	errNodeSize  = errors.New("identifier is beyond 1 MiB: Istio's are tens of KB")
 	errNodeName  = errors.New("node names no pod: set metadata NAME and NAMESPACE, or an id of the form sidecar~IP~POD.NAMESPACE~DOMAIN as Istio does")
+	errNodeLong  = errors.New("a workload's name or a label is longer than Kubernetes allows")
 	errOtherNode = errors.New("a later message of the stream comes from another node: open a stream for each node")
 )
 
-// maxNodeName is the longest name that Kubernetes gives to a pod.
+// maxNodeName is the longest name that Kubernetes gives to a pod or a workload; values of labels are shorter.
 const maxNodeName = 253
+
+// maxIdentifier bounds what is decoded, which takes some twenty times as much memory. A pod's annotations are at most 256 KiB.
+const maxIdentifier = 1 << 20
 
 // maxFlushInterval is the longest flush interval that is believed.
 const maxFlushInterval = time.Hour
@@ -60,11 +65,19 @@ func readNode(identifier []byte) (aggregator.Pod, error) {
 			return aggregator.Pod{}, fmt.Errorf("%s is missing or too long in node %.300q: %w", part.key, node.GetId(), errNodeName)
 		}
 	}
+	for _, value := range []string{pod.Workload, pod.App, pod.Version, pod.CanonicalService, pod.CanonicalRevision} {
+		if len(value) > maxNodeName {
+			return aggregator.Pod{}, fmt.Errorf("%.300q in node %.300q is too long for a name: %w", value, node.GetId(), errNodeLong)
+		}
+	}
 	return pod, nil
 }
 
 // decodeNode decodes the parts of the identifier's node that are read.
 func decodeNode(identifier []byte) (*corev3.Node, error) {
+	if len(identifier) > maxIdentifier {
+		return nil, errNodeSize
+	}
 	picked, found, err := pick(identifier, identifierNode)
 	if err != nil {
 		return nil, err

@@ -88,6 +88,9 @@ func TestWhatANodeSays(t *testing.T) {
 		{name: "nothing", node: &corev3.Node{}, err: errNodeName},
 		{name: "no node", node: nil, err: errNoNode},
 		{name: "a name that no pod has", node: &corev3.Node{Id: id, Metadata: metadata(t, map[string]any{"NAME": strings.Repeat("n", 300)})}, err: errNodeName},
+		{name: "a workload that no cluster has", node: &corev3.Node{Id: id, Metadata: metadata(t, map[string]any{"WORKLOAD_NAME": strings.Repeat("n", 300)})}, err: errNodeLong},
+		{name: "a label that no pod has", node: &corev3.Node{Id: id, Metadata: metadata(t, map[string]any{"LABELS": map[string]any{"version": strings.Repeat("n", 300)}})}, err: errNodeLong},
+		{name: "more than any node says", node: &corev3.Node{Id: id, Cluster: strings.Repeat("n", maxIdentifier)}, err: errNodeSize},
 	} {
 		got, err := readNode(identifier(t, test.node))
 		if !errors.Is(err, test.err) {

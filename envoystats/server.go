@@ -16,6 +16,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
 
 	"github.com/meshpulse/meshpulse/aggregator"
 )
@@ -34,6 +35,15 @@ type Config struct {
 	MaxMessageBytes int
 	// MaxStreams bounds the streams that are open at once (default 50,000).
 	MaxStreams int
+	// MaxConnections bounds the connections that are open at once (default MaxStreams and a tenth or a hundred more: one that was lost is noticed
+	// later than its successor comes).
+	MaxConnections int
+	// MaxPendingBytes bounds what has come in of messages that are not whole yet, of all connections together (default four
+	// times MaxMessageBytes). Beyond it the connection that holds most of them is closed.
+	MaxPendingBytes int
+	// MaxBytesPerSecond bounds what one stream may send, a message counting 4 KiB more, with five seconds' worth at once (default
+	// 16 MiB: more than one flush of MaxMessageBytes in five seconds). Beyond it the stream's next message is read later.
+	MaxBytesPerSecond int
 	// MaxNameBytes bounds a family's name (default 8 KiB: in Istio's default mode all labels are in it),
 	// MaxLabelBytes the name or value of one label (default 2 KiB), MaxLabels the labels of a series (default 64),
 	// MaxBuckets the buckets of a histogram (default 256). A sample beyond is dropped and counted.
@@ -47,6 +57,15 @@ type Config struct {
 	Logger *slog.Logger
 	// Now is the clock that stamps a message's arrival (default time.Now).
 	Now func() time.Time
+
+	// times are for tests, which do not want to wait; zero is the default.
+	times times
+}
+
+// times are how long a connection is waited for.
+type times struct {
+	// handshake is for TLS and HTTP/2's preface; message for the first message, and for the end of one that was begun.
+	handshake, message time.Duration
 }
 
 // ErrConfig is wrapped by what Validate returns.
@@ -60,6 +79,9 @@ func (c Config) Validate() error {
 	}{
 		{"MaxMessageBytes", c.MaxMessageBytes, 1 << 30},
 		{"MaxStreams", c.MaxStreams, math.MaxInt32},
+		{"MaxConnections", c.MaxConnections, math.MaxInt32},
+		{"MaxPendingBytes", c.MaxPendingBytes, math.MaxInt},
+		{"MaxBytesPerSecond", c.MaxBytesPerSecond, math.MaxInt},
 		{"MaxNameBytes", c.MaxNameBytes, 1 << 20},
 		{"MaxLabelBytes", c.MaxLabelBytes, 1 << 20},
 		{"MaxLabels", c.MaxLabels, 1024},
@@ -83,6 +105,11 @@ func (c Config) withDefaults() Config {
 	}
 	c.MaxMessageBytes = cmp.Or(c.MaxMessageBytes, 64<<20)
 	c.MaxStreams = cmp.Or(c.MaxStreams, 50_000)
+	c.MaxConnections = cmp.Or(c.MaxConnections, c.MaxStreams+max(100, c.MaxStreams/10))
+	c.MaxPendingBytes = cmp.Or(c.MaxPendingBytes, 4*c.MaxMessageBytes)
+	c.MaxBytesPerSecond = cmp.Or(c.MaxBytesPerSecond, 16<<20)
+	c.times.handshake = cmp.Or(c.times.handshake, 10*time.Second)
+	c.times.message = cmp.Or(c.times.message, time.Minute)
 	c.MaxNameBytes = cmp.Or(c.MaxNameBytes, 8<<10)
 	c.MaxLabelBytes = cmp.Or(c.MaxLabelBytes, 2<<10)
 	c.MaxLabels = cmp.Or(c.MaxLabels, 64)
@@ -125,6 +152,7 @@ type Server struct {
 	scans    *scans
 	metrics  *metrics
 	warnings *warnings
+	conns    *connections
 	grpc     *grpc.Server
 	nodeSeed maphash.Seed // tells whether an identifier is the one that a stream began with
 	open     atomic.Int64 // streams
@@ -141,7 +169,8 @@ func newServer(c Config, connect func(aggregator.Pod) podStream) (*Server, error
 		return nil, err
 	}
 	c = c.withDefaults()
-	m, err := newMetrics(c.Registerer)
+	conns := &connections{overTLS: c.TLS != nil, max: c.MaxConnections, maxPending: int64(c.MaxPendingBytes), patience: c.times.message}
+	m, err := newMetrics(c.Registerer, conns)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrConfig, err)
 	}
@@ -151,9 +180,15 @@ func newServer(c Config, connect func(aggregator.Pod) podStream) (*Server, error
 		scans:    newScans(c.rules()),
 		metrics:  m,
 		warnings: &warnings{logger: c.Logger, now: c.Now},
+		conns:    conns,
 		nodeSeed: maphash.MakeSeed(),
 	}
-	s.grpc = grpc.NewServer(append(c.ServerOptions(), grpc.ForceServerCodecV2(codec{s.scans}))...)
+	conns.metrics, conns.warnings = m, s.warnings
+	opts := append(c.ServerOptions(), grpc.ForceServerCodecV2(codec{s.scans}))
+	if c.TLS != nil {
+		opts = append(opts, grpc.Creds(counted{credentials.NewTLS(c.TLS), s.conns}))
+	}
+	s.grpc = grpc.NewServer(opts...)
 	s.grpc.RegisterService(&grpc.ServiceDesc{
 		ServiceName: "envoy.service.metrics.v3.MetricsService",
 		HandlerType: (*any)(nil),
@@ -169,7 +204,10 @@ func newServer(c Config, connect func(aggregator.Pod) podStream) (*Server, error
 
 // Serve accepts sidecars on the listener until Shutdown, after which it returns nil. It closes the listener.
 func (s *Server) Serve(lis net.Listener) error {
-	if err := s.grpc.Serve(lis); err != nil && !errors.Is(err, grpc.ErrServerStopped) {
+	done := make(chan struct{})
+	defer close(done)
+	go s.conns.watch(done)
+	if err := s.grpc.Serve(s.conns.listen(lis)); err != nil && !errors.Is(err, grpc.ErrServerStopped) {
 		return fmt.Errorf("ingest on %s: %w", lis.Addr(), err)
 	}
 	return nil

@@ -6,6 +6,7 @@ import (
 	"hash/maphash"
 	"io"
 	"log/slog"
+	"net"
 	"time"
 
 	"google.golang.org/grpc"
@@ -28,12 +29,14 @@ type stream struct {
 	server *Server
 	peer   string // SPIFFE ID, "" if not proven
 	addr   string
+	conn   *connection // nil in tests without a transport
+	pace   pace
 	pod    aggregator.Pod
 	node   uint64    // hash of the identifier that named the pod
 	out    podStream // nil until the pod is known
 	seen   seen
 
-	toldMalformed, toldSuperseded bool
+	toldMalformed, toldSuperseded, toldLimit, toldPace bool
 }
 
 // streamMetrics serves one stream until it ends.
@@ -41,7 +44,7 @@ func (s *Server) streamMetrics(gs grpc.ServerStream) error {
 	defer s.open.Add(-1)
 	if s.open.Add(1) > int64(s.config.MaxStreams) {
 		s.metrics.ends.WithLabelValues(endLimit).Inc()
-		s.warnings.warn(endLimit, "stream refused: too many are open", slog.Int("max_streams", s.config.MaxStreams))
+		s.warnings.warn(endLimit, "", "stream refused: too many are open: raise --max-streams", slog.Int("max_streams", s.config.MaxStreams))
 		return statusTooMany
 	}
 	s.metrics.streams.Inc()
@@ -57,14 +60,19 @@ func newStream(s *Server, ctx context.Context) *stream {
 	st := &stream{server: s}
 	if p, ok := peer.FromContext(ctx); ok {
 		st.addr = p.Addr.String()
+		if a, ok := p.Addr.(peerAddr); ok {
+			st.conn = a.connection
+		}
 		if t, ok := p.AuthInfo.(credentials.TLSInfo); ok && len(t.State.VerifiedChains) > 0 && t.SPIFFEID != nil {
 			st.peer = t.SPIFFEID.String()
 		}
 	}
+	st.conn.begin()
 	return st
 }
 
 func (st *stream) close() {
+	st.conn.end()
 	if st.out != nil {
 		st.out.Close()
 	}
@@ -77,14 +85,21 @@ func (st *stream) serve(gs grpc.ServerStream) (reason string, err error) {
 		if err := gs.RecvMsg(&in); err != nil {
 			return st.received(gs, err)
 		}
-		reason, err := st.message(st.server.config.Now(), in.scan)
+		arrival, size := st.server.config.Now(), len(in.scan.buf)
+		st.conn.whole(size)
+		reason, err := st.message(arrival, in.scan)
 		st.server.scans.put(in.scan)
 		if err != nil {
-			st.server.warnings.warn(reason, "stream refused", slog.String("peer", st.addr), slog.Any("error", err))
+			st.server.warnings.warn(reason, st.subject(), "stream refused", slog.String("peer", st.addr), slog.Any("error", err))
 			return reason, status.Error(codes.InvalidArgument, err.Error())
 		}
 		if st.server.draining.Load() {
 			return endDraining, statusDraining
+		}
+		if d := st.pace.spend(arrival, size, float64(st.server.config.MaxBytesPerSecond)); d > 0 {
+			st.server.metrics.throttled.Inc()
+			st.tell(&st.toldPace, limitPace, st.subject(), "sidecar sends more than it may, its messages are read later: raise --max-bytes-per-second, or make it send less", nil)
+			wait(gs.Context(), d)
 		}
 	}
 }
@@ -97,7 +112,7 @@ func (st *stream) received(gs grpc.ServerStream, err error) (reason string, told
 	switch status.Code(err) {
 	case codes.ResourceExhausted:
 		st.server.metrics.rejected.WithLabelValues(rejectedSize).Inc()
-		st.server.warnings.warn(endTooLarge, "message is too large, a sidecar tries it again at every flush: raise --max-message-bytes, "+
+		st.server.warnings.warn(endTooLarge, st.subject(), "message is too large, a sidecar tries it again at every flush: raise --max-message-bytes, "+
 			"or make it send less (batch_size, a Telemetry resource that drops metrics or tags)", append(st.who(), slog.Any("error", err))...)
 		return endTooLarge, err // gRPC has told the sender
 	case codes.Canceled, codes.DeadlineExceeded, codes.Unavailable:
@@ -119,7 +134,7 @@ func (st *stream) message(arrival time.Time, s *scan) (reason string, err error)
 		if st.out == nil {
 			return endFirst, err
 		}
-		st.tell(&st.toldMalformed, rejectedWire, "message rejected, nothing of it was applied", err)
+		st.tell(&st.toldMalformed, rejectedWire, st.subject(), "message rejected, nothing of it was applied", err)
 		return "", nil
 	}
 	if err := st.identify(s.identifier); err != nil {
@@ -131,10 +146,27 @@ func (st *stream) message(arrival time.Time, s *scan) (reason string, err error)
 		return "", nil // no family in it, so no row
 	}
 	if err := st.out.Commit(arrival, &s.batch, s); err != nil {
-		m.rejected.WithLabelValues(rejectedOld).Inc()
-		st.tell(&st.toldSuperseded, rejectedOld, "message dropped", err)
+		st.limited(err)
 	}
 	return "", nil
+}
+
+// limited says what the store did not take. It has counted that.
+func (st *stream) limited(err error) {
+	const series = "samples of new series are dropped, those that are known go on: "
+	switch {
+	case errors.Is(err, aggregator.ErrPodLimit):
+		st.tell(&st.toldLimit, limitPodSeries, st.subject(), series+"raise --max-series-per-pod, or drop tags with a Telemetry resource", err)
+	case errors.Is(err, aggregator.ErrSeriesLimit):
+		st.tell(&st.toldLimit, limitSeries, "", series+"raise --max-series", err)
+	case errors.Is(err, aggregator.ErrMemory):
+		st.tell(&st.toldLimit, limitMemory, "", series+"raise the memory limit with GOMEMLIMIT, or --memory-budget", err)
+	case errors.Is(err, aggregator.ErrSharedRow):
+		st.tell(&st.toldLimit, limitRows, st.subject(), "sidecar flushes faster than rows are kept, flushes share rows: raise its stats_flush_interval", err)
+	default:
+		st.server.metrics.rejected.WithLabelValues(rejectedOld).Inc()
+		st.tell(&st.toldSuperseded, rejectedOld, st.subject(), "message dropped", err)
+	}
 }
 
 // identify takes who reports from the first message's identifier, and holds later ones to it: the pod's table must not
@@ -166,12 +198,27 @@ func (st *stream) identify(identifier []byte) error {
 }
 
 // tell logs what is wrong with a stream once.
-func (st *stream) tell(told *bool, reason, message string, err error) {
+func (st *stream) tell(told *bool, reason, subject, message string, err error) {
 	if *told {
 		return
 	}
 	*told = true
-	st.server.warnings.warn(reason, message, append(st.who(), slog.Any("error", err))...)
+	attrs := st.who()
+	if err != nil {
+		attrs = append(attrs, slog.Any("error", err))
+	}
+	st.server.warnings.warn(reason, subject, message, attrs...)
+}
+
+// subject is who is warned about: the pod, or the host where it is not known.
+func (st *stream) subject() string {
+	if st.out != nil {
+		return st.pod.Namespace + "/" + st.pod.Name
+	}
+	if host, _, err := net.SplitHostPort(st.addr); err == nil {
+		return host
+	}
+	return st.addr
 }
 
 func (st *stream) who() []any {

@@ -29,7 +29,9 @@ func (c Config) ServerOptions() []grpc.ServerOption {
 	c = c.withDefaults()
 	opts := []grpc.ServerOption{
 		grpc.MaxRecvMsgSize(c.MaxMessageBytes),
-		grpc.MaxConcurrentStreams(uint32(c.MaxStreams)),
+		// An Envoy has one stream; a proxy that carries the streams of several opens another connection.
+		grpc.MaxConcurrentStreams(uint32(min(c.MaxStreams, 100))),
+		grpc.MaxHeaderListSize(16 << 10), // Envoy's are a few hundred bytes
 		grpc.WaitForHandlers(true),
 		// A fixed window also spares the pings that measure one.
 		grpc.StaticStreamWindowSize(window),
@@ -37,13 +39,13 @@ func (c Config) ServerOptions() []grpc.ServerOption {
 		grpc.WriteBufferSize(writeBuffer),
 		experimental.BufferPool(&framePool{}),
 		// A sidecar that is silent for longer than flushes take is asked whether it is still there, and gone half a
-		// minute later; one that has no stream for five minutes is let go.
+		// minute later, as is one that does not get a frame done; one that has no stream for five minutes is let go.
 		grpc.KeepaliveParams(keepalive.ServerParameters{
 			Time: 20 * time.Second, Timeout: 10 * time.Second, MaxConnectionIdle: 5 * time.Minute,
 		}),
 		// Envoy may be told to ping, too (connection_keepalive): more often than gRPC's five minutes is fine here.
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: time.Second, PermitWithoutStream: true}),
-		grpc.ConnectionTimeout(20 * time.Second),
+		grpc.ConnectionTimeout(c.times.handshake),
 	}
 	if c.TLS != nil {
 		return append(opts, grpc.ReadBufferSize(readBufferTLS), grpc.Creds(credentials.NewTLS(c.TLS)))

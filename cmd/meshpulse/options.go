@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"net"
+	"runtime/debug"
 
 	"github.com/spf13/pflag"
 
@@ -20,7 +22,7 @@ const serveText = `Takes flushes of Envoy sidecars in and answers the external m
   meshpulse serve --standalone --hpa-dir DIR      on one machine: HPAs from YAML files
 
 /healthz, /livez, /readyz, /metrics and /debug/hpas are on the secure port. SIGTERM drains and ends within 5 s.
-Memory: set GOMEMLIMIT (such as 900MiB) some 10 % below the container's limit; --max-series bounds what is kept.`
+Memory: set GOMEMLIMIT (such as 900MiB) some 10 % below the container's limit; --memory-budget then bounds what is kept.`
 
 // defaultIngestPort is where sidecars are wired to (manifests/istio).
 const defaultIngestPort = "15090"
@@ -50,13 +52,17 @@ func (o *serveOptions) flags(c console) *pflag.FlagSet {
 	f.StringSliceVar(&o.sink.CustomTags, "custom-tags", nil, "tags that Telemetry resources add to Istio's own, needed where sidecars join tags into names")
 	f.BoolVar(&o.store.CountersAsDeltas, "counters-as-deltas", false, "the sidecars set report_counters_as_deltas (a message does not tell)")
 	f.IntVar(&o.sink.MaxMessageBytes, "max-message-bytes", 0, "largest message of a sidecar in bytes (default 64 MiB)")
+	f.IntVar(&o.sink.MaxPendingBytes, "max-pending-bytes", 0, "most bytes of messages that are not whole yet, of all sidecars together; past it the connection with most of them is closed (default 4 x --max-message-bytes)")
+	f.IntVar(&o.sink.MaxBytesPerSecond, "max-bytes-per-second", 0, "most bytes a second of one sidecar, a message counting 4 KiB more; past it the next one is read later (default 16 MiB)")
 	f.IntVar(&o.sink.MaxStreams, "max-streams", 0, "most sidecars connected at once (default 50000)")
+	f.IntVar(&o.sink.MaxConnections, "max-connections", 0, "most connections to the ingest port at once (default --max-streams and a tenth or a hundred more)")
 
 	f.DurationVar(&o.store.Retention, "retention", 0, "how far back samples are kept (default 5m)")
 	f.DurationVar(&o.store.MaxRetention, "max-retention", 0, "how far back a query's range may reach (default 1h)")
 	f.DurationVar(&o.api.Hold, "hold", 0, "how long a sidecar that does not report is waited for, replicas kept (default 5m)")
 	f.IntVar(&o.store.MaxSeries, "max-series", 0, "most series in all; past it samples of new ones are counted and dropped (default 2000000)")
 	f.IntVar(&o.store.MaxSeriesPerPod, "max-series-per-pod", 0, "most series of one pod (default 20000)")
+	f.Int64Var(&o.store.MemoryBudget, "memory-budget", 0, "bytes of live heap past which samples of new series are counted and dropped (default 3/4 of GOMEMLIMIT; without that none)")
 
 	f.StringVar(&o.api.BindAddress, "bind-address", "", "IP address of the HTTPS port (default 0.0.0.0, standalone 127.0.0.1)")
 	f.IntVar(&o.api.SecurePort, "secure-port", 6443, "HTTPS port; 0 takes a free one and logs it")
@@ -85,6 +91,9 @@ func (o *serveOptions) complete() error {
 		o.ingestAddress = net.JoinHostPort(host, defaultIngestPort)
 	}
 	o.api.Retention = o.store.Retention
+	if limit := debug.SetMemoryLimit(-1); o.store.MemoryBudget == 0 && limit != math.MaxInt64 {
+		o.store.MemoryBudget = limit / 4 * 3 // the rest is for stacks, for messages in work and for what the collector is behind
+	}
 	errs := []error{o.api.Validate(), o.ingestTLS.validate()}
 	if err := o.sink.Validate(); err != nil {
 		errs = append(errs, fmt.Errorf("ingest: %w", err))
@@ -97,6 +106,7 @@ func (o *serveOptions) complete() error {
 		{"max-retention", int64(o.store.MaxRetention)},
 		{"max-series", int64(o.store.MaxSeries)},
 		{"max-series-per-pod", int64(o.store.MaxSeriesPerPod)},
+		{"memory-budget", o.store.MemoryBudget},
 	} {
 		if limit.value < 0 {
 			errs = append(errs, fmt.Errorf("--%s is negative: leave it out for the default", limit.flag))

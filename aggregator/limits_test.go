@@ -1,0 +1,135 @@
+package aggregator
+
+import (
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/testutil"
+)
+
+// numbered describes series as istio_requests_total with their keys as a label, but where a key has a name of its own.
+type numbered struct {
+	batch *Batch
+	same  bool // all keys are one series
+}
+
+func (n numbered) Describe(i int) (string, []Label, error) {
+	code := fmt.Sprint(n.batch.Samples[i].Key)
+	if n.same {
+		code = "one"
+	}
+	return "istio_requests_total", []Label{{"code", code}}, nil
+}
+
+func counters(timestamp time.Time, from, to uint64) *Batch {
+	b := &Batch{Timestamp: timestamp.UnixMilli()}
+	for key := from; key < to; key++ {
+		b.Samples = append(b.Samples, Sample{Key: key, Timestamp: b.Timestamp, Kind: Counter, Value: 7})
+	}
+	return b
+}
+
+// Each limit has an error of its own, which the stream hears and the store counts; what came before it is taken.
+func TestEachLimitIsToldAndCounted(t *testing.T) {
+	for name, test := range map[string]struct {
+		config Config
+		heap   uint64
+		want   error
+		kept   int
+	}{
+		"series of a pod": {Config{MaxSeriesPerPod: 3}, 0, ErrPodLimit, 3},
+		"series in all":   {Config{MaxSeries: 4}, 0, ErrSeriesLimit, 4},
+		"memory":          {Config{MemoryBudget: 100}, 101, ErrMemory, 0},
+		"none":            {Config{MemoryBudget: 100}, 100, nil, 10},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s, err := New(test.config)
+			if err != nil {
+				t.Fatal(err)
+			}
+			s.liveHeap = func() uint64 { return test.heap }
+			s.watchMemory()
+			st := s.Connect(Pod{Namespace: "test", Name: "flood"})
+			defer st.Close()
+			now := time.Now()
+			b := counters(now, 1, 11)
+			if err := st.Commit(now, b, numbered{batch: b}); !errors.Is(err, test.want) {
+				t.Errorf("error %v, want %v", err, test.want)
+			}
+			if got := s.series.Load(); got != int64(test.kept) {
+				t.Errorf("%d series are kept, want %d", got, test.kept)
+			}
+			for reason, c := range s.metrics.dropped {
+				want := 0.0
+				if reason == test.want {
+					want = float64(10 - test.kept)
+				}
+				if got := testutil.ToFloat64(c); got != want {
+					t.Errorf("%v counted for %q, want %v", got, dropReasons[reason], want)
+				}
+			}
+		})
+	}
+}
+
+// One series may come under as many keys as its labels have orders. Each key is remembered, so keys are bounded, too.
+func TestKeysOfOneSeriesAreBounded(t *testing.T) {
+	s, err := New(Config{MaxSeriesPerPod: 5})
+	if err != nil {
+		t.Fatal(err)
+	}
+	st := s.Connect(Pod{Namespace: "test", Name: "flood"})
+	defer st.Close()
+	now := time.Now()
+	b := counters(now, 1, 1000)
+	if err := st.Commit(now, b, numbered{batch: b, same: true}); !errors.Is(err, ErrPodLimit) {
+		t.Errorf("error %v", err)
+	}
+	if n := len(st.table.keys); n != 20 || s.series.Load() != 1 {
+		t.Errorf("%d keys of %d series, want 20 of 1", n, s.series.Load())
+	}
+}
+
+// A flood of new label sets, every flush others, leaves no more behind than the limits allow, and takes nothing from other pods.
+func TestAFloodOfNewLabelSetsIsForgotten(t *testing.T) {
+	s, err := New(Config{MaxSeriesPerPod: 50, Retention: time.Minute})
+	if err != nil {
+		t.Fatal(err)
+	}
+	flood, calm := s.Connect(Pod{Namespace: "test", Name: "flood"}), s.Connect(Pod{Namespace: "test", Name: "calm"})
+	defer flood.Close()
+	defer calm.Close()
+	now := time.Now()
+	for flush := range uint64(200) {
+		at := now.Add(time.Duration(flush) * 5 * time.Second)
+		b := counters(at, 1000+flush*100, 1100+flush*100)
+		if err := flood.Commit(at, b, numbered{batch: b}); err != nil && !errors.Is(err, ErrPodLimit) {
+			t.Fatal(err)
+		}
+		b = &Batch{Timestamp: at.UnixMilli(), Samples: []Sample{{Key: 1, Timestamp: at.UnixMilli(), Kind: Counter, Value: float64(flush)}}}
+		if err := calm.Commit(at, b, numbered{batch: b}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	table := flood.table
+	table.mu.Lock()
+	if len(table.columns) > 50 || len(table.keys) > 200 || len(table.past.values) > 200 || len(table.byClass) > 50 {
+		t.Errorf("%d columns, %d keys, %d tombstones, %d classes", len(table.columns), len(table.keys), len(table.past.values), len(table.byClass))
+	}
+	table.mu.Unlock()
+	s.classes.mu.Lock()
+	if n := len(s.classes.byHash); n > 51 {
+		t.Errorf("%d classes, want those of 51 series at most", n)
+	}
+	s.classes.mu.Unlock()
+	q, err := s.Query(`increase(istio_requests_total{pod="calm"}[50s])`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, err := q.Eval(t.Context(), now.Add(995*time.Second))
+	if err != nil || len(a.Values) != 1 || a.Values[0].V != 10 {
+		t.Errorf("the calm pod's answer is %v, error %v, want 10", a.Values, err)
+	}
+}
