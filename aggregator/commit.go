@@ -90,15 +90,12 @@ func (st *Stream) Commit(arrival time.Time, b *Batch, d Describer) error {
 	for i := range b.Samples {
 		s := &b.Samples[i]
 		if s.Timestamp != t.timestamp {
+			t.takeNew(b, at)
 			st.enter(s.Timestamp, at)
 		}
-		if err := t.take(s, b, i, d); err != nil {
-			if !errors.Is(err, ErrDuplicate) { // a duplicate loses nothing
-				t.refuse(at)
-			}
-			st.store.metrics.drop(err, 1)
-		}
+		t.lost(t.take(s, b, i, d), at)
 	}
+	t.takeNew(b, at)
 	t.settle(false)
 	st.leave()
 	return t.limit
@@ -150,20 +147,94 @@ func (t *table) late(st *Stream) {
 	}
 }
 
-// take brings one sample to its column.
+// lost counts a sample that was dropped, if there is an error.
+func (t *table) lost(err error, at int64) {
+	if err == nil {
+		return
+	}
+	if !errors.Is(err, ErrDuplicate) { // a duplicate loses nothing
+		t.refuse(at)
+	}
+	t.store.metrics.drop(err, 1)
+}
+
+// take brings one sample to its column. Where the column has no block yet, it waits for takeNew.
 func (t *table) take(s *Sample, b *Batch, i int, d Describer) error {
-	c := t.keys[s.Key]
-	if c == nil || c.removed {
+	c := t.find(s.Key)
+	if c == nil {
 		var err error
 		if c, err = t.introduce(s, i, d); err != nil {
 			return err
 		}
 	}
+	if c.block.Load() == nil && s.Kind != Summary {
+		t.await(c, s, b, i)
+		return nil
+	}
+	return t.bring(c, s, b)
+}
+
+// find returns the column of a key, nil if there is none. It looks first where the last message went on from the sample before.
+func (t *table) find(key uint64) *column {
+	if c := t.cursor; c != nil {
+		if c.key == key && !c.removed { // a histogram after its summary
+			return c
+		}
+		if n := c.next; n != nil && n.key == key && !n.removed {
+			t.cursor = n
+			return n
+		}
+	}
+	c := t.keys[key]
+	if c == nil || c.removed {
+		return nil
+	}
+	c.key = key
+	if t.cursor != nil {
+		t.cursor.next = c
+	}
+	t.cursor = c
+	return c
+}
+
+// await keeps a sample until all of the message's new columns are known, so that their slots lie together.
+func (t *table) await(c *column, s *Sample, b *Batch, i int) {
+	t.fresh = append(t.fresh, freshSample{c, i})
+	if c.waiting {
+		return
+	}
+	c.waiting = true
+	if c.intervals != nil {
+		c.frame(t.store.layouts.of(b.Buckets[s.First:s.Last]), c.quantilesAt == s.Timestamp)
+	}
+}
+
+// takeNew takes the samples that wait.
+func (t *table) takeNew(b *Batch, at int64) {
+	if len(t.fresh) == 0 {
+		return
+	}
+	columns := make([]*column, 0, len(t.fresh))
+	for _, f := range t.fresh {
+		if f.column.waiting {
+			f.column.waiting = false
+			columns = append(columns, f.column)
+		}
+	}
+	t.allocate(columns...)
+	for _, f := range t.fresh {
+		t.lost(t.bring(f.column, &b.Samples[f.sample], b), at)
+	}
+	t.fresh = nil // rarely needed again
+}
+
+// bring gives a sample to its column, which has its block.
+func (t *table) bring(c *column, s *Sample, b *Batch) error {
 	switch s.Kind {
 	case Counter:
 		return t.takeCounter(c, s)
 	case Histogram:
-		return t.takeHistogram(c, s, b.Buckets[s.First:s.Last], s.Key)
+		return t.takeHistogram(c, s, b.Buckets[s.First:s.Last])
 	default:
 		return t.takeSummary(c, s, b.Quantiles[s.First:s.Last])
 	}
@@ -192,7 +263,7 @@ func (t *table) introduce(s *Sample, i int, d Describer) (*column, error) {
 	cl := t.store.classes.acquire(name, kind, ls)
 	if c := t.byClass[cl]; c != nil { // the same series under another name on the wire: the pod's naming mode has changed
 		t.store.classes.release(cl)
-		t.keys[s.Key] = c
+		t.keys[s.Key], c.key = c, s.Key
 		return c, nil
 	}
 	return t.addColumn(s.Key, cl), nil
@@ -218,7 +289,7 @@ const maxUnreadable = 1024
 
 func (t *table) addColumn(key uint64, cl *class) *column {
 	const never = math.MinInt64
-	c := &column{class: cl, table: t, row: -1, flush: math.MaxUint32, timestamp: never}
+	c := &column{class: cl, table: t, key: key, row: -1, flush: math.MaxUint32, timestamp: never}
 	if cl.kind == Histogram {
 		c.intervals = &intervals{intervalAt: never, quantilesAt: never}
 	}
@@ -226,11 +297,8 @@ func (t *table) addColumn(key uint64, cl *class) *column {
 	t.keys[key] = c
 	t.byClass[cl] = c
 	t.columns = append(t.columns, c)
-	if cl.kind == Counter {
-		c.allocate(t.ring.gen)
-		if tomb, ok := t.past.values[key]; ok {
-			c.raw, c.total, c.past, c.pastKnown = tomb.raw, tomb.total, tomb.total, true
-		}
+	if tomb, ok := t.past.values[key]; ok {
+		c.raw, c.total, c.past, c.pastKnown = tomb.raw, tomb.total, tomb.total, true
 	}
 	t.pair(c)
 	t.store.classes.join(c)
@@ -271,7 +339,7 @@ func (t *table) takeCounter(c *column, s *Sample) error {
 			c.pastKnown = true
 		}
 		c.total += s.Value
-		t.publish(c, false)
+		t.publish(c)
 		return nil
 	}
 	if t.broken || last != uint32(t.flushes-1) {
@@ -283,10 +351,10 @@ func (t *table) takeCounter(c *column, s *Sample) error {
 	return nil
 }
 
-// publish writes the column's values to the open row, where the flush has one.
-func (t *table) publish(c *column, withQuantiles bool) {
+// publish writes a counter's value to the open row, where the flush has one.
+func (t *table) publish(c *column) {
 	if !t.held {
-		c.write(t.ring.row, withQuantiles)
+		c.writeCounter(t.ring.row)
 	}
 }
 
@@ -299,35 +367,45 @@ func (t *table) advance(c *column, raw float64, reset bool) {
 		c.step -= c.raw
 	}
 	c.raw, c.total = raw, c.total+c.step
-	t.publish(c, false)
+	t.publish(c)
 }
 
-func (t *table) takeHistogram(c *column, s *Sample, buckets []Bucket, key uint64) error {
+func (t *table) takeHistogram(c *column, s *Sample, buckets []Bucket) error {
 	if c.intervalAt == s.Timestamp {
 		return ErrDuplicate
 	}
-	switch {
-	case c.block.Load() == nil: // its first histogram
-		c.layout = t.store.layouts.of(buckets)
-		c.summed = c.quantilesAt == s.Timestamp
-		c.pastKnown = true
-		c.allocate(t.ring.gen)
-	case !c.layout.holds(buckets): // bounds are bootstrap: this is another process under the pod's name
-		cl := c.class
-		t.store.classes.retain(cl)
-		t.drop(c)
-		t.columns = slices.DeleteFunc(t.columns, func(o *column) bool { return o == c })
-		t.store.metrics.rebounded.Inc()
-		n := t.addColumn(key, cl)
-		n.quantiles, n.quantilesAt = c.quantiles, c.quantilesAt
-		return t.takeHistogram(n, s, buckets, key)
+	if !c.layout.holds(buckets) { // bounds are bootstrap: this is another process under the pod's name
+		c = t.rebound(c, s, buckets)
 	}
 	t.mark(c, s)
-	c.interval, c.intervalAt = s.Count, s.Timestamp
-	c.add(buckets, s.Count, s.Value)
-	t.publish(c, c.quantilesAt == s.Timestamp)
-	t.compare(c)
+	t.count(c, buckets, s.Count, s.Value, s.Timestamp)
 	return nil
+}
+
+// rebound puts a column with other bounds in a histogram's place.
+func (t *table) rebound(c *column, s *Sample, buckets []Bucket) *column {
+	cl := c.class
+	t.store.classes.retain(cl)
+	t.drop(c)
+	t.columns = slices.DeleteFunc(t.columns, func(o *column) bool { return o == c })
+	t.store.metrics.rebounded.Inc()
+	n := t.addColumn(s.Key, cl)
+	n.quantiles, n.quantilesAt = c.quantiles, c.quantilesAt
+	n.frame(t.store.layouts.of(buckets), n.quantilesAt == s.Timestamp)
+	t.allocate(n)
+	return n
+}
+
+// count adds an interval to a histogram and publishes the row, where the flush has one.
+func (t *table) count(c *column, buckets []Bucket, count uint64, sum float64, timestamp int64) {
+	c.interval, c.intervalAt = count, timestamp
+	c.total += sum
+	if t.held {
+		c.hold(buckets, count)
+	} else {
+		c.writeInterval(t.ring.row, buckets, count, c.quantilesAt == timestamp)
+	}
+	t.compare(c)
 }
 
 // takeSummary keeps the quantiles for the histogram that follows. A sidecar that sends summaries alone gets a histogram
@@ -356,12 +434,9 @@ func (t *table) addSummary(p pendingSummary) {
 		return
 	}
 	if c.block.Load() == nil {
-		c.layout, c.summed, c.pastKnown = t.store.layouts.of(nil), true, true
-		c.allocate(t.ring.gen)
+		c.frame(t.store.layouts.of(nil), true)
+		t.allocate(c)
 	}
 	c.flush, c.timestamp = uint32(t.flushes), c.quantilesAt
-	c.interval, c.intervalAt = p.count, c.quantilesAt
-	c.add(nil, p.count, p.sum)
-	t.publish(c, true)
-	t.compare(c)
+	t.count(c, nil, p.count, p.sum, c.quantilesAt)
 }

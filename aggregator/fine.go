@@ -256,7 +256,7 @@ const fineZeroThreshold = 0x1p-128 // Prometheus' default
 
 // fineRange accumulates the rows (lo, hi] of a block into f. It reads what the ring holds; the caller checks torn.
 func (b *block) fineRange(f *fine, ends []float64, lo, hi int64) {
-	n := len(b.totals)
+	n := int(b.counts)
 	sumAt := countWords(n - 1)
 	summed := int(b.width) > sumAt+1
 	var cumulative []float64

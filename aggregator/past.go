@@ -48,7 +48,7 @@ func (t *table) resolve(c *column, raw, interval float64, intervalKnown bool) {
 		default:
 			c.raw, c.total = raw, raw
 			c.pastKnown = t.startsFromZero()
-			t.publish(c, false)
+			t.publish(c)
 		}
 		return
 	}
@@ -63,7 +63,7 @@ func (t *table) resolve(c *column, raw, interval float64, intervalKnown bool) {
 		return
 	}
 	c.raw, c.total, c.past, c.pastKnown = raw, raw, past, true
-	t.publish(c, false)
+	t.publish(c)
 }
 
 func within(a, b, tolerance float64) bool { return a-b <= tolerance && b-a <= tolerance }

@@ -152,9 +152,9 @@ func (r *reader) read(col *column, v view) (each int) {
 			case viewSum:
 				r.values = append(r.values, b.sumIn(words))
 			case viewCount:
-				r.values = append(r.values, b.countIn(words, len(b.totals)-1))
+				r.values = append(r.values, b.countIn(words, int(b.counts)-1))
 			case viewBucket:
-				for i := range b.totals {
+				for i := range int(b.counts) {
 					r.values = append(r.values, b.countIn(words, i))
 				}
 			}

@@ -136,11 +136,11 @@ func (vs *rangeValues) read(to []float64) []float64 {
 			first := in.block.sumIn(from)
 			to = append(to, o.of(first, in.block.sumIn(last)-first))
 		case viewCount:
-			n := len(in.block.totals) - 1
+			n := int(in.block.counts) - 1
 			first := in.block.countIn(from, n)
 			to = append(to, o.of(first, in.block.countIn(last, n)-first))
 		case viewBucket:
-			for n := range in.block.totals {
+			for n := range int(in.block.counts) {
 				first := in.block.countIn(from, n)
 				to = append(to, o.of(first, in.block.countIn(last, n)-first))
 			}
@@ -152,7 +152,7 @@ func (vs *rangeValues) read(to []float64) []float64 {
 // each returns how many values read appends for the batch's i-th column.
 func (vs *rangeValues) each(i int) int {
 	if vs.view == viewBucket {
-		return len(vs.batch[i].block.totals)
+		return int(vs.batch[i].block.counts)
 	}
 	return 1
 }
@@ -174,7 +174,7 @@ func (r rangeVector) readFine(sc *scan, i int, p *Pod, f *fine) (factor float64,
 	o := r.f.over(sc.gen, lo, in.hi, mint, sc.maxt)
 	b := in.block
 	b.fineRange(f, in.column.layout.ends(p), o.from, o.hi)
-	all := len(b.totals) - 1
+	all := int(b.counts) - 1
 	first := b.countIn(b.row(lo), all) - b.countIn(b.row(in.lo), all)
 	return o.factorOf(first, f.count), true
 }

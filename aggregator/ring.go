@@ -2,7 +2,6 @@ package aggregator
 
 import (
 	"math"
-	"math/bits"
 	"sync/atomic"
 )
 
@@ -16,7 +15,7 @@ import (
 //  2. publish: a slot is written before block.last (or block.first, for a row before the first) admits its row, and the
 //     row's time before any of them. generation.head follows the time.
 //  3. final: a value that first and last admit is never written again, until its row is claimed away.
-//  4. freeze: a ring that must grow is copied to a new generation, every column's block pointer is switched, and the
+//  4. freeze: a ring that must grow (or be packed) is copied to a new generation, every column's block pointer is switched, and the
 //     old generation is never written again. A reader that still holds an old block sees the past of the switch, whole.
 //
 // A reader loads the column's block, then claim and head, finds the rows that it wants among those that the claim had not
@@ -31,7 +30,6 @@ type generation struct {
 	head  atomic.Int64 // newest row with a time; -1 before the first
 	times []atomic.Int64
 	mask  int64
-	none  blockParts // of all counters' blocks, never written
 }
 
 func newGeneration(slots int) *generation {
@@ -75,62 +73,50 @@ func (g *generation) oldest() (time int64, first, ok bool) {
 	}
 }
 
-// block is the slots of one column in one generation: width 64-bit words a row.
-//
-// The words come in chunks of a power of two of rows, of at most 2 KiB: Go's size classes are close together there. A
-// duration histogram's 64 rows of 14 words are 7,168 bytes in four chunks and would be 8,192 in one.
+// block is the slots of one column in one generation: some words of each row of its slab.
 type block struct {
-	gen         *generation
-	width       int32
-	shift       uint32       // a chunk holds 1 << shift rows
+	*slab
+	at int32 // its first word in a row
+	shape
 	first, last atomic.Int64 // the rows that are present, first to last without a hole; none: MaxInt64 and -1
-	words       []atomic.Uint64
-	*blockParts
+	// epochs are the upper 33 bits of the newest row's counts, of which the slots hold the lower 32: the two share a bit. Nil
+	// where all are 0, and never written: the writer puts a new slice here, before it admits a row that needs it. So they are
+	// never behind a row that can be seen, and ahead by one at most: no count grows by 2^31 while a row is in the ring.
+	epochs atomic.Pointer[[]uint64]
 }
 
-// blockParts is what a counter's block, whose rows fit one chunk, does without.
-type blockParts struct {
-	more [][]atomic.Uint64 // the chunks after the first
-	// totals are the 64-bit values of which a histogram's slots hold the low halves; nil for a counter.
-	// The writer raises them before it publishes a row, so they are never behind a slot that can be seen.
-	totals []atomic.Uint64
+// shape is what a row of a block consists of.
+type shape struct {
+	width  int16 // words
+	counts int16 // cumulative counts of a histogram, +Inf last; 0: a counter
 }
 
-// maxChunkWords is 2 KiB.
-const maxChunkWords = 256
-
-func newBlock(g *generation, width, totals int) *block {
-	rows := int(g.slots())
-	shift := bits.Len(uint(max(1, min(rows, maxChunkWords/width)))) - 1
-	chunkRows := 1 << shift
-	b := &block{gen: g, width: int32(width), shift: uint32(shift), words: make([]atomic.Uint64, chunkRows*width), blockParts: &g.none}
-	if rows > chunkRows || totals > 0 {
-		b.blockParts = &blockParts{}
-	}
-	if rows > chunkRows {
-		b.more = make([][]atomic.Uint64, rows/chunkRows-1)
-		for i := range b.more {
-			b.more[i] = make([]atomic.Uint64, chunkRows*width)
-		}
-	}
-	if totals > 0 {
-		b.totals = make([]atomic.Uint64, totals)
-	}
+// newBlock returns a block whose words begin at one of the slab's rows.
+func newBlock(s *slab, at int64, of shape) *block {
+	b := &block{slab: s, at: int32(at), shape: of}
 	b.first.Store(math.MaxInt64) // not 0: a reader that loads first, then a fresh last, must still see nothing
 	b.last.Store(-1)
 	return b
 }
 
-// row returns the words of a row: to a reader, who checks torn afterwards, or to the writer, who then admits it.
+// row returns the words of a row: to a reader, who checks torn afterwards, or to the writer, who has held it.
 func (b *block) row(row int64) []atomic.Uint64 {
-	slot, width := row&b.gen.mask, int64(b.width)
-	words := b.words
-	if chunk := slot >> b.shift; chunk > 0 {
-		words = b.more[chunk-1]
-		slot -= chunk << b.shift
+	slot := row & b.gen.mask
+	i := (slot&(1<<b.shift-1))*b.rowWords + int64(b.at)
+	end := i + int64(b.width)
+	return b.chunks[slot>>b.shift].Load().words[i:end:end]
+}
+
+// whole returns the i-th count of a row from its lower half. Epochs are loaded after the row, so they are its own or one ahead,
+// which the shared bit tells.
+func (b *block) whole(i int, low uint32) uint64 {
+	epochs := b.epochs.Load()
+	if epochs == nil {
+		return uint64(low)
 	}
-	i := slot * width
-	return words[i : i+width : i+width]
+	epoch := (*epochs)[i]
+	epoch -= (epoch ^ uint64(low>>31)) & 1
+	return epoch<<31 | uint64(low&(1<<31-1))
 }
 
 // window returns the present rows with mint < time <= maxt; hi < lo: none. oldest is the row to check with torn.
@@ -207,10 +193,10 @@ func (b *block) admit(row int64) {
 // admitBefore publishes the row before the first one, whose words are written.
 func (b *block) admitBefore(row int64) { b.first.Store(row) }
 
-// grown returns a ring of twice the slots with the same rows. The old generation stays as it is for whoever reads it.
-func (r *ring) grown() ring {
+// moved returns a ring of so many slots with the same rows. The old generation stays as it is for whoever reads it.
+func (r *ring) moved(slots int64) ring {
 	old := r.gen
-	g := newGeneration(int(old.slots()) * 2)
+	g := newGeneration(int(slots))
 	for row := max(0, r.row-old.mask); row <= r.row; row++ {
 		g.setTime(row, old.time(row))
 	}
@@ -219,15 +205,13 @@ func (r *ring) grown() ring {
 	return ring{gen: g, row: r.row}
 }
 
-// copyTo returns the block's rows in another generation.
-func (b *block) copyTo(g *generation, newest int64) *block {
-	n := newBlock(g, int(b.width), len(b.totals))
-	for i := range b.totals {
-		n.totals[i].Store(b.totals[i].Load())
-	}
+// copyTo copies the block's rows to one of another generation.
+func (b *block) copyTo(n *block, newest int64) {
+	n.epochs.Store(b.epochs.Load())
 	first, last := b.first.Load(), b.last.Load()
 	first = max(first, newest-b.gen.mask)
 	for row := first; row <= last; row++ {
+		n.hold(row)
 		src, dst := b.row(row), n.row(row)
 		for i := range src {
 			dst[i].Store(src[i].Load())
@@ -235,5 +219,4 @@ func (b *block) copyTo(g *generation, newest int64) *block {
 	}
 	n.first.Store(first)
 	n.last.Store(last)
-	return n
 }

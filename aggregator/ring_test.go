@@ -40,12 +40,18 @@ type testWriter struct {
 
 func newTestWriter(slots int, b breakage) *testWriter {
 	w := &testWriter{ring: newRing(slots), block: &atomic.Pointer[block]{}, look: func() {}, breaks: b}
-	w.block.Store(newBlock(w.ring.gen, testWidth, 0))
+	w.block.Store(newTestBlock(w.ring.gen))
 	return w
+}
+
+// newTestBlock returns a block between two others.
+func newTestBlock(g *generation) *block {
+	return newBlock(newSlab(g, testWidth+2), 1, shape{width: testWidth})
 }
 
 func (w *testWriter) write() {
 	row := w.ring.row + 1
+	w.block.Load().hold(row)
 	fill := func() {
 		words := w.block.Load().row(row)
 		for i := range words {
@@ -73,10 +79,12 @@ func (w *testWriter) write() {
 
 func (w *testWriter) grow() {
 	old := w.block.Load()
-	grown := w.ring.grown()
+	grown := w.ring.moved(2 * w.ring.gen.slots())
 	w.look()
+	moved := newTestBlock(grown.gen)
+	old.copyTo(moved, w.ring.row)
+	w.block.Store(moved)
 	if w.breaks == writeFrozen { // rule 4: the old generation is written after the switch
-		w.block.Store(old.copyTo(grown.gen, w.ring.row))
 		words := old.row(w.ring.row + 1)
 		for i := range words {
 			words[i].Store(wordOf(w.ring.row+1, i))
@@ -85,7 +93,6 @@ func (w *testWriter) grow() {
 		w.ring = grown
 		return
 	}
-	w.block.Store(old.copyTo(grown.gen, w.ring.row))
 	w.ring = grown
 	w.look()
 }
@@ -176,6 +183,60 @@ func TestRingBrokenTwinsAreCaught(t *testing.T) {
 				t.Error("the check does not see the broken rule")
 			}
 		})
+	}
+}
+
+// countAtEveryStep writes the rows of two counts that grow by 2^30 and 2^31-1 a row, and counts the wrong values that a reader sees
+// between any two accesses of the writer. With late, epochs are raised when the row is admitted already.
+func countAtEveryStep(late bool) (wrong int) {
+	r := newRing(4)
+	b := newBlock(newSlab(r.gen, 1), 0, shape{width: 1, counts: 2})
+	steps := [2]uint64{1 << 30, 1<<31 - 1}
+	look := func() {
+		// Of the newest row only: since those before, and with the one that is being written, a count grows by more than 2^31.
+		_, row, _ := b.window(math.MinInt64, math.MaxInt64)
+		if row < 0 {
+			return
+		}
+		word := b.row(row)[0].Load()
+		for i, low := range []uint32{uint32(word), uint32(word >> 32)} {
+			if b.whole(i, low) != uint64(row+1)*steps[i] {
+				wrong++
+			}
+		}
+	}
+	for row := range int64(40) {
+		r.open(row)
+		b.hold(row)
+		before := b.row(row)
+		if row > 0 {
+			before = b.row(row - 1)
+		} else {
+			before[0].Store(0)
+		}
+		interval, words := []Bucket{{Count: steps[0]}}, b.row(row)
+		carried := b.addCounts(words, before, interval, steps[1])
+		look()
+		if late {
+			b.admit(row)
+			look()
+		}
+		if carried {
+			b.raise(words, interval, steps[1])
+			look()
+		}
+		b.admit(row)
+		look()
+	}
+	return wrong
+}
+
+func TestCountsPassTheirLowerHalfWhole(t *testing.T) {
+	if n := countAtEveryStep(false); n != 0 {
+		t.Errorf("%d wrong values", n)
+	}
+	if countAtEveryStep(true) == 0 {
+		t.Error("the check does not see epochs that are raised after their row was admitted")
 	}
 }
 

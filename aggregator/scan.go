@@ -126,8 +126,8 @@ func (sc *scan) moved() bool {
 	for i := range sc.batch[:sc.n] {
 		in := &sc.batch[i]
 		word := 0
-		if in.block.totals != nil { // the last count holds all observations
-			word = (len(in.block.totals) - 1) / 2
+		if in.block.counts != 0 { // the last count holds all observations
+			word = (int(in.block.counts) - 1) / 2
 		}
 		if in.block.row(in.lo)[word].Load() != in.block.row(in.hi)[word].Load() {
 			return true

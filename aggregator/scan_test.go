@@ -70,13 +70,16 @@ func TestABatchIsOfOneGeneration(t *testing.T) {
 	s, p, sel := scanStore(t, sets)
 	sc := newScan(s, sel, math.MinInt64, math.MaxInt64, 1)
 	table := p.stream.table
-	for _, c := range table.columns[:4] { // what a reader may see while a ring grows
-		c.block.Store(c.block.Load().copyTo(table.ring.grown().gen, table.ring.row))
+	move := func(columns []*column) {
+		for i, b := range newBlocks(table.ring.moved(2*table.ring.gen.slots()).gen, columns) {
+			columns[i].block.Load().copyTo(b, table.ring.row)
+			columns[i].block.Store(b)
+		}
 	}
-	grown := table.ring.grown()
-	for _, c := range table.columns[4:7] {
-		c.block.Store(c.block.Load().copyTo(grown.gen, table.ring.row))
+	for i := range 4 { // what a reader may see while a ring grows
+		move(table.columns[i : i+1])
 	}
+	move(table.columns[4:7])
 	columns, batches := 0, 0
 	for ; sc.begin(); batches++ {
 		for i := range sc.batch[:sc.n] {

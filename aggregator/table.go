@@ -28,6 +28,7 @@ type table struct {
 	keys    map[uint64]*column // by the key on the wire
 	byClass map[*class]*column
 	columns []*column
+	cursor  *column // of the newest sample, nil if there was none
 	past    tombstones
 	// unreadable are the keys of series whose names or labels could not be decoded.
 	unreadable map[uint64]struct{}
@@ -46,6 +47,10 @@ type table struct {
 	// Of the open flush: counters whose past is not known yet, and columns that so far have only a summary.
 	pending   []pendingCounter
 	summaries []pendingSummary
+	// fresh are samples of the message whose columns have no block yet.
+	fresh []freshSample
+	// live and dead are the words a row of columns that are there, and of removed ones that share a slab with such.
+	live, dead int64
 
 	// watching are the watched queries that a row marks, as of watchEpoch; 0: to be found anew.
 	watching   []*Query
@@ -55,6 +60,11 @@ type table struct {
 type pendingCounter struct {
 	col *column
 	raw float64
+}
+
+type freshSample struct {
+	column *column
+	sample int // its place in the batch
 }
 
 type pendingSummary struct {
@@ -172,15 +182,53 @@ func (t *table) makeRoom(at int64) bool {
 }
 
 func (t *table) grow() {
-	grown := t.ring.grown()
+	t.move(2 * t.ring.gen.slots())
+	t.store.metrics.grown.Inc()
+}
+
+// move copies the rows to a new generation, in which the columns lie together in the order in which they came.
+func (t *table) move(slots int64) {
+	old, columns := make([]*block, 0, len(t.columns)), make([]*column, 0, len(t.columns))
 	for _, c := range t.columns {
 		if b := c.block.Load(); b != nil {
-			c.block.Store(b.copyTo(grown.gen, t.ring.row))
+			old, columns = append(old, b), append(columns, c)
 		}
 	}
-	t.ring = grown
-	t.gen.Store(grown.gen)
-	t.store.metrics.grown.Inc()
+	moved := t.ring.moved(slots)
+	for i, b := range newBlocks(moved.gen, columns) {
+		old[i].copyTo(b, t.ring.row)
+		columns[i].block.Store(b)
+	}
+	t.dead = 0
+	t.ring = moved
+	t.gen.Store(moved.gen)
+}
+
+// allocate gives columns their blocks, in one slab.
+func (t *table) allocate(columns ...*column) {
+	for i, b := range newBlocks(t.ring.gen, columns) {
+		t.live += int64(b.width)
+		columns[i].block.Store(b)
+	}
+}
+
+// newBlocks returns empty blocks for columns, in one slab of the generation.
+func newBlocks(g *generation, columns []*column) []*block {
+	if len(columns) == 0 {
+		return nil
+	}
+	words := int64(0)
+	for _, c := range columns {
+		words += int64(c.shape().width)
+	}
+	s := newSlab(g, int(words))
+	s.live = words
+	blocks, at := make([]*block, len(columns)), int64(0)
+	for i, c := range columns {
+		blocks[i] = newBlock(s, at, c.shape())
+		at += int64(blocks[i].width)
+	}
+	return blocks
 }
 
 // closeRow ends the newest row: what is still open about its counters is decided, and series that the flush did not hold
@@ -205,12 +253,15 @@ func (t *table) closeRow() {
 		case c.seen < limit:
 			expired = append(expired, c)
 		case c.row < t.ring.row:
-			c.write(t.ring.row, false)
+			c.repeat(t.ring.row)
 		}
 	}
 	if expired != nil {
 		t.forget(expired)
 		t.columns = slices.DeleteFunc(t.columns, func(c *column) bool { return c.removed })
+		if t.dead > t.live { // label sets come and go
+			t.move(t.ring.gen.slots())
+		}
 	}
 	t.markQueries()
 }
@@ -232,10 +283,24 @@ func (t *table) forget(expired []*column) {
 }
 
 func (t *table) drop(c *column) {
-	c.removed = true
+	c.removed, c.next = true, nil
+	if b := c.block.Load(); b != nil {
+		t.leave(b)
+	}
 	delete(t.byClass, c.class)
 	t.store.classes.leave(c)
 	t.store.series.Add(-1)
+}
+
+// leave gives up a block's words. Those of a slab are freed when all of its columns are gone, or when the ring moves.
+func (t *table) leave(b *block) {
+	width := int64(b.width)
+	t.live -= width
+	if b.live -= width; b.live > 0 {
+		t.dead += width
+	} else {
+		t.dead -= b.rowWords - width
+	}
 }
 
 // expired reports whether the pod has been silent for longer than the rings reach.
@@ -253,7 +318,7 @@ func (t *table) free() {
 	for _, c := range t.columns {
 		t.drop(c)
 	}
-	t.columns, t.keys, t.byClass, t.past, t.watching = nil, nil, nil, tombstones{}, nil
+	t.columns, t.keys, t.byClass, t.cursor, t.past, t.watching = nil, nil, nil, nil, tombstones{}, nil
 }
 
 // newest returns the time of the pod's newest row.

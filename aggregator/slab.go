@@ -1,0 +1,56 @@
+package aggregator
+
+import (
+	"math/bits"
+	"sync/atomic"
+)
+
+// slab is the slots of several columns in one generation: of the series that a pod sent first in one message, which is most
+// of them. A row of all of them lies in one piece, in the order in which they came, so a flush walks through memory once.
+//
+// The rows come in chunks, made when the first of their rows is written: the memory of a pod grows with what is known of it.
+// The writer makes a chunk before it admits a row of it, so a reader never meets one that is missing.
+type slab struct {
+	gen      *generation
+	rowWords int64  // of all columns
+	shift    uint32 // a chunk holds 1 << shift rows
+	chunks   []atomic.Pointer[chunk]
+	live     int64 // words a row of columns that are not removed; only the writer uses it
+}
+
+type chunk struct{ words []atomic.Uint64 }
+
+// Chunks are small where rows are narrow, since Go's size classes are close together there (a counter's 64 rows are 512 bytes in
+// one chunk, a duration histogram's are 7,168 bytes in four and would be 8,192 in one), and large where rows are wide: beyond
+// 32 KiB memory comes in pages of 8 KiB, of which half of one is lost.
+const (
+	wideRowWords    = 1 << 10 / 8
+	smallChunkWords = 2 << 10 / 8 // at most
+	largeChunkWords = 64 << 10 / 8
+)
+
+func newSlab(g *generation, rowWords int) *slab {
+	shift := bits.Len(uint(max(smallChunkWords/rowWords, 1))) - 1
+	if rowWords >= wideRowWords {
+		shift = bits.Len(uint(largeChunkWords / rowWords)) // more than half of largeChunkWords, up to twice as many
+	}
+	shift = min(shift, bits.Len(uint(g.slots()))-1)
+	return &slab{
+		gen: g, rowWords: int64(rowWords), shift: uint32(shift),
+		chunks: make([]atomic.Pointer[chunk], g.slots()>>shift),
+	}
+}
+
+// words returns a row of all columns, whose chunk has been made.
+func (s *slab) words(row int64) []atomic.Uint64 {
+	slot := row & s.gen.mask
+	i := (slot & (1<<s.shift - 1)) * s.rowWords
+	return s.chunks[slot>>s.shift].Load().words[i : i+s.rowWords]
+}
+
+// hold makes the row's chunk where there is none yet.
+func (s *slab) hold(row int64) {
+	if c := &s.chunks[row&s.gen.mask>>s.shift]; c.Load() == nil {
+		c.Store(&chunk{make([]atomic.Uint64, s.rowWords<<s.shift)})
+	}
+}
