@@ -68,7 +68,7 @@ func codeRows(ctx context.Context, s settings, t *table) error {
 	for _, readers := range []int{0, 1, 4, 16} {
 		for _, store := range []string{"lockfree", "mutex"} {
 			v := found[fmt.Sprintf("Writers/readers=%d/store=%s", readers, store)]
-			what := fmt.Sprintf("one writer under %d readers, %s: ", readers, store)
+			what := fmt.Sprintf("one writer under %d readers, each 100 times a second, %s: ", readers, store)
 			t.add(what+"flushes of 20 label sets", v["flushes/s"], "1/s", "higher")
 			t.add(what+"p99 of a commit", v["p99-us"], "us", "lower")
 			t.add(what+"p99.9 of a commit", v["p99.9-us"], "us", "lower")
