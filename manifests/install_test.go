@@ -312,7 +312,7 @@ func TestUninstall(t *testing.T) {
 		c := newFakeCluster(t, ours)
 		c.mustRun("uninstall.sh")
 		got := c.changes()
-		if len(got) != 2 || !strings.HasPrefix(got[0], "delete --raw /apis/apiregistration.k8s.io/v1/apiservices/v1beta1.external.metrics.k8s.io") {
+		if len(got) != 3 || !strings.HasPrefix(got[0], "delete --raw /apis/apiregistration.k8s.io/v1/apiservices/v1beta1.external.metrics.k8s.io") || !strings.Contains(got[1], "surge-action") {
 			t.Errorf("calls %q", got)
 		}
 		var options struct {

@@ -48,4 +48,6 @@ esac
 
 set --
 [ -z "$dry" ] || set -- --dry-run=client
+# The right to raise targets, where it was given; a binding in a namespace of yours is without effect from then on.
+kubectl delete --ignore-not-found "$@" -f "$here/components/surge-action/clusterrolebinding.yaml" -f "$here/components/surge-action/role/clusterrole.yaml"
 kubectl kustomize "$here/base" | kubectl delete --ignore-not-found "$@" -f -

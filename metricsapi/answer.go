@@ -47,6 +47,8 @@ type rules struct {
 	started time.Time
 	// holder compares an answer with the pods that exist; nil in standalone mode, where nobody knows them.
 	holder *holder
+	// actor raises targets at surges; nil where that is off.
+	actor *actor
 }
 
 // item is one series of an answer in the API's precision.

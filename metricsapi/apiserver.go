@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	"k8s.io/apiserver/pkg/authentication/authenticator"
 	"k8s.io/apiserver/pkg/authentication/request/anonymous"
 	"k8s.io/apiserver/pkg/authentication/request/bearertoken"
@@ -83,6 +84,7 @@ func (s *Server) addSource(o Options, m *metrics) error {
 	if o.Standalone {
 		c := newCatalog(o.Store, newWarner(logEvents(o.Log), m))
 		s.provider.catalog = c
+		s.addActor(o, &actor{report: func(sourceHPA, Problem) {}, hpa: func(string, string) (*autoscalingv2.HorizontalPodAutoscaler, bool) { return nil, false }})
 		var err error
 		s.source, err = newFileSource(o.HPADir, c, m, o.Log)
 		return err
@@ -95,7 +97,8 @@ func (s *Server) addSource(o Options, m *metrics) error {
 	if err != nil {
 		return fmt.Errorf("--kubeconfig %s: %w", o.Kubeconfig, err)
 	}
-	if err := s.addHolder(o, config); err != nil {
+	targets, err := s.addHolder(o, config)
+	if err != nil {
 		return fmt.Errorf("--kubeconfig %s: %w", o.Kubeconfig, err)
 	}
 	s.client = client
@@ -108,24 +111,38 @@ func (s *Server) addSource(o Options, m *metrics) error {
 	}
 	s.source = hpas
 	s.provider.rules.holder.status = hpas.status
+	s.addActor(o, &actor{report: s.events.report, hpa: hpas.hpa, targets: targets, pods: s.pods})
+	if x := s.provider.rules.actor; x != nil {
+		hpas.scaled = x.scaled
+	}
 	return nil
 }
 
 // addHolder makes what the rule for incomplete knowledge asks: the pods that exist, and the scales of targets.
-func (s *Server) addHolder(o Options, config *rest.Config) error {
+func (s *Server) addHolder(o Options, config *rest.Config) (*clusterScales, error) {
 	client, err := metadata.NewForConfig(config)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if s.pods, err = newPodIndex(client, o.Now); err != nil {
-		return err
+		return nil, err
 	}
 	targets, err := newClusterScales(config)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	s.provider.rules.holder = &holder{pods: s.pods, scales: targets, store: o.Store, started: o.Store.Started(), hold: o.Hold}
-	return nil
+	return targets, nil
+}
+
+// addActor makes what raises targets at surges, from what is known of the cluster.
+func (s *Server) addActor(o Options, x *actor) {
+	if o.SurgeAction == string(surgeActionOff) {
+		return
+	}
+	x.catalog, x.rules, x.store, x.metrics, x.log, x.now = s.provider.catalog, &s.provider.rules, o.Store, s.provider.metrics, o.Log, o.Now
+	s.provider.rules.actor = newActor(x)
+	s.provider.catalog.follow = s.provider.rules.actor.follow
 }
 
 func (s *Server) listen(o Options) error {
@@ -278,6 +295,9 @@ func (s *Server) Run(ctx context.Context) error {
 			fail(fmt.Errorf("HPAs: %w", err))
 		}
 	})
+	if x := s.provider.rules.actor; x != nil {
+		feeders.Go(func() { x.run(feeding) })
+	}
 	if s.events != nil {
 		feeders.Go(func() { s.events.run(feeding) })
 		feeders.Go(func() { s.pods.informer.RunWithContext(feeding) })

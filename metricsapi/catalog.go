@@ -22,6 +22,8 @@ type catalog struct {
 	warn    *warner
 	adhoc   *adhocQueries
 	current atomic.Pointer[snapshot]
+	// follow is told of each new snapshot before the queries that it no longer holds are closed; nil if nobody asks for it.
+	follow func(*snapshot)
 
 	mu       sync.Mutex // one Replace at a time
 	parsed   map[types.NamespacedName]*autoscaler
@@ -35,6 +37,8 @@ type snapshot struct {
 	offers  map[offerKey]*offer
 	// byMetric has the offers of a namespace's metric in the order of their selectors.
 	byMetric map[offerKey][]*offer
+	// acting are the HPAs whose targets are raised at surges of a query.
+	acting map[*aggregator.Query][]acting
 }
 
 // offerKey names an offer; selector is canonical, and "" as a key of byMetric.
@@ -54,6 +58,8 @@ type hpaState struct {
 	*autoscaler
 	offers   []*offer // for each of metrics; nil where nothing says how to compute it
 	problems []Problem
+	// cannot says why the target is never raised at a surge though the annotations ask for it.
+	cannot []Problem
 }
 
 func newCatalog(store *aggregator.Store, warn *warner) *catalog {
@@ -83,6 +89,9 @@ func (c *catalog) Replace(list []sourceHPA) {
 	needed := c.prepare(byAge)
 	s := newSnapshot(byAge, needed)
 	c.current.Store(s)
+	if c.follow != nil {
+		c.follow(s)
+	}
 
 	for key, p := range c.prepared {
 		if needed[key] == nil {
@@ -132,7 +141,7 @@ func (c *catalog) prepare(hpas []*autoscaler) map[preparedKey]*prepared {
 
 // newSnapshot takes the HPAs oldest first: the oldest's query wins a conflict.
 func newSnapshot(byAge []*autoscaler, queries map[preparedKey]*prepared) *snapshot {
-	s := &snapshot{offers: map[offerKey]*offer{}, byMetric: map[offerKey][]*offer{}}
+	s := &snapshot{offers: map[offerKey]*offer{}, byMetric: map[offerKey][]*offer{}, acting: map[*aggregator.Query][]acting{}}
 	targets := map[string][]string{}
 	for _, a := range byAge {
 		targets[a.target()] = append(targets[a.target()], a.Name)
@@ -160,7 +169,7 @@ func newSnapshot(byAge []*autoscaler, queries map[preparedKey]*prepared) *snapsh
 		if same := targets[a.target()]; len(same) > 1 {
 			h.problems = append(h.problems, sharedTarget(a, same[0]))
 		}
-		s.hpas = append(s.hpas, h)
+		s.hpas = append(s.hpas, s.act(h))
 	}
 	slices.SortFunc(s.hpas, func(a, b hpaState) int {
 		return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
@@ -171,6 +180,24 @@ func newSnapshot(byAge []*autoscaler, queries map[preparedKey]*prepared) *snapsh
 	slices.Sort(s.metrics)
 	s.metrics = slices.Compact(s.metrics)
 	return s
+}
+
+// act files an HPA whose target is to be raised at surges under its queries.
+func (s *snapshot) act(h hpaState) hpaState {
+	x, ok := actsOn(h)
+	if !ok {
+		return h
+	}
+	h.cannot = cannotAct(x)
+	h.problems = append(h.problems, h.cannot...)
+	if len(h.cannot) > 0 {
+		return h
+	}
+	x.hpaState = h
+	for _, m := range x.metrics {
+		s.acting[m.prepared.query] = append(s.acting[m.prepared.query], x)
+	}
+	return h
 }
 
 func (s *snapshot) offer(a *autoscaler, w wanted, queries map[preparedKey]*prepared) {

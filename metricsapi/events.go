@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"log/slog"
+	"strconv"
 	"sync"
 	"time"
 	"unicode/utf8"
@@ -69,8 +70,8 @@ func logEvents(log *slog.Logger) func(sourceHPA, Problem) {
 	}
 }
 
-// apiEvents creates Warning events through the API server. An event's name follows from what it says, so that a restart
-// repeats none: the one that exists already is as good.
+// apiEvents creates events through the API server. A Warning's name follows from what it says, so that a restart repeats none:
+// the one that exists already is as good.
 type apiEvents struct {
 	client corev1client.EventsGetter
 	log    *slog.Logger
@@ -86,7 +87,17 @@ func newAPIEvents(client corev1client.EventsGetter, log *slog.Logger, now func()
 	return &apiEvents{client: client, log: log, now: now, queue: workqueue.NewTypedRateLimitingQueue(limiter)}
 }
 
-func (e *apiEvents) deliver(h sourceHPA, p Problem) { e.queue.Add(newEvent(h, p, e.now())) }
+func (e *apiEvents) deliver(h sourceHPA, p Problem) {
+	e.queue.Add(newEvent(h, corev1.EventTypeWarning, p, e.now()))
+}
+
+// report tells of something that was done, each time: the message is to say when or how much.
+func (e *apiEvents) report(h sourceHPA, p Problem) {
+	now := e.now()
+	event := newEvent(h, corev1.EventTypeNormal, p, now)
+	event.Name += "." + strconv.FormatInt(now.UnixMilli(), 36)
+	e.queue.Add(event)
+}
 
 // run creates events until the context ends.
 func (e *apiEvents) run(ctx context.Context) {
@@ -119,15 +130,15 @@ func (e *apiEvents) create(ctx context.Context, event *corev1.Event) {
 	}
 }
 
-// newEvent is a Warning event on the HPA. Kubernetes allows 1024 bytes of message and 253 of name.
-func newEvent(h sourceHPA, p Problem, now time.Time) *corev1.Event {
+// newEvent is an event on the HPA. Kubernetes allows 1024 bytes of message and 253 of name.
+func newEvent(h sourceHPA, kind string, p Problem, now time.Time) *corev1.Event {
 	return &corev1.Event{
 		ObjectMeta: metav1.ObjectMeta{Name: eventName(h, p), Namespace: h.Namespace},
 		InvolvedObject: corev1.ObjectReference{
 			APIVersion: "autoscaling/v2", Kind: "HorizontalPodAutoscaler",
 			Namespace: h.Namespace, Name: h.Name, UID: h.UID, ResourceVersion: h.ResourceVersion,
 		},
-		Type: corev1.EventTypeWarning, Reason: p.Reason, Message: clip(p.Message, 1024),
+		Type: kind, Reason: p.Reason, Message: clip(p.Message, 1024),
 		Source:         corev1.EventSource{Component: "meshpulse"},
 		FirstTimestamp: metav1.NewTime(now), LastTimestamp: metav1.NewTime(now), Count: 1,
 		ReportingController: "meshpulse",

@@ -67,6 +67,7 @@ type wanted struct {
 	// expr is "" where nothing says how to compute the metric; why says what is missing then.
 	expr, why string
 	target    autoscalingv2.MetricTarget
+	place     int // in the HPA's spec.metrics
 	// named: the expression was made from the selector; the metric needs no annotation.
 	named bool
 	// surge are the settings with which it is watched for surges, zero if it is not.
@@ -79,7 +80,7 @@ func readHPA(h sourceHPA) *autoscaler {
 	notes := readAnnotations(h.Annotations)
 	a.surge, a.problems = notes.surge, append(slices.Clone(h.problems), notes.problems...)
 	used := map[string]bool{} // annotations, as metric/key
-	for _, m := range h.Spec.Metrics {
+	for place, m := range h.Spec.Metrics {
 		if m.Type != autoscalingv2.ExternalMetricSourceType || m.External == nil {
 			a.checkType(m)
 			continue // Resource, ContainerResource, Pods and Object metrics are others' business
@@ -91,7 +92,7 @@ func readHPA(h sourceHPA) *autoscaler {
 		if !ours {
 			continue
 		}
-		w.surge = a.surge.of(w)
+		w.place, w.surge = place, a.surge.of(w)
 		a.metrics = append(a.metrics, w)
 		if w.expr != "" {
 			a.advise(w)

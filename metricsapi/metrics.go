@@ -14,6 +14,8 @@ type metrics struct {
 	fileErrors prometheus.Counter
 	held       prometheus.Counter
 	surged     prometheus.Counter
+	raises     *prometheus.CounterVec // by outcome
+	raiseDelay prometheus.Histogram
 	hpas       prometheus.Gauge
 	queries    prometheus.Gauge
 }
@@ -50,6 +52,15 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		surged: f.NewCounter(prometheus.CounterOpts{
 			Name: "meshpulse_metricsapi_surge_answers_total",
 			Help: "Answers that a surge has raised above what the expression gives.",
+		}),
+		raises: f.NewCounterVec(prometheus.CounterOpts{
+			Name: "meshpulse_metricsapi_surge_raises_total",
+			Help: "Raises of targets at surges, by what became of them.",
+		}, []string{"outcome"}),
+		raiseDelay: f.NewHistogram(prometheus.HistogramOpts{
+			Name:    "meshpulse_metricsapi_surge_raise_delay_seconds",
+			Help:    "Time from the newest flush that a raise stands on until the target was raised.",
+			Buckets: []float64{.01, .02, .05, .1, .2, .5, 1, 2, 5},
 		}),
 		hpas: f.NewGauge(prometheus.GaugeOpts{
 			Name: "meshpulse_metricsapi_hpas",

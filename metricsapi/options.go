@@ -23,6 +23,9 @@ type Options struct {
 	// Hold is how long a sidecar that does not report is waited for, replicas kept (default 5m).
 	Hold time.Duration
 
+	// SurgeAction is "off" to raise no target at a surge, whatever HPAs ask for; "on" is the default.
+	SurgeAction string
+
 	// BindAddress is the IP address to serve HTTPS on (default 0.0.0.0; standalone: 127.0.0.1).
 	BindAddress string
 	// SecurePort is the port to serve HTTPS on; 0 lets the system choose one (see [Server.Addr]).
@@ -63,6 +66,9 @@ func (o Options) withDefaults() Options {
 	if o.Hold == 0 {
 		o.Hold = 5 * time.Minute
 	}
+	if o.SurgeAction == "" {
+		o.SurgeAction = surgeActionOn
+	}
 	if o.BindAddress == "" {
 		o.BindAddress = "0.0.0.0"
 		if o.Standalone {
@@ -102,6 +108,9 @@ func (o Options) Validate() error {
 	}
 	if o.Hold < 0 {
 		fail("--hold %s is negative: give how long a silent sidecar is waited for, such as 5m", o.Hold)
+	}
+	if o.SurgeAction != surgeActionOn && o.SurgeAction != string(surgeActionOff) {
+		fail("--surge-action %q is neither on nor off", o.SurgeAction)
 	}
 	if o.Retention < 0 {
 		fail("the store's retention %s is negative", o.Retention)

@@ -3,6 +3,7 @@ package metricsapi
 import (
 	"container/list"
 	"sync"
+	"time"
 
 	"github.com/prometheus/prometheus/promql/parser"
 
@@ -20,7 +21,7 @@ type prepared struct {
 	query *aggregator.Query
 	err   error
 	// surge tells surges of it, nil where it is not watched for any.
-	surge *aggregator.SurgeDetector
+	surge surges
 	// selects: the expression selects series; a scalar does not.
 	selects bool
 	// additive: the value adds up over pods, so one that is missing can be counted as the mean of the others.
@@ -34,6 +35,12 @@ type prepared struct {
 
 	mu   sync.Mutex
 	refs int // the keeper's and one for each reader; 0 is closed
+}
+
+// surges is an aggregator.SurgeDetector, as far as it is asked here.
+type surges interface {
+	At(time.Time) aggregator.Surge
+	Actable() bool
 }
 
 // preparedKey is what HPAs share a prepared query by.

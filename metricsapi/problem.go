@@ -10,12 +10,19 @@ type Problem struct {
 	Message string `json:"message"`
 }
 
+// Reasons of Normal events: what was done.
+const (
+	ReasonSurgeScaled   = "SurgeScaled"   // a target was raised at a surge
+	ReasonSurgeObserved = "SurgeObserved" // it would have been
+)
+
 // Reasons of problems.
 const (
 	ReasonBadAnnotation     = "BadAnnotation"       // a key or value that cannot be read
 	ReasonIgnoredAnnotation = "IgnoredAnnotation"   // a key that is understood and has no effect here
 	ReasonObjectNotServed   = "ObjectNotServed"     // Object metrics are not served yet
 	ReasonSurgeNotServed    = "SurgeNotServed"      // surge settings that have no effect
+	ReasonSurgeNotActed     = "SurgeNotActed"       // why a target is not raised at surges
 	ReasonBadMetric         = "BadMetric"           // a metric of the spec that an API server would refuse
 	ReasonBadQuery          = "BadQuery"            // the expression is refused
 	ReasonNoQuery           = "NoQuery"             // a metric of the spec that nothing says how to compute

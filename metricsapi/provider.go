@@ -101,8 +101,8 @@ func subjectOf(metric, namespace string, o *offer) string {
 	return fmt.Sprintf("metric %s in namespace %s", metric, namespace)
 }
 
-// evaluate asks the store, judges what it says, and compares it with the pods that exist. offer is nil where no HPA asks.
-func (r rules) evaluate(ctx context.Context, subject string, o *offer, p *prepared, at time.Time) (verdict, aggregator.Answer, *refusal) {
+// see asks the store and judges what it says, a surge included, whatever pods there should be.
+func (r rules) see(ctx context.Context, subject string, p *prepared, at time.Time) (verdict, aggregator.Answer, *refusal) {
 	if p.err != nil {
 		return verdict{}, aggregator.Answer{}, refuse(outcomeBadQuery, "%s: %v", subject, p.err)
 	}
@@ -118,7 +118,13 @@ func (r rules) evaluate(ctx context.Context, subject string, o *offer, p *prepar
 		v = v.raise(p.surge.At(at))
 	}
 	v.expected = answer.Reporting + answer.Silent
-	if r.holder == nil {
+	return v, answer, refused
+}
+
+// evaluate is what is seen, compared with the pods that exist and with what was raised. offer is nil where no HPA asks.
+func (r rules) evaluate(ctx context.Context, subject string, o *offer, p *prepared, at time.Time) (verdict, aggregator.Answer, *refusal) {
+	v, answer, refused := r.see(ctx, subject, p, at)
+	if refused != nil && (refused.outcome == outcomeBadQuery || refused.outcome == outcomeFailed) || r.holder == nil {
 		return v, answer, refused
 	}
 	k := r.holder.look(p.query, answer, at)
@@ -135,6 +141,9 @@ func (r rules) evaluate(ctx context.Context, subject string, o *offer, p *prepar
 	v.expected = k.expected
 	if o != nil {
 		v.problems = k.problems(o)
+	}
+	if refused == nil {
+		v = r.actor.agree(o, v, at)
 	}
 	return v, answer, refused
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 
+	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -22,9 +23,9 @@ type scales interface {
 	replicas(ctx context.Context, namespace string, target autoscalingv2.CrossVersionObjectReference) (int32, error)
 }
 
-// clusterScales reads the scale subresource of any kind that has one.
+// clusterScales reads and writes the scale subresource of any kind that has one.
 type clusterScales struct {
-	mapper *restmapper.DeferredDiscoveryRESTMapper
+	mapper meta.ResettableRESTMapper
 	client scale.ScalesGetter
 }
 
@@ -46,9 +47,42 @@ func newClusterScales(config *rest.Config) (*clusterScales, error) {
 }
 
 func (s *clusterScales) replicas(ctx context.Context, namespace string, target autoscalingv2.CrossVersionObjectReference) (int32, error) {
+	sc, err := s.scale(ctx, namespace, target)
+	if err != nil {
+		return 0, err
+	}
+	return sc.Spec.Replicas, nil
+}
+
+func (s *clusterScales) scale(ctx context.Context, namespace string, target autoscalingv2.CrossVersionObjectReference) (*autoscalingv1.Scale, error) {
+	resource, err := s.resource(target)
+	if err != nil {
+		return nil, err
+	}
+	sc, err := s.client.Scales(namespace).Get(ctx, resource, target.Name, metav1.GetOptions{})
+	if err != nil {
+		return nil, fmt.Errorf("scale of %s %s: %w", target.Kind, target.Name, err)
+	}
+	return sc, nil
+}
+
+// raise writes the scale that was read, with the resource version that it was read at.
+func (s *clusterScales) raise(ctx context.Context, target autoscalingv2.CrossVersionObjectReference, sc *autoscalingv1.Scale) error {
+	resource, err := s.resource(target)
+	if err != nil {
+		return err
+	}
+	if _, err := s.client.Scales(sc.Namespace).Update(ctx, resource, sc, metav1.UpdateOptions{}); err != nil {
+		return fmt.Errorf("scale of %s %s: %w", target.Kind, target.Name, err)
+	}
+	return nil
+}
+
+// resource finds out what the API server calls the target's kind.
+func (s *clusterScales) resource(target autoscalingv2.CrossVersionObjectReference) (schema.GroupResource, error) {
 	version, err := schema.ParseGroupVersion(target.APIVersion)
 	if err != nil {
-		return 0, fmt.Errorf("scaleTargetRef: %w", err)
+		return schema.GroupResource{}, fmt.Errorf("scaleTargetRef: %w", err)
 	}
 	kind := version.WithKind(target.Kind)
 	mapping, err := s.mapper.RESTMapping(kind.GroupKind(), kind.Version)
@@ -57,11 +91,7 @@ func (s *clusterScales) replicas(ctx context.Context, namespace string, target a
 		mapping, err = s.mapper.RESTMapping(kind.GroupKind(), kind.Version)
 	}
 	if err != nil {
-		return 0, fmt.Errorf("scaleTargetRef %s %s: %w", target.Kind, target.Name, err)
+		return schema.GroupResource{}, fmt.Errorf("scaleTargetRef %s %s: %w", target.Kind, target.Name, err)
 	}
-	sc, err := s.client.Scales(namespace).Get(ctx, mapping.Resource.GroupResource(), target.Name, metav1.GetOptions{})
-	if err != nil {
-		return 0, fmt.Errorf("scale of %s %s: %w", target.Kind, target.Name, err)
-	}
-	return sc.Spec.Replicas, nil
+	return mapping.Resource.GroupResource(), nil
 }

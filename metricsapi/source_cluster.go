@@ -38,6 +38,8 @@ type clusterSource struct {
 	// dirty holds at most one token: something has changed since the last Replace.
 	dirty chan struct{}
 	ready atomic.Bool
+	// scaled is told of each change of an HPA's status; nil if nobody asks for it.
+	scaled func(old, now *autoscalingv2.HorizontalPodAutoscaler)
 }
 
 func newClusterSource(client kubernetes.Interface, c *catalog, log *slog.Logger) (*clusterSource, error) {
@@ -48,8 +50,12 @@ func newClusterSource(client kubernetes.Interface, c *catalog, log *slog.Logger)
 		AddFunc:    func(any) { s.wake() },
 		DeleteFunc: func(any) { s.wake() },
 		UpdateFunc: func(old, now any) {
-			if changed(old.(*autoscalingv2.HorizontalPodAutoscaler), now.(*autoscalingv2.HorizontalPodAutoscaler)) {
+			before, after := old.(*autoscalingv2.HorizontalPodAutoscaler), now.(*autoscalingv2.HorizontalPodAutoscaler)
+			if changed(before, after) {
 				s.wake()
+			}
+			if s.scaled != nil {
+				s.scaled(before, after)
 			}
 		},
 	})
@@ -131,6 +137,12 @@ func (s *clusterSource) status(namespace, name string) (int32, bool) {
 		return 0, false
 	}
 	return max(h.Status.CurrentReplicas, h.Status.DesiredReplicas), true
+}
+
+// hpa returns an HPA as the API server has it now, false if it is gone.
+func (s *clusterSource) hpa(namespace, name string) (*autoscalingv2.HorizontalPodAutoscaler, bool) {
+	h, err := s.lister.HorizontalPodAutoscalers(namespace).Get(name)
+	return h, err == nil
 }
 
 // clientConfig reads the kubeconfig, or the pod's service account where it is "".

@@ -1,0 +1,316 @@
+package metricsapi
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	autoscalingv2 "k8s.io/api/autoscaling/v2"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/meshpulse/meshpulse/aggregator"
+	"github.com/meshpulse/meshpulse/metricsapi/horizontal"
+)
+
+// Acting at a surge: the HPA controller looks once in its sync period, and nothing short of an edit of the HPA wakes it. Where
+// an HPA's annotation says so, its target's scale is raised in the meantime, to what the HPA would ask for at that instant
+// (package horizontal). The controller stays the authority: at its next look it adopts what holds and takes back the rest.
+//
+// Committed rows mark the queries that they belong to (aggregator.Store.Watch); one goroutine looks at the marked ones, and a
+// raise, which has to ask the API server, is a goroutine of its own, one at a time for an HPA.
+
+// actor raises the targets of HPAs at surges.
+type actor struct {
+	catalog  *catalog
+	rules    *rules
+	store    *aggregator.Store
+	targets  targets                                                                     // nil in standalone mode: whatever an annotation says, it observes
+	pods     pods                                                                        // nil in standalone mode
+	hpa      func(namespace, name string) (*autoscalingv2.HorizontalPodAutoscaler, bool) // as the API server has it now
+	report   func(h sourceHPA, p Problem)                                                // makes a Normal event
+	metrics  *metrics
+	log      *slog.Logger
+	now      func() time.Time
+	settings horizontal.Settings
+
+	raising sync.WaitGroup
+	slots   chan struct{}
+
+	mu     sync.Mutex
+	watch  map[*aggregator.Query]bool
+	states map[types.UID]*action
+}
+
+// surgeActionOn is the option that lets HPAs have their targets raised.
+const surgeActionOn = "on"
+
+const (
+	// raisesAtOnce bounds the raises in progress: each is two or three calls of the API server.
+	raisesAtOnce = 16
+	// raiseTimeout bounds one raise, its repetitions after conflicts included.
+	raiseTimeout = 5 * time.Second
+	// afterYielding is how long a target that somebody has lowered in a surge is left alone after the surge.
+	afterYielding = 5 * time.Minute
+)
+
+// newActor fills in what does not come from outside.
+func newActor(x *actor) *actor {
+	x.slots = make(chan struct{}, raisesAtOnce)
+	x.watch, x.states = map[*aggregator.Query]bool{}, map[types.UID]*action{}
+	x.settings = horizontal.DefaultSettings()
+	return x
+}
+
+// action is what is known of an HPA that is acted on.
+type action struct {
+	watched time.Time // since when
+
+	mu   sync.Mutex
+	busy bool // a raise is in progress
+	past horizontal.Past
+	// seen is the target at the newest look, at the time looked.
+	seen   horizontal.Target
+	looked time.Time
+
+	// raised is the time of the newest raise. In this surge the target was raised to `to`, 0 if it was not.
+	raised   time.Time
+	to       int32
+	yielded  bool      // somebody lowered it: nothing more in this surge
+	leftTill time.Time // nor until then
+
+	agreed agreement
+}
+
+// acting is an HPA whose target is raised, or would be.
+type acting struct {
+	hpaState
+	// metrics are those that can surge and may be acted on.
+	metrics []actingMetric
+}
+
+// actingMetric is one metric of an acting HPA; place is its place in the HPA's spec.
+type actingMetric struct {
+	*offer
+	place int
+}
+
+// follow takes the HPAs of a new snapshot, before queries that it no longer holds are closed.
+func (x *actor) follow(s *snapshot) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	wanted := map[*aggregator.Query]bool{}
+	states := map[types.UID]*action{}
+	for q, hpas := range s.acting {
+		wanted[q] = true
+		for _, h := range hpas {
+			id := types.UID(identity(h.sourceHPA))
+			if states[id] = x.states[id]; states[id] == nil {
+				states[id] = &action{watched: x.now()}
+			}
+		}
+	}
+	x.states = states
+	for q := range x.watch {
+		if !wanted[q] {
+			q.Watch(false)
+		}
+	}
+	for q := range wanted {
+		if !x.watch[q] {
+			q.Watch(true)
+		}
+	}
+	x.watch = wanted
+}
+
+// state returns what is known of an acting HPA, nil if it is none.
+func (x *actor) state(h sourceHPA) *action {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.states[types.UID(identity(h))]
+}
+
+// scaled notes a scaling of the controller's own, as its status tells it: it counts against the HPA's policies.
+func (x *actor) scaled(old, now *autoscalingv2.HorizontalPodAutoscaler) {
+	at := now.Status.LastScaleTime
+	if at.IsZero() || at.Equal(old.Status.LastScaleTime) {
+		return
+	}
+	st := x.state(sourceHPA{HorizontalPodAutoscaler: now})
+	if st == nil {
+		return
+	}
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	st.note(x.now(), now.Status.DesiredReplicas-now.Status.CurrentReplicas) // current is from before the scaling
+}
+
+// longestPolicy is the longest period that Kubernetes lets a policy look back.
+const longestPolicy = 30 * time.Minute
+
+func (st *action) note(at time.Time, by int32) {
+	if by <= 0 {
+		return
+	}
+	kept := st.past.Changes[:0]
+	for _, c := range st.past.Changes {
+		if at.Sub(c.At) <= longestPolicy {
+			kept = append(kept, c)
+		}
+	}
+	st.past.Changes = append(kept, horizontal.Change{At: at, By: by})
+}
+
+// run looks at what rows have marked until the context ends, and returns when no raise is in progress.
+func (x *actor) run(ctx context.Context) {
+	x.store.Watch(ctx, func(q *aggregator.Query) time.Duration { return x.evaluate(ctx, q) })
+	x.raising.Wait()
+}
+
+// evaluate looks at one query for all HPAs that act on it. It returns the longest flush interval of its pods.
+func (x *actor) evaluate(ctx context.Context, q *aggregator.Query) time.Duration {
+	hpas := x.catalog.current.Load().acting[q]
+	if len(hpas) == 0 {
+		return 0
+	}
+	at := x.now()
+	var flush time.Duration
+	for _, h := range hpas {
+		l := x.look(h, at)
+		flush = max(flush, l.flush)
+		if st := x.state(h.sourceHPA); st != nil {
+			x.consider(ctx, h, st, l, at)
+		}
+	}
+	return flush
+}
+
+// look is what the rows say of an acting HPA's metrics at an instant.
+type look struct {
+	// surge is the surge that asks for most, by its rate over its baseline; nil without one.
+	surge *aggregator.Surge
+	of    *offer // whose it is
+	// newest row and longest flush interval of all its metrics.
+	newest time.Time
+	flush  time.Duration
+	ready  bool // the baselines are there
+}
+
+func (x *actor) look(h acting, at time.Time) look {
+	l := look{ready: true}
+	for _, m := range h.metrics {
+		if !m.prepared.acquire() { // the HPAs have just changed
+			continue
+		}
+		s := m.prepared.surge.At(at)
+		m.prepared.release()
+		l.ready = l.ready && s.Ready
+		l.flush = max(l.flush, s.Flush)
+		if s.Newest.After(l.newest) {
+			l.newest = s.Newest
+		}
+		if s.Active && (l.surge == nil || s.Rate*l.surge.Baseline > l.surge.Rate*s.Baseline) {
+			l.surge, l.of = &s, m.offer
+		}
+	}
+	return l
+}
+
+// consider begins a raise, or a look at the target, where there is reason for one.
+func (x *actor) consider(ctx context.Context, h acting, st *action, l look, at time.Time) {
+	if !x.due(ctx, h, st, l, at) {
+		return
+	}
+	x.slots <- struct{}{}
+	x.raising.Go(func() {
+		x.act(ctx, h, st, l)
+		st.mu.Lock()
+		st.busy = false
+		st.mu.Unlock()
+		<-x.slots
+	})
+}
+
+// due says whether the target has to be read, and raised if that still is more than it has then.
+func (x *actor) due(ctx context.Context, h acting, st *action, l look, at time.Time) bool {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	switch {
+	case l.surge == nil:
+		st.calm(at)
+		if !l.ready {
+			x.adviseHistory(h, st, at)
+		}
+		return false
+	case st.yielded || at.Before(st.leftTill) || st.busy:
+		return false
+	case at.Sub(st.watched) < watchPeriod(h.HorizontalPodAutoscaler): // raises of before may count against its policies
+		return false
+	case !l.newest.After(st.raised):
+		return false
+	}
+	if wait := st.raised.Add(l.flush).Sub(at); wait > 0 {
+		x.again(ctx, l.of.prepared.query, wait)
+		return false
+	}
+	if at.Sub(st.looked) < l.flush && x.decide(h, st, st.seen, at).Replicas <= st.seen.Spec { // the target is known, and has enough
+		return false
+	}
+	st.busy = true
+	return true
+}
+
+// again marks the query once more, when the next raise may be.
+func (x *actor) again(ctx context.Context, q *aggregator.Query, wait time.Duration) {
+	time.AfterFunc(wait, func() {
+		if ctx.Err() == nil {
+			q.Mark()
+		}
+	})
+}
+
+// calm notes that there is no surge.
+func (st *action) calm(at time.Time) {
+	if st.yielded {
+		st.leftTill = at.Add(afterYielding)
+	}
+	st.yielded, st.to = false, 0
+}
+
+// watchPeriod is how long an HPA has to have been watched: the longest period of its scale-up policies.
+func watchPeriod(h *autoscalingv2.HorizontalPodAutoscaler) time.Duration {
+	if h.Spec.Behavior == nil || h.Spec.Behavior.ScaleUp == nil {
+		return 0
+	}
+	var longest time.Duration
+	for _, p := range h.Spec.Behavior.ScaleUp.Policies {
+		longest = max(longest, time.Duration(p.PeriodSeconds)*time.Second)
+	}
+	return longest
+}
+
+// decide is what the HPA controller would do now. Metrics that are not acted on are left out; they do not stop the others. The
+// values are those that were seen: what pods that do not report are reckoned to have raises nothing.
+func (x *actor) decide(h acting, st *action, target horizontal.Target, at time.Time) horizontal.Decision {
+	readings := make([]horizontal.Reading, len(h.Spec.Metrics))
+	for _, m := range h.metrics {
+		if !m.prepared.acquire() {
+			continue
+		}
+		v, _, refused := x.rules.see(context.Background(), subjectOf(m.metric, h.Namespace, m.offer), m.prepared, at)
+		m.prepared.release()
+		if refused == nil {
+			readings[m.place] = horizontal.Reading{Milli: v.sum(), Known: true}
+		}
+	}
+	return x.settings.Decide(&h.Spec, target, readings, &st.past, at)
+}
+
+// describeRaise says what a raise is, or would be.
+func describeRaise(h acting, from, to int32, of *offer, s *aggregator.Surge) string {
+	ref := h.Spec.ScaleTargetRef
+	return fmt.Sprintf("%s %s from %d to %d replicas: metric %s surges to %s/s over %s, %s/s before (tail probability %.1g)",
+		ref.Kind, ref.Name, from, to, of, number(s.Rate), s.To.Sub(s.From).Round(time.Millisecond), number(s.Baseline), s.Tail)
+}

@@ -1,0 +1,90 @@
+package metricsapi
+
+import (
+	"fmt"
+	"math"
+	"time"
+
+	"github.com/meshpulse/meshpulse/aggregator"
+)
+
+// After a raise the answer agrees with it: the new pods have not flushed yet, what is seen dips, and an HPA that looks at that
+// moment would take the raise back. Then it lets go, and the HPA adopts what still holds.
+
+// agreement is what the answers for an HPA have to ask for.
+type agreement struct {
+	from, to int32 // to 0: nothing
+	// since is the time of the first raise that has not been let go, until when all of them are.
+	since, until time.Time
+	flush        time.Duration
+}
+
+// A raise is let go when its pods have two rows each, after longestAgreement or flushesAgreed flushes at the latest (whichever is
+// longer: with a flush of a minute no pod has two rows after half of one).
+const (
+	longestAgreement = 30 * time.Second
+	flushesAgreed    = 4
+)
+
+// raise notes a raise.
+func (g *agreement) raise(from, to int32, at time.Time, flush time.Duration) {
+	if g.to == 0 || !at.Before(g.until) {
+		g.from, g.since = from, at
+	}
+	g.to, g.until, g.flush = to, at.Add(max(longestAgreement, flushesAgreed*flush)), flush
+}
+
+// agree returns the verdict, or what keeps an HPA's replicas as they were raised where it asks for less.
+func (x *actor) agree(o *offer, v verdict, at time.Time) verdict {
+	if x == nil || o == nil || !o.canBeActedOn() {
+		return v
+	}
+	for _, a := range o.askers {
+		st := x.state(a.sourceHPA)
+		if st == nil {
+			continue
+		}
+		to := x.agreed(st, o.prepared.query, at)
+		for _, w := range a.metrics {
+			goal := targetQuantity(w.target)
+			if w.metric != o.metric || w.canonical != o.selector || goal == nil || goal.Sign() <= 0 || to == 0 {
+				continue
+			}
+			if milli := goal.MilliValue(); milli <= math.MaxInt64/int64(to) && v.sum() < milli*int64(to) {
+				v.items, v.surge = []item{{milli: milli * int64(to)}}, nil
+				v.reason = fmt.Sprintf("raised to %d replicas at a surge: kept until the new pods have reported twice", to)
+			}
+		}
+	}
+	return v
+}
+
+// agreed is how many replicas are to be kept, 0 for none.
+func (x *actor) agreed(st *action, q *aggregator.Query, at time.Time) int32 {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	if st.agreed.to > 0 && (!at.Before(st.agreed.until) || x.haveReported(q, st.agreed, at)) {
+		st.agreed = agreement{}
+	}
+	return st.agreed.to
+}
+
+// haveReported says whether as many pods as were added since are there, and each has two rows. Pods are known by their metadata,
+// which does not tell whether they are ready: one that starts slowly is waited for, until the agreement ends by itself.
+func (x *actor) haveReported(q *aggregator.Query, g agreement, at time.Time) bool {
+	if x.pods == nil || !q.NamesPods() {
+		return false
+	}
+	reported := int32(0)
+	for _, p := range x.pods.in(q.Namespace()) {
+		if !p.left.IsZero() || !p.wired || p.created.Before(g.since.Truncate(time.Second)) || !q.Selects(p.identity) { // created is in seconds
+			continue
+		}
+		s := x.store.Pod(p.identity.Namespace, p.identity.Name, at, 0)
+		if s.Newest.Sub(s.Oldest) < g.flush+g.flush/2 { // Oldest is one flush before the first
+			return false
+		}
+		reported++
+	}
+	return reported >= g.to-g.from
+}

@@ -1,0 +1,75 @@
+package metricsapi
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/meshpulse/meshpulse/aggregator"
+)
+
+// From a raise on the answer asks for the replicas raised to, until the new pods have two rows each.
+func TestTheAnswerAgrees(t *testing.T) {
+	value := func(a *actTest) (int64, string) {
+		a.Helper()
+		o := a.x.catalog.current.Load().hpas[0].offers[0]
+		v, _, refused := a.x.rules.evaluate(a.Context(), "rps", o, o.prepared, a.at)
+		if refused != nil {
+			a.Fatal(refused)
+		}
+		return v.sum(), v.reason
+	}
+	// raised has raised 1 to 4, and nobody surges any more.
+	raised := func(t *testing.T, pods ...knownPod) *actTest {
+		a := newActTest(t, scaleAction)
+		a.x.pods = fixedPods(pods)
+		a.x.rules.holder = &holder{pods: fixedPods{}, store: a.x.store, started: a.x.store.Started(), hold: time.Minute}
+		a.surge(60)
+		a.look()
+		a.surges["prometheus-query"].surge.Active = false
+		return a
+	}
+	pod := func(name string, after time.Duration) knownPod {
+		return knownPod{wired: true, identity: aggregator.Pod{Namespace: "test", Name: name, Workload: "podinfo"}, created: time.Now().Add(2*time.Minute + after)}
+	}
+	t.Run("for so many seconds at most", func(t *testing.T) {
+		a := raised(t)
+		for range longestAgreement/(5*time.Second) - 1 {
+			a.wait(5 * time.Second)
+			if v, reason := value(a); v != 40_000 || !strings.Contains(reason, "raised to 4 replicas") {
+				t.Errorf("%d (%s), want 40", v, reason)
+			}
+		}
+		a.wait(5 * time.Second)
+		if v, reason := value(a); v >= 10_000 || reason != "" {
+			t.Errorf("then: %d (%s), want what is seen", v, reason)
+		}
+	})
+	t.Run("until the new pods have two rows each", func(t *testing.T) {
+		a := raised(t, pod("a", -time.Hour), pod("b", time.Second), pod("c", time.Second), pod("d", 2*time.Second))
+		step := func(d time.Duration, want bool, flushing ...string) {
+			t.Helper()
+			a.wait(d)
+			for _, p := range flushing {
+				a.flush(p, a.at)
+			}
+			if _, reason := value(a); (reason != "") != want {
+				t.Errorf("after %v have flushed: %q, agrees is to be %v", flushing, reason, want)
+			}
+		}
+		step(time.Second, true)
+		step(5*time.Second, true, "b", "c")
+		step(time.Second, true, "d")
+		step(4*time.Second, true, "b", "c")
+		step(time.Second, false, "d")
+	})
+	t.Run("observing changes nothing", func(t *testing.T) {
+		a := newActTest(t, "meshpulse.io/surge-action: observe")
+		a.surge(60)
+		a.look()
+		a.surges["prometheus-query"].surge.Active = false
+		if v, reason := value(a); v >= 10_000 || reason != "" {
+			t.Errorf("%d (%s), want what is seen", v, reason)
+		}
+	})
+}

@@ -1,0 +1,176 @@
+package metricsapi
+
+import (
+	"context"
+	"errors"
+
+	autoscalingv1 "k8s.io/api/autoscaling/v1"
+	autoscalingv2 "k8s.io/api/autoscaling/v2"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+
+	"github.com/meshpulse/meshpulse/metricsapi/horizontal"
+)
+
+// targets are the scale subresources of what HPAs scale.
+type targets interface {
+	// scale reads a target's.
+	scale(ctx context.Context, namespace string, target autoscalingv2.CrossVersionObjectReference) (*autoscalingv1.Scale, error)
+	// raise writes what scale has returned, with other replicas. It fails with a conflict where the target has been written since.
+	raise(ctx context.Context, target autoscalingv2.CrossVersionObjectReference, s *autoscalingv1.Scale) error
+}
+
+// Outcomes of a raise: the closed set of the outcome label of meshpulse_metricsapi_surge_raises_total.
+const (
+	raiseDone      = "raised"
+	raiseObserved  = "observed"  // surge-action: observe, or standalone
+	raiseConflict  = "conflict"  // the target was written by others each time
+	raiseForbidden = "forbidden" // no permission
+	raiseFailed    = "failed"
+	raiseYielded   = "yielded" // somebody has lowered the target in this surge
+)
+
+// raiseAttempts bounds how often a raise is computed: anew after each conflict.
+const raiseAttempts = 3
+
+// act reads the target and raises it where the HPA would, once. The HPA's action is busy meanwhile.
+func (x *actor) act(ctx context.Context, h acting, st *action, l look) {
+	ctx, cancel := context.WithTimeout(ctx, raiseTimeout)
+	defer cancel()
+	if x.targets == nil || h.surge.action == surgeActionObserve {
+		x.observe(ctx, h, st, l)
+		return
+	}
+	if p := x.refuses(h); p != nil {
+		x.catalog.warn.tell(h.sourceHPA, *p)
+		return
+	}
+	var err error
+	for range raiseAttempts {
+		var outcome string
+		outcome, err = x.attempt(ctx, h, st, l)
+		if outcome != "" {
+			x.metrics.raises.WithLabelValues(outcome).Inc()
+		}
+		if err == nil || !apierrors.IsConflict(err) {
+			break
+		}
+	}
+	switch {
+	case err == nil:
+	case apierrors.IsForbidden(err):
+		x.metrics.raises.WithLabelValues(raiseForbidden).Inc()
+		x.catalog.warn.tell(h.sourceHPA, notActed("meshpulse may not update the scale of %s %s: apply manifests/components/surge-action, for all namespaces or for this one", h.Spec.ScaleTargetRef.Kind, h.Spec.ScaleTargetRef.Name))
+	case apierrors.IsConflict(err):
+		x.metrics.raises.WithLabelValues(raiseConflict).Inc()
+		x.log.Warn("surge not scaled: others write the target", "namespace", h.Namespace, "hpa", h.Name, "err", err)
+	case errors.Is(err, context.Canceled): // the process ends
+	default:
+		x.metrics.raises.WithLabelValues(raiseFailed).Inc()
+		x.log.Error("surge not scaled", "namespace", h.Namespace, "hpa", h.Name, "err", err)
+	}
+}
+
+// attempt reads the target, computes and writes. The outcome is "" where there was nothing to do or with an error.
+func (x *actor) attempt(ctx context.Context, h acting, st *action, l look) (outcome string, err error) {
+	sc, err := x.targets.scale(ctx, h.Namespace, h.Spec.ScaleTargetRef)
+	if err != nil {
+		return "", err
+	}
+	at := x.now()
+	target := horizontal.Target{Spec: sc.Spec.Replicas, Status: sc.Status.Replicas}
+	st.mu.Lock()
+	st.seen, st.looked = target, at
+	if target.Spec < st.to {
+		st.yielded = true
+		st.mu.Unlock()
+		x.catalog.warn.tell(h.sourceHPA, yielded(h))
+		x.log.Info("surge left alone: the target was lowered", "namespace", h.Namespace, "hpa", h.Name, "replicas", target.Spec)
+		return raiseYielded, nil
+	}
+	d := x.decide(h, st, target, at)
+	st.mu.Unlock()
+	if errors.Is(d.Err, horizontal.ErrDisabled) {
+		x.catalog.warn.tell(h.sourceHPA, notActed("%s %s has 0 replicas, which disables the HPA", h.Spec.ScaleTargetRef.Kind, h.Spec.ScaleTargetRef.Name))
+		return "", nil
+	}
+	if d.Replicas <= target.Spec {
+		return "", nil
+	}
+	sc.Spec.Replicas = d.Replicas
+	if err := x.targets.raise(ctx, h.Spec.ScaleTargetRef, sc); err != nil {
+		return "", err
+	}
+	x.done(h, st, l, target, d.Replicas)
+	return raiseDone, nil
+}
+
+// done notes a raise and tells of it.
+func (x *actor) done(h acting, st *action, l look, target horizontal.Target, to int32) {
+	at := x.now()
+	st.mu.Lock()
+	st.raised, st.to = at, to
+	st.seen = horizontal.Target{Spec: to, Status: target.Status}
+	st.note(at, to-target.Spec)
+	st.agreed.raise(target.Spec, to, at, l.flush)
+	st.mu.Unlock()
+	x.metrics.raiseDelay.Observe(at.Sub(l.newest).Seconds())
+	x.tellRaise(h, l, target.Spec, to, ReasonSurgeScaled)
+	x.log.Info("surge scaled", "namespace", h.Namespace, "hpa", h.Name, "from", target.Spec, "to", to, "metric", l.of.String(),
+		"rate", l.surge.Rate, "window", l.surge.To.Sub(l.surge.From), "baseline", l.surge.Baseline, "tail", l.surge.Tail, "seconds", at.Sub(l.newest).Seconds())
+}
+
+// observe does all but the write. It goes on as if the target had been raised, so that each step is told once.
+func (x *actor) observe(ctx context.Context, h acting, st *action, l look) {
+	target := horizontal.Target{}
+	if x.targets != nil {
+		sc, err := x.targets.scale(ctx, h.Namespace, h.Spec.ScaleTargetRef)
+		if err != nil {
+			x.log.Error("surge not observed", "namespace", h.Namespace, "hpa", h.Name, "err", err)
+			return
+		}
+		target = horizontal.Target{Spec: sc.Spec.Replicas, Status: sc.Status.Replicas}
+	} else {
+		n := x.reporting(ctx, h)
+		target = horizontal.Target{Spec: n, Status: n}
+	}
+	at := x.now()
+	st.mu.Lock()
+	target.Spec, target.Status = max(target.Spec, st.to), max(target.Status, st.to)
+	st.seen, st.looked = target, at
+	d := x.decide(h, st, target, at)
+	if d.Replicas > target.Spec {
+		st.raised, st.to = at, d.Replicas
+		st.seen.Spec = d.Replicas
+	}
+	st.mu.Unlock()
+	if d.Replicas <= target.Spec {
+		return
+	}
+	x.metrics.raises.WithLabelValues(raiseObserved).Inc()
+	x.tellRaise(h, l, target.Spec, d.Replicas, ReasonSurgeObserved)
+	x.log.Info("surge observed", "namespace", h.Namespace, "hpa", h.Name, "from", target.Spec, "to", d.Replicas, "metric", l.of.String(),
+		"rate", l.surge.Rate, "window", l.surge.To.Sub(l.surge.From), "baseline", l.surge.Baseline, "tail", l.surge.Tail, "seconds", at.Sub(l.newest).Seconds())
+}
+
+// reporting stands in for the replicas where nobody knows a scale: the sidecars that report.
+func (x *actor) reporting(ctx context.Context, h acting) int32 {
+	n := 0
+	for _, m := range h.metrics {
+		if !m.prepared.acquire() {
+			continue
+		}
+		if a, err := m.prepared.query.Eval(ctx, x.now()); err == nil {
+			n = max(n, a.Reporting)
+		}
+		m.prepared.release()
+	}
+	return int32(n)
+}
+
+func (x *actor) tellRaise(h acting, l look, from, to int32, reason string) {
+	verb := "raised "
+	if reason == ReasonSurgeObserved {
+		verb = "would raise "
+	}
+	x.report(h.sourceHPA, Problem{reason, verb + describeRaise(h, from, to, l.of, l.surge)})
+}

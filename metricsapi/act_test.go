@@ -1,0 +1,283 @@
+package metricsapi
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	autoscalingv2 "k8s.io/api/autoscaling/v2"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/meshpulse/meshpulse/metricsapi/horizontal"
+)
+
+func TestRaise(t *testing.T) {
+	never := autoscalingv2.DisabledPolicySelect
+	wait := int32(60)
+	pods := func(n, seconds int32) autoscalingv2.HPAScalingPolicy {
+		return autoscalingv2.HPAScalingPolicy{Type: autoscalingv2.PodsScalingPolicy, Value: n, PeriodSeconds: seconds}
+	}
+	condition := func(reason string) func(*autoscalingv2.HorizontalPodAutoscaler) {
+		return func(h *autoscalingv2.HorizontalPodAutoscaler) {
+			h.Status.Conditions = []autoscalingv2.HorizontalPodAutoscalerCondition{{Type: autoscalingv2.ScalingActive, Status: corev1.ConditionFalse, Reason: reason}}
+		}
+	}
+	highest := func(n int32) func(*autoscalingv2.HorizontalPodAutoscaler) {
+		return func(h *autoscalingv2.HorizontalPodAutoscaler) { h.Spec.MaxReplicas = n }
+	}
+	tests := map[string]struct {
+		action       string // default scale
+		change       func(*autoscalingv2.HorizontalPodAutoscaler)
+		spec, status int32 // default 1
+		rate         float64
+		scales       func(*fakeScales)
+		want         []int32
+		events       []string
+		outcome      string // counted once; "": none is
+	}{
+		"as far as a look of the controller goes":    {rate: 60, want: []int32{4}, events: []string{"podinfo SurgeScaled"}, outcome: raiseDone},
+		"from there to what the rate needs":          {rate: 60, spec: 4, status: 4, want: []int32{6}, events: []string{"podinfo SurgeScaled"}, outcome: raiseDone},
+		"pods that are not there yet do not count":   {rate: 60, spec: 4, status: 1, want: []int32{6}, events: []string{"podinfo SurgeScaled"}, outcome: raiseDone},
+		"not beyond maxReplicas":                     {rate: 60, change: highest(3), want: []int32{3}, events: []string{"podinfo SurgeScaled"}, outcome: raiseDone},
+		"not within the tolerance":                   {rate: 10.9},
+		"never lower":                                {rate: 60, spec: 8, status: 8},
+		"never lower, maxReplicas included":          {rate: 60, spec: 12, status: 12},
+		"observed only":                              {action: "observe", rate: 60, events: []string{"podinfo SurgeObserved"}, outcome: raiseObserved},
+		"a behavior that allows more":                {rate: 60, change: behavior(policies(pods(100, 15)), nil), want: []int32{6}, events: []string{"podinfo SurgeScaled"}, outcome: raiseDone},
+		"a behavior for scaling down alone":          {rate: 90, change: behavior(nil, policies(pods(1, 60))), want: []int32{5}, events: []string{"podinfo SurgeScaled"}, outcome: raiseDone},
+		"scale-up that is slower than the defaults":  {rate: 60, change: behavior(policies(pods(1, 15)), nil), events: []string{"podinfo SurgeNotActed"}},
+		"scale-up is disabled":                       {rate: 60, change: behavior(&autoscalingv2.HPAScalingRules{SelectPolicy: &never}, nil), events: []string{"podinfo SurgeNotActed"}},
+		"scale-up is stabilised":                     {rate: 60, change: behavior(&autoscalingv2.HPAScalingRules{StabilizationWindowSeconds: &wait}, nil), events: []string{"podinfo SurgeNotActed"}},
+		"scale-down is disabled":                     {rate: 60, change: behavior(nil, &autoscalingv2.HPAScalingRules{SelectPolicy: &never}), events: []string{"podinfo SurgeNotActed"}},
+		"the selector is ambiguous":                  {rate: 60, change: condition("AmbiguousSelector"), events: []string{"podinfo SurgeNotActed"}},
+		"another condition does not matter":          {rate: 60, change: condition("FailedGetExternalMetric"), want: []int32{4}, events: []string{"podinfo SurgeScaled"}, outcome: raiseDone},
+		"the HPA is disabled by 0 replicas":          {rate: 60, scales: func(f *fakeScales) { f.spec = 0 }, events: []string{"podinfo SurgeNotActed"}},
+		"no permission":                              {rate: 60, scales: func(f *fakeScales) { f.forbidden = true }, events: []string{"podinfo SurgeNotActed"}, outcome: raiseForbidden},
+		"a conflict is computed anew":                {rate: 60, scales: func(f *fakeScales) { f.conflicts, f.other = 1, func(int32) { f.spec = 4 } }, want: []int32{6}, events: []string{"podinfo SurgeScaled"}, outcome: raiseDone},
+		"after a conflict there may be enough":       {rate: 60, scales: func(f *fakeScales) { f.conflicts, f.other = 1, func(int32) { f.spec = 7 } }},
+		"two conflicts are computed anew":            {rate: 60, scales: func(f *fakeScales) { f.conflicts = 2 }, want: []int32{4}, events: []string{"podinfo SurgeScaled"}, outcome: raiseDone},
+		"three conflicts end it":                     {rate: 60, scales: func(f *fakeScales) { f.conflicts = 3 }, outcome: raiseConflict},
+		"the controller would not ask for more here": {rate: 10, spec: 1},
+	}
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) {
+			action := "meshpulse.io/surge-action: scale"
+			if tc.action != "" {
+				action = "meshpulse.io/surge-action: " + tc.action
+			}
+			if tc.change == nil {
+				tc.change = func(*autoscalingv2.HorizontalPodAutoscaler) {}
+			}
+			a := newActTest(t, action, tc.change)
+			a.scales.spec, a.scales.status = max(1, tc.spec), max(1, tc.status)
+			if tc.scales != nil {
+				tc.scales(a.scales)
+			}
+			a.wait(time.Minute) // watched for longer than any policy of the table
+			a.surge(tc.rate)
+			a.look()
+			a.expect("at the surge", tc.want, tc.events...)
+			for _, outcome := range []string{raiseDone, raiseObserved, raiseConflict, raiseForbidden, raiseFailed, raiseYielded} {
+				want := 0.0
+				if outcome == tc.outcome {
+					want = 1
+				}
+				if got := a.raises(outcome); got != want {
+					t.Errorf("outcome %s is counted %v times, want %v", outcome, got, want)
+				}
+			}
+		})
+	}
+}
+
+// At most one raise in a flush interval, and only after a row that is newer than the last one.
+func TestRaisesFollowRows(t *testing.T) {
+	a := newActTest(t, scaleAction)
+	a.surge(90)
+	a.look()
+	a.expect("first", []int32{4}, "podinfo SurgeScaled")
+	a.wait(6 * time.Second)
+	a.look()
+	a.expect("no newer row", nil)
+	a.surge(90)
+	a.look()
+	a.expect("a newer row, a flush later", []int32{8}, "podinfo SurgeScaled")
+	for range 40 { // forty other pods flush
+		a.wait(100 * time.Millisecond)
+		a.surge(500)
+		a.look()
+	}
+	a.expect("rows within the flush interval", nil)
+	a.wait(time.Second)
+	a.surge(500)
+	a.look()
+	a.expect("the next interval", []int32{10}, "podinfo SurgeScaled")
+}
+
+func TestActionsOfPoliciesWaitAndCount(t *testing.T) {
+	defaults := behavior(nil, policies(autoscalingv2.HPAScalingPolicy{Type: autoscalingv2.PercentScalingPolicy, Value: 100, PeriodSeconds: 15}))
+	filled := func(h *autoscalingv2.HorizontalPodAutoscaler) { // as the API server fills scaleUp in
+		defaults(h)
+		h.Spec.Behavior.ScaleUp = policies(
+			autoscalingv2.HPAScalingPolicy{Type: autoscalingv2.PodsScalingPolicy, Value: 4, PeriodSeconds: 15},
+			autoscalingv2.HPAScalingPolicy{Type: autoscalingv2.PercentScalingPolicy, Value: 100, PeriodSeconds: 15})
+	}
+	a := newActTest(t, scaleAction, filled)
+	a.wait(14 * time.Second)
+	a.surge(90)
+	a.look()
+	a.expect("watched for less than the period", nil)
+	a.wait(time.Second)
+	a.surge(90)
+	a.look()
+	a.expect("+4 in 15 s", []int32{5}, "podinfo SurgeScaled")
+	a.wait(6 * time.Second)
+	a.surge(90)
+	a.look()
+	a.expect("its own raise counts", nil)
+
+	a.wait(10 * time.Second) // the controller takes over: 5 to 8, and its status says so
+	before := a.object.DeepCopy()
+	now := metav1.NewTime(a.at)
+	a.object.Status.LastScaleTime, a.object.Status.CurrentReplicas, a.object.Status.DesiredReplicas = &now, 5, 8
+	a.x.scaled(before, a.object)
+	a.scales.spec, a.scales.status = 8, 8
+	a.surge(200)
+	a.look()
+	a.expect("the controller's raise counts: 5 + 5", []int32{10}, "podinfo SurgeScaled")
+}
+
+// Metrics that are not acted on are left out and do not stop the others.
+func TestOtherMetricsOfTheHPA(t *testing.T) {
+	a := newActTest(t, scaleAction, func(h *autoscalingv2.HorizontalPodAutoscaler) {
+		other := h.Spec.Metrics[0].DeepCopy()
+		other.External.Metric.Name = "istio-request-duration-p95"
+		other.External.Metric.Selector = &metav1.LabelSelector{MatchLabels: map[string]string{"destination_workload": "podinfo"}}
+		value := *other.External.Target.AverageValue
+		other.External.Target = autoscalingv2.MetricTarget{Type: autoscalingv2.ValueMetricType, Value: &value}
+		flying := other.DeepCopy()
+		flying.External.Metric.Name = "istio-requests-in-flight"
+		flying.External.Target = *h.Spec.Metrics[0].External.Target.DeepCopy()
+		cpu := autoscalingv2.MetricSpec{Type: autoscalingv2.ResourceMetricSourceType}
+		h.Spec.Metrics = []autoscalingv2.MetricSpec{cpu, *other, *flying, h.Spec.Metrics[0]}
+	})
+	a.events.take() // the latency is unstable, which is not the matter here
+	in := a.surges["istio-requests-in-flight"]
+	in.surge.Active, in.surge.Value = true, 1000
+	a.look()
+	a.expect("in flight alone", nil)
+	a.surge(35)
+	a.look()
+	a.expect("requests", []int32{4}, "podinfo SurgeScaled")
+}
+
+// Whoever lowers the target in a surge ends the action for it and five minutes more.
+func TestNoFights(t *testing.T) {
+	a := newActTest(t, scaleAction)
+	step := func(d time.Duration, rate float64) {
+		a.wait(d)
+		if rate > 0 {
+			a.surge(rate)
+		} else {
+			a.surges["prometheus-query"].surge.Active = false
+		}
+		a.look()
+	}
+	step(0, 90)
+	a.expect("raised", []int32{4}, "podinfo SurgeScaled")
+	a.scales.spec, a.scales.status = 2, 2
+	step(6*time.Second, 90)
+	a.expect("lowered: left alone", nil, "podinfo SurgeNotActed")
+	step(6*time.Second, 90)
+	step(6*time.Second, 90)
+	a.expect("for as long as the surge lasts", nil)
+	step(time.Minute, 0)
+	step(4*time.Minute, 90)
+	a.expect("and five minutes more", nil)
+	step(time.Minute, 90)
+	a.expect("then no longer", []int32{4}, "podinfo SurgeScaled")
+	step(time.Minute, 0)
+	a.scales.spec, a.scales.status = 1, 1
+	step(time.Minute, 90)
+	a.expect("lowered after the surge, which is nobody's fight", []int32{4}, "podinfo SurgeScaled")
+	if n := a.raises(raiseYielded); n != 1 {
+		t.Errorf("%v surges were left alone, want 1", n)
+	}
+}
+
+func TestOtherHPAsStopTheAction(t *testing.T) {
+	a := newActTest(t, scaleAction)
+	second := func(target string) sourceHPA {
+		h := hpaFrom(t, hpaText("podinfo", "", external("prometheus-query", "{matchLabels: {query-name: rps}}", `type: AverageValue, averageValue: "5"`)))
+		h.Name, h.UID, h.Spec.ScaleTargetRef.Name = "other", "2", target
+		h.CreationTimestamp = metav1.Now()
+		return h
+	}
+	for target, want := range map[string][]string{
+		"other":   {"podinfo SurgeNotActed"},
+		"podinfo": {"podinfo SurgeNotActed"},
+	} {
+		first := sourceHPA{HorizontalPodAutoscaler: a.object.DeepCopy()}
+		first.CreationTimestamp = metav1.NewTime(time.Now().Add(-time.Hour))
+		a.x.catalog.Replace([]sourceHPA{first, second(target)})
+		if n := len(a.x.catalog.current.Load().acting); n != 0 {
+			t.Errorf("target %s: %d queries are acted on", target, n)
+		}
+		var got []string
+		for _, e := range a.events.take() {
+			if strings.Contains(e, ReasonSurgeNotActed) && len(got) == 0 {
+				got = append(got, e)
+			}
+		}
+		if d := cmp.Diff(want, got); d != "" {
+			t.Errorf("target %s: %s", target, d)
+		}
+		a.x.catalog.Replace(nil)
+	}
+}
+
+// Without a baseline no surge can be told; that is worth an event only where the load asked for more.
+func TestNoBaselineYet(t *testing.T) {
+	a := newActTest(t, scaleAction)
+	a.surges["prometheus-query"].surge.Ready = false
+	a.look()
+	a.expect("the load fits", nil)
+	for d := time.Minute; d <= 2*time.Minute; d += 5 * time.Second {
+		a.flush("b", a.x.store.Started().Add(d))
+		a.flush("c", a.x.store.Started().Add(d))
+	}
+	a.look()
+	a.look()
+	a.expect("15 requests a second", nil, "podinfo SurgeNotActed")
+}
+
+// Standalone there is no scale: whatever the annotation says, it is observed, and the reporting sidecars stand in for the replicas.
+func TestStandaloneObserves(t *testing.T) {
+	a := newActTest(t, scaleAction)
+	a.x.targets, a.x.pods = nil, nil
+	a.surge(60)
+	a.look()
+	a.expect("one sidecar", nil, "podinfo SurgeObserved")
+}
+
+// The raise is what the controller would decide at that instant, for a grid of loads and replicas.
+func TestRaiseIsTheControllersOwn(t *testing.T) {
+	for _, rate := range []float64{8, 25, 33.3, 60, 99} {
+		for replicas := int32(1); replicas <= 10; replicas++ {
+			t.Run(fmt.Sprintf("rate=%g/replicas=%d", rate, replicas), func(t *testing.T) {
+				a := newActTest(t, scaleAction)
+				a.scales.spec, a.scales.status = replicas, replicas
+				a.surge(rate)
+				a.look()
+				target := horizontal.Target{Spec: replicas, Status: replicas}
+				d := horizontal.DefaultSettings().Decide(&a.object.Spec, target, []horizontal.Reading{{Milli: int64(rate * 1000), Known: true}}, &horizontal.Past{}, a.at)
+				if want := max(d.Replicas, replicas); a.scales.spec != want {
+					t.Errorf("%d replicas, want %d", a.scales.spec, want)
+				}
+			})
+		}
+	}
+}
