@@ -86,6 +86,7 @@ type scan struct {
 // read reads a whole message. After errMalformed nothing of it may be used.
 func (s *scan) read(msg []byte, seen *seen) error {
 	s.msg, s.seen, s.identifier = msg, seen, nil
+	seen.begin()
 	s.batch.Reset()
 	s.origins = s.origins[:0]
 	clear(s.tagged)

@@ -116,20 +116,11 @@ func (s *scan) distribution(v *value, from, to int) bool {
 		}
 		switch tag {
 		case sampleView:
-			f, end := readSpan(b, next)
-			if end == malformed {
-				return false
-			}
-			ok := false
 			if v.kind == aggregator.Histogram {
-				ok = s.bucket(v, f, end)
+				i = s.bucket(v, b, next)
 			} else {
-				ok = s.quantile(v, f, end)
+				i = s.quantile(v, b, next)
 			}
-			if !ok {
-				return false
-			}
-			i = end
 		case sampleCount:
 			v.count, i = readVarint(b, next)
 		case sampleSum:
@@ -145,31 +136,18 @@ func (s *scan) distribution(v *value, from, to int) bool {
 	return true
 }
 
-// bucket reads a bucket into the batch. A +Inf bucket, which Envoy does not send, is checked and left out.
-func (s *scan) bucket(v *value, from, to int) bool {
-	b := s.msg[:to]
-	var k aggregator.Bucket
-	for i := from; i < to; {
-		tag, next := readTag(b, i)
-		if next == malformed {
-			return false
-		}
-		switch tag {
-		case bucketCount:
-			k.Count, i = readVarint(b, next)
-		case bucketBound:
-			k.UpperBound, i = readDouble(b, next)
-		default:
-			v.foreign = v.foreign || tag&7 == delimited
-			i = skip(b, next, tag)
-		}
-		if i == malformed {
-			return false
+// bucket reads the bucket whose length is at b[i] into the batch, and returns the index behind it. A +Inf bucket, which Envoy does
+// not send, is checked and left out.
+func (s *scan) bucket(v *value, b []byte, i int) (next int) {
+	k, next, ok := plainBucket(b, i)
+	if !ok {
+		if k, next = readBucket(v, b, i); next == malformed {
+			return malformed
 		}
 	}
 	switch {
 	case v.why != kept:
-		return true
+		return next
 	case !(k.UpperBound > v.bound): // NaN, too
 		v.why = refusedBounds
 	case k.Count < v.below:
@@ -180,28 +158,44 @@ func (s *scan) bucket(v *value, from, to int) bool {
 		s.batch.Buckets = append(s.batch.Buckets, k)
 	}
 	v.bound, v.below = k.UpperBound, k.Count
-	return true
+	return next
 }
 
-// quantile reads a quantile into the batch. They have to be Envoy's, in their order.
-func (s *scan) quantile(v *value, from, to int) bool {
-	b := s.msg[:to]
-	var q, at float64
-	for i := from; i < to; {
-		tag, next := readTag(b, i)
-		if next == malformed {
-			return false
+// readBucket reads any bucket.
+func readBucket(v *value, b []byte, i int) (k aggregator.Bucket, next int) {
+	from, next := readSpan(b, i)
+	if next == malformed {
+		return k, malformed
+	}
+	b = b[:next]
+	for i := from; i < next; {
+		tag, at := readTag(b, i)
+		if at == malformed {
+			return k, malformed
 		}
 		switch tag {
-		case quantileQ:
-			q, i = readDouble(b, next)
-		case quantileValue:
-			at, i = readDouble(b, next)
+		case bucketCount:
+			k.Count, i = readVarint(b, at)
+		case bucketBound:
+			k.UpperBound, i = readDouble(b, at)
 		default:
-			i = skip(b, next, tag)
+			v.foreign = v.foreign || tag&7 == delimited
+			i = skip(b, at, tag)
 		}
 		if i == malformed {
-			return false
+			return k, malformed
+		}
+	}
+	return k, next
+}
+
+// quantile reads the quantile whose length is at b[i] into the batch, and returns the index behind it. They have to be Envoy's, in
+// their order.
+func (s *scan) quantile(v *value, b []byte, i int) (next int) {
+	q, at, next, ok := plainQuantile(b, i)
+	if !ok {
+		if q, at, next = readQuantile(b, i); next == malformed {
+			return malformed
 		}
 	}
 	n := len(s.batch.Quantiles) - v.quantiles
@@ -211,7 +205,34 @@ func (s *scan) quantile(v *value, from, to int) bool {
 	if v.why == kept {
 		s.batch.Quantiles = append(s.batch.Quantiles, at)
 	}
-	return true
+	return next
+}
+
+// readQuantile reads any quantile.
+func readQuantile(b []byte, i int) (q, value float64, next int) {
+	from, next := readSpan(b, i)
+	if next == malformed {
+		return 0, 0, malformed
+	}
+	b = b[:next]
+	for i := from; i < next; {
+		tag, at := readTag(b, i)
+		if at == malformed {
+			return 0, 0, malformed
+		}
+		switch tag {
+		case quantileQ:
+			q, i = readDouble(b, at)
+		case quantileValue:
+			value, i = readDouble(b, at)
+		default:
+			i = skip(b, at, tag)
+		}
+		if i == malformed {
+			return 0, 0, malformed
+		}
+	}
+	return q, value, next
 }
 
 // check says whether a value that was read can be used.

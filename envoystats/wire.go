@@ -5,6 +5,8 @@ import (
 	"math"
 
 	"google.golang.org/protobuf/encoding/protowire"
+
+	"github.com/meshpulse/meshpulse/aggregator"
 )
 
 // The readers below follow what the generated decoder accepts (google.golang.org/protobuf/internal/impl/decode.go), so
@@ -107,4 +109,41 @@ func skip(b []byte, i int, tag uint32) (next int) {
 		return malformed
 	}
 	return i + n
+}
+
+// A flush of 20 label sets has more than a thousand buckets and six hundred quantiles, all but a few encoded alike: each field
+// once, in the order of its number. The two readers below take those, whose length is at b[i]; what they do not take is for the
+// readers of any encoding.
+
+// plainBucket reads a bucket of a count and a bound.
+func plainBucket(b []byte, i int) (k aggregator.Bucket, next int, ok bool) {
+	const shortest, longest = 1 + 1 + 9, 1 + binary.MaxVarintLen64 + 9
+	if i >= len(b) || b[i] < shortest || b[i] > longest || len(b)-i <= int(b[i]) {
+		return k, 0, false
+	}
+	field := b[i+1 : i+1+int(b[i])]
+	bound := field[len(field)-9:]
+	if field[0] != byte(bucketCount) || bound[0] != byte(bucketBound) {
+		return k, 0, false
+	}
+	k.Count = uint64(field[1])
+	if varint := field[1 : len(field)-9]; len(varint) > 1 || field[1] >= 0x80 {
+		n := 0
+		if k.Count, n = protowire.ConsumeVarint(varint); n != len(varint) {
+			return k, 0, false
+		}
+	}
+	k.UpperBound = math.Float64frombits(binary.LittleEndian.Uint64(bound[1:]))
+	return k, i + 1 + len(field), true
+}
+
+// plainQuantile reads a quantile and its value.
+func plainQuantile(b []byte, i int) (q, value float64, next int, ok bool) {
+	const length = 9 + 9
+	if len(b)-i <= length || b[i] != length || b[i+1] != byte(quantileQ) || b[i+10] != byte(quantileValue) {
+		return 0, 0, 0, false
+	}
+	q = math.Float64frombits(binary.LittleEndian.Uint64(b[i+2:]))
+	value = math.Float64frombits(binary.LittleEndian.Uint64(b[i+11:]))
+	return q, value, i + 1 + length, true
 }
