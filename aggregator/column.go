@@ -229,25 +229,3 @@ func (b *block) countIn(words []atomic.Uint64, i int) float64 {
 func (b *block) sumIn(words []atomic.Uint64) float64 {
 	return math.Float64frombits(words[countWords(int(b.counts)-1)].Load())
 }
-
-// quantileCode packs a quantile into 16 bits: 256 steps a doubling, 1 for zero, 0 for none (an empty interval's NaN).
-func quantileCode(v float64) uint16 {
-	switch {
-	case !(v >= 0) || math.IsInf(v, 1):
-		return 0
-	case v == 0:
-		return 1
-	}
-	return uint16(min(max(math.Round(256*math.Log2(v))+1<<15, 2), math.MaxUint16))
-}
-
-// quantileValue is the inverse of quantileCode, good to 0.14 %; NaN for none.
-func quantileValue(code uint16) float64 {
-	switch code {
-	case 0:
-		return math.NaN()
-	case 1:
-		return 0
-	}
-	return math.Exp2((float64(code) - 1<<15) / 256)
-}

@@ -8,7 +8,6 @@ import (
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/promql"
 	"github.com/prometheus/prometheus/promql/parser"
-	"github.com/prometheus/prometheus/promql/parser/posrange"
 )
 
 // The shapes that HPAs use are evaluated straight on the rings: sums and the like of a range function over a plain
@@ -347,44 +346,6 @@ func (b *bucketSums) quantile(q float64) float64 {
 	}
 	v, _, _ := promql.BucketQuantile(q, buckets)
 	return v
-}
-
-// fineQuantile is histogram_quantile(q, sum by (…) (f(histogram[range]))) over the finer view.
-type fineQuantile struct {
-	q    float64
-	by   []string
-	over rangeVector
-}
-
-func (h *fineQuantile) eval(s *Store, at int64) ([]Value, bool) {
-	var groups grouper[fine]
-	one := newFine(s.fine)
-	for sc := h.over.fines(s, at); sc.begin(); {
-		if sc.view != viewNative {
-			sc.done()
-			continue
-		}
-		p, read := sc.table.pod.Load(), 0
-		for ; read < sc.n; read++ {
-			factor, ok := h.over.readFine(&sc, read, p, one)
-			if sc.torn() {
-				break
-			}
-			if !ok {
-				continue
-			}
-			g := groups.of(h.by, sc.batch[read].column.class, p)
-			if g.counts == nil {
-				*g = *newFine(s.fine)
-			}
-			g.add(one, factor)
-		}
-		sc.doneBefore(read)
-	}
-	return groups.values(h.by, func(f *fine) float64 {
-		v, _ := promql.HistogramQuantile(h.q, f.native(), "", posrange.PositionRange{})
-		return v
-	}), true
 }
 
 // binary is arithmetic between two plans: of one series each, or one of them a constant.

@@ -7,258 +7,324 @@ import (
 )
 
 // The finer view of a histogram. Classic buckets tell only that a request lies between two bounds, up to a factor of 2.5
-// apart. The summary that a sidecar sends beside them tells ten ranks to two decimal digits. Joined, a flush gives:
-// quantile q of n requests is the request of rank ceil(q n), within its two-digit bin; up to five requests all are known;
-// the unknown ranks lie between their known neighbours and within the bucket counts, and are spread evenly there.
+// apart. The summary that a sidecar sends beside them tells ten ranks, each by its cell (cells.go) and its place there:
 //
-// The result is a native histogram (schema 5: buckets 2.2 % wide), which adds up over time and over pods.
+//   - Quantile q of n requests is the request of rank ceil(q n). Up to five requests a flush all are known.
+//   - The k-th of m requests of a bin is put at k/(m+1) of it. Two ranks in one bin so tell m, and where the bin's ranks begin
+//     and end; so does one, where it is the first or the last of all.
+//   - An unknown request lies between its known neighbours and within its bucket. Where, the series' other flushes tell: it is
+//     spread as all the window's requests are, after each has been spread evenly (one step of expectation maximisation; more of
+//     them begin to fit noise).
+//
+// The result is a native histogram, which adds up over time and over pods. A series of a sidecar that sends no summaries is
+// spread within its buckets as the selected series that tell more are (see pool).
 
-const (
-	fineSchema  = 5
-	finePerTwo  = 1 << fineSchema // buckets a doubling
-	fineLowest  = -2 * finePerTwo // index of the bucket that ends at 1/4
-	fineHighest = 42 * finePerTwo // and at 2^42: values beyond share the last
-	// wholeBelow: durations are whole milliseconds and sizes whole bytes. Above it a native bucket is wider than that.
-	wholeBelow = 100
-)
-
-// fineTables are the bounds of the native buckets, the bucket of each small whole number, and the bins of the quantiles that
-// can be seen: a query looks at ten quantiles of every row, and a logarithm takes as long as ten look-ups. Read only.
-type fineTables struct {
-	ends  [fineHighest - fineLowest + 1]float64
-	whole [wholeBelow]int
-	below [64]int // buckets of a doubling that end below 1 + i/64
-	bins  [256 * (lastBinned - firstBinned)]bin
+// part is n requests somewhere in the cells [from, to).
+type part struct {
+	from, to uint16
+	n        float64
 }
 
-// bin is a two-digit bin [from, to).
-type bin struct{ from, to float64 }
-
-// Quantiles from 2^firstBinned to 2^lastBinned (12 days, in milliseconds) have their bins in a table.
-const firstBinned, lastBinned = -4, 30
-
-func newFineTables() *fineTables {
-	t := &fineTables{}
-	for i := range t.ends {
-		t.ends[i] = math.Exp2(float64(i+fineLowest) / finePerTwo)
-	}
-	for i := range t.below {
-		t.below[i] = int(math.Log2(1+float64(i)/float64(len(t.below))) * finePerTwo)
-	}
-	for v := 1; v < wholeBelow; v++ {
-		t.whole[v] = t.index(float64(v))
-	}
-	for i := range t.bins {
-		t.bins[i].from, t.bins[i].to = binOf(quantileValue(uint16(i + 1<<15 + 256*firstBinned)))
-	}
-	return t
-}
-
-// index is the place of a positive value's bucket, whose upper bound is inclusive as in Prometheus.
-func (t *fineTables) index(v float64) int {
-	const exact = 1 - 2e-11 // a bound may be computed a little too low
-	bits := math.Float64bits(v)
-	exponent := int(bits>>52)&0x7ff - 1023
-	i := exponent*finePerTwo + t.below[bits>>46&63] - fineLowest
-	i = min(max(i, 0), len(t.ends)-1)
-	for i < len(t.ends)-1 && t.ends[i] < v*exact { // at most twice
-		i++
-	}
-	return i
-}
-
-// bin returns the two-digit bin of a packed quantile.
-func (t *fineTables) bin(code uint16) bin {
-	if i := int(code) - 1<<15 - 256*firstBinned; i >= 0 && i < len(t.bins) {
-		return t.bins[i]
-	}
-	from, to := binOf(quantileValue(code))
-	return bin{from, to}
-}
-
-// fine is a native histogram in the making.
+// fine counts requests by cell.
 type fine struct {
-	tables *fineTables
-	zero   float64
-	counts []float64 // by fineTables.index
-	lo, hi int       // the range of counts that is not all 0
+	cells  []float64
+	lo, hi int // the range of cells that is not all 0
 	count  float64
 	sum    float64
-	known  []knownRank
 }
 
-func newFine(t *fineTables) *fine {
-	return &fine{tables: t, counts: make([]float64, len(t.ends)), lo: len(t.ends), hi: -1}
-}
-
-func (f *fine) put(i int, n float64) {
-	f.counts[i] += n
-	f.lo, f.hi = min(f.lo, i), max(f.hi, i)
-}
+func newFine() *fine { return &fine{cells: make([]float64, cellCount), lo: cellCount, hi: -1} }
 
 // add adds a multiple of another one.
 func (f *fine) add(o *fine, factor float64) {
-	f.zero += o.zero * factor
 	f.count += o.count * factor
 	f.sum += o.sum * factor
 	for i := o.lo; i <= o.hi; i++ {
-		f.counts[i] += o.counts[i] * factor
+		f.cells[i] += o.cells[i] * factor
 	}
 	f.lo, f.hi = min(f.lo, o.lo), max(f.hi, o.hi)
 }
 
 func (f *fine) reset() {
 	if f.lo <= f.hi {
-		clear(f.counts[f.lo : f.hi+1])
+		clear(f.cells[f.lo : f.hi+1])
 	}
-	f.zero, f.count, f.sum, f.lo, f.hi = 0, 0, 0, len(f.counts), -1
+	f.count, f.sum, f.lo, f.hi = 0, 0, cellCount, -1
 }
 
-// knownRank is a request of which the bin [from, to) is known.
-type knownRank struct {
-	rank     float64
-	from, to float64
-}
-
-// addInterval adds the requests between two rows: cumulative counts along the layout's ends (+Inf last), and the later
-// row's quantiles (codes as quantileCode packs them; all 0 where the row has no summary).
-func (f *fine) addInterval(ends, cumulative []float64, codes *[len(SummaryQuantiles)]uint16) {
-	n := cumulative[len(cumulative)-1]
-	if n <= 0 {
-		return
-	}
-	f.count += n
-	known := f.ranks(n, codes)
-	top := math.Inf(1) // where the largest request's bin ends
-	if len(known) > 0 {
-		top = known[len(known)-1].to
-	}
-	from, below := 0.0, 0.0
-	for i, c := range cumulative {
-		to := top
-		if i < len(ends) {
-			to = min(ends[i], max(top, from))
-		}
-		if c > below {
-			known = f.bucket(from, to, below, c, known)
-			below = c
-		}
-		if i < len(ends) {
-			from = ends[i]
-		}
-	}
-}
-
-// bucket spreads the requests of ranks (below, upTo], which all lie in [from, to), and returns the known ranks beyond.
-func (f *fine) bucket(from, to, below, upTo float64, known []knownRank) []knownRank {
-	rank, at := below, from
-	for len(known) > 0 && known[0].rank <= upTo {
-		k := known[0]
-		known = known[1:]
-		a, b := min(max(k.from, from), to), max(min(k.to, to), from)
-		f.spread(k.rank-rank-1, at, b)
-		if b > wholeBelow {
-			f.put(f.tables.index((a+b)/2), 1)
-		} else {
-			f.spread(1, a, b)
-		}
-		rank, at = k.rank, a
-	}
-	f.spread(upTo-rank, at, to)
-	return known
-}
-
-// ranks are the requests that the quantiles tell, by rank, each once.
-func (f *fine) ranks(n float64, codes *[len(SummaryQuantiles)]uint16) []knownRank {
-	f.known = f.known[:0]
-	for i, q := range SummaryQuantiles {
-		if codes[i] == 0 {
-			continue
-		}
-		rank := max(1, math.Ceil(q*n-1e-6))
-		if last := len(f.known) - 1; last >= 0 && f.known[last].rank >= rank {
-			continue
-		}
-		bin := f.tables.bin(codes[i])
-		f.known = append(f.known, knownRank{rank, bin.from, bin.to})
-	}
-	return f.known
-}
-
-// binOf returns the two-digit bin of a quantile. Envoy gives a place strictly inside the bin.
-func binOf(v float64) (from, to float64) {
-	w := binWidth(v)
-	if w == 0 {
-		return 0, 0
-	}
-	from = math.Floor(v/w) * w
-	return from, from + w
-}
-
-// spread puts n requests evenly into [from, to): below wholeBelow on whole numbers, else by width. An endless range, beyond
-// the last bound and without a summary, is taken as its beginning, as histogram_quantile does.
-func (f *fine) spread(n, from, to float64) {
-	if n <= 0 {
-		return
-	}
-	const rounding = 1e-6
-	if from < wholeBelow && to <= wholeBelow+rounding {
-		first, end := int(math.Ceil(from-rounding)), int(math.Ceil(to-rounding))
-		each := n / float64(end-first)
-		for v := first; v < end; v++ {
-			if v == 0 {
-				f.zero += each
-			} else {
-				f.put(f.tables.whole[v], each)
-			}
-		}
-		if end > first {
-			return
-		}
-	}
-	if from <= 0 {
-		from = min(1, to)
-	}
-	if math.IsInf(to, 1) || to <= from {
-		if from <= 0 {
-			f.zero += n
-			return
-		}
-		f.put(f.tables.index(from), n)
-		return
-	}
-	density := n / (to - from)
-	first, last := f.tables.index(from), f.tables.index(to)
-	for i := first; i < last; i++ {
-		end := f.tables.ends[i]
-		f.put(i, (end-from)*density)
-		from = end
-	}
-	f.put(last, max(0, to-from)*density)
-}
-
-// native returns what was added as Prometheus' native histogram. All have one schema and one zero threshold, so they
+// native returns what was counted as Prometheus' native histogram. All have one schema and one zero threshold, so they
 // merge exactly.
-func (f *fine) native() *histogram.FloatHistogram {
+func (f *fine) native(t *cellTables) *histogram.FloatHistogram {
 	h := &histogram.FloatHistogram{
 		Schema: fineSchema, ZeroThreshold: fineZeroThreshold,
 		CounterResetHint: histogram.UnknownCounterReset,
-		ZeroCount:        f.zero, Count: f.count, Sum: f.sum,
+		Count:            f.count, Sum: f.sum, ZeroCount: f.cells[0],
 	}
-	if f.lo <= f.hi {
-		h.PositiveSpans = []histogram.Span{{Offset: int32(f.lo + fineLowest), Length: uint32(f.hi - f.lo + 1)}}
-		h.PositiveBuckets = append([]float64(nil), f.counts[f.lo:f.hi+1]...)
+	lo := max(f.lo, 1)
+	if lo > f.hi {
+		return h
+	}
+	first := int(t.first[lo])
+	h.PositiveBuckets = make([]float64, int(t.first[f.hi])+len(t.shares[f.hi])-first)
+	h.PositiveSpans = []histogram.Span{{Offset: int32(first), Length: uint32(len(h.PositiveBuckets))}}
+	for c := lo; c <= f.hi; c++ {
+		into := h.PositiveBuckets[int(t.first[c])-first:]
+		for i, share := range t.shares[c] {
+			into[i] += f.cells[c] * share
+		}
 	}
 	return h
 }
 
 const fineZeroThreshold = 0x1p-128 // Prometheus' default
 
-// fineRange accumulates the rows (lo, hi] of a block into f. It reads what the ring holds; the caller checks torn.
-func (b *block) fineRange(f *fine, ends []float64, lo, hi int64) {
+// joiner joins rows of a series and spreads what they leave open. It is the scratch of one query.
+type joiner struct {
+	tables *cellTables
+	parts  []part
+	rows   []joined
+	runs   []run
+	edges  [cellCount + 1]edge    // differences: of density, and of how many parts lie over a cell
+	below  [cellCount + 1]float64 // requests of the shape below a cell
+	shape  fine                   // how the series' requests are spread
+}
+
+type joined struct {
+	parts int // of joiner.parts, to the end of this row
+	count float64
+	sum   float64
+}
+
+type edge struct {
+	density float64
+	parts   int32
+}
+
+func newJoiner(t *cellTables) *joiner { return &joiner{tables: t, shape: *newFine()} }
+
+// open takes the requests between two rows: cumulative counts by bucket (+Inf last), of which each holds the cells below
+// its end, and the later row's quantiles (codes as quantileCode packs them; all 0 where the row has no summary).
+func (j *joiner) open(ends []uint16, cumulative []float64, codes *[len(SummaryQuantiles)]uint16) {
+	runs := j.known(cumulative[len(cumulative)-1], codes)
+	top := cellCount // where the largest request's cell ends
+	if len(runs) > 0 {
+		top = runs[len(runs)-1].cell + 1
+	}
+	from, below := 0, 0.0
+	for i, upTo := range cumulative {
+		to := top
+		switch {
+		case i < len(ends):
+			to = max(from, min(int(ends[i]), top))
+		case top == cellCount: // an endless bucket is taken as its beginning, as histogram_quantile does
+			to = from
+		}
+		if upTo > below {
+			runs = j.bucket(from, to, below, upTo, runs)
+			below = upTo
+		}
+		if i < len(ends) {
+			from = int(ends[i])
+		}
+	}
+}
+
+// bucket takes the requests of ranks (below, upTo], which all lie in the cells [from, to), and returns the runs beyond.
+func (j *joiner) bucket(from, to int, below, upTo float64, runs []run) []run {
+	rank, at := below, from
+	for len(runs) > 0 && runs[0].first <= upTo {
+		r := &runs[0]
+		cell := max(min(r.cell, to-1), from)
+		next := cell + 1
+		if r.whole && cell > at {
+			next = cell
+		}
+		j.put(at, next, r.first-rank-1)
+		last := min(r.last, upTo)
+		j.put(cell, cell+1, last-max(r.first-1, rank))
+		rank, at = max(rank, last), cell
+		if r.whole && cell+1 < to {
+			at = cell + 1
+		}
+		if r.told > upTo { // the buckets say otherwise: the rest is in the next one
+			r.first = upTo + 1
+			return runs
+		}
+		runs = runs[1:]
+	}
+	j.put(at, to, upTo-rank)
+	return runs
+}
+
+// put adds a part. One without cells of its own is put at its beginning.
+func (j *joiner) put(from, to int, n float64) {
+	if n <= 0 {
+		return
+	}
+	from = min(from, cellCount-1)
+	j.parts = append(j.parts, part{uint16(from), uint16(max(to, from+1)), n})
+}
+
+// run is requests of one cell: ranks first to last. whole: there are no others in the cell.
+type run struct {
+	first, last float64
+	told        float64 // the highest rank that a quantile told
+	cell        int
+	whole       bool
+}
+
+// told is a request of which cell and place are known.
+type told struct {
+	rank        float64
+	cell, place int
+}
+
+// known returns what the quantiles of n requests tell, by rank.
+func (j *joiner) known(n float64, codes *[len(SummaryQuantiles)]uint16) []run {
+	j.runs = j.runs[:0]
+	var first, last told // of the run in the making
+	before := 0.0        // the highest rank told before it
+	for i, q := range SummaryQuantiles {
+		if codes[i] == 0 {
+			continue
+		}
+		k := told{rank: max(1, math.Ceil(q*n-1e-6))}
+		if k.rank == last.rank {
+			continue
+		}
+		k.cell, k.place = quantileCell(codes[i])
+		if last.rank > 0 && k.cell != last.cell {
+			j.runs = append(j.runs, newRun(first, last, before, k.rank, n))
+			before, first = last.rank, k
+		} else if last.rank == 0 {
+			first = k
+		}
+		last = k
+	}
+	if last.rank > 0 {
+		j.runs = append(j.runs, newRun(first, last, before, n+1, n))
+	}
+	return j.runs
+}
+
+// newRun works out how many requests there are in the cell of the told ranks first to last, of n in all; ranks up to before and
+// from after on lie in other cells.
+func newRun(first, last told, before, after, n float64) run {
+	// Places tell the more, the further apart they are. fewPlaces keeps the error of a count below some 15 %.
+	const fewPlaces = 6
+	at := func(k told) float64 { return (float64(k.place) + 0.5) / cellPlaces }
+	r := run{first: first.rank, last: last.rank, told: last.rank, cell: last.cell}
+	var m, s float64 // requests in the cell, and the rank before the first of them
+	switch {
+	case first.rank == 1 && last.rank == n:
+		m = n
+	case first.rank == 1 && last.place >= fewPlaces:
+		m = last.rank/at(last) - 1
+	case last.rank == n && cellPlaces-1-first.place >= fewPlaces:
+		m = (n - first.rank + at(first)) / (1 - at(first))
+		s = n - m
+	case last.place-first.place >= 2:
+		perPlace := (last.rank - first.rank) / (at(last) - at(first)) // m+1
+		m, s = perPlace-1, first.rank-at(first)*perPlace
+	default:
+		return r
+	}
+	r.whole = true
+	r.first = min(r.first, max(before+1, math.Round(s)+1))
+	r.last = max(r.last, min(after-1, math.Round(s+m)))
+	return r
+}
+
+// shapeFor makes the shape of the rows read from a block; pool may be nil for one with ranks.
+func (j *joiner) shapeFor(b *block, pool *fine) {
+	if b.ranked() || pool.hi < 0 {
+		j.spreadEvenly()
+	} else {
+		j.spreadAs(pool)
+	}
+}
+
+// spreadEvenly makes the shape: all parts, each spread evenly over its cells.
+func (j *joiner) spreadEvenly() {
+	f := &j.shape
+	f.reset()
+	from := &j.tables.from
+	for _, p := range j.parts {
+		f.lo, f.hi = min(f.lo, int(p.from)), max(f.hi, int(p.to)-1)
+		if p.to-p.from == 1 {
+			f.cells[p.from] += p.n
+		} else {
+			j.over(p, p.n/(from[p.to]-from[p.from]))
+		}
+	}
+	j.integrate(f, j.tables.width[:])
+	j.accumulate(f)
+}
+
+// accumulate makes below from a shape. Only its range is valid.
+func (j *joiner) accumulate(shape *fine) {
+	total := 0.0
+	for c := shape.lo; c <= shape.hi; c++ {
+		j.below[c] = total
+		total += shape.cells[c]
+	}
+	j.below[shape.hi+1] = total
+}
+
+// over adds a part's density to the differences.
+func (j *joiner) over(p part, density float64) {
+	j.edges[p.from].density += density
+	j.edges[p.from].parts++
+	j.edges[p.to].density -= density
+	j.edges[p.to].parts--
+}
+
+// integrate adds to f's range of cells the density that the differences say times the cells' weights, and clears them.
+func (j *joiner) integrate(f *fine, weights []float64) {
+	density, parts := 0.0, int32(0)
+	for c := f.lo; c <= f.hi; c++ {
+		if e := &j.edges[c]; e.parts != 0 || e.density != 0 {
+			density += e.density
+			if parts += e.parts; parts == 0 {
+				density = 0 // and not what rounding left
+			}
+			*e = edge{}
+		}
+		if parts > 0 {
+			f.cells[c] += density * weights[c]
+		}
+	}
+	if f.hi >= 0 {
+		j.edges[f.hi+1] = edge{}
+	}
+}
+
+// spreadAs makes the shape of a series without ranks: as the requests of a pool are spread within each part, but as if the pool
+// had a few more there, spread evenly.
+func (j *joiner) spreadAs(pool *fine) {
+	const few = 2
+	f, from := &j.shape, &j.tables.from
+	f.reset()
+	j.accumulate(pool)
+	below := func(c uint16) float64 { return j.below[min(max(int(c), pool.lo), pool.hi+1)] }
+	for _, p := range j.parts {
+		f.lo, f.hi = min(f.lo, int(p.from)), max(f.hi, int(p.to)-1)
+		j.over(p, p.n/(below(p.to)-below(p.from)+few))
+	}
+	j.integrate(f, pool.cells)
+	for _, p := range j.parts {
+		j.over(p, p.n*few/(below(p.to)-below(p.from)+few)/(from[p.to]-from[p.from]))
+	}
+	j.integrate(f, j.tables.width[:])
+	j.accumulate(f)
+}
+
+// read takes a block's rows (lo, hi]. It reads what the ring holds; the caller checks torn.
+func (j *joiner) read(b *block, ends []uint16, lo, hi int64) {
+	j.parts, j.rows = j.parts[:0], j.rows[:0]
 	n := int(b.counts)
 	sumAt := countWords(n - 1)
-	summed := int(b.width) > sumAt+1
+	ranked := b.ranked()
 	var cumulative []float64
 	var scratch [32]float64
 	if n <= len(scratch) {
@@ -268,20 +334,55 @@ func (b *block) fineRange(f *fine, ends []float64, lo, hi int64) {
 	}
 	for row := lo + 1; row <= hi; row++ {
 		before, now := b.row(row-1), b.row(row)
-		if now[(n-1)/2].Load() == before[(n-1)/2].Load() {
-			continue // nothing in this interval
+		if now[(n-1)/2].Load() == before[(n-1)/2].Load() { // nothing in this interval
+			j.rows = append(j.rows, joined{parts: len(j.parts)})
+			continue
 		}
 		for i := range n {
 			shift := 32 * (i & 1)
 			cumulative[i] = float64(uint32(now[i/2].Load()>>shift) - uint32(before[i/2].Load()>>shift))
 		}
 		var codes [len(SummaryQuantiles)]uint16
-		if summed {
+		if ranked {
 			for i := range codes {
 				codes[i] = uint16(now[sumAt+1+i/4].Load() >> (16 * (i & 3)))
 			}
 		}
-		f.addInterval(ends, cumulative, &codes)
-		f.sum += math.Float64frombits(now[sumAt].Load()) - math.Float64frombits(before[sumAt].Load())
+		if cumulative[n-1] > 0 {
+			j.open(ends, cumulative, &codes)
+		}
+		j.rows = append(j.rows, joined{
+			len(j.parts), cumulative[n-1],
+			math.Float64frombits(now[sumAt].Load()) - math.Float64frombits(before[sumAt].Load()),
+		})
 	}
+}
+
+// ranked reports whether the block's rows tell ranks.
+func (b *block) ranked() bool { return int(b.width) > countWords(int(b.counts)-1)+1 }
+
+// spread adds the rows [from, to) to f, their parts spread as the shape is.
+func (j *joiner) spread(f *fine, from, to int) {
+	if from == to {
+		return
+	}
+	first := 0
+	if from > 0 {
+		first = j.rows[from-1].parts
+	}
+	one := fine{cells: f.cells, lo: cellCount, hi: -1}
+	for _, p := range j.parts[first:j.rows[to-1].parts] {
+		one.lo, one.hi = min(one.lo, int(p.from)), max(one.hi, int(p.to)-1)
+		if p.to-p.from == 1 {
+			f.cells[p.from] += p.n
+		} else {
+			j.over(p, p.n/(j.below[p.to]-j.below[p.from]))
+		}
+	}
+	j.integrate(&one, j.shape.cells)
+	for _, r := range j.rows[from:to] {
+		f.count += r.count
+		f.sum += r.sum
+	}
+	f.lo, f.hi = min(f.lo, one.lo), max(f.hi, one.hi)
 }

@@ -10,35 +10,27 @@ import (
 type layout struct {
 	bounds []float64 // upper bounds without +Inf, ascending
 	le     []string  // as Envoy's Prometheus exposition writes them, "+Inf" last
-	// ends are where the values of each bucket end. Since Envoy 1.38 a bucket holds the whole two-digit bin that begins at
-	// its bound (le="100" holds 100 to 109), before that only what lies below the bound; so there are two.
-	inclusive, exclusive []float64
+	// ends are where each bucket ends, in cells: since Envoy 1.38 another cell than before (cellsBelow), so there are two.
+	inclusive, exclusive []uint16
 }
 
 func newLayout(bounds []float64) *layout {
-	l := &layout{bounds: bounds, exclusive: bounds}
+	l := &layout{bounds: bounds}
 	for _, b := range bounds {
 		l.le = append(l.le, formatBound(b))
-		l.inclusive = append(l.inclusive, b+binWidth(b))
+		l.inclusive = append(l.inclusive, cellsBelow(b, true))
+		l.exclusive = append(l.exclusive, cellsBelow(b, false))
 	}
 	l.le = append(l.le, formatBound(math.Inf(1)))
 	return l
 }
 
-// ends returns where the buckets' values end for histograms of a pod.
-func (l *layout) ends(p *Pod) []float64 {
+// ends returns where the buckets end in histograms of a pod.
+func (l *layout) ends(p *Pod) []uint16 {
 	if p.InclusiveBounds {
 		return l.inclusive
 	}
 	return l.exclusive
-}
-
-// binWidth is the width of the bin that a value falls into: Envoy keeps two significant decimal digits (libcircllhist).
-func binWidth(v float64) float64 {
-	if v <= 0 {
-		return 0
-	}
-	return math.Pow(10, math.Floor(math.Log10(v)*(1+1e-15))-1)
 }
 
 // layouts interns layouts. Beyond maxLayouts, which no mesh has, they are not shared any more.

@@ -46,8 +46,7 @@ func (q querier) Select(ctx context.Context, sortSeries bool, hints *storage.Sel
 	}
 	sel := newSelector(ms)
 	set := &seriesSet{}
-	r := reader{mint: mint - 1, maxt: maxt} // hints include their start, windows do not
-	r.fine = newFine(q.store.fine)
+	r := reader{store: q.store, mint: mint - 1, maxt: maxt} // hints include their start, windows do not
 	for _, c := range q.store.classesOf(sel) {
 		if err := ctx.Err(); err != nil {
 			return storage.ErrSeriesSet(err)
@@ -58,6 +57,12 @@ func (q querier) Select(ctx context.Context, sortSeries bool, hints *storage.Sel
 					set.series = r.series(set.series, sel, col, v)
 				}
 			}
+		}
+	}
+	if r.coarse != nil {
+		pool := q.store.pool(sel, r.mint, r.maxt, r.joiner())
+		for _, col := range r.coarse {
+			set.series = r.nativeSeries(set.series, col, pool)
 		}
 	}
 	if sortSeries {
@@ -92,11 +97,13 @@ func (p point) Copy() chunks.Sample           { return p }
 
 // reader copies columns out of their rings for (mint, maxt].
 type reader struct {
+	store      *Store
 	mint, maxt int64
 	builder    labels.ScratchBuilder
 	times      []int64
 	values     []float64 // of each row in turn
-	fine       *fine
+	join       *joiner   // of native histograms; nil before the first
+	coarse     []*column // those without ranks: they come last
 }
 
 // series appends the column's series of the view that the selector selects and that have samples.
@@ -107,8 +114,12 @@ func (r *reader) series(to []storage.Series, sel *selector, col *column, v view)
 	}
 	flush := col.table.flush.Load()
 	if v == viewNative {
-		if samples := r.native(col, flush); len(samples) > 0 {
-			to = append(to, storage.NewListSeries(col.class.labelsOf(&r.builder, pod, "", ""), samples))
+		switch b := col.block.Load(); {
+		case b == nil:
+		case b.ranked():
+			to = r.nativeSeries(to, col, nil)
+		default:
+			r.coarse = append(r.coarse, col)
 		}
 		return to
 	}
@@ -184,15 +195,30 @@ func (r *reader) stale(i int, flush int64) (int64, bool) {
 	return at, at <= r.maxt && (i+1 == len(r.times) || r.times[i+1] > at)
 }
 
+// nativeSeries appends the column as a native histogram, if it has samples. One without ranks is spread as the pool is.
+func (r *reader) nativeSeries(to []storage.Series, col *column, pool *fine) []storage.Series {
+	pod := col.table.pod.Load()
+	samples := r.native(col, pod, pool)
+	if len(samples) == 0 {
+		return to
+	}
+	return append(to, storage.NewListSeries(col.class.labelsOf(&r.builder, pod, "", ""), samples))
+}
+
+func (r *reader) joiner() *joiner {
+	if r.join == nil {
+		r.join = newJoiner(r.store.cells)
+	}
+	return r.join
+}
+
 // native returns the rows of a column as native histograms, none if there are none in the time asked for. They count from
 // the ring's oldest row, not from the series' beginning: rates and increases, which is what a histogram is good for, do not
-// see the difference.
-func (r *reader) native(col *column, flush int64) []chunks.Sample {
+// see the difference. What is before the first of them is joined apart: a window's increase depends on its own rows only.
+func (r *reader) native(col *column, pod *Pod, pool *fine) []chunks.Sample {
+	flush, ends, join := col.table.flush.Load(), col.layout.ends(pod), r.joiner()
 	for {
 		b := col.block.Load()
-		if b == nil {
-			return nil
-		}
 		oldest, hi, check := b.window(math.MinInt64, r.maxt)
 		lo := b.gen.after(oldest, hi, r.mint)
 		if hi < lo {
@@ -202,15 +228,19 @@ func (r *reader) native(col *column, flush int64) []chunks.Sample {
 			return nil
 		}
 		r.times = r.times[:0]
-		r.fine.reset()
+		f := newFine()
 		ps := make([]chunks.Sample, 0, hi-lo+2)
-		ends := col.layout.ends(col.table.pod.Load())
-		done := oldest
+		join.read(b, ends, oldest, lo)
+		join.shapeFor(b, pool)
+		join.spread(f, 0, len(join.rows))
+		join.read(b, ends, lo, hi)
+		join.shapeFor(b, pool)
 		for row := lo; row <= hi; row++ {
+			if row > lo {
+				join.spread(f, int(row-lo-1), int(row-lo))
+			}
 			r.times = append(r.times, b.gen.time(row))
-			b.fineRange(r.fine, ends, done, row)
-			done = row
-			ps = append(ps, nativePoint{b.gen.time(row), r.fine.native()})
+			ps = append(ps, nativePoint{b.gen.time(row), f.native(r.store.cells)})
 		}
 		if b.torn(check) {
 			continue

@@ -162,8 +162,9 @@ func (vs *rangeValues) each(i int) int {
 func (r rangeVector) fines(s *Store, at int64) scan { return newScan(s, r.sel, math.MinInt64, at, 2) }
 
 // readFine puts what the finer view of the batch's i-th column counts in the window into f, and returns the factor that makes
-// the function's value of it; false if there are fewer than two rows. The caller checks torn afterwards.
-func (r rangeVector) readFine(sc *scan, i int, p *Pod, f *fine) (factor float64, ok bool) {
+// the function's value of it; false if there are fewer than two rows. A column without ranks is spread as the pool is. The
+// caller checks torn afterwards.
+func (r rangeVector) readFine(sc *scan, i int, p *Pod, j *joiner, pool, f *fine) (factor float64, ok bool) {
 	f.reset()
 	in := &sc.batch[i]
 	mint := sc.maxt - r.reach
@@ -173,8 +174,37 @@ func (r rangeVector) readFine(sc *scan, i int, p *Pod, f *fine) (factor float64,
 	}
 	o := r.f.over(sc.gen, lo, in.hi, mint, sc.maxt)
 	b := in.block
-	b.fineRange(f, in.column.layout.ends(p), o.from, o.hi)
+	j.read(b, in.column.layout.ends(p), lo, in.hi)
+	j.shapeFor(b, pool)
+	j.spread(f, int(o.from-lo), len(j.rows))
 	all := int(b.counts) - 1
 	first := b.countIn(b.row(lo), all) - b.countIn(b.row(in.lo), all)
 	return o.factorOf(first, f.count), true
+}
+
+// pool counts what the selected series with ranks tell of (mint, maxt]: the shape of those without.
+func (s *Store) pool(sel *selector, mint, maxt int64, j *joiner) *fine {
+	pool, one := newFine(), newFine()
+	for sc := newScan(s, sel, mint, maxt, 2); sc.begin(); {
+		p, read := sc.table.pod.Load(), 0
+		for ; sc.view == viewNative && read < sc.n; read++ {
+			in := &sc.batch[read]
+			if !in.block.ranked() {
+				continue
+			}
+			j.read(in.block, in.column.layout.ends(p), in.lo, in.hi)
+			j.shapeFor(in.block, nil)
+			one.reset()
+			j.spread(one, 0, len(j.rows))
+			if sc.torn() {
+				break
+			}
+			pool.add(one, 1)
+		}
+		if sc.view != viewNative {
+			read = sc.n
+		}
+		sc.doneBefore(read)
+	}
+	return pool
 }

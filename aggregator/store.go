@@ -67,7 +67,7 @@ type Store struct {
 	tables    tables
 	classes   *classes
 	layouts   layouts
-	fine      *fineTables
+	cells     *cellTables
 	engine    *engine
 	watches   watches
 }
@@ -78,7 +78,7 @@ func New(c Config) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Store{config: c, started: time.Now(), classes: newClasses(), engine: newEngine(), fine: newFineTables(), liveHeap: heapInUse}
+	s := &Store{config: c, started: time.Now(), classes: newClasses(), engine: newEngine(), cells: newCellTables(), liveHeap: heapInUse}
 	s.watches.wake = make(chan struct{}, 1)
 	s.retention.Store(c.Retention.Milliseconds())
 	if s.metrics, err = newMetrics(c.Registerer, s); err != nil {

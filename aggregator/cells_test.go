@@ -1,0 +1,159 @@
+package aggregator
+
+import (
+	"math"
+	"math/rand/v2"
+	"testing"
+)
+
+func TestACellIsABinOfEnvoys(t *testing.T) {
+	cell := -1
+	for bin := range (recorded{}) {
+		from, to := binOf(bin)
+		if from != math.Floor(from) { // holds no whole number
+			continue
+		}
+		cell++
+		if got := cellFrom(cell); math.Abs(got-from) > 1e-9*from {
+			t.Errorf("cell %d begins at %v, want %v", cell, got, from)
+		}
+		for place := range 100 {
+			v := from + (to-from)*(float64(place)+0.5)/100
+			if got, at := locate(v); got != cell || to > 0 && math.Abs(at-(float64(place)+0.5)/100) > 1e-9 {
+				t.Errorf("%v is at %v of cell %d, want %d of 100 of %d", v, at, got, place, cell)
+			}
+			code := quantileCode(v)
+			if got, at := quantileCell(code); got != cell || to > 0 && at != int((float64(place)+0.5)/100*cellPlaces) {
+				t.Errorf("%v: code %d is place %d of cell %d, want cell %d", v, code, at, got, cell)
+			}
+		}
+	}
+}
+
+func TestQuantilesThatNoBinHoldsHaveACodeOrNone(t *testing.T) {
+	for v, want := range map[float64]int{0: 0, 0.3: 0, 7.5: 7, 1e15: cellCount - 1, math.MaxFloat64: cellCount - 1} {
+		code := quantileCode(v)
+		if got, place := quantileCell(code); code == 0 || got != want || place < 0 || place >= cellPlaces {
+			t.Errorf("%v: code %d of cell %d, want %d", v, code, got, want)
+		}
+	}
+	for _, v := range []float64{math.NaN(), -1, math.Inf(1), math.Inf(-1)} {
+		if code := quantileCode(v); code != 0 {
+			t.Errorf("%v: code %d, want none", v, code)
+		}
+	}
+}
+
+func TestABucketEndsWhereTheRuleOfItsEnvoySays(t *testing.T) {
+	bounds := []float64{0, 0.5, 1, 2, 2.5, 5, 5.05, 5.1, 9.9, 10, 12.5, 25, 99, 99.5, 100, 105, 110, 125, 250, 995, 1000, 1050, 2500, 60000, 3600000}
+	for _, inclusive := range []bool{true, false} {
+		for _, b := range bounds {
+			for bin := range (recorded{}) {
+				var r recorded
+				r[bin] = 1
+				from, _ := binOf(bin)
+				if from != math.Floor(from) {
+					continue
+				}
+				cell, _ := locate(from)
+				counted := r.buckets([]float64{b}, inclusive)[0].Count == 1
+				if got := cell < int(cellsBelow(b, inclusive)); got != counted {
+					t.Errorf("bound %v, inclusive %t, bin from %v: %t, want %t", b, inclusive, from, got, counted)
+				}
+			}
+		}
+	}
+	if got := cellsBelow(-1, true); got != 0 {
+		t.Errorf("a bucket below 0 holds %d cells", got)
+	}
+}
+
+func TestACellIsDividedAmongTheNativeBucketsThatItLiesIn(t *testing.T) {
+	tables := newCellTables()
+	for c := 1; c < cellCount; c++ {
+		from, to := tables.from[c], tables.from[c+1]
+		if c < wholeCells {
+			to = from
+		}
+		total := 0.0
+		for i, share := range tables.shares[c] {
+			bucket := int(tables.first[c]) + i
+			lower, upper := math.Exp2(float64(bucket-1)/finePerTwo), math.Exp2(float64(bucket)/finePerTwo)
+			if share > 1e-9 && (upper < from*(1-1e-9) || lower > to*(1+1e-9)) {
+				t.Errorf("cell [%v, %v) has %v in the bucket (%v, %v]", from, to, share, lower, upper)
+			}
+			total += share
+		}
+		if math.Abs(total-1) > 1e-9 {
+			t.Errorf("cell %d is %v in all", c, total)
+		}
+	}
+}
+
+// FuzzJoin: whatever a sidecar sends, each request is counted once, in a cell.
+func FuzzJoin(f *testing.F) {
+	f.Add(uint64(1), []byte{5, 10, 20}, true)
+	f.Add(uint64(2), []byte{0, 200, 0, 1}, false)
+	f.Fuzz(func(t *testing.T, seed uint64, flushes []byte, wild bool) {
+		r := rand.New(rand.NewPCG(seed, 3))
+		tables := newCellTables()
+		j, all := newJoiner(tables), 0.0
+		ends := newLayout(istioBounds).inclusive
+		for _, requests := range flushes[:min(len(flushes), 50)] {
+			draw := mixture(r)
+			var flush recorded
+			for range requests {
+				flush.record(draw(r))
+			}
+			var cumulative []float64
+			for _, b := range flush.buckets(istioBounds, r.IntN(2) == 0) {
+				cumulative = append(cumulative, float64(b.Count))
+			}
+			cumulative = append(cumulative, flush.count())
+			var codes [len(SummaryQuantiles)]uint16
+			for i, q := range flush.quantiles() {
+				codes[i] = quantileCode(q)
+				if wild { // quantiles that do not belong to these buckets, nor to each other
+					codes[i] = uint16(r.IntN(cellCount*cellPlaces + 1))
+				}
+			}
+			if flush.count() > 0 {
+				j.open(ends, cumulative, &codes)
+			}
+			j.rows = append(j.rows, joined{parts: len(j.parts), count: flush.count()})
+			all += flush.count()
+		}
+		j.spreadEvenly()
+		one := newFine()
+		j.spread(one, 0, len(j.rows))
+		for from := range one.cells {
+			if c := one.cells[from]; !(c >= 0) {
+				t.Errorf("cell %d counts %v", from, c)
+			}
+		}
+		checkTotal(t, "evenly", j.shape.cells, all)
+		checkTotal(t, "as the others", one.cells, all)
+		pool := newFine()
+		pool.add(one, 1)
+		j.spreadAs(pool)
+		checkTotal(t, "as a pool", j.shape.cells, all)
+		for c, e := range j.edges {
+			if e != (edge{}) {
+				t.Fatalf("%+v is left at cell %d", e, c)
+			}
+		}
+		h := one.native(tables)
+		checkTotal(t, "native", append([]float64{h.ZeroCount}, h.PositiveBuckets...), all)
+	})
+}
+
+func checkTotal(t *testing.T, what string, counts []float64, want float64) {
+	t.Helper()
+	got := 0.0
+	for _, c := range counts {
+		got += c
+	}
+	if math.Abs(got-want) > 1e-6*want {
+		t.Errorf("%s: %v requests, want %v", what, got, want)
+	}
+}

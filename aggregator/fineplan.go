@@ -1,0 +1,63 @@
+package aggregator
+
+import (
+	"github.com/prometheus/prometheus/promql"
+	"github.com/prometheus/prometheus/promql/parser/posrange"
+)
+
+// fineQuantile is histogram_quantile(q, sum by (…) (f(histogram[range]))) over the finer view.
+type fineQuantile struct {
+	q    float64
+	by   []string
+	over rangeVector
+}
+
+func (h *fineQuantile) eval(s *Store, at int64) ([]Value, bool) {
+	groups := fineGroups{by: h.by, one: newFine(), join: newJoiner(s.cells)}
+	if left := h.add(s, at, &groups, nil); left {
+		h.add(s, at, &groups, s.pool(h.over.sel, at-h.over.reach, at, groups.join))
+	}
+	return groups.values(h.by, func(f *fine) float64 {
+		v, _ := promql.HistogramQuantile(h.q, f.native(s.cells), "", posrange.PositionRange{})
+		return v
+	}), true
+}
+
+// fineGroups is the groups of an evaluation, and its scratch.
+type fineGroups struct {
+	grouper[fine]
+	by   []string
+	one  *fine
+	join *joiner
+}
+
+// add adds the series with ranks to their groups, or where there is a pool those without. It reports whether it left some.
+func (h *fineQuantile) add(s *Store, at int64, to *fineGroups, pool *fine) (left bool) {
+	for sc := h.over.fines(s, at); sc.begin(); {
+		if sc.view != viewNative {
+			sc.done()
+			continue
+		}
+		p, read := sc.table.pod.Load(), 0
+		for ; read < sc.n; read++ {
+			if sc.batch[read].block.ranked() != (pool == nil) {
+				left = true
+				continue
+			}
+			factor, ok := h.over.readFine(&sc, read, p, to.join, pool, to.one)
+			if sc.torn() {
+				break
+			}
+			if !ok {
+				continue
+			}
+			g := to.of(to.by, sc.batch[read].column.class, p)
+			if g.cells == nil {
+				*g = *newFine()
+			}
+			g.add(to.one, factor)
+		}
+		sc.doneBefore(read)
+	}
+	return left
+}
