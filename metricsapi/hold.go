@@ -45,14 +45,16 @@ type knowledge struct {
 	expected int
 	// missing says why the answer is incomplete, "" if it is complete.
 	missing string
-	// mute pods have not reported for longer than the holder waits, nor within the window. They are counted as the mean of
-	// those that report. Of them, bare ones do report, but for longer than the holder waits all that is asked for was refused.
-	mute, bare int
+	// mute pods have not reported for longer than the holder waits, nor within the window, or all that is asked for was refused
+	// for as long. They are counted as the mean of the known pods: those whose series make the value, some of which may have
+	// left by now. Of the mute ones, bare ones report, but nothing that is asked for.
+	mute, bare, known int
 	// unheard pods are younger than our start and have not reported since, for longer than the holder waits: either they
 	// serve nobody, or their sidecar does not reach us. They may keep replicas, as the mean of those that report, and never
 	// add any.
 	unheard int
-	// refusing pods have had samples refused for longer than the holder waits: what they send counts without them.
+	// refusing pods have had samples refused for longer than the holder waits, and still have: what they send counts without
+	// them.
 	refusing int
 	// unknown pods exist and could have the series, but have no sidecar or are about to report for the first time.
 	unknown int
@@ -110,8 +112,12 @@ func (h *holder) look(q *aggregator.Query, a aggregator.Answer, at time.Time) kn
 	}
 	var f flaws
 	partial := map[podKey]aggregator.PodState{}
+	k.known = a.Reporting
 	for _, p := range a.Partial {
 		partial[podKey{p.Namespace, p.Name}] = p
+		if p.Bare && p.Reporting {
+			k.known--
+		}
 	}
 	judged := map[podKey]bool{}
 	if q.NamesPods() {
@@ -183,12 +189,14 @@ func (h *holder) judge(p knownPod, s aggregator.PodState, a aggregator.Answer, a
 		f.add(flawPartial, name)
 	case !s.GapTo.IsZero() && s.GapFrom.After(p.created):
 		f.add(flawPartial, name)
-	case !s.Refused.IsZero() && at.Sub(s.RefusedSince) <= h.hold:
+	case s.Refused.IsZero():
+	case at.Sub(s.RefusedSince) <= h.hold, s.Refused.Before(at.Add(-2 * max(a.Flush, usualFlush))): // or it is over
 		f.add(flawRefused, name)
-	case !s.Refused.IsZero() && s.Bare:
+	case s.Bare:
 		k.mute++
 		k.bare++
-	case !s.Refused.IsZero():
+		fallthrough
+	default:
 		k.refusing++
 	}
 	k.expected++
@@ -293,13 +301,12 @@ func (h *holder) apply(ctx context.Context, o *offer, subject string, k knowledg
 }
 
 // fill counts mute pods as the mean of those that report, where the expression adds up over pods.
-func (k knowledge) fill(v verdict, p *prepared, a aggregator.Answer) verdict {
-	known := a.Reporting - k.bare
-	if k.mute == 0 || !p.additive || known <= 0 {
+func (k knowledge) fill(v verdict, p *prepared) verdict {
+	if k.mute == 0 || !p.additive || k.known == 0 {
 		return v
 	}
-	v = v.times(float64(known+k.mute) / float64(known))
-	v.reason = fmt.Sprintf("%d sidecars have been mute for long and are counted as the mean of the %d that report", k.mute, known)
+	v = v.times(float64(k.known+k.mute) / float64(k.known))
+	v.reason = fmt.Sprintf("%d sidecars have been mute for long and are counted as the mean of the %d that report", k.mute, k.known)
 	return v
 }
 
@@ -314,9 +321,9 @@ func (v verdict) times(factor float64) verdict {
 
 // doubt lets pods that nobody has heard of keep replicas: as if they served as much as the others, up to what keeps the
 // replicas as they are. More would be a service whose pods fail at their start and are made more and more.
-func (h *holder) doubt(ctx context.Context, o *offer, k knowledge, v verdict, p *prepared, a aggregator.Answer) verdict {
-	known := a.Reporting - k.bare + k.mute
-	if k.unheard == 0 || k.missing != "" || !p.additive || o == nil || a.Reporting <= k.bare {
+func (h *holder) doubt(ctx context.Context, o *offer, k knowledge, v verdict, p *prepared) verdict {
+	known := k.known + k.mute
+	if k.unheard == 0 || k.missing != "" || !p.additive || o == nil || k.known == 0 {
 		return v
 	}
 	keep, cannot := h.keep(ctx, o)
@@ -334,11 +341,11 @@ func (h *holder) doubt(ctx context.Context, o *offer, k knowledge, v verdict, p 
 // problems are what the askers' authors should know of the pods behind an answer.
 func (k knowledge) problems(o *offer) []Problem {
 	var ps []Problem
-	if k.mute > k.bare || k.unheard > 0 {
+	if k.mute-k.bare+k.unheard > 0 {
 		ps = append(ps, Problem{ReasonMuteSidecars, fmt.Sprintf("metric %s: sidecars of pods that exist have not reported for longer than --hold. A sum counts them as the mean of the others, those that never reported only as far as that keeps replicas. "+
 			"Restart the pods that were started before the wiring, and check that all reach meshpulse", o)})
 	}
-	if k.refusing+k.bare > 0 {
+	if k.refusing > 0 {
 		ps = append(ps, Problem{ReasonRefusedSamples, fmt.Sprintf("metric %s: samples of its pods have been refused for longer than --hold, and the value stands without them (a sum counts a pod of which nothing is left as the mean of the others). "+
 			"meshpulse_store_dropped_samples_total and meshpulse_ingest_dropped_samples_total tell the reason", o)})
 	}

@@ -83,6 +83,9 @@ func (r requests) send(s *aggregator.Store) {
 			{Key: 1, Timestamp: b.Timestamp, Kind: aggregator.Counter, Value: count},
 			{Key: 2, Timestamp: b.Timestamp, Kind: aggregator.Histogram, Count: 25, Value: 250},
 		}
+		if r.refused { // keys that are never read again
+			b.Samples[0].Key, b.Samples[1].Key = 11, 12
+		}
 		if r.unreadable {
 			b.Samples = append(b.Samples, aggregator.Sample{Key: 3, Timestamp: b.Timestamp, Kind: aggregator.Counter, Value: 1})
 		}
@@ -259,6 +262,16 @@ func TestHold(t *testing.T) {
 			pods: fixedPods{pod("a", old), pod("b", old)},
 			sent: []requests{{pod: "a", from: 5 * time.Second, to: whole}, {pod: "b", from: 5 * time.Second, to: whole, refused: true}},
 			at:   whole, hpas: average("10"), scale: 4, want: "10", reason: "1 sidecars have been mute", expected: 2,
+		},
+		"all was refused for longer than the hold, of pods that have left as well": {
+			pods: fixedPods{pod("a", old), pod("b", old), pod("c", old, left(8*time.Minute))},
+			sent: []requests{{pod: "a", from: 5 * time.Second, to: whole}, {pod: "b", from: 5 * time.Second, to: whole, refused: true}, {pod: "c", from: 5 * time.Second, to: whole, refused: true}},
+			at:   whole, hpas: average("10"), scale: 4, want: "10", reason: "1 sidecars have been mute for long and are counted as the mean of the 1 that report", expected: 2,
+		},
+		"all was refused for longer than the hold, and is not any more": {
+			pods: fixedPods{pod("a", old), pod("b", old)},
+			sent: []requests{{pod: "a", from: 5 * time.Second, to: whole}, {pod: "b", from: 5 * time.Second, to: whole - 20*time.Second, refused: true}, {pod: "b", from: whole - 15*time.Second, to: whole}},
+			at:   whole, hpas: average("10"), scale: 4, want: "40", reason: "1 sidecar with refused samples (b)", expected: 2,
 		},
 		"all of all was refused for longer than the hold": {
 			pods: fixedPods{pod("a", old)}, sent: []requests{{pod: "a", from: 5 * time.Second, to: whole, refused: true}},

@@ -131,11 +131,11 @@ func (r rules) evaluate(ctx context.Context, subject string, o *offer, p *prepar
 	if refused == nil && answer.Matched == 0 && p.selects && k.unknown+k.mute+k.unheard > 0 && k.missing == "" {
 		refused = refuse(outcomeNoSidecar, "%s: no series yet, and not every pod that could have one reports, so it is not known to be 0: %s", subject, p.expr)
 	}
-	if refused == nil && k.bare > 0 && k.bare == answer.Reporting {
+	if refused == nil && k.known == 0 && answer.Reporting > 0 {
 		refused = refuse(outcomeNoValue, "%s: all that the sidecars that report could have sent of it was refused (meshpulse_store_dropped_samples_total tells the reason): %s", subject, p.expr)
 	}
 	if refused == nil {
-		v = r.holder.doubt(ctx, o, k, k.fill(v, p, answer), p, answer)
+		v = r.holder.doubt(ctx, o, k, k.fill(v, p), p)
 	}
 	v, refused = r.holder.apply(ctx, o, subject, k, v, refused)
 	v.expected = k.expected
