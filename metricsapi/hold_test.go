@@ -412,7 +412,7 @@ func TestWorkloadsAreNamedAsIstioDoes(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := toKnownPod(kept.(*metav1.PartialObjectMetadata)).identity.Workload; got != want {
+		if got := kept.(*cachedPod).known().identity.Workload; got != want {
 			t.Errorf("%s: workload %q, want %q", p.Name, got, want)
 		}
 	}

@@ -14,14 +14,18 @@ func TestPodsThatAreGoneAreRememberedForAnHour(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	pod := func(name string, change ...func(*metav1.PartialObjectMetadata)) *metav1.PartialObjectMetadata {
+	pod := func(name string, change ...func(*metav1.PartialObjectMetadata)) any {
 		p := &metav1.PartialObjectMetadata{ObjectMeta: metav1.ObjectMeta{
 			Namespace: "test", Name: name, CreationTimestamp: metav1.NewTime(now.Add(-time.Hour)), Annotations: map[string]string{sidecarStatus: "{}"},
 		}}
 		for _, c := range change {
 			c(p)
 		}
-		return p
+		kept, err := keepIdentity(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return kept
 	}
 	left := func(at time.Time, grace int64) func(*metav1.PartialObjectMetadata) {
 		return func(p *metav1.PartialObjectMetadata) {
