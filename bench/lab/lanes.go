@@ -45,6 +45,15 @@ func (r *loop) createLane(ctx context.Context, ln *lane) error {
 	if err := r.source.prepare(ctx, ln.hpa); err != nil {
 		return fmt.Errorf("HPA of %s: %w", ln.Namespace, err)
 	}
+	others, err := ln.Others()
+	if err != nil {
+		return err
+	}
+	for _, hpa := range others {
+		if err := r.source.prepare(ctx, hpa); err != nil {
+			return fmt.Errorf("HPA %s of %s: %w", hpa.Name, ln.Namespace, err)
+		}
+	}
 	least := 1
 	if ln.hpa.Spec.MinReplicas != nil {
 		least = int(*ln.hpa.Spec.MinReplicas)

@@ -84,10 +84,14 @@ func (r *Run) judgeMeasure(c Check) Verdict {
 func (c Check) judge(t Trace) Verdict {
 	v := Verdict{Say: t.Namespace + ": " + c.Say}
 	if c.Event != "" {
-		i := slices.IndexFunc(t.Events, func(e string) bool { return strings.HasPrefix(e, c.Event+":") })
-		if v.OK = i >= 0; v.OK {
-			v.Seen = shortEvent(t.Events[i])
-		} else {
+		var found []string
+		for _, e := range t.Events {
+			if strings.HasPrefix(e, c.Event+":") {
+				found = append(found, shortEvent(e))
+			}
+		}
+		v.OK, v.Seen = len(found) > 0 && (c.Times == 0 || len(found) == c.Times), strings.Join(found, "; ")
+		if len(found) == 0 {
 			v.Seen = fmt.Sprintf("%d other Warning events", len(t.Events))
 		}
 		return v

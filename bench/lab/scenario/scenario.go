@@ -61,6 +61,8 @@ type Lane struct {
 	Args  []string `json:"args,omitempty"`
 	// HPA is the autoscaler.
 	HPA HPA `json:"hpa"`
+	// Beside are further HPAs of the namespace, manifests in place; nothing is measured of them.
+	Beside []string `json:"beside,omitempty"`
 	// PerReplica is the rate that one replica is meant to take: what the ideal number of replicas is reckoned with.
 	PerReplica float64 `json:"perReplica"`
 	// Load is the lane's own rate.
@@ -107,6 +109,8 @@ type Check struct {
 	Ready   []int `json:"ready,omitempty"`
 	// Event is the reason of a Warning event that the HPA must carry in the end.
 	Event string `json:"event,omitempty"`
+	// Times is how many events of the reason there must be, exactly (default: one or more).
+	Times int `json:"times,omitempty"`
 	// Condition is one that the HPA must have in the end, such as ScalingActive=True.
 	Condition string `json:"condition,omitempty"`
 	// Measure is the name of a measure of the report, with its bounds. HPASync limits it to runs with that sync period.
@@ -206,6 +210,9 @@ func (c Check) validate() error {
 			return errors.New("measure needs atMost or atLeast")
 		}
 	}
+	if c.Times < 0 || c.Times > 0 && c.Event == "" {
+		return errors.New("times is of an event, 1 or more")
+	}
 	if kinds != 1 {
 		return errors.New("exactly one of desired, ready, event, condition and measure")
 	}
@@ -249,13 +256,9 @@ func (l Lane) Object(root string) (*autoscalingv2.HorizontalPodAutoscaler, error
 			return nil, err
 		}
 	}
-	hpa := &autoscalingv2.HorizontalPodAutoscaler{}
-	if err := yaml.UnmarshalStrict(text, hpa); err != nil {
-		return nil, fmt.Errorf("HPA of lane %s: %w", l.Namespace, err)
-	}
-	hpa.Namespace = l.Namespace
-	for key, value := range hpa.Annotations {
-		hpa.Annotations[key] = strings.ReplaceAll(value, `namespace="test"`, `namespace="`+l.Namespace+`"`)
+	hpa, err := l.read(text)
+	if err != nil {
+		return nil, err
 	}
 	if hpa.Annotations == nil {
 		hpa.Annotations = map[string]string{}
@@ -263,6 +266,32 @@ func (l Lane) Object(root string) (*autoscalingv2.HorizontalPodAutoscaler, error
 	maps.Copy(hpa.Annotations, l.HPA.Annotations)
 	if l.HPA.Behavior != nil {
 		hpa.Spec.Behavior = l.HPA.Behavior
+	}
+	return hpa, nil
+}
+
+// Others reads the HPAs beside the lane's.
+func (l Lane) Others() ([]*autoscalingv2.HorizontalPodAutoscaler, error) {
+	var all []*autoscalingv2.HorizontalPodAutoscaler
+	for _, manifest := range l.Beside {
+		hpa, err := l.read([]byte(manifest))
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, hpa)
+	}
+	return all, nil
+}
+
+// read moves an HPA to the lane's namespace.
+func (l Lane) read(text []byte) (*autoscalingv2.HorizontalPodAutoscaler, error) {
+	hpa := &autoscalingv2.HorizontalPodAutoscaler{}
+	if err := yaml.UnmarshalStrict(text, hpa); err != nil {
+		return nil, fmt.Errorf("HPA of lane %s: %w", l.Namespace, err)
+	}
+	hpa.Namespace = l.Namespace
+	for key, value := range hpa.Annotations {
+		hpa.Annotations[key] = strings.ReplaceAll(value, `namespace="test"`, `namespace="`+l.Namespace+`"`)
 	}
 	return hpa, nil
 }

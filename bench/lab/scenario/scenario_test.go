@@ -240,7 +240,7 @@ func TestAScaleDownIsWrongWhileTheLoadNeedsMore(t *testing.T) {
 func TestJudgeHoldsEachCheckAgainstWhatWasSeen(t *testing.T) {
 	four, two := 4.0, 2.0
 	tr := trace(after(14, 1, 3), after(14, 1, 3))
-	tr.Namespace, tr.Events = "test", []string{"BadAnnotation: no such key"}
+	tr.Namespace, tr.Events = "test", []string{"BadAnnotation: no such key", "NoQuery: one", "NoQuery: two"}
 	tr.Conditions = []string{"AbleToScale=True", "ScalingActive=True"}
 	second := func(n int) metav1.Duration { return metav1.Duration{Duration: time.Duration(n) * time.Second} }
 	run := Run{Traces: []Trace{tr}, HPASync: time.Second, Scenario: Scenario{Repeat: 1, Checks: []Check{
@@ -249,6 +249,8 @@ func TestJudgeHoldsEachCheckAgainstWhatWasSeen(t *testing.T) {
 		{Say: "no sample there", From: second(100), Ready: []int{1, 1}},
 		{Say: "event", Event: "BadAnnotation"},
 		{Say: "no event", Event: "Annotation"},
+		{Say: "two events", Event: "NoQuery", Times: 2},
+		{Say: "one event too many", Event: "NoQuery", Times: 1},
 		{Say: "condition", Condition: "ScalingActive=True"},
 		{Say: "no condition", Condition: "ScalingActive=False"},
 		{Say: "fast enough", Measure: FirstDecision, AtMost: &four},
@@ -263,7 +265,7 @@ func TestJudgeHoldsEachCheckAgainstWhatWasSeen(t *testing.T) {
 		got[strings.TrimPrefix(v.Say, "test: ")] = v.OK
 	}
 	want := map[string]bool{
-		"holds": true, "too early": false, "no sample there": false, "event": true, "no event": false,
+		"holds": true, "too early": false, "no sample there": false, "event": true, "no event": false, "two events": true, "one event too many": false,
 		"condition": true, "no condition": false,
 		"fast enough": true, "too slow": false, "no such measure": false, "no such lane": false,
 	}
