@@ -75,11 +75,14 @@ type Batch struct {
 	Samples   []Sample
 	Buckets   []Bucket
 	Quantiles []float64 // values at SummaryQuantiles, NaN where the interval is empty
+	// Space, where it is not 0, says that keys mean the same name and labels in all batches of this space, whichever stream sends
+	// them: what one pod has shown is then known of the next and not described again. At 0 keys are the stream's own.
+	Space uint64
 	// Refused counts samples that were dropped before they reached the batch (bad values, limits of the wire scan).
 	Refused int
 }
 
-// Reset empties the batch and keeps its memory.
+// Reset empties the batch and keeps its memory and its Space.
 func (b *Batch) Reset() {
 	b.Timestamp, b.Refused = 0, 0
 	b.Samples, b.Buckets, b.Quantiles = b.Samples[:0], b.Buckets[:0], b.Quantiles[:0]
@@ -88,7 +91,7 @@ func (b *Batch) Reset() {
 // Label is a label of a series.
 type Label struct{ Name, Value string }
 
-// Describer decodes the name and labels of the batch's i-th sample. It is asked once per new series of a pod. The name is
+// Describer decodes the name and labels of the batch's i-th sample. It is asked once per new series, of a pod or of Batch.Space. The name is
 // the metric's own, without Istio's stat prefix; labels need not be sorted and end at their first use: the store copies them.
 type Describer interface {
 	Describe(i int) (name string, labels []Label, err error)

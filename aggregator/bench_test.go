@@ -415,7 +415,7 @@ func TestPodsThatGoLeaveTheHeapWhereItWas(t *testing.T) {
 	if sel := query.selectors[0]; len(sel.selections.all())+len(sel.selections.byTable)+len(sel.classes) != 0 {
 		t.Errorf("a registered query still has %d pods and %d label sets", len(sel.selections.all()), len(sel.classes))
 	}
-	if n := len(s.classes.byHash); n != 0 {
+	if n := len(s.classes.byHash) + len(s.classes.byWire); n != 0 {
 		t.Errorf("%d label sets are left", n)
 	}
 }

@@ -163,7 +163,7 @@ func (t *table) take(s *Sample, b *Batch, i int, d Describer) error {
 	c := t.find(s.Key)
 	if c == nil {
 		var err error
-		if c, err = t.introduce(s, i, d); err != nil {
+		if c, err = t.introduce(s, b, i, d); err != nil {
 			return err
 		}
 	}
@@ -241,7 +241,7 @@ func (t *table) bring(c *column, s *Sample, b *Batch) error {
 }
 
 // introduce is the slow path, once per new series of a pod: it decodes name and labels and makes the column.
-func (t *table) introduce(s *Sample, i int, d Describer) (*column, error) {
+func (t *table) introduce(s *Sample, b *Batch, i int, d Describer) (*column, error) {
 	if _, bad := t.unreadable[s.Key]; bad {
 		return nil, ErrBadSeries
 	}
@@ -249,18 +249,17 @@ func (t *table) introduce(s *Sample, i int, d Describer) (*column, error) {
 		t.past.lost, t.limit = true, err
 		return nil, err
 	}
-	name, ls, err := d.Describe(i)
+	kind := s.Kind
+	if kind == Summary {
+		kind = Histogram
+	}
+	cl, err := t.classOf(s.Key, b.Space, kind, func() (string, []Label, error) { return d.Describe(i) })
 	if err != nil {
 		if len(t.unreadable) < maxUnreadable {
 			t.unreadable[s.Key] = struct{}{}
 		}
 		return nil, errors.Join(ErrBadSeries, err)
 	}
-	kind := s.Kind
-	if kind == Summary {
-		kind = Histogram
-	}
-	cl := t.store.classes.acquire(name, kind, ls)
 	if c := t.byClass[cl]; c != nil { // the same series under another name on the wire: the pod's naming mode has changed
 		t.store.classes.release(cl)
 		t.keys[s.Key], c.key = c, s.Key
@@ -282,6 +281,25 @@ func (t *table) limited() error {
 		return ErrMemory
 	}
 	return nil
+}
+
+// classOf returns the class of a series, with a user more.
+func (t *table) classOf(key, space uint64, kind Kind, describe func() (string, []Label, error)) (*class, error) {
+	cs := t.store.classes
+	if space != 0 {
+		if cl := cs.recall(space^key, kind); cl != nil {
+			return cl, nil
+		}
+	}
+	name, ls, err := describe()
+	if err != nil {
+		return nil, err
+	}
+	cl := cs.acquire(name, kind, ls)
+	if space != 0 {
+		cs.remember(space^key, cl)
+	}
+	return cl, nil
 }
 
 // maxUnreadable bounds the keys of a pod that are remembered as unreadable, so that they are decoded once and not every flush.

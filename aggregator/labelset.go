@@ -56,6 +56,8 @@ type class struct {
 	// Under classes.mu:
 	users     int         // columns that hold the class
 	selectors []*selector // the registered ones that select it, as far as it tells (selection.go)
+	sameHash  *class      // another one in classes.byHash
+	wire      [2]uint64   // under which classes.byWire has it: tags come in the name or as labels; 0: none
 }
 
 // labelsOf returns the labels of a column of the class as a query sees them; suffix is "", "_bucket", "_sum" or "_count".
@@ -86,8 +88,9 @@ const (
 type classes struct {
 	mu     sync.Mutex
 	seed   maphash.Seed
-	byHash map[uint64][]*class
-	byName sync.Map // string -> *list[*class], written under mu
+	byHash map[uint64]*class
+	byWire map[uint64]*class // by Batch.Space ^ Sample.Key, both random
+	byName sync.Map          // string -> *list[*class], written under mu
 	// registered are the selectors that are kept prepared: each new class is matched against them once.
 	registered selectorIndex
 }
@@ -95,7 +98,8 @@ type classes struct {
 func newClasses() *classes {
 	return &classes{
 		seed:       maphash.MakeSeed(),
-		byHash:     map[uint64][]*class{},
+		byHash:     map[uint64]*class{},
+		byWire:     map[uint64]*class{},
 		registered: selectorIndex{},
 	}
 }
@@ -111,12 +115,35 @@ func (cs *classes) acquire(name string, kind Kind, in []Label) *class {
 		c.users++
 		return c
 	}
-	c := &class{name: strings.Clone(name), kind: kind, labels: set, hash: hash, users: 1}
-	cs.byHash[h] = append(cs.byHash[h], c)
+	c := &class{name: strings.Clone(name), kind: kind, labels: set, hash: hash, users: 1, sameHash: cs.byHash[h]}
+	cs.byHash[h] = c
 	l, _ := cs.byName.LoadOrStore(c.name, &list[*class]{})
 	l.(*list[*class]).add(c)
 	cs.registered.match(c)
 	return c
+}
+
+// recall returns the class that remember was told of, with a user more; nil if there is none.
+func (cs *classes) recall(wire uint64, kind Kind) *class {
+	cs.mu.Lock()
+	defer cs.mu.Unlock()
+	c := cs.byWire[wire]
+	if c == nil || c.kind != kind {
+		return nil
+	}
+	c.users++
+	return c
+}
+
+// remember keeps under which key a class, which has a user, comes on the wire.
+func (cs *classes) remember(wire uint64, c *class) {
+	cs.mu.Lock()
+	defer cs.mu.Unlock()
+	for i := range c.wire {
+		if c.wire[i] == 0 && cs.byWire[wire] == nil {
+			c.wire[i], cs.byWire[wire] = wire, c
+		}
+	}
 }
 
 // retain adds a user to a class that has one.
@@ -136,7 +163,7 @@ func (cs *classes) sibling(of *class, name string, kind Kind) *class {
 
 // find returns the class, nil if there is none. The mutex is held.
 func (cs *classes) find(hash uint64, name string, kind Kind, set labelSet) *class {
-	for _, c := range cs.byHash[hash] {
+	for c := cs.byHash[hash]; c != nil; c = c.sameHash {
 		if c.name == name && c.kind == kind && slices.Equal(c.labels, set) {
 			return c
 		}
@@ -156,11 +183,11 @@ func (cs *classes) releaseLocked(c *class) {
 		return
 	}
 	h := cs.hash(c.name, c.kind, c.hash)
-	left := slices.DeleteFunc(cs.byHash[h], func(o *class) bool { return o == c })
-	if len(left) == 0 {
-		delete(cs.byHash, h)
-	} else {
-		cs.byHash[h] = left
+	cs.unhash(h, c)
+	for _, wire := range c.wire {
+		if wire != 0 {
+			delete(cs.byWire, wire)
+		}
 	}
 	gone := func(o *class) bool { return o == c }
 	l, _ := cs.byName.Load(c.name)
@@ -169,6 +196,22 @@ func (cs *classes) releaseLocked(c *class) {
 	}
 	for _, s := range c.selectors {
 		delete(s.classes, c)
+	}
+}
+
+// unhash takes a class out of byHash.
+func (cs *classes) unhash(h uint64, c *class) {
+	first := cs.byHash[h]
+	switch {
+	case first != c:
+		for first.sameHash != c {
+			first = first.sameHash
+		}
+		first.sameHash = c.sameHash
+	case c.sameHash != nil:
+		cs.byHash[h] = c.sameHash
+	default:
+		delete(cs.byHash, h)
 	}
 }
 

@@ -37,6 +37,7 @@ type scanRules struct {
 	// Counters and distributions are hashed under seeds of their own, so a counter and a histogram of one name and
 	// labels differ. Names and labels are hashed apart and xored, so none of the three seeds may be shared.
 	counterSeed, distributionSeed, labelSeed maphash.Seed
+	space                                    uint64 // of all these keys: another one for other seeds
 }
 
 // keeps says whether a family of this name is read.
@@ -88,6 +89,7 @@ func (s *scan) read(msg []byte, seen *seen) error {
 	s.msg, s.seen, s.identifier = msg, seen, nil
 	seen.begin()
 	s.batch.Reset()
+	s.batch.Space = s.rules.space
 	s.origins = s.origins[:0]
 	clear(s.tagged)
 	s.refused, s.kinds, s.skipped = [refusals]uint32{}, [aggregator.Summary + 1]uint32{}, 0
