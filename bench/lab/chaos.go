@@ -35,6 +35,8 @@ const (
 	// chaosBudget is meshpulse's limit of series in a chaos run: several times what the lanes have, and less than what the
 	// flood sends.
 	chaosBudget = 1500
+	// chaosRetention is meshpulse's in a chaos run: what filled the budget is given up so long after its sidecars have gone.
+	chaosRetention = 2 * time.Minute
 	// askInterval is how often the metrics API is asked for each lane, as an HPA asks.
 	askInterval = time.Second
 )
@@ -63,7 +65,7 @@ func (l *lab) chaosAll(ctx context.Context, seeds []uint64, faults int) error {
 		return errors.New("no seed: give --seed=1,7,42")
 	}
 	text := strings.Trim(fmt.Sprint(seeds), "[]")
-	report := chaos.Report{Versions: l.versions(), Command: fmt.Sprintf("make chaos SEED=%q", text), Hold: chaosHold, Budget: chaosBudget}
+	report := chaos.Report{Versions: l.versions(), Command: fmt.Sprintf("make chaos SEED=%q", text), Hold: chaosHold, Retention: chaosRetention, Budget: chaosBudget}
 	for _, seed := range seeds {
 		seen, err := l.chaosOnce(ctx, seed, faults)
 		if err != nil {

@@ -64,12 +64,12 @@ func (s *Seen) Judge(traces []Trace) {
 
 // Report is the runs of several seeds and where they come from.
 type Report struct {
-	Runs     []Seen
-	Hold     time.Duration
-	Budget   int
-	Versions []string
-	Date     time.Time
-	Command  string
+	Runs            []Seen
+	Hold, Retention time.Duration
+	Budget          int
+	Versions        []string
+	Date            time.Time
+	Command         string
 }
 
 // measures are a run's figures. Those with a goal decide whether the run was good.
@@ -132,10 +132,10 @@ func (r Report) Missed() []string {
 func (r Report) Markdown() string {
 	w := &strings.Builder{}
 	fmt.Fprintf(w, "\n# chaos\n\n`%s`, %s; %s\n\n", r.Command, r.Date.UTC().Format("2006-01-02 15:04 MST"), strings.Join(r.Versions, ", "))
-	fmt.Fprintf(w, "meshpulse runs with `--hold %s` (default 5m) and a limit of %d series, its ingest port on TLS. The sidecars are stock Envoys with a flush of\n"+
+	fmt.Fprintf(w, "meshpulse runs with `--hold %s` and `--retention %s` (default 5m both) and, as its budget, a limit of %d series; its ingest port is on TLS. The sidecars are stock Envoys with a flush of\n"+
 		"5 s; between them and meshpulse is a proxy of TCP that cuts, stalls and refuses connections, and changes bytes of messages and their\n"+
 		"timestamps (a sidecar whose clock is off) in place. Its TLS stands in for the sidecar's. Everything else is done to the real thing:\n"+
-		"processes are killed, pods deleted, files replaced. Faults last 1 to 60 s, log-uniform, three at once at most.\n", r.Hold, r.Budget)
+		"processes are killed, pods deleted, files replaced. Faults last 1 to 60 s, log-uniform, three at once at most.\n", r.Hold, r.Retention, r.Budget)
 	for _, s := range r.Runs {
 		s.print(w)
 	}

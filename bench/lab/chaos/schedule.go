@@ -96,9 +96,10 @@ type Config struct {
 	Faults int
 	// Lanes is how many lanes there are.
 	Lanes int
-	// WarmUp is before the first fault (default 150s), Calm between two bouts and after the last one (default 75s): longer
-	// than the queries' range, so that knowledge is complete again and nothing is held.
-	WarmUp, Calm time.Duration
+	// WarmUp is before the first fault (default 150s), Calm between two bouts (default 75s): longer than the queries' range,
+	// so that knowledge is complete again and nothing is held. Settle is after the last fault (default 225s): until the
+	// series that filled a budget are out of a retention of two minutes, and then a Calm.
+	WarmUp, Calm, Settle time.Duration
 	// Bout is how many faults come between two calms (default 26).
 	Bout int
 }
@@ -119,7 +120,7 @@ func (c Config) Validate() error {
 	if c.Lanes < 1 {
 		return errors.New("chaos: no lane")
 	}
-	if c.Faults < 0 || c.Bout < 0 || c.WarmUp < 0 || c.Calm < 0 {
+	if c.Faults < 0 || c.Bout < 0 || c.WarmUp < 0 || c.Calm < 0 || c.Settle < 0 {
 		return errors.New("chaos: numbers and times must not be negative")
 	}
 	return nil
@@ -134,6 +135,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.Calm == 0 {
 		c.Calm = 75 * time.Second
+	}
+	if c.Settle == 0 {
+		c.Settle = 225 * time.Second
 	}
 	if c.Bout == 0 {
 		c.Bout = 2 * len(Kinds)
@@ -165,7 +169,7 @@ func New(c Config) (Schedule, error) {
 		}
 		at += c.Calm
 	}
-	s.Length = at
+	s.Length = at - c.Calm + c.Settle
 	return s, nil
 }
 

@@ -101,7 +101,7 @@ func TestCalmsAreLongEnoughForKnowledgeToBeComplete(t *testing.T) {
 	if calms != 4 {
 		t.Errorf("got %d calms before faults, want 4", calms)
 	}
-	if s.Length-busyUntil < 75*time.Second {
+	if s.Length-busyUntil < 225*time.Second {
 		t.Errorf("the last fault ends at %s of %s", busyUntil, s.Length)
 	}
 }
