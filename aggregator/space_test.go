@@ -6,13 +6,13 @@ import (
 	"time"
 )
 
-// told counts how often it is asked.
-type told struct {
+// namer names a series and counts how often it is asked.
+type namer struct {
 	name  string
 	asked int
 }
 
-func (d *told) Describe(int) (string, []Label, error) {
+func (d *namer) Describe(int) (string, []Label, error) {
 	d.asked++
 	return d.name, []Label{{"reporter", "destination"}}, nil
 }
@@ -31,7 +31,7 @@ func TestASeriesIsDescribedOnceInItsSpace(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			d := &told{name: "istio_requests_total"}
+			d := &namer{name: "istio_requests_total"}
 			var streams []*Stream
 			for i, space := range test.spaces {
 				streams = append(streams, s.Connect(Pod{Namespace: "test", Name: fmt.Sprint("pod-", i)}))
@@ -65,7 +65,7 @@ func TestAKeyOfAnotherKindIsDescribed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d := &told{name: "m"}
+	d := &namer{name: "m"}
 	for i, kind := range []Kind{Counter, Histogram, Summary} {
 		b := &Batch{Timestamp: s.started.UnixMilli(), Space: 7, Samples: []Sample{{Key: 1, Timestamp: s.started.UnixMilli(), Kind: kind}}}
 		if err := s.Connect(Pod{Namespace: "test", Name: fmt.Sprint("pod-", i)}).Commit(s.started, b, d); err != nil {
