@@ -16,10 +16,23 @@ func (l *lab) versions() []string {
 			all = append(all, "Envoy "+parts[1])
 		}
 	}
-	cmd := exec.Command("git", "describe", "--always", "--dirty")
-	cmd.Dir = l.root
-	if out, err := cmd.Output(); err == nil {
-		all = append(all, "meshpulse "+strings.TrimSpace(string(out)))
+	if commit := l.git("rev-parse", "--short", "HEAD"); commit != "" {
+		// The results of a run before this one do not change what is measured.
+		if l.git("status", "--porcelain", "--", ".", ":(exclude)bench/results") != "" {
+			commit += "-dirty"
+		}
+		all = append(all, "meshpulse "+commit)
 	}
 	return all
+}
+
+// git is what a git command prints, nothing where there is no repository.
+func (l *lab) git(args ...string) string {
+	cmd := exec.Command("git", args...)
+	cmd.Dir = l.root
+	out, err := cmd.Output()
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(out))
 }
