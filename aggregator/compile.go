@@ -32,6 +32,9 @@ func (c compiler) compile(e parser.Expr) plan {
 	case *parser.Call:
 		return c.quantile(e)
 	case *parser.BinaryExpr:
+		if e.Op == parser.LOR {
+			return c.orElse(e)
+		}
 		return c.binary(e)
 	}
 	return nil
@@ -346,6 +349,34 @@ func (b *bucketSums) quantile(q float64) float64 {
 	}
 	v, _, _ := promql.BucketQuantile(q, buckets)
 	return v
+}
+
+// orElse is PLAN or vector(k), of a plan that gives one series without labels or none.
+type orElse struct {
+	of    plan
+	value float64
+}
+
+// orElse compiles such an expression. How the two sides are matched makes no difference: neither has labels.
+func (c compiler) orElse(e *parser.BinaryExpr) plan {
+	vector, ok := unparen(e.RHS).(*parser.Call)
+	if !ok || vector.Func.Name != "vector" {
+		return nil
+	}
+	value, ok := unparen(vector.Args[0]).(*parser.NumberLiteral)
+	of := c.compile(e.LHS)
+	if !ok || of == nil || len(groupingOf(of)) > 0 {
+		return nil
+	}
+	return &orElse{of, value.Val}
+}
+
+func (o *orElse) eval(s *Store, at int64) ([]Value, bool) {
+	values, ok := o.of.eval(s, at)
+	if ok && len(values) == 0 {
+		values = []Value{{V: o.value}}
+	}
+	return values, ok
 }
 
 // binary is arithmetic between two plans: of one series each, or one of them a constant.
