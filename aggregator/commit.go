@@ -326,19 +326,25 @@ func (t *table) addColumn(key uint64, cl *class) *column {
 
 // pair links a request counter with the duration histogram of its label set, whichever comes first.
 func (t *table) pair(c *column) {
-	const requests, durations = "istio_requests_total", "istio_request_duration_milliseconds"
-	other, kind := durations, Histogram
+	other, kind := durationsName, Histogram
 	switch {
-	case c.class.kind == Counter && c.class.name == requests:
-	case c.class.kind == Histogram && c.class.name == durations:
-		other, kind = requests, Counter
+	case c.class.kind == Counter && c.class.name == requestsName:
+	case c.class.kind == Histogram && c.class.name == durationsName:
+		other, kind = requestsName, Counter
 	default:
 		return
 	}
 	if o := t.byClass[t.store.classes.sibling(c.class, other, kind)]; o != nil {
 		c.partner, o.partner = o, c
+		t.pairs = true
 	}
 }
+
+// The two that are paired.
+const (
+	requestsName  = "istio_requests_total"
+	durationsName = "istio_request_duration_milliseconds"
+)
 
 // mark notes that the open flush holds the series, and returns the flush that held it last.
 func (t *table) mark(c *column, s *Sample) (last uint32) {

@@ -47,7 +47,7 @@ func (t *table) resolve(c *column, raw, interval float64, intervalKnown bool) {
 			t.advance(c, raw, raw < c.raw)
 		default:
 			c.raw, c.total = raw, raw
-			c.pastKnown = t.startsFromZero()
+			c.pastKnown = t.startsFromZero(c)
 			t.publish(c)
 		}
 		return
@@ -70,8 +70,12 @@ func within(a, b, tolerance float64) bool { return a-b <= tolerance && b-a <= to
 
 // startsFromZero reports whether a series without a histogram that the table has never seen is new in the sidecar too.
 // In a stream's first flush it may be as old as the sidecar; later it was not there a flush ago, unless we may have
-// forgotten or refused it.
-func (t *table) startsFromZero() bool {
+// forgotten or refused it. A request counter alone, in a pod whose others come with histograms, is no new series: its name has
+// been damaged on the way, or its histogram's, and all that it ever counted is not of this flush.
+func (t *table) startsFromZero(c *column) bool {
+	if t.pairs && c.class.name == requestsName {
+		return false
+	}
 	return t.owner != nil && t.owner.flushes > 1 && !t.past.lost && t.refused.Load() == 0
 }
 

@@ -34,6 +34,7 @@ type table struct {
 	unreadable map[uint64]struct{}
 	limit      error // what the message that is being taken has met, nil if none
 
+	pairs     bool      // a request counter of the pod has come with its duration histogram
 	flushes   int64     // how many have come, from all connections
 	timestamp int64     // timestamp_ms of the newest flush
 	flushTime int64     // and its time on our clock

@@ -112,7 +112,7 @@ const (
 	// meanPause is between two faults of a hand.
 	meanPause = 6 * time.Second
 	// recovery is how long the API server needs before it can be used again.
-	recovery = 5 * time.Second
+	recovery = 15 * time.Second
 )
 
 // Validate says what is wrong.
@@ -253,6 +253,8 @@ func clash(f Fault, others []Fault) time.Duration {
 // freeFor is from when on a fault of a kind may follow this one.
 func (f Fault) freeFor(kind Kind) time.Duration {
 	switch {
+	case f.Kind == KillAPIServer && kind == KillAPIServer:
+		return f.End() + recovery
 	case f.Kind == kind, kind == KillAPIServer && slices.Contains(throughTheAPI, f.Kind),
 		f.Kind == KillMeshpulse && kind == ReplaceCertificates, f.Kind == ReplaceCertificates && kind == KillMeshpulse:
 		return f.End()
