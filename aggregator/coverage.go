@@ -34,7 +34,7 @@ type PodState struct {
 	Namespace, Name string
 	Reporting       bool      // its newest row is at most two flush intervals old
 	Oldest, Newest  time.Time // its rows reach from here to there; Oldest is one flush before its first
-	// Whole: the rows begin with the pod's first, none has been overwritten.
+	// Whole: the rows begin with the pod's first, none has been overwritten, and its sidecar had no requests before.
 	Whole bool
 	// Bare: samples of it were refused, and it has none of the series that the query selects. Known of a query's partial
 	// pods only.
@@ -144,7 +144,7 @@ func (t *table) state(at int64, reach time.Duration) PodState {
 	}
 	oldest, whole, _ := g.oldest()
 	s.Reporting = at-newest <= 2*t.flush.Load()
-	s.Oldest, s.Newest, s.Whole = time.UnixMilli(oldest), time.UnixMilli(newest), whole
+	s.Oldest, s.Newest, s.Whole = time.UnixMilli(oldest), time.UnixMilli(newest), whole && !t.begun.Load()
 	if refused := t.refused.Load(); refused > at-reach.Milliseconds() {
 		s.Refused, s.RefusedSince = time.UnixMilli(refused), time.UnixMilli(t.refusedSince.Load())
 	}

@@ -62,6 +62,9 @@ func (t *table) resolve(c *column, raw, interval float64, intervalKnown bool) {
 		t.advance(c, raw, raw < c.raw || past < c.raw)
 		return
 	}
+	if past > 0 && t.flushes == 1 {
+		t.begun.Store(true)
+	}
 	c.raw, c.total, c.past, c.pastKnown = raw, raw, past, true
 	t.publish(c)
 }

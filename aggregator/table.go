@@ -20,6 +20,8 @@ type table struct {
 	gap    atomic.Pointer[gap]        // the newest one, nil if there was none
 	// refused is the time of the newest sample that was refused or dropped, refusedSince when that began; 0 if none was.
 	refused, refusedSince atomic.Int64
+	// begun: the pod's sidecar had counted requests before the first flush that came.
+	begun atomic.Bool
 
 	mu      sync.Mutex
 	owner   *Stream

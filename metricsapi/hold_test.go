@@ -59,6 +59,7 @@ type requests struct {
 	from, to   time.Duration // of its flushes, since the store's start
 	unreadable bool          // a series of it cannot be read
 	refused    bool          // nothing of it can be read
+	begun      bool          // it had requests before
 }
 
 type requestLabels struct{ unreadable, refused bool }
@@ -74,7 +75,10 @@ func (d requestLabels) Describe(i int) (string, []aggregator.Label, error) {
 
 func (r requests) send(s *aggregator.Store) {
 	st := s.Connect(aggregator.Pod{Namespace: "test", Name: r.pod, Workload: "podinfo", FlushInterval: 5 * time.Second})
-	count := 1000.0
+	count := 0.0
+	if r.begun {
+		count = 1000
+	}
 	for at := r.from; at <= r.to; at += 5 * time.Second {
 		arrival := s.Started().Add(at)
 		count += 25
@@ -219,6 +223,14 @@ func TestHold(t *testing.T) {
 		"a pod that came later is complete from its first row": {
 			pods: fixedPods{pod("a", 0, young(10*time.Second))}, sent: []requests{{pod: "a", from: 20 * time.Second, to: 2 * time.Minute}},
 			at: 2 * time.Minute, hpas: average("10"), scale: 4, want: "5", expected: 1,
+		},
+		"a pod that came later, and was not heard for a while": {
+			pods: fixedPods{pod("a", 0, young(10*time.Second))}, sent: []requests{{pod: "a", from: 80 * time.Second, to: 2 * time.Minute, begun: true}},
+			at: 2 * time.Minute, hpas: average("10"), scale: 4, want: "40", reason: "1 sidecar not known over the whole window (a)", expected: 1,
+		},
+		"a pod that came later, was not heard for a while, and that is longer ago than the window": {
+			pods: fixedPods{pod("a", 0, young(10*time.Second))}, sent: []requests{{pod: "a", from: 80 * time.Second, to: 3 * time.Minute, begun: true}},
+			at: 3 * time.Minute, hpas: average("10"), scale: 4, want: "5", expected: 1,
 		},
 		"a pod that came just now is about to report": {
 			pods: fixedPods{pod("a", old), pod("b", 0, young(112*time.Second))}, sent: []requests{{pod: "a", from: 5 * time.Second, to: 2 * time.Minute}},
