@@ -24,6 +24,7 @@ const (
 	outcomeInfinite    = "infinite"
 	outcomeNegative    = "negative"
 	outcomeOverflow    = "overflow"
+	outcomeTooMany     = "too_many" // the user waits for as many answers as it may
 )
 
 // refusal is an answer that is not given, and why. A refused metric makes an HPA hold its replicas; a wrong number would

@@ -46,6 +46,10 @@ type Options struct {
 	// Kubeconfig tells the way to the API server; "" means the pod's own service account.
 	Kubeconfig string
 
+	// MaxReadsPerUser bounds the answers that are in the making for one user at once (default 100; an HPA controller asks for as
+	// many as its --concurrent-horizontal-pod-autoscaler-syncs, 5 by default). Beyond it requests are refused with 429.
+	MaxReadsPerUser int
+
 	// IngestReady says whether flushes can come in; nil means they can. Its error makes health checks fail.
 	IngestReady func() error
 	// Registerer receives the package's own metrics; nil keeps them unregistered.
@@ -62,6 +66,9 @@ type Options struct {
 func (o Options) withDefaults() Options {
 	if o.Retention == 0 {
 		o.Retention = 5 * time.Minute
+	}
+	if o.MaxReadsPerUser == 0 {
+		o.MaxReadsPerUser = 100
 	}
 	if o.Hold == 0 {
 		o.Hold = 5 * time.Minute
@@ -111,6 +118,9 @@ func (o Options) Validate() error {
 	}
 	if o.SurgeAction != surgeActionOn && o.SurgeAction != string(surgeActionOff) {
 		fail("--surge-action %q is neither on nor off", o.SurgeAction)
+	}
+	if o.MaxReadsPerUser < 0 {
+		fail("--max-reads-per-user %d is negative: leave it out for the default", o.MaxReadsPerUser)
 	}
 	if o.Retention < 0 {
 		fail("the store's retention %s is negative", o.Retention)

@@ -32,6 +32,7 @@ type provider struct {
 	catalog *catalog
 	rules   rules
 	metrics *metrics
+	readers *readers
 	now     func() time.Time
 }
 
@@ -49,6 +50,12 @@ func (p *provider) ListAllExternalMetrics() []adapter.ExternalMetricInfo {
 
 // GetExternalMetric answers a request, or says in an API status why there is no answer.
 func (p *provider) GetExternalMetric(ctx context.Context, namespace string, selector labels.Selector, info adapter.ExternalMetricInfo) (*external_metrics.ExternalMetricValueList, error) {
+	user := userOf(ctx)
+	if refused := p.readers.enter(user); refused != nil {
+		p.metrics.answers.WithLabelValues(refused.outcome).Inc()
+		return nil, toStatus(refused)
+	}
+	defer p.readers.leave(user)
 	start := time.Now()
 	list, refused := p.get(ctx, namespace, info.Metric, selector)
 	p.metrics.duration.Observe(time.Since(start).Seconds())
@@ -220,6 +227,8 @@ func toValue(metric string, selector labels.Selector, it item, v verdict, a aggr
 func toStatus(r *refusal) error {
 	status := metav1.Status{Status: metav1.StatusFailure, Message: r.message}
 	switch r.outcome {
+	case outcomeTooMany:
+		return apierrors.NewTooManyRequests(r.message, 1)
 	case outcomeUnknown:
 		status.Code, status.Reason = http.StatusNotFound, metav1.StatusReasonNotFound
 	case outcomeBadSelector, outcomeBadQuery:

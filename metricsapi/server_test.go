@@ -375,6 +375,7 @@ func TestNewNamesWhatIsWrong(t *testing.T) {
 		"standalone and kubeconfig": {func(o *Options) { o.Kubeconfig = garbage }, []string{"--kubeconfig", "--standalone"}},
 		"cluster and folder":        {func(o *Options) { o.Standalone = false }, []string{"--hpa-dir", "--standalone"}},
 		"cluster and tokens":        {func(o *Options) { o.Standalone, o.HPADir, o.TokenAuthFile = false, "", garbage }, []string{"--token-auth-file"}},
+		"negative reads":            {func(o *Options) { o.MaxReadsPerUser = -1 }, []string{"--max-reads-per-user"}},
 		"a negative retention":      {func(o *Options) { o.Retention = -1 }, []string{"retention"}},
 	}
 	for name, tc := range tests {

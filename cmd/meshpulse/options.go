@@ -67,6 +67,7 @@ func (o *serveOptions) flags(c console) *pflag.FlagSet {
 
 	f.StringVar(&o.api.BindAddress, "bind-address", "", "IP address of the HTTPS port (default 0.0.0.0, standalone 127.0.0.1)")
 	f.IntVar(&o.api.SecurePort, "secure-port", 6443, "HTTPS port; 0 takes a free one and logs it")
+	f.IntVar(&o.api.MaxReadsPerUser, "max-reads-per-user", 0, "most answers in the making for one user at once; past it requests are refused with 429 (default 100)")
 	f.StringVar(&o.api.TLSCertFile, "tls-cert-file", "", "certificate (PEM) of the HTTPS port (default: a self-made one)")
 	f.StringVar(&o.api.TLSKeyFile, "tls-private-key-file", "", "key (PEM) of the certificate")
 	f.StringVar(&o.api.CertDir, "cert-dir", "", "folder that keeps the self-made certificate (default: in memory)")
