@@ -35,10 +35,10 @@ func TestEveryRowHasWordsOfItsOwn(t *testing.T) {
 
 // A field more in a column or a counter's block costs every series of a mesh the next size class.
 func TestColumnsFillTheirSizeClass(t *testing.T) {
-	if n := unsafe.Sizeof(column{}); n > 128 {
-		t.Errorf("a column takes %d bytes, want 128 at most", n)
+	if n := unsafe.Sizeof(column{}); n > 112 {
+		t.Errorf("a column takes %d bytes, want 112 at most", n)
 	}
-	if n := unsafe.Sizeof(block{}); n > 48 {
-		t.Errorf("a block takes %d bytes, want 48 at most", n)
+	if n := unsafe.Sizeof(block{}); n > 32 {
+		t.Errorf("a block takes %d bytes, want 32 at most", n)
 	}
 }

@@ -6,7 +6,7 @@ import (
 )
 
 // column is one series of one pod. Its block is read by anyone; the rest belongs to the table's writer. Counters are most of
-// what a busy mesh adds, so they do not carry what only histograms need, and the fields fill a size class (128 bytes).
+// what a busy mesh adds, so they do not carry what only histograms need, and the fields fill a size class (112 bytes).
 type column struct {
 	class *class
 	table *table
@@ -26,8 +26,6 @@ type column struct {
 	raw       float64 // a counter's newest value on the wire
 	total     float64 // a counter's value with its resets added up, or a histogram's sum
 	past      float64 // the value one row before the first, where it is known
-	step      float64 // a counter's newest increase
-	stepAt    int64   // timestamp_ms of the newest one between consecutive flushes
 	flush     uint32  // number in the table of the newest flush that held the series, modulo 2^32
 	pastKnown bool
 	removed   bool
@@ -41,6 +39,9 @@ type intervals struct {
 	interval   uint64
 	intervalAt int64
 	held       *heldInterval // nil if there never was one
+	// step is its partner's newest increase between consecutive flushes, and stepAt the later one's timestamp_ms.
+	step   float64
+	stepAt int64
 
 	quantilesAt int64                         // timestamp_ms of the newest summary
 	quantiles   [len(SummaryQuantiles)]uint16 // and its quantiles
@@ -182,7 +183,7 @@ func (b *block) raise(words []atomic.Uint64, buckets []Bucket, count uint64) {
 		low := uint32(words[i/2].Load() >> (32 * (i & 1)))
 		epochs[i] = (b.whole(i, low-uint32(interval)) + interval) >> 31
 	}
-	b.epochs.Store(&epochs)
+	b.setEpochs(epochs)
 }
 
 func (c *column) fillQuantiles(words []atomic.Uint64, known bool) {

@@ -370,8 +370,10 @@ func (t *table) takeCounter(c *column, s *Sample) error {
 		t.pending = append(t.pending, pendingCounter{c, s.Value})
 		return nil
 	}
-	t.advance(c, s.Value, s.Value < c.raw)
-	c.stepAt = s.Timestamp
+	step := t.advance(c, s.Value, s.Value < c.raw)
+	if h := c.partner; h != nil {
+		h.step, h.stepAt = step, s.Timestamp
+	}
 	return nil
 }
 
@@ -382,16 +384,17 @@ func (t *table) publish(c *column) {
 	}
 }
 
-// advance brings a counter to a value. After a reset all of it is new.
-func (t *table) advance(c *column, raw float64, reset bool) {
-	c.step = raw
+// advance brings a counter to a value, and returns by how much. After a reset all of it is new.
+func (t *table) advance(c *column, raw float64, reset bool) (step float64) {
+	step = raw
 	if reset {
 		t.store.metrics.resets.Inc()
 	} else {
-		c.step -= c.raw
+		step -= c.raw
 	}
-	c.raw, c.total = raw, c.total+c.step
+	c.raw, c.total = raw, c.total+step
 	t.publish(c)
+	return step
 }
 
 func (t *table) takeHistogram(c *column, s *Sample, buckets []Bucket) error {

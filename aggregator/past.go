@@ -86,11 +86,11 @@ func (t *table) startsFromZero(c *column) bool {
 // histogram does not tell its counter's past. Steps that stand on the histogram themselves are not compared.
 func (t *table) compare(histogram *column) {
 	c := histogram.partner
-	if c == nil || c.stepAt != histogram.intervalAt {
+	if c == nil || histogram.stepAt != histogram.intervalAt {
 		return
 	}
 	interval := float64(histogram.interval)
-	if within(c.step, interval, pairTolerance(interval)) {
+	if within(histogram.step, interval, pairTolerance(interval)) {
 		return
 	}
 	c.partner, histogram.partner = nil, nil

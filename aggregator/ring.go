@@ -79,10 +79,6 @@ type block struct {
 	at int32 // its first word in a row
 	shape
 	first, last atomic.Int64 // the rows that are present, first to last without a hole; none: MaxInt64 and -1
-	// epochs are the upper 33 bits of the newest row's counts, of which the slots hold the lower 32: the two share a bit. Nil
-	// where all are 0, and never written: the writer puts a new slice here, before it admits a row that needs it. So they are
-	// never behind a row that can be seen, and ahead by one at most: no count grows by 2^31 while a row is in the ring.
-	epochs atomic.Pointer[[]uint64]
 }
 
 // shape is what a row of a block consists of.
@@ -114,9 +110,19 @@ func (b *block) whole(i int, low uint32) uint64 {
 	if epochs == nil {
 		return uint64(low)
 	}
-	epoch := (*epochs)[i]
+	epoch := (*epochs)[2*int(b.at)+i]
 	epoch -= (epoch ^ uint64(low>>31)) & 1
 	return epoch<<31 | uint64(low&(1<<31-1))
+}
+
+// setEpochs puts the counts' epochs in place.
+func (b *block) setEpochs(epochs []uint64) {
+	all := make([]uint64, 2*b.rowWords)
+	if old := b.epochs.Load(); old != nil {
+		copy(all, *old)
+	}
+	copy(all[2*b.at:], epochs)
+	b.epochs.Store(&all)
 }
 
 // window returns the present rows with mint < time <= maxt; hi < lo: none. oldest is the row to check with torn.
@@ -207,7 +213,9 @@ func (r *ring) moved(slots int64) ring {
 
 // copyTo copies the block's rows to one of another generation.
 func (b *block) copyTo(n *block, newest int64) {
-	n.epochs.Store(b.epochs.Load())
+	if epochs := b.epochs.Load(); epochs != nil {
+		n.setEpochs((*epochs)[2*b.at:][:b.counts])
+	}
 	first, last := b.first.Load(), b.last.Load()
 	first = max(first, newest-b.gen.mask)
 	for row := first; row <= last; row++ {

@@ -15,7 +15,11 @@ type slab struct {
 	rowWords int64  // of all columns
 	shift    uint32 // a chunk holds 1 << shift rows
 	chunks   []atomic.Pointer[chunk]
-	live     int64 // words a row of columns that are not removed; only the writer uses it
+	// epochs are the upper 33 bits of the newest row's counts, two a word, of which the row holds the lower 32: the two share a
+	// bit. Nil where all are 0, and never written: the writer puts a new slice here, before it admits a row that needs it. So they
+	// are never behind a row that can be seen, and ahead by one at most: no count grows by 2^31 while a row is in the ring.
+	epochs atomic.Pointer[[]uint64]
+	live   int64 // words a row of columns that are not removed; only the writer uses it
 }
 
 type chunk struct{ words []atomic.Uint64 }
