@@ -36,8 +36,8 @@ type PodState struct {
 	Oldest, Newest  time.Time // its rows reach from here to there; Oldest is one flush before its first
 	// Whole: the rows begin with the pod's first, none has been overwritten, and its sidecar had no requests before.
 	Whole bool
-	// Bare: samples of it were refused, and it has none of the series that the query selects. Known of a query's partial
-	// pods only.
+	// Bare: samples of it were refused, and none of the series that the query selects reaches back over the window, or to
+	// its first row. Known of a query's partial pods only.
 	Bare bool
 	// GapFrom and GapTo are a time within the window from which the pod has told nothing though it reported before and
 	// after, zero if there is none.
@@ -51,11 +51,14 @@ type PodState struct {
 func (q *Query) coverage(at int64) (time.Time, Coverage) {
 	var cov Coverage
 	newest := int64(math.MinInt64)
-	var pods, bearing []*table // those that could have the series, and those that have
+	from := at - q.reach.Milliseconds()
+	var pods []*table
+	bearing := map[*table]bool{} // of those of which samples were refused
 	for _, sel := range q.selectors {
 		for sc := newScan(q.store, sel, math.MinInt64, at, 1); sc.begin(); {
 			moved := cov.Moved || sc.moved()
 			last := sc.newest()
+			bears := sc.n > 0 && sc.table.refused.Load() > from && sc.reaches(from)
 			if sc.torn() {
 				continue
 			}
@@ -63,24 +66,21 @@ func (q *Query) coverage(at int64) (time.Time, Coverage) {
 				cov.Matched += sc.n
 				cov.Moved = moved
 				newest = max(newest, last)
-				bearing = append(bearing, sc.table)
+				pods = append(pods, sc.table)
+			}
+			if bears {
+				bearing[sc.table] = true
 			}
 			sc.done()
 		}
 		pods = q.store.couldHave(sel, pods)
 	}
-	var bears map[*table]bool // made where it is asked for
-	for _, t := range distinctTables(append(pods, bearing...)) {
+	for _, t := range distinctTables(pods) {
 		if row, ok := t.newest(); ok && cov.Matched == 0 { // that nobody had a request is known from their flushes
 			newest = max(newest, row)
 		}
 		state := t.state(at, q.reach)
-		if !state.Refused.IsZero() {
-			if bears == nil {
-				bears = setOf(bearing)
-			}
-			state.Bare = !bears[t]
-		}
+		state.Bare = !state.Refused.IsZero() && !bearing[t]
 		cov.count(state, time.Duration(t.flush.Load())*time.Millisecond, at, q.reach)
 	}
 	cov.Covered = min(cov.Covered, q.reach)
@@ -88,14 +88,6 @@ func (q *Query) coverage(at int64) (time.Time, Coverage) {
 		return time.Time{}, cov
 	}
 	return time.UnixMilli(newest), cov
-}
-
-func setOf(ts []*table) map[*table]bool {
-	set := make(map[*table]bool, len(ts))
-	for _, t := range ts {
-		set[t] = true
-	}
-	return set
 }
 
 // distinctTables returns each table once, in place.

@@ -121,6 +121,18 @@ func (sc *scan) newest() int64 {
 	return sc.gen.time(newest)
 }
 
+// reaches reports whether one of the batch's columns has rows since a time, or since the first row of the window: a pod's first
+// row is one flush before its first flush, and only a column whose past is known is in it.
+func (sc *scan) reaches(from int64) bool {
+	from = max(from, sc.gen.time(min(sc.lo+1, sc.hi)))
+	for i := range sc.batch[:sc.n] {
+		if sc.gen.time(sc.batch[i].lo) <= from {
+			return true
+		}
+	}
+	return false
+}
+
 // moved reports whether one of the batch's values has changed within the window.
 func (sc *scan) moved() bool {
 	for i := range sc.batch[:sc.n] {

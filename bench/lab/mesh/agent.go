@@ -169,13 +169,30 @@ func (a *Agent) run(p *pod) {
 		return // deleted by force, or the lab ends
 	}
 	p.stop()
-	none := int64(0)
-	// Not the pod's context: the deletion is seen, and ends that, before it is answered.
-	err := a.config.Client.CoreV1().Pods(p.object.Namespace).Delete(a.ctx, p.object.Name, metav1.DeleteOptions{
-		GracePeriodSeconds: &none, Preconditions: &metav1.Preconditions{UID: &p.object.UID},
-	})
-	if err != nil && !apierrors.IsNotFound(err) && a.ctx.Err() == nil {
+	if err := a.remove(p); err != nil && a.ctx.Err() == nil {
 		log.Error("pod cannot be deleted", "err", err)
+	}
+}
+
+// remove tells the API server that the pod has ended, as often as it takes: it may be down.
+func (a *Agent) remove(p *pod) error {
+	none := int64(0)
+	for {
+		// Not the pod's context: the deletion is seen, and ends that, before it is answered.
+		err := a.config.Client.CoreV1().Pods(p.object.Namespace).Delete(a.ctx, p.object.Name, metav1.DeleteOptions{
+			GracePeriodSeconds: &none, Preconditions: &metav1.Preconditions{UID: &p.object.UID},
+		})
+		if err == nil || apierrors.IsNotFound(err) {
+			return nil
+		}
+		if apierrors.IsConflict(err) { // another pod of this name
+			return err
+		}
+		select {
+		case <-a.ctx.Done():
+			return err
+		case <-time.After(time.Second):
+		}
 	}
 }
 
@@ -188,7 +205,7 @@ func (a *Agent) live(p *pod) error {
 	if err := p.start(a.config, dir); err != nil {
 		return err
 	}
-	if err := a.patchStatus(p, false); err != nil {
+	if err := a.insist(p, false); err != nil {
 		return err
 	}
 	delay, err := startDelay(p.object)
@@ -198,7 +215,7 @@ func (a *Agent) live(p *pod) error {
 	if !p.wait(delay) || !a.mayGetReady(p) {
 		return nil // told to end before it was ready
 	}
-	if err := a.patchStatus(p, true); err != nil {
+	if err := a.insist(p, true); err != nil {
 		return err
 	}
 	a.setReady(p, true)
@@ -210,6 +227,19 @@ func (a *Agent) live(p *pod) error {
 	a.setReady(p, false)
 	p.drain()
 	return nil
+}
+
+// insist writes the pod's status as often as it takes. An answer that it cannot be written is an error.
+func (a *Agent) insist(p *pod, ready bool) error {
+	for {
+		err := a.patchStatus(p, ready)
+		if err == nil || apierrors.IsNotFound(err) || apierrors.IsInvalid(err) {
+			return err
+		}
+		if !p.wait(time.Second) {
+			return nil // told to end
+		}
+	}
 }
 
 // setReady tells the gateway. The lock is held throughout, so that the newest set is told last.
