@@ -12,10 +12,13 @@ import (
 const maxPooledMessage = 4 << 20
 
 // scans lends out scratch, each for the time of one message.
-type scans struct{ pool sync.Pool }
+type scans struct {
+	rules *scanRules
+	pool  sync.Pool
+}
 
 func newScans(rules *scanRules) *scans {
-	return &scans{sync.Pool{New: func() any { return &scan{rules: rules} }}}
+	return &scans{rules, sync.Pool{New: func() any { return &scan{rules: rules} }}}
 }
 
 func (p *scans) get() *scan { return p.pool.Get().(*scan) }
@@ -24,7 +27,7 @@ func (p *scans) put(s *scan) {
 	if cap(s.buf) > maxPooledMessage {
 		return
 	}
-	s.msg, s.seen, s.identifier = nil, nil, nil
+	s.msg, s.seen, s.own, s.identifier = nil, nil, nil, nil
 	p.pool.Put(s)
 }
 

@@ -5,6 +5,11 @@
 // handed to the pod's [aggregator.Stream] when the whole of it is valid. Names and labels are decoded only when the store
 // asks for a series that it has not seen (names.go).
 //
+// What a joined name says is partly chosen by whoever calls the pod. However it reads, the series is the reporting pod's: its
+// namespace and pod are the stream's, and what a destination says of its own workload is held against the node (own.go). A caller
+// can spoil source_… and destination_service… of what it is counted under, and make more series, up to the pod's limit. What a
+// sidecar says of others, as reporter source, is its own word; so is everything where nothing proves who opens a stream.
+//
 // The package knows gRPC, Envoy's wire format, Istio's names and node identity. It must not know Kubernetes, queries or
 // how samples are kept. Facts about the wire come from Envoy (source/extensions/stat_sinks/metrics_service) and from
 // recorded streams of it (testdata).

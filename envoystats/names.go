@@ -82,7 +82,8 @@ func (s *scan) split(family string) (metric string, labels []aggregator.Label) {
 		if s.tagged == nil {
 			s.tagged = map[joinedTags][]aggregator.Label{}
 		}
-		labels = joined.order.labels(strings.Split(joined.tags, "."))
+		tokens := strings.Split(joined.tags, ".")
+		labels = s.own.correct(joined.order.labels(tokens), joined.order.repeats(tokens))
 		s.tagged[joined] = labels
 	}
 	return metric, labels
@@ -130,7 +131,8 @@ func sanitize(name string) string {
 // Values may hold dots and even keys, and nothing is escaped, so the name alone does not always say where a value ends.
 // Keys come in a known order, each at most once, so the reading that finds most keys in their order is taken. Where
 // several find as many, a value ends at the first token that is the next key, except behind the Host header's values:
-// there keys are read from the right, or a client could choose the response code that it is counted under. An empty
+// there keys are read from the right, or a client could choose the response code that it is counted under. What a destination's name
+// says of the destination is then held against the node, which knows it (own.go). An empty
 // value either vanished with its dot or left an empty token; both are read as no label.
 type nameParser struct {
 	http, tcp, messages keyOrder

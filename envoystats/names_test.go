@@ -309,7 +309,11 @@ func FuzzNames(f *testing.F) {
 			}
 		}
 		p := newNameParser(tags)
-		_, got := split(p, join("istio_requests_total", labels, keys, emptyTokens))
+		name := join("istio_requests_total", labels, keys, emptyTokens)
+		if len(name) > 8<<10 { // Config.MaxNameBytes
+			return
+		}
+		_, got := split(p, name)
 		read := asMap(t, got)
 		holdsKey := func(value string) bool {
 			return slices.ContainsFunc(strings.Split(value, "."), func(token string) bool { return slices.Contains(keys, token) })
@@ -328,6 +332,126 @@ func FuzzNames(f *testing.F) {
 			t.Fatalf("want -, got +\n%s", diff)
 		}
 	})
+}
+
+// podinfo is the pod whose labels all has.
+var podinfo = own{
+	Namespace: "test", Workload: "podinfo", App: "podinfo", Version: "6.9.2", CanonicalService: "podinfo", CanonicalRevision: "6.9.2",
+}
+
+// What whoever calls podinfo may choose, against the workload that the request is counted for. By the name alone the first two are
+// the victim's, and the third nobody's.
+func TestACallerCannotMakeAnotherWorkloadsSeries(t *testing.T) {
+	upTo := func(last string) string {
+		forged := all("destination_workload", "victim", "destination_workload_namespace", "prod", "destination_app", "victim", "destination_canonical_service", "victim")
+		return strings.TrimPrefix(join("", forged, httpKeys[1:slices.Index(httpKeys, last)+1], false), ".source_workload.")
+	}
+	for name, labels := range map[string]map[string]string{
+		"metadata exchange, all keys up to the workload's": all("source_workload", upTo("destination_principal")),
+		"metadata exchange, all keys":                      all("source_workload", upTo("connection_security_policy")),
+		"the Host header":                                  all("destination_service", "x.destination_canonical_service.victim", "destination_service_name", "x"),
+	} {
+		_, got := podinfo.split(newNameParser(nil), join("istio_requests_total", labels, httpKeys, false))
+		read := asMap(t, got)
+		for _, key := range []string{"reporter", "destination_workload", "destination_workload_namespace", "destination_canonical_service", "destination_app"} {
+			if want := all()[key]; read[key] != want {
+				t.Errorf("%s: %s is %q, want %q", name, key, read[key], want)
+			}
+		}
+		if read[misreadTags] == "" {
+			t.Errorf("%s: nothing keeps the series apart from podinfo's own: %q", name, read)
+		}
+	}
+	// A tag that a Telemetry resource took out, and a caller brings in again.
+	for _, removed := range []string{"destination_workload", "destination_workload_namespace", "destination_canonical_service"} {
+		labels := all("source_workload", "x."+removed+".victim", "source_version", "y."+removed+".victim", "destination_service", "z."+removed+".victim")
+		delete(labels, removed)
+		_, got := podinfo.split(newNameParser(nil), join("istio_requests_total", labels, httpKeys, false))
+		if got := asMap(t, got)[removed]; got != "" && got != all()[removed] {
+			t.Errorf("%s was taken out and is %q", removed, got)
+		}
+	}
+	// What nobody tampered with stays as it is: a source names others, an override of a version is one.
+	for _, labels := range []map[string]string{
+		all(), all("reporter", "source", "destination_workload", "other"), all("destination_version", "canary"),
+	} {
+		_, got := podinfo.split(newNameParser(nil), join("istio_requests_total", labels, httpKeys, false))
+		if diff := cmp.Diff(labels, asMap(t, got)); diff != "" {
+			t.Errorf("want -, got +\n%s", diff)
+		}
+	}
+}
+
+// Pods that know other things of themselves read the same bytes as other labels, so what one has read must not be another's.
+func TestOnlyPodsThatKnowTheSameShareWhatTheyRead(t *testing.T) {
+	rules := Config{}.withDefaults().rules()
+	spaces := map[uint64]own{}
+	for _, change := range []func(*own){
+		func(*own) {},
+		func(o *own) { o.Namespace = "prod" },
+		func(o *own) { o.Workload = "victim" },
+		func(o *own) { o.App, o.Version = "podinfo6", ".9.2" },
+		func(o *own) { o.Version = "" },
+		func(o *own) { o.CanonicalService = "victim" },
+		func(o *own) { o.CanonicalRevision = "latest" },
+	} {
+		o := podinfo
+		change(&o)
+		space := o.space(rules)
+		if other, twice := spaces[space]; twice || space == 0 {
+			t.Errorf("%+v and %+v share %d", o, other, space)
+		}
+		spaces[space] = o
+	}
+	again := podinfo
+	again.Name, again.Peer = "podinfo-2", "spiffe://x"
+	if again.space(rules) != podinfo.space(rules) {
+		t.Error("two pods of a workload do not share")
+	}
+}
+
+// FuzzACallersValues lets all values that a pod's callers have a say in be anything, some of the tags taken out, and holds that what the
+// pod reports as a destination is counted for no other workload, namespace or canonical service.
+func FuzzACallersValues(f *testing.F) {
+	f.Add("x.destination_workload.victim.destination_workload_namespace.prod\nreporter.source", uint32(0), false)
+	f.Add("x.destination_canonical_service.victim\nreporter.source.destination_workload.a", uint32(1<<9|1<<15), true)
+	f.Add(strings.Join(httpKeys, ".v."), uint32(0), false)
+	f.Fuzz(func(t *testing.T, text string, removed uint32, emptyTokens bool) {
+		values := strings.Split(text, "\n")
+		labels := map[string]string{}
+		for i, key := range httpKeys {
+			value, _ := podinfo.value(key)
+			switch {
+			case key == "reporter":
+				labels[key] = "destination"
+			case removed&(1<<i) != 0:
+			case value != "":
+				labels[key] = value
+			default:
+				labels[key] = values[i%len(values)]
+			}
+		}
+		name := join("istio_requests_total", labels, httpKeys, emptyTokens)
+		if len(name) > 8<<10 {
+			return
+		}
+		_, got := podinfo.split(newNameParser(nil), name)
+		read := asMap(t, got)
+		if read["reporter"] != "destination" {
+			t.Fatalf("%s: reporter %q", name, read["reporter"])
+		}
+		for _, key := range []string{"destination_workload", "destination_workload_namespace", "destination_canonical_service"} {
+			if own, _ := podinfo.value(key); read[key] != own && read[key] != "" {
+				t.Fatalf("%s: %s is %q", name, key, read[key])
+			}
+		}
+	})
+}
+
+// split reads a joined name as the scan of one of the pod's messages does.
+func (o own) split(p nameParser, family string) (string, []aggregator.Label) {
+	s := &scan{rules: &scanRules{names: p}, own: &o}
+	return s.split(family)
 }
 
 // split reads a joined name as a scan does.

@@ -37,7 +37,7 @@ type scanRules struct {
 	// Counters and distributions are hashed under seeds of their own, so a counter and a histogram of one name and
 	// labels differ. Names and labels are hashed apart and xored, so none of the three seeds may be shared.
 	counterSeed, distributionSeed, labelSeed maphash.Seed
-	space                                    uint64 // of all these keys: another one for other seeds
+	ownSeed                                  maphash.Seed // of own.space
 }
 
 // keeps says whether a family of this name is read.
@@ -68,6 +68,7 @@ type origin struct {
 type scan struct {
 	rules *scanRules
 	seen  *seen
+	own   *own // of who sends the message; nil while that is not known
 
 	buf        []byte // what a message is received into
 	msg        []byte
@@ -89,7 +90,6 @@ func (s *scan) read(msg []byte, seen *seen) error {
 	s.msg, s.seen, s.identifier = msg, seen, nil
 	seen.begin()
 	s.batch.Reset()
-	s.batch.Space = s.rules.space
 	s.origins = s.origins[:0]
 	clear(s.tagged)
 	s.refused, s.kinds, s.skipped = [refusals]uint32{}, [aggregator.Summary + 1]uint32{}, 0

@@ -132,7 +132,7 @@ func (c Config) rules() *scanRules {
 		counterSeed:      maphash.MakeSeed(),
 		distributionSeed: maphash.MakeSeed(),
 		labelSeed:        maphash.MakeSeed(),
-		space:            maphash.Bytes(maphash.MakeSeed(), nil) | 1,
+		ownSeed:          maphash.MakeSeed(),
 	}
 	for _, prefix := range c.Keep {
 		r.keep = append(r.keep, []byte(strings.TrimPrefix(prefix, statPrefix)))

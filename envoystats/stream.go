@@ -33,6 +33,7 @@ type stream struct {
 	pace   pace
 	pod    aggregator.Pod
 	node   uint64    // hash of the identifier that named the pod
+	space  uint64    // of the pod's keys: aggregator.Batch.Space
 	out    podStream // nil until the pod is known
 	seen   seen
 
@@ -140,6 +141,7 @@ func (st *stream) message(arrival time.Time, s *scan) (reason string, err error)
 	if err := st.identify(s.identifier); err != nil {
 		return endNode, err
 	}
+	s.own, s.batch.Space = (*own)(&st.pod), st.space
 	st.seen.fit(len(s.batch.Samples) + s.batch.Refused)
 	m.applied(s)
 	if s.batch.Timestamp == 0 {
@@ -194,6 +196,7 @@ func (st *stream) identify(identifier []byte) error {
 	}
 	pod.Peer = st.peer
 	st.pod, st.node, st.out = pod, node, st.server.connect(pod)
+	st.space = (*own)(&pod).space(st.server.scans.rules)
 	return nil
 }
 
