@@ -186,7 +186,7 @@ func dialOptions(caFile string) ([]grpc.DialOption, error) {
 		grpc.WithTransportCredentials(creds),
 		grpc.WithDefaultCallOptions(grpc.ForceCodecV2(codec{})),
 		grpc.WithReadBufferSize(1 << 10),
-		grpc.WithWriteBufferSize(16 << 10),
+		grpc.WithWriteBufferSize(64 << 10), // an Envoy writes up to 16 slices of 16 KiB at once
 		grpc.WithStaticStreamWindowSize(64 << 10),
 		grpc.WithStaticConnWindowSize(64 << 10),
 		grpc.WithDisableServiceConfig(),

@@ -197,17 +197,22 @@ func count(ctx context.Context, s settings, r, f *child) (cost, error) {
 	}, err
 }
 
-// profile keeps a CPU profile of meshpulse under load.
+// profile keeps profiles of meshpulse under load: of its CPU time, and of who waits for whom.
 func profile(ctx context.Context, s settings, l load) error {
-	b, err := get(ctx, http.DefaultClient, "http://"+profilingAddress+"/debug/pprof/profile?seconds=10")
-	if err != nil {
-		return err
-	}
 	if err := os.MkdirAll(s.profiles, 0o750); err != nil {
 		return err
 	}
-	name := fmt.Sprintf("ingest-%d-tls-%v-labels-%v.pprof", l.pods, l.tls, l.labels)
-	return os.WriteFile(filepath.Join(s.profiles, name), b, 0o600)
+	for _, kind := range []struct{ file, path string }{{"cpu", "profile"}, {"mutex", "mutex"}, {"block", "block"}} {
+		b, err := get(ctx, http.DefaultClient, "http://"+profilingAddress+"/debug/pprof/"+kind.path+"?seconds=10")
+		if err != nil {
+			return err
+		}
+		name := fmt.Sprintf("ingest-%d-tls-%v-labels-%v-%s.pprof", l.pods, l.tls, l.labels, kind.file)
+		if err := os.WriteFile(filepath.Join(s.profiles, name), b, 0o600); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // makeCertificates makes a self-signed pair in the folder, by Go's own generator.

@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"net/http"
-	"net/http/pprof"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -160,20 +158,4 @@ func listen(flag, address string) (net.Listener, error) {
 		return nil, fmt.Errorf("%s %s cannot be listened on: %w: give a free address of this machine", flag, address, err)
 	}
 	return l, nil
-}
-
-// serveProfiles serves net/http/pprof, and only that, until the context ends.
-func serveProfiles(ctx context.Context, l net.Listener) error {
-	mux := http.NewServeMux()
-	mux.HandleFunc("/debug/pprof/", pprof.Index)
-	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
-	mux.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
-	mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
-	server := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
-	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
-	defer stop()
-	if err := server.Serve(l); err != nil && !errors.Is(err, http.ErrServerClosed) {
-		return fmt.Errorf("profiling on %s: %w", l.Addr(), err)
-	}
-	return nil
 }
