@@ -89,6 +89,21 @@ type cellTables struct {
 	width  [cellCount]float64     // in values: 1 for a whole number
 	first  [cellCount]uint16      // the native bucket that a cell begins in
 	shares [cellCount][]float64   // of that bucket and those after it; a whole number lies in one
+	ranks  [fewRequests]quantileRanks
+}
+
+// quantileRanks are the ranks of the requests that SummaryQuantiles tell.
+type quantileRanks [len(SummaryQuantiles)]uint32
+
+// fewRequests of a series in a flush are what most have; their ranks are looked up.
+const fewRequests = 128
+
+// set makes the ranks for n requests: ceil(q n).
+func (r *quantileRanks) set(n int) {
+	const rounding = 1e-6
+	for i, q := range SummaryQuantiles {
+		r[i] = uint32(max(1, math.Ceil(q*float64(n)-rounding)))
+	}
 }
 
 func newCellTables() *cellTables {
@@ -122,5 +137,8 @@ func newCellTables() *cellTables {
 		}
 	}
 	t.width[0] = 1
+	for n := range t.ranks {
+		t.ranks[n].set(n)
+	}
 	return t
 }

@@ -105,11 +105,11 @@ func FuzzJoin(f *testing.F) {
 			for range requests {
 				flush.record(draw(r))
 			}
-			var cumulative []float64
+			var cumulative []uint32
 			for _, b := range flush.buckets(istioBounds, r.IntN(2) == 0) {
-				cumulative = append(cumulative, float64(b.Count))
+				cumulative = append(cumulative, uint32(b.Count))
 			}
-			cumulative = append(cumulative, flush.count())
+			cumulative = append(cumulative, uint32(flush.count()))
 			var codes [len(SummaryQuantiles)]uint16
 			for i, q := range flush.quantiles() {
 				codes[i] = quantileCode(q)
@@ -120,23 +120,23 @@ func FuzzJoin(f *testing.F) {
 			if flush.count() > 0 {
 				j.open(ends, cumulative, &codes)
 			}
-			j.rows = append(j.rows, joined{parts: len(j.parts), count: flush.count()})
 			all += flush.count()
 		}
-		j.spreadEvenly()
+		if all == 0 {
+			return
+		}
+		j.shapeEvenly()
+		checkTotal(t, "evenly", j.shape[j.sure.lo:j.sure.hi+1], all)
 		one := newFine()
-		j.spread(one, 0, len(j.rows))
+		j.spread(one, 1)
 		for from := range one.cells {
 			if c := one.cells[from]; !(c >= 0) {
 				t.Errorf("cell %d counts %v", from, c)
 			}
 		}
-		checkTotal(t, "evenly", j.shape.cells, all)
 		checkTotal(t, "as the others", one.cells, all)
-		pool := newFine()
-		pool.add(one, 1)
-		j.spreadAs(pool)
-		checkTotal(t, "as a pool", j.shape.cells, all)
+		j.shapeAs(one)
+		checkTotal(t, "as a pool", j.shape[j.sure.lo:j.sure.hi+1], all)
 		for c, e := range j.edges {
 			if e != (edge{}) {
 				t.Fatalf("%+v is left at cell %d", e, c)

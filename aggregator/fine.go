@@ -1,10 +1,6 @@
 package aggregator
 
-import (
-	"math"
-
-	"github.com/prometheus/prometheus/model/histogram"
-)
+import "github.com/prometheus/prometheus/model/histogram"
 
 // The finer view of a histogram. Classic buckets tell only that a request lies between two bounds, up to a factor of 2.5
 // apart. The summary that a sidecar sends beside them tells ten ranks, each by its cell (cells.go) and its place there:
@@ -22,7 +18,7 @@ import (
 // part is n requests somewhere in the cells [from, to).
 type part struct {
 	from, to uint16
-	n        float64
+	n        uint32
 }
 
 // fine counts requests by cell.
@@ -34,16 +30,6 @@ type fine struct {
 }
 
 func newFine() *fine { return &fine{cells: make([]float64, cellCount), lo: cellCount, hi: -1} }
-
-// add adds a multiple of another one.
-func (f *fine) add(o *fine, factor float64) {
-	f.count += o.count * factor
-	f.sum += o.sum * factor
-	for i := o.lo; i <= o.hi; i++ {
-		f.cells[i] += o.cells[i] * factor
-	}
-	f.lo, f.hi = min(f.lo, o.lo), max(f.hi, o.hi)
-}
 
 func (f *fine) reset() {
 	if f.lo <= f.hi {
@@ -81,18 +67,18 @@ const fineZeroThreshold = 0x1p-128 // Prometheus' default
 // joiner joins rows of a series and spreads what they leave open. It is the scratch of one query.
 type joiner struct {
 	tables *cellTables
-	parts  []part
-	rows   []joined
-	runs   []run
-	edges  [cellCount + 1]edge    // differences: of density, and of how many parts lie over a cell
-	below  [cellCount + 1]float64 // requests of the shape below a cell
-	shape  fine                   // how the series' requests are spread
-}
 
-type joined struct {
-	parts int // of joiner.parts, to the end of this row
-	count float64
-	sum   float64
+	// What was read: the requests of which the cell is known, with the count and the sum of all, and the others.
+	sure  fine
+	parts []part
+	runs  [len(SummaryQuantiles)]run
+	many  quantileRanks // of more requests than the tables have
+
+	// How the requests are spread that were read when the shape was made: by cell, and how many are below it. Only the cells that
+	// these requests may lie in are valid.
+	shape [cellCount]float64
+	below [cellCount + 1]float64
+	edges [cellCount + 1]edge // differences: of density, and of how many parts lie over a cell; all 0 between two uses
 }
 
 type edge struct {
@@ -100,41 +86,51 @@ type edge struct {
 	parts   int32
 }
 
-func newJoiner(t *cellTables) *joiner { return &joiner{tables: t, shape: *newFine()} }
+func newJoiner(t *cellTables) *joiner { return &joiner{tables: t, sure: *newFine()} }
+
+// reset forgets what was read, but not its shape.
+func (j *joiner) reset() {
+	j.sure.reset()
+	j.parts = j.parts[:0]
+}
 
 // open takes the requests between two rows: cumulative counts by bucket (+Inf last), of which each holds the cells below
 // its end, and the later row's quantiles (codes as quantileCode packs them; all 0 where the row has no summary).
-func (j *joiner) open(ends []uint16, cumulative []float64, codes *[len(SummaryQuantiles)]uint16) {
-	runs := j.known(cumulative[len(cumulative)-1], codes)
+func (j *joiner) open(ends []uint16, cumulative []uint32, codes *[len(SummaryQuantiles)]uint16) {
+	n := int(cumulative[len(cumulative)-1])
+	j.sure.count += float64(n)
+	runs := j.known(n, codes)
 	top := cellCount // where the largest request's cell ends
 	if len(runs) > 0 {
-		top = runs[len(runs)-1].cell + 1
+		top = int(runs[len(runs)-1].cell) + 1
 	}
-	from, below := 0, 0.0
-	for i, upTo := range cumulative {
-		to := top
+	below := 0
+	for i, c := range cumulative {
+		upTo := int(c)
+		if upTo <= below {
+			continue
+		}
+		from, to := 0, top
+		if i > 0 {
+			from = int(ends[i-1])
+		}
 		switch {
 		case i < len(ends):
 			to = max(from, min(int(ends[i]), top))
 		case top == cellCount: // an endless bucket is taken as its beginning, as histogram_quantile does
 			to = from
 		}
-		if upTo > below {
-			runs = j.bucket(from, to, below, upTo, runs)
-			below = upTo
-		}
-		if i < len(ends) {
-			from = int(ends[i])
-		}
+		runs = j.bucket(from, to, below, upTo, runs)
+		below = upTo
 	}
 }
 
 // bucket takes the requests of ranks (below, upTo], which all lie in the cells [from, to), and returns the runs beyond.
-func (j *joiner) bucket(from, to int, below, upTo float64, runs []run) []run {
+func (j *joiner) bucket(from, to, below, upTo int, runs []run) []run {
 	rank, at := below, from
 	for len(runs) > 0 && runs[0].first <= upTo {
 		r := &runs[0]
-		cell := max(min(r.cell, to-1), from)
+		cell := max(min(int(r.cell), to-1), from)
 		next := cell + 1
 		if r.whole && cell > at {
 			next = cell
@@ -156,233 +152,236 @@ func (j *joiner) bucket(from, to int, below, upTo float64, runs []run) []run {
 	return runs
 }
 
-// put adds a part. One without cells of its own is put at its beginning.
-func (j *joiner) put(from, to int, n float64) {
+// put takes n requests of the cells [from, to). Those without cells of their own are put at the beginning.
+func (j *joiner) put(from, to, n int) {
 	if n <= 0 {
 		return
 	}
 	from = min(from, cellCount-1)
-	j.parts = append(j.parts, part{uint16(from), uint16(max(to, from+1)), n})
+	to = max(to, from+1)
+	j.sure.lo, j.sure.hi = min(j.sure.lo, from), max(j.sure.hi, to-1)
+	if to == from+1 {
+		j.sure.cells[from] += float64(n)
+		return
+	}
+	j.parts = append(j.parts, part{uint16(from), uint16(to), uint32(n)})
 }
 
 // run is requests of one cell: ranks first to last. whole: there are no others in the cell.
 type run struct {
-	first, last float64
-	told        float64 // the highest rank that a quantile told
-	cell        int
+	first, last int
+	told        int // the highest rank that a quantile told
+	cell        int32
 	whole       bool
 }
 
-// told is a request of which cell and place are known.
-type told struct {
-	rank        float64
-	cell, place int
-}
-
 // known returns what the quantiles of n requests tell, by rank.
-func (j *joiner) known(n float64, codes *[len(SummaryQuantiles)]uint16) []run {
-	j.runs = j.runs[:0]
-	var first, last told // of the run in the making
-	before := 0.0        // the highest rank told before it
-	for i, q := range SummaryQuantiles {
-		if codes[i] == 0 {
+func (j *joiner) known(n int, codes *[len(SummaryQuantiles)]uint16) []run {
+	ranks, runs := j.ranksOf(n), 0
+	// Of the run in the making: the ranks told and their places, and the highest rank told before it.
+	var first, last told
+	cell, before := -1, 0
+	for i, code := range codes {
+		rank := int(ranks[i])
+		if code == 0 || rank == last.rank {
 			continue
 		}
-		k := told{rank: max(1, math.Ceil(q*n-1e-6))}
-		if k.rank == last.rank {
-			continue
+		in, place := quantileCell(code)
+		if in != cell {
+			if last.rank > 0 {
+				j.runs[runs].set(cell, first, last, before, rank, n)
+				runs++
+				before = last.rank
+			}
+			cell, first = in, told{rank, place}
 		}
-		k.cell, k.place = quantileCell(codes[i])
-		if last.rank > 0 && k.cell != last.cell {
-			j.runs = append(j.runs, newRun(first, last, before, k.rank, n))
-			before, first = last.rank, k
-		} else if last.rank == 0 {
-			first = k
-		}
-		last = k
+		last = told{rank, place}
 	}
 	if last.rank > 0 {
-		j.runs = append(j.runs, newRun(first, last, before, n+1, n))
+		j.runs[runs].set(cell, first, last, before, n+1, n)
+		runs++
 	}
-	return j.runs
+	return j.runs[:runs]
 }
 
-// newRun works out how many requests there are in the cell of the told ranks first to last, of n in all; ranks up to before and
-// from after on lie in other cells.
-func newRun(first, last told, before, after, n float64) run {
+// ranksOf returns the ranks of the requests that the quantiles of n requests tell.
+func (j *joiner) ranksOf(n int) *quantileRanks {
+	if n < len(j.tables.ranks) {
+		return &j.tables.ranks[n]
+	}
+	j.many.set(n)
+	return &j.many
+}
+
+// told is a request of which the place in its cell is known.
+type told struct{ rank, place int }
+
+// set works out how many requests there are in a run's cell, of n in all, of which the ranks first to last are told; ranks up to
+// before and from after on lie in other cells.
+func (r *run) set(cell int, first, last told, before, after, n int) {
+	r.first, r.last, r.told, r.cell, r.whole = first.rank, last.rank, last.rank, int32(cell), false
 	// Places tell the more, the further apart they are. fewPlaces keeps the error of a count below some 15 %.
 	const fewPlaces = 6
 	at := func(k told) float64 { return (float64(k.place) + 0.5) / cellPlaces }
-	r := run{first: first.rank, last: last.rank, told: last.rank, cell: last.cell}
 	var m, s float64 // requests in the cell, and the rank before the first of them
 	switch {
 	case first.rank == 1 && last.rank == n:
-		m = n
+		m = float64(n)
 	case first.rank == 1 && last.place >= fewPlaces:
-		m = last.rank/at(last) - 1
+		m = float64(last.rank)/at(last) - 1
 	case last.rank == n && cellPlaces-1-first.place >= fewPlaces:
-		m = (n - first.rank + at(first)) / (1 - at(first))
-		s = n - m
+		m = (float64(n-first.rank) + at(first)) / (1 - at(first))
+		s = float64(n) - m
 	case last.place-first.place >= 2:
-		perPlace := (last.rank - first.rank) / (at(last) - at(first)) // m+1
-		m, s = perPlace-1, first.rank-at(first)*perPlace
+		perPlace := float64(last.rank-first.rank) / (at(last) - at(first)) // m+1
+		m, s = perPlace-1, float64(first.rank)-at(first)*perPlace
 	default:
-		return r
+		return
 	}
 	r.whole = true
-	r.first = min(r.first, max(before+1, math.Round(s)+1))
-	r.last = max(r.last, min(after-1, math.Round(s+m)))
-	return r
+	// Rounded: s below 0 is cut off by before.
+	r.first = min(r.first, max(before+1, int(s+0.5)+1))
+	r.last = max(r.last, min(after-1, int(s+m+0.5)))
 }
 
-// shapeFor makes the shape of the rows read from a block; pool may be nil for one with ranks.
+// shapeFor makes the shape of what was read from a block; pool may be nil for one with ranks.
 func (j *joiner) shapeFor(b *block, pool *fine) {
-	if b.ranked() || pool.hi < 0 {
-		j.spreadEvenly()
-	} else {
-		j.spreadAs(pool)
+	switch {
+	case len(j.parts) == 0: // nothing is open
+	case b.ranked() || pool.hi < 0:
+		j.shapeEvenly()
+	default:
+		j.shapeAs(pool)
 	}
 }
 
-// spreadEvenly makes the shape: all parts, each spread evenly over its cells.
-func (j *joiner) spreadEvenly() {
-	f := &j.shape
-	f.reset()
+// shapeEvenly spreads each part evenly over its cells.
+func (j *joiner) shapeEvenly() {
 	from := &j.tables.from
 	for _, p := range j.parts {
-		f.lo, f.hi = min(f.lo, int(p.from)), max(f.hi, int(p.to)-1)
-		if p.to-p.from == 1 {
-			f.cells[p.from] += p.n
-		} else {
-			j.over(p, p.n/(from[p.to]-from[p.from]))
-		}
+		j.over(p, float64(p.n)/(from[p.to]-from[p.from]))
 	}
-	j.integrate(f, j.tables.width[:])
-	j.accumulate(f)
+	j.integrate(j.shape[:], j.sure.cells, j.tables.width[:])
+	j.accumulate(j.shape[:], j.sure.lo, j.sure.hi)
 }
 
-// accumulate makes below from a shape. Only its range is valid.
-func (j *joiner) accumulate(shape *fine) {
+// accumulate makes below from cells.
+func (j *joiner) accumulate(cells []float64, lo, hi int) {
 	total := 0.0
-	for c := shape.lo; c <= shape.hi; c++ {
+	for c := lo; c <= hi; c++ {
 		j.below[c] = total
-		total += shape.cells[c]
+		total += cells[c]
 	}
-	j.below[shape.hi+1] = total
+	j.below[hi+1] = total
 }
 
 // over adds a part's density to the differences.
 func (j *joiner) over(p part, density float64) {
-	j.edges[p.from].density += density
-	j.edges[p.from].parts++
-	j.edges[p.to].density -= density
-	j.edges[p.to].parts--
+	from, to := &j.edges[p.from], &j.edges[p.to]
+	from.density += density
+	from.parts++
+	to.density -= density
+	to.parts--
 }
 
-// integrate adds to f's range of cells the density that the differences say times the cells' weights, and clears them.
-func (j *joiner) integrate(f *fine, weights []float64) {
+// integrate makes cells that are to plus the density that the differences say times the cells' weights, and clears the differences.
+func (j *joiner) integrate(cells, to, weights []float64) {
+	lo, hi := j.sure.lo, j.sure.hi
+	edges := j.edges[lo : hi+1]
+	cells, to, weights = cells[lo:hi+1], to[lo:hi+1], weights[lo:hi+1]
 	density, parts := 0.0, int32(0)
-	for c := f.lo; c <= f.hi; c++ {
-		if e := &j.edges[c]; e.parts != 0 || e.density != 0 {
+	for c := range edges {
+		if e := &edges[c]; e.parts != 0 || e.density != 0 {
 			density += e.density
 			if parts += e.parts; parts == 0 {
 				density = 0 // and not what rounding left
 			}
 			*e = edge{}
 		}
-		if parts > 0 {
-			f.cells[c] += density * weights[c]
-		}
+		cells[c] = to[c] + density*weights[c]
 	}
-	if f.hi >= 0 {
-		j.edges[f.hi+1] = edge{}
-	}
+	j.edges[hi+1] = edge{}
 }
 
-// spreadAs makes the shape of a series without ranks: as the requests of a pool are spread within each part, but as if the pool
+// shapeAs makes the shape of a series without ranks: as the requests of a pool are spread within each part, but as if the pool
 // had a few more there, spread evenly.
-func (j *joiner) spreadAs(pool *fine) {
+func (j *joiner) shapeAs(pool *fine) {
 	const few = 2
-	f, from := &j.shape, &j.tables.from
-	f.reset()
-	j.accumulate(pool)
+	from := &j.tables.from
+	j.accumulate(pool.cells, pool.lo, pool.hi)
 	below := func(c uint16) float64 { return j.below[min(max(int(c), pool.lo), pool.hi+1)] }
 	for _, p := range j.parts {
-		f.lo, f.hi = min(f.lo, int(p.from)), max(f.hi, int(p.to)-1)
-		j.over(p, p.n/(below(p.to)-below(p.from)+few))
+		j.over(p, float64(p.n)/(below(p.to)-below(p.from)+few))
 	}
-	j.integrate(f, pool.cells)
+	j.integrate(j.shape[:], j.sure.cells, pool.cells)
 	for _, p := range j.parts {
-		j.over(p, p.n*few/(below(p.to)-below(p.from)+few)/(from[p.to]-from[p.from]))
+		j.over(p, float64(p.n)*few/(below(p.to)-below(p.from)+few)/(from[p.to]-from[p.from]))
 	}
-	j.integrate(f, j.tables.width[:])
-	j.accumulate(f)
+	j.integrate(j.shape[:], j.shape[:], j.tables.width[:])
+	j.accumulate(j.shape[:], j.sure.lo, j.sure.hi)
 }
 
 // read takes a block's rows (lo, hi]. It reads what the ring holds; the caller checks torn.
 func (j *joiner) read(b *block, ends []uint16, lo, hi int64) {
-	j.parts, j.rows = j.parts[:0], j.rows[:0]
+	j.reset()
 	n := int(b.counts)
-	sumAt := countWords(n - 1)
-	ranked := b.ranked()
-	var cumulative []float64
-	var scratch [32]float64
-	if n <= len(scratch) {
-		cumulative = scratch[:n]
-	} else {
-		cumulative = make([]float64, n)
+	words, ranked := countWords(n-1), b.ranked()
+	var scratch [32]uint32
+	cumulative := scratch[:]
+	if 2*words > len(scratch) {
+		cumulative = make([]uint32, 2*words)
 	}
+	var codes [len(SummaryQuantiles)]uint16
+	before := b.row(lo)
 	for row := lo + 1; row <= hi; row++ {
-		before, now := b.row(row-1), b.row(row)
-		if now[(n-1)/2].Load() == before[(n-1)/2].Load() { // nothing in this interval
-			j.rows = append(j.rows, joined{parts: len(j.parts)})
+		now := b.row(row)
+		was := before
+		before = now
+		if now[words-1].Load() == was[words-1].Load() { // nothing in this interval
 			continue
 		}
-		for i := range n {
-			shift := 32 * (i & 1)
-			cumulative[i] = float64(uint32(now[i/2].Load()>>shift) - uint32(before[i/2].Load()>>shift))
+		for i := range words {
+			n, w := now[i].Load(), was[i].Load()
+			cumulative[2*i], cumulative[2*i+1] = uint32(n)-uint32(w), uint32(n>>32)-uint32(w>>32)
 		}
-		var codes [len(SummaryQuantiles)]uint16
 		if ranked {
+			var four uint64
 			for i := range codes {
-				codes[i] = uint16(now[sumAt+1+i/4].Load() >> (16 * (i & 3)))
+				if i&3 == 0 {
+					four = now[words+1+i/4].Load()
+				}
+				codes[i] = uint16(four)
+				four >>= 16
 			}
 		}
 		if cumulative[n-1] > 0 {
-			j.open(ends, cumulative, &codes)
+			j.open(ends, cumulative[:n], &codes)
 		}
-		j.rows = append(j.rows, joined{
-			len(j.parts), cumulative[n-1],
-			math.Float64frombits(now[sumAt].Load()) - math.Float64frombits(before[sumAt].Load()),
-		})
 	}
+	j.sure.sum = b.sumIn(b.row(hi)) - b.sumIn(b.row(lo))
 }
 
 // ranked reports whether the block's rows tell ranks.
 func (b *block) ranked() bool { return int(b.width) > countWords(int(b.counts)-1)+1 }
 
-// spread adds the rows [from, to) to f, their parts spread as the shape is.
-func (j *joiner) spread(f *fine, from, to int) {
-	if from == to {
+// spread adds a multiple of what was read to f, its parts spread as the shape is: that of the same rows, or of more.
+func (j *joiner) spread(f *fine, factor float64) {
+	s := &j.sure
+	f.count += s.count * factor
+	f.sum += s.sum * factor
+	if s.lo > s.hi {
 		return
 	}
-	first := 0
-	if from > 0 {
-		first = j.rows[from-1].parts
+	f.lo, f.hi = min(f.lo, s.lo), max(f.hi, s.hi)
+	to := f.cells[s.lo : s.hi+1]
+	for c, n := range s.cells[s.lo : s.hi+1] {
+		to[c] += n * factor
 	}
-	one := fine{cells: f.cells, lo: cellCount, hi: -1}
-	for _, p := range j.parts[first:j.rows[to-1].parts] {
-		one.lo, one.hi = min(one.lo, int(p.from)), max(one.hi, int(p.to)-1)
-		if p.to-p.from == 1 {
-			f.cells[p.from] += p.n
-		} else {
-			j.over(p, p.n/(j.below[p.to]-j.below[p.from]))
-		}
+	if len(j.parts) == 0 {
+		return
 	}
-	j.integrate(&one, j.shape.cells)
-	for _, r := range j.rows[from:to] {
-		f.count += r.count
-		f.sum += r.sum
+	for _, p := range j.parts {
+		j.over(p, factor*float64(p.n)/(j.below[p.to]-j.below[p.from]))
 	}
-	f.lo, f.hi = min(f.lo, one.lo), max(f.hi, one.hi)
+	j.integrate(f.cells, f.cells, j.shape[:])
 }

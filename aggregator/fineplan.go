@@ -13,7 +13,7 @@ type fineQuantile struct {
 }
 
 func (h *fineQuantile) eval(s *Store, at int64) ([]Value, bool) {
-	groups := fineGroups{by: h.by, one: newFine(), join: newJoiner(s.cells)}
+	groups := fineGroups{by: h.by, join: newJoiner(s.cells)}
 	if left := h.add(s, at, &groups, nil); left {
 		h.add(s, at, &groups, s.pool(h.over.sel, at-h.over.reach, at, groups.join))
 	}
@@ -27,7 +27,6 @@ func (h *fineQuantile) eval(s *Store, at int64) ([]Value, bool) {
 type fineGroups struct {
 	grouper[fine]
 	by   []string
-	one  *fine
 	join *joiner
 }
 
@@ -44,7 +43,7 @@ func (h *fineQuantile) add(s *Store, at int64, to *fineGroups, pool *fine) (left
 				left = true
 				continue
 			}
-			factor, ok := h.over.readFine(&sc, read, p, to.join, pool, to.one)
+			factor, ok := h.over.readFine(&sc, read, p, to.join, pool)
 			if sc.torn() {
 				break
 			}
@@ -55,7 +54,7 @@ func (h *fineQuantile) add(s *Store, at int64, to *fineGroups, pool *fine) (left
 			if g.cells == nil {
 				*g = *newFine()
 			}
-			g.add(to.one, factor)
+			to.join.spread(g, factor)
 		}
 		sc.doneBefore(read)
 	}

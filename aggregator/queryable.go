@@ -232,12 +232,13 @@ func (r *reader) native(col *column, pod *Pod, pool *fine) []chunks.Sample {
 		ps := make([]chunks.Sample, 0, hi-lo+2)
 		join.read(b, ends, oldest, lo)
 		join.shapeFor(b, pool)
-		join.spread(f, 0, len(join.rows))
+		join.spread(f, 1)
 		join.read(b, ends, lo, hi)
 		join.shapeFor(b, pool)
 		for row := lo; row <= hi; row++ {
 			if row > lo {
-				join.spread(f, int(row-lo-1), int(row-lo))
+				join.read(b, ends, row-1, row)
+				join.spread(f, 1)
 			}
 			r.times = append(r.times, b.gen.time(row))
 			ps = append(ps, nativePoint{b.gen.time(row), f.native(r.store.cells)})

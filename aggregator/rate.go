@@ -161,11 +161,10 @@ func (vs *rangeValues) each(i int) int {
 // (queryable.go).
 func (r rangeVector) fines(s *Store, at int64) scan { return newScan(s, r.sel, math.MinInt64, at, 2) }
 
-// readFine puts what the finer view of the batch's i-th column counts in the window into f, and returns the factor that makes
-// the function's value of it; false if there are fewer than two rows. A column without ranks is spread as the pool is. The
-// caller checks torn afterwards.
-func (r rangeVector) readFine(sc *scan, i int, p *Pod, j *joiner, pool, f *fine) (factor float64, ok bool) {
-	f.reset()
+// readFine reads what the finer view of the batch's i-th column counts in the window, with its shape, and returns the factor that
+// makes the function's value of it; false if there are fewer than two rows. A column without ranks is spread as the pool is.
+// The caller checks torn before it takes what was read.
+func (r rangeVector) readFine(sc *scan, i int, p *Pod, j *joiner, pool *fine) (factor float64, ok bool) {
 	in := &sc.batch[i]
 	mint := sc.maxt - r.reach
 	lo := max(in.lo, sc.gen.after(sc.lo, sc.hi, mint))
@@ -173,36 +172,37 @@ func (r rangeVector) readFine(sc *scan, i int, p *Pod, j *joiner, pool, f *fine)
 		return 0, false
 	}
 	o := r.f.over(sc.gen, lo, in.hi, mint, sc.maxt)
-	b := in.block
-	j.read(b, in.column.layout.ends(p), lo, in.hi)
+	b, ends := in.block, in.column.layout.ends(p)
+	j.read(b, ends, lo, in.hi)
 	j.shapeFor(b, pool)
-	j.spread(f, int(o.from-lo), len(j.rows))
+	if o.from > lo {
+		j.read(b, ends, o.from, in.hi)
+	}
 	all := int(b.counts) - 1
 	first := b.countIn(b.row(lo), all) - b.countIn(b.row(in.lo), all)
-	return o.factorOf(first, f.count), true
+	return o.factorOf(first, j.sure.count), true
 }
 
 // pool counts what the selected series with ranks tell of (mint, maxt]: the shape of those without.
 func (s *Store) pool(sel *selector, mint, maxt int64, j *joiner) *fine {
-	pool, one := newFine(), newFine()
+	pool := newFine()
 	for sc := newScan(s, sel, mint, maxt, 2); sc.begin(); {
+		if sc.view != viewNative {
+			sc.done()
+			continue
+		}
 		p, read := sc.table.pod.Load(), 0
-		for ; sc.view == viewNative && read < sc.n; read++ {
+		for ; read < sc.n; read++ {
 			in := &sc.batch[read]
 			if !in.block.ranked() {
 				continue
 			}
 			j.read(in.block, in.column.layout.ends(p), in.lo, in.hi)
-			j.shapeFor(in.block, nil)
-			one.reset()
-			j.spread(one, 0, len(j.rows))
 			if sc.torn() {
 				break
 			}
-			pool.add(one, 1)
-		}
-		if sc.view != viewNative {
-			read = sc.n
+			j.shapeFor(in.block, nil)
+			j.spread(pool, 1)
 		}
 		sc.doneBefore(read)
 	}
