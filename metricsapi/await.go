@@ -16,8 +16,8 @@ const (
 	// apiRetry is how often an API server that cannot be reached is tried again.
 	apiRetry = time.Second
 	// apiPatience is how long an answer that says no is not believed: an API server that has just started does not know its
-	// RBAC rules yet.
-	apiPatience = 10 * time.Second
+	// RBAC rules yet (seen: 12 s on a machine under load).
+	apiPatience = time.Minute
 )
 
 // awaitAPI returns once the API server answers; its error is that the context has ended. A process that ended instead would be started again

@@ -30,7 +30,7 @@ func TestAwaitAPI(t *testing.T) {
 		"it is down for a minute":                       {refused, time.Minute, time.Minute, true},
 		"it is starting and does not know its rules":    {forbidden, 3 * time.Second, 3 * time.Second, true},
 		"it is overloaded":                              {apierrors.NewTooManyRequests("later", 1), 30 * time.Second, 30 * time.Second, true},
-		"it says no and goes on saying it":              {forbidden, time.Hour, 11 * time.Second, true},
+		"it says no and goes on saying it":              {forbidden, time.Hour, 61 * time.Second, true},
 		"somebody else answers, with a strange name":    {&tls.CertificateVerificationError{Err: errors.New("unknown authority")}, time.Hour, 0, false},
 		"it is down until we are told to end, long ago": {refused, 2 * time.Hour, time.Hour, true},
 	}
