@@ -70,6 +70,7 @@ type Store struct {
 	cells     *cellTables
 	engine    *engine
 	watches   watches
+	detectors list[*SurgeDetector]
 }
 
 // New returns an empty store, or an error that names the setting that is wrong.
@@ -111,6 +112,9 @@ func (s *Store) Run(ctx context.Context) {
 			return
 		case now := <-sweep.C:
 			s.sweep(s.millis(now))
+			for _, d := range s.detectors.all() { // no row leaves the rings before it is read
+				d.At(now)
+			}
 		case <-watch.C:
 			s.watchMemory()
 		}

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
+	"sync"
 	"time"
 
 	"github.com/prometheus/prometheus/promql/parser"
@@ -104,6 +106,14 @@ type SurgeDetector struct {
 	query  *Query
 	config SurgeConfig
 	plan   *surgePlan
+
+	mu   sync.Mutex // between askers; no writer of a table takes it
+	rows *surgeRows
+	// settled is the fold over the rows before which no other can come any more, latest that over all rows, and waiting are those
+	// between them, in order.
+	settled, latest *surgeFold
+	waiting         []surgeRow
+	triggers        uint64 // of settled, as counted in the store's metrics
 }
 
 // DetectSurges begins to look for surges of a registered query. The error is ErrNoSurge, or says which setting is wrong.
@@ -115,17 +125,83 @@ func (q *Query) DetectSurges(c SurgeConfig) (*SurgeDetector, error) {
 	if q.surge == nil {
 		return nil, fmt.Errorf("query %q: %w", q.expr, ErrNoSurge)
 	}
-	return &SurgeDetector{query: q, config: c.WithDefaults(), plan: q.surge}, nil
+	c = c.WithDefaults()
+	d := &SurgeDetector{query: q, config: c, plan: q.surge, rows: newSurgeRows(q.store, q.surge)}
+	d.settled = newSurgeFold(c, q.reach.Milliseconds(), q.surge.series(), defaultFlushMs)
+	d.latest = newSurgeFold(c, q.reach.Milliseconds(), q.surge.series(), defaultFlushMs)
+	q.store.detectors.add(d)
+	return d, nil
 }
 
 // Actable reports whether a surge may be acted on before the HPA looks. In-flight may not: it is triggered by requests, but
 // one long stream that ends is not load.
 func (d *SurgeDetector) Actable() bool { return !d.plan.inFlight }
 
-// At returns what is known at an instant.
+// At returns what is known now, at a time on the store's clock or the process's.
 func (d *SurgeDetector) At(at time.Time) Surge {
-	return Surge{} // filled in by the fold
+	now := d.query.store.millis(at)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.catchUp(now)
+	return d.answer(now)
+}
+
+// catchUp takes the rows that have been closed since the last time.
+func (d *SurgeDetector) catchUp(now int64) {
+	had := len(d.waiting)
+	d.waiting = d.rows.collect(d.waiting, func(place int, flush int64) {
+		d.settled.addPod(place, flush)
+		d.latest.addPod(place, flush)
+	})
+	if len(d.waiting) > had {
+		d.rows.inOrder(d.waiting)
+		d.settle(now)
+		d.latest.copyFrom(d.settled)
+		for i := range d.waiting {
+			d.latest.row(&d.waiting[i])
+		}
+		d.rows.forget(now-surgeReach(d.settled.window, d.settled.flush), func(place int) {
+			d.settled.forgetPod(place)
+			d.latest.forgetPod(place)
+		})
+	}
+	d.latest.idle(now)
+}
+
+// settle takes the rows before which no other can come any more off the waiting ones.
+func (d *SurgeDetector) settle(now int64) {
+	until, n := d.rows.settled(now), 0
+	for n < len(d.waiting) && d.waiting[n].at <= until {
+		d.settled.row(&d.waiting[n])
+		n++
+	}
+	d.waiting = slices.Delete(d.waiting, 0, n)
+	if fired := d.settled.triggers; fired > d.triggers {
+		d.query.store.metrics.surges.Add(float64(fired - d.triggers))
+		d.triggers = fired
+	}
+}
+
+func (d *SurgeDetector) answer(now int64) Surge {
+	f := d.latest
+	s := Surge{Flush: time.Duration(f.flush) * time.Millisecond, Ready: f.ready()}
+	if f.now > 0 {
+		s.Newest = time.UnixMilli(f.now)
+	}
+	from, to, on := f.served(now)
+	if !on {
+		return s
+	}
+	s.Active = true
+	s.From, s.To = time.UnixMilli(from), time.UnixMilli(to)
+	s.Value, s.Rate = d.plan.over(f.counts, from, to)
+	s.Baseline, s.Tail = f.surge.baseline, f.surge.tail
+	s.Since, s.Triggered = time.UnixMilli(f.surge.from), time.UnixMilli(f.surge.triggered)
+	s.Tested = time.Duration(f.surge.end-f.surge.from) * time.Millisecond
+	return s
 }
 
 // Close gives up what the detector keeps.
-func (d *SurgeDetector) Close() {}
+func (d *SurgeDetector) Close() {
+	d.query.store.detectors.remove(func(o *SurgeDetector) bool { return o == d })
+}

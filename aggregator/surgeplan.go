@@ -18,6 +18,38 @@ type surgePlan struct {
 	inFlight bool
 }
 
+// series is how many series of counts the fold keeps: what is tested, and the terms where they are something else.
+func (p *surgePlan) series() int {
+	if p.plain() {
+		return 1
+	}
+	return 1 + len(p.terms)
+}
+
+// plain reports whether what is tested is the one term.
+func (p *surgePlan) plain() bool { return len(p.terms) == 1 && p.trigger[0] == 1 }
+
+// addTo adds what a term counted to a row's series.
+func (p *surgePlan) addTo(series []float64, term int, n float64) {
+	series[0] += p.trigger[term] * n
+	if !p.plain() {
+		series[1+term] += n
+	}
+}
+
+// over evaluates the expression over an interval: its value, and the rate of what is tested.
+func (p *surgePlan) over(counts surgeSeries, from, to int64) (value, rate float64) {
+	seconds := float64(to-from) / 1000
+	rates := make([]float64, len(counts))
+	for i := range counts {
+		rates[i] = counts[i].sum(from, to) / seconds
+	}
+	if p.plain() {
+		return p.value(rates), rates[0]
+	}
+	return p.value(rates[1:]), rates[0]
+}
+
 // surgeTerm is sum(rate(selector[…])). counted: of a histogram's sum its count is meant.
 type surgeTerm struct {
 	sel     *selector
@@ -78,12 +110,11 @@ func (c compiler) surgeSum(p *surgePlan, e *parser.AggregateExpr) (func([]float6
 // countsOf returns what is tested and what is served for a selector, false if it selects no counts. A duration's sum is time:
 // its count is tested in its place.
 func countsOf(sel *selector) (tested, served surgeTerm, ok bool) {
-	const durations = "istio_request_duration_milliseconds"
 	switch {
 	case strings.HasSuffix(sel.name, "_requests_total"), strings.HasSuffix(sel.name, "_messages_total"),
 		strings.HasSuffix(sel.name, suffixes[viewCount]):
 		return surgeTerm{sel: sel}, surgeTerm{sel: sel}, true
-	case sel.name == durations+suffixes[viewSum]:
+	case sel.name == durationsName+suffixes[viewSum]:
 		return surgeTerm{sel, true}, surgeTerm{sel: sel}, true
 	}
 	return tested, served, false

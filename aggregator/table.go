@@ -23,6 +23,11 @@ type table struct {
 	// begun: the pod's sidecar had counted requests before the first flush that came.
 	begun atomic.Bool
 
+	// closed is the newest row that no message can add to any more, for the surge fold. aged: the pod had counted before its first
+	// row, so that what it counted before is not known to be nothing; set before the first row closes.
+	closed atomic.Int64
+	aged   atomic.Bool
+
 	mu      sync.Mutex
 	owner   *Stream
 	removed bool // freed; a stream that still writes gets a new table
@@ -259,6 +264,10 @@ func (t *table) closeRow() {
 			c.repeat(t.ring.row)
 		}
 	}
+	if t.closed.Load() == 0 && t.countedBefore() {
+		t.aged.Store(true)
+	}
+	t.closed.Store(t.ring.row)
 	if expired != nil {
 		t.forget(expired)
 		t.columns = slices.DeleteFunc(t.columns, func(c *column) bool { return c.removed })
@@ -267,6 +276,25 @@ func (t *table) closeRow() {
 		}
 	}
 	t.markQueries()
+}
+
+// countedBefore reports, when the first row closes, whether the pod's process may have counted before that flush. Counters are
+// sent from their first use on, always: one that is not there has not been used lately.
+func (t *table) countedBefore() bool {
+	unknown, fresh := false, false
+	for _, c := range t.columns {
+		switch {
+		case c.class.kind == Histogram:
+			unknown = unknown || c.partner == nil && c.class.name == durationsName
+		case t.store.config.CountersAsDeltas || !c.pastKnown:
+			unknown = unknown || c.raw > 0 || c.total > 0
+		case c.past > 0:
+			return true
+		default:
+			fresh = true
+		}
+	}
+	return unknown && !fresh
 }
 
 // forget frees the columns that have expired and keeps their counters' values, for when they come back.

@@ -1,0 +1,212 @@
+package aggregator
+
+import (
+	"cmp"
+	"slices"
+)
+
+// surgeRows reads the closed rows of the selected pods off the rings, each once. It takes no lock that a writer holds.
+type surgeRows struct {
+	store  *Store
+	plan   *surgePlan
+	tables map[*table]*surgeTable
+	free   []int // places of pods that are gone
+	places int
+	pass   uint64
+
+	could   []*table // scratch, as is
+	scratch []float64
+}
+
+// surgeTable is how far a pod's table has been read.
+type surgeTable struct {
+	pod    Pod
+	place  int
+	pass   uint64 // the newest pass that saw it
+	next   int64  // the row to read next; 0: none has been read
+	newest int64  // time of the newest row that was read
+	flush  int64  // as the node says
+	first  int64  // of the rows below
+	rows   []surgeRow
+}
+
+func newSurgeRows(s *Store, p *surgePlan) *surgeRows {
+	return &surgeRows{store: s, plan: p, tables: map[*table]*surgeTable{}}
+}
+
+// collect returns the rows that have been closed since the last call, in no order.
+func (s *surgeRows) collect(into []surgeRow, newPod func(place int, flush int64)) []surgeRow {
+	s.pass++
+	for i, term := range s.plan.terms {
+		for _, in := range s.store.selectionsOf(term.sel) {
+			t := s.enter(in.table, newPod)
+			if len(t.rows) == 0 {
+				continue
+			}
+			for _, col := range in.columns.all() {
+				s.read(t, col, in.view, i)
+			}
+		}
+		s.could = s.store.couldHave(term.sel, s.could[:0])
+		for _, t := range s.could {
+			s.enter(t, newPod)
+		}
+	}
+	for _, t := range s.tables {
+		if t.pass == s.pass {
+			into = append(into, t.rows...)
+			t.rows = nil
+		}
+	}
+	return into
+}
+
+// enter begins to read a table's new rows, once in a pass: their times.
+func (s *surgeRows) enter(t *table, newPod func(place int, flush int64)) *surgeTable {
+	st := s.tables[t]
+	if st != nil && st.pass == s.pass {
+		return st
+	}
+	if st == nil {
+		st = s.add(t)
+		newPod(st.place, st.flush)
+	}
+	st.pass = s.pass
+	closed := t.closed.Load()
+	if closed < max(st.next, 1) {
+		return st
+	}
+	for {
+		g := t.gen.Load()
+		oldest := max(0, g.claim.Load()-g.slots()+1)
+		if oldest > 0 {
+			oldest++ // the next to be overwritten
+		}
+		st.first = max(st.next, oldest+1)
+		st.rows = st.rows[:0]
+		for row := st.first; row <= closed; row++ {
+			st.rows = append(st.rows, surgeRow{pod: st.place, at: g.time(row)})
+		}
+		if len(st.rows) > 0 && (st.next == 0 || st.first > st.next) {
+			st.rows[0].before = g.time(st.first - 1)
+			st.rows[0].aged = st.first > 1 || t.aged.Load()
+		}
+		if !g.claimed(st.first - 1) {
+			break
+		}
+	}
+	series := s.plan.series()
+	counts := make([]float64, series*len(st.rows))
+	for i := range st.rows {
+		st.rows[i].counts, counts = counts[:series:series], counts[series:]
+	}
+	if len(st.rows) > 0 {
+		st.next, st.newest = closed+1, st.rows[len(st.rows)-1].at
+	}
+	return st
+}
+
+func (s *surgeRows) add(t *table) *surgeTable {
+	st := &surgeTable{pod: *t.pod.Load()}
+	if st.flush = st.pod.FlushInterval.Milliseconds(); st.flush <= 0 {
+		st.flush = defaultFlushMs
+	}
+	if n := len(s.free); n > 0 {
+		st.place, s.free = s.free[n-1], s.free[:n-1]
+	} else {
+		st.place = s.places
+		s.places++
+	}
+	s.tables[t] = st
+	return st
+}
+
+// read adds what a column counted in the table's new rows.
+func (s *surgeRows) read(st *surgeTable, col *column, v view, term int) {
+	increases := s.increases(st, col, v, s.plan.terms[term].counted)
+	interval := v != viewCounter || s.store.config.CountersAsDeltas
+	for i, n := range increases {
+		r := &st.rows[i]
+		r.interval = r.interval || interval
+		s.plan.addTo(r.counts, term, n)
+	}
+}
+
+// increases returns by how much the column rose in each of the table's new rows. One without a predecessor tells nothing.
+func (s *surgeRows) increases(st *surgeTable, col *column, v view, counted bool) []float64 {
+	s.scratch = slices.Grow(s.scratch[:0], len(st.rows))[:len(st.rows)]
+	for {
+		clear(s.scratch)
+		b := col.block.Load()
+		if b == nil {
+			return s.scratch
+		}
+		oldest := max(0, b.gen.claim.Load()-b.gen.slots()+1)
+		first := max(st.first, oldest+1, b.first.Load()+1)
+		last := min(st.first+int64(len(st.rows))-1, b.last.Load())
+		if last < first {
+			return s.scratch
+		}
+		before := b.counted(first-1, v, counted)
+		for row := first; row <= last; row++ {
+			value := b.counted(row, v, counted)
+			s.scratch[row-st.first] = value - before
+			before = value
+		}
+		if !b.torn(first - 1) {
+			return s.scratch
+		}
+	}
+}
+
+// counted reads a row of a counter, a histogram's count, or its sum where that is selected and not its count meant.
+func (b *block) counted(row int64, v view, counted bool) float64 {
+	words := b.row(row)
+	switch {
+	case v == viewCounter:
+		return valueIn(words)
+	case v == viewSum && !counted:
+		return b.sumIn(words)
+	}
+	return b.countIn(words, int(b.counts)-1)
+}
+
+// forget gives up the tables of which nothing has come since a time and that the last pass did not see.
+func (s *surgeRows) forget(since int64, gone func(place int)) {
+	for t, st := range s.tables {
+		if st.pass != s.pass && st.newest < since {
+			delete(s.tables, t)
+			s.free = append(s.free, st.place)
+			gone(st.place)
+		}
+	}
+}
+
+// settled is the time up to which no pod that reports has a row to come.
+func (s *surgeRows) settled(now int64) int64 {
+	oldest := now
+	for _, st := range s.tables {
+		if st.newest != 0 && now-st.newest <= surgeSettleFlushes*st.flush {
+			oldest = min(oldest, st.newest)
+		}
+	}
+	return oldest
+}
+
+// surgeSettleFlushes is for how many flushes the rows of a pod that has fallen silent are waited for: a network that was held up
+// delivers them at once, with the times at which they were sent.
+const surgeSettleFlushes = 4
+
+// inOrder sorts rows by time, those of one time by their pods' names.
+func (s *surgeRows) inOrder(rows []surgeRow) {
+	names := make([]*Pod, s.places)
+	for _, st := range s.tables {
+		names[st.place] = &st.pod
+	}
+	slices.SortStableFunc(rows, func(a, b surgeRow) int {
+		if a.at != b.at || a.pod == b.pod || names[a.pod] == nil || names[b.pod] == nil {
+			return cmp.Compare(a.at, b.at)
+		}
+		return cmp.Or(cmp.Compare(names[a.pod].Namespace, names[b.pod].Namespace), cmp.Compare(names[a.pod].Name, names[b.pod].Name))
+	})
+}
