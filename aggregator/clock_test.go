@@ -31,3 +31,24 @@ func TestOwnClockMayStep(t *testing.T) {
 		}
 	}
 }
+
+// Times of flushes every 5 s, as they were sent and as they arrived.
+func TestRowTimes(t *testing.T) {
+	type flush struct{ timestamp, arrival, want int64 } // seconds
+	for name, flushes := range map[string][]flush{
+		"in time":                    {{100, 1100, 1100}, {105, 1105, 1105}, {110, 1112, 1110}, {115, 1115, 1115}},
+		"held up, then all at once":  {{100, 1100, 1100}, {105, 1120, 1105}, {110, 1120, 1110}, {115, 1120, 1115}, {120, 1120, 1120}, {125, 1125, 1125}},
+		"the clock is set back":      {{100, 1100, 1100}, {75, 1105, 1105}, {80, 1110, 1110}},
+		"the clock is set forward":   {{100, 1100, 1100}, {165, 1105, 1105}, {170, 1110, 1110}},
+		"set back while it was away": {{100, 1100, 1100}, {130, 1160, 1130}, {135, 1165, 1165}, {140, 1170, 1170}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var c rowClock
+			for i, f := range flushes {
+				if got := c.row(f.timestamp*1000, f.arrival*1000, 5000); got != f.want*1000 {
+					t.Errorf("flush %d: %d ms, want %d", i, got, f.want*1000)
+				}
+			}
+		})
+	}
+}

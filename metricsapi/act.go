@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"math"
 	"sync"
 	"time"
 
@@ -255,8 +256,10 @@ func (x *actor) due(ctx context.Context, h acting, st *action, l look, at time.T
 		x.again(ctx, l.of.prepared.query, wait)
 		return false
 	}
-	if at.Sub(st.looked) < l.flush && x.decide(h, st, st.seen, at).Replicas <= st.seen.Spec { // the target is known, and has enough
-		return false
+	if at.Sub(st.looked) < l.flush { // the target is known
+		if d := x.decide(h, st, st.seen, at); d.Replicas <= st.seen.Spec || x.tooSoon(h, st, l, d, at) {
+			return false
+		}
 	}
 	st.busy = true
 	return true
@@ -306,6 +309,23 @@ func (x *actor) decide(h acting, st *action, target horizontal.Target, at time.T
 		}
 	}
 	return x.settings.Decide(&h.Spec, target, readings, &st.past, at)
+}
+
+// tooSoon says whether a next raise is better left until the pods of the last one have flushed: what they serve is not seen yet, so
+// it would fall short, and one after it has to wait for a flush interval. Where the HPA's limits are what stops it, or the
+// pods take longer than two flushes, it is not. The action is locked.
+func (x *actor) tooSoon(h acting, st *action, l look, d horizontal.Decision, at time.Time) bool {
+	if st.agreed.to == 0 || at.Sub(st.raised) >= 2*l.flush {
+		return false
+	}
+	if _, flushed := x.newPods(l.of.prepared.query, st.agreed, 1, at); flushed >= st.agreed.to-st.agreed.from {
+		return false
+	}
+	everything := make([]horizontal.Reading, len(h.Spec.Metrics))
+	for _, m := range h.metrics {
+		everything[m.place] = horizontal.Reading{Milli: math.MaxInt64, Known: true}
+	}
+	return d.Replicas < x.settings.Decide(&h.Spec, st.seen, everything, &st.past, at).Replicas
 }
 
 // describeRaise says what a raise is, or would be.

@@ -72,19 +72,24 @@ func (x *actor) agreed(st *action, q *aggregator.Query, at time.Time) int32 {
 // haveReported says whether as many pods as were added since are there, and each has two rows. Pods are known by their metadata,
 // which does not tell whether they are ready: one that starts slowly is waited for, until the agreement ends by itself.
 func (x *actor) haveReported(q *aggregator.Query, g agreement, at time.Time) bool {
+	all, reported := x.newPods(q, g, 2, at)
+	return all == reported && reported >= g.to-g.from
+}
+
+// newPods counts the pods that came since, and those of them that have so many rows.
+func (x *actor) newPods(q *aggregator.Query, g agreement, rows int, at time.Time) (all, reported int32) {
 	if x.pods == nil || !q.NamesPods() {
-		return false
+		return 0, 0
 	}
-	reported := int32(0)
 	for _, p := range x.pods.in(q.Namespace()) {
 		if !p.left.IsZero() || !p.wired || p.created.Before(g.since.Truncate(time.Second)) || !q.Selects(p.identity) { // created is in seconds
 			continue
 		}
 		s := x.store.Pod(p.identity.Namespace, p.identity.Name, at, 0)
-		if s.Newest.Sub(s.Oldest) < g.flush+g.flush/2 { // Oldest is one flush before the first
-			return false
+		all++
+		if s.Newest.Sub(s.Oldest) > time.Duration(rows)*g.flush-g.flush/2 { // Oldest is one flush before the first
+			reported++
 		}
-		reported++
 	}
-	return reported >= g.to-g.from
+	return all, reported
 }

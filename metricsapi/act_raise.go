@@ -88,12 +88,13 @@ func (x *actor) attempt(ctx context.Context, h acting, st *action, l look) (outc
 		return raiseYielded, nil
 	}
 	d := x.decide(h, st, target, at)
+	wait := x.tooSoon(h, st, l, d, at)
 	st.mu.Unlock()
 	if errors.Is(d.Err, horizontal.ErrDisabled) {
 		x.catalog.warn.tell(h.sourceHPA, notActed("%s %s has 0 replicas, which disables the HPA", h.Spec.ScaleTargetRef.Kind, h.Spec.ScaleTargetRef.Name))
 		return "", nil
 	}
-	if d.Replicas <= target.Spec {
+	if d.Replicas <= target.Spec || wait {
 		return "", nil
 	}
 	sc.Spec.Replicas = d.Replicas

@@ -11,6 +11,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/meshpulse/meshpulse/aggregator"
 	"github.com/meshpulse/meshpulse/metricsapi/horizontal"
 )
 
@@ -115,6 +116,44 @@ func TestRaisesFollowRows(t *testing.T) {
 	a.surge(500)
 	a.look()
 	a.expect("the next interval", []int32{10}, "podinfo SurgeScaled")
+}
+
+// A raise waits for the first flush of the pods that the last one has brought, but not where the HPA's limits stop it anyway.
+func TestARaiseWaitsForThePodsOfTheLast(t *testing.T) {
+	begun := func(t *testing.T) *actTest {
+		a := newActTest(t, scaleAction)
+		var pods fixedPods
+		for _, name := range []string{"b", "c", "d"} {
+			pods = append(pods, knownPod{wired: true, identity: aggregator.Pod{Namespace: "test", Name: name, Workload: "podinfo"}, created: a.at.Add(time.Second)})
+		}
+		a.x.pods = pods
+		a.surge(60)
+		a.look()
+		a.expect("first", []int32{4}, "podinfo SurgeScaled")
+		a.wait(6 * time.Second)
+		return a
+	}
+	a := begun(t)
+	a.flush("b", a.at)
+	a.flush("c", a.at)
+	a.surge(45) // of 60
+	a.look()
+	a.expect("two of three have flushed", nil)
+	a.flush("d", a.at)
+	a.surge(60)
+	a.look()
+	a.expect("all have", []int32{6}, "podinfo SurgeScaled")
+
+	a = begun(t)
+	a.surge(75)
+	a.look()
+	a.expect("to the limit of a look, whoever has flushed", []int32{8}, "podinfo SurgeScaled")
+
+	a = begun(t)
+	a.wait(4 * time.Second)
+	a.surge(45)
+	a.look()
+	a.expect("after two flushes, whoever has flushed", []int32{5}, "podinfo SurgeScaled")
 }
 
 func TestActionsOfPoliciesWaitAndCount(t *testing.T) {
