@@ -81,7 +81,7 @@ var flawTexts = [...]string{
 	flawUnheard: "not heard of since it began",
 	flawPartial: "not known over the whole window",
 	flawRefused: "with refused samples",
-	flawLeft:    "deleted, which had not told all",
+	flawLeft:    "deleted, and not all is known that it served or left to others",
 }
 
 func (f *flaws) add(kind int, name string) {
@@ -111,19 +111,27 @@ func (h *holder) look(q *aggregator.Query, a aggregator.Answer, at time.Time) kn
 		return k
 	}
 	var f flaws
+	departed := "" // a pod that left within the window and had told all
 	partial := map[podKey]aggregator.PodState{}
-	k.known = a.Reporting
+	reporting, young, from := a.Reporting, 0, at.Add(-a.Window)
 	for _, p := range a.Partial {
 		partial[podKey{p.Namespace, p.Name}] = p
-		if p.Bare && p.Reporting {
-			k.known--
+		switch {
+		case !p.Reporting:
+		case p.Bare:
+			reporting--
+		case p.Oldest.After(from):
+			young++
 		}
+	}
+	if k.known = reporting - young; k.known == 0 {
+		k.known = reporting
 	}
 	judged := map[podKey]bool{}
 	if q.NamesPods() {
 		for _, p := range h.pods.in(q.Namespace()) {
 			gone := !p.left.IsZero()
-			if gone && !p.left.After(at.Add(-a.Window)) || !q.Selects(p.identity) {
+			if gone && !p.left.After(from) || !q.Selects(p.identity) {
 				continue
 			}
 			if !p.wired && !gone {
@@ -137,6 +145,9 @@ func (h *holder) look(q *aggregator.Query, a aggregator.Answer, at time.Time) kn
 				state = h.store.Pod(key.namespace, key.name, at, a.Window)
 			}
 			h.judge(p, state, a, at, &k, &f)
+			if gone && p.wired && state.Newest.After(from) {
+				departed = key.name
+			}
 		}
 	}
 	for key, state := range partial { // pods that have such series though nothing in their metadata says so
@@ -146,6 +157,9 @@ func (h *holder) look(q *aggregator.Query, a aggregator.Answer, at time.Time) kn
 	}
 	if !q.NamesPods() {
 		k.expected = max(k.expected, a.Reporting+a.Silent)
+	}
+	if departed != "" && k.mute+k.unheard > 0 { // others serve in its place, mute ones among them: nobody's mean tells how much
+		f.add(flawLeft, departed)
 	}
 	k.missing = f.String()
 	return k

@@ -172,7 +172,7 @@ func TestHold(t *testing.T) {
 		},
 		"one was silent when it was deleted: what it served then is missing": {
 			pods: fixedPods{pod("a", old), pod("b", old, left(100*time.Second))}, sent: []requests{{pod: "a", from: 5 * time.Second, to: 2 * time.Minute}, {pod: "b", from: 5 * time.Second, to: 70 * time.Second}},
-			at: 2 * time.Minute, hpas: average("10"), scale: 3, want: "30", reason: "1 sidecar deleted, which had not told all (b)", expected: 1,
+			at: 2 * time.Minute, hpas: average("10"), scale: 3, want: "30", reason: "1 sidecar deleted, and not all is known that it served or left to others (b)", expected: 1,
 		},
 		"one was silent when it was deleted, longer than the window ago": {
 			pods: fixedPods{pod("a", old), pod("b", old, left(100*time.Second))}, sent: []requests{{pod: "a", from: 5 * time.Second, to: 3 * time.Minute}, {pod: "b", from: 5 * time.Second, to: 70 * time.Second}},
@@ -180,7 +180,7 @@ func TestHold(t *testing.T) {
 		},
 		"one was never heard of and is deleted": {
 			pods: fixedPods{pod("a", old), pod("b", 0, young(time.Minute), left(100*time.Second))}, sent: []requests{{pod: "a", from: 5 * time.Second, to: 2 * time.Minute}},
-			at: 2 * time.Minute, hpas: average("10"), scale: 3, want: "30", reason: "1 sidecar deleted, which had not told all (b)", expected: 1,
+			at: 2 * time.Minute, hpas: average("10"), scale: 3, want: "30", reason: "1 sidecar deleted, and not all is known that it served or left to others (b)", expected: 1,
 		},
 		"one is deleted before it has begun": {
 			pods: fixedPods{pod("a", old), pod("b", 0, young(94*time.Second), left(100*time.Second))}, sent: []requests{{pod: "a", from: 5 * time.Second, to: 2 * time.Minute}},
@@ -189,12 +189,12 @@ func TestHold(t *testing.T) {
 		"one is deleted of which samples were refused": {
 			pods: fixedPods{pod("a", old), pod("b", old, left(100*time.Second))},
 			sent: []requests{{pod: "a", from: 5 * time.Second, to: 2 * time.Minute}, {pod: "b", from: 5 * time.Second, to: 100 * time.Second, refused: true}},
-			at:   2 * time.Minute, hpas: average("10"), scale: 3, want: "30", reason: "1 sidecar deleted, which had not told all (b)", expected: 1,
+			at:   2 * time.Minute, hpas: average("10"), scale: 3, want: "30", reason: "1 sidecar deleted, and not all is known that it served or left to others (b)", expected: 1,
 		},
 		"one that was before our start is deleted within a window of it": {
 			pods: fixedPods{pod("a", 0, young(time.Second)), pod("b", old, left(30*time.Second))},
 			sent: []requests{{pod: "a", from: 5 * time.Second, to: 45 * time.Second}, {pod: "b", from: 5 * time.Second, to: 30 * time.Second}},
-			at:   45 * time.Second, hpas: average("10"), scale: 3, want: "30", reason: "1 sidecar deleted, which had not told all (b)", expected: 1,
+			at:   45 * time.Second, hpas: average("10"), scale: 3, want: "30", reason: "1 sidecar deleted, and not all is known that it served or left to others (b)", expected: 1,
 		},
 		"one is deleted that carried no sidecar": {
 			pods: fixedPods{pod("a", old), pod("b", old, unwired, left(100*time.Second))}, sent: []requests{{pod: "a", from: 5 * time.Second, to: 2 * time.Minute}},
@@ -203,7 +203,7 @@ func TestHold(t *testing.T) {
 		"one was silent when it was deleted, and its name is used again": {
 			pods: fixedPods{pod("a", 0, young(105*time.Second)), pod("a", old, left(100*time.Second))},
 			sent: []requests{{pod: "a", from: 5 * time.Second, to: 70 * time.Second}, {pod: "a", from: 110 * time.Second, to: 2 * time.Minute}},
-			at:   2 * time.Minute, hpas: average("10"), scale: 3, want: "30", reason: "1 sidecar deleted, which had not told all (a)", expected: 1,
+			at:   2 * time.Minute, hpas: average("10"), scale: 3, want: "30", reason: "1 sidecar deleted, and not all is known that it served or left to others (a)", expected: 1,
 		},
 		"the silent one is gone": {
 			pods: fixedPods{pod("a", old)}, sent: []requests{{pod: "a", from: 5 * time.Second, to: 2 * time.Minute}, {pod: "b", from: 5 * time.Second, to: time.Minute}},
@@ -274,6 +274,16 @@ func TestHold(t *testing.T) {
 			pods: fixedPods{pod("a", old), pod("b", old)},
 			sent: []requests{{pod: "a", from: 5 * time.Second, to: whole}, {pod: "b", from: 5 * time.Second, to: whole, refused: true}},
 			at:   whole, hpas: average("10"), scale: 4, want: "10", reason: "1 sidecars have been mute", expected: 2,
+		},
+		"one is mute, and one that had told all is deleted: the mean does not tell who serves in its place": {
+			pods: fixedPods{pod("a", old), pod("b", old), pod("c", old, left(whole-20*time.Second))},
+			sent: []requests{{pod: "a", from: 5 * time.Second, to: whole}, {pod: "c", from: 5 * time.Second, to: whole - 20*time.Second}},
+			at:   whole, hpas: average("10"), scale: 3, want: "30", reason: "1 sidecar deleted, and not all is known that it served or left to others (c)", expected: 2,
+		},
+		"one is mute, and one came within the window: the mean is of those that were there": {
+			pods: fixedPods{pod("a", old), pod("b", old), pod("c", 0, young(whole-10*time.Second))},
+			sent: []requests{{pod: "a", from: 5 * time.Second, to: whole}, {pod: "c", from: whole, to: whole}},
+			at:   whole, hpas: average("10"), scale: 3, want: "10834m", reason: "1 sidecars have been mute for long and are counted as the mean of the 1 that report", expected: 3,
 		},
 		"all was refused for longer than the hold, of pods that have left as well": {
 			pods: fixedPods{pod("a", old), pod("b", old), pod("c", old, left(8*time.Minute))},
