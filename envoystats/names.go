@@ -181,8 +181,25 @@ func newKeyOrder(parts ...[]string) keyOrder {
 	return o
 }
 
-// labels returns the labels of a joined name's tokens.
+// labels returns the labels of a joined name's tokens. The reporter is one of three words, which no value behind it may change: the
+// reading goes on at the key after it.
 func (o *keyOrder) labels(tokens []string) []aggregator.Label {
+	const reporter = "reporter"
+	if len(tokens) < 2 || tokens[0] != reporter || !slices.Contains([]string{"destination", "source", "waypoint"}, tokens[1]) {
+		return o.read(tokens)
+	}
+	labels := []aggregator.Label{{Name: reporter, Value: tokens[1]}}
+	if len(tokens) == 2 {
+		return labels
+	}
+	if _, ok := o.rank[tokens[2]]; !ok {
+		return o.read(tokens)
+	}
+	return append(labels, o.read(tokens[2:])...)
+}
+
+// read returns the labels of tokens of which the first is a key.
+func (o *keyOrder) read(tokens []string) []aggregator.Label {
 	if _, ok := o.rank[tokens[0]]; !ok {
 		return []aggregator.Label{{Name: unsplitTags, Value: strings.Join(tokens, ".")}}
 	}
