@@ -183,6 +183,9 @@ func TestABadSampleIsCountedAndNothingElseOfItsMessageIsLost(t *testing.T) {
 			if len(got) != 1 || got[0].refused != 1 || !slices.Equal(got[0].series, []string{"istio_requests_total", "istio_good"}) || !slices.Equal(got[0].values, []float64{5, 1}) {
 				t.Errorf("commits %+v", got)
 			}
+			if log := k.log.String(); strings.Count(log, "1 "+test.reason) != 1 || !strings.Contains(log, "pod=web-0") {
+				t.Errorf("the log does not tell the reason of the pod once:\n%s", log)
+			}
 			if got := k.metric(t, "dropped_samples_total", test.reason); got != 1 {
 				t.Errorf("%v dropped for %s, want 1", got, test.reason)
 			}

@@ -37,7 +37,7 @@ type stream struct {
 	out    podStream // nil until the pod is known
 	seen   seen
 
-	toldMalformed, toldSuperseded, toldLimit, toldPace bool
+	toldMalformed, toldSuperseded, toldRefused, toldLimit, toldPace bool
 }
 
 // streamMetrics serves one stream until it ends.
@@ -144,6 +144,9 @@ func (st *stream) message(arrival time.Time, s *scan) (reason string, err error)
 	s.own, s.batch.Space = (*own)(&st.pod), st.space
 	st.seen.fit(len(s.batch.Samples) + s.batch.Refused)
 	m.applied(s)
+	if s.batch.Refused > 0 && !st.toldRefused {
+		st.tell(&st.toldRefused, limitSamples, st.subject(), "samples refused, the rest of the message was taken", errors.New(s.why()))
+	}
 	if s.batch.Timestamp == 0 {
 		return "", nil // no family in it, so no row
 	}

@@ -1,7 +1,9 @@
 package envoystats
 
 import (
+	"fmt"
 	"math"
+	"strings"
 
 	"github.com/meshpulse/meshpulse/aggregator"
 )
@@ -44,6 +46,17 @@ func (r refusal) String() string {
 		refusedLabels:    "too_many_labels",  // Config.MaxLabels
 		refusedText:      "not_utf8",         // in the name or a label
 	}[r]
+}
+
+// why names the reasons for which samples of the message were refused.
+func (s *scan) why() string {
+	var reasons []string
+	for r := kept + 1; r < refusals; r++ {
+		if n := s.refused[r]; n > 0 {
+			reasons = append(reasons, fmt.Sprintf("%d %s", n, r))
+		}
+	}
+	return strings.Join(reasons, ", ")
 }
 
 // value is a metric's value while it is read. A field that comes twice is merged as protobuf merges: the last scalar
