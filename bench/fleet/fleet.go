@@ -18,6 +18,7 @@ type Fleet struct {
 	dial     []grpc.DialOption
 	buffers  buffers
 	sidecars []*sidecar
+	calm     atomic.Bool // no more churn
 	stats    struct {
 		streams, opened, flushes, bytes, failed, replaced, restarted, lateMs atomic.Int64
 		lastError                                                            atomic.Pointer[string]
@@ -78,6 +79,9 @@ func (f *Fleet) Reconnect() {
 	}
 }
 
+// Calm ends churn: what is away comes back with its next flush.
+func (f *Fleet) Calm() { f.calm.Store(true) }
+
 // churn gives an order to random sidecars at the rate.
 func (f *Fleet) churn(ctx context.Context, perMinute int, o order) {
 	if perMinute == 0 {
@@ -90,6 +94,9 @@ func (f *Fleet) churn(ctx context.Context, perMinute int, o order) {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
+			if f.calm.Load() {
+				return
+			}
 			f.pick().order(o)
 		}
 	}

@@ -20,7 +20,7 @@ import (
 const usage = `usage: report COMMAND [flags]
   run      all benchmarks in one run, results to --results
   soak     thousands of streams with churn, then all reconnect at once
-  fleet    simulated sidecars; /stats and /reconnect on --control
+  fleet    simulated sidecars; /stats, /reconnect and /calm on the port that it tells
   sink     receives what sidecars send and throws it away
   exposition  the same families as /stats/prometheus
   constant the library of the external metrics API with a constant answer

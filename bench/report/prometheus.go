@@ -89,7 +89,7 @@ func prometheusRows(ctx context.Context, s settings, t *table) error {
 	t.add(what+": RSS of meshpulse", float64(own.resident)/(1<<20), "MiB", "lower")
 	t.atLeast(what+": Prometheus' RSS over meshpulse's", float64(theirs.resident)/float64(own.resident), "x", 10)
 	t.note("Prometheus' CPU and memory hold its WAL and head block, which keep two hours and survive a restart; meshpulse keeps five minutes in memory. "+
-		"Prometheus' RSS was taken after %d s of scraping and goes on growing; meshpulse's rings are allocated in full with the first flush. meshpulse's RSS holds its Kubernetes libraries.",
+		"Both RSS were taken after about %d s and go on growing, meshpulse's until its rings are full: 24 KiB a label set, 47 MiB for these sidecars. meshpulse's RSS holds its Kubernetes libraries.",
 		int((theirs.measured + prometheusWarm.Seconds())))
 	return nil
 }

@@ -56,9 +56,9 @@ type ingestLoad struct {
 }
 
 var ingestLoads = [...]ingestLoad{
-	{"stock naming, plaintext", load{1000, 20, flushInterval, false, false}, 1.6},
-	{"stock naming, TLS", load{1000, 20, flushInterval, true, false}, 0},
-	{"tags as labels, plaintext", load{1000, 20, flushInterval, false, true}, 0},
+	{"stock naming, plaintext", load{pods: 1000, labelSets: 20, interval: flushInterval}, 1.6},
+	{"stock naming, TLS", load{pods: 1000, labelSets: 20, interval: flushInterval, tls: true}, 0},
+	{"tags as labels, plaintext", load{pods: 1000, labelSets: 20, interval: flushInterval, labels: true}, 0},
 }
 
 // ingestRows compare meshpulse with the null sink.
@@ -94,7 +94,7 @@ func ingestRows(ctx context.Context, s settings, t *table, loads []ingestLoad) e
 
 // fiveThousandRows are the same at 5,000 streams.
 func fiveThousandRows(ctx context.Context, s settings, t *table) error {
-	l := load{5000, 20, flushInterval, false, false}
+	l := load{pods: 5000, labelSets: 20, interval: flushInterval}
 	floor, err := measure(ctx, s, "null sink, 5,000", nullSink, l)
 	if err != nil {
 		return err

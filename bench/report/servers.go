@@ -92,6 +92,7 @@ func serveFleet(ctx context.Context, args []string) error {
 		_ = json.NewEncoder(w).Encode(fl.Stats()) // the asker has gone
 	})
 	mux.HandleFunc("POST /reconnect", func(http.ResponseWriter, *http.Request) { fl.Reconnect() })
+	mux.HandleFunc("POST /calm", func(http.ResponseWriter, *http.Request) { fl.Calm() })
 	control, err := serveHTTP(ctx, mux)
 	if err != nil {
 		return err

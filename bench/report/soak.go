@@ -60,7 +60,7 @@ func soak(ctx context.Context, k soakSettings, t *table) error {
 		return err
 	}
 	defer f.Kill()
-	l := load{pods: k.pods, labelSets: k.labelSets, interval: flushInterval}
+	l := load{pods: k.pods, labelSets: k.labelSets, interval: flushInterval, churn: k.churn + k.restarts}
 	if err := steady(ctx, f, l, 3); err != nil {
 		return err
 	}
@@ -81,12 +81,25 @@ func soak(ctx context.Context, k soakSettings, t *table) error {
 	if err != nil {
 		return err
 	}
-	steadyAge := w.oldest
-	w.oldest = 0
+	if w.lost, err = w.missing(ctx); err != nil {
+		return err
+	}
+	w.steadyAge, w.oldest = w.oldest, 0
 	if err := w.reconnect(ctx); err != nil {
 		return err
 	}
-	return w.report(ctx, k, t, before, after, steadyAge)
+	return w.report(ctx, k, t, before, after)
+}
+
+// missing is how many flushes were sent and have not arrived, but for one of each sidecar that has gone: what it had sent last may
+// have died with it.
+func (w *watch) missing(ctx context.Context) (float64, error) {
+	st, err := w.fleet.fleetStats(ctx)
+	if err != nil {
+		return 0, err
+	}
+	messages, err := w.gauge(ctx, "meshpulse_ingest_messages_total")
+	return max(0, float64(st.Flushes-st.Replaced-st.Restarted)-messages), err
 }
 
 // insecureClient trusts meshpulse's self-made certificate, which is in its memory; the address is this machine's own.
@@ -99,6 +112,8 @@ type watch struct {
 	meshpulse, fleet *child
 	client           *http.Client
 	oldest           time.Duration // newest sample's greatest age
+	steadyAge        time.Duration // and before all reconnected
+	lost             float64       // flushes until then
 }
 
 // run looks once a second.
@@ -130,25 +145,26 @@ func (w *watch) look(ctx context.Context) error {
 	return nil
 }
 
-// reconnect breaks all connections and watches until all are back and have flushed twice.
+// reconnect breaks all connections and watches while all come back and flush; then ends churn, so that all are there.
 func (w *watch) reconnect(ctx context.Context) error {
-	resp, err := w.client.Post("http://"+w.fleet.HTTPS+"/reconnect", "", nil)
+	return errors.Join(w.tell("/reconnect"), w.run(ctx, 4*flushInterval), w.tell("/calm"), w.run(ctx, 3*flushInterval))
+}
+
+// tell gives the fleet an order.
+func (w *watch) tell(order string) error {
+	resp, err := w.client.Post("http://"+w.fleet.HTTPS+order, "", nil)
 	if err != nil {
 		return err
 	}
-	return errors.Join(resp.Body.Close(), w.run(ctx, 4*flushInterval))
+	return resp.Body.Close()
 }
 
-func (w *watch) report(ctx context.Context, k soakSettings, t *table, before, after int64, steadyAge time.Duration) error {
+func (w *watch) report(ctx context.Context, k soakSettings, t *table, before, after int64) error {
 	st, err := w.fleet.fleetStats(ctx)
 	if err != nil {
 		return err
 	}
 	open, err := w.gauge(ctx, "meshpulse_ingest_streams")
-	if err != nil {
-		return err
-	}
-	messages, err := w.gauge(ctx, "meshpulse_ingest_messages_total")
 	if err != nil {
 		return err
 	}
@@ -161,14 +177,14 @@ func (w *watch) report(ctx context.Context, k soakSettings, t *table, before, af
 	what := fmt.Sprintf("soak, %d streams of %d label sets for %s: ", k.pods, k.labelSets, k.duration)
 	t.atLeast(what+"streams open at the end", open, "", float64(k.pods))
 	t.atMost(what+"flushes that could not be sent", float64(st.Failed), "", 0)
-	t.atMost(what+"flushes sent that did not arrive", float64(st.Flushes)-messages, "", 0)
+	t.atMost(what+"flushes sent that did not arrive", w.lost, "", 0)
 	t.add(what+"flushes", float64(st.Flushes), "", "higher")
 	t.add(what+"pods replaced, Envoys restarted", float64(st.Replaced+st.Restarted), "", "higher")
 	t.atMost(what+"live heap at the end over that in the middle", float64(after)/float64(before), "x", 1.05)
 	t.add(what+"live heap at the end", float64(after)/(1<<20), "MiB", "lower")
 	t.add(what+"RSS", float64(resident)/(1<<20), "MiB", "lower")
 	t.add(what+"peak RSS", float64(peak)/(1<<20), "MiB", "lower")
-	t.atMost(what+"greatest age of the newest sample", steadyAge.Seconds(), "s", 2*flushInterval.Seconds())
+	t.atMost(what+"greatest age of the newest sample", w.steadyAge.Seconds(), "s", 2*flushInterval.Seconds())
 	t.atMost(what+"greatest age of the newest sample while all reconnect", w.oldest.Seconds(), "s", 3*flushInterval.Seconds())
 	t.add(what+"CPU of meshpulse", micros(cpu)/float64(st.Flushes), "us/flush", "lower")
 	t.add(what+"CPU of the sender", micros(sender)/float64(st.Flushes), "us/flush", "lower")
