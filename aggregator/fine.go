@@ -1,6 +1,10 @@
 package aggregator
 
-import "github.com/prometheus/prometheus/model/histogram"
+import (
+	"math/bits"
+
+	"github.com/prometheus/prometheus/model/histogram"
+)
 
 // The finer view of a histogram. Classic buckets tell only that a request lies between two bounds, up to a factor of 2.5
 // apart. The summary that a sidecar sends beside them tells ten ranks, each by its cell (cells.go) and its place there:
@@ -78,7 +82,9 @@ type joiner struct {
 	// these requests may lie in are valid.
 	shape [cellCount]float64
 	below [cellCount + 1]float64
-	edges [cellCount + 1]edge // differences: of density, and of how many parts lie over a cell; all 0 between two uses
+	// Differences: of density, and of how many parts lie over a cell; and a bit for each cell that has one. All 0 between two uses.
+	edges [cellCount + 1]edge
+	marks [(cellCount + 64) / 64]uint64
 }
 
 type edge struct {
@@ -121,7 +127,9 @@ func (j *joiner) open(ends []uint16, cumulative []uint32, codes *[len(SummaryQua
 			to = from
 		}
 		runs = j.bucket(from, to, below, upTo, runs)
-		below = upTo
+		if below = upTo; below == n {
+			break
+		}
 	}
 }
 
@@ -195,7 +203,9 @@ func (j *joiner) known(n int, codes *[len(SummaryQuantiles)]uint16) []run {
 			}
 			cell, first = in, told{rank, place}
 		}
-		last = told{rank, place}
+		if last = (told{rank, place}); rank == n {
+			break
+		}
 	}
 	if last.rank > 0 {
 		j.runs[runs].set(cell, first, last, before, n+1, n)
@@ -282,25 +292,40 @@ func (j *joiner) over(p part, density float64) {
 	from.parts++
 	to.density -= density
 	to.parts--
+	j.marks[p.from/64] |= 1 << (p.from % 64)
+	j.marks[p.to/64] |= 1 << (p.to % 64)
 }
 
 // integrate makes cells that are to plus the density that the differences say times the cells' weights, and clears the differences.
 func (j *joiner) integrate(cells, to, weights []float64) {
-	lo, hi := j.sure.lo, j.sure.hi
-	edges := j.edges[lo : hi+1]
-	cells, to, weights = cells[lo:hi+1], to[lo:hi+1], weights[lo:hi+1]
-	density, parts := 0.0, int32(0)
-	for c := range edges {
-		if e := &edges[c]; e.parts != 0 || e.density != 0 {
+	at, density, parts := j.sure.lo, 0.0, int32(0)
+	for i := at / 64; i < len(j.marks); i++ {
+		for m := j.marks[i]; m != 0; m &= m - 1 {
+			c := 64*i + bits.TrailingZeros64(m)
+			addDensity(cells[at:c], to[at:c], weights[at:c], density)
+			at = c
+			e := &j.edges[c]
 			density += e.density
 			if parts += e.parts; parts == 0 {
 				density = 0 // and not what rounding left
 			}
 			*e = edge{}
 		}
-		cells[c] = to[c] + density*weights[c]
+		j.marks[i] = 0
 	}
-	j.edges[hi+1] = edge{}
+	end := j.sure.hi + 1
+	addDensity(cells[at:end], to[at:end], weights[at:end], 0)
+}
+
+func addDensity(cells, to, weights []float64, density float64) {
+	if density == 0 {
+		copy(cells, to)
+		return
+	}
+	cells, to = cells[:len(weights)], to[:len(weights)]
+	for c, w := range weights {
+		cells[c] = to[c] + density*w
+	}
 }
 
 // shapeAs makes the shape of a series without ranks: as the requests of a pool are spread within each part, but as if the pool
