@@ -56,7 +56,7 @@ type knowledge struct {
 	// refusing pods have had samples refused for longer than the holder waits, and still have: what they send counts without
 	// them.
 	refusing int
-	// unknown pods exist and could have the series, but have no sidecar or are about to report for the first time.
+	// unknown pods exist and could have the series, but have no sidecar.
 	unknown int
 }
 
@@ -184,10 +184,7 @@ func (h *holder) judge(p knownPod, s aggregator.PodState, a aggregator.Answer, a
 	}
 	silence, age := at.Sub(s.Newest), at.Sub(p.created)
 	switch {
-	case s.Newest.IsZero() && !older && age <= 2*max(a.Flush, usualFlush): // its first flush is still to come
-		k.unknown++
-		return
-	case s.Newest.IsZero() && !older && age <= h.hold:
+	case s.Newest.IsZero() && !older && age <= h.hold: // it may serve already, and its first flush is still to come
 		f.add(flawUnheard, name)
 	case s.Newest.IsZero() && !older:
 		k.unheard++
@@ -226,14 +223,13 @@ func (h *holder) told(p knownPod, s aggregator.PodState, a aggregator.Answer, at
 	if last.Before(p.created) {
 		last = p.created
 	}
-	const late = 1.5 // flushes: a pod may go just before its next one
 	switch {
 	case !p.left.After(from), !p.wired:
 		return true
-	case p.left.Sub(last).Seconds() > late*max(a.Flush, usualFlush).Seconds():
-		return false
-	case s.Newest.IsZero():
-		return true // it did not begin
+	case s.Newest.IsZero(): // it did not begin, or nobody heard of it
+		return p.left.Sub(p.created) <= 2*max(a.Flush, usualFlush)
+	case last.Before(p.left.Add(-time.Second)): // API servers cut times to seconds
+		return false // its next flush tells, or the last one that an Envoy sends when it ends
 	}
 	return s.Refused.IsZero() && (s.GapTo.IsZero() || !s.GapFrom.After(p.created)) &&
 		(!s.Oldest.After(from) || !p.created.Before(h.started) && s.Whole)

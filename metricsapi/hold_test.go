@@ -167,8 +167,12 @@ func TestHold(t *testing.T) {
 			at: 2 * time.Minute, hpas: average("1"), scale: 3, want: "8958m", reason: "asks for more", expected: 2,
 		},
 		"one is deleted, and has told all until then": {
-			pods: fixedPods{pod("a", old), pod("b", old, left(64*time.Second))}, sent: []requests{{pod: "a", from: 5 * time.Second, to: 2 * time.Minute}, {pod: "b", from: 5 * time.Second, to: time.Minute}},
+			pods: fixedPods{pod("a", old), pod("b", old, left(61*time.Second))}, sent: []requests{{pod: "a", from: 5 * time.Second, to: 2 * time.Minute}, {pod: "b", from: 5 * time.Second, to: time.Minute}},
 			at: 2*time.Minute + time.Second, hpas: average("10"), scale: 3, want: "5", expected: 1,
+		},
+		"one is being deleted, and its next flush is still to come": {
+			pods: fixedPods{pod("a", old), pod("b", old, left(118*time.Second))}, sent: []requests{{pod: "a", from: 5 * time.Second, to: 2 * time.Minute}, {pod: "b", from: 5 * time.Second, to: 115 * time.Second}},
+			at: 2 * time.Minute, hpas: average("10"), scale: 3, want: "30", reason: "1 sidecar deleted, and not all is known that it served or left to others (b)", expected: 1,
 		},
 		"one was silent when it was deleted: what it served then is missing": {
 			pods: fixedPods{pod("a", old), pod("b", old, left(100*time.Second))}, sent: []requests{{pod: "a", from: 5 * time.Second, to: 2 * time.Minute}, {pod: "b", from: 5 * time.Second, to: 70 * time.Second}},
@@ -234,7 +238,7 @@ func TestHold(t *testing.T) {
 		},
 		"a pod that came just now is about to report": {
 			pods: fixedPods{pod("a", old), pod("b", 0, young(112*time.Second))}, sent: []requests{{pod: "a", from: 5 * time.Second, to: 2 * time.Minute}},
-			at: 2 * time.Minute, hpas: average("10"), scale: 4, want: "5", expected: 1,
+			at: 2 * time.Minute, hpas: average("10"), scale: 4, want: "40", reason: "1 sidecar not heard of since it began (b)", expected: 2,
 		},
 		"a pod that came later and has not been heard of may serve": {
 			pods: fixedPods{pod("a", old), pod("b", 0, young(time.Minute))}, sent: []requests{{pod: "a", from: 5 * time.Second, to: 2 * time.Minute}},

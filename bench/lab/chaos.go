@@ -135,7 +135,7 @@ func (l *lab) chaosOnce(ctx context.Context, seed uint64, faults int) (chaos.See
 // steady is a constant load after a first minute of somewhat more: the HPA is to find as many replicas as the load needs, and
 // while the window fills for the first time it had taken some away, which its tolerance of 10 % would not give back.
 func steady(rps float64, length time.Duration) load.Profile {
-	const more, during = 1.15, 70 * time.Second
+	const more, during = 1.08, 70 * time.Second
 	return load.Profile{
 		{For: metav1.Duration{Duration: during}, RPS: more * rps},
 		{For: metav1.Duration{Duration: length - during}, RPS: rps},

@@ -100,7 +100,7 @@ type Config struct {
 	// so that knowledge is complete again and nothing is held. Settle is after the last fault (default 225s): until the
 	// series that filled a budget are out of a retention of two minutes, and then a Calm.
 	WarmUp, Calm, Settle time.Duration
-	// Bout is how many faults come between two calms (default 26).
+	// Bout is how many faults come between two calms (default 35).
 	Bout int
 }
 
@@ -140,7 +140,7 @@ func (c Config) withDefaults() Config {
 		c.Settle = 225 * time.Second
 	}
 	if c.Bout == 0 {
-		c.Bout = 2 * len(Kinds)
+		c.Bout = 35
 	}
 	return c
 }

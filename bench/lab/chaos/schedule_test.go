@@ -98,8 +98,8 @@ func TestCalmsAreLongEnoughForKnowledgeToBeComplete(t *testing.T) {
 		}
 		busyUntil = max(busyUntil, f.End())
 	}
-	if calms != 4 {
-		t.Errorf("got %d calms before faults, want 4", calms)
+	if calms != 3 {
+		t.Errorf("got %d calms before faults, want 3", calms)
 	}
 	if s.Length-busyUntil < 225*time.Second {
 		t.Errorf("the last fault ends at %s of %s", busyUntil, s.Length)
