@@ -30,7 +30,8 @@ type Pod struct {
 	Peer string
 	// FlushInterval is the sidecar's stats_flush_interval where the node tells it, else 0 (taken as 5 s until observed).
 	FlushInterval time.Duration
-	// InclusiveBounds: since Envoy 1.38 a histogram's bucket holds the values equal to its upper bound.
+	// InclusiveBounds: since Envoy 1.38 a histogram's bucket holds the values equal to its upper bound, and a quantile's place
+	// within its bin is another (cells.go, fine.go).
 	InclusiveBounds bool
 }
 

@@ -56,6 +56,15 @@ func quantileCode(v float64) uint16 {
 	return uint16(1 + cell*cellPlaces + int(place*cellPlaces))
 }
 
+// olderQuantileCode is quantileCode for an Envoy before 1.38. It puts quantile q of n requests at q n, without rounding to a
+// request: where that is the last of a bin, at the bin's end, which is where the next one begins. Only q = 0 is a bin's beginning.
+func olderQuantileCode(q, v float64) uint16 {
+	if q > 0 {
+		v *= 1 - 1e-12
+	}
+	return quantileCode(v)
+}
+
 // quantileCell unpacks a code that is not 0: the cell, and which of its cellPlaces places.
 func quantileCell(code uint16) (cell, place int) {
 	return int(code-1) / cellPlaces, int(code-1) % cellPlaces

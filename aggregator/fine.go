@@ -10,8 +10,8 @@ import (
 // apart. The summary that a sidecar sends beside them tells ten ranks, each by its cell (cells.go) and its place there:
 //
 //   - Quantile q of n requests is the request of rank ceil(q n). Up to five requests a flush all are known.
-//   - The k-th of m requests of a bin is put at k/(m+1) of it. Two ranks in one bin so tell m, and where the bin's ranks begin
-//     and end; so does one, where it is the first or the last of all.
+//   - The k-th of m requests of a bin is put at k/(m+1) of it (before Envoy 1.38 at k/m, with q n in place of its rank). Two ranks
+//     in one bin so tell m, and where the bin's ranks begin and end; so does one, where it is the first or the last of all.
 //   - An unknown request lies between its known neighbours and within its bucket. Where, the series' other flushes tell: it is
 //     spread as all the window's requests are, after each has been spread evenly (one step of expectation maximisation; more of
 //     them begin to fit noise).
@@ -77,6 +77,7 @@ type joiner struct {
 	parts []part
 	runs  [len(SummaryQuantiles)]run
 	many  quantileRanks // of more requests than the tables have
+	older bool          // the rows are those of an Envoy before 1.38
 
 	// How the requests are spread that were read when the shape was made: by cell, and how many are below it. Only the cells that
 	// these requests may lie in are valid.
@@ -195,20 +196,24 @@ func (j *joiner) known(n int, codes *[len(SummaryQuantiles)]uint16) []run {
 			continue
 		}
 		in, place := quantileCell(code)
+		k := told{rank, place, float64(rank)}
+		if j.older {
+			k.at = SummaryQuantiles[i] * float64(n)
+		}
 		if in != cell {
 			if last.rank > 0 {
-				j.runs[runs].set(cell, first, last, before, rank, n)
+				j.runs[runs].set(cell, first, last, before, rank, n, j.older)
 				runs++
 				before = last.rank
 			}
-			cell, first = in, told{rank, place}
+			cell, first = in, k
 		}
-		if last = (told{rank, place}); rank == n {
+		if last = k; rank == n {
 			break
 		}
 	}
 	if last.rank > 0 {
-		j.runs[runs].set(cell, first, last, before, n+1, n)
+		j.runs[runs].set(cell, first, last, before, n+1, n, j.older)
 		runs++
 	}
 	return j.runs[:runs]
@@ -223,28 +228,35 @@ func (j *joiner) ranksOf(n int) *quantileRanks {
 	return &j.many
 }
 
-// told is a request of which the place in its cell is known.
-type told struct{ rank, place int }
+// told is a request of which the place in its cell is known. at is the rank that the place stands for.
+type told struct {
+	rank, place int
+	at          float64
+}
 
 // set works out how many requests there are in a run's cell, of n in all, of which the ranks first to last are told; ranks up to
 // before and from after on lie in other cells.
-func (r *run) set(cell int, first, last told, before, after, n int) {
+func (r *run) set(cell int, first, last told, before, after, n int, older bool) {
 	r.first, r.last, r.told, r.cell, r.whole = first.rank, last.rank, last.rank, int32(cell), false
 	// Places tell the more, the further apart they are. fewPlaces keeps the error of a count below some 15 %.
 	const fewPlaces = 6
-	at := func(k told) float64 { return (float64(k.place) + 0.5) / cellPlaces }
+	place := func(k told) float64 { return (float64(k.place) + 0.5) / cellPlaces }
+	more := 1.0 // a bin of m requests is divided into m + more
+	if older {
+		more = 0
+	}
 	var m, s float64 // requests in the cell, and the rank before the first of them
 	switch {
 	case first.rank == 1 && last.rank == n:
 		m = float64(n)
 	case first.rank == 1 && last.place >= fewPlaces:
-		m = float64(last.rank)/at(last) - 1
+		m = last.at/place(last) - more
 	case last.rank == n && cellPlaces-1-first.place >= fewPlaces:
-		m = (float64(n-first.rank) + at(first)) / (1 - at(first))
+		m = (float64(n) - first.at + more*place(first)) / (1 - place(first))
 		s = float64(n) - m
 	case last.place-first.place >= 2:
-		perPlace := float64(last.rank-first.rank) / (at(last) - at(first)) // m+1
-		m, s = perPlace-1, float64(first.rank)-at(first)*perPlace
+		divided := (last.at - first.at) / (place(last) - place(first))
+		m, s = divided-more, first.at-place(first)*divided
 	default:
 		return
 	}
@@ -346,9 +358,11 @@ func (j *joiner) shapeAs(pool *fine) {
 	j.accumulate(j.shape[:], j.sure.lo, j.sure.hi)
 }
 
-// read takes a block's rows (lo, hi]. It reads what the ring holds; the caller checks torn.
-func (j *joiner) read(b *block, ends []uint16, lo, hi int64) {
+// read takes a pod's rows (lo, hi]. It reads what the ring holds; the caller checks torn.
+func (j *joiner) read(b *block, l *layout, p *Pod, lo, hi int64) {
 	j.reset()
+	j.older = !p.InclusiveBounds
+	ends := l.ends(p)
 	n := int(b.counts)
 	words, ranked := countWords(n-1), b.ranked()
 	var scratch [32]uint32

@@ -81,14 +81,30 @@ func (r *recorded) at(q float64) (bin int, place float64) {
 	return 0, math.NaN()
 }
 
-func (r *recorded) quantiles() []float64 {
+// quantiles are a summary's. Before Envoy 1.38 quantile q of n requests was at q n, and k of m requests of a bin at k/m.
+func (r *recorded) quantiles(older bool) []float64 {
 	var qs []float64
 	for _, q := range SummaryQuantiles {
 		bin, place := r.at(q)
+		if older {
+			bin, place = r.reached(q * r.count())
+		}
 		from, to := binOf(bin)
 		qs = append(qs, from+(to-from)*place)
 	}
 	return qs
+}
+
+// reached returns the first bin that ends at a rank or beyond, with the rank's place there.
+func (r *recorded) reached(rank float64) (bin int, place float64) {
+	below := 0.0
+	for bin, c := range r {
+		if c > 0 && below+c >= rank {
+			return bin, (rank - below) / c
+		}
+		below += c
+	}
+	return 0, math.NaN()
 }
 
 // gapBeside reports whether a gap (x to 1.3 x) within one bucket has its rank within 0.15 of q: what lies on which side of the
@@ -226,20 +242,22 @@ func (f senders) send(t *testing.T, draw distribution, r *rand.Rand) (s *Store, 
 				flush.record(draw(r))
 			}
 			all.add(&flush)
-			commit(t, s, st, time.Duration(k+1)*5*time.Second, &flush, flush.buckets(own, p.InclusiveBounds), pod >= f.coarse)
+			var quantiles []float64
+			if pod >= f.coarse {
+				quantiles = flush.quantiles(!p.InclusiveBounds)
+			}
+			commit(t, s, st, time.Duration(k+1)*5*time.Second, uint64(flush.count()), flush.buckets(own, p.InclusiveBounds), quantiles)
 		}
 		st.Close()
 	}
 	return s, all, bounds
 }
 
-func commit(t *testing.T, s *Store, st *Stream, at time.Duration, flush *recorded, buckets []Bucket, summary bool) {
+func commit(t *testing.T, s *Store, st *Stream, at time.Duration, n uint64, buckets []Bucket, quantiles []float64) {
 	t.Helper()
 	arrival := s.started.Add(at)
-	b := &Batch{Timestamp: arrival.UnixMilli(), Buckets: buckets}
-	n := uint64(flush.count())
-	if summary {
-		b.Quantiles = flush.quantiles()
+	b := &Batch{Timestamp: arrival.UnixMilli(), Buckets: buckets, Quantiles: quantiles}
+	if quantiles != nil {
 		b.Samples = append(b.Samples, Sample{Key: 1, Timestamp: b.Timestamp, Kind: Summary, Count: n, Last: uint32(len(b.Quantiles))})
 	}
 	b.Samples = append(b.Samples, Sample{Key: 1, Timestamp: b.Timestamp, Kind: Histogram, Count: n, Last: uint32(len(buckets))})

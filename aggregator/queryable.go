@@ -216,7 +216,7 @@ func (r *reader) joiner() *joiner {
 // the ring's oldest row, not from the series' beginning: rates and increases, which is what a histogram is good for, do not
 // see the difference. What is before the first of them is joined apart: a window's increase depends on its own rows only.
 func (r *reader) native(col *column, pod *Pod, pool *fine) []chunks.Sample {
-	flush, ends, join := col.table.flush.Load(), col.layout.ends(pod), r.joiner()
+	flush, join := col.table.flush.Load(), r.joiner()
 	for {
 		b := col.block.Load()
 		oldest, hi, check := b.window(math.MinInt64, r.maxt)
@@ -230,14 +230,14 @@ func (r *reader) native(col *column, pod *Pod, pool *fine) []chunks.Sample {
 		r.times = r.times[:0]
 		f := newFine()
 		ps := make([]chunks.Sample, 0, hi-lo+2)
-		join.read(b, ends, oldest, lo)
+		join.read(b, col.layout, pod, oldest, lo)
 		join.shapeFor(b, pool)
 		join.spread(f, 1)
-		join.read(b, ends, lo, hi)
+		join.read(b, col.layout, pod, lo, hi)
 		join.shapeFor(b, pool)
 		for row := lo; row <= hi; row++ {
 			if row > lo {
-				join.read(b, ends, row-1, row)
+				join.read(b, col.layout, pod, row-1, row)
 				join.spread(f, 1)
 			}
 			r.times = append(r.times, b.gen.time(row))

@@ -172,11 +172,11 @@ func (r rangeVector) readFine(sc *scan, i int, p *Pod, j *joiner, pool *fine) (f
 		return 0, false
 	}
 	o := r.f.over(sc.gen, lo, in.hi, mint, sc.maxt)
-	b, ends := in.block, in.column.layout.ends(p)
-	j.read(b, ends, lo, in.hi)
+	b, l := in.block, in.column.layout
+	j.read(b, l, p, lo, in.hi)
 	j.shapeFor(b, pool)
 	if o.from > lo {
-		j.read(b, ends, o.from, in.hi)
+		j.read(b, l, p, o.from, in.hi)
 	}
 	all := int(b.counts) - 1
 	first := b.countIn(b.row(lo), all) - b.countIn(b.row(in.lo), all)
@@ -197,7 +197,7 @@ func (s *Store) pool(sel *selector, mint, maxt int64, j *joiner) *fine {
 			if !in.block.ranked() {
 				continue
 			}
-			j.read(in.block, in.column.layout.ends(p), in.lo, in.hi)
+			j.read(in.block, in.column.layout, p, in.lo, in.hi)
 			if sc.torn() {
 				break
 			}
