@@ -4,7 +4,7 @@ GO       ?= go
 FUZZTIME ?= 30s
 LINT     := $(GO) tool -modfile=bench/tools/go.mod
 
-.PHONY: build help run test lint bench bench-soak fuzz envoy clean
+.PHONY: build help run test lint bench bench-soak quantiles beside fuzz envoy clean
 
 build: ## build bin/meshpulse (the default)
 	@bench/tools/progress $(GO) build -v -o bin/ ./cmd/meshpulse
@@ -35,6 +35,15 @@ bench: build ## one table of what ingest, queries, memory and answers cost (10 m
 bench-soak: build ## 5,000 streams with churn for SOAK (10m), then all reconnect at once
 	@$(GO) build -o bin/ ./bench/report
 	@bin/report soak --duration $(or $(SOAK),10m)
+
+quantiles: build envoy ## quantiles and averages against what real Envoys recorded (4 minutes)
+	@$(GO) build -o bin/ ./bench/report
+	@bin/report quantiles
+
+beside: build envoy ## a real Prometheus scrapes the Envoys that push to meshpulse; pods join, leave, restart (6 minutes)
+	@$(MAKE) --no-print-directory $(LAB_BIN)/prometheus-$(PROMETHEUS_VERSION)
+	@$(GO) build -o bin/ ./bench/report
+	@bin/report beside --prometheus $(LAB_BIN)/prometheus-$(PROMETHEUS_VERSION)
 
 fuzz: ## every fuzz target for FUZZTIME (30s)
 	@bench/tools/fuzz $(FUZZTIME)

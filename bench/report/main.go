@@ -19,6 +19,8 @@ import (
 
 const usage = `usage: report COMMAND [flags]
   run      all benchmarks in one run, results to --results
+  quantiles  the finer view and averages against what real Envoys recorded
+  beside   a real Prometheus scrapes the Envoys that push to meshpulse
   soak     thousands of streams with churn, then all reconnect at once
   fleet    simulated sidecars; /stats, /reconnect and /calm on the port that it tells
   sink     receives what sidecars send and throws it away
@@ -43,6 +45,10 @@ func command(ctx context.Context, args []string) error {
 	switch args[0] {
 	case "run":
 		return runBenchmarks(ctx, args[1:])
+	case "quantiles":
+		return runQuantiles(ctx, args[1:])
+	case "beside":
+		return runBeside(ctx, args[1:])
 	case "soak":
 		return runSoak(ctx, args[1:])
 	case "fleet":

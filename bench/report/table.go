@@ -27,10 +27,13 @@ type table struct {
 	Versions map[string]string `json:"versions"`
 	Rows     []row             `json:"rows"`
 	Notes    []string          `json:"notes"`
+
+	title string          // of the page
+	body  strings.Builder // what the page says in place of the rows
 }
 
 func newTable(command string, now time.Time) *table {
-	t := &table{Command: command, Date: now.UTC().Format(time.RFC3339), Versions: map[string]string{
+	t := &table{title: "Benchmarks", Command: command, Date: now.UTC().Format(time.RFC3339), Versions: map[string]string{
 		"go": runtime.Version(), "cpus": fmt.Sprint(runtime.NumCPU()), "os": runtime.GOOS + "/" + runtime.GOARCH,
 	}}
 	if b, err := os.ReadFile("/proc/cpuinfo"); err == nil {
@@ -109,21 +112,30 @@ func number(v float64) string {
 // markdown is the table as people read it.
 func (t *table) markdown() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "# Benchmarks\n\n`%s`, %s; ", t.Command, t.Date)
+	fmt.Fprintf(&b, "# %s\n\n`%s`, %s; ", t.title, t.Command, t.Date)
 	for _, k := range []string{"meshpulse", "go", "google.golang.org/grpc", "github.com/prometheus/prometheus", "Prometheus server", "os", "cpus", "cpu"} {
 		if v := t.Versions[k]; v != "" {
 			fmt.Fprintf(&b, "%s %s; ", k, v)
 		}
 	}
-	b.WriteString("\n\n| what | value | unit | goal | reached |\n|---|--:|---|---|---|\n")
-	for _, r := range t.Rows {
-		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s |\n", r.Name, number(r.Value), r.Unit, r.goal(), r.reached())
+	b.WriteString("\n\n")
+	if t.body.Len() > 0 {
+		b.WriteString(t.body.String())
+	} else {
+		t.rowsTo(&b)
 	}
-	b.WriteString("\n")
 	for _, n := range t.Notes {
 		fmt.Fprintf(&b, "- %s\n", n)
 	}
 	return b.String()
+}
+
+func (t *table) rowsTo(b *strings.Builder) {
+	b.WriteString("| what | value | unit | goal | reached |\n|---|--:|---|---|---|\n")
+	for _, r := range t.Rows {
+		fmt.Fprintf(b, "| %s | %s | %s | %s | %s |\n", r.Name, number(r.Value), r.Unit, r.goal(), r.reached())
+	}
+	b.WriteString("\n")
 }
 
 // write puts NAME.md and NAME.json into the folder.

@@ -57,6 +57,11 @@ type Options struct {
 	// histogram exact.
 	Duration string
 
+	// Bounds are the histograms' upper bounds in milliseconds (default Istio's), as sidecar.istio.io/statsHistogramBuckets sets.
+	Bounds []float64
+	// Answers lets Envoy answer requests by itself, with 200 and nothing: no Upstreams are asked.
+	Answers bool
+
 	// Sink is the receiver of the metrics, host:port.
 	Sink string
 	// FlushInterval is the time between two flushes (default 5s).
@@ -102,6 +107,11 @@ func (o Options) Validate() error {
 	return nil
 }
 
+// IstioBounds are the upper bounds of Istio's histograms.
+func IstioBounds() []float64 {
+	return []float64{0.5, 1, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10000, 30000, 60000, 300000, 600000, 1800000, 3600000}
+}
+
 func (o Options) withDefaults() Options {
 	o.Version = cmp.Or(o.Version, "v1")
 	o.Reporter = cmp.Or(o.Reporter, Destination)
@@ -113,6 +123,9 @@ func (o Options) withDefaults() Options {
 	o.Duration = cmp.Or(o.Duration, "%DURATION%")
 	o.FlushInterval = cmp.Or(o.FlushInterval, defaultFlush)
 	o.Concurrency = cmp.Or(o.Concurrency, 1)
+	if o.Bounds == nil {
+		o.Bounds = IstioBounds()
+	}
 	labels := map[string]string{
 		"app":                                 o.Workload,
 		"version":                             o.Version,

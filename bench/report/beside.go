@@ -1,0 +1,430 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math"
+	"net/http"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	traffic "github.com/meshpulse/meshpulse/bench/load"
+	"github.com/meshpulse/meshpulse/bench/process"
+	"github.com/meshpulse/meshpulse/bench/sidecar"
+	"github.com/meshpulse/meshpulse/bench/standalone"
+)
+
+const (
+	besideTime   = 5 * time.Minute
+	besideScrape = 5 * time.Second
+	besideRate   = 20 // requests a second and pod
+)
+
+// besidePod is a pod's life: it joins (0: it is there from the start), and then restarts, leaves or is killed, each where it is set.
+type besidePod struct {
+	workload                     string
+	join, restart, leave, killed time.Duration
+
+	name    string
+	sidecar *sidecar.Sidecar
+	load    *traffic.Generator
+	sent    int // requests answered by sidecars and loads that are gone
+}
+
+func besidePods() []*besidePod {
+	pods := []*besidePod{
+		{workload: "steady"},
+		{workload: "steady"},
+		{workload: "steady"},
+		{workload: "joining"},
+		{workload: "joining", join: 62 * time.Second},
+		{workload: "joining", join: 123 * time.Second},
+		{workload: "leaving"},
+		{workload: "leaving", leave: 64 * time.Second},
+		{workload: "leaving", killed: 121 * time.Second},
+		{workload: "restarting"},
+		{workload: "restarting", restart: 63 * time.Second},
+		{workload: "restarting", restart: 122 * time.Second},
+	}
+	for i, p := range pods {
+		p.name = fmt.Sprintf("beside-%d", i)
+	}
+	return pods
+}
+
+var besideWorkloads = [...]string{"steady", "joining", "leaving", "restarting"}
+
+func besideMinute(workload string) string {
+	return fmt.Sprintf(`sum(increase(istio_requests_total{reporter="destination",destination_workload=%q}[1m]))`, workload)
+}
+
+func besideSelector(workload string) string {
+	return fmt.Sprintf(`istio_requests_total{reporter="destination",destination_workload=%q}`, workload)
+}
+
+// besideGrown is what a stored counter grew by: stored counters do not fall.
+func besideGrown(workload string) string {
+	return fmt.Sprintf("sum(max_over_time(%[1]s[7m]) - min_over_time(%[1]s[7m]))", besideSelector(workload))
+}
+
+// beside is a Prometheus and a meshpulse with the same sidecars.
+type beside struct {
+	s          settings
+	dir        string
+	pods       []*besidePod
+	queries    *queries
+	server     *standalone.Server
+	prometheus *process.Process
+	url        string // Prometheus'
+}
+
+// runBeside lets a real Prometheus scrape the Envoys that push here, while pods join, leave and restart.
+func runBeside(ctx context.Context, args []string) (err error) {
+	s, err := parseSettings("beside", args, nil)
+	if err != nil {
+		return err
+	}
+	t := newTable("make beside", time.Now())
+	t.title = "The same Envoys, scraped by Prometheus and pushing to meshpulse"
+	version, err := exec.Command(s.prometheus, "--version").CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("%s does not run: %w", s.prometheus, err)
+	}
+	first, _, _ := strings.Cut(string(version), "\n")
+	t.Versions["Prometheus server"] = strings.TrimSpace(first)
+	b := &beside{s: s, dir: filepath.Join(s.work, "beside"), pods: besidePods(), queries: newQueries()}
+	defer func() { err = errors.Join(err, b.stop()) }()
+	if err := b.start(ctx); err != nil {
+		return err
+	}
+	minutes, err := b.live(ctx)
+	if err != nil {
+		return err
+	}
+	if err := b.rows(ctx, t, minutes); err != nil {
+		return err
+	}
+	fmt.Print(t.markdown())
+	return t.write(s.results, "beside")
+}
+
+func (b *beside) start(ctx context.Context) error {
+	if err := errors.Join(os.RemoveAll(b.dir), os.MkdirAll(b.dir, 0o750)); err != nil {
+		return err
+	}
+	for _, w := range besideWorkloads {
+		b.queries.add(besideMinute(w))
+		b.queries.add(besideGrown(w))
+	}
+	hpas := filepath.Join(b.dir, "hpas")
+	if err := b.queries.write(hpas); err != nil {
+		return err
+	}
+	var err error
+	b.server, err = standalone.Start(ctx, standalone.Options{Binary: b.s.meshpulse, Dir: b.dir, HPADir: hpas})
+	if err != nil {
+		return err
+	}
+	if err := b.writeTargets(); err != nil {
+		return err
+	}
+	const address = "127.0.0.1:19091"
+	b.url = "http://" + address
+	b.prometheus, err = process.Start(filepath.Join(b.dir, "prometheus.log"), b.s.prometheus, "--config.file="+b.config(),
+		"--storage.tsdb.path="+filepath.Join(b.dir, "data"), "--web.listen-address="+address, "--web.enable-lifecycle")
+	if err != nil {
+		return err
+	}
+	for limit := time.Now().Add(30 * time.Second); ; {
+		if _, err := get(ctx, http.DefaultClient, b.url+"/-/ready"); err == nil {
+			return nil
+		} else if time.Now().After(limit) {
+			return fmt.Errorf("prometheus: %w:\n%s", err, b.prometheus.Tail(10))
+		}
+		if err := wait(ctx, 100*time.Millisecond); err != nil {
+			return err
+		}
+	}
+}
+
+func (b *beside) config() string { return filepath.Join(b.dir, "prometheus.yml") }
+
+// writeTargets tells Prometheus which pods there are.
+func (b *beside) writeTargets() error {
+	var text strings.Builder
+	fmt.Fprintf(&text, `global: {scrape_interval: %[1]s, scrape_timeout: %[1]s}
+scrape_configs:
+- job_name: sidecars
+  metrics_path: /stats/prometheus
+  params: {filter: ["^istiocustom"]}
+  metric_relabel_configs:
+  - {source_labels: [__name__], regex: envoy_istiocustom_(.*), target_label: __name__}
+  static_configs:
+`, besideScrape)
+	text.WriteString("  - {targets: []}\n")
+	for _, p := range b.pods {
+		if p.sidecar != nil {
+			fmt.Fprintf(&text, "  - {targets: [%q], labels: {namespace: test, pod: %s, instance: %s}}\n",
+				strings.TrimPrefix(p.sidecar.AdminURL(), "http://"), p.name, p.name)
+		}
+	}
+	return os.WriteFile(b.config(), []byte(text.String()), 0o600)
+}
+
+// targets tells a running Prometheus.
+func (b *beside) targets(ctx context.Context) error {
+	if err := b.writeTargets(); err != nil {
+		return err
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, b.url+"/-/reload", nil)
+	if err != nil {
+		return err
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return err
+	}
+	_ = resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("prometheus does not take its targets: %s:\n%s", resp.Status, b.prometheus.Tail(5))
+	}
+	return nil
+}
+
+func (b *beside) join(ctx context.Context, i int) error {
+	p := b.pods[i]
+	var err error
+	p.sidecar, err = sidecar.Start(ctx, sidecar.Options{
+		Dir: b.dir, Pod: p.name, Namespace: "test", Workload: p.workload, Address: fmt.Sprintf("127.97.61.%d", i+1),
+		InboundPort: 8080, AdminPort: 15000, Sink: b.server.Ingest, Answers: true,
+	})
+	if err != nil {
+		return err
+	}
+	p.load = traffic.Start(ctx, traffic.Options{Targets: []string{p.sidecar.Address()}, Rate: besideRate, Header: http.Header{"X-Source-Workload": {"client"}}})
+	return nil
+}
+
+// quiet stops a pod's load and remembers what was answered.
+func (p *besidePod) quiet() {
+	if p.load != nil {
+		p.load.Stop()
+		seen := p.load.Between(time.Time{}, time.Now())
+		p.sent += seen.Requests - seen.Failed
+		p.load = nil
+	}
+}
+
+func (p *besidePod) stop(kill bool) error {
+	p.quiet()
+	if p.sidecar == nil {
+		return nil
+	}
+	defer func() { p.sidecar = nil }()
+	if kill {
+		p.sidecar.Kill()
+		return nil
+	}
+	return p.sidecar.Stop()
+}
+
+func (b *beside) stop() error {
+	var errs []error
+	for _, p := range b.pods {
+		errs = append(errs, p.stop(false))
+	}
+	if b.prometheus != nil {
+		b.prometheus.Kill()
+	}
+	if b.server != nil {
+		errs = append(errs, b.server.Stop())
+	}
+	return errors.Join(errs...)
+}
+
+// besideAnswer is what both say of a workload's last minute.
+type besideAnswer struct {
+	at              time.Duration
+	workload        string
+	own, prometheus float64
+	calm            bool // nothing has happened to the workload's pods in that minute, nor shortly before
+}
+
+// live lets the pods live their lives, and asks both sides every 15 s.
+func (b *beside) live(ctx context.Context) ([]besideAnswer, error) {
+	began := time.Now()
+	var answers []besideAnswer
+	done := make([]bool, len(b.pods))
+	for tick := time.Duration(0); tick <= besideTime; tick += time.Second {
+		if err := wait(ctx, time.Until(began.Add(tick))); err != nil {
+			return nil, err
+		}
+		for i, p := range b.pods {
+			if err := b.turn(ctx, i, p, tick, &done[i]); err != nil {
+				return nil, err
+			}
+		}
+		if tick < 75*time.Second || tick%(15*time.Second) != 0 {
+			continue
+		}
+		for _, w := range besideWorkloads {
+			own, err := b.queries.ask(ctx, b.server, besideMinute(w))
+			if err != nil {
+				return nil, err
+			}
+			theirs, err := b.ask(ctx, besideMinute(w))
+			if err != nil {
+				return nil, err
+			}
+			answers = append(answers, besideAnswer{tick, w, own, theirs, b.calm(w, tick)})
+		}
+	}
+	for _, p := range b.pods {
+		p.quiet()
+	}
+	return answers, wait(ctx, 2*flushInterval+2*time.Second)
+}
+
+// turn does what a pod's life has at an instant.
+func (b *beside) turn(ctx context.Context, i int, p *besidePod, now time.Duration, done *bool) error {
+	switch {
+	case now == p.join:
+		if err := b.join(ctx, i); err != nil {
+			return err
+		}
+		return b.targets(ctx)
+	case *done:
+		return nil
+	case p.restart > 0 && now >= p.restart:
+		*done = true
+		p.sidecar.Kill()
+		if err := p.stop(true); err != nil {
+			return err
+		}
+		return b.join(ctx, i)
+	case p.leave > 0 && now >= p.leave, p.killed > 0 && now >= p.killed:
+		*done = true
+		return errors.Join(p.stop(p.killed > 0), b.targets(ctx))
+	}
+	return nil
+}
+
+// calm reports whether nothing happened to a workload's pods within the minute before, and the flush and scrape before that.
+func (b *beside) calm(workload string, now time.Duration) bool {
+	for _, p := range b.pods {
+		for _, at := range []time.Duration{p.join, p.restart, p.leave, p.killed} {
+			if p.workload == workload && (at > 0 || p.join == 0 && at == p.join) && at <= now && now-at < time.Minute+3*flushInterval {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// promResult is an instant answer of Prometheus' API: of a vector its values, of a matrix its samples.
+type promResult struct {
+	Value  [2]any
+	Values [][2]any
+}
+
+func (b *beside) query(ctx context.Context, expr string) ([]promResult, error) {
+	body, err := get(ctx, http.DefaultClient, b.url+"/api/v1/query?"+url.Values{"query": {expr}}.Encode())
+	if err != nil {
+		return nil, err
+	}
+	var answer struct{ Data struct{ Result []promResult } }
+	if err := json.Unmarshal(body, &answer); err != nil {
+		return nil, fmt.Errorf("prometheus: %w", err)
+	}
+	return answer.Data.Result, nil
+}
+
+func (b *beside) ask(ctx context.Context, expr string) (float64, error) {
+	result, err := b.query(ctx, expr)
+	if err != nil {
+		return 0, err
+	}
+	if len(result) != 1 {
+		return 0, fmt.Errorf("prometheus: %d values of %s", len(result), expr)
+	}
+	return strconv.ParseFloat(fmt.Sprint(result[0].Value[1]), 64)
+}
+
+// grown is what Prometheus has seen a workload's counters grow by, resets added up: its increase without extrapolation.
+func (b *beside) grown(ctx context.Context, workload string) (grown float64, err error) {
+	series, err := b.query(ctx, besideSelector(workload)+"[7m]")
+	if err != nil {
+		return 0, err
+	}
+	for _, s := range series {
+		last := math.NaN()
+		for _, v := range s.Values {
+			now, err := strconv.ParseFloat(fmt.Sprint(v[1]), 64)
+			if err != nil {
+				return 0, err
+			}
+			switch {
+			case now >= last:
+				grown += now - last
+			case now < last:
+				grown += now
+			}
+			last = now
+		}
+	}
+	return grown, nil
+}
+
+func (b *beside) rows(ctx context.Context, t *table, answers []besideAnswer) error {
+	fmt.Fprintf(&t.body, "Five minutes, 12 Envoys of four workloads, %d requests a second each; flush and scrape every %s.\n\n## Over the run\n\n"+
+		"Counters' growth without extrapolation, resets added up.\n\n"+
+		"| workload | requests answered | meshpulse | Prometheus |\n|---|--:|--:|--:|\n", besideRate, besideScrape)
+	for _, w := range besideWorkloads {
+		sent := 0
+		for _, p := range b.pods {
+			if p.workload == w {
+				sent += p.sent
+			}
+		}
+		own, err := b.queries.ask(ctx, b.server, besideGrown(w))
+		if err != nil {
+			return err
+		}
+		theirs, err := b.grown(ctx, w)
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(&t.body, "| %s | %d | %.0f (%+.2f %%) | %.0f (%+.2f %%) |\n", w, sent, own, 100*(own/float64(sent)-1), theirs, 100*(theirs/float64(sent)-1))
+		t.add(w+": requests of the run that meshpulse has not counted", float64(sent)-own, "requests", "lower")
+		t.add(w+": requests of the run that Prometheus has not counted", float64(sent)-theirs, "requests", "lower")
+	}
+	t.body.WriteString("\n## increase(…[1m]), outside of joins and restarts\n\nThe sum of all such answers, asked every 15 s at the same time.\n\n" +
+		"| workload | answers | meshpulse | Prometheus | apart | worst single one |\n|---|--:|--:|--:|--:|--:|\n")
+	for _, w := range besideWorkloads {
+		own, theirs, worst, n := 0.0, 0.0, 0.0, 0
+		for _, a := range answers {
+			if a.workload == w && a.calm {
+				own, theirs, n = own+a.own, theirs+a.prometheus, n+1
+				worst = max(worst, math.Abs(a.own/a.prometheus-1))
+			}
+		}
+		if n == 0 {
+			return fmt.Errorf("%s: no calm minute", w)
+		}
+		apart := 100 * math.Abs(own/theirs-1)
+		fmt.Fprintf(&t.body, "| %s | %d | %.1f | %.1f | %.2f %% | %.2f %% |\n", w, n, own, theirs, apart, 100*worst)
+		t.atMost(w+": increase(…[1m]) outside of joins and restarts, meshpulse and Prometheus apart", apart, "%", 1)
+		t.add(w+": the same, worst single answer", 100*worst, "%", "lower")
+	}
+	t.body.WriteString("\n")
+	t.note("A new pod's first requests are counted by meshpulse and not by Prometheus, which sees a counter appear at what it already counts. " +
+		"Of a pod that leaves Prometheus has not seen what came after its last scrape. Of an Envoy that is killed nobody has what came after its last flush or scrape.")
+	return nil
+}

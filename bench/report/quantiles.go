@@ -1,0 +1,370 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/meshpulse/meshpulse/bench/sidecar"
+	"github.com/meshpulse/meshpulse/bench/standalone"
+)
+
+// How long the sidecars of the quantiles' run are sent requests, and how many one of them gets as fast as it answers.
+const (
+	exactMinute = time.Minute
+	exactBurst  = 40_000
+)
+
+// latency is a distribution of durations in milliseconds.
+type latency struct {
+	name string
+	draw func(r *rand.Rand) float64
+}
+
+func latencies() []latency {
+	return []latency{
+		{"lognormal", func(r *rand.Rand) float64 { return 60 * math.Exp(0.6*r.NormFloat64()) }},
+		{"bimodal", func(r *rand.Rand) float64 { return []float64{12, 12, 340}[r.IntN(3)] * math.Exp(0.25*r.NormFloat64()) }},
+		{"exponential", func(r *rand.Rand) float64 { return 80 * r.ExpFloat64() }},
+		{"long tail", func(r *rand.Rand) float64 { return min(20*math.Pow(1-r.Float64(), -1/1.3), 3e6) }},
+		{"timeouts at 1 s", func(r *rand.Rand) float64 {
+			if r.IntN(8) == 0 {
+				return 1000
+			}
+			return 40 * math.Exp(0.5*r.NormFloat64())
+		}},
+	}
+}
+
+// Pods of the run, by number: what they are.
+const (
+	plainPods  = 20 // 0 to 19: Istio's own settings
+	coarsePods = 2  // then two that send histograms alone
+	otherPods  = 2  // and two with bounds of their own
+)
+
+func otherBounds() []float64 { return []float64{2, 20, 125, 1000, 4000, 60000} }
+
+// spreadOver says which pods send how many requests.
+type spreadOver struct {
+	name      string
+	from, to  int // pods
+	perMinute float64
+	hot       float64 // of the first of them, where it is another
+	bounds    []float64
+	coarse    bool // none of them sends summaries: its buckets are all that is known, and nothing is promised
+}
+
+func spreads() []spreadOver {
+	all := sidecar.IstioBounds()
+	return []spreadOver{
+		{name: "one pod", from: 0, to: 1, perMinute: 1500, bounds: all},
+		{name: "20 pods", from: 0, to: 20, perMinute: 120, bounds: all},
+		{name: "20 pods of 5 requests a minute", from: 0, to: 20, perMinute: 5, bounds: all},
+		{name: "one hot pod among 20", from: 0, to: 20, perMinute: 60, hot: 3000, bounds: all},
+		{name: "two of four pods without summaries", from: 18, to: 22, perMinute: 600, bounds: all},
+		{name: "two pods without summaries", from: 20, to: 22, perMinute: 600, bounds: all, coarse: true},
+		// 125 lies within a bin; only 1000 and 60000 are bounds of all.
+		{name: "two of four pods with other bounds", from: 18, to: 24, perMinute: 600, bounds: []float64{1000, 60000}},
+	}
+}
+
+// cell is a distribution over pods: what was sent, and what is asked.
+type cell struct {
+	latency, over string
+	source        string // the source_workload that tells it from the others
+	bounds        []float64
+	coarse        bool
+	sent          recorded
+}
+
+func (c *cell) selector() string { return fmt.Sprintf("{source_workload=%q}", c.source) }
+
+const histogramName = "istio_request_duration_milliseconds"
+
+func quantileExpr(q float64, c *cell) string {
+	return fmt.Sprintf("histogram_quantile(%v, sum(rate(%s%s[5m])))", q, histogramName, c.selector())
+}
+
+func classicExpr(q float64, c *cell) string {
+	return fmt.Sprintf("histogram_quantile(%v, sum by (le) (rate(%s_bucket%s[5m])))", q, histogramName, c.selector())
+}
+
+func countExpr(c *cell) string { return fmt.Sprintf("sum(%s_count%s)", histogramName, c.selector()) }
+
+func averageExpr(c *cell) string {
+	return fmt.Sprintf("sum(%[1]s_sum%[2]s) / sum(%[1]s_count%[2]s)", histogramName, c.selector())
+}
+
+var percentiles = [...]float64{0.5, 0.9, 0.95, 0.99}
+
+// exactRun is sidecars that record what they are told, and the meshpulse that they report to.
+type exactRun struct {
+	server   *standalone.Server
+	queries  *queries
+	sidecars []*sidecar.Sidecar
+}
+
+// runQuantiles holds the finer view's quantiles and the averages against what real Envoys recorded.
+func runQuantiles(ctx context.Context, args []string) (err error) {
+	s, err := parseSettings("quantiles", args, nil)
+	if err != nil {
+		return err
+	}
+	t := newTable("make quantiles", time.Now())
+	t.title = "Quantiles and averages against what Envoys recorded"
+	cells, burst, synthetic := exactCells()
+	steps := averageSteps()
+	all := append(append(append([]*cell{}, cells...), burst...), synthetic...)
+	run, err := startExact(ctx, s, all, steps)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, run.stop()) }()
+	if err := run.minute(ctx, cells, steps); err != nil {
+		return err
+	}
+	rate, err := run.burst(ctx, burst)
+	if err != nil {
+		return err
+	}
+	if err := run.synthesize(ctx, synthetic); err != nil {
+		return err
+	}
+	if err := run.settle(ctx, append(all, steps...)); err != nil {
+		return err
+	}
+	t.note("Requests went to %d Envoys (`%s`), each with the duration that it records as a header; the same minute for all fleets. "+
+		"Asked is sum(rate(…[5m])) over all of it. As fast as one Envoy answered is %.0f requests a second here; 50,000 a second on one pod are "+
+		"messages of the same form, made up from the same distributions, since no machine at hand lets one Envoy do that.",
+		len(run.sidecars), run.version(ctx), rate)
+	if err := run.quantileRows(ctx, t, all); err != nil {
+		return err
+	}
+	if err := run.averageRows(ctx, t, cells, steps); err != nil {
+		return err
+	}
+	fmt.Print(t.markdown())
+	return t.write(s.results, "quantiles")
+}
+
+func exactCells() (minute, burst, synthetic []*cell) {
+	slug := strings.NewReplacer(" ", "-")
+	add := func(to *[]*cell, l latency, o spreadOver) {
+		*to = append(*to, &cell{latency: l.name, over: o.name, source: slug.Replace(l.name + "." + o.name), bounds: o.bounds, coarse: o.coarse})
+	}
+	for _, l := range latencies() {
+		for _, o := range spreads() {
+			add(&minute, l, o)
+		}
+		add(&burst, l, spreadOver{name: "one pod as fast as it answers", bounds: sidecar.IstioBounds()})
+		add(&synthetic, l, spreadOver{name: "50,000 a second on one pod, made up", bounds: sidecar.IstioBounds()})
+	}
+	return minute, burst, synthetic
+}
+
+// startExact starts meshpulse with all queries, and the sidecars.
+func startExact(ctx context.Context, s settings, cells, steps []*cell) (*exactRun, error) {
+	dir := filepath.Join(s.work, "quantiles")
+	if err := errors.Join(os.RemoveAll(dir), os.MkdirAll(dir, 0o750)); err != nil {
+		return nil, err
+	}
+	run := &exactRun{queries: newQueries()}
+	for _, c := range cells {
+		for _, q := range percentiles {
+			run.queries.add(quantileExpr(q, c))
+			run.queries.add(classicExpr(q, c))
+		}
+		run.queries.add(countExpr(c))
+		run.queries.add(averageExpr(c))
+	}
+	for _, c := range steps {
+		run.queries.add(countExpr(c))
+		run.queries.add(averageExpr(c))
+	}
+	hpas := filepath.Join(dir, "hpas")
+	if err := run.queries.write(hpas); err != nil {
+		return nil, err
+	}
+	var err error
+	run.server, err = standalone.Start(ctx, standalone.Options{Binary: s.meshpulse, Dir: dir, HPADir: hpas})
+	if err != nil {
+		return nil, err
+	}
+	for pod := range plainPods + coarsePods + otherPods + 1 { // the last one is for the averages
+		o := sidecar.Options{
+			Dir: dir, Pod: fmt.Sprintf("exact-%d", pod), Namespace: "test", Workload: "exact", Address: fmt.Sprintf("127.97.60.%d", pod+1),
+			Sink: run.server.Ingest, Duration: "%REQ(x-duration)%", Answers: true,
+			HistogramOnly: pod >= plainPods && pod < plainPods+coarsePods,
+		}
+		if pod >= plainPods+coarsePods && pod < plainPods+coarsePods+otherPods {
+			o.Bounds = otherBounds()
+		}
+		sc, err := sidecar.Start(ctx, o)
+		if err != nil {
+			return nil, errors.Join(err, run.stop())
+		}
+		run.sidecars = append(run.sidecars, sc)
+	}
+	return run, nil
+}
+
+func (run *exactRun) stop() error {
+	var errs []error
+	for _, sc := range run.sidecars {
+		errs = append(errs, sc.Stop())
+	}
+	return errors.Join(append(errs, run.server.Stop())...)
+}
+
+func (run *exactRun) version(ctx context.Context) string {
+	b, err := get(ctx, http.DefaultClient, run.sidecars[0].AdminURL()+"/server_info")
+	if err != nil {
+		return err.Error()
+	}
+	_, after, _ := strings.Cut(string(b), `"version": "`)
+	version, _, _ := strings.Cut(after, `"`)
+	if parts := strings.Split(version, "/"); len(parts) > 1 {
+		return "Envoy " + parts[1]
+	}
+	return version
+}
+
+// minute sends all pods theirs, and the averages' steps to the last one. A pod's first request of a series comes at once, so that
+// all series have the same window.
+func (run *exactRun) minute(ctx context.Context, cells, steps []*cell) error {
+	perPod := make([][]request, len(run.sidecars))
+	i := 0
+	for _, l := range latencies() {
+		for _, o := range spreads() {
+			c := cells[i]
+			i++
+			r := rand.New(rand.NewPCG(uint64(i), 60))
+			for pod := o.from; pod < o.to; pod++ {
+				n := o.perMinute
+				if pod == o.from && o.hot > 0 {
+					n = o.hot
+				}
+				for k := range int(n) {
+					at := time.Duration(r.Float64() * float64(exactMinute))
+					if k == 0 {
+						at = 0
+					}
+					d := l.draw(r)
+					c.sent.record(d)
+					perPod[pod] = append(perPod[pod], request{at, c.source, d})
+				}
+			}
+		}
+	}
+	last := len(perPod) - 1
+	for i, c := range steps {
+		d := averageStep(i)
+		c.sent.record(d)
+		perPod[last] = append(perPod[last], request{0, c.source, d})
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	for pod, requests := range perPod {
+		g.Go(func() error { return send(ctx, run.sidecars[pod].Address(), requests) })
+	}
+	return g.Wait()
+}
+
+// burst sends one pod requests as fast as it answers, one distribution after the other, and returns how many a second that were.
+func (run *exactRun) burst(ctx context.Context, cells []*cell) (rate float64, err error) {
+	began, n := time.Now(), 0
+	for i, l := range latencies() {
+		r := rand.New(rand.NewPCG(uint64(i), 61))
+		requests := make([]request, exactBurst)
+		for k := range requests {
+			d := l.draw(r)
+			cells[i].sent.record(d)
+			requests[k] = request{0, cells[i].source, d}
+		}
+		n += len(requests)
+		if err := send(ctx, run.sidecars[0].Address(), requests); err != nil {
+			return 0, err
+		}
+	}
+	return float64(n) / time.Since(began).Seconds(), nil
+}
+
+// settle waits until meshpulse has counted all that was sent: a flush or two.
+func (run *exactRun) settle(ctx context.Context, cells []*cell) error {
+	limit := time.Now().Add(time.Minute)
+	for _, c := range cells {
+		for {
+			got, err := run.queries.ask(ctx, run.server, countExpr(c))
+			if err == nil && got == c.sent.count {
+				break
+			}
+			if time.Now().After(limit) {
+				return fmt.Errorf("%s: %v requests counted of %v (%w)", c.source, got, c.sent.count, err)
+			}
+			if err := wait(ctx, time.Second); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// quantileRows asks for all quantiles.
+func (run *exactRun) quantileRows(ctx context.Context, t *table, cells []*cell) error {
+	fmt.Fprintf(&t.body, "Held is what lies within 5 %% or 1 ms of [Q(q-0.01), Q(q+0.01)] (P99: within 10 %% of [Q(0.985), Q(0.995)]) of what was recorded. "+
+		"No bound: too few requests, a gap beside the quantile about which nothing is on the wire, or no summaries at all.\n\n"+
+		"| latencies | sent to | requests | quantile | to be within | finer view | | classic buckets | |\n|---|---|--:|---|---|--:|---|--:|---|\n")
+	held, missed, classicMissed, worst, lost := 0, 0, 0, 0.0, []string{}
+	for _, c := range cells {
+		for _, q := range percentiles {
+			fine, err := run.queries.ask(ctx, run.server, quantileExpr(q, c))
+			if err != nil {
+				return err
+			}
+			classic, err := run.queries.ask(ctx, run.server, classicExpr(q, c))
+			if err != nil {
+				return err
+			}
+			from, to := c.sent.within(q)
+			bin, _ := c.sent.at(q)
+			a, b := edges(bin)
+			verdict, classicVerdict := "no bound", "no bound"
+			if !c.coarse && c.sent.bounded(q, c.bounds) {
+				held++
+				if verdict = "held"; off(fine, from, to) != 0 {
+					verdict = fmt.Sprintf("**%+.1f %%**", 100*off(fine, from, to))
+					missed++
+					worst = max(worst, math.Abs(off(fine, from, to)))
+				}
+				if classicVerdict = "held"; off(classic, from, to) != 0 {
+					classicVerdict = fmt.Sprintf("%+.1f %%", 100*off(classic, from, to))
+					classicMissed++
+				}
+				t.atMost(fmt.Sprintf("P%g, %s, %s: outside of its bounds", 100*q, c.latency, c.over), 100*math.Abs(off(fine, from, to)), "%", 0)
+			}
+			if d, e := off(fine, a, b), off(classic, a, b); math.Abs(d) > math.Abs(e)+0.01 {
+				lost = append(lost, fmt.Sprintf("P%g of %s, %s: %+.1f %% beside the bin of the nearest rank, classic %+.1f %%", 100*q, c.latency, c.over, 100*d, 100*e))
+			}
+			fmt.Fprintf(&t.body, "| %s | %s | %.0f | P%g | %.4g to %.4g | %.4g | %s | %.4g | %s |\n",
+				c.latency, c.over, c.sent.count, 100*q, from, to, fine, verdict, classic, classicVerdict)
+		}
+	}
+	t.add("quantiles with a bound", float64(held), "", "higher")
+	t.atMost("of them outside of it: finer view", float64(missed), "", 0)
+	t.add("of them outside of it: classic buckets", float64(classicMissed), "", "lower")
+	t.atMost("finer view, worst", 100*worst, "%", 0)
+	fmt.Fprintf(&t.body, "\n%d quantiles have a bound: the finer view misses %d, classic buckets %d.\n\n", held, missed, classicMissed)
+	if len(lost) > 0 {
+		fmt.Fprintf(&t.body, "Where the finer view is farther from the truth than classic buckets, by more than 1 %%:\n\n- %s\n\n", strings.Join(lost, "\n- "))
+	}
+	return nil
+}
