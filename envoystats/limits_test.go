@@ -139,8 +139,12 @@ const endHeaders = 4
 func (r raw) headers(flags byte) raw {
 	var block []byte
 	for _, h := range [][2]string{
-		{":method", "POST"}, {":scheme", "http"}, {":path", metricsv3.MetricsService_StreamMetrics_FullMethodName},
-		{":authority", "x"}, {"content-type", "application/grpc"}, {"te", "trailers"},
+		{":method", "POST"},
+		{":scheme", "http"},
+		{":path", metricsv3.MetricsService_StreamMetrics_FullMethodName},
+		{":authority", "x"},
+		{"content-type", "application/grpc"},
+		{"te", "trailers"},
 	} {
 		block = append(block, 0, byte(len(h[0])))
 		block = append(append(block, h[0]...), byte(len(h[1])))
@@ -194,8 +198,8 @@ func TestConnectionsThatSayNothingAreClosed(t *testing.T) {
 		l.raw(t),
 		l.raw(t).write([]byte(clientPreface[:10])...),
 		l.raw(t).preface(),
-		l.raw(t).preface().headers(0),                                             // CONTINUATION never comes
-		l.raw(t).preface().headers(endHeaders),                                    // a stream without a message
+		l.raw(t).preface().headers(0),          // CONTINUATION never comes
+		l.raw(t).preface().headers(endHeaders), // a stream without a message
 		l.raw(t).preface().headers(endHeaders).write(0, 0, 100, 0, 0, 0, 0, 0, 1), // a frame without its body
 	}
 	for range 20 {
