@@ -39,7 +39,9 @@ func (st *Stream) own() {
 		}
 		t.closeRow()
 		t.owner = st
-		t.pod.Store(st.pod)
+		if was := t.pod.Swap(st.pod); !was.sameWorkload(st.pod) {
+			st.store.tables.renamed()
+		}
 		if st.timer != nil { // it is the old table's
 			st.timer.Stop()
 			st.timer = nil
@@ -48,6 +50,11 @@ func (st *Stream) own() {
 		t.mu.Unlock()
 		return
 	}
+}
+
+// sameWorkload reports whether two pods of one name say the same of who they are.
+func (p *Pod) sameWorkload(o *Pod) bool {
+	return p.Workload == o.Workload && p.App == o.App && p.Version == o.Version && p.CanonicalService == o.CanonicalService && p.CanonicalRevision == o.CanonicalRevision
 }
 
 // Close ends the stream: its open row is closed. What it sent stays.

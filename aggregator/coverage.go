@@ -200,6 +200,14 @@ func (q *Query) Selects(p Pod) bool {
 // series name the pod that reports it: the destination's where reporter is destination, else the source's. A selector that
 // asks for neither side's identity could be any pod's.
 func (s *Store) couldHave(sel *selector, to []*table) []*table {
+	if sel.prepared {
+		for _, t := range sel.candidates(&s.tables) {
+			if !t.gone.Load() && sel.couldBe(t.pod.Load()) {
+				to = append(to, t)
+			}
+		}
+		return to
+	}
 	pods := s.tables.all.all()
 	if ns, ok := sel.namespace(); ok {
 		pods = s.tables.in(ns)
@@ -210,6 +218,38 @@ func (s *Store) couldHave(sel *selector, to []*table) []*table {
 		}
 	}
 	return to
+}
+
+// candidates are the tables of a log whose pods could have what a selector selects. They are never changed once published: readers
+// that find them behind the log make new ones, and whose are kept does not matter.
+type candidates struct {
+	log    *list[*table]
+	seen   int // so many of the log
+	tables []*table
+}
+
+// candidates returns the tables, with some that are gone. Asking every pod of a namespace who it is would cost more than
+// everything else about a small workload.
+func (s *selector) candidates(ts *tables) []*table {
+	c, log := s.could.Load(), ts.log.Load()
+	if log == nil {
+		return nil
+	}
+	all := log.all()
+	switch {
+	case c == nil || c.log != log:
+		c = &candidates{log: log}
+	case c.seen == len(all):
+		return c.tables
+	}
+	now := &candidates{log: log, seen: len(all), tables: slices.Clip(c.tables)}
+	for _, t := range all[min(c.seen, len(all)):] {
+		if s.couldBe(t.pod.Load()) {
+			now.tables = append(now.tables, t)
+		}
+	}
+	s.could.Store(now)
+	return now.tables
 }
 
 // couldBe reports whether the pod could report what is selected.

@@ -1,6 +1,10 @@
 package aggregator
 
 import (
+	"cmp"
+	"fmt"
+	"math/rand/v2"
+	"slices"
 	"testing"
 	"time"
 )
@@ -47,5 +51,52 @@ func TestPodState(t *testing.T) {
 	}
 	if p := s.Pod("test", "b", s.started.Add(time.Minute), time.Minute); !p.Newest.IsZero() {
 		t.Errorf("got %+v of a pod that never reported", p)
+	}
+}
+
+// A prepared selector keeps its pods as the log of tables grows; it has to find what one that asks every pod finds.
+func TestPreparedSelectorsFindEveryPod(t *testing.T) {
+	s, err := New(Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	const expr = `sum(rate(istio_requests_total{reporter="destination",destination_workload="w-%d",destination_workload_namespace="test"}[1m]))`
+	var prepared, fresh []*Query
+	for i := range 3 {
+		p, err := s.Register(fmt.Sprintf(expr, i))
+		if err != nil {
+			t.Fatal(err)
+		}
+		f, err := s.Query(fmt.Sprintf(expr, i))
+		if err != nil {
+			t.Fatal(err)
+		}
+		prepared, fresh = append(prepared, p), append(fresh, f)
+	}
+	r := rand.New(rand.NewPCG(1, 2))
+	streams := map[string]*Stream{}
+	for range 2000 {
+		name := fmt.Sprintf("pod-%d", r.IntN(60))
+		if st := streams[name]; st != nil && r.IntN(2) == 0 {
+			st.Close()
+			st.table.mu.Lock()
+			st.table.free()
+			st.table.mu.Unlock()
+			s.tables.remove(st.table)
+			delete(streams, name)
+		} else { // comes, or comes back, and may be of another workload
+			streams[name] = s.Connect(Pod{Namespace: []string{"test", "other"}[r.IntN(2)*r.IntN(2)], Name: name, Workload: fmt.Sprintf("w-%d", r.IntN(4))})
+		}
+		i := r.IntN(3)
+		want, got := s.couldHave(fresh[i].selectors[0], nil), s.couldHave(prepared[i].selectors[0], nil)
+		byNumber := func(a, b *table) int { return cmp.Compare(a.number, b.number) }
+		slices.SortFunc(want, byNumber)
+		slices.SortFunc(got, byNumber)
+		if !slices.Equal(want, got) {
+			t.Fatalf("%d pods of workload %d, want %d", len(got), i, len(want))
+		}
+	}
+	if n, live := len(s.tables.log.Load().all()), len(s.tables.all.all()); n > 2*live+64 {
+		t.Errorf("the log holds %d tables of %d", n, live)
 	}
 }

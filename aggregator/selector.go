@@ -45,6 +45,8 @@ type selector struct {
 
 	// watched is the query that committed rows of the selected series mark, nil if they mark none.
 	watched atomic.Pointer[Query]
+	// could are the tables whose pods could have the selected series, where the selector is prepared.
+	could atomic.Pointer[candidates]
 
 	prepared   bool // selections is kept up to date
 	selections selections

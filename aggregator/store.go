@@ -143,6 +143,9 @@ type tables struct {
 	made        uint64 // tables so far
 	all         list[*table]
 	byNamespace sync.Map // string -> *list[*table]
+	// log are the tables in the order in which they came, those that are gone included, until it is begun anew: selectors keep
+	// their place in it.
+	log atomic.Pointer[list[*table]]
 	// gone are the newest rows of pods whose tables were freed: they may still exist, and come back. The oldest are given up.
 	gone  map[podKey]int64
 	order []podKey
@@ -169,6 +172,10 @@ func (ts *tables) get(s *Store, p *Pod) *table {
 	}
 	ts.byPod[k] = t
 	ts.all.add(t)
+	if ts.log.Load() == nil {
+		ts.log.Store(&list[*table]{})
+	}
+	ts.log.Load().add(t)
 	l, _ := ts.byNamespace.LoadOrStore(p.Namespace, &list[*table]{})
 	l.(*list[*table]).add(t)
 	return t
@@ -216,10 +223,29 @@ func (ts *tables) remove(t *table) {
 	}
 	gone := func(o *table) bool { return o == t }
 	ts.all.remove(gone)
+	if live := len(ts.all.all()); len(ts.log.Load().all()) > 2*live+64 {
+		ts.relog()
+	}
 	l, _ := ts.byNamespace.Load(p.Namespace)
 	if l.(*list[*table]).remove(gone) == 0 {
 		ts.byNamespace.Delete(p.Namespace)
 	}
+}
+
+// relog begins a new log, without the tables that are gone. The mutex is held.
+func (ts *tables) relog() {
+	l := &list[*table]{}
+	for _, t := range ts.all.all() {
+		l.add(t)
+	}
+	ts.log.Store(l)
+}
+
+// renamed is called when a pod of a known name says that it is another workload's.
+func (ts *tables) renamed() {
+	ts.mu.Lock()
+	defer ts.mu.Unlock()
+	ts.relog()
 }
 
 // in returns the tables of a namespace.

@@ -20,6 +20,7 @@ type table struct {
 	gap    atomic.Pointer[gap]        // the newest one, nil if there was none
 	// refused is the time of the newest sample that was refused or dropped, refusedSince when that began; 0 if none was.
 	refused, refusedSince atomic.Int64
+	gone                  atomic.Bool // freed, for readers
 	// begun: the pod's sidecar had counted requests before the first flush that came.
 	begun atomic.Bool
 
@@ -346,6 +347,7 @@ func (t *table) expired(now int64) bool {
 // free gives everything up. A stream that is still there gets a new table at its next flush.
 func (t *table) free() {
 	t.removed = true
+	t.gone.Store(true)
 	for _, c := range t.columns {
 		t.drop(c)
 	}
