@@ -9,7 +9,7 @@ import (
 )
 
 // hpaFrom reads the one HPA of a YAML text.
-func hpaFrom(t *testing.T, text string) sourceHPA {
+func hpaFrom(t testing.TB, text string) sourceHPA {
 	t.Helper()
 	hpas, _, err := readHPAFile("test.yaml", []byte(text))
 	if err != nil || len(hpas) != 1 {

@@ -92,6 +92,8 @@ func ingestRows(ctx context.Context, s settings, t *table, loads []ingestLoad) e
 	return nil
 }
 
+const fiveThousand = "ingest CPU, 5,000 streams of 20 label sets, stock naming, plaintext"
+
 // fiveThousandRows are the same at 5,000 streams.
 func fiveThousandRows(ctx context.Context, s settings, t *table) error {
 	l := load{pods: 5000, labelSets: 20, interval: flushInterval}
@@ -103,7 +105,7 @@ func fiveThousandRows(ctx context.Context, s settings, t *table) error {
 	if err != nil {
 		return err
 	}
-	const what = "ingest CPU, 5,000 streams of 20 label sets, stock naming, plaintext"
+	const what = fiveThousand
 	t.add(what+": null sink", micros(floor.receiver), "us/flush", "lower")
 	t.atMost(what+": meshpulse", micros(own.receiver), "us/flush", 250)
 	t.add(what+": ratio", float64(own.receiver)/float64(floor.receiver), "x", "lower")
