@@ -45,13 +45,6 @@ func newSlab(g *generation, rowWords int) *slab {
 	}
 }
 
-// words returns a row of all columns, whose chunk has been made.
-func (s *slab) words(row int64) []atomic.Uint64 {
-	slot := row & s.gen.mask
-	i := (slot & (1<<s.shift - 1)) * s.rowWords
-	return s.chunks[slot>>s.shift].Load().words[i : i+s.rowWords]
-}
-
 // hold makes the row's chunk where there is none yet.
 func (s *slab) hold(row int64) {
 	if c := &s.chunks[row&s.gen.mask>>s.shift]; c.Load() == nil {
