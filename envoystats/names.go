@@ -215,7 +215,7 @@ func (o *keyOrder) read(tokens []string) []aggregator.Label {
 		keys = append(fromLeft(o.marks(tokens[:end], o.right)), right...)
 	}
 
-	var labels []aggregator.Label
+	labels := make([]aggregator.Label, 0, len(keys))
 	for i, k := range keys {
 		end := len(tokens)
 		if i+1 < len(keys) {
@@ -248,7 +248,7 @@ type mark struct {
 // marks returns the keys of rank below limit that are on a longest reading which begins with the first token, in the order
 // of tokens.
 func (o *keyOrder) marks(tokens []string, limit int) []mark {
-	var marks []mark
+	marks := make([]mark, 0, limit)
 	before := make([]int, len(o.rank)+1) // before[r]: the most keys of a reading that ends with a rank below r
 	longest := 0
 	for i, token := range tokens {
@@ -266,7 +266,7 @@ func (o *keyOrder) marks(tokens []string, limit int) []mark {
 	// Backwards: a mark stays if a longest reading goes on from it.
 	next := make([]int, longest+2) // next[n]: the highest rank of an nth key that stays and comes later
 	next[longest+1] = limit
-	staying := marks[:0:0]
+	staying := make([]mark, 0, len(marks))
 	for _, m := range slices.Backward(marks) {
 		if next[m.nth+1] > m.rank {
 			next[m.nth] = max(next[m.nth], m.rank)
@@ -279,7 +279,7 @@ func (o *keyOrder) marks(tokens []string, limit int) []mark {
 
 // fromLeft picks the reading with the leftmost keys.
 func fromLeft(marks []mark) []mark {
-	var keys []mark
+	keys := make([]mark, 0, len(headKeys)+len(httpTail)) // and those of the right
 	last := mark{rank: -1}
 	for _, m := range marks {
 		if m.nth == last.nth+1 && m.rank > last.rank {
@@ -292,7 +292,7 @@ func fromLeft(marks []mark) []mark {
 
 // fromRight picks the keys of rank from and above of the reading with the rightmost keys.
 func fromRight(marks []mark, from int) []mark {
-	var keys []mark
+	keys := make([]mark, 0, len(marks))
 	last := mark{}
 	for _, m := range slices.Backward(marks) {
 		if m.rank >= from && (len(keys) == 0 && isLongest(m, marks) || m.nth == last.nth-1 && m.rank < last.rank) {
