@@ -47,10 +47,11 @@ func TestNamedExpression(t *testing.T) {
 			want: `sum(rate(istio_requests_total{destination_workload_namespace="test",destination_version=~"v1|v1\\.2",grpc_response_status="",request_protocol!="grpc",response_flags!="",` +
 				`source_app!~"a|b",source_version!="x",reporter="destination"}[1m]))`,
 		},
-		"several reporters": {
-			metric: rps, selector: "reporter in (waypoint,destination)",
-			want: `sum(rate(istio_requests_total{destination_workload_namespace="test",reporter=~"destination|waypoint"}[1m]))`,
+		"a reporter in a set of one": {
+			metric: rps, selector: "reporter in (waypoint)",
+			want: `sum(rate(istio_requests_total{destination_workload_namespace="test",reporter="waypoint"}[1m]))`,
 		},
+		"several reporters count a request twice": {metric: rps, selector: "reporter in (waypoint,destination)", err: "name one reporter"},
 		"the namespace said again": {
 			metric: rps, selector: "destination_workload_namespace=test",
 			want: `sum(rate(istio_requests_total{destination_workload_namespace="test",reporter="destination"}[1m]))`,
@@ -66,7 +67,7 @@ func TestNamedExpression(t *testing.T) {
 		"a window of nothing":              {metric: rps, selector: "window=0s", err: "one duration"},
 		"two windows":                      {metric: rps, selector: "window in (1m,2m)", err: "one duration"},
 		"a reporter that there is not":     {metric: rps, selector: "reporter=server", err: "destination, source or waypoint"},
-		"any reporter but one":             {metric: rps, selector: "reporter!=source", err: "name the reporter"},
+		"any reporter but one":             {metric: rps, selector: "reporter!=source", err: "name one reporter"},
 		"a key that is no label":           {metric: rps, selector: "app.kubernetes.io/name=podinfo", err: "not the name of a Prometheus label"},
 		"greater than":                     {metric: rps, selector: "response_code>499", err: "labels are text"},
 		"a metric that there is not":       {metric: "istio-requests", err: "istio-requests is not a metric"},
