@@ -58,6 +58,10 @@ type knowledge struct {
 	refusing int
 	// unknown pods exist and could have the series, but have no sidecar.
 	unknown int
+	// lasting pods have told all of the window and are to stay.
+	lasting int
+	// moved: a pod has come or left within the window, so load has gone from pod to pod.
+	moved bool
 }
 
 // flaws counts why an answer is incomplete, with the name of one pod each.
@@ -113,7 +117,7 @@ func (h *holder) look(q *aggregator.Query, a aggregator.Answer, at time.Time) kn
 	var f flaws
 	departed := "" // a pod that left within the window and had told all
 	partial := map[podKey]aggregator.PodState{}
-	reporting, young, from := a.Reporting, 0, at.Add(-a.Window)
+	reporting, young, from := a.Reporting, 0, since(a, at)
 	for _, p := range a.Partial {
 		partial[podKey{p.Namespace, p.Name}] = p
 		switch {
@@ -171,11 +175,11 @@ const usualFlush = 5 * time.Second
 // judge takes one expected pod into account.
 func (h *holder) judge(p knownPod, s aggregator.PodState, a aggregator.Answer, at time.Time, k *knowledge, f *flaws) {
 	name := p.identity.Name
-	older := p.created.Before(h.started)
-	from := at.Add(-a.Window)
+	older, from := p.created.Before(h.started), since(a, at)
 	if s.Newest.Before(p.created) { // a name used again: that was another pod
 		s = aggregator.PodState{}
 	}
+	k.moved = k.moved || p.created.After(from) || p.left.After(from)
 	if !p.left.IsZero() {
 		if !h.told(p, s, a, at) {
 			f.add(flawLeft, name)
@@ -210,13 +214,24 @@ func (h *holder) judge(p knownPod, s aggregator.PodState, a aggregator.Answer, a
 	default:
 		k.refusing++
 	}
+	if s.Reporting && !s.Bare && !s.Oldest.After(from) && p.created.Before(from.Add(-a.Window)) { // it was ready all the window
+		k.lasting++
+	}
 	k.expected++
+}
+
+// since is the beginning of what an answer stands on: of its window at the newest time that every reporting sidecar has covered.
+func since(a aggregator.Answer, at time.Time) time.Time {
+	if a.Reporting > 0 && a.Watermark.Before(at) {
+		at = a.Watermark
+	}
+	return at.Add(-a.Window)
 }
 
 // told says whether a pod that has left has told all that it served within the window. Others serve in its place now, and only
 // from now on: what it did not tell is missing until it has left the window.
 func (h *holder) told(p knownPod, s aggregator.PodState, a aggregator.Answer, at time.Time) bool {
-	from, last := at.Add(-a.Window), s.Newest
+	from, last := since(a, at), s.Newest
 	if last.After(p.left) && s.GapFrom.Before(p.left) && !s.GapFrom.IsZero() { // the name has been used again
 		last = s.GapFrom
 	}
@@ -329,21 +344,29 @@ func (v verdict) times(factor float64) verdict {
 	return v
 }
 
-// doubt lets pods that nobody has heard of keep replicas: as if they served as much as the others, up to what keeps the
-// replicas as they are. More would be a service whose pods fail at their start and are made more and more.
-func (h *holder) doubt(ctx context.Context, o *offer, k knowledge, v verdict, p *prepared) verdict {
-	known := k.known + k.mute
-	if k.unheard == 0 || k.missing != "" || !p.additive || o == nil || k.known == 0 {
-		return v
+// doubt lets pods of which nothing is known keep replicas: as if they served as much as those do that have been there all the
+// window and are to stay, up to what keeps the replicas as they are. More would be a service whose pods fail at their start and
+// are made more and more. filled is what is seen with the mute pods as the mean of all that report, which is too little where some
+// of those have just come or are about to go.
+func (h *holder) doubt(ctx context.Context, o *offer, k knowledge, seen, filled verdict, p *prepared) verdict {
+	doubtful := k.mute + k.unheard
+	if doubtful == 0 || k.missing != "" || !p.additive || o == nil || seen.sum() == 0 {
+		return filled
 	}
 	keep, cannot := h.keep(ctx, o)
-	if cannot != nil || v.sum() >= keep {
-		return v
+	if cannot != nil || filled.sum() >= keep {
+		return filled
 	}
-	reason := fmt.Sprintf("%d sidecars have not been heard of since they began, and may serve as much as the %d others", k.unheard, known)
-	if full := v.times(float64(known+k.unheard) / float64(known)); full.sum() < keep {
-		full.reason = reason
-		return full
+	reason := fmt.Sprintf("%d sidecars have not been heard of for long, and may serve as much as the others", doubtful)
+	if k.lasting > 0 {
+		full := seen.times(float64(k.expected) / float64(k.lasting))
+		if full.sum() <= filled.sum() {
+			return filled
+		}
+		if full.sum() < keep {
+			full.reason = reason
+			return full
+		}
 	}
 	return verdict{items: []item{{milli: keep}}, held: true, reason: "held to keep the replicas: " + reason}
 }

@@ -167,8 +167,17 @@ func TestHold(t *testing.T) {
 			at: 2 * time.Minute, hpas: average("1"), scale: 3, want: "8958m", reason: "asks for more", expected: 2,
 		},
 		"one is deleted, and has told all until then": {
-			pods: fixedPods{pod("a", old), pod("b", old, left(61*time.Second))}, sent: []requests{{pod: "a", from: 5 * time.Second, to: 2 * time.Minute}, {pod: "b", from: 5 * time.Second, to: time.Minute}},
+			pods: fixedPods{pod("a", old), pod("b", old, left(60500*time.Millisecond))}, sent: []requests{{pod: "a", from: 5 * time.Second, to: 2 * time.Minute}, {pod: "b", from: 5 * time.Second, to: time.Minute}},
 			at: 2*time.Minute + time.Second, hpas: average("10"), scale: 3, want: "5", expected: 1,
+		},
+		"mute for longer than the hold, and the one that reports has just come": {
+			pods: fixedPods{pod("a", old), pod("b", 0, young(whole-30*time.Second))}, sent: []requests{{pod: "b", from: whole - 20*time.Second, to: whole}},
+			at: whole, hpas: average("10"), scale: 4, want: "40", reason: "1 sidecars have not been heard of for long", expected: 2,
+		},
+		"mute for longer than the hold, and of those that report one has just come": {
+			pods: fixedPods{pod("a", old), pod("b", old), pod("c", 0, young(whole-30*time.Second))},
+			sent: []requests{{pod: "a", from: 5 * time.Second, to: whole}, {pod: "c", from: whole - 10*time.Second, to: whole}},
+			at:   whole, hpas: average("10"), scale: 4, want: "18750m", reason: "1 sidecars have not been heard of for long", expected: 3,
 		},
 		"one is being deleted, and its next flush is still to come": {
 			pods: fixedPods{pod("a", old), pod("b", old, left(118*time.Second))}, sent: []requests{{pod: "a", from: 5 * time.Second, to: 2 * time.Minute}, {pod: "b", from: 5 * time.Second, to: 115 * time.Second}},
@@ -284,10 +293,10 @@ func TestHold(t *testing.T) {
 			sent: []requests{{pod: "a", from: 5 * time.Second, to: whole}, {pod: "c", from: 5 * time.Second, to: whole - 20*time.Second}},
 			at:   whole, hpas: average("10"), scale: 3, want: "30", reason: "1 sidecar deleted, and not all is known that it served or left to others (c)", expected: 2,
 		},
-		"one is mute, and one came within the window: the mean is of those that were there": {
+		"one is mute, and one came within the window: as if both served as much as the one that was there": {
 			pods: fixedPods{pod("a", old), pod("b", old), pod("c", 0, young(whole-10*time.Second))},
 			sent: []requests{{pod: "a", from: 5 * time.Second, to: whole}, {pod: "c", from: whole, to: whole}},
-			at:   whole, hpas: average("10"), scale: 3, want: "10834m", reason: "1 sidecars have been mute for long and are counted as the mean of the 1 that report", expected: 3,
+			at:   whole, hpas: average("10"), scale: 3, want: "16251m", reason: "1 sidecars have not been heard of for long", expected: 3,
 		},
 		"all was refused for longer than the hold, of pods that have left as well": {
 			pods: fixedPods{pod("a", old), pod("b", old), pod("c", old, left(8*time.Minute))},

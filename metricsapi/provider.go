@@ -142,7 +142,8 @@ func (r rules) evaluate(ctx context.Context, subject string, o *offer, p *prepar
 		refused = refuse(outcomeNoValue, "%s: all that the sidecars that report could have sent of it was refused (meshpulse_store_dropped_samples_total tells the reason): %s", subject, p.expr)
 	}
 	if refused == nil {
-		v = r.holder.doubt(ctx, o, k, k.fill(v, p), p)
+		v = r.beforeTheMove(ctx, subject, p, answer, k, v, at)
+		v = r.holder.doubt(ctx, o, k, v, k.fill(v, p), p)
 	}
 	v, refused = r.holder.apply(ctx, o, subject, k, v, refused)
 	v.expected = k.expected
@@ -164,11 +165,28 @@ func (r rules) beforeTheGap(ctx context.Context, subject string, p *prepared, a 
 	if a.Reporting == 0 || at.Sub(a.Watermark).Seconds() <= lateFlushes*a.Flush.Seconds() {
 		return verdict{}, false
 	}
-	earlier, err := p.query.Eval(ctx, a.Watermark)
+	return r.asOf(ctx, subject, p, a.Watermark)
+}
+
+// beforeTheMove is the larger of what is seen and what was at the newest time that every sidecar has covered, where pods have come
+// or left: at a flush of 10 s, those that load has left tell so up to 10 s before those that it has gone to.
+func (r rules) beforeTheMove(ctx context.Context, subject string, p *prepared, a aggregator.Answer, k knowledge, seen verdict, at time.Time) verdict {
+	if !k.moved || a.Reporting == 0 || !a.Watermark.Before(at) {
+		return seen
+	}
+	if earlier, ok := r.asOf(ctx, subject, p, a.Watermark); ok && earlier.sum() > seen.sum() {
+		seen.items, seen.surge, seen.reason = earlier.items, nil, "as of the newest time that every sidecar has covered"
+	}
+	return seen
+}
+
+// asOf is the verdict at an earlier time.
+func (r rules) asOf(ctx context.Context, subject string, p *prepared, at time.Time) (verdict, bool) {
+	earlier, err := p.query.Eval(ctx, at)
 	if err != nil {
 		return verdict{}, false
 	}
-	v, refused := r.judge(subject, p, earlier, a.Watermark)
+	v, refused := r.judge(subject, p, earlier, at)
 	return v, refused == nil
 }
 
