@@ -71,10 +71,10 @@ func (t *table) resolve(c *column, raw, interval float64, intervalKnown bool) {
 
 // continues reports whether a past just below the last value belongs to the same process. An Envoy that is short of CPU takes its
 // counters after its histograms: what came in between is in this flush's counter and in the next one's interval, which then
-// tells a past that is too small by as many requests (a chaos run on a machine under load counted all of a counter at a reconnect). Half an interval is more than two
-// seconds of standing still. To take that for a restart would count all that the counter ever counted; to take a restart for that
+// tells a past that is too small by as many requests (a chaos run on a machine under load counted all of a counter at a reconnect). A quarter of an interval is more than one
+// second of standing still. To take that for a restart would count all that the counter ever counted; to take a restart for that
 // loses the requests of flushes that nobody received.
-func continues(past, last, interval float64) bool { return past < last && last-past <= interval/2 }
+func continues(past, last, interval float64) bool { return past < last && last-past <= interval/4 }
 
 func within(a, b, tolerance float64) bool { return a-b <= tolerance && b-a <= tolerance }
 
