@@ -4,7 +4,7 @@ GO       ?= go
 FUZZTIME ?= 30s
 LINT     := $(GO) tool -modfile=bench/tools/go.mod
 
-.PHONY: build help run test lint bench bench-soak quantiles beside fuzz envoy clean
+.PHONY: build help run test lint bench bench-soak quantiles beside surge fuzz envoy clean
 
 build: ## build bin/meshpulse (the default)
 	@bench/tools/progress $(GO) build -v -o bin/ ./cmd/meshpulse
@@ -44,6 +44,10 @@ beside: build envoy ## a real Prometheus scrapes the Envoys that push to meshpul
 	@$(MAKE) --no-print-directory $(LAB_BIN)/prometheus-$(PROMETHEUS_VERSION)
 	@$(GO) build -o bin/ ./bench/report
 	@bin/report beside --prometheus $(LAB_BIN)/prometheus-$(PROMETHEUS_VERSION)
+
+surge: ## the study of surges: false scale-ups, delay, overshoot, over simulated days (DAYS=40 of each kind and flush)
+	@$(GO) build -o bin/ ./bench/report
+	@bin/report surge $(if $(DAYS),--days $(DAYS))
 
 fuzz: ## every fuzz target for FUZZTIME (30s)
 	@bench/tools/fuzz $(FUZZTIME)

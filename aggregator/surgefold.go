@@ -301,7 +301,7 @@ func (f *surgeFold) testEnd(end, at int64, found *surgeState) {
 		if count < f.ratio*b.rate*seconds {
 			return true
 		}
-		tail := countTail(count, b.rate*seconds, f.dispersion[k-1].value()+1/b.stands)
+		tail := surgeTailOf(count, b.rate*seconds, f.dispersion[k-1].value()+1/b.stands)
 		if tail < limit && (!found.active || tail < found.tail) {
 			*found = surgeState{active: true, from: from, end: end, triggered: at, baseline: b.rate, tail: max(tail, math.SmallestNonzeroFloat64)}
 		}

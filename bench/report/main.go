@@ -21,6 +21,7 @@ const usage = `usage: report COMMAND [flags]
   run      all benchmarks in one run, results to --results
   quantiles  the finer view and averages against what real Envoys recorded
   beside   a real Prometheus scrapes the Envoys that push to meshpulse
+  surge    days of simulated traffic before the surge detector
   soak     thousands of streams with churn, then all reconnect at once
   fleet    simulated sidecars; /stats, /reconnect and /calm on the port that it tells
   sink     receives what sidecars send and throws it away
@@ -49,6 +50,8 @@ func command(ctx context.Context, args []string) error {
 		return runQuantiles(ctx, args[1:])
 	case "beside":
 		return runBeside(ctx, args[1:])
+	case "surge":
+		return runSurge(ctx, args[1:])
 	case "soak":
 		return runSoak(ctx, args[1:])
 	case "fleet":

@@ -2,6 +2,9 @@ package surge
 
 import (
 	"container/heap"
+	"maps"
+	"math/rand/v2"
+	"slices"
 	"time"
 
 	"github.com/meshpulse/meshpulse/aggregator"
@@ -220,7 +223,7 @@ func (m *mesh) rollout() error {
 	return nil
 }
 
-// Faults runs random faults, one after the other, under a constant, evenly spaced load, and returns how many there were of each
+// faults runs random faults, one after the other, under a constant, evenly spaced load, and returns how many there were of each
 // and which of them a surge followed.
 func (m *mesh) faults(count int) (done, told map[string]int, err error) {
 	done, told = map[string]int{}, map[string]int{}
@@ -248,4 +251,19 @@ func (m *mesh) faults(count int) (done, told map[string]int, err error) {
 		}
 	}
 	return done, told, nil
+}
+
+// Faults runs random faults under a constant, evenly spaced load, and returns how many there were and the names of those that a
+// surge followed.
+func Faults(flush time.Duration, count int, seed uint64) (done int, told []string, err error) {
+	r := rand.New(rand.NewPCG(seed, 5))
+	m, err := newMesh(Smooth, Load{{0, []float64{20, 200, 2000}[r.IntN(3)]}}, 1+r.IntN(12), flush, aggregator.SurgeConfig{}, r)
+	if err != nil {
+		return 0, nil, err
+	}
+	all, after, err := m.faults(count)
+	for _, n := range all {
+		done += n
+	}
+	return done, slices.Sorted(maps.Keys(after)), err
 }

@@ -28,8 +28,8 @@ type Told struct {
 	Overshoot float64
 }
 
-// Step runs a cell (its rate is the rise's) until after a step, and asks ten times a second from then on.
-func Step(c Cell, rise Rise, seed uint64) (Told, error) {
+// Rises runs a cell (its rate is the rise's) until after a step, and asks five times a second from then on.
+func Rises(c Cell, rise Rise, seed uint64) (Told, error) {
 	r := rand.New(rand.NewPCG(seed, 11))
 	at := history + time.Duration(r.Int64N(int64(c.Flush)))
 	told := Told{math.NaN(), math.NaN(), math.NaN(), math.NaN(), 0}
@@ -46,7 +46,7 @@ func Step(c Cell, rise Rise, seed uint64) (Told, error) {
 			*v = after
 		}
 	}
-	err = m.run(at+watched, 100*time.Millisecond, func(s aggregator.Surge) {
+	err = m.run(at+watched, 200*time.Millisecond, func(s aggregator.Surge) {
 		now := m.time(m.now)
 		after := now.Sub(m.start.Add(at)).Seconds()
 		if s.Active && s.Triggered.After(m.start.Add(at)) {
