@@ -34,7 +34,7 @@ type actor struct {
 	metrics  *metrics
 	log      *slog.Logger
 	now      func() time.Time
-	settings horizontal.Settings
+	settings horizontal.Settings // of the HPA controller; its tolerance comes from outside
 
 	raising sync.WaitGroup
 	slots   chan struct{}
@@ -60,7 +60,7 @@ const (
 func newActor(x *actor) *actor {
 	x.slots = make(chan struct{}, raisesAtOnce)
 	x.watch, x.states = map[*aggregator.Query]bool{}, map[types.UID]*action{}
-	x.settings = horizontal.DefaultSettings()
+	x.settings.DownscaleStabilization = horizontal.DefaultDownscaleStabilization
 	return x
 }
 
@@ -79,7 +79,7 @@ type action struct {
 	raised   time.Time
 	to       int32
 	yielded  bool      // somebody lowered it: nothing more in this surge
-	leftTill time.Time // nor until then
+	leftTill time.Time // nothing until then: five minutes after such a surge, a flush after an attempt that failed
 
 	agreed agreement
 }

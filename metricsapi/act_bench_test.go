@@ -11,6 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/meshpulse/meshpulse/aggregator"
+	"github.com/meshpulse/meshpulse/metricsapi/horizontal"
 )
 
 // actFleet is 5,000 pods of 1,000 workloads in one namespace, with an HPA for each workload.
@@ -47,7 +48,8 @@ func newActFleet(b *testing.B) *actFleet {
 	c := newCatalog(store, newWarner(func(sourceHPA, Problem) {}, m))
 	r := &rules{retention: 5 * time.Minute, started: store.Started()}
 	f.x = newActor(&actor{
-		catalog: c, rules: r, store: store, metrics: m, log: discardLog(), report: func(sourceHPA, Problem) {},
+		settings: horizontal.Settings{Tolerance: horizontal.DefaultTolerance},
+		catalog:  c, rules: r, store: store, metrics: m, log: discardLog(), report: func(sourceHPA, Problem) {},
 		now: func() time.Time { return f.now },
 		hpa: func(string, string) (*autoscalingv2.HorizontalPodAutoscaler, bool) { return nil, false },
 	})

@@ -22,6 +22,7 @@ import (
 	kubetesting "k8s.io/client-go/testing"
 
 	"github.com/meshpulse/meshpulse/aggregator"
+	"github.com/meshpulse/meshpulse/metricsapi/horizontal"
 )
 
 // fakeScales is an API server's scale subresource of one Deployment, as far as a raise needs it: a write with another resource
@@ -152,7 +153,8 @@ func newActTest(t *testing.T, annotations string, change ...func(*autoscalingv2.
 	c := newCatalog(store, newWarner(at.events.deliver, m))
 	r := &rules{retention: 5 * time.Minute, started: store.Started()}
 	at.x = newActor(&actor{
-		catalog: c, rules: r, store: store, targets: at.scales.client(), pods: fixedPods{}, metrics: m, log: discardLog(),
+		settings: horizontal.Settings{Tolerance: horizontal.DefaultTolerance},
+		catalog:  c, rules: r, store: store, targets: at.scales.client(), pods: fixedPods{}, metrics: m, log: discardLog(),
 		report: at.events.deliver, now: func() time.Time { return at.at },
 		hpa: func(string, string) (*autoscalingv2.HorizontalPodAutoscaler, bool) { return at.object, true },
 	})

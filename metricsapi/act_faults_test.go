@@ -17,6 +17,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/meshpulse/meshpulse/aggregator"
+	"github.com/meshpulse/meshpulse/metricsapi/horizontal"
 )
 
 // faultyMesh is the sidecars of a workload under a constant load, and meshpulse beside them: from Commit to the scale's update
@@ -99,7 +100,8 @@ func (m *faultyMesh) begin() {
 	c := newCatalog(m.store, newWarner(func(sourceHPA, Problem) {}, mt))
 	r := &rules{retention: 5 * time.Minute, started: m.store.Started()}
 	r.actor = newActor(&actor{
-		catalog: c, rules: r, store: m.store, targets: m.scales.client(), pods: fixedPods{}, metrics: mt, log: discardLog(),
+		settings: horizontal.Settings{Tolerance: horizontal.DefaultTolerance},
+		catalog:  c, rules: r, store: m.store, targets: m.scales.client(), pods: fixedPods{}, metrics: mt, log: discardLog(),
 		report: func(_ sourceHPA, p Problem) { m.noteRaise(p) }, now: func() time.Time { return m.store.Time(time.Now()) },
 		hpa: func(string, string) (*autoscalingv2.HorizontalPodAutoscaler, bool) {
 			return h.HorizontalPodAutoscaler, true
@@ -210,7 +212,9 @@ func (d faultyLabels) Describe(i int) (string, []aggregator.Label, error) {
 		name = "istio_request_duration_milliseconds"
 	}
 	return name, []aggregator.Label{
-		{Name: "reporter", Value: "destination"}, {Name: "destination_workload", Value: "podinfo"}, {Name: "destination_workload_namespace", Value: "test"},
+		{Name: "reporter", Value: "destination"},
+		{Name: "destination_workload", Value: "podinfo"},
+		{Name: "destination_workload_namespace", Value: "test"},
 		{Name: "response_code", Value: fmt.Sprint(200 + (key-1)/2)},
 	}, nil
 }

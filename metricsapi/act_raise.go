@@ -3,6 +3,7 @@ package metricsapi
 import (
 	"context"
 	"errors"
+	"time"
 
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
@@ -55,8 +56,13 @@ func (x *actor) act(ctx context.Context, h acting, st *action, l look) {
 			break
 		}
 	}
+	if err == nil {
+		return
+	}
+	st.mu.Lock()
+	st.leftTill = x.now().Add(max(l.flush, time.Second)) // rows come more often than that
+	st.mu.Unlock()
 	switch {
-	case err == nil:
 	case apierrors.IsForbidden(err):
 		x.metrics.raises.WithLabelValues(raiseForbidden).Inc()
 		x.catalog.warn.tell(h.sourceHPA, notActed("meshpulse may not update the scale of %s %s: apply manifests/components/surge-action, for all namespaces or for this one", h.Spec.ScaleTargetRef.Kind, h.Spec.ScaleTargetRef.Name))

@@ -189,6 +189,21 @@ func TestActionsOfPoliciesWaitAndCount(t *testing.T) {
 	a.expect("the controller's raise counts: 5 + 5", []int32{10}, "podinfo SurgeScaled")
 }
 
+// What failed is not tried again with every row.
+func TestAFailureIsLeftForAFlush(t *testing.T) {
+	a := newActTest(t, scaleAction)
+	a.scales.forbidden = true
+	for range 30 { // 6 s
+		a.surge(60)
+		a.look()
+		a.wait(200 * time.Millisecond)
+	}
+	if n := a.raises(raiseForbidden); n != 2 {
+		t.Errorf("%v attempts in 6 s of flushes every 5 s, want 2", n)
+	}
+	a.expect("told once", nil, "podinfo SurgeNotActed")
+}
+
 // Metrics that are not acted on are left out and do not stop the others.
 func TestOtherMetricsOfTheHPA(t *testing.T) {
 	a := newActTest(t, scaleAction, func(h *autoscalingv2.HorizontalPodAutoscaler) {

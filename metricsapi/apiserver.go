@@ -141,6 +141,7 @@ func (s *Server) addActor(o Options, x *actor) {
 		return
 	}
 	x.catalog, x.rules, x.store, x.metrics, x.log, x.now = s.provider.catalog, &s.provider.rules, o.Store, s.provider.metrics, o.Log, o.Now
+	x.settings.Tolerance = o.HPATolerance
 	s.provider.rules.actor = newActor(x)
 	s.provider.catalog.follow = s.provider.rules.actor.follow
 }

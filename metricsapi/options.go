@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/meshpulse/meshpulse/aggregator"
+	"github.com/meshpulse/meshpulse/metricsapi/horizontal"
 )
 
 // Options is what a [Server] can be told. The zero value of a field means its default; Store is required.
@@ -25,6 +26,9 @@ type Options struct {
 
 	// SurgeAction is "off" to raise no target at a surge, whatever HPAs ask for; "on" is the default.
 	SurgeAction string
+	// HPATolerance is the HPA controller's --horizontal-pod-autoscaler-tolerance, for HPAs that set none (default 0.1): a target is
+	// raised to what the controller would set.
+	HPATolerance float64
 
 	// BindAddress is the IP address to serve HTTPS on (default 0.0.0.0; standalone: 127.0.0.1).
 	BindAddress string
@@ -72,6 +76,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.Hold == 0 {
 		o.Hold = 5 * time.Minute
+	}
+	if o.HPATolerance == 0 {
+		o.HPATolerance = horizontal.DefaultTolerance
 	}
 	if o.SurgeAction == "" {
 		o.SurgeAction = surgeActionOn
@@ -121,6 +128,9 @@ func (o Options) Validate() error {
 	}
 	if o.MaxReadsPerUser < 0 {
 		fail("--max-reads-per-user %d is negative: leave it out for the default", o.MaxReadsPerUser)
+	}
+	if !(o.HPATolerance > 0 && o.HPATolerance < 1) {
+		fail("--hpa-tolerance %g is not between 0 and 1: give the HPA controller's own, such as 0.1", o.HPATolerance)
 	}
 	if o.Retention < 0 {
 		fail("the store's retention %s is negative", o.Retention)
