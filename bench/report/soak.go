@@ -67,6 +67,9 @@ func soak(ctx context.Context, k soakSettings, t *table) error {
 	// The retention has to be full of rows and the first pods that were replaced have to be freed, before heaps compare.
 	settle := min(k.duration/2, 6*time.Minute)
 	w := &watch{meshpulse: m, fleet: f, client: insecureClient()}
+	if err := w.answered(ctx); err != nil {
+		return err
+	}
 	if err := w.run(ctx, settle); err != nil {
 		return err
 	}
@@ -114,6 +117,23 @@ type watch struct {
 	oldest           time.Duration // newest sample's greatest age
 	steadyAge        time.Duration // and before all reconnected
 	lost             float64       // flushes until then
+}
+
+// answered waits until meshpulse knows the HPAs: a thousand take it a while beside thousands of new sidecars.
+func (w *watch) answered(ctx context.Context) error {
+	for deadline := time.Now().Add(2 * time.Minute); ; {
+		err := w.look(ctx)
+		if err == nil {
+			w.oldest = 0
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return err
+		}
+		if err := wait(ctx, time.Second); err != nil {
+			return err
+		}
+	}
 }
 
 // run looks once a second.
