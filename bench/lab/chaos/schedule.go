@@ -111,7 +111,7 @@ const (
 	AtOnce   = 3
 	// meanPause is between two faults of a hand.
 	meanPause = 6 * time.Second
-	// recovery is how long the API server needs before it can be used again.
+	// recovery is how long the API server needs before it can be used again, and meshpulse before it has read its files.
 	recovery = 15 * time.Second
 )
 
@@ -242,7 +242,7 @@ func clash(f Fault, others []Fault) time.Duration {
 	for moved := true; moved; {
 		moved = false
 		for _, o := range others {
-			if free := o.freeFor(f.Kind); f.At < free && o.At < f.End() {
+			if free := o.freeFor(f.Kind); f.At < free && o.At < max(f.End(), f.freeFor(o.Kind)) {
 				f.At, moved = free, true
 			}
 		}
@@ -253,13 +253,12 @@ func clash(f Fault, others []Fault) time.Duration {
 // freeFor is from when on a fault of a kind may follow this one.
 func (f Fault) freeFor(kind Kind) time.Duration {
 	switch {
-	case f.Kind == KillAPIServer && kind == KillAPIServer:
+	case f.Kind == KillAPIServer && (kind == KillAPIServer || slices.Contains(throughTheAPI, kind)),
+		f.Kind == KillMeshpulse && kind == ReplaceCertificates:
 		return f.End() + recovery
 	case f.Kind == kind, kind == KillAPIServer && slices.Contains(throughTheAPI, f.Kind),
-		f.Kind == KillMeshpulse && kind == ReplaceCertificates, f.Kind == ReplaceCertificates && kind == KillMeshpulse:
+		f.Kind == ReplaceCertificates && kind == KillMeshpulse:
 		return f.End()
-	case f.Kind == KillAPIServer && slices.Contains(throughTheAPI, kind):
-		return f.End() + recovery
 	}
 	return 0
 }

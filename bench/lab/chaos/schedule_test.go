@@ -56,6 +56,9 @@ func TestEveryScheduleKeepsTheRules(t *testing.T) {
 				if j != i && o.Kind == f.Kind && o.At < f.End() && f.At < o.End() {
 					t.Errorf("seed %d: %s and %s at once", seed, f, o)
 				}
+				if f.Kind == KillMeshpulse && o.Kind == ReplaceCertificates && o.At < f.End()+recovery && f.At < o.End() {
+					t.Errorf("seed %d: meshpulse starts while its files are replaced: %s, %s", seed, f, o)
+				}
 				if f.Kind == KillAPIServer && slices.Contains(throughTheAPI, o.Kind) && o.At < f.End() && f.At < o.End() {
 					t.Errorf("seed %d: %s while the API server is down: %s", seed, o, f)
 				}
