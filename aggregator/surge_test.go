@@ -5,6 +5,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -332,4 +333,41 @@ func TestRatioIsServedOverTheSurge(t *testing.T) {
 			t.Errorf("%+v, want a ratio of 0.5 at 60 errors a second", got)
 		}
 	})
+}
+
+// TestRowsAreReadOnce: whatever is committed while a detector is asked is counted, and once.
+func TestRowsAreReadOnce(t *testing.T) {
+	p := &surgePods{t: t, store: mustStore(t)}
+	d := p.detector(SurgeConfig{})
+	const pods, flushes, spacing = 6, 400, 100 * time.Millisecond
+	var writers sync.WaitGroup
+	for i := range pods {
+		writers.Go(func() {
+			st := p.store.Connect(Pod{Namespace: "test", Name: string(rune('a' + i)), FlushInterval: spacing})
+			defer st.Close()
+			for n := range flushes {
+				at := p.store.started.Add(time.Duration(n+1) * spacing)
+				stamp := at.UnixMilli()
+				b := &Batch{Timestamp: stamp, Samples: []Sample{{Key: 1, Timestamp: stamp, Kind: Counter, Value: float64(1000 + 7*n)}}}
+				if err := st.Commit(at, b, described{named("istio_requests_total", labels.EmptyLabels())}); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	done := make(chan struct{})
+	go func() { writers.Wait(); close(done) }()
+	now := p.store.started.Add(flushes * spacing)
+	for asking := true; asking; {
+		select {
+		case <-done:
+			asking = false
+		default:
+		}
+		d.At(now)
+	}
+	got := d.latest.counts[0].sum(0, math.MaxInt64/2)
+	if want := float64(pods * 7 * (flushes - 1)); math.Abs(got-want) > 1e-6 {
+		t.Errorf("%g requests were counted, want %g", got, want)
+	}
 }

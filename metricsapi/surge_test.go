@@ -1,6 +1,9 @@
 package metricsapi
 
 import (
+	"net/http"
+	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -92,4 +95,53 @@ func TestSurgeOnlyRaises(t *testing.T) {
 	if got, want := describeSurge(&surge), "60.2/s over 5s to 12:00:05Z, 2/s before"; got != want {
 		t.Errorf("label %q, want %q", got, want)
 	}
+}
+
+// TestSurgeIsAnswered: from annotations to the answer, its labels and /debug/hpas, over a real store.
+func TestSurgeIsAnswered(t *testing.T) {
+	var now atomic.Pointer[time.Time]
+	start := time.Now()
+	now.Store(&start)
+	s := startServer(t, func(o *Options) { o.Now = func() time.Time { return *now.Load() } })
+	s.write("hpa.yaml", hpaText("podinfo", "", external("istio-requests-per-second", `{matchLabels: {destination_workload: podinfo}}`, `type: AverageValue, averageValue: "10"`)))
+	path := metricPath("test", "istio-requests-per-second", "destination_workload=podinfo")
+
+	st := s.store.Connect(aggregator.Pod{Namespace: "test", Name: "a", Workload: "podinfo", FlushInterval: 5 * time.Second})
+	defer st.Close()
+	count := 1000.0
+	flush := func(i int, requests float64) {
+		at := s.store.Started().Add(time.Duration(i) * 5 * time.Second)
+		count += requests
+		stamp := at.UnixMilli()
+		b := &aggregator.Batch{Timestamp: stamp, Samples: []aggregator.Sample{{Key: 1, Timestamp: stamp, Kind: aggregator.Counter, Value: count}}}
+		if err := st.Commit(at, b, surgeSeries{}); err != nil {
+			t.Fatal(err)
+		}
+		now.Store(&at)
+	}
+	for i := range 100 {
+		flush(i+1, 10)
+	}
+	if body := s.eventually(path, http.StatusOK); strings.Contains(body, labelSurge) {
+		t.Errorf("steady traffic: %s", body)
+	}
+	flush(101, 300)
+	flush(102, 300)
+	body := s.eventually(path, http.StatusOK)
+	if !strings.Contains(body, `"value":"60"`) || !strings.Contains(body, labelSurge+`":"60/s over 5s`) {
+		t.Errorf("the surge is not answered: %s", body)
+	}
+	status := s.Status(t.Context()).Metrics[0]
+	if status.Value != "60" || status.Surge == nil || !status.Surge.Active || !status.Surge.Raised || !status.Surge.Ready || status.Surge.Tail > 1e-6 {
+		t.Errorf("status %+v, surge %+v", status, status.Surge)
+	}
+}
+
+// surgeSeries names the one series of the test's pod.
+type surgeSeries struct{}
+
+func (surgeSeries) Describe(int) (string, []aggregator.Label, error) {
+	return "istio_requests_total", []aggregator.Label{
+		{Name: "reporter", Value: "destination"}, {Name: "destination_workload", Value: "podinfo"}, {Name: "destination_workload_namespace", Value: "test"},
+	}, nil
 }
