@@ -66,10 +66,12 @@ func (q podQueue) Swap(i, j int) {
 	q[i], q[j] = q[j], q[i]
 	q[i].index, q[j].index = i, j
 }
+
 func (q *podQueue) Push(x any) {
 	x.(*pod).index = len(*q)
 	*q = append(*q, x.(*pod))
 }
+
 func (q *podQueue) Pop() any {
 	old := *q
 	p := old[len(old)-1]
@@ -231,7 +233,8 @@ func (described) Describe(i int) (string, []aggregator.Label, error) {
 		name = "istio_request_duration_milliseconds"
 	}
 	return name, []aggregator.Label{
-		{Name: "reporter", Value: "destination"}, {Name: "destination_workload", Value: workload},
+		{Name: "reporter", Value: "destination"},
+		{Name: "destination_workload", Value: workload},
 		{Name: "destination_workload_namespace", Value: "test"},
 	}, nil
 }
