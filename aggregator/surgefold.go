@@ -238,15 +238,16 @@ func (f *surgeFold) watermark(at int64) int64 {
 		}
 	}
 	if d := math.Abs(float64(flush - f.flush)); flush > 0 && d > surgeFlushChange*float64(f.flush) {
-		f.setFlush(flush, at)
+		f.setFlush(flush)
 	}
 	return mark
 }
 
-// setFlush begins anew with another flush interval: intervals of another length are another distribution.
-func (f *surgeFold) setFlush(flush, at int64) {
+// setFlush takes another flush interval: intervals of another length are another distribution, but what was counted stands. Two flushes
+// that come late on a busy node are enough for one, and must not blind it for a minute.
+func (f *surgeFold) setFlush(flush int64) {
 	f.flush, f.forget = flush, surgeForget(flush)
-	f.since = max(f.since, at)
+	f.since = max(f.since, f.counts[0].oldest())
 	f.dispersion = [surgeMaxLengths]dispersion{}
 	for i := range f.counts {
 		f.counts[i] = f.counts[i].resized(surgeBinWidth(flush), surgeReach(f.window, flush))

@@ -383,3 +383,25 @@ func TestAFaultNeverLooksLikeASurge(t *testing.T) {
 		})
 	}
 }
+
+// Two flushes that come late, as on a busy node, look like another flush interval. A step soon after is a surge all the same.
+func TestLateFlushesHideNoSurge(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := &faultyMesh{T: t, r: rand.New(rand.NewPCG(1, 14)), rps: 2, flush: time.Second, scales: &fakeScales{spec: 1, status: 1}}
+		p := m.join()
+		m.balance()
+		m.begin()
+		m.live(5*time.Minute, 0)
+		for range 2 {
+			p.next = p.next.Add(500 * time.Millisecond)
+			m.live(1500*time.Millisecond, 0)
+		}
+		m.live(20*time.Second, 0)
+		m.rps = 60
+		m.live(10*time.Second, 0)
+		if len(m.scales.written) == 0 {
+			t.Error("from 2 to 60 requests a second raises nothing")
+		}
+		m.stop()
+	})
+}
