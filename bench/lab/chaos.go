@@ -259,7 +259,7 @@ func (r *chaosRun) watch() {
 	if r.meshpulse.current() != p {
 		return // a fault has just killed it
 	}
-	what := fmt.Sprintf("ended with code %d: %s", p.ExitCode(), p.Tail(1))
+	what := fmt.Sprintf("ended with code %d: %s", p.ExitCode(), strings.ReplaceAll(p.Tail(1), r.dir+"/", ""))
 	slog.Error("meshpulse crashed", "what", what)
 	r.note(func(s *chaos.Seen) {
 		s.Crashes = append(s.Crashes, chaos.Moment{At: time.Since(r.begin), Lane: "meshpulse", What: what, Faults: chaos.Around(s.Schedule.Faults, time.Since(r.begin))})
