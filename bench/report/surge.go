@@ -198,7 +198,10 @@ func (st *surgeStudy) alarmRows(t *table) {
 			if flush == time.Second {
 				goal = 1
 			}
-			t.atMost(fmt.Sprintf("false scale-ups a day, %s, flush %s (%d of %d surges in %.1f days)", kind, flush, wrong, all, days), float64(wrong)/max(days, 1e-9), "/day", goal)
+			if days == 0 { // ended before it began
+				continue
+			}
+			t.atMost(fmt.Sprintf("false scale-ups a day, %s, flush %s (%d of %d surges in %.1f days)", kind, flush, wrong, all, days), float64(wrong)/days, "/day", goal)
 			for _, p := range surgePods {
 				for _, rate := range surgeRates {
 					c := surge.Cell{Kind: kind, Pods: p.pods, Flush: flush, Rate: rate}

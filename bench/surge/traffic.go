@@ -122,7 +122,7 @@ type Rate struct {
 	PerSecond float64
 }
 
-// expected is how many requests are expected in (from, to] at a constant factor of 1, and calls f for each part of one rate.
+// parts calls f for each part of (from, to] that has one rate.
 func (l Load) parts(from, to int64, f func(from, to int64, rate float64)) {
 	for i, s := range l {
 		begin, end := max(from, s.At.Milliseconds()), to
@@ -133,15 +133,4 @@ func (l Load) parts(from, to int64, f func(from, to int64, rate float64)) {
 			f(begin, end, s.PerSecond)
 		}
 	}
-}
-
-// rate is the load at a time.
-func (l Load) rate(at int64) float64 {
-	rate := 0.0
-	for _, s := range l {
-		if s.At.Milliseconds() <= at {
-			rate = s.PerSecond
-		}
-	}
-	return rate
 }
