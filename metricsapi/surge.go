@@ -66,7 +66,8 @@ func (n *surgeNotes) read(key, value string) (want string) {
 
 // of returns the settings with which a metric is watched, zero if it is not.
 func (n surgeNotes) of(w wanted) aggregator.SurgeConfig {
-	if n.off || w.expr == "" || !n.asked && !(w.named && w.metric == surgeMetric) {
+	byDefault := w.named && w.metric == surgeMetric
+	if n.off || w.expr == "" || !n.asked && !byDefault {
 		return aggregator.SurgeConfig{}
 	}
 	return n.config.WithDefaults()
