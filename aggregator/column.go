@@ -111,12 +111,13 @@ func (c *column) repeat(row int64) {
 }
 
 // writeInterval publishes as a histogram's row the newest one and an interval, with the quantiles that tell of that interval, if
-// any. No buckets at all are buckets without observations.
+// any. No buckets at all are buckets without observations. Where flushes share the row no quantiles tell of all.
 func (c *column) writeInterval(row int64, buckets []Bucket, count uint64, withQuantiles bool) {
 	b := c.block.Load()
 	words := c.begin(b, row)
 	h := c.held
 	if h != nil {
+		withQuantiles = withQuantiles && h.count == 0
 		h.add(buckets, count)
 		buckets, count = h.buckets, h.count
 	}
