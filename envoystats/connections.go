@@ -254,6 +254,9 @@ func (cs *connections) sweep() {
 	cs.mu.Lock()
 	for c := range cs.open {
 		c.mu.Lock()
+		if c.streams == 0 { // what came for streams that had ended: gRPC has thrown it away
+			c.settle(c.pending)
+		}
 		switch {
 		case c.messages != c.seen || c.messages > 0 && c.pending == 0:
 			c.seen, c.waits = c.messages, 0

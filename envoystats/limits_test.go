@@ -355,6 +355,17 @@ func TestTooManyStreamsAreToldOnce(t *testing.T) {
 	l.stillRight(t)
 }
 
+// gRPC throws away what comes for a stream that has been refused: it takes no memory, and nobody is closed for it.
+func TestWhatRefusedStreamsSendIsNotPending(t *testing.T) {
+	l := serveLimited(t, Config{MaxStreams: 1, times: times{message: patient}}, aggregator.Config{})
+	waitFor(t, "the good stream", func() bool { return l.metric(t, "streams", "") == 1 })
+	refused := l.raw(t).preface().headers(endHeaders)
+	l.counts(t, "stream_ends_total", "limit", 1)
+	refused.begin(1<<20, 200<<10).ended()
+	l.counts(t, "closed_connections_total", "silent", 1) // and not slow
+	l.stillRight(t)
+}
+
 func TestHeadersAreBounded(t *testing.T) {
 	l := serveLimited(t, Config{}, aggregator.Config{})
 	conn, err := grpc.NewClient(l.addr, grpc.WithTransportCredentials(l.creds), grpc.WithNoProxy())

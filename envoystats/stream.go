@@ -43,6 +43,8 @@ type stream struct {
 // streamMetrics serves one stream until it ends.
 func (s *Server) streamMetrics(gs grpc.ServerStream) error {
 	defer s.open.Add(-1)
+	st := newStream(s, gs.Context()) // of a refused one, too, what has come in is let go
+	defer st.close()
 	if s.open.Add(1) > int64(s.config.MaxStreams) {
 		s.metrics.ends.WithLabelValues(endLimit).Inc()
 		s.warnings.warn(endLimit, "", "stream refused: too many are open: raise --max-streams", slog.Int("max_streams", s.config.MaxStreams))
@@ -50,8 +52,6 @@ func (s *Server) streamMetrics(gs grpc.ServerStream) error {
 	}
 	s.metrics.streams.Inc()
 	defer s.metrics.streams.Dec()
-	st := newStream(s, gs.Context())
-	defer st.close()
 	reason, err := st.serve(gs)
 	s.metrics.ends.WithLabelValues(reason).Inc()
 	return err
