@@ -325,9 +325,10 @@ func (h *holder) apply(ctx context.Context, o *offer, subject string, k knowledg
 	return verdict{items: []item{{milli: keep}}, held: true, reason: fmt.Sprintf("held to keep the replicas, %s: %s", was, k.missing)}, nil
 }
 
-// fill counts mute pods as the mean of those that report, where the expression adds up over pods.
+// fill counts mute pods as the mean of those that report, where the expression adds up over pods and nothing else is missing:
+// while replicas are kept, only what is seen may ask for more.
 func (k knowledge) fill(v verdict, p *prepared) verdict {
-	if k.mute == 0 || !p.additive || k.known == 0 {
+	if k.mute == 0 || !p.additive || k.known == 0 || k.missing != "" {
 		return v
 	}
 	v = v.times(float64(k.known+k.mute) / float64(k.known))

@@ -293,6 +293,11 @@ func TestHold(t *testing.T) {
 			sent: []requests{{pod: "a", from: 5 * time.Second, to: whole}, {pod: "c", from: 5 * time.Second, to: whole - 20*time.Second}},
 			at:   whole, hpas: average("10"), scale: 3, want: "30", reason: "1 sidecar deleted, and not all is known that it served or left to others (c)", expected: 2,
 		},
+		"two are mute, and one that had told all is deleted: what is missing does not ask for more": {
+			pods: fixedPods{pod("a", old), pod("b", old), pod("d", old), pod("c", old, left(whole-20*time.Second))},
+			sent: []requests{{pod: "a", from: 5 * time.Second, to: whole}, {pod: "c", from: 5 * time.Second, to: whole - 20*time.Second}},
+			at:   whole, hpas: average("4"), scale: 3, want: "12", reason: "held to keep the replicas, seen 8", expected: 3,
+		},
 		"one is mute, and one came within the window: as if both served as much as the one that was there": {
 			pods: fixedPods{pod("a", old), pod("b", old), pod("c", 0, young(whole-10*time.Second))},
 			sent: []requests{{pod: "a", from: 5 * time.Second, to: whole}, {pod: "c", from: whole, to: whole}},
