@@ -28,6 +28,8 @@ import (
 	adapterserver "sigs.k8s.io/custom-metrics-apiserver/pkg/apiserver"
 	generatedcore "sigs.k8s.io/custom-metrics-apiserver/pkg/generated/openapi/core"
 	generatedexternal "sigs.k8s.io/custom-metrics-apiserver/pkg/generated/openapi/externalmetrics"
+
+	"github.com/meshpulse/meshpulse/metricsapi/horizontal"
 )
 
 const (
@@ -131,7 +133,7 @@ func (s *Server) addHolder(o Options, config *rest.Config) (*clusterScales, erro
 	if err != nil {
 		return nil, err
 	}
-	s.provider.rules.holder = &holder{pods: s.pods, scales: targets, store: o.Store, started: o.Store.Started(), hold: o.Hold}
+	s.provider.rules.holder = &holder{pods: s.pods, scales: targets, settings: horizontal.Settings{Tolerance: o.HPATolerance}, store: o.Store, started: o.Store.Started(), hold: o.Hold}
 	return targets, nil
 }
 

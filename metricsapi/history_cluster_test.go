@@ -14,6 +14,7 @@ import (
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 
 	"github.com/meshpulse/meshpulse/aggregator"
+	"github.com/meshpulse/meshpulse/metricsapi/horizontal"
 )
 
 // simCluster is a Deployment under constant load, the sidecars of its pods, a meshpulse and its faults, in simulated time: the store,
@@ -128,6 +129,20 @@ func (c *simCluster) scale() {
 	for _, p := range alive[:max(0, len(alive)-int(c.spec))] {
 		c.remove(p)
 	}
+}
+
+// target is what the controller reads of the Deployment.
+func (c *simCluster) target() horizontal.Target {
+	target := horizontal.Target{Spec: c.spec, Pods: int32(len(c.pods))}
+	for _, p := range c.pods {
+		if !p.leaving {
+			target.Status++
+		}
+		if p.ready {
+			target.Ready++
+		}
+	}
+	return target
 }
 
 // create makes a pod that begins after a time.
@@ -299,7 +314,7 @@ func (c *simCluster) boot(config aggregator.Config) {
 	catalog.Replace([]sourceHPA{{HorizontalPodAutoscaler: c.hpa}})
 	c.meshpulse = &provider{catalog: catalog, metrics: m, now: time.Now, rules: rules{
 		retention: 5 * time.Minute, started: store.Started(),
-		holder: &holder{pods: c, scales: c, store: store, started: store.Started(), hold: c.hold, status: func(string, string) (int32, bool) { return c.spec, true }},
+		holder: &holder{pods: c, scales: c, settings: horizontal.Settings{Tolerance: horizontal.DefaultTolerance}, store: store, started: store.Started(), hold: c.hold, status: func(string, string) (int32, bool) { return c.spec, true }},
 	}}
 	c.stop = func() {
 		for _, p := range c.pods {
@@ -338,8 +353,8 @@ func (c *simCluster) get(k podKey) (knownPod, bool) { return fixedPods(c.in(k.na
 
 func (c *simCluster) synced() error { return nil }
 
-func (c *simCluster) replicas(context.Context, string, autoscalingv2.CrossVersionObjectReference) (int32, error) {
-	return c.spec, nil
+func (c *simCluster) replicas(context.Context, string, autoscalingv2.CrossVersionObjectReference) (horizontal.Target, error) {
+	return c.target(), nil
 }
 
 // fault does something to the cluster that the load does not see, for a time.

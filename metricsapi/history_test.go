@@ -111,16 +111,7 @@ func playHistory(t *testing.T, seed uint64) {
 	var look func()
 	look = func() {
 		c.after(sync, look)
-		target := horizontal.Target{Spec: c.spec}
-		for _, p := range c.pods {
-			if !p.leaving {
-				target.Status++
-			}
-			target.Pods++
-			if p.ready {
-				target.Ready++
-			}
-		}
+		target := c.target()
 		reading, why := c.read(q)
 		d := settings.Decide(&c.hpa.Spec, target, []horizontal.Reading{reading}, &past, time.Now())
 		floor := int32(need)

@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 
 	"github.com/meshpulse/meshpulse/aggregator"
+	"github.com/meshpulse/meshpulse/metricsapi/horizontal"
 )
 
 // The rule for incomplete knowledge. While what is known is incomplete, the answer is the larger of what is seen and what
@@ -32,6 +33,8 @@ type pods interface {
 type holder struct {
 	pods   pods
 	scales scales
+	// settings are the HPA controller's.
+	settings horizontal.Settings
 	// status is the larger of an HPA's status.currentReplicas and status.desiredReplicas, false if it is gone.
 	status  func(namespace, name string) (int32, bool)
 	store   *aggregator.Store
@@ -250,8 +253,9 @@ func (h *holder) told(p knownPod, s aggregator.PodState, a aggregator.Answer, at
 		(!s.Oldest.After(from) || !p.created.Before(h.started) && s.Whole)
 }
 
-// keep returns what keeps the replicas of all HPAs that ask for the offer as they are, in the API's milli-units.
-func (h *holder) keep(ctx context.Context, o *offer) (int64, *refusal) {
+// keep returns what keeps the replicas of all HPAs that ask for the offer as they are, in the API's milli-units. moves is not nil
+// where that answer would move the replicas of one all the same, so only more than that may be answered.
+func (h *holder) keep(ctx context.Context, o *offer) (kept int64, moves, cannot *refusal) {
 	kept, by := int64(-1), ""
 	for _, a := range o.askers {
 		for _, w := range a.metrics {
@@ -262,43 +266,52 @@ func (h *holder) keep(ctx context.Context, o *offer) (int64, *refusal) {
 			if goal == nil || goal.Sign() <= 0 {
 				continue
 			}
-			n := int64(1)
-			if w.target.Type != autoscalingv2.ValueMetricType {
-				replicas, err := h.replicas(ctx, a)
-				if err != nil {
-					return 0, refuse(outcomeHeld, "%s: %v", o, err)
+			n, milli := int64(1), goal.MilliValue()
+			average := w.target.Type != autoscalingv2.ValueMetricType
+			var target horizontal.Target
+			if average {
+				var err error
+				if target, err = h.replicas(ctx, a); err != nil {
+					return 0, nil, refuse(outcomeHeld, "%s: %v", o, err)
 				}
-				n = int64(replicas)
+				n = int64(target.Spec)
 			}
-			milli := goal.MilliValue()
 			if n > 0 && milli > math.MaxInt64/n {
 				milli = math.MaxInt64 / n
 			}
+			if average && a.withinLimits(h.settings.Asks(a.Spec.Behavior, *goal, target, milli*n)) != a.withinLimits(target.Spec) {
+				moves = refuse(outcomeHeld, "%s: incomplete, and only without an answer does HPA %s keep its %d replicas: its target has %d pods now, which the controller would ask for, since they are within its tolerance", o, a.Name, target.Spec, target.Status)
+			}
 			if kept >= 0 && kept != milli*n {
-				return 0, refuse(outcomeHeld, "%s: HPAs %s and %s ask for it and would need different values to keep their replicas: no answer until the knowledge is complete", o, by, a.Name)
+				return 0, nil, refuse(outcomeHeld, "%s: HPAs %s and %s ask for it and would need different values to keep their replicas: no answer until the knowledge is complete", o, by, a.Name)
 			}
 			kept, by = milli*n, a.Name
 		}
 	}
 	if kept < 0 {
-		return 0, refuse(outcomeHeld, "%s: no HPA that asks for it has a target", o)
+		return 0, nil, refuse(outcomeHeld, "%s: no HPA that asks for it has a target", o)
 	}
-	return kept, nil
+	return kept, moves, nil
+}
+
+// withinLimits is what the HPA's limits leave of a number of replicas.
+func (h sourceHPA) withinLimits(n int32) int32 {
+	return min(max(n, h.minReplicas()), h.Spec.MaxReplicas)
 }
 
 // replicas are what the HPA's target is meant to have: its scale's spec.replicas. The HPA's own status is from before its
 // last scaling, and only stands in where the scale may not be read or is not there.
-func (h *holder) replicas(ctx context.Context, a *autoscaler) (int32, error) {
-	n, err := h.scales.replicas(ctx, a.Namespace, a.Spec.ScaleTargetRef)
+func (h *holder) replicas(ctx context.Context, a *autoscaler) (horizontal.Target, error) {
+	target, err := h.scales.replicas(ctx, a.Namespace, a.Spec.ScaleTargetRef)
 	if err == nil {
-		return n, nil
+		return target, nil
 	}
 	if apierrors.IsForbidden(err) || apierrors.IsNotFound(err) {
 		if n, ok := h.status(a.Namespace, a.Name); ok {
-			return n, nil
+			return horizontal.Target{Spec: n, Status: n}, nil
 		}
 	}
-	return 0, fmt.Errorf("the replicas that HPA %s has to keep cannot be read: %w", a.Name, err)
+	return horizontal.Target{}, fmt.Errorf("the replicas that HPA %s has to keep cannot be read: %w", a.Name, err)
 }
 
 // apply is the rule: seen is the verdict on what is known, refused why there is none.
@@ -309,14 +322,17 @@ func (h *holder) apply(ctx context.Context, o *offer, subject string, k knowledg
 	if o == nil {
 		return verdict{}, refuse(outcomeHeld, "%s: incomplete: %s. No HPA asks for it, so there are no replicas to keep", subject, k.missing)
 	}
-	keep, cannot := h.keep(ctx, o)
+	keep, moves, cannot := h.keep(ctx, o)
 	if cannot != nil {
 		return verdict{}, cannot
 	}
 	sum := seen.sum()
-	if refused == nil && sum >= keep {
+	switch {
+	case refused == nil && sum >= keep:
 		seen.reason = "incomplete, and what is seen asks for more: " + k.missing
 		return seen, nil
+	case moves != nil:
+		return verdict{}, moves
 	}
 	was := "nothing seen"
 	if refused == nil {
@@ -349,27 +365,27 @@ func (v verdict) times(factor float64) verdict {
 // window and are to stay, up to what keeps the replicas as they are. More would be a service whose pods fail at their start and
 // are made more and more. filled is what is seen with the mute pods as the mean of all that report, which is too little where some
 // of those have just come or are about to go.
-func (h *holder) doubt(ctx context.Context, o *offer, k knowledge, seen, filled verdict, p *prepared) verdict {
+func (h *holder) doubt(ctx context.Context, o *offer, k knowledge, seen, filled verdict, p *prepared) (verdict, *refusal) {
 	doubtful := k.mute + k.unheard
 	if doubtful == 0 || k.missing != "" || !p.additive || o == nil || seen.sum() == 0 {
-		return filled
+		return filled, nil
 	}
-	keep, cannot := h.keep(ctx, o)
+	keep, moves, cannot := h.keep(ctx, o)
 	if cannot != nil || filled.sum() >= keep {
-		return filled
+		return filled, nil
 	}
 	reason := fmt.Sprintf("%d sidecars have not been heard of for long, and may serve as much as the others", doubtful)
 	if k.lasting > 0 {
 		full := seen.times(float64(k.expected) / float64(k.lasting))
 		if full.sum() <= filled.sum() {
-			return filled
+			return filled, nil
 		}
 		if full.sum() < keep {
 			full.reason = reason
-			return full
+			return full, nil
 		}
 	}
-	return verdict{items: []item{{milli: keep}}, held: true, reason: "held to keep the replicas: " + reason}
+	return verdict{items: []item{{milli: keep}}, held: true, reason: "held to keep the replicas: " + reason}, moves
 }
 
 // problems are what the askers' authors should know of the pods behind an answer.

@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/meshpulse/meshpulse/aggregator"
+	"github.com/meshpulse/meshpulse/metricsapi/horizontal"
 )
 
 // fixedPods are the pods of a test's cluster.
@@ -43,14 +44,14 @@ func (f fixedPods) synced() error { return nil }
 // fixedScale is every target's scale; -1 may not be read, -2 cannot.
 type fixedScale int32
 
-func (n fixedScale) replicas(context.Context, string, autoscalingv2.CrossVersionObjectReference) (int32, error) {
+func (n fixedScale) replicas(context.Context, string, autoscalingv2.CrossVersionObjectReference) (horizontal.Target, error) {
 	switch {
 	case n == -1:
-		return 0, apierrors.NewForbidden(schema.GroupResource{Resource: "deployments/scale"}, "podinfo", errors.New("no"))
+		return horizontal.Target{}, apierrors.NewForbidden(schema.GroupResource{Resource: "deployments/scale"}, "podinfo", errors.New("no"))
 	case n < 0:
-		return 0, errors.New("timeout")
+		return horizontal.Target{}, errors.New("timeout")
 	}
-	return int32(n), nil
+	return horizontal.Target{Spec: int32(n), Status: int32(n)}, nil
 }
 
 // requests is what a pod's sidecar sends: 5 requests a second with a flush every 5 s.

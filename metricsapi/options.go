@@ -27,7 +27,7 @@ type Options struct {
 	// SurgeAction is "off" to raise no target at a surge, whatever HPAs ask for; "on" is the default.
 	SurgeAction string
 	// HPATolerance is the HPA controller's --horizontal-pod-autoscaler-tolerance, for HPAs that set none (default 0.1): a target is
-	// raised to what the controller would set.
+	// raised to what the controller would set, and an answer that keeps replicas is one that it makes them of.
 	HPATolerance float64
 
 	// BindAddress is the IP address to serve HTTPS on (default 0.0.0.0; standalone: 127.0.0.1).

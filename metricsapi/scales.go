@@ -15,12 +15,14 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/restmapper"
 	"k8s.io/client-go/scale"
+
+	"github.com/meshpulse/meshpulse/metricsapi/horizontal"
 )
 
 // scales reads what a target is meant to have.
 type scales interface {
-	// replicas returns the scale's spec.replicas.
-	replicas(ctx context.Context, namespace string, target autoscalingv2.CrossVersionObjectReference) (int32, error)
+	// replicas returns spec.replicas and status.replicas of the scale.
+	replicas(ctx context.Context, namespace string, target autoscalingv2.CrossVersionObjectReference) (horizontal.Target, error)
 }
 
 // clusterScales reads and writes the scale subresource of any kind that has one.
@@ -46,12 +48,16 @@ func newClusterScales(config *rest.Config) (*clusterScales, error) {
 	return &clusterScales{mapper, client}, nil
 }
 
-func (s *clusterScales) replicas(ctx context.Context, namespace string, target autoscalingv2.CrossVersionObjectReference) (int32, error) {
+func (s *clusterScales) replicas(ctx context.Context, namespace string, target autoscalingv2.CrossVersionObjectReference) (horizontal.Target, error) {
 	sc, err := s.scale(ctx, namespace, target)
 	if err != nil {
-		return 0, err
+		return horizontal.Target{}, err
 	}
-	return sc.Spec.Replicas, nil
+	return targetOf(sc), nil
+}
+
+func targetOf(sc *autoscalingv1.Scale) horizontal.Target {
+	return horizontal.Target{Spec: sc.Spec.Replicas, Status: sc.Status.Replicas}
 }
 
 func (s *clusterScales) scale(ctx context.Context, namespace string, target autoscalingv2.CrossVersionObjectReference) (*autoscalingv1.Scale, error) {

@@ -84,7 +84,7 @@ func (s *Server) metricStatus(ctx context.Context, h hpaState, w wanted, o *offe
 	m := MetricStatus{
 		Namespace: h.Namespace, HPA: h.Name, Metric: w.metric, Selector: w.selector.String(), Expression: w.expr,
 		TargetType: string(w.target.Type), Target: "<unset>",
-		MinReplicas: minReplicas(h), MaxReplicas: h.Spec.MaxReplicas, Events: h.problems,
+		MinReplicas: h.minReplicas(), MaxReplicas: h.Spec.MaxReplicas, Events: h.problems,
 	}
 	goal := targetQuantity(w.target)
 	if goal != nil {
@@ -158,7 +158,7 @@ func (m *MetricStatus) setValue(v verdict, average bool, goal *resource.Quantity
 	m.DesiredReplicas = int32(min(max(math.Ceil(ratio), float64(m.MinReplicas)), float64(m.MaxReplicas)))
 }
 
-func minReplicas(h hpaState) int32 {
+func (h sourceHPA) minReplicas() int32 {
 	if h.Spec.MinReplicas == nil {
 		return 1
 	}

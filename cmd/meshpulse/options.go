@@ -60,7 +60,7 @@ func (o *serveOptions) flags(c console) *pflag.FlagSet {
 	f.DurationVar(&o.store.Retention, "retention", 0, "how far back samples are kept (default 5m)")
 	f.DurationVar(&o.store.MaxRetention, "max-retention", 0, "how far back a query's range may reach (default 1h)")
 	f.DurationVar(&o.api.Hold, "hold", 0, "how long a sidecar that does not report is waited for, replicas kept (default 5m)")
-	f.Float64Var(&o.api.HPATolerance, "hpa-tolerance", 0.1, "the HPA controller's --horizontal-pod-autoscaler-tolerance, which raises at surges go by where an HPA sets none")
+	f.Float64Var(&o.api.HPATolerance, "hpa-tolerance", 0.1, "the HPA controller's --horizontal-pod-autoscaler-tolerance, which raises at surges and answers that keep replicas go by where an HPA sets none")
 	f.StringVar(&o.api.SurgeAction, "surge-action", "on", "on: HPAs with meshpulse.io/surge-action: scale have their targets raised at surges; off: none has")
 	f.IntVar(&o.store.MaxSeries, "max-series", 0, "most series in all; past it samples of new ones are counted and dropped (default 2000000)")
 	f.IntVar(&o.store.MaxSeriesPerPod, "max-series-per-pod", 0, "most series of one pod (default 20000)")

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
+	"k8s.io/apimachinery/pkg/api/resource"
 )
 
 // What the controller does without flags of its own.
@@ -104,6 +105,13 @@ func (s Settings) Decide(spec *autoscalingv2.HorizontalPodAutoscalerSpec, target
 		replicas = max(replicas, lowest)
 	}
 	return Decision{Replicas: replicas, Recommended: recommended, Computed: true}
+}
+
+// Asks is how many replicas a metric of type External with a target of type AverageValue asks for, before windows, policies and limits.
+// Within the tolerance that is Target.Status, which is not Target.Spec while pods come or go.
+func (s Settings) Asks(b *autoscalingv2.HorizontalPodAutoscalerBehavior, each resource.Quantity, target Target, milli int64) int32 {
+	n, _ := s.toleranceOf(b).replicas(autoscalingv2.MetricTarget{AverageValue: &each}, target, float64(milli))
+	return n
 }
 
 // recommend is the largest number that a metric asks for.
