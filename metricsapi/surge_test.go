@@ -105,6 +105,8 @@ func TestSurgeIsAnswered(t *testing.T) {
 	s := startServer(t, func(o *Options) { o.Now = func() time.Time { return *now.Load() } })
 	s.write("hpa.yaml", hpaText("podinfo", "", external("istio-requests-per-second", `{matchLabels: {destination_workload: podinfo}}`, `type: AverageValue, averageValue: "10"`)))
 	path := metricPath("test", "istio-requests-per-second", "destination_workload=podinfo")
+	// Without its HPA a named metric is answered too, and nobody looks for surges.
+	eventually(t, func() bool { return len(s.Status(t.Context()).Metrics) == 1 }, func() string { return "the HPA has not been read" })
 
 	st := s.store.Connect(aggregator.Pod{Namespace: "test", Name: "a", Workload: "podinfo", FlushInterval: 5 * time.Second})
 	defer st.Close()
