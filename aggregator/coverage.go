@@ -201,8 +201,8 @@ func (q *Query) Selects(p Pod) bool {
 // asks for neither side's identity could be any pod's.
 func (s *Store) couldHave(sel *selector, to []*table) []*table {
 	if sel.prepared {
-		for _, t := range sel.candidates(&s.tables) {
-			if !t.gone.Load() && sel.couldBe(t.pod.Load()) {
+		for _, ref := range sel.candidates(&s.tables) {
+			if t := ref.table.Load(); t != nil && !t.gone.Load() && sel.couldBe(t.pod.Load()) {
 				to = append(to, t)
 			}
 		}
@@ -223,14 +223,14 @@ func (s *Store) couldHave(sel *selector, to []*table) []*table {
 // candidates are the tables of a log whose pods could have what a selector selects. They are never changed once published: readers
 // that find them behind the log make new ones, and whose are kept does not matter.
 type candidates struct {
-	log    *list[*table]
+	log    *list[*tableRef]
 	seen   int // so many of the log
-	tables []*table
+	tables []*tableRef
 }
 
 // candidates returns the tables, with some that are gone. Asking every pod of a namespace who it is would cost more than
 // everything else about a small workload.
-func (s *selector) candidates(ts *tables) []*table {
+func (s *selector) candidates(ts *tables) []*tableRef {
 	c, log := s.could.Load(), ts.log.Load()
 	if log == nil {
 		return nil
@@ -243,9 +243,9 @@ func (s *selector) candidates(ts *tables) []*table {
 		return c.tables
 	}
 	now := &candidates{log: log, seen: len(all), tables: slices.Clip(c.tables)}
-	for _, t := range all[min(c.seen, len(all)):] {
-		if s.couldBe(t.pod.Load()) {
-			now.tables = append(now.tables, t)
+	for _, ref := range all[min(c.seen, len(all)):] {
+		if t := ref.table.Load(); t != nil && s.couldBe(t.pod.Load()) {
+			now.tables = append(now.tables, ref)
 		}
 	}
 	s.could.Store(now)

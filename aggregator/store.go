@@ -145,11 +145,14 @@ type tables struct {
 	byNamespace sync.Map // string -> *list[*table]
 	// log are the tables in the order in which they came, those that are gone included, until it is begun anew: selectors keep
 	// their place in it.
-	log atomic.Pointer[list[*table]]
+	log atomic.Pointer[list[*tableRef]]
 	// gone are the newest rows of pods whose tables were freed: they may still exist, and come back. The oldest are given up.
 	gone  map[podKey]int64
 	order []podKey
 }
+
+// tableRef is a table's place in the log: nil once the table is gone, so that the log does not keep its rings.
+type tableRef struct{ table atomic.Pointer[table] }
 
 // maxGone bounds what is remembered of pods whose tables were freed.
 const maxGone = 50_000
@@ -173,9 +176,11 @@ func (ts *tables) get(s *Store, p *Pod) *table {
 	ts.byPod[k] = t
 	ts.all.add(t)
 	if ts.log.Load() == nil {
-		ts.log.Store(&list[*table]{})
+		ts.log.Store(&list[*tableRef]{})
 	}
-	ts.log.Load().add(t)
+	t.ref = &tableRef{}
+	t.ref.table.Store(t)
+	ts.log.Load().add(t.ref)
 	l, _ := ts.byNamespace.LoadOrStore(p.Namespace, &list[*table]{})
 	l.(*list[*table]).add(t)
 	return t
@@ -221,6 +226,7 @@ func (ts *tables) remove(t *table) {
 	if newest, ok := t.newest(); ok {
 		ts.remember(k, newest)
 	}
+	t.ref.table.Store(nil)
 	gone := func(o *table) bool { return o == t }
 	ts.all.remove(gone)
 	if live := len(ts.all.all()); len(ts.log.Load().all()) > 2*live+64 {
@@ -234,9 +240,9 @@ func (ts *tables) remove(t *table) {
 
 // relog begins a new log, without the tables that are gone. The mutex is held.
 func (ts *tables) relog() {
-	l := &list[*table]{}
+	l := &list[*tableRef]{}
 	for _, t := range ts.all.all() {
-		l.add(t)
+		l.add(t.ref)
 	}
 	ts.log.Store(l)
 }

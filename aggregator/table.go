@@ -14,6 +14,7 @@ import (
 type table struct {
 	store  *Store
 	number uint64                     // no other table of the store has it
+	ref    *tableRef                  // its place in the store's log
 	pod    atomic.Pointer[Pod]        // as the newest connection's node says
 	gen    atomic.Pointer[generation] // the ring's newest generation, for readers
 	flush  atomic.Int64               // observed flush interval in milliseconds
