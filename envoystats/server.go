@@ -39,7 +39,7 @@ type Config struct {
 	// later than its successor comes).
 	MaxConnections int
 	// MaxPendingBytes bounds what has come in of messages that are not whole yet, of all connections together (default four
-	// times MaxMessageBytes). Beyond it the connection that holds most of them is closed.
+	// times MaxMessageBytes, at least 16 MiB). Beyond it the connection that holds most of them is closed.
 	MaxPendingBytes int
 	// MaxBytesPerSecond bounds what one stream may send, a message counting 4 KiB more, with five seconds' worth at once (default
 	// 16 MiB: more than one flush of MaxMessageBytes in five seconds). Beyond it the stream's next message is read later.
@@ -99,6 +99,10 @@ func (c Config) Validate() error {
 	return nil
 }
 
+// leastPending leaves room for a message that is larger than a small MaxMessageBytes: gRPC refuses it by name, which a closed connection
+// would not.
+const leastPending = 16 << 20
+
 func (c Config) withDefaults() Config {
 	if c.Keep == nil {
 		c.Keep = []string{"istio_"}
@@ -106,7 +110,7 @@ func (c Config) withDefaults() Config {
 	c.MaxMessageBytes = cmp.Or(c.MaxMessageBytes, 64<<20)
 	c.MaxStreams = cmp.Or(c.MaxStreams, 50_000)
 	c.MaxConnections = cmp.Or(c.MaxConnections, c.MaxStreams+max(100, c.MaxStreams/10))
-	c.MaxPendingBytes = cmp.Or(c.MaxPendingBytes, 4*c.MaxMessageBytes)
+	c.MaxPendingBytes = cmp.Or(c.MaxPendingBytes, max(4*c.MaxMessageBytes, leastPending))
 	c.MaxBytesPerSecond = cmp.Or(c.MaxBytesPerSecond, 16<<20)
 	c.times.handshake = cmp.Or(c.times.handshake, 10*time.Second)
 	c.times.message = cmp.Or(c.times.message, time.Minute)

@@ -52,7 +52,7 @@ func (o *serveOptions) flags(c console) *pflag.FlagSet {
 	f.StringSliceVar(&o.sink.CustomTags, "custom-tags", nil, "tags that Telemetry resources add to Istio's own, needed where sidecars join tags into names")
 	f.BoolVar(&o.store.CountersAsDeltas, "counters-as-deltas", false, "the sidecars set report_counters_as_deltas (a message does not tell)")
 	f.IntVar(&o.sink.MaxMessageBytes, "max-message-bytes", 0, "largest message of a sidecar in bytes (default 64 MiB)")
-	f.IntVar(&o.sink.MaxPendingBytes, "max-pending-bytes", 0, "most bytes of messages that are not whole yet, of all sidecars together; past it the connection with most of them is closed (default 4 x --max-message-bytes)")
+	f.IntVar(&o.sink.MaxPendingBytes, "max-pending-bytes", 0, "most bytes of messages that are not whole yet, of all sidecars together; past it the connection with most of them is closed (default 4 x --max-message-bytes, at least 16 MiB)")
 	f.IntVar(&o.sink.MaxBytesPerSecond, "max-bytes-per-second", 0, "most bytes a second of one sidecar, a message counting 4 KiB more; past it the next one is read later (default 16 MiB)")
 	f.IntVar(&o.sink.MaxStreams, "max-streams", 0, "most sidecars connected at once (default 50000)")
 	f.IntVar(&o.sink.MaxConnections, "max-connections", 0, "most connections to the ingest port at once (default --max-streams and a tenth or a hundred more)")
