@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"math"
 	"net"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -91,6 +92,9 @@ func (c Config) Validate() error {
 			return fmt.Errorf("%w: %s is %d, must be between 1 and %d (0 for the default)", ErrConfig, limit.name, limit.value, limit.max)
 		}
 	}
+	if c.Keep != nil && len(c.Keep) == 0 {
+		return fmt.Errorf("%w: nothing is to be kept: give at least one prefix, such as istio_", ErrConfig)
+	}
 	for _, tag := range c.CustomTags {
 		if tag == "" || strings.Contains(tag, ".") {
 			return fmt.Errorf("%w: custom tag %q: a tag's name is not empty and has no dots", ErrConfig, tag)
@@ -102,6 +106,13 @@ func (c Config) Validate() error {
 // leastPending leaves room for a message that is larger than a small MaxMessageBytes: gRPC refuses it by name, which a closed connection
 // would not.
 const leastPending = 16 << 20
+
+// Keeps reports whether a metric is kept, by its name in Prometheus.
+func (c Config) Keeps(metric string) bool {
+	return slices.ContainsFunc(c.withDefaults().Keep, func(prefix string) bool {
+		return strings.HasPrefix(metric, strings.TrimPrefix(prefix, statPrefix))
+	})
+}
 
 func (c Config) withDefaults() Config {
 	if c.Keep == nil {

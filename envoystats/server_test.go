@@ -382,3 +382,24 @@ func TestConfigNamesWhatCannotBeUsed(t *testing.T) {
 		}
 	}
 }
+
+func TestKeeps(t *testing.T) {
+	for _, tc := range []struct {
+		keep   []string
+		metric string
+		want   bool
+	}{
+		{nil, "istio_requests_total", true},
+		{nil, "envoy_cluster_upstream_rq", false},
+		{[]string{"istio_request_duration"}, "istio_request_duration_milliseconds", true},
+		{[]string{"istio_request_duration"}, "istio_requests_total", false},
+		{[]string{"istiocustom.istio_requests_total"}, "istio_requests_total", true},
+	} {
+		if got := (Config{Keep: tc.keep}).Keeps(tc.metric); got != tc.want {
+			t.Errorf("keep %q, %s: %v", tc.keep, tc.metric, got)
+		}
+	}
+	if err := (Config{Keep: []string{}}).Validate(); !errors.Is(err, ErrConfig) {
+		t.Errorf("nothing is kept: %v", err)
+	}
+}

@@ -42,6 +42,8 @@ func refuse(outcome, format string, args ...any) *refusal {
 
 // rules are what an answer may be.
 type rules struct {
+	// keeps says which metrics ingest keeps; nil: all.
+	keeps func(metric string) bool
 	// retention is how long a workload must have stood still for its latency to be 0.
 	retention time.Duration
 	// started is when the store began to listen.
@@ -85,6 +87,8 @@ func (r rules) judge(subject string, p *prepared, a aggregator.Answer, at time.T
 		return verdict{}, refuse(outcomeNoSidecar, "%s: no series, and the query does not say which pods report it (destination_workload, destination_canonical_service, destination_workload_namespace, …; with reporter=source the callers: source_workload, source_workload_namespace, …), so it is not known to be 0: %s", subject, p.expr)
 	case len(a.Values) == 0 && a.Matched == 0 && refusing(a):
 		return verdict{}, refuse(outcomeNoValue, "%s: no series, but samples of its pods were refused, so it is not known to be 0 (meshpulse_store_dropped_samples_total tells the reason): %s", subject, p.expr)
+	case len(a.Values) == 0 && a.Matched == 0 && r.dropped(p) != "":
+		return verdict{}, refuse(outcomeNoValue, "%s: metric %s is not kept, so it is not known to be 0: widen --keep: %s", subject, r.dropped(p), p.expr)
 	case len(a.Values) == 0 && a.Matched == 0:
 		return verdict{items: []item{{}}, reason: "no request yet"}, nil
 	case len(a.Values) == 0:
@@ -103,6 +107,18 @@ func (r rules) judge(subject string, p *prepared, a aggregator.Answer, at time.T
 		return verdict{}, refuse(outcomeNaN, "%s: not a number (0/0): there was no request within %s. It is 0 once nothing has moved for %s and every sidecar reports: %s", subject, a.Window, r.retention, p.expr)
 	}
 	return toItems(subject, p, a.Values)
+}
+
+// dropped names a metric of the expression that ingest does not keep, "" if there is none.
+func (r rules) dropped(p *prepared) string {
+	if r.keeps != nil {
+		for _, name := range p.metrics {
+			if !r.keeps(name) {
+				return name
+			}
+		}
+	}
+	return ""
 }
 
 func (r rules) noSidecar(subject string, p *prepared, a aggregator.Answer) *refusal {

@@ -192,3 +192,21 @@ func TestToValue(t *testing.T) {
 		t.Errorf("labels (-want +got):\n%s", d)
 	}
 }
+
+// What ingest drops is missing, not 0.
+func TestAMetricThatIsNotKeptIsNotZero(t *testing.T) {
+	r := rules{keeps: func(metric string) bool { return strings.HasPrefix(metric, "istio_request_duration") }}
+	idle := aggregator.Answer{Coverage: aggregator.Coverage{Reporting: 2}}
+	for expr, want := range map[string]string{
+		`sum(rate(istio_requests_total{destination_workload="podinfo"}[1m]))`: "istio_requests_total is not kept",
+		`sum(rate(istio_request_duration_milliseconds_count{destination_workload="podinfo"}[1m])) / sum(rate(istio_requests_total{destination_workload="podinfo"}[1m]))`: "istio_requests_total is not kept",
+		`sum(rate(istio_request_duration_milliseconds_count{destination_workload="podinfo"}[1m]))`: "",
+	} {
+		_, refused := r.judge("metric x in namespace test", newPrepared(expr, nil, nil), idle, time.Now())
+		if want != "" {
+			wantRefusal(t, refused, outcomeNoValue, want)
+		} else if refused != nil {
+			t.Errorf("%s: refused: %s", expr, refused.message)
+		}
+	}
+}

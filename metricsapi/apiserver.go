@@ -82,7 +82,7 @@ func New(o Options) (*Server, error) {
 
 // addSource makes the catalog, what feeds it and what takes its events.
 func (s *Server) addSource(o Options, m *metrics) error {
-	s.provider = &provider{metrics: m, readers: newReaders(o.MaxReadsPerUser, o.Log), now: o.Now, rules: rules{retention: o.Retention, started: o.Store.Started()}}
+	s.provider = &provider{metrics: m, readers: newReaders(o.MaxReadsPerUser, o.Log), now: o.Now, rules: rules{keeps: o.Keeps, retention: o.Retention, started: o.Store.Started()}}
 	if o.Standalone {
 		c := newCatalog(o.Store, newWarner(logEvents(o.Log), m))
 		s.provider.catalog = c

@@ -20,6 +20,8 @@ type Options struct {
 	// Retention is how far back the store's rings reach (default 5m, as in aggregator.Config): a latency of a workload
 	// without requests is an error until it has been idle for so long.
 	Retention time.Duration
+	// Keeps says which metrics ingest keeps: what it drops is missing, not 0 (default: all).
+	Keeps func(metric string) bool
 
 	// Hold is how long a sidecar that does not report is waited for, replicas kept (default 5m).
 	Hold time.Duration

@@ -30,6 +30,8 @@ type prepared struct {
 	irate bool
 	// foreign is a metric or label that the expression asks for and that Istio does not set by itself, "" if there is none.
 	foreign string
+	// metrics are the names of the metrics that the expression asks for, a histogram's without _bucket, _sum or _count.
+	metrics []string
 	// close gives up what was registered; nil where nothing was.
 	close func()
 
@@ -74,7 +76,7 @@ func newPrepared(expr string, q *aggregator.Query, err error) *prepared {
 	if tree, err := parser.ParseExpr(expr); err == nil {
 		p.selects = selects(tree, func(string) bool { return true })
 		p.irate = traitsOf(expr).irate
-		p.foreign, p.additive = foreign(tree), additive(tree)
+		p.foreign, p.additive, p.metrics = foreign(tree), additive(tree), metricsOf(tree)
 	}
 	return p
 }

@@ -118,6 +118,21 @@ func foreign(expr parser.Expr) string {
 	return found
 }
 
+// metricsOf returns the names of the metrics that an expression asks for, a histogram's without _bucket, _sum or _count.
+func metricsOf(expr parser.Expr) (names []string) {
+	parser.Inspect(expr, func(node parser.Node, _ []parser.Node) error {
+		if s, ok := node.(*parser.VectorSelector); ok && nameOf(s) != "" {
+			name := nameOf(s)
+			for _, part := range []string{"_bucket", "_sum", "_count"} {
+				name = strings.TrimSuffix(name, part)
+			}
+			names = append(names, name)
+		}
+		return nil
+	})
+	return names
+}
+
 // additive says whether the value of the expression is a sum over pods: sum(…), scaled by numbers, or something in its place.
 func additive(expr parser.Expr) bool {
 	switch e := expr.(type) {

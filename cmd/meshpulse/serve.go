@@ -86,7 +86,7 @@ func newServer(o serveOptions, log *slog.Logger) (_ *server, err error) {
 			return nil, err
 		}
 	}
-	o.api.Store, o.api.IngestReady = s.store, s.ready
+	o.api.Store, o.api.IngestReady, o.api.Keeps = s.store, s.ready, o.sink.Keeps
 	if s.api, err = metricsapi.New(o.api); err != nil {
 		return nil, err
 	}
