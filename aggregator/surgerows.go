@@ -37,6 +37,14 @@ func newSurgeRows(s *Store, p *surgePlan) *surgeRows {
 // collect returns the rows that have been closed since the last call, in no order.
 func (s *surgeRows) collect(into []surgeRow, newPod func(place int, flush int64)) []surgeRow {
 	s.pass++
+	// A pod's rows are looked up before its columns: the other way round, rows that a column closed which had not joined yet when
+	// the columns were looked up would be taken as read without it.
+	for _, term := range s.plan.terms {
+		s.could = s.store.couldHave(term.sel, s.could[:0])
+		for _, t := range s.could {
+			s.enter(t, newPod)
+		}
+	}
 	for i, term := range s.plan.terms {
 		for _, in := range s.store.selectionsOf(term.sel) {
 			t := s.enter(in.table, newPod)
@@ -46,10 +54,6 @@ func (s *surgeRows) collect(into []surgeRow, newPod func(place int, flush int64)
 			for _, col := range in.columns.all() {
 				s.read(t, col, in.view, i)
 			}
-		}
-		s.could = s.store.couldHave(term.sel, s.could[:0])
-		for _, t := range s.could {
-			s.enter(t, newPod)
 		}
 	}
 	for _, t := range s.tables {
