@@ -2,14 +2,18 @@
 KUBE_VERSION     := v1.37.0
 LAB_BIN          := .cache/lab/bin
 LAB_CONTROLPLANE := $(LAB_BIN)/controlplane-$(KUBE_VERSION)
-SCENARIO         ?= $(sort $(notdir $(basename $(wildcard bench/lab/scenarios/*.yaml))))
+SCENARIOS        := $(sort $(notdir $(basename $(wildcard bench/lab/scenarios/*.yaml))))
+SCENARIO         ?= $(SCENARIOS)
 
 SEED             ?= 1
 
-.PHONY: lab lab-ci chaos lab-up lab-test lab-build lab-controlplane
+.PHONY: lab lab-known lab-ci chaos lab-up lab-test lab-build lab-controlplane
 
-lab: lab-build $(LAB_BIN)/podinfo ## the closed loop on a real control plane (SCENARIO=name, default all)
+lab: lab-known lab-build $(LAB_BIN)/podinfo ## the closed loop on a real control plane (SCENARIO=name, default all)
 	@$(LAB_BIN)/lab run --root . $(SCENARIO:%=bench/lab/scenarios/%.yaml)
+
+lab-known:
+	@for s in $(SCENARIO); do test -e bench/lab/scenarios/$$s.yaml || { echo "make lab: no scenario $$s, there are: $(SCENARIOS)" >&2; exit 1; }; done
 
 lab-ci: lab-build ## the short closed loop of .ci/run
 	@$(LAB_BIN)/lab run --root . --results .cache/lab/results bench/lab/scenarios/ci/guide-rps-short.yaml
