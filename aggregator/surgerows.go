@@ -190,7 +190,7 @@ func (s *surgeRows) forget(since int64, gone func(place int)) {
 func (s *surgeRows) settled(now int64) int64 {
 	oldest := now
 	for _, st := range s.tables {
-		if st.newest != 0 && now-st.newest <= surgeSettleFlushes*st.flush {
+		if st.newest != 0 && now-st.newest <= min(surgeSettleFlushes*st.flush, surgeLongMs) {
 			oldest = min(oldest, st.newest)
 		}
 	}
@@ -198,7 +198,7 @@ func (s *surgeRows) settled(now int64) int64 {
 }
 
 // surgeSettleFlushes is for how many flushes the rows of a pod that has fallen silent are waited for: a network that was held up
-// delivers them at once, with the times at which they were sent.
+// delivers them at once, with the times at which they were sent. Never longer than the fold reaches back: a node may claim a flush of an hour.
 const surgeSettleFlushes = 4
 
 // inOrder sorts rows by time, those of one time by their pods' names.
