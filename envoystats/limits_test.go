@@ -199,9 +199,10 @@ func TestConnectionsThatSayNothingAreClosed(t *testing.T) {
 		l.raw(t),
 		l.raw(t).write([]byte(clientPreface[:10])...),
 		l.raw(t).preface(),
-		l.raw(t).preface().headers(0),          // CONTINUATION never comes
-		l.raw(t).preface().headers(endHeaders), // a stream without a message
-		l.raw(t).preface().headers(endHeaders).write(0, 0, 100, 0, 0, 0, 0, 0, 1), // a frame without its body
+		// CONTINUATION never comes; a stream without a message; a frame without its body.
+		l.raw(t).preface().headers(0),
+		l.raw(t).preface().headers(endHeaders),
+		l.raw(t).preface().headers(endHeaders).write(0, 0, 100, 0, 0, 0, 0, 0, 1),
 	}
 	for range 20 {
 		silent = append(silent, l.raw(t).preface())
