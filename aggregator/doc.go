@@ -2,7 +2,8 @@
 //
 // Data comes in through [Store.Connect] and [Stream.Commit], lives in one table a pod (a flush is a row, a series a
 // column of a ring, see ring.go), and goes out through [Store.Register] or [Store.Query] and [Query.Eval].
-// In the steady state writers of different pods share no lock; a series that is new takes one, to be matched. Readers take none.
+// Beside a query, [Query.DetectSurges] looks at its newest flushes (surge.go), and [Store.Watch] tells which queries a flush
+// belongs to as soon as it is committed (watch.go). In the steady state writers of different pods share no lock; a series that is new takes one, to be matched. Readers take none.
 //
 // Answers equal Prometheus' but for the meant differences that differences.md lists.
 //

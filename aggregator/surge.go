@@ -22,8 +22,8 @@ type SurgeConfig struct {
 
 // Defaults of SurgeConfig.
 const (
-	DefaultSurgeWindow = 10 * time.Second
-	DefaultSurgeRatio  = 1.5
+	defaultSurgeWindow = 10 * time.Second
+	defaultSurgeRatio  = 1.5
 )
 
 // maxSurgeWindow keeps the tested interval well below the minute that it is compared with.
@@ -32,10 +32,10 @@ const maxSurgeWindow = 30 * time.Second
 // WithDefaults returns the settings in full.
 func (c SurgeConfig) WithDefaults() SurgeConfig {
 	if c.Window == 0 {
-		c.Window = DefaultSurgeWindow
+		c.Window = defaultSurgeWindow
 	}
 	if c.Ratio == 0 {
-		c.Ratio = DefaultSurgeRatio
+		c.Ratio = defaultSurgeRatio
 	}
 	return c
 }
@@ -88,10 +88,8 @@ type Surge struct {
 	// before the surge, and Tail the probability of at least as many counts by chance at the trigger (as small as 1e-300).
 	Rate, Baseline float64
 	Tail           float64
-	// Since is the surge's change point, the start of the interval that gave it away; Triggered is the time of the row that
-	// did, and Tested the length of the interval.
+	// Since is the surge's change point, the start of the interval that gave it away; Triggered is the time of the row that did.
 	Since, Triggered time.Time
-	Tested           time.Duration
 	// Newest is the newest row that went in, of any pod, zero without one; Flush the longest flush interval of the selected
 	// pods. Both are set whether or not a surge is active.
 	Newest time.Time
@@ -197,7 +195,6 @@ func (d *SurgeDetector) answer(now int64) Surge {
 	s.Value, s.Rate = d.plan.over(f.counts, from, to)
 	s.Baseline, s.Tail = f.surge.baseline, f.surge.tail
 	s.Since, s.Triggered = time.UnixMilli(f.surge.from), time.UnixMilli(f.surge.triggered)
-	s.Tested = time.Duration(f.surge.end-f.surge.from) * time.Millisecond
 	return s
 }
 
