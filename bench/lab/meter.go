@@ -12,7 +12,13 @@ import (
 
 // cost is what one part of a path has used.
 type cost struct {
-	cpu, rss float64 // seconds, bytes; for several processes the sum of both
+	cpu, rss, received float64 // seconds, bytes, bytes; for several processes the sums
+}
+
+func (c *cost) add(other cost) {
+	c.cpu += other.cpu
+	c.rss += other.rss
+	c.received += other.received
 }
 
 // meter watches the processes of a path: pods come and go, so what each has used is read every second and kept.
@@ -44,6 +50,7 @@ func (m *meter) costs() map[string]cost {
 		c := sums[m.part[pid]]
 		c.cpu += usage.CPU - m.before[pid].CPU
 		c.rss += usage.PeakRSS
+		c.received += usage.Received - m.before[pid].Received
 		sums[m.part[pid]] = c
 	}
 	return sums

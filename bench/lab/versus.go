@@ -26,7 +26,7 @@ type setting struct {
 }
 
 // settings of `versus`: what people run and equal freshness, both at the default sync period that managed clusters do not
-// let one change. `versus -all` adds the best that either can do.
+// let one change. `versus -all` adds meshpulse acting at surges, and the best that either can do where everything may be set.
 func settings(all bool) []setting {
 	const sync = 15 * time.Second
 	some := []setting{
@@ -38,8 +38,6 @@ func settings(all bool) []setting {
 		some = append(some,
 			setting{name: "meshpulse that acts at surges, flush 5 s, sync 15 s", interval: 5 * time.Second, sync: sync, act: true},
 			setting{name: "meshpulse that acts at surges, flush 1 s, sync 15 s", interval: time.Second, sync: sync, act: true},
-			setting{name: "meshpulse, flush 5 s, sync 1 s", interval: 5 * time.Second, sync: time.Second},
-			setting{name: "Prometheus + KEDA, scrape 5 s, sync 1 s", peer: true, interval: 5 * time.Second, sync: time.Second},
 			setting{name: "meshpulse, flush 1 s, sync 1 s", interval: time.Second, sync: time.Second},
 			setting{name: "Prometheus + KEDA, scrape 1 s, sync 1 s", peer: true, interval: time.Second, sync: time.Second})
 	}
@@ -80,13 +78,10 @@ func (l *lab) versus(ctx context.Context, all bool, rounds int, paths []string) 
 			own[i] = &outcome{setting: set, scenario: s.Name, costs: map[string]cost{}}
 		}
 		// A scenario that repeats is cut into rounds, A/B/A/B, so that what the machine does meanwhile hits all alike.
-		perRound := s
-		perRound.Repeat = (s.Repeat + rounds - 1) / rounds
-		turns := rounds
-		if s.Repeat == 1 {
-			turns = 1
-		}
+		turns := min(rounds, s.Repeat)
 		for turn := range turns {
+			perRound := s
+			perRound.Repeat = s.Repeat*(turn+1)/turns - s.Repeat*turn/turns
 			for _, o := range own {
 				slog.Info("versus", "scenario", s.Name, "turn", turn+1, "of", turns, "setting", o.setting.name)
 				if err := l.versusOnce(ctx, perRound, o); err != nil {
@@ -100,6 +95,7 @@ func (l *lab) versus(ctx context.Context, all bool, rounds int, paths []string) 
 			return err
 		}
 	}
+	fmt.Print(l.printVersus(outcomes, start, all))
 	return nil
 }
 
@@ -131,29 +127,89 @@ func (l *lab) versusOnce(ctx context.Context, s scenario.Scenario, o *outcome) e
 		sum := o.costs[part]
 		sum.cpu += c.cpu
 		sum.rss = max(sum.rss, c.rss)
+		sum.received += c.received
 		o.costs[part] = sum
 	}
 	return nil
 }
 
+// The parts of a path that are not its own: they carry the requests themselves.
+var envoys = []string{"sidecars", "gateways"}
+
+// extra are the parts that come on top for those who keep their Prometheus anyway.
+var extra = []string{"meshpulse", "keda-operator", "keda-adapter"}
+
 // figures are an outcome's measures and costs; wrong scale-downs and failed requests are among the measures.
 func (o *outcome) figures() []scenario.Measure {
 	all := scenario.Measures(o.traces)
-	path := cost{}
+	perMinute := 60 / o.seconds
+	var path, marginal cost
 	for _, part := range slices.Sorted(maps.Keys(o.costs)) {
 		c := o.costs[part]
 		all = append(all,
-			scenario.Measure{Name: "CPU of " + part, Value: 60 * c.cpu / o.seconds, Unit: "s/min"},
+			scenario.Measure{Name: "CPU of " + part, Value: c.cpu * perMinute, Unit: "s/min"},
 			scenario.Measure{Name: "peak RSS of " + part, Value: c.rss / (1 << 20), Unit: "MiB"})
-		if part != "sidecars" && part != "gateways" {
-			path.cpu += c.cpu
-			path.rss += c.rss
+		if slices.Contains(envoys, part) {
+			continue
+		}
+		all = append(all, scenario.Measure{Name: "bytes read by " + part, Value: c.received / o.seconds / 1024, Unit: "KiB/s"})
+		path.add(c)
+		if slices.Contains(extra, part) {
+			marginal.add(c)
 		}
 	}
-	return append(all,
-		scenario.Measure{Name: "CPU of the path without the Envoys", Value: 60 * path.cpu / o.seconds, Unit: "s/min"},
+	all = append(all,
+		scenario.Measure{Name: "CPU of the path without the Envoys", Value: path.cpu * perMinute, Unit: "s/min"},
 		scenario.Measure{Name: "peak RSS of the path without the Envoys", Value: path.rss / (1 << 20), Unit: "MiB"},
-		scenario.Measure{Name: "bytes from the Envoys", Value: o.bytes / o.seconds / 1024, Unit: "KiB/s"})
+		scenario.Measure{Name: "bytes from the Envoys", Value: o.bytes / o.seconds / 1024, Unit: "KiB/s"},
+		scenario.Measure{Name: "bytes read by the path", Value: path.received / o.seconds / 1024, Unit: "KiB/s"},
+		scenario.Measure{Name: "CPU on top of a Prometheus that stays", Value: marginal.cpu * perMinute, Unit: "s/min"},
+		scenario.Measure{Name: "peak RSS on top of a Prometheus that stays", Value: marginal.rss / (1 << 20), Unit: "MiB"},
+		scenario.Measure{Name: "bytes read on top of a Prometheus that stays", Value: marginal.received / o.seconds / 1024, Unit: "KiB/s"})
+	for i := range all {
+		all[i].Better = better(all[i].Name)
+		all[i].Goal = o.setting.goal(o.scenario, all[i].Name)
+	}
+	return all
+}
+
+// better says which way a figure should go; "" for those that only describe the run.
+func better(name string) string {
+	switch name {
+	case scenario.SentRequests, scenario.GeneratorLate:
+		return ""
+	case scenario.CoverageMean, scenario.HighCoverage:
+		return "higher"
+	default:
+		return "lower"
+	}
+}
+
+// goal is what meshpulse's own figures are held to; the peer has none.
+func (s setting) goal(of, name string) *float64 {
+	if s.peer {
+		return nil
+	}
+	decision, raise, asked := 20.0, 4.5, 12.0
+	if s.sync == time.Second {
+		decision = 13
+	}
+	if s.interval == time.Second {
+		raise, asked = 1.5, 3.5
+	}
+	none := 0.0
+	switch {
+	case name == scenario.WrongDowns:
+		return &none
+	case of == "step" && name == scenario.FirstDecision:
+		return &decision
+	case of == "step" && s.act && name == scenario.FirstRaise:
+		return &raise
+	case of == "step" && s.act && name == scenario.AllAsked:
+		return &asked
+	default:
+		return nil
+	}
 }
 
 // writeVersus leaves versus.md and versus.json.
@@ -161,9 +217,7 @@ func (l *lab) writeVersus(outcomes []*outcome, start time.Time, all bool) error 
 	if err := os.MkdirAll(l.results, 0o755); err != nil {
 		return err
 	}
-	var text strings.Builder
-	l.printVersus(&text, outcomes, start, all)
-	if err := os.WriteFile(filepath.Join(l.results, "versus.md"), []byte(text.String()), 0o644); err != nil {
+	if err := os.WriteFile(filepath.Join(l.results, "versus.md"), []byte(l.printVersus(outcomes, start, all)), 0o644); err != nil {
 		return err
 	}
 	var rows []scenario.Row
@@ -172,11 +226,11 @@ func (l *lab) writeVersus(outcomes []*outcome, start time.Time, all bool) error 
 			rows = append(rows, scenario.RowOf(o.scenario+", "+o.setting.name+": ", m))
 		}
 	}
-	fmt.Print(text.String())
 	return scenario.WriteRows(filepath.Join(l.results, "versus.json"), rows)
 }
 
-func (l *lab) printVersus(w *strings.Builder, outcomes []*outcome, start time.Time, all bool) {
+func (l *lab) printVersus(outcomes []*outcome, start time.Time, all bool) string {
+	w := &strings.Builder{}
 	command := "make versus"
 	if all {
 		command = "make versus-all"
@@ -195,14 +249,20 @@ func (l *lab) printVersus(w *strings.Builder, outcomes []*outcome, start time.Ti
 		fmt.Fprintf(w, "\n## %s\n\n", name)
 		printOutcomes(w, byScenario[name])
 	}
+	return w.String()
 }
 
 const versusNotes = `The same real Envoys, the same load, the same HPA controller, one path after the other in turn. Coverage is the mean of
 min(ready, ideal)/ideal over time, waste of max(0, ready-ideal)/ideal. CPU is in seconds a minute of load, peak RSS the sum over
 the processes of a part. The CPU of the sidecars holds the requests themselves, which are the same for every column, and the push
-or the scrapes. Bytes are those of the pushes (as received) or of the scrapes (body, uncompressed as Envoy sends it); only
-Istio's metrics are scraped. Peak RSS of the Envoys is summed over all that ran, those that have ended included. In the peer's columns the sidecars push once in 4 minutes to a port where nobody listens. For
-those who keep Prometheus anyway, meshpulse's marginal cost is its own column's processes and bytes.`
+or the scrapes. Bytes from the Envoys are those of the pushes (as received) or of the scrapes (body, uncompressed as Envoy sends it);
+only Istio's metrics are scraped. Bytes read are what the read calls of a path's processes returned: each byte between two of them,
+from an Envoy or from the API server once, and the few files they read. Peak RSS of the Envoys is summed over all that ran, those
+that have ended included. In the peer's columns the sidecars push once in 4 minutes to a port where nobody listens.
+
+Where meshpulse acts, the first rate is held for five minutes before the first step, since the baseline needs them. "On top of a
+Prometheus that stays" leaves Prometheus itself out of the peer's columns: what remains is KEDA's two processes, or meshpulse with all it
+receives. The push's share of the sidecars' CPU is on top too, and lies within the difference of that row between columns.`
 
 // printOutcomes is a table with a column for each setting; what a setting does not have stays empty.
 func printOutcomes(w *strings.Builder, outcomes []*outcome) {

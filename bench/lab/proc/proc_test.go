@@ -13,18 +13,18 @@ import (
 
 func TestUsageCountsFieldsBehindTheName(t *testing.T) {
 	stat := "42 (a (strange) name) S 1 42 42 0 -1 4194304 100 0 0 0 250 50 0 0 20 0 1 0 100 1000 200"
-	usage, err := parseUsage(stat, "Name:\tx\nVmHWM:\t  2048 kB\nVmRSS:\t 1024 kB\n")
+	usage, err := parseUsage(stat, "Name:\tx\nVmHWM:\t  2048 kB\nVmRSS:\t 1024 kB\n", "rchar: 4096\nwchar: 1\n")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := (Usage{CPU: 3, PeakRSS: 2048 * 1024}); usage != want {
+	if want := (Usage{CPU: 3, PeakRSS: 2048 * 1024, Received: 4096}); usage != want {
 		t.Errorf("got %+v, want %+v", usage, want)
 	}
-	if _, err := parseUsage("42 (cut", ""); err == nil {
+	if _, err := parseUsage("42 (cut", "", ""); err == nil {
 		t.Error("a stat that was cut is no usage")
 	}
 	own, err := UsageOf(os.Getpid())
-	if err != nil || own.PeakRSS == 0 {
+	if err != nil || own.PeakRSS == 0 || own.Received == 0 {
 		t.Errorf("our own: got %+v, %v", own, err)
 	}
 }

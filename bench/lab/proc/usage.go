@@ -13,12 +13,14 @@ type Usage struct {
 	CPU float64
 	// PeakRSS is the largest resident set in bytes.
 	PeakRSS float64
+	// Received is the bytes that its read calls returned: of sockets above all, and of the few files it reads.
+	Received float64
 }
 
 // clockTicks is USER_HZ, 100 on every Linux that Go runs on.
 const clockTicks = 100
 
-// UsageOf reads a process's CPU time and peak memory from /proc (proc(5): stat fields 14 and 15, status VmHWM).
+// UsageOf reads what a process has used from /proc (proc(5): stat fields 14 and 15, status VmHWM, io rchar).
 func UsageOf(pid int) (Usage, error) {
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
@@ -28,10 +30,14 @@ func UsageOf(pid int) (Usage, error) {
 	if err != nil {
 		return Usage{}, err
 	}
-	return parseUsage(string(stat), string(status))
+	io, err := os.ReadFile(fmt.Sprintf("/proc/%d/io", pid))
+	if err != nil {
+		return Usage{}, err
+	}
+	return parseUsage(string(stat), string(status), string(io))
 }
 
-func parseUsage(stat, status string) (Usage, error) {
+func parseUsage(stat, status, io string) (Usage, error) {
 	// The command's name is in parentheses and may hold spaces: fields are counted behind the last one.
 	_, rest, ok := strings.Cut(stat[strings.LastIndexByte(stat, ')')+1:], " ")
 	fields := strings.Fields(rest)
@@ -44,14 +50,25 @@ func parseUsage(stat, status string) (Usage, error) {
 		return Usage{}, fmt.Errorf("stat of a process cannot be read: %q", stat)
 	}
 	usage := Usage{CPU: (user + system) / clockTicks}
-	for line := range strings.Lines(status) {
-		if value, ok := strings.CutPrefix(line, "VmHWM:"); ok {
-			kb, err := strconv.ParseFloat(strings.TrimSuffix(strings.TrimSpace(value), " kB"), 64)
+	var err error
+	if usage.PeakRSS, err = numberAfter(status, "VmHWM:", " kB"); err != nil {
+		return Usage{}, err
+	}
+	usage.PeakRSS *= 1024
+	usage.Received, err = numberAfter(io, "rchar:", "")
+	return usage, err
+}
+
+// numberAfter is the number of the line that begins with the key, 0 if no line does.
+func numberAfter(text, key, unit string) (float64, error) {
+	for line := range strings.Lines(text) {
+		if value, ok := strings.CutPrefix(line, key); ok {
+			n, err := strconv.ParseFloat(strings.TrimSuffix(strings.TrimSpace(value), unit), 64)
 			if err != nil {
-				return Usage{}, fmt.Errorf("status of a process cannot be read: %q", line)
+				return 0, fmt.Errorf("status of a process cannot be read: %q", line)
 			}
-			usage.PeakRSS = kb * 1024
+			return n, nil
 		}
 	}
-	return usage, nil
+	return 0, nil
 }

@@ -235,15 +235,26 @@ func (s Scenario) Expanded() []Lane {
 	return all
 }
 
-// Acting is the scenario with targets that are raised at surges: every lane's HPA asks for it, and meshpulse may.
+// actingHistory is what a surge's baseline needs to have seen before the first step.
+const actingHistory = 5 * time.Minute
+
+// Acting is the scenario with targets that are raised at surges: every lane's HPA asks for it, meshpulse may, and the
+// first rate of every load is held for as long as the baseline needs.
 func (s Scenario) Acting() Scenario {
 	s.Components = append(slices.Clone(s.Components), "surge-action")
 	s.Lanes = slices.Clone(s.Lanes)
+	longest := time.Duration(0)
 	for i := range s.Lanes {
+		lane := &s.Lanes[i]
 		annotations := map[string]string{"meshpulse.io/surge-action": "scale"}
-		maps.Copy(annotations, s.Lanes[i].HPA.Annotations)
-		s.Lanes[i].HPA.Annotations = annotations
+		maps.Copy(annotations, lane.HPA.Annotations)
+		lane.HPA.Annotations = annotations
+		lane.Load = slices.Clone(lane.Load)
+		missing := max(0, actingHistory-lane.Load[0].For.Duration)
+		lane.Load[0].For.Duration += missing
+		longest = max(longest, missing)
 	}
+	s.MeasureFrom.Duration += longest
 	return s
 }
 

@@ -200,7 +200,13 @@ func TestActingAsksForIt(t *testing.T) {
 	if diff := cmp.Diff([]string{"surge-action"}, x.Components); diff != "" || x.Lanes[0].HPA.Annotations["meshpulse.io/surge-action"] != "scale" {
 		t.Errorf("%s, annotations %v", diff, x.Lanes[0].HPA.Annotations)
 	}
-	if len(s.Components) > 0 || s.Lanes[0].HPA.Annotations != nil {
+	if got := x.Lanes[0].Load[0].For.Duration; got != actingHistory {
+		t.Errorf("history before the first step: got %s, want %s", got, actingHistory)
+	}
+	if want := s.MeasureFrom.Duration + actingHistory - s.Lanes[0].Load[0].For.Duration; x.MeasureFrom.Duration != want {
+		t.Errorf("measured from %s, want %s", x.MeasureFrom.Duration, want)
+	}
+	if len(s.Components) > 0 || s.Lanes[0].HPA.Annotations != nil || s.Lanes[0].Load[0].For.Duration == actingHistory {
 		t.Error("the scenario itself has changed")
 	}
 }
