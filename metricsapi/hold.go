@@ -137,6 +137,9 @@ func (h *holder) look(q *aggregator.Query, a aggregator.Answer, at time.Time) kn
 	judged := map[podKey]bool{}
 	if q.NamesPods() {
 		for _, p := range h.pods.in(q.Namespace()) {
+			if p.batch { // it comes and goes by the clock and serves nobody: not expected, unless it has such series all the same
+				continue
+			}
 			gone := !p.left.IsZero()
 			if gone && !p.left.After(from) || !q.Selects(p.identity) {
 				continue

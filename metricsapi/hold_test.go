@@ -139,6 +139,7 @@ func TestHold(t *testing.T) {
 		return func(p *knownPod) { p.left = time.Time{}.Add(after) }
 	}
 	unwired := func(p *knownPod) { p.wired = false }
+	batch := func(p *knownPod) { p.batch = true }
 	old := time.Hour
 	average := func(target string) []*autoscaler {
 		return []*autoscaler{asking("podinfo", autoscalingv2.AverageValueMetricType, target, 2)}
@@ -195,6 +196,15 @@ func TestHold(t *testing.T) {
 		"one was never heard of and is deleted": {
 			pods: fixedPods{pod("a", old), pod("b", 0, young(time.Minute), left(100*time.Second))}, sent: []requests{{pod: "a", from: 5 * time.Second, to: 2 * time.Minute}},
 			at: 2 * time.Minute, hpas: average("10"), scale: 3, want: "30", reason: "1 sidecar deleted, and not all is known that it served or left to others (b)", expected: 1,
+		},
+		"a Job's pod begins or ends: nobody waits for it": {
+			pods: fixedPods{pod("a", old), pod("b", 0, young(110*time.Second), batch), pod("c", 0, young(time.Minute), left(100*time.Second), batch)},
+			sent: []requests{{pod: "a", from: 5 * time.Second, to: 2 * time.Minute}},
+			at:   2 * time.Minute, hpas: average("10"), scale: 3, want: "5", expected: 1,
+		},
+		"a Job's pod has served and is silent": {
+			pods: fixedPods{pod("a", old), pod("b", old, batch)}, sent: []requests{{pod: "a", from: 5 * time.Second, to: 2 * time.Minute}, {pod: "b", from: 5 * time.Second, to: 90 * time.Second}},
+			at: 2 * time.Minute, hpas: average("10"), scale: 3, want: "30", reason: "1 sidecar silent (b)", expected: 2,
 		},
 		"one is deleted before it has begun": {
 			pods: fixedPods{pod("a", old), pod("b", 0, young(94*time.Second), left(100*time.Second))}, sent: []requests{{pod: "a", from: 5 * time.Second, to: 2 * time.Minute}},
@@ -458,8 +468,12 @@ func TestWorkloadsAreNamedAsIstioDoes(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := kept.(*cachedPod).known().identity.Workload; got != want {
+		known := kept.(*cachedPod).known()
+		if got := known.identity.Workload; got != want {
 			t.Errorf("%s: workload %q, want %q", p.Name, got, want)
+		}
+		if known.batch != (want == "report") {
+			t.Errorf("%s: of a Job: %v", p.Name, known.batch)
 		}
 	}
 }

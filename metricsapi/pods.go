@@ -30,6 +30,8 @@ type knownPod struct {
 	created  time.Time
 	// wired: the injector has given it a sidecar.
 	wired bool
+	// batch: a Job owns it.
+	batch bool
 	// left is when its deletion began or it finished, zero while it is to stay: nobody waits for it, but what it served until
 	// then still counts.
 	left time.Time
@@ -111,7 +113,7 @@ type cachedPod struct {
 	name, version                                                   string // version is the API's resourceVersion
 	namespace, workload, app, release, canonical, canonicalRevision unique.Handle[string]
 	created, left                                                   int64 // seconds since 1970; left is 0 while it is to stay
-	wired                                                           bool
+	wired, batch                                                    bool
 }
 
 // GetObjectMeta is all that an informer asks of an object: its key and whether it has changed.
@@ -127,6 +129,7 @@ func (c *cachedPod) known() knownPod {
 		},
 		created: time.Unix(c.created, 0),
 		wired:   c.wired,
+		batch:   c.batch,
 	}
 	if c.left != 0 {
 		p.left = time.Unix(c.left, 0)
@@ -159,6 +162,8 @@ func keepIdentity(object any) (any, error) {
 		created:           p.CreationTimestamp.Unix(),
 	}
 	_, c.wired = p.Annotations[sidecarStatus]
+	owner := metav1.GetControllerOf(p)
+	c.batch = owner != nil && owner.Kind == "Job"
 	if p.DeletionTimestamp != nil { // when its grace period ends
 		c.left = p.DeletionTimestamp.Unix()
 		if grace := p.DeletionGracePeriodSeconds; grace != nil {
