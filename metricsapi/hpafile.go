@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -73,10 +75,43 @@ func readHPAFile(path string, data []byte) (hpas []sourceHPA, ignored []string, 
 	return hpas, ignored, nil
 }
 
+// checkAnnotations names the annotations whose value is not text, which the decoders' own error does not: YAML reads a bare off as
+// false and a bare 1.5 as a number. Nothing at all is the empty text, as an API server has it.
+func checkAnnotations(data []byte) error {
+	var object struct {
+		Metadata struct {
+			Name        string                     `json:"name"`
+			Annotations map[string]json.RawMessage `json:"annotations"`
+		} `json:"metadata"`
+	}
+	if err := kjson.UnmarshalCaseSensitivePreserveInts(data, &object); err != nil {
+		return nil // the decoder of the version says it better
+	}
+	var errs []error
+	for _, key := range slices.Sorted(maps.Keys(object.Metadata.Annotations)) {
+		switch value := object.Metadata.Annotations[key]; {
+		case value[0] == '"', string(value) == "null":
+		case string(value) == "true", string(value) == "false":
+			errs = append(errs, fmt.Errorf("annotation %s is not text, YAML reads it as %s: quote its value, as in \"on\" or \"off\"", key, value))
+		case value[0] == '{', value[0] == '[':
+			errs = append(errs, fmt.Errorf("annotation %s is not text but a map or a list: quote its value", key))
+		default:
+			errs = append(errs, fmt.Errorf("annotation %s is not text but a number: quote its value, as in \"%s\"", key, value))
+		}
+	}
+	if len(errs) > 0 {
+		return fmt.Errorf("HorizontalPodAutoscaler %s: %w", object.Metadata.Name, errors.Join(errs...))
+	}
+	return nil
+}
+
 // decodeHPA reads an HPA of any version that can hold an external metric.
 func decodeHPA(version string, data []byte) (sourceHPA, error) {
 	var h sourceHPA
-	var err error
+	err := checkAnnotations(data)
+	if err != nil {
+		return h, err
+	}
 	switch version {
 	case "autoscaling/v2":
 		h.HorizontalPodAutoscaler, err = decodeV2(data)

@@ -67,6 +67,17 @@ func TestReadHPAFile(t *testing.T) {
 		"no maximum":                 {text: "# x\n---\n" + strings.Replace(minimalHPA("a"), "maxReplicas: 3, ", "", 1), err: "line 2: HorizontalPodAutoscaler a: spec.maxReplicas is 0"},
 		"a wrong type":               {text: strings.Replace(minimalHPA("a"), "maxReplicas: 3", "maxReplicas: many", 1), err: "line 1: not a HorizontalPodAutoscaler"},
 		"a version without external": {text: strings.Replace(minimalHPA("a"), "autoscaling/v2", "autoscaling/v1", 1), err: `version "autoscaling/v1": write autoscaling/v2`},
+		"annotations that YAML reads as something else": {
+			text: minimalHPA("a") + "---\n" + strings.Replace(minimalHPA("b"), "{name: b}",
+				"{name: b, annotations: {meshpulse.io/surge-window: off, meshpulse.io/surge-ratio: 1.5, x: [1], y: , z: text}}", 1),
+			err: "line 5: HorizontalPodAutoscaler b: " +
+				`annotation meshpulse.io/surge-ratio is not text but a number: quote its value, as in "1.5"` + "\n" +
+				`annotation meshpulse.io/surge-window is not text, YAML reads it as false: quote its value, as in "on" or "off"` + "\n" +
+				"annotation x is not text but a map or a list: quote its value",
+		},
+		"an annotation without a value": {
+			text: strings.Replace(minimalHPA("a"), "{name: a}", "{name: a, annotations: {y: }}", 1), want: []string{"default/a"},
+		},
 		"one bad document spoils all": {
 			text: minimalHPA("a") + "---\n" + minimalHPA(`""`), err: "line 5: ",
 		},
