@@ -1,5 +1,9 @@
 // Package load drives HTTP requests at an exact rate that changes over time. It is an open loop: requests start when
 // the profile says, whether or not earlier ones have been answered. It knows nothing of pods or metrics.
+//
+// The known testers do something else: fortio's threads fall behind their rate when all wait for a slow server
+// (fortio.org/fortio/periodic), k6's arrival rate drops iterations once its virtual users are busy (its
+// dropped_iterations), and neither takes a step at a given instant and says how late each request began.
 package load
 
 import (
