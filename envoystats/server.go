@@ -78,11 +78,11 @@ func (c Config) Validate() error {
 		name       string
 		value, max int
 	}{
-		{"MaxMessageBytes", c.MaxMessageBytes, 1 << 30},
-		{"MaxStreams", c.MaxStreams, math.MaxInt32},
-		{"MaxConnections", c.MaxConnections, math.MaxInt32},
-		{"MaxPendingBytes", c.MaxPendingBytes, math.MaxInt},
-		{"MaxBytesPerSecond", c.MaxBytesPerSecond, math.MaxInt},
+		{"MaxMessageBytes (--max-message-bytes)", c.MaxMessageBytes, 1 << 30},
+		{"MaxStreams (--max-streams)", c.MaxStreams, math.MaxInt32},
+		{"MaxConnections (--max-connections)", c.MaxConnections, math.MaxInt32},
+		{"MaxPendingBytes (--max-pending-bytes)", c.MaxPendingBytes, math.MaxInt},
+		{"MaxBytesPerSecond (--max-bytes-per-second)", c.MaxBytesPerSecond, math.MaxInt},
 		{"MaxNameBytes", c.MaxNameBytes, 1 << 20},
 		{"MaxLabelBytes", c.MaxLabelBytes, 1 << 20},
 		{"MaxLabels", c.MaxLabels, 1024},

@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/spf13/pflag"
 )
 
 func call(ctx context.Context, args ...string) (code int, stdout, stderr string) {
@@ -46,6 +48,13 @@ func TestWrongCallsNameTheFlagAndExitWithTwo(t *testing.T) {
 		"an unknown flag":                {standalone("--retentoin=5m"), []string{"--retentoin"}},
 		"a duration without a unit":      {standalone("--retention=5"), []string{"--retention"}},
 		"a negative limit":               {standalone("--max-series=-1"), []string{"--max-series"}},
+		"a limit of 0":                   {standalone("--max-streams=0"), []string{"--max-streams 0", "leave it out for the default"}},
+		"a time of 0":                    {standalone("--hold=0"), []string{"--hold 0s", "leave it out for the default"}},
+		"bytes of 0":                     {standalone("--memory-budget=0Mi"), []string{"--memory-budget 0", "leave it out for the default"}},
+		"bytes in words":                 {standalone("--max-pending-bytes=64 MiB"), []string{`"64 MiB"`, "--max-pending-bytes", "64Mi"}},
+		"half a byte":                    {standalone("--memory-budget=500m"), []string{`"500m"`, "--memory-budget", "64Mi"}},
+		"more bytes than there can be":   {standalone("--memory-budget=9000000E"), []string{`"9000000E"`, "--memory-budget", "64Mi"}},
+		"a message beyond gRPC's":        {standalone("--max-message-bytes=3GiB"), []string{"--max-message-bytes", "3221225472", "1073741824"}},
 		"an argument to serve":           {standalone("x"), []string{`"x"`}},
 		"an ingest address without port": {standalone("--ingest-address=127.0.0.1"), []string{"--ingest-address", "host:port"}},
 		"standalone without a folder":    {[]string{"serve", "--standalone"}, []string{"--hpa-dir"}},
@@ -57,6 +66,7 @@ func TestWrongCallsNameTheFlagAndExitWithTwo(t *testing.T) {
 		"a log level":                    {standalone("--log-level=loud"), []string{"--log-level", "debug"}},
 		"replay without a target":        {[]string{"replay", "x.pb"}, []string{"--target"}},
 		"replay without files":           {[]string{"replay", "--target=127.0.0.1:1"}, []string{"no files"}},
+		"replay at speed 0":              {[]string{"replay", "--target=127.0.0.1:1", "--speed=0", "x.pb"}, []string{"--speed"}},
 		"replay at no speed":             {[]string{"replay", "--target=127.0.0.1:1", "--speed=-1", "x.pb"}, []string{"speed"}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -71,6 +81,41 @@ func TestWrongCallsNameTheFlagAndExitWithTwo(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestBytesAreWrittenAsInKubernetes(t *testing.T) {
+	for text, want := range map[string]int64{
+		"67108864": 64 << 20, "64Mi": 64 << 20, "64MiB": 64 << 20, "1G": 1_000_000_000, "1.5Gi": 3 << 29, "0.5k": 500, "7B": 7,
+	} {
+		var o serveOptions
+		f := o.flags(console{})
+		if err := parse(f, []string{"--memory-budget", text, "--max-message-bytes", text}); err != nil {
+			t.Errorf("%s: %v", text, err)
+		}
+		if o.store.MemoryBudget != want || int64(o.sink.MaxMessageBytes) != want {
+			t.Errorf("%s: got %d and %d, want %d", text, o.store.MemoryBudget, o.sink.MaxMessageBytes, want)
+		}
+	}
+}
+
+// TestEveryLimitRefusesZero holds for flags that are yet to come: what 0 means must be said, not guessed.
+func TestEveryLimitRefusesZero(t *testing.T) {
+	var o serveOptions
+	o.flags(console{}).VisitAll(func(flag *pflag.Flag) {
+		switch flag.Value.Type() {
+		case "int", "int64", "uint", "duration", "bytes":
+		default:
+			return
+		}
+		var given serveOptions
+		f := given.flags(console{})
+		if err := parse(f, []string{"--" + flag.Name + "=0"}); err != nil {
+			t.Fatal(err)
+		}
+		if err := checkGiven(f); (err == nil) != (flag.Name == "secure-port") {
+			t.Errorf("--%s=0: %v", flag.Name, err)
+		}
+	})
 }
 
 func TestWhatCannotBeOpenedIsNamedAndExitsWithOne(t *testing.T) {

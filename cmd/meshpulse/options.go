@@ -22,7 +22,8 @@ const serveText = `Takes flushes of Envoy sidecars in and answers the external m
   meshpulse serve --standalone --hpa-dir DIR      on one machine: HPAs from YAML files
 
 /healthz, /livez, /readyz, /metrics and /debug/hpas are on the secure port. SIGTERM drains and ends within 5 s.
-Memory: set GOMEMLIMIT (such as 900MiB) some 10 % below the container's limit; --memory-budget then bounds what is kept.`
+Memory: set GOMEMLIMIT (such as 900MiB) some 10 % below the container's limit; --memory-budget then bounds what is kept.
+Bytes are a number, or as Kubernetes writes them: 64Mi.`
 
 // defaultIngestPort is where sidecars are wired to (manifests/istio).
 const defaultIngestPort = "15090"
@@ -51,9 +52,9 @@ func (o *serveOptions) flags(c console) *pflag.FlagSet {
 	f.StringSliceVar(&o.sink.Keep, "keep", nil, "prefixes of the metrics to keep, without istiocustom. (default istio_)")
 	f.StringSliceVar(&o.sink.CustomTags, "custom-tags", nil, "tags that Telemetry resources add to Istio's own, needed where sidecars join tags into names")
 	f.BoolVar(&o.store.CountersAsDeltas, "counters-as-deltas", false, "the sidecars set report_counters_as_deltas (a message does not tell)")
-	f.IntVar(&o.sink.MaxMessageBytes, "max-message-bytes", 0, "largest message of a sidecar in bytes (default 64 MiB)")
-	f.IntVar(&o.sink.MaxPendingBytes, "max-pending-bytes", 0, "most bytes of messages that are not whole yet, of all sidecars together; past it the connection with most of them is closed (default 4 x --max-message-bytes, at least 16 MiB)")
-	f.IntVar(&o.sink.MaxBytesPerSecond, "max-bytes-per-second", 0, "most bytes a second of one sidecar, a message counting 4 KiB more; past it the next one is read later (default 16 MiB)")
+	f.Var(byteSize[int]{&o.sink.MaxMessageBytes}, "max-message-bytes", "largest message of a sidecar (default 64Mi)")
+	f.Var(byteSize[int]{&o.sink.MaxPendingBytes}, "max-pending-bytes", "most bytes of messages that are not whole yet, of all sidecars together; past it the connection with most of them is closed (default 4 x --max-message-bytes, at least 16Mi)")
+	f.Var(byteSize[int]{&o.sink.MaxBytesPerSecond}, "max-bytes-per-second", "most bytes a second of one sidecar, a message counting 4 KiB more; past it the next one is read later (default 16Mi)")
 	f.IntVar(&o.sink.MaxStreams, "max-streams", 0, "most sidecars connected at once (default 50000)")
 	f.IntVar(&o.sink.MaxConnections, "max-connections", 0, "most connections to the ingest port at once (default --max-streams and a tenth or a hundred more)")
 
@@ -64,7 +65,7 @@ func (o *serveOptions) flags(c console) *pflag.FlagSet {
 	f.StringVar(&o.api.SurgeAction, "surge-action", "on", "on: HPAs with meshpulse.io/surge-action: scale have their targets raised at surges; off: none has")
 	f.IntVar(&o.store.MaxSeries, "max-series", 0, "most series in all; past it samples of new ones are counted and dropped (default 2000000)")
 	f.IntVar(&o.store.MaxSeriesPerPod, "max-series-per-pod", 0, "most series of one pod (default 20000)")
-	f.Int64Var(&o.store.MemoryBudget, "memory-budget", 0, "bytes of live heap past which samples of new series are counted and dropped (default 3/4 of GOMEMLIMIT; without that none)")
+	f.Var(byteSize[int64]{&o.store.MemoryBudget}, "memory-budget", "live heap past which samples of new series are counted and dropped (default 3/4 of GOMEMLIMIT; without that none)")
 
 	f.StringVar(&o.api.BindAddress, "bind-address", "", "IP address of the HTTPS port (default 0.0.0.0, standalone 127.0.0.1)")
 	f.IntVar(&o.api.SecurePort, "secure-port", 6443, "HTTPS port; 0 takes a free one and logs it")
@@ -100,20 +101,6 @@ func (o *serveOptions) complete() error {
 	errs := []error{o.api.Validate(), o.ingestTLS.validate()}
 	if err := o.sink.Validate(); err != nil {
 		errs = append(errs, fmt.Errorf("ingest: %w", err))
-	}
-	for _, limit := range []struct {
-		flag  string
-		value int64
-	}{
-		{"retention", int64(o.store.Retention)},
-		{"max-retention", int64(o.store.MaxRetention)},
-		{"max-series", int64(o.store.MaxSeries)},
-		{"max-series-per-pod", int64(o.store.MaxSeriesPerPod)},
-		{"memory-budget", o.store.MemoryBudget},
-	} {
-		if limit.value < 0 {
-			errs = append(errs, fmt.Errorf("--%s is negative: leave it out for the default", limit.flag))
-		}
 	}
 	if _, _, err := net.SplitHostPort(o.ingestAddress); err != nil {
 		errs = append(errs, fmt.Errorf("--ingest-address: %w: give host:port", err))

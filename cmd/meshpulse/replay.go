@@ -42,6 +42,8 @@ func replayFiles(ctx context.Context, args []string, c console) error {
 		return usageError{errors.New("--target HOST:PORT is missing: where the sidecars report, such as 127.0.0.1:15090")}
 	case len(config.Files) == 0:
 		return usageError{errors.New("no files to send: name recordings (.pb or .pb.gz)")}
+	case config.Speed == 0: // the package would take it as not given
+		return usageError{errors.New("--speed 0 sends nothing, ever: leave it out for the speed of the recording")}
 	}
 	if err := config.Validate(); err != nil {
 		return usageError{err}

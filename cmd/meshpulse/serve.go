@@ -31,6 +31,9 @@ func serve(ctx context.Context, args []string, c console) error {
 	if f.NArg() > 0 {
 		return usageError{fmt.Errorf("serve takes flags only, not %q", f.Arg(0))}
 	}
+	if err := checkGiven(f); err != nil {
+		return usageError{err}
+	}
 	if err := o.complete(); err != nil {
 		return usageError{err}
 	}
