@@ -207,7 +207,7 @@ func (t Trace) coverageWhere(counts func(Sample) bool) (coverage, waste float64)
 	var length float64
 	for i := 1; i < len(t.Samples); i++ {
 		s := t.Samples[i-1]
-		if s.At < t.From || !counts(s) {
+		if s.At < t.From || s.At >= t.Load.Duration() || !counts(s) { // after its load a lane only waits for the others
 			continue
 		}
 		dt := (t.Samples[i].At - s.At).Seconds()

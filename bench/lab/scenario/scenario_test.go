@@ -191,6 +191,17 @@ func TestQuantile90IsNotExceededByNineTenths(t *testing.T) {
 	}
 }
 
+func TestTheTimeAfterTheLoadIsNotMeasured(t *testing.T) {
+	run := trace(after(0, 1, 1), after(0, 1, 1))
+	coverage, waste := run.Coverage()
+	for i := 41; i < 80; i++ {
+		run.Samples = append(run.Samples, Sample{At: time.Duration(i) * time.Second, Ready: 5})
+	}
+	if c, w := run.Coverage(); c != coverage || w != waste {
+		t.Errorf("coverage %v and waste %v with a lane that waits, %v and %v without", c, w, coverage, waste)
+	}
+}
+
 func TestActingAsksForIt(t *testing.T) {
 	s, err := Parse([]byte(valid))
 	if err != nil {
