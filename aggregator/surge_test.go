@@ -184,7 +184,7 @@ func (p *surgePods) run(d time.Duration, rate float64, at func()) {
 		}
 		time.Sleep(time.Until(pod.next))
 		pod.total += math.Round(rate * pod.share * time.Since(pod.last).Seconds() * (0.9 + 0.2*p.r.Float64()))
-		pod.last, pod.next = time.Now(), time.Now().Add(pod.flush+time.Duration(p.r.IntN(5))*time.Millisecond)
+		pod.last, pod.next = time.Now(), time.Now().Add(pod.flush+time.Duration(p.r.IntN(40)-20)*time.Millisecond)
 		stamp := time.Now().UnixMilli()
 		b := &Batch{Timestamp: stamp, Samples: []Sample{{Key: 1, Timestamp: stamp, Kind: Counter, Value: pod.total}}}
 		if err := pod.stream.Commit(time.Now(), b, described{named("istio_requests_total", labels.EmptyLabels())}); err != nil {

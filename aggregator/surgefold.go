@@ -256,8 +256,11 @@ func (f *surgeFold) setFlush(flush int64) {
 
 // lengths is how many flushes the longest tested interval has.
 func (f *surgeFold) lengths() int {
-	return int(min(max(1, (f.window+f.flush/20)/f.flush), surgeMaxLengths))
+	return int(min(max(1, (f.window+f.jitter())/f.flush), surgeMaxLengths))
 }
+
+// jitter is by how much a sidecar's timer is off: rows a little less than a flush apart are a flush apart.
+func (f *surgeFold) jitter() int64 { return f.flush / 20 }
 
 // limit is the tail below which a count is no chance: surgeTail is for one test a flush of 5 s.
 func (f *surgeFold) limit() float64 {
@@ -395,7 +398,7 @@ func (f *surgeFold) served(now int64) (from, to int64, on bool) {
 			mark = p.newest
 		}
 	}
-	if mark >= s.end+f.flush {
+	if mark >= s.end+f.flush-f.jitter() {
 		return s.end, mark, true
 	}
 	return s.from, max(s.end, mark), true
