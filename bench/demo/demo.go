@@ -107,7 +107,7 @@ func (d *demo) withSidecars(ctx context.Context, envoy string) (err error) {
 		Targets: targets, Rate: rate, Header: http.Header{"X-Source-Workload": {"loadtester"}, "X-Source-Namespace": {"test"}},
 	})
 	defer d.load.Stop()
-	d.say("load: %g requests a second over %d sidecars; the first flush comes after 5 s", rate, sidecars)
+	d.say("load: %g requests a second over %d sidecars; the first flush comes after 5 s, and a rate over [1m] has reached the load after a minute", rate, sidecars)
 	return d.show(ctx)
 }
 

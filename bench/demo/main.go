@@ -18,6 +18,9 @@ import (
 	"golang.org/x/term"
 )
 
+// settled is when a rate over [1m] has all of its minute: starting takes some seconds, the first flush comes 5 s later.
+const settled = 90 * time.Second
+
 func main() {
 	ctx, restore := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	context.AfterFunc(ctx, restore)
@@ -37,6 +40,10 @@ func run(ctx context.Context) error {
 		return err
 	}
 	defer cancel()
+	if end, bounded := ctx.Deadline(); bounded && time.Until(end) < settled {
+		fmt.Printf("DURATION=%s ends before a minute is known: a rate over [1m] only climbs until then. To see it reach the load: DURATION=%.0fs or longer.\n",
+			os.Getenv("DURATION"), settled.Seconds())
+	}
 
 	if err := os.MkdirAll(".cache", 0o755); err != nil {
 		return err
@@ -87,7 +94,7 @@ func bounded(ctx context.Context, duration string) (context.Context, context.Can
 	}
 	d, err := time.ParseDuration(duration)
 	if err != nil || d <= 0 {
-		return nil, nil, fmt.Errorf("DURATION=%q is not a duration such as 60s", duration)
+		return nil, nil, fmt.Errorf("DURATION=%q is not a duration such as 90s", duration)
 	}
 	ctx, cancel := context.WithTimeout(ctx, d)
 	return ctx, cancel, nil
@@ -115,8 +122,11 @@ func (d *demo) show(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-d.server.Exited():
-			return fmt.Errorf("meshpulse has ended:\n%s", d.server.Tail(15))
+			return errors.New("meshpulse has ended by itself") // why is said by its Stop
 		case <-tick.C:
+		}
+		if err := d.sidecarEnded(); err != nil {
+			return err
 		}
 		v, err := d.look(ctx)
 		if err != nil {
@@ -124,6 +134,18 @@ func (d *demo) show(ctx context.Context) error {
 		}
 		draw(v)
 	}
+}
+
+// sidecarEnded names a sidecar that has ended by itself; why is said by its Stop.
+func (d *demo) sidecarEnded() error {
+	for _, s := range d.sidecars {
+		select {
+		case <-s.Exited():
+			return fmt.Errorf("sidecar %s has ended by itself", s.Options.Pod)
+		default:
+		}
+	}
+	return nil
 }
 
 // lines says how to read the lines and returns what prints one, and once what the HPAs' events are.

@@ -109,7 +109,7 @@ func TestDurationEndsTheDemo(t *testing.T) {
 	}
 	defer cancel()
 	<-ctx.Done()
-	if _, _, err := bounded(t.Context(), "60"); err == nil || !strings.Contains(err.Error(), "60s") {
+	if _, _, err := bounded(t.Context(), "60"); err == nil || !strings.Contains(err.Error(), "90s") {
 		t.Errorf("without a unit: got %v, want an error with an example", err)
 	}
 	if ctx, _, err := bounded(t.Context(), ""); err != nil || ctx.Done() != t.Context().Done() {

@@ -10,6 +10,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -69,7 +71,7 @@ func (p *Process) Stop() error {
 	select {
 	case <-p.exited:
 		if p.err != nil {
-			return fmt.Errorf("%s had ended: %w; the end of %s:\n%s", p.name(), p.err, p.Log, p.Tail(10))
+			return fmt.Errorf("%s had ended: %w; %s says:\n%s", p.name(), p.err, p.Log, p.Cause(10))
 		}
 		return nil
 	default:
@@ -96,12 +98,37 @@ func (p *Process) Kill() {
 
 // Tail returns the last lines of the log.
 func (p *Process) Tail(lines int) string {
-	b, err := os.ReadFile(p.Log)
+	all, err := p.lines()
 	if err != nil {
 		return err.Error()
 	}
-	all := strings.Split(strings.TrimRight(string(b), "\n"), "\n")
 	return strings.Join(all[max(0, len(all)-lines):], "\n")
+}
+
+// died is the first line of what a program says when it goes down by itself: Envoy's critical log, and Go's runtime, after which
+// stacks and registers follow, so that the end of the log tells nothing.
+var died = regexp.MustCompile(`\]\[critical\]|^panic: |^fatal error: |^SIG[A-Z]+: `)
+
+// Cause returns the lines of the log that say why the process has ended: from the first on that only a dying program writes, else the
+// last ones.
+func (p *Process) Cause(lines int) string {
+	all, err := p.lines()
+	if err != nil {
+		return err.Error()
+	}
+	from := slices.IndexFunc(all, died.MatchString)
+	if from < 0 {
+		from = max(0, len(all)-lines)
+	}
+	return strings.Join(all[from:min(from+lines, len(all))], "\n")
+}
+
+func (p *Process) lines() ([]string, error) {
+	b, err := os.ReadFile(p.Log)
+	if err != nil {
+		return nil, err
+	}
+	return strings.Split(strings.TrimRight(string(b), "\n"), "\n"), nil
 }
 
 func (p *Process) name() string { return filepath.Base(p.cmd.Path) }

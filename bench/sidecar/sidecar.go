@@ -71,7 +71,7 @@ func Start(ctx context.Context, o Options) (*Sidecar, error) {
 	defer cancel()
 	if err := s.waitUntilServing(ctx); err != nil {
 		s.Kill()
-		return nil, fmt.Errorf("envoy of pod %s: %w; the end of %s:\n%s", o.Pod, err, s.files.log, s.process.Tail(15))
+		return nil, fmt.Errorf("envoy of pod %s: %w; %s says:\n%s", o.Pod, err, s.files.log, s.process.Cause(15))
 	}
 	return s, nil
 }

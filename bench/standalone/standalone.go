@@ -79,7 +79,7 @@ func Start(ctx context.Context, o Options) (*Server, error) {
 	defer cancel()
 	if err := s.waitUntilServing(ctx); err != nil {
 		p.Kill()
-		return nil, fmt.Errorf("meshpulse: %w; the end of %s:\n%s", err, log, p.Tail(15))
+		return nil, fmt.Errorf("meshpulse: %w; %s says:\n%s", err, log, p.Cause(15))
 	}
 	return s, nil
 }
@@ -132,7 +132,7 @@ func (s *Server) Stop() error {
 		return err
 	}
 	if code := s.process.ExitCode(); code != 0 {
-		return fmt.Errorf("meshpulse ended with code %d; the end of %s:\n%s", code, s.process.Log, s.process.Tail(15))
+		return fmt.Errorf("meshpulse ended with code %d; %s says:\n%s", code, s.process.Log, s.process.Cause(15))
 	}
 	return nil
 }

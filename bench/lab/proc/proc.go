@@ -15,17 +15,17 @@ import (
 	"github.com/meshpulse/meshpulse/bench/process"
 )
 
-// Ended is an error that carries the end of the log when the process has ended, else nil.
+// Ended is an error that carries what the log says of the cause when the process has ended, else nil.
 func Ended(p *process.Process) error {
 	select {
 	case <-p.Exited():
-		return fmt.Errorf("ended with code %d; the end of %s:\n%s", p.ExitCode(), p.Log, p.Tail(8))
+		return fmt.Errorf("ended with code %d; %s says:\n%s", p.ExitCode(), p.Log, p.Cause(8))
 	default:
 		return nil
 	}
 }
 
-// Await polls ready until it answers nil. It fails early, with the end of the log, when the process ends, and with
+// Await polls ready until it answers nil. It fails early, with what the log says of the cause, when the process ends, and with
 // ready's last error when ctx ends or after the timeout.
 func Await(ctx context.Context, p *process.Process, timeout time.Duration, ready func() error) error {
 	ctx, cancel := context.WithTimeout(ctx, timeout)

@@ -1,0 +1,47 @@
+package process
+
+import (
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// stack is what Go's runtime adds: some forty lines, the registers last.
+var stack = "\n\ngoroutine 1 [running]:" + strings.Repeat("\nmain.main()", 20) + "\ngs     0x0"
+
+func TestStopSaysWhyAProcessHadEnded(t *testing.T) {
+	for name, test := range map[string]struct {
+		log, want string
+	}{
+		"Envoy's critical line, not the frames after it": {
+			"[x][1][warning][main] deprecated\n[x][1][critical][main] cannot bind '127.0.0.1:80': Address already in use" + strings.Repeat("\n[x][1][critical][backtrace] #: [0x1]", 30),
+			"cannot bind",
+		},
+		"a panic, not its registers":        {"serving\npanic: index out of range" + stack, "panic: index out of range"},
+		"a signal, not its registers":       {"serving\nSIGABRT: abort" + stack, "SIGABRT: abort"},
+		"the runtime's own, not its stacks": {"serving\nfatal error: concurrent map writes" + stack, "fatal error: concurrent map writes"},
+		"the last line where none stands out": {
+			strings.Repeat("nothing of interest\n", 30) + "meshpulse: --ingest-address cannot be listened on", "meshpulse: --ingest-address",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p, err := Start(filepath.Join(t.TempDir(), "log"), "sh", "-c", `printf '%s\n' "$0"; exit 3`, test.log)
+			if err != nil {
+				t.Fatal(err)
+			}
+			<-p.Exited()
+			err = p.Stop()
+			if err == nil || !strings.Contains(err.Error(), test.want) {
+				t.Fatalf("the error does not hold %q: %v", test.want, err)
+			}
+			for _, noise := range []string{"gs     0x0", "deprecated"} {
+				if strings.Contains(err.Error(), noise) {
+					t.Errorf("the error holds %q: %v", noise, err)
+				}
+			}
+			if lines := strings.Count(err.Error(), "\n"); lines > 10 {
+				t.Errorf("%d lines: %v", lines, err)
+			}
+		})
+	}
+}
