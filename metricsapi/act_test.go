@@ -94,6 +94,22 @@ func TestRaise(t *testing.T) {
 	}
 }
 
+// A controller that was started with --horizontal-pod-autoscaler-tolerance=0 tolerates nothing.
+func TestNoToleranceIsTakenAsWritten(t *testing.T) {
+	o, _ := testOptions(t)
+	o.HPATolerance = 0
+	s, err := New(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.listener.Close() })
+	a := newActTest(t, scaleAction)
+	a.x.settings = s.provider.rules.actor.settings
+	a.surge(10.9)
+	a.look()
+	a.expect("nine per cent above the target", []int32{2}, "podinfo SurgeScaled")
+}
+
 // At most one raise in a flush interval, and only after a row that is newer than the last one.
 func TestRaisesFollowRows(t *testing.T) {
 	a := newActTest(t, scaleAction)

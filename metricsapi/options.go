@@ -10,10 +10,10 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/meshpulse/meshpulse/aggregator"
-	"github.com/meshpulse/meshpulse/metricsapi/horizontal"
 )
 
-// Options is what a [Server] can be told. The zero value of a field means its default; Store is required.
+// Options is what a [Server] can be told. The zero value of a field means its default, but where it says otherwise; Store is
+// required.
 type Options struct {
 	// Store answers the queries.
 	Store *aggregator.Store
@@ -28,8 +28,9 @@ type Options struct {
 
 	// SurgeAction is "off" to raise no target at a surge, whatever HPAs ask for; "on" is the default.
 	SurgeAction string
-	// HPATolerance is the HPA controller's --horizontal-pod-autoscaler-tolerance, for HPAs that set none (default 0.1): a target is
-	// raised to what the controller would set, and an answer that keeps replicas is one that it makes them of.
+	// HPATolerance is the HPA controller's --horizontal-pod-autoscaler-tolerance, for HPAs that set none; 0 is none at all,
+	// and the controller's own default is 0.1. A target is raised to what the controller would set, and an
+	// answer that keeps replicas is one that it makes them of.
 	HPATolerance float64
 
 	// BindAddress is the IP address to serve HTTPS on (default 0.0.0.0; standalone: 127.0.0.1).
@@ -53,7 +54,8 @@ type Options struct {
 	Kubeconfig string
 
 	// MaxReadsPerUser bounds the answers that are in the making for one user at once (default 100; an HPA controller asks for as
-	// many as its --concurrent-horizontal-pod-autoscaler-syncs, 5 by default). Beyond it requests are refused with 429.
+	// many as its --concurrent-horizontal-pod-autoscaler-syncs, 5 by default); /debug/hpas, of all HPAs, counts as one. Beyond it
+	// requests are refused with 429.
 	MaxReadsPerUser int
 
 	// IngestReady says whether flushes can come in; nil means they can. Its error makes health checks fail.
@@ -78,9 +80,6 @@ func (o Options) withDefaults() Options {
 	}
 	if o.Hold == 0 {
 		o.Hold = 5 * time.Minute
-	}
-	if o.HPATolerance == 0 {
-		o.HPATolerance = horizontal.DefaultTolerance
 	}
 	if o.SurgeAction == "" {
 		o.SurgeAction = surgeActionOn
@@ -131,8 +130,8 @@ func (o Options) Validate() error {
 	if o.MaxReadsPerUser < 0 {
 		fail("--max-reads-per-user %d is negative: leave it out for the default", o.MaxReadsPerUser)
 	}
-	if !(o.HPATolerance > 0 && o.HPATolerance < 1) {
-		fail("--hpa-tolerance %g is not between 0 and 1: give the HPA controller's own, such as 0.1", o.HPATolerance)
+	if !(o.HPATolerance >= 0 && o.HPATolerance < 1) {
+		fail("--hpa-tolerance %g is not from 0 to below 1: give the HPA controller's own, such as 0.1", o.HPATolerance)
 	}
 	if o.Retention < 0 {
 		fail("the store's retention %s is negative", o.Retention)
