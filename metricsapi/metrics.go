@@ -25,7 +25,7 @@ func newMetrics(r prometheus.Registerer) *metrics {
 	return &metrics{
 		answers: f.NewCounterVec(prometheus.CounterOpts{
 			Name: "meshpulse_metricsapi_answers_total",
-			Help: "Requests for an external metric, by what became of them.",
+			Help: "Requests for an external metric, and those for /debug/hpas that were refused, by what became of them.",
 		}, []string{"outcome"}),
 		duration: f.NewHistogram(prometheus.HistogramOpts{
 			Name:    "meshpulse_metricsapi_answer_duration_seconds",

@@ -50,12 +50,11 @@ func (p *provider) ListAllExternalMetrics() []adapter.ExternalMetricInfo {
 
 // GetExternalMetric answers a request, or says in an API status why there is no answer.
 func (p *provider) GetExternalMetric(ctx context.Context, namespace string, selector labels.Selector, info adapter.ExternalMetricInfo) (*external_metrics.ExternalMetricValueList, error) {
-	user := userOf(ctx)
-	if refused := p.readers.enter(user); refused != nil {
-		p.metrics.answers.WithLabelValues(refused.outcome).Inc()
+	leave, refused := p.enter(ctx)
+	if refused != nil {
 		return nil, toStatus(refused)
 	}
-	defer p.readers.leave(user)
+	defer leave()
 	start := time.Now()
 	list, refused := p.get(ctx, namespace, info.Metric, selector)
 	p.metrics.duration.Observe(time.Since(start).Seconds())
@@ -65,6 +64,15 @@ func (p *provider) GetExternalMetric(ctx context.Context, namespace string, sele
 	}
 	p.metrics.answers.WithLabelValues(outcomeOK).Inc()
 	return list, nil
+}
+
+// enter takes a place of whoever asks, which leave gives back, or refuses.
+func (p *provider) enter(ctx context.Context) (leave func(), refused *refusal) {
+	user := userOf(ctx)
+	if refused = p.readers.enter(user); refused != nil {
+		p.metrics.answers.WithLabelValues(refused.outcome).Inc()
+	}
+	return func() { p.readers.leave(user) }, refused
 }
 
 func (p *provider) get(ctx context.Context, namespace, metric string, selector labels.Selector) (*external_metrics.ExternalMetricValueList, *refusal) {

@@ -37,6 +37,11 @@ func TestAUserThatAsksForTooMuchIsRefusedAlone(t *testing.T) {
 		code, _ := s.get(path)
 		return code
 	}
+	status := func(token string) int {
+		s.token = token
+		code, _ := s.get("/debug/hpas")
+		return code
+	}
 	answered := ask("secret-a") // no sidecar: an answer of a kind
 	for range 3 {
 		if refused := s.provider.readers.enter("dashboard"); refused != nil {
@@ -51,7 +56,16 @@ func TestAUserThatAsksForTooMuchIsRefusedAlone(t *testing.T) {
 			t.Errorf("another one gets %d, want %d", code, answered)
 		}
 	}
+	if code := status("secret-a"); code != http.StatusTooManyRequests {
+		t.Errorf("all HPAs at once: %d", code)
+	}
+	if code := status("secret-b"); code != http.StatusOK {
+		t.Errorf("all HPAs at once, another one gets %d", code)
+	}
 	s.provider.readers.leave("dashboard")
+	if code := status("secret-a"); code != http.StatusOK {
+		t.Errorf("all HPAs at once, with a place free again: %d", code)
+	}
 	if code := ask("secret-a"); code != answered {
 		t.Errorf("with a place free again: %d, want %d", code, answered)
 	}
@@ -59,8 +73,8 @@ func TestAUserThatAsksForTooMuchIsRefusedAlone(t *testing.T) {
 		t.Errorf("told %d times", n)
 	}
 	s.token = "secret-b"
-	if _, body := s.get("/metrics"); !strings.Contains(body, `meshpulse_metricsapi_answers_total{outcome="too_many"} 5`) {
-		t.Error("/metrics does not count five refusals")
+	if _, body := s.get("/metrics"); !strings.Contains(body, `meshpulse_metricsapi_answers_total{outcome="too_many"} 6`) {
+		t.Error("/metrics does not count six refusals")
 	}
 }
 

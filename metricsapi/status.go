@@ -71,6 +71,12 @@ func (s *Server) Status(ctx context.Context) Status {
 }
 
 func (s *Server) serveStatus(w http.ResponseWriter, r *http.Request) {
+	leave, refused := s.provider.enter(r.Context())
+	if refused != nil {
+		http.Error(w, refused.message, http.StatusTooManyRequests)
+		return
+	}
+	defer leave()
 	body, err := json.MarshalIndent(s.Status(r.Context()), "", "  ")
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
