@@ -117,7 +117,7 @@ func (l *lab) chaosOnce(ctx context.Context, seed uint64, faults int) (chaos.See
 		links: map[string][2]*link.Link{}, halves: map[string]int{}, next: map[string]int{}, scraped: map[string]float64{},
 	}
 	r.sink, r.gateways = r.linkOf, map[string]*mesh.Gateway{}
-	r.seen = chaos.Seen{Seed: seed, Schedule: schedule, Done: map[chaos.Kind]int{}, Dropped: map[string]float64{}, HPASync: s.HPASync[0].Duration}
+	r.seen = chaos.Seen{Seed: seed, Schedule: schedule, Done: map[chaos.Kind]int{}, Dropped: map[string]float64{}, HPASync: s.HPASync[0].Duration, Boot: c.BootTime}
 	defer r.stop()
 	if err := r.connect(); err != nil {
 		return chaos.Seen{}, err
@@ -259,7 +259,7 @@ func (r *chaosRun) watch() {
 	if r.meshpulse.current() != p {
 		return // a fault has just killed it
 	}
-	what := fmt.Sprintf("ended with code %d: %s", p.ExitCode(), strings.ReplaceAll(p.Tail(1), r.dir+"/", ""))
+	what := fmt.Sprintf("ended with code %d: %s", p.ExitCode(), r.lab.withoutRoot(p.Tail(1)))
 	slog.Error("meshpulse crashed", "what", what)
 	r.note(func(s *chaos.Seen) {
 		s.Crashes = append(s.Crashes, chaos.Moment{At: time.Since(r.begin), Lane: "meshpulse", What: what, Faults: chaos.Around(s.Schedule.Faults, time.Since(r.begin))})

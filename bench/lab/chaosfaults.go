@@ -32,7 +32,7 @@ func (r *chaosRun) inject(ctx context.Context) {
 			err := r.do(ctx, f)
 			if err != nil && ctx.Err() == nil {
 				slog.Error("fault could not be done", "what", f.String(), "err", err)
-				r.note(func(s *chaos.Seen) { s.Failed = append(s.Failed, f.String()+": "+err.Error()) })
+				r.note(func(s *chaos.Seen) { s.Failed = append(s.Failed, r.lab.withoutRoot(f.String()+": "+err.Error())) })
 				return
 			}
 			r.note(func(s *chaos.Seen) { s.Done[f.Kind]++ })

@@ -70,21 +70,22 @@ func run(args []string) error {
 	}
 	switch command {
 	case "up":
-		return l.up(ctx, *hpaSync)
+		err = l.up(ctx, *hpaSync)
 	case "versus":
-		return l.versus(ctx, *all, max(1, *rounds), flags.Args())
+		err = l.versus(ctx, *all, max(1, *rounds), flags.Args())
 	case "chaos":
-		numbers, err := numbersIn(*seeds)
-		if err != nil {
+		var numbers []uint64
+		if numbers, err = numbersIn(*seeds); err != nil {
 			return fmt.Errorf("--seed: %w", err)
 		}
-		return l.chaosAll(ctx, numbers, *faults)
+		err = l.chaosAll(ctx, numbers, *faults)
 	case "run":
-		return l.runAll(ctx, flags.Args())
+		err = l.runAll(ctx, flags.Args())
 	default:
 		fmt.Fprint(os.Stderr, usage)
 		return fmt.Errorf("unknown command %q", command)
 	}
+	return proc.NameFullDisk(err, l.cache, runNeeds)
 }
 
 // numbersIn reads numbers that commas or spaces part.
@@ -110,6 +111,10 @@ type lab struct {
 // kubeVersion is the control plane's; the binary is keyed by it (see lab.mk).
 const kubeVersion = "v1.37.0"
 
+// runNeeds is what a disk must have free for a run, in bytes: a run leaves 130 MB (two of etcd's logs of 64 MB, allocated at once), and
+// those of the last five are kept.
+const runNeeds = 1 << 30
+
 // newLab finds the programs and takes the machine's lock; what is missing is named with its remedy.
 func newLab(root, results string) (*lab, func(), error) {
 	root, err := filepath.Abs(root)
@@ -132,6 +137,9 @@ func newLab(root, results string) (*lab, func(), error) {
 		return nil, nil, fmt.Errorf("%w: run `make lab-controlplane`", err)
 	}
 	if err := os.MkdirAll(l.cache, 0o755); err != nil {
+		return nil, nil, proc.NameFullDisk(err, root, runNeeds)
+	}
+	if err := proc.CheckDisk(l.cache, runNeeds); err != nil {
 		return nil, nil, err
 	}
 	release, err := proc.Lock(filepath.Join(l.cache, "lock"))
@@ -141,6 +149,11 @@ func newLab(root, results string) (*lab, func(), error) {
 // peer is the binary of a program beside which meshpulse is measured.
 func (l *lab) peer(name, version string) string {
 	return filepath.Join(l.cache, "bin", name+"-"+version)
+}
+
+// withoutRoot is a text for a report, in which no path tells where the project lies.
+func (l *lab) withoutRoot(text string) string {
+	return strings.ReplaceAll(strings.ReplaceAll(text, l.root+string(filepath.Separator), ""), l.root, ".")
 }
 
 // runDir makes a new folder for a run's state and removes those of runs before the last few.

@@ -3,6 +3,7 @@ package main
 import (
 	"math"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -25,7 +26,7 @@ func TestMeterKeepsWhatEndedProcessesHaveUsed(t *testing.T) {
 }
 
 func TestOutcomeIsPerMinuteOfLoadAndPathLeavesTheEnvoysOut(t *testing.T) {
-	o := outcome{seconds: 120, bytes: 120 * 1024, costs: map[string]cost{
+	o := outcome{boot: 3500 * time.Millisecond, seconds: 120, bytes: 120 * 1024, costs: map[string]cost{
 		"sidecars": {cpu: 20, rss: 1 << 20}, "prometheus": {cpu: 2, rss: 3 << 20}, "keda-adapter": {cpu: 4, rss: 5 << 20},
 	}}
 	got := map[string]float64{}
@@ -35,10 +36,23 @@ func TestOutcomeIsPerMinuteOfLoadAndPathLeavesTheEnvoysOut(t *testing.T) {
 		}
 	}
 	for name, want := range map[string]float64{
-		"CPU of sidecars": 10, "CPU of the path without the Envoys": 3, "peak RSS of the path without the Envoys": 8, "bytes from the Envoys": 1,
+		"CPU of sidecars": 10, "control plane booted": 3.5, "CPU of the path without the Envoys": 3, "peak RSS of the path without the Envoys": 8, "bytes from the Envoys": 1,
 	} {
 		if got[name] != want {
 			t.Errorf("%s: got %v, want %v", name, got[name], want)
+		}
+	}
+}
+
+func TestReportsTellNoPathAboveTheProject(t *testing.T) {
+	l := &lab{root: "/home/somebody/meshpulse"}
+	for text, want := range map[string]string{
+		"open /home/somebody/meshpulse/.cache/lab/runs/x/pods/a.log: no such file": "open .cache/lab/runs/x/pods/a.log: no such file",
+		"in /home/somebody/meshpulse, twice /home/somebody/meshpulse/bin":          "in ., twice bin",
+		"2 of 3 pods": "2 of 3 pods",
+	} {
+		if got := l.withoutRoot(text); got != want {
+			t.Errorf("got %q, want %q", got, want)
 		}
 	}
 }

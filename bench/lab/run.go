@@ -105,7 +105,7 @@ func (l *lab) runScenario(ctx context.Context, s scenario.Scenario) ([]scenario.
 		if err != nil {
 			return nil, err
 		}
-		run := scenario.Run{Scenario: s, HPASync: sync.Duration, Traces: seen.traces}
+		run := scenario.Run{Scenario: s, HPASync: sync.Duration, Boot: seen.boot, Traces: seen.traces}
 		run.Judge()
 		runs = append(runs, run)
 	}
@@ -117,6 +117,7 @@ type observed struct {
 	traces         []scenario.Trace
 	costs          map[string]cost
 	bytes, seconds float64
+	boot           time.Duration // of the control plane
 }
 
 // withMeshpulse starts meshpulse, installed with more components.
@@ -154,7 +155,7 @@ func (l *lab) runOnce(ctx context.Context, s scenario.Scenario, hpaSync time.Dur
 	if err := r.setUp(ctx); err != nil {
 		return nil, err
 	}
-	seen := &observed{}
+	seen := &observed{boot: c.BootTime}
 	before, err := src.wireBytes(ctx)
 	if err != nil {
 		before = 0 // nothing has been scraped yet

@@ -56,6 +56,7 @@ type outcome struct {
 	costs    map[string]cost // summed over the runs
 	bytes    float64
 	seconds  float64
+	boot     time.Duration // of the control plane, the longest
 }
 
 // versus runs each scenario with every setting, alternating, so many rounds, and writes the comparison.
@@ -123,6 +124,7 @@ func (l *lab) versusOnce(ctx context.Context, s scenario.Scenario, o *outcome) e
 	o.traces = append(o.traces, seen.traces...)
 	o.seconds += seen.seconds
 	o.bytes += seen.bytes
+	o.boot = max(o.boot, seen.boot)
 	for part, c := range seen.costs {
 		sum := o.costs[part]
 		sum.cpu += c.cpu
@@ -170,7 +172,7 @@ func (o *outcome) figures() []scenario.Measure {
 		all[i].Better = better(all[i].Name)
 		all[i].Goal = o.setting.goal(o.scenario, all[i].Name)
 	}
-	return all
+	return append(all, scenario.BootTime(o.boot))
 }
 
 // better says which way a figure should go; "" for those that only describe the run.

@@ -102,7 +102,7 @@ func TestAReportTellsWhatWasMissed(t *testing.T) {
 		t.Fatal(err)
 	}
 	run := func(desired int) Seen {
-		seen := Seen{Seed: 1, Schedule: s, Done: map[Kind]int{}, Dropped: map[string]float64{}, FlushesDue: 100, FlushesTaken: 90}
+		seen := Seen{Seed: 1, Schedule: s, Done: map[Kind]int{}, Dropped: map[string]float64{}, FlushesDue: 100, FlushesTaken: 90, Boot: 12 * time.Second}
 		for _, f := range s.Faults {
 			seen.Done[f.Kind]++
 		}
@@ -125,7 +125,7 @@ func TestAReportTellsWhatWasMissed(t *testing.T) {
 		t.Error(diff)
 	}
 	text := bad.Markdown()
-	for _, part := range []string{"| flushes lost | 0.100 |", "3 replicas desired, 4 before, 4 needed", "kill-apiserver"} {
+	for _, part := range []string{"| flushes lost | 0.100 |", "3 replicas desired, 4 before, 4 needed", "kill-apiserver", "| control plane booted | 12.0 s | at most 10 |"} {
 		if !strings.Contains(text, part) {
 			t.Errorf("the report lacks %q", part)
 		}

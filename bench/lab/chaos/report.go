@@ -17,6 +17,7 @@ type Seen struct {
 	Seed     uint64
 	Schedule Schedule
 	HPASync  time.Duration
+	Boot     time.Duration // how long the control plane took to start
 	// Done counts the faults that were done, by kind; Failed are those that could not be.
 	Done   map[Kind]int
 	Failed []string
@@ -112,6 +113,11 @@ func (s Seen) measures() []scenario.Measure {
 	}
 }
 
+// figures are all that is written down: how fast the machine boots is told, and decides nothing.
+func (s Seen) figures() []scenario.Measure {
+	return append(s.measures(), scenario.BootTime(s.Boot))
+}
+
 // Missed are the goals that were missed.
 func (r Report) Missed() []string {
 	var all []string
@@ -148,7 +154,7 @@ func (s Seen) print(w *strings.Builder) {
 		fmt.Fprintf(w, "| %s | %g rps | %g rps | %d | %s |\n", l.Namespace, l.Load, l.PerReplica, l.Need(), map[bool]string{true: "yes", false: "no"}[l.Action])
 	}
 	fmt.Fprintf(w, "\n| measure | value | goal |\n|---|---|---|\n")
-	for _, m := range s.measures() {
+	for _, m := range s.figures() {
 		fmt.Fprintf(w, "| %s | %s | %s |\n", m.Name, m.Text(), scenario.GoalText(m))
 	}
 	fmt.Fprintf(w, "\n| fault | done | seconds in all |\n|---|---|---|\n")
@@ -209,7 +215,7 @@ func (r Report) Write(dir string) error {
 	}
 	var rows []scenario.Row
 	for _, s := range r.Runs {
-		for _, m := range s.measures() {
+		for _, m := range s.figures() {
 			rows = append(rows, scenario.RowOf(fmt.Sprintf("chaos, seed %d: ", s.Seed), m))
 		}
 	}

@@ -13,6 +13,7 @@ import (
 type Run struct {
 	Scenario Scenario
 	HPASync  time.Duration
+	Boot     time.Duration // how long the control plane took to start
 	Traces   []Trace
 	Measures []Measure
 	Verdicts []Verdict
@@ -28,7 +29,7 @@ type Verdict struct {
 
 // Judge fills in the run's measures and verdicts.
 func (r *Run) Judge() {
-	r.Measures = Measures(r.Traces)
+	r.Measures = append(Measures(r.Traces), BootTime(r.Boot))
 	for _, c := range r.Scenario.Checks {
 		if c.HPASync != nil && c.HPASync.Duration != r.HPASync {
 			continue

@@ -265,6 +265,12 @@ const (
 	GeneratorLate   = "generator late, worst"
 )
 
+// BootTime is how long a control plane took from its first process to an API server that is ready and controllers that run.
+func BootTime(took time.Duration) Measure {
+	goal := 10.0
+	return Measure{Name: "control plane booted", Value: took.Seconds(), Unit: "s", Goal: &goal, Better: "lower"}
+}
+
 // Measures are the figures of a run over all its lanes. A reaction that was never seen is +Inf, so no mean hides it.
 func Measures(traces []Trace) []Measure {
 	var decisions, enoughs, raises, alls, highest, backs []float64

@@ -298,21 +298,29 @@ func TestWriteLeavesEveryResult(t *testing.T) {
 	dir := t.TempDir()
 	tr := trace(after(0, 1, 1), after(0, 1, 1)) // the decision is never seen: +Inf, which JSON cannot hold
 	tr.Namespace = "test"
-	run := Run{Traces: []Trace{tr}, HPASync: time.Second}
+	run := Run{Traces: []Trace{tr}, HPASync: time.Second, Boot: 4300 * time.Millisecond}
 	run.Judge()
 	r := Report{Scenario: Scenario{Name: "story"}, Runs: []Run{run}, Date: time.Now()}
 	if err := r.Write(dir); err != nil {
 		t.Fatal(err)
 	}
-	for file, want := range map[string]string{
-		"lab-story.json": `"value": null`, "lab-story.md": "not seen",
-		"lab-story.csv": "1s,test,12.00,28,0.000,,3,1,1", "lab-story.svg": "</svg>",
+	for _, want := range [][2]string{
+		{"lab-story.json", `"value": null`},
+		{"lab-story.json", `control plane booted",
+    "value": 4.3,
+    "unit": "s",
+    "goal": 10,
+    "better": "lower"`},
+		{"lab-story.md", "not seen"},
+		{"lab-story.md", "| control plane booted | 4.3 s | at most 10 |"},
+		{"lab-story.csv", "1s,test,12.00,28,0.000,,3,1,1"},
+		{"lab-story.svg", "</svg>"},
 	} {
-		data, err := os.ReadFile(filepath.Join(dir, file))
+		data, err := os.ReadFile(filepath.Join(dir, want[0]))
 		if err != nil {
 			t.Error(err)
-		} else if !strings.Contains(string(data), want) {
-			t.Errorf("%s does not hold %q:\n%s", file, want, data)
+		} else if !strings.Contains(string(data), want[1]) {
+			t.Errorf("%s does not hold %q:\n%s", want[0], want[1], data)
 		}
 	}
 }
