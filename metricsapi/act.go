@@ -20,7 +20,7 @@ import (
 // (package horizontal). The controller stays the authority: at its next look it adopts what holds and takes back the rest.
 //
 // Committed rows mark the queries that they belong to (aggregator.Store.Watch); one goroutine looks at the marked ones, and a
-// raise, which has to ask the API server, is a goroutine of its own, one at a time for an HPA.
+// raise, which has to ask the API server, is a goroutine of its own, one at a time for an HPA: one that hangs holds up nobody else's.
 
 // actor raises the targets of HPAs at surges.
 type actor struct {
@@ -37,7 +37,6 @@ type actor struct {
 	settings horizontal.Settings // of the HPA controller; its tolerance comes from outside
 
 	raising sync.WaitGroup
-	slots   chan struct{}
 
 	mu     sync.Mutex
 	watch  map[*aggregator.Query]bool
@@ -48,8 +47,6 @@ type actor struct {
 const surgeActionOn = "on"
 
 const (
-	// raisesAtOnce bounds the raises in progress: each is two or three calls of the API server.
-	raisesAtOnce = 16
 	// raiseTimeout bounds one raise, its repetitions after conflicts included.
 	raiseTimeout = 5 * time.Second
 	// afterYielding is how long a target that somebody has lowered in a surge is left alone after the surge.
@@ -58,7 +55,6 @@ const (
 
 // newActor fills in what does not come from outside.
 func newActor(x *actor) *actor {
-	x.slots = make(chan struct{}, raisesAtOnce)
 	x.watch, x.states = map[*aggregator.Query]bool{}, map[types.UID]*action{}
 	x.settings.DownscaleStabilization = horizontal.DefaultDownscaleStabilization
 	return x
@@ -224,13 +220,11 @@ func (x *actor) consider(ctx context.Context, h acting, st *action, l look, at t
 	if !x.due(ctx, h, st, l, at) {
 		return
 	}
-	x.slots <- struct{}{}
 	x.raising.Go(func() {
 		x.act(ctx, h, st, l)
 		st.mu.Lock()
 		st.busy = false
 		st.mu.Unlock()
-		<-x.slots
 	})
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -57,6 +58,17 @@ func (f *fakeScales) client() *clusterScales {
 		return true, f.object(a.GetNamespace()), f.update(a.(kubetesting.UpdateAction).GetObject().(*autoscalingv1.Scale))
 	})
 	return &clusterScales{mapper: staticMapper{mapper}, client: c}
+}
+
+// hangingTargets are those of an API server that does not answer for some.
+type hangingTargets struct{ *clusterScales }
+
+func (t hangingTargets) scale(ctx context.Context, namespace string, target autoscalingv2.CrossVersionObjectReference) (*autoscalingv1.Scale, error) {
+	if strings.HasPrefix(target.Name, "hanging") {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
+	return t.clusterScales.scale(ctx, namespace, target)
 }
 
 func (f *fakeScales) object(namespace string) *autoscalingv1.Scale {
@@ -220,6 +232,13 @@ func (a *actTest) expect(what string, written []int32, events ...string) {
 		a.Errorf("%s: events (-want +got):\n%s", what, d)
 	}
 	a.scales.written = nil
+}
+
+// controller tells in the HPA's status that the controller has scaled the target.
+func (a *actTest) controller(from, to int32) {
+	before, now := a.object.DeepCopy(), metav1.NewTime(a.at)
+	a.object.Status.LastScaleTime, a.object.Status.CurrentReplicas, a.object.Status.DesiredReplicas = &now, from, to
+	a.x.scaled(before, a.object)
 }
 
 func (a *actTest) raises(outcome string) float64 {

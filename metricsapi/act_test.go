@@ -4,12 +4,14 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/meshpulse/meshpulse/aggregator"
 	"github.com/meshpulse/meshpulse/metricsapi/horizontal"
@@ -195,10 +197,7 @@ func TestActionsOfPoliciesWaitAndCount(t *testing.T) {
 	a.expect("its own raise counts", nil)
 
 	a.wait(10 * time.Second) // the controller takes over: 5 to 8, and its status says so
-	before := a.object.DeepCopy()
-	now := metav1.NewTime(a.at)
-	a.object.Status.LastScaleTime, a.object.Status.CurrentReplicas, a.object.Status.DesiredReplicas = &now, 5, 8
-	a.x.scaled(before, a.object)
+	a.controller(5, 8)
 	a.scales.spec, a.scales.status = 8, 8
 	a.surge(200)
 	a.look()
@@ -276,6 +275,44 @@ func TestNoFights(t *testing.T) {
 	if n := a.raises(raiseYielded); n != 1 {
 		t.Errorf("%v surges were left alone, want 1", n)
 	}
+}
+
+// A raise that hangs, since the API server does, bars its own HPA only.
+func TestRaisesThatHangHoldUpNobody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newActTest(t, scaleAction)
+		var list []sourceHPA
+		for i := range 50 {
+			h := sourceHPA{HorizontalPodAutoscaler: a.object.DeepCopy()}
+			h.Name, h.UID, h.Spec.ScaleTargetRef.Name = fmt.Sprintf("a-%d", i), types.UID(fmt.Sprint(i)), fmt.Sprintf("hanging-%d", i)
+			query := fmt.Sprintf("rps-%d", i)
+			h.Annotations["metric-config.external.prometheus-query.prometheus/"+query] = actQuery
+			h.Spec.Metrics[0].External.Metric.Selector.MatchLabels["query-name"] = query
+			list = append(list, h)
+		}
+		last := sourceHPA{HorizontalPodAutoscaler: a.object.DeepCopy()}
+		last.Name, last.UID = "podinfo", "last"
+		a.x.catalog.Replace(append(list, last))
+		a.fake()
+		a.events.take()
+		a.x.targets = hangingTargets{a.scales.client()}
+		a.surge(60)
+		began := time.Now()
+		for range 3 { // whoever hangs is asked for once
+			for q := range a.x.catalog.current.Load().acting {
+				a.x.evaluate(a.Context(), q)
+			}
+		}
+		synctest.Wait()
+		if waited := time.Since(began); waited > 0 {
+			t.Errorf("evaluated after %s", waited)
+		}
+		a.expect("the last of them", []int32{4}, "podinfo SurgeScaled")
+		a.x.raising.Wait()
+		if n := a.raises(raiseFailed); n != 50 {
+			t.Errorf("%v raises failed, want each of 50 once", n)
+		}
+	})
 }
 
 func TestOtherHPAsStopTheAction(t *testing.T) {
