@@ -144,6 +144,15 @@ func (x *actor) scaled(old, now *autoscalingv2.HorizontalPodAutoscaler) {
 	st.note(x.now(), now.Status.DesiredReplicas-now.Status.CurrentReplicas) // current is from before the scaling
 }
 
+// lowered says whether somebody has lowered the target below what it was raised to.
+func (st *action) lowered(spec int32) bool {
+	if spec >= st.to {
+		return false
+	}
+	st.yielded = true
+	return true
+}
+
 // longestPolicy is the longest period that Kubernetes lets a policy look back.
 const longestPolicy = 30 * time.Minute
 

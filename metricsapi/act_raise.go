@@ -37,22 +37,13 @@ const raiseAttempts = 3
 func (x *actor) act(ctx context.Context, h acting, st *action, l look) {
 	ctx, cancel := context.WithTimeout(ctx, raiseTimeout)
 	defer cancel()
-	if x.targets == nil || h.surge.action == surgeActionObserve {
-		x.observe(ctx, h, st, l)
-		return
-	}
 	if p := x.refuses(h); p != nil {
 		x.catalog.warn.tell(h.sourceHPA, *p)
 		return
 	}
 	var err error
 	for range raiseAttempts {
-		var outcome string
-		outcome, err = x.attempt(ctx, h, st, l)
-		if outcome != "" {
-			x.metrics.raises.WithLabelValues(outcome).Inc()
-		}
-		if err == nil || !apierrors.IsConflict(err) {
+		if err = x.attempt(ctx, h, st, l); !apierrors.IsConflict(err) {
 			break
 		}
 	}
@@ -76,86 +67,80 @@ func (x *actor) act(ctx context.Context, h acting, st *action, l look) {
 	}
 }
 
-// attempt reads the target, computes and writes. The outcome is "" where there was nothing to do or with an error.
-func (x *actor) attempt(ctx context.Context, h acting, st *action, l look) (outcome string, err error) {
-	sc, err := x.targets.scale(ctx, h.Namespace, h.Spec.ScaleTargetRef)
+// observes says whether all is done but the write.
+func (x *actor) observes(h acting) bool {
+	return x.targets == nil || h.surge.action == surgeActionObserve
+}
+
+// attempt reads the target, computes and writes.
+func (x *actor) attempt(ctx context.Context, h acting, st *action, l look) error {
+	sc, err := x.read(ctx, h)
 	if err != nil {
-		return "", err
+		return err
 	}
-	at := x.now()
-	target := horizontal.Target{Spec: sc.Spec.Replicas, Status: sc.Status.Replicas}
+	at, target := x.now(), targetOf(sc)
 	st.mu.Lock()
+	if x.observes(h) { // as if the target had been raised, so that each step is told once
+		target.Spec, target.Status = max(target.Spec, st.to), max(target.Status, st.to)
+	}
 	st.seen, st.looked = target, at
-	if target.Spec < st.to {
-		st.yielded = true
-		st.mu.Unlock()
+	var d horizontal.Decision
+	if !st.lowered(target.Spec) {
+		if d = x.decide(h, st, target, at); x.tooSoon(h, st, l, d, at) {
+			d = horizontal.Decision{}
+		}
+	}
+	left := st.yielded
+	st.mu.Unlock()
+	switch {
+	case left:
+		x.metrics.raises.WithLabelValues(raiseYielded).Inc()
 		x.catalog.warn.tell(h.sourceHPA, yielded(h))
 		x.log.Info("surge left alone: the target was lowered", "namespace", h.Namespace, "hpa", h.Name, "replicas", target.Spec)
-		return raiseYielded, nil
-	}
-	d := x.decide(h, st, target, at)
-	wait := x.tooSoon(h, st, l, d, at)
-	st.mu.Unlock()
-	if errors.Is(d.Err, horizontal.ErrDisabled) {
+		return nil
+	case errors.Is(d.Err, horizontal.ErrDisabled):
 		x.catalog.warn.tell(h.sourceHPA, notActed("%s %s has 0 replicas, which disables the HPA", h.Spec.ScaleTargetRef.Kind, h.Spec.ScaleTargetRef.Name))
-		return "", nil
-	}
-	if d.Replicas <= target.Spec || wait {
-		return "", nil
-	}
-	sc.Spec.Replicas = d.Replicas
-	if err := x.targets.raise(ctx, h.Spec.ScaleTargetRef, sc); err != nil {
-		return "", err
+		return nil
+	case d.Replicas <= target.Spec:
+		return nil
+	case !x.observes(h):
+		sc.Spec.Replicas = d.Replicas
+		if err := x.targets.raise(ctx, h.Spec.ScaleTargetRef, sc); err != nil {
+			return err
+		}
 	}
 	x.done(h, st, l, target, d.Replicas)
-	return raiseDone, nil
+	return nil
+}
+
+// read returns the target's scale. Where nobody knows one, the sidecars that report stand in for it.
+func (x *actor) read(ctx context.Context, h acting) (*autoscalingv1.Scale, error) {
+	if x.targets != nil {
+		return x.targets.scale(ctx, h.Namespace, h.Spec.ScaleTargetRef)
+	}
+	n := x.reporting(ctx, h)
+	return &autoscalingv1.Scale{Spec: autoscalingv1.ScaleSpec{Replicas: n}, Status: autoscalingv1.ScaleStatus{Replicas: n}}, nil
 }
 
 // done notes a raise and tells of it.
 func (x *actor) done(h acting, st *action, l look, target horizontal.Target, to int32) {
 	at := x.now()
+	outcome, event, verb, told := raiseDone, ReasonSurgeScaled, "raised ", "surge scaled"
+	if x.observes(h) {
+		outcome, event, verb, told = raiseObserved, ReasonSurgeObserved, "would raise ", "surge observed"
+	}
 	st.mu.Lock()
 	st.raised, st.to = at, to
 	st.seen = horizontal.Target{Spec: to, Status: target.Status}
 	st.note(at, to-target.Spec)
-	st.agreed.raise(target.Spec, to, at, l.flush)
-	st.mu.Unlock()
-	x.metrics.raiseDelay.Observe(at.Sub(l.newest).Seconds())
-	x.tellRaise(h, l, target.Spec, to, ReasonSurgeScaled)
-	x.log.Info("surge scaled", "namespace", h.Namespace, "hpa", h.Name, "from", target.Spec, "to", to, "metric", l.of.String(),
-		"rate", l.surge.Rate, "window", l.surge.To.Sub(l.surge.From), "baseline", l.surge.Baseline, "tail", l.surge.Tail, "seconds", at.Sub(l.newest).Seconds())
-}
-
-// observe does all but the write. It goes on as if the target had been raised, so that each step is told once.
-func (x *actor) observe(ctx context.Context, h acting, st *action, l look) {
-	target := horizontal.Target{}
-	if x.targets != nil {
-		sc, err := x.targets.scale(ctx, h.Namespace, h.Spec.ScaleTargetRef)
-		if err != nil {
-			x.log.Error("surge not observed", "namespace", h.Namespace, "hpa", h.Name, "err", err)
-			return
-		}
-		target = horizontal.Target{Spec: sc.Spec.Replicas, Status: sc.Status.Replicas}
-	} else {
-		n := x.reporting(ctx, h)
-		target = horizontal.Target{Spec: n, Status: n}
-	}
-	at := x.now()
-	st.mu.Lock()
-	target.Spec, target.Status = max(target.Spec, st.to), max(target.Status, st.to)
-	st.seen, st.looked = target, at
-	d := x.decide(h, st, target, at)
-	if d.Replicas > target.Spec {
-		st.raised, st.to = at, d.Replicas
-		st.seen.Spec = d.Replicas
+	if outcome == raiseDone {
+		st.agreed.raise(target.Spec, to, at, l.flush)
+		x.metrics.raiseDelay.Observe(at.Sub(l.newest).Seconds())
 	}
 	st.mu.Unlock()
-	if d.Replicas <= target.Spec {
-		return
-	}
-	x.metrics.raises.WithLabelValues(raiseObserved).Inc()
-	x.tellRaise(h, l, target.Spec, d.Replicas, ReasonSurgeObserved)
-	x.log.Info("surge observed", "namespace", h.Namespace, "hpa", h.Name, "from", target.Spec, "to", d.Replicas, "metric", l.of.String(),
+	x.metrics.raises.WithLabelValues(outcome).Inc()
+	x.report(h.sourceHPA, Problem{event, verb + describeRaise(h, target.Spec, to, l.of, l.surge)})
+	x.log.Info(told, "namespace", h.Namespace, "hpa", h.Name, "from", target.Spec, "to", to, "metric", l.of.String(),
 		"rate", l.surge.Rate, "window", l.surge.To.Sub(l.surge.From), "baseline", l.surge.Baseline, "tail", l.surge.Tail, "seconds", at.Sub(l.newest).Seconds())
 }
 
@@ -172,12 +157,4 @@ func (x *actor) reporting(ctx context.Context, h acting) int32 {
 		m.prepared.release()
 	}
 	return int32(n)
-}
-
-func (x *actor) tellRaise(h acting, l look, from, to int32, reason string) {
-	verb := "raised "
-	if reason == ReasonSurgeObserved {
-		verb = "would raise "
-	}
-	x.report(h.sourceHPA, Problem{reason, verb + describeRaise(h, from, to, l.of, l.surge)})
 }

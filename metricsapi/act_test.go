@@ -55,6 +55,7 @@ func TestRaise(t *testing.T) {
 		"scale-up is disabled":                       {rate: 60, change: behavior(&autoscalingv2.HPAScalingRules{SelectPolicy: &never}, nil), events: []string{"podinfo SurgeNotActed"}},
 		"scale-up is stabilised":                     {rate: 60, change: behavior(&autoscalingv2.HPAScalingRules{StabilizationWindowSeconds: &wait}, nil), events: []string{"podinfo SurgeNotActed"}},
 		"scale-down is disabled":                     {rate: 60, change: behavior(nil, &autoscalingv2.HPAScalingRules{SelectPolicy: &never}), events: []string{"podinfo SurgeNotActed"}},
+		"observed only where it would be raised":     {action: "observe", rate: 60, change: condition("AmbiguousSelector"), events: []string{"podinfo SurgeNotActed"}},
 		"the selector is ambiguous":                  {rate: 60, change: condition("AmbiguousSelector"), events: []string{"podinfo SurgeNotActed"}},
 		"another condition does not matter":          {rate: 60, change: condition("FailedGetExternalMetric"), want: []int32{4}, events: []string{"podinfo SurgeScaled"}, outcome: raiseDone},
 		"the HPA is disabled by 0 replicas":          {rate: 60, scales: func(f *fakeScales) { f.spec = 0 }, events: []string{"podinfo SurgeNotActed"}},
