@@ -144,12 +144,13 @@ func (x *actor) scaled(old, now *autoscalingv2.HorizontalPodAutoscaler) {
 	st.note(x.now(), now.Status.DesiredReplicas-now.Status.CurrentReplicas) // current is from before the scaling
 }
 
-// lowered says whether somebody has lowered the target below what it was raised to.
+// lowered says whether somebody has lowered the target below what it was raised to, and ends the action for the surge then. The action
+// is locked.
 func (st *action) lowered(spec int32) bool {
 	if spec >= st.to {
 		return false
 	}
-	st.yielded = true
+	st.yielded, st.agreed = true, agreement{}
 	return true
 }
 

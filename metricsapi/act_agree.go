@@ -1,6 +1,7 @@
 package metricsapi
 
 import (
+	"context"
 	"fmt"
 	"math"
 	"time"
@@ -35,7 +36,7 @@ func (g *agreement) raise(from, to int32, at time.Time, flush time.Duration) {
 }
 
 // agree returns the verdict, or what keeps an HPA's replicas as they were raised where it asks for less.
-func (x *actor) agree(o *offer, v verdict, at time.Time) verdict {
+func (x *actor) agree(ctx context.Context, o *offer, v verdict, at time.Time) verdict {
 	if x == nil || o == nil || !o.canBeActedOn() {
 		return v
 	}
@@ -44,7 +45,7 @@ func (x *actor) agree(o *offer, v verdict, at time.Time) verdict {
 		if st == nil {
 			continue
 		}
-		to := x.agreed(st, o.prepared.query, at)
+		to := x.agreed(ctx, a, st, o.prepared.query, at)
 		for _, w := range a.metrics {
 			goal := targetQuantity(w.target)
 			if w.metric != o.metric || w.canonical != o.selector || goal == nil || goal.Sign() <= 0 || to == 0 {
@@ -59,14 +60,28 @@ func (x *actor) agree(o *offer, v verdict, at time.Time) verdict {
 	return v
 }
 
-// agreed is how many replicas are to be kept, 0 for none.
-func (x *actor) agreed(st *action, q *aggregator.Query, at time.Time) int32 {
+// agreed is how many replicas are to be kept, 0 for none. Nobody who has lowered the target since is contradicted.
+func (x *actor) agreed(ctx context.Context, a *autoscaler, st *action, q *aggregator.Query, at time.Time) int32 {
 	st.mu.Lock()
-	defer st.mu.Unlock()
-	if st.agreed.to > 0 && (!at.Before(st.agreed.until) || x.haveReported(q, st.agreed, at)) {
+	g := st.agreed
+	st.mu.Unlock()
+	if g.to == 0 {
+		return 0
+	}
+	over := !at.Before(g.until) || x.haveReported(q, g, at)
+	if !over {
+		sc, err := x.targets.scale(ctx, a.Namespace, a.Spec.ScaleTargetRef)
+		over = err == nil && sc.Spec.Replicas < g.to
+	}
+	if !over {
+		return g.to
+	}
+	st.mu.Lock()
+	if st.agreed == g { // else there has been another raise
 		st.agreed = agreement{}
 	}
-	return st.agreed.to
+	st.mu.Unlock()
+	return 0
 }
 
 // haveReported says whether as many pods as were added since are there, and each has two rows. Pods are known by their metadata,

@@ -63,6 +63,29 @@ func TestTheAnswerAgrees(t *testing.T) {
 		step(4*time.Second, true, "b", "c")
 		step(time.Second, false, "d")
 	})
+	t.Run("until somebody lowers the target", func(t *testing.T) {
+		a := raised(t)
+		a.wait(time.Second)
+		a.scales.spec = 2
+		if v, reason := value(a); v >= 10_000 || reason != "" {
+			t.Errorf("%d (%s), want what is seen", v, reason)
+		}
+		a.scales.spec = 4 // by the controller, which goes by what it sees
+		if v, reason := value(a); v >= 10_000 || reason != "" {
+			t.Errorf("then: %d (%s), want what is seen", v, reason)
+		}
+	})
+	t.Run("until the action yields", func(t *testing.T) {
+		a := raised(t)
+		a.wait(6 * time.Second)
+		a.scales.spec = 2
+		a.surge(15)
+		a.look()
+		a.scales.spec = 4
+		if v, reason := value(a); v != 15_000 || reason != "" {
+			t.Errorf("%d (%s), want the surge's", v, reason)
+		}
+	})
 	t.Run("observing changes nothing", func(t *testing.T) {
 		a := newActTest(t, "meshpulse.io/surge-action: observe")
 		a.surge(60)
