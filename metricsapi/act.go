@@ -51,6 +51,9 @@ const (
 	raiseTimeout = 5 * time.Second
 	// afterYielding is how long a target that somebody has lowered in a surge is left alone after the surge.
 	afterYielding = 5 * time.Minute
+	// longestLook bounds how long after a raise the controller may write what it has computed from a look before it (seen: 2.2 s on
+	// a machine under load), and its status tell so.
+	longestLook = 5 * time.Second
 )
 
 // newActor fills in what does not come from outside.
@@ -72,10 +75,12 @@ type action struct {
 	looked time.Time
 
 	// raised is the time of the newest raise. In this surge the target was raised to `to`, 0 if it was not.
-	raised   time.Time
-	to       int32
-	yielded  bool      // somebody lowered it: nothing more in this surge
-	leftTill time.Time // nothing until then: five minutes after such a surge, a flush after an attempt that failed
+	raised time.Time
+	to     int32
+	// overtaken is what the controller has written since, going by a look at the target from before the raise; 0 if it has not.
+	overtaken int32
+	yielded   bool      // somebody lowered it: nothing more in this surge
+	leftTill  time.Time // nothing until then: five minutes after such a surge, a flush after an attempt that failed
 
 	agreed agreement
 }
@@ -141,16 +146,26 @@ func (x *actor) scaled(old, now *autoscalingv2.HorizontalPodAutoscaler) {
 	}
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	st.note(x.now(), now.Status.DesiredReplicas-now.Status.CurrentReplicas) // current is from before the scaling
+	to, by := now.Status.DesiredReplicas, now.Status.DesiredReplicas-now.Status.CurrentReplicas // current is from before the scaling
+	st.note(x.now(), by)
+	if by > 0 && to < st.to && x.now().Sub(st.raised) < longestLook {
+		st.overtaken = to
+	}
 }
 
-// lowered says whether somebody has lowered the target below what it was raised to, and ends the action for the surge then. The action
-// is locked.
-func (st *action) lowered(spec int32) bool {
+// lowered says whether the target is below what it was raised to, and ends the action for the surge where somebody means it. The
+// controller does not where it has raised the target from what that was before our raise: on a conflict it writes all the same. What
+// may be that is left alone until its status has told. The action is locked.
+func (st *action) lowered(spec int32, at time.Time) bool {
+	if st.overtaken > 0 && spec == st.overtaken {
+		st.to = spec
+	}
 	if spec >= st.to {
 		return false
 	}
-	st.yielded, st.agreed = true, agreement{}
+	if at.Sub(st.raised) >= longestLook {
+		st.yielded, st.agreed = true, agreement{}
+	}
 	return true
 }
 
@@ -283,7 +298,7 @@ func (st *action) calm(at time.Time) {
 	if st.yielded {
 		st.leftTill = at.Add(afterYielding)
 	}
-	st.yielded, st.to = false, 0
+	st.yielded, st.to, st.overtaken = false, 0, 0
 }
 
 // watchPeriod is how long an HPA has to have been watched: the longest period of its scale-up policies.

@@ -85,7 +85,7 @@ func (x *actor) attempt(ctx context.Context, h acting, st *action, l look) error
 	}
 	st.seen, st.looked = target, at
 	var d horizontal.Decision
-	if !st.lowered(target.Spec) {
+	if !st.lowered(target.Spec, at) {
 		if d = x.decide(h, st, target, at); x.tooSoon(h, st, l, d, at) {
 			d = horizontal.Decision{}
 		}
@@ -130,7 +130,7 @@ func (x *actor) done(h acting, st *action, l look, target horizontal.Target, to 
 		outcome, event, verb, told = raiseObserved, ReasonSurgeObserved, "would raise ", "surge observed"
 	}
 	st.mu.Lock()
-	st.raised, st.to = at, to
+	st.raised, st.to, st.overtaken = at, to, 0
 	st.seen = horizontal.Target{Spec: to, Status: target.Status}
 	st.note(at, to-target.Spec)
 	if outcome == raiseDone {

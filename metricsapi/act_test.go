@@ -278,6 +278,57 @@ func TestNoFights(t *testing.T) {
 	}
 }
 
+// The controller had read the target before a raise and has written after it, to raise it less far: that is nobody who lowers it.
+func TestAControllerThatWritesLateIsNoFight(t *testing.T) {
+	begun := func(t *testing.T) *actTest {
+		a := newActTest(t, scaleAction)
+		a.surge(90)
+		a.look()
+		a.expect("raised", []int32{4}, "podinfo SurgeScaled")
+		a.scales.spec, a.scales.status = 2, 2
+		return a
+	}
+	next := func(a *actTest, d time.Duration) {
+		a.wait(d)
+		a.surge(90)
+		a.look()
+	}
+	t.Run("told by its status", func(t *testing.T) {
+		a := begun(t)
+		a.wait(2 * time.Second)
+		a.controller(1, 2)
+		next(a, 4*time.Second)
+		a.expect("raised again", []int32{4}, "podinfo SurgeScaled")
+		a.scales.spec, a.scales.status = 2, 2
+		next(a, 6*time.Second)
+		a.expect("lowered to the same by somebody else", nil, "podinfo SurgeNotActed")
+	})
+	t.Run("its status has not come yet", func(t *testing.T) {
+		a := begun(t)
+		a.surges["prometheus-query"].surge.Flush = time.Second
+		next(a, 2*time.Second)
+		a.expect("not judged", nil)
+		a.controller(1, 2)
+		next(a, time.Second)
+		a.expect("raised again", []int32{4}, "podinfo SurgeScaled")
+	})
+	t.Run("somebody else, long before it", func(t *testing.T) {
+		a := begun(t)
+		a.scales.spec = 1
+		a.wait(6 * time.Second)
+		a.controller(1, 2)
+		a.scales.spec = 2
+		next(a, time.Second)
+		a.expect("left alone", nil, "podinfo SurgeNotActed")
+	})
+	t.Run("it lowers the target", func(t *testing.T) {
+		a := begun(t)
+		a.controller(4, 2)
+		next(a, 6*time.Second)
+		a.expect("left alone", nil, "podinfo SurgeNotActed")
+	})
+}
+
 // A raise that hangs, since the API server does, bars its own HPA only.
 func TestRaisesThatHangHoldUpNobody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
