@@ -2,12 +2,13 @@
 
 GO       ?= go
 FUZZTIME ?= 30s
+COMMIT    = $(shell git describe --always --dirty --abbrev=12 --exclude '*' 2>/dev/null)
 LINT     := $(GO) tool -modfile=bench/tools/go.mod
 
 .PHONY: build help run test lint bench bench-soak quantiles beside surge fuzz envoy clean
 
 build: ## build bin/meshpulse (the default)
-	@bench/tools/progress $(GO) build -v -o bin/ ./cmd/meshpulse
+	@bench/tools/progress $(GO) build -v -ldflags "-X main.commit=$(COMMIT)" -o bin/ ./cmd/meshpulse
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

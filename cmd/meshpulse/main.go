@@ -107,20 +107,32 @@ func parse(f *pflag.FlagSet, args []string) error {
 	return err
 }
 
-// version is what the Go tool stamped into the binary: the module's version or the commit it was built from.
+// commit is set by the linker (Makefile, manifests/Dockerfile): the Go tool stamps none where it does not see the repository, as in an
+// image's build, or may not look at it.
+var commit string
+
+// version is this binary's.
 func version() string {
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
-		return "unknown"
+		info = &debug.BuildInfo{}
 	}
+	return fmt.Sprintf("%s (%s %s/%s)", versionOf(info, commit), runtime.Version(), runtime.GOOS, runtime.GOARCH)
+}
+
+// versionOf is the module's version, "devel" where there is none, and the commit where one is known.
+func versionOf(info *debug.BuildInfo, commit string) string {
 	v := info.Main.Version
 	if v == "" || v == "(devel)" {
 		v = "devel"
-		for _, s := range info.Settings {
-			if s.Key == "vcs.revision" {
-				v += "-" + s.Value[:min(12, len(s.Value))]
-			}
+	}
+	for _, s := range info.Settings {
+		if s.Key == "vcs.revision" && commit == "" {
+			commit = s.Value[:min(12, len(s.Value))]
 		}
 	}
-	return fmt.Sprintf("%s (%s %s/%s)", v, runtime.Version(), runtime.GOOS, runtime.GOARCH)
+	if commit != "" {
+		v += ", commit " + commit
+	}
+	return v
 }

@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"strings"
 	"testing"
 
@@ -30,6 +31,25 @@ func TestHelpAndVersionSucceedOnStdout(t *testing.T) {
 		code, stdout, stderr := call(t.Context(), args...)
 		if code != exitOK || !strings.Contains(stdout, want) || stderr != "" {
 			t.Errorf("%v: got code %d, stderr %q, stdout without %q:\n%s", args, code, stderr, want, stdout)
+		}
+	}
+}
+
+func TestVersionNamesTheCommitWhereItIsKnown(t *testing.T) {
+	stamped := []debug.BuildSetting{{Key: "vcs", Value: "git"}, {Key: "vcs.revision", Value: "2ba622aef6be0448acc6d611753775af8839374a"}}
+	for want, test := range map[string]struct {
+		version, commit string
+		settings        []debug.BuildSetting
+	}{
+		"devel":                             {version: "(devel)"},
+		"devel, commit 0123456789ab-dirty":  {commit: "0123456789ab-dirty"},
+		"devel, commit 2ba622aef6be":        {version: "(devel)", settings: stamped},
+		"v1.2.3, commit 2ba622aef6be":       {version: "v1.2.3", settings: stamped},
+		"v1.2.3, commit 2ba622aef6be-dirty": {version: "v1.2.3", commit: "2ba622aef6be-dirty", settings: stamped},
+	} {
+		info := &debug.BuildInfo{Main: debug.Module{Version: test.version}, Settings: test.settings}
+		if got := versionOf(info, test.commit); got != want {
+			t.Errorf("%+v: got %q, want %q", test, got, want)
 		}
 	}
 }
