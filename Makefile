@@ -5,7 +5,7 @@ FUZZTIME ?= 30s
 COMMIT    = $(shell git describe --always --dirty --abbrev=12 --exclude '*' 2>/dev/null)
 LINT     := $(GO) tool -modfile=bench/tools/go.mod
 
-.PHONY: build help run test lint bench bench-soak quantiles beside surge fuzz envoy clean
+.PHONY: build help run test lint bench bench-soak fleet report quantiles beside surge fuzz envoy clean
 
 build: ## build bin/meshpulse (the default)
 	@bench/tools/progress $(GO) build -v -ldflags "-X main.commit=$(COMMIT)" -o bin/ ./cmd/meshpulse
@@ -28,27 +28,28 @@ lint: ## gofumpt and golangci-lint, built from bench/tools
 	$(LINT) golangci-lint run ./...
 	cd bench/lab && $(GO) tool -modfile=../tools/go.mod golangci-lint run ./...
 
-bench: build ## one table of what ingest, queries, memory and answers cost (10 minutes; PROFILES=dir keeps CPU profiles)
+bench: build report ## one table of what ingest, queries, memory and answers cost (10 minutes; ONLY=ingest a part; PROFILES=dir keeps CPU profiles)
 	@$(MAKE) --no-print-directory $(LAB_BIN)/prometheus-$(PROMETHEUS_VERSION)
-	@$(GO) build -o bin/ ./bench/report
-	@bin/report run --prometheus $(LAB_BIN)/prometheus-$(PROMETHEUS_VERSION) $(if $(PROFILES),--profiles $(PROFILES))
+	@bin/report run --prometheus $(LAB_BIN)/prometheus-$(PROMETHEUS_VERSION) $(if $(ONLY),--only $(ONLY)) $(if $(PROFILES),--profiles $(PROFILES))
 
-bench-soak: build ## 5,000 streams with churn for SOAK (10m), then all reconnect at once
-	@$(GO) build -o bin/ ./bench/report
-	@bin/report soak --duration $(or $(SOAK),10m)
+bench-soak: build report ## PODS (5000) streams with churn for SOAK (10m), then all reconnect at once
+	@bin/report soak --duration $(or $(SOAK),10m) $(if $(PODS),--pods $(PODS))
 
-quantiles: build envoy ## quantiles and averages against what real Envoys recorded (4 minutes)
-	@$(GO) build -o bin/ ./bench/report
+fleet: report ## PODS (100) simulated sidecars against TARGET=host:port, until Ctrl-C
+	@exec bin/report fleet --target $(or $(TARGET),127.0.0.1:15090) --pods $(or $(PODS),100)
+
+quantiles: build report envoy ## quantiles and averages against what real Envoys recorded (4 minutes)
 	@bin/report quantiles
 
-beside: build envoy ## a real Prometheus scrapes the Envoys that push to meshpulse; pods join, leave, restart (6 minutes)
+beside: build report envoy ## a real Prometheus scrapes the Envoys that push to meshpulse; pods join, leave, restart (6 minutes)
 	@$(MAKE) --no-print-directory $(LAB_BIN)/prometheus-$(PROMETHEUS_VERSION)
-	@$(GO) build -o bin/ ./bench/report
 	@bin/report beside --prometheus $(LAB_BIN)/prometheus-$(PROMETHEUS_VERSION)
 
-surge: ## the study of surges: false scale-ups, delay, overshoot, over simulated days (DAYS=40 of each kind and flush)
-	@$(GO) build -o bin/ ./bench/report
+surge: report ## the study of surges: false scale-ups, delay, overshoot, over simulated days (DAYS=40 of each kind and flush)
 	@bin/report surge $(if $(DAYS),--days $(DAYS))
+
+report:
+	@$(GO) build -o bin/ ./bench/report
 
 fuzz: ## every fuzz target for FUZZTIME (30s)
 	@bench/tools/fuzz $(FUZZTIME)
