@@ -3,11 +3,15 @@ package metricsapi
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"sigs.k8s.io/yaml"
+
+	"github.com/meshpulse/meshpulse/aggregator"
 )
 
 const minimal = "apiVersion: autoscaling/v2\nkind: HorizontalPodAutoscaler\nmetadata: {name: %}\nspec: {maxReplicas: 3, scaleTargetRef: {kind: Deployment, name: %}}\n"
@@ -164,6 +168,35 @@ spec:
 	_, _, err := readHPAFile("a.yaml", []byte(strings.Replace(old, "external: {metricName", "extern: {metricName", 1)))
 	if err == nil || !strings.Contains(err.Error(), `spec.metrics[0] of type "External" lacks the part`) {
 		t.Errorf("a metric without its part: %v", err)
+	}
+}
+
+// TestExamplesAreReadAsWritten: what an example says has the effect that it promises. What the guides could do better is advice.
+func TestExamplesAreReadAsWritten(t *testing.T) {
+	files, err := filepath.Glob("../manifests/examples/*.yaml")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no examples: %v", err)
+	}
+	advice := []string{ReasonLatencyAverage, ReasonLatencyStability, ReasonMilliseconds, ReasonNoisyRate}
+	surge := false
+	for _, file := range files {
+		data, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		a := readHPA(hpaFrom(t, string(data)))
+		for _, p := range a.problems {
+			if !slices.Contains(advice, p.Reason) {
+				t.Errorf("%s: %s: %s", file, p.Reason, p.Message)
+			}
+		}
+		if filepath.Base(file) == "requests-surge.yaml" {
+			want := aggregator.SurgeConfig{Window: 10 * time.Second, Ratio: 1.5}
+			surge = len(a.metrics) == 1 && a.metrics[0].surge == want && a.surge.action == surgeActionObserve
+		}
+	}
+	if !surge {
+		t.Error("requests-surge.yaml does not ask for surges of 10s and 1.5, and to observe")
 	}
 }
 
