@@ -26,6 +26,7 @@ type Process struct {
 	Log string
 
 	cmd    *exec.Cmd
+	before int64         // length of the log when it was started: that of processes before it
 	exited chan struct{} // closed once err is set
 	err    error         // what Wait returned
 }
@@ -39,13 +40,17 @@ func Start(logFile, command string, args ...string) (*Process, error) {
 		return nil, fmt.Errorf("log of %s: %w", filepath.Base(command), err)
 	}
 	defer func() { _ = log.Close() }() // the child has its own descriptor
+	info, err := log.Stat()
+	if err != nil {
+		return nil, fmt.Errorf("log of %s: %w", filepath.Base(command), err)
+	}
 	cmd := exec.Command(command, args...)
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = attributes()
 	if err := cmd.Start(); err != nil {
 		return nil, fmt.Errorf("start %s: %w", command, err)
 	}
-	p := &Process{Log: logFile, cmd: cmd, exited: make(chan struct{})}
+	p := &Process{Log: logFile, cmd: cmd, before: info.Size(), exited: make(chan struct{})}
 	go func() {
 		p.err = cmd.Wait()
 		close(p.exited)
@@ -109,6 +114,9 @@ func (p *Process) Tail(lines int) string {
 // stacks and registers follow, so that the end of the log tells nothing.
 var died = regexp.MustCompile(`\]\[critical\]|^panic: |^fatal error: |^SIG[A-Z]+: `)
 
+// bug is what Envoy says, at level error, of an assertion of its own that failed; where it dies of that, the critical line tells less.
+const bug = "envoy bug failure"
+
 // Cause returns the lines of the log that say why the process has ended: from the first on that only a dying program writes, else the
 // last ones.
 func (p *Process) Cause(lines int) string {
@@ -118,16 +126,20 @@ func (p *Process) Cause(lines int) string {
 	}
 	from := slices.IndexFunc(all, died.MatchString)
 	if from < 0 {
-		from = max(0, len(all)-lines)
+		return strings.Join(all[max(0, len(all)-lines):], "\n")
 	}
-	return strings.Join(all[from:min(from+lines, len(all))], "\n")
+	cause := slices.DeleteFunc(slices.Clone(all[:from]), func(line string) bool { return !strings.Contains(line, bug) })
+	cause = append(cause, all[from:]...)
+	return strings.Join(cause[:min(lines, len(cause))], "\n")
 }
 
+// lines are those that this process has written.
 func (p *Process) lines() ([]string, error) {
 	b, err := os.ReadFile(p.Log)
 	if err != nil {
 		return nil, err
 	}
+	b = b[min(p.before, int64(len(b))):]
 	return strings.Split(strings.TrimRight(string(b), "\n"), "\n"), nil
 }
 

@@ -1,6 +1,7 @@
 package process
 
 import (
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -17,6 +18,10 @@ func TestStopSaysWhyAProcessHadEnded(t *testing.T) {
 			"[x][1][warning][main] deprecated\n[x][1][critical][main] cannot bind '127.0.0.1:80': Address already in use" + strings.Repeat("\n[x][1][critical][backtrace] #: [0x1]", 30),
 			"cannot bind",
 		},
+		"Envoy's failed assertion and what came of it": {
+			"[x][1][error][envoy_bug] envoy bug failure: offset" + strings.Repeat("\n[x][1][error][envoy_bug] #1 [0x1] deprecated", 30) + "\n[x][1][critical][backtrace] Caught Aborted",
+			"envoy bug failure: offset\n[x][1][critical][backtrace] Caught Aborted",
+		},
 		"a panic, not its registers":        {"serving\npanic: index out of range" + stack, "panic: index out of range"},
 		"a signal, not its registers":       {"serving\nSIGABRT: abort" + stack, "SIGABRT: abort"},
 		"the runtime's own, not its stacks": {"serving\nfatal error: concurrent map writes" + stack, "fatal error: concurrent map writes"},
@@ -25,7 +30,11 @@ func TestStopSaysWhyAProcessHadEnded(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			p, err := Start(filepath.Join(t.TempDir(), "log"), "sh", "-c", `printf '%s\n' "$0"; exit 3`, test.log)
+			log := filepath.Join(t.TempDir(), "log")
+			if err := os.WriteFile(log, []byte("panic: of a process before, deprecated\n"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			p, err := Start(log, "sh", "-c", `printf '%s\n' "$0"; exit 3`, test.log)
 			if err != nil {
 				t.Fatal(err)
 			}
