@@ -201,7 +201,13 @@ func (j *joiner) known(n int, codes *[len(SummaryQuantiles)]uint16) []run {
 			k.at = SummaryQuantiles[i] * float64(n)
 		}
 		if in != cell {
-			if last.rank > 0 {
+			switch {
+			case last.rank == 0: // the first cell
+			case last.rank == first.rank && first.rank > 1: // most: one rank amid the others does not tell how many are in its cell
+				j.runs[runs] = run{first: last.rank, last: last.rank, told: last.rank, cell: int32(cell)}
+				runs++
+				before = last.rank
+			default:
 				j.runs[runs].set(cell, first, last, before, rank, n, j.older)
 				runs++
 				before = last.rank
@@ -300,12 +306,16 @@ func (j *joiner) accumulate(cells []float64, lo, hi int) {
 // over adds a part's density to the differences.
 func (j *joiner) over(p part, density float64) {
 	from, to := &j.edges[p.from], &j.edges[p.to]
+	if from.parts == 0 { // else it is marked: not to wait for the mark of the part before
+		j.marks[p.from/64] |= 1 << (p.from % 64)
+	}
+	if to.parts == 0 {
+		j.marks[p.to/64] |= 1 << (p.to % 64)
+	}
 	from.density += density
 	from.parts++
 	to.density -= density
 	to.parts--
-	j.marks[p.from/64] |= 1 << (p.from % 64)
-	j.marks[p.to/64] |= 1 << (p.to % 64)
 }
 
 // integrate makes cells that are to plus the density that the differences say times the cells' weights, and clears the differences.
