@@ -130,7 +130,9 @@ func (s *scan) distribution(v *value, from, to int) bool {
 		switch tag {
 		case sampleView:
 			if v.kind == aggregator.Histogram {
-				i = s.bucket(v, b, next)
+				if i = s.plainBuckets(v, b, i); i < next {
+					i = s.bucket(v, b, next)
+				}
 			} else {
 				i = s.quantile(v, b, next)
 			}
@@ -149,14 +151,34 @@ func (s *scan) distribution(v *value, from, to int) bool {
 	return true
 }
 
-// bucket reads the bucket whose length is at b[i] into the batch, and returns the index behind it. A +Inf bucket, which Envoy does
+// plainBuckets reads the plain buckets that follow each other into the batch, up to the first with which there is something else to
+// be done, and returns the index of that. The first one's tag is at b[i].
+func (s *scan) plainBuckets(v *value, b []byte, i int) (next int) {
+	if v.why != kept {
+		return i
+	}
+	buckets, bound, below := s.batch.Buckets, v.bound, v.below
+	for most := v.buckets + s.rules.maxBuckets; i < len(b) && b[i] == byte(sampleView) && len(buckets) < most; {
+		k, next, ok := shortBucket(b, i+1)
+		if !ok {
+			k, next, ok = plainBucket(b, i+1)
+		}
+		if !ok || !(k.UpperBound > bound && k.UpperBound <= math.MaxFloat64) || k.Count < below {
+			break
+		}
+		buckets = append(buckets, k)
+		bound, below, i = k.UpperBound, k.Count, next
+	}
+	s.batch.Buckets, v.bound, v.below = buckets, bound, below
+	return i
+}
+
+// bucket reads any bucket whose length is at b[i] into the batch, and returns the index behind it. A +Inf bucket, which Envoy does
 // not send, is checked and left out.
 func (s *scan) bucket(v *value, b []byte, i int) (next int) {
-	k, next, ok := plainBucket(b, i)
-	if !ok {
-		if k, next = readBucket(v, b, i); next == malformed {
-			return malformed
-		}
+	k, next := readBucket(v, b, i)
+	if next == malformed {
+		return malformed
 	}
 	switch {
 	case v.why != kept:

@@ -112,8 +112,21 @@ func skip(b []byte, i int, tag uint32) (next int) {
 }
 
 // A flush of 20 label sets has more than a thousand buckets and six hundred quantiles, all but a few encoded alike: each field
-// once, in the order of its number. The two readers below take those, whose length is at b[i]; what they do not take is for the
-// readers of any encoding.
+// once, in the order of its number. The readers below take those, whose length is at b[i]; what they do not take is for the readers
+// of any encoding.
+
+// shortBucket reads a bucket of a count below 128 and a bound. It is small enough to be inlined.
+func shortBucket(b []byte, i int) (k aggregator.Bucket, next int, ok bool) {
+	const length = 1 + 1 + 9
+	if len(b)-i <= length {
+		return k, 0, false
+	}
+	f := (*[1 + length]byte)(b[i:])
+	if f[0] != length || f[1] != byte(bucketCount) || f[2] >= 0x80 || f[3] != byte(bucketBound) {
+		return k, 0, false
+	}
+	return aggregator.Bucket{UpperBound: math.Float64frombits(binary.LittleEndian.Uint64(f[4:])), Count: uint64(f[2])}, i + 1 + length, true
+}
 
 // plainBucket reads a bucket of a count and a bound.
 func plainBucket(b []byte, i int) (k aggregator.Bucket, next int, ok bool) {
