@@ -28,6 +28,7 @@ type cost struct {
 	flushes                 int64
 	receiver, sender        time.Duration // CPU a flush
 	resident, peak          int64
+	anonymous               int64 // of resident, what is not pages of files
 	flushBytes              int64
 	lateMs                  int64
 	failed                  int64
@@ -67,31 +68,71 @@ func meshpulse(ctx context.Context, s settings, c *certificates) (*child, error)
 
 const profilingAddress = "127.0.0.1:16060"
 
-// measure puts a receiver under a load and counts CPU time once it is steady: every sidecar has flushed three times.
-func measure(ctx context.Context, s settings, name string, start receiver, l load) (cost, error) {
-	var certs *certificates
-	if l.tls {
-		var err error
-		if certs, err = makeCertificates(s.work); err != nil {
-			return cost{}, err
-		}
-	}
-	r, err := start(ctx, s, certs)
-	if err != nil {
-		return cost{}, err
-	}
-	c, err := measureChild(ctx, s, r, certs, l)
-	if e := r.Stop(); err == nil && e != nil {
-		err = e
-	}
-	if err != nil {
-		return c, fmt.Errorf("%s: %w", name, err)
-	}
-	fmt.Fprintf(os.Stderr, "%-28s %v\n", name, c)
-	return c, nil
+// subject is a receiver that is measured.
+type subject struct {
+	name  string
+	start receiver
 }
 
-func measureChild(ctx context.Context, s settings, r *child, certs *certificates, l load) (cost, error) {
+// measure puts receivers under a load, each under its own and all at the same time, and counts CPU time once they are steady: every
+// sidecar has flushed three times. What else the machine does so costs all of them.
+func measure(ctx context.Context, s settings, l load, subjects ...subject) (costs []cost, err error) {
+	var certs *certificates
+	if l.tls {
+		if certs, err = makeCertificates(s.work); err != nil {
+			return nil, err
+		}
+	}
+	var all []loaded
+	defer func() {
+		for i, p := range all {
+			p.sender.Kill()
+			if e := p.receiver.Stop(); err == nil && e != nil {
+				err = fmt.Errorf("%s: %w", subjects[i].name, e)
+			}
+		}
+	}()
+	for i, sub := range subjects {
+		own := s // for its own logs
+		own.work = filepath.Join(s.work, strconv.Itoa(i))
+		p, err := putUnder(ctx, own, sub, certs, l)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", sub.name, err)
+		}
+		all = append(all, p)
+	}
+	for i, p := range all {
+		err := steady(ctx, p.sender, l, 3)
+		if err == nil {
+			err = caughtUp(ctx, p.receiver, p.sender)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", subjects[i].name, err)
+		}
+	}
+	if costs, err = count(ctx, s, all); err != nil {
+		return nil, err
+	}
+	for i, c := range costs {
+		fmt.Fprintf(os.Stderr, "%-28s %v\n", subjects[i].name, c)
+	}
+	if s.profiles == "" {
+		return costs, nil
+	}
+	return costs, profile(ctx, s, l) // beside the figures, and after them
+}
+
+// loaded is a receiver and who sends to it.
+type loaded struct{ receiver, sender *child }
+
+func putUnder(ctx context.Context, s settings, sub subject, certs *certificates, l load) (loaded, error) {
+	if err := os.MkdirAll(s.work, 0o750); err != nil {
+		return loaded{}, err
+	}
+	r, err := sub.start(ctx, s, certs)
+	if err != nil {
+		return loaded{}, err
+	}
 	args := []string{
 		"--target", r.Ingest, "--pods", strconv.Itoa(l.pods), "--label-sets", strconv.Itoa(l.labelSets),
 		"--interval", l.interval.String(), "--labels=" + strconv.FormatBool(l.labels),
@@ -101,19 +142,10 @@ func measureChild(ctx context.Context, s settings, r *child, certs *certificates
 	}
 	f, err := startSelf(ctx, s, "fleet", args...)
 	if err != nil {
-		return cost{}, err
+		r.Kill()
+		return loaded{}, err
 	}
-	defer f.Kill()
-	if err := steady(ctx, f, l, 3); err != nil {
-		return cost{}, err
-	}
-	if err := caughtUp(ctx, r, f); err != nil {
-		return cost{}, err
-	}
-	if s.profiles != "" && r.Process != nil {
-		defer func() { _ = profile(ctx, s, l) }() // beside the figures, and after them
-	}
-	return count(ctx, s, r, f)
+	return loaded{r, f}, nil
 }
 
 // steady waits until every sidecar has a stream, but for churn, and has flushed so often.
@@ -160,31 +192,48 @@ func caughtUp(ctx context.Context, r, f *child) error {
 	}
 }
 
+// reading is what a receiver and its sender have done so far.
+type reading struct {
+	at       time.Time
+	receiver time.Duration
+	sender   time.Duration
+	flushes  int64
+	bytes    int64
+	failed   int64
+	late     int64
+}
+
+func (p loaded) read(ctx context.Context) (reading, error) {
+	st, err := p.sender.fleetStats(ctx)
+	rc, e1 := cpuTime(p.receiver.PID())
+	fc, e2 := cpuTime(p.sender.PID())
+	return reading{time.Now(), rc, fc, st.Flushes, st.Bytes, st.Failed, st.LateMs}, errors.Join(err, e1, e2)
+}
+
 // count takes CPU time and flushes over the measuring time.
-func count(ctx context.Context, s settings, r, f *child) (cost, error) {
-	type reading struct {
-		at       time.Time
-		receiver time.Duration
-		sender   time.Duration
-		flushes  int64
-		bytes    int64
-		failed   int64
-		late     int64
-	}
-	read := func() (reading, error) {
-		st, err := f.fleetStats(ctx)
-		rc, e1 := cpuTime(r.PID())
-		fc, e2 := cpuTime(f.PID())
-		return reading{time.Now(), rc, fc, st.Flushes, st.Bytes, st.Failed, st.LateMs}, errors.Join(err, e1, e2)
-	}
-	a, err := read()
-	if err != nil {
-		return cost{}, err
+func count(ctx context.Context, s settings, all []loaded) ([]cost, error) {
+	before := make([]reading, len(all))
+	var err error
+	for i, p := range all {
+		if before[i], err = p.read(ctx); err != nil {
+			return nil, err
+		}
 	}
 	if err := wait(ctx, s.measure); err != nil {
-		return cost{}, err
+		return nil, err
 	}
-	b, err := read()
+	costs := make([]cost, len(all))
+	for i, p := range all {
+		if costs[i], err = p.since(ctx, before[i]); err != nil {
+			return nil, err
+		}
+	}
+	return costs, nil
+}
+
+// since is the cost since a reading.
+func (p loaded) since(ctx context.Context, a reading) (cost, error) {
+	b, err := p.read(ctx)
 	if err != nil {
 		return cost{}, err
 	}
@@ -192,11 +241,11 @@ func count(ctx context.Context, s settings, r, f *child) (cost, error) {
 	if n == 0 {
 		return cost{}, errors.New("nothing was flushed")
 	}
-	resident, peak, err := memory(r.PID())
+	resident, peak, anonymous, err := memory(p.receiver.PID())
 	seconds := b.at.Sub(a.at).Seconds()
 	return cost{
 		flushes: n, receiver: (b.receiver - a.receiver) / time.Duration(n), sender: (b.sender - a.sender) / time.Duration(n),
-		resident: resident, peak: peak, flushBytes: (b.bytes - a.bytes) / n, lateMs: b.late, failed: b.failed,
+		resident: resident, peak: peak, anonymous: anonymous, flushBytes: (b.bytes - a.bytes) / n, lateMs: b.late, failed: b.failed,
 		receiverShare: (b.receiver - a.receiver).Seconds() / seconds, measured: seconds,
 	}, err
 }

@@ -188,7 +188,7 @@ func (w *watch) report(ctx context.Context, k soakSettings, t *table, before, af
 	if err != nil {
 		return err
 	}
-	resident, peak, err := memory(w.meshpulse.PID())
+	resident, peak, _, err := memory(w.meshpulse.PID())
 	if err != nil {
 		return err
 	}

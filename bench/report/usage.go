@@ -33,11 +33,11 @@ func cpuTime(pid int) (time.Duration, error) {
 	return time.Duration(ticks) * clockTick, nil
 }
 
-// memory returns a process' resident memory and the peak of it, in bytes.
-func memory(pid int) (resident, peak int64, err error) {
+// memory returns a process' resident memory, the peak of it, and how much of it is not pages of files, in bytes.
+func memory(pid int) (resident, peak, anonymous int64, err error) {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
-		return 0, 0, err
+		return 0, 0, 0, err
 	}
 	for line := range bytes.Lines(b) {
 		f := bytes.Fields(line)
@@ -50,7 +50,9 @@ func memory(pid int) (resident, peak int64, err error) {
 			resident = kib << 10
 		case "VmHWM:":
 			peak = kib << 10
+		case "RssAnon:":
+			anonymous = kib << 10
 		}
 	}
-	return resident, peak, nil
+	return resident, peak, anonymous, nil
 }
