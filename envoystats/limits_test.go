@@ -254,6 +254,23 @@ func TestUnfinishedMessagesBeyondTheBudgetCostTheirSenderTheConnection(t *testin
 	waitFor(t, "nothing to be pending", func() bool { return l.conns.pending.Load() == 0 })
 }
 
+func TestUnfinishedMessagesMayTakeAQuarterOfTheMemory(t *testing.T) {
+	for name, c := range map[string]struct {
+		config Config
+		want   int
+	}{
+		"no limit is known: 5,000 flushes of 150 KB": {Config{}, 1 << 30},
+		"a quarter of the limit":                     {Config{MemoryLimit: 8 << 30}, 2 << 30},
+		"a small limit: four of the largest":         {Config{MemoryLimit: 400 << 20}, 256 << 20},
+		"a small limit and small messages":           {Config{MemoryLimit: 40 << 20, MaxMessageBytes: 1 << 20}, 16 << 20},
+		"as it is told":                              {Config{MemoryLimit: 8 << 30, MaxPendingBytes: 1000}, 1000},
+	} {
+		if got := c.config.withDefaults().MaxPendingBytes; got != c.want {
+			t.Errorf("%s: %d bytes, want %d", name, got, c.want)
+		}
+	}
+}
+
 func TestWholeMessagesLeaveNothingPending(t *testing.T) {
 	ours := newAuthority(t)
 	for name, c := range map[string]Config{"plaintext": {}, "TLS": {TLS: &tls.Config{Certificates: []tls.Certificate{ours.issue("", "sink")}}}} {

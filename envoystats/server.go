@@ -39,9 +39,13 @@ type Config struct {
 	// MaxConnections bounds the connections that are open at once (default MaxStreams and a tenth or a hundred more: one that was lost is noticed
 	// later than its successor comes).
 	MaxConnections int
-	// MaxPendingBytes bounds what has come in of messages that are not whole yet, of all connections together (default four
-	// times MaxMessageBytes, at least 16 MiB). Beyond it the connection that holds most of them is closed.
+	// MaxPendingBytes bounds what has come in of messages that are not whole yet, of all connections together. Beyond it the
+	// connection that holds most of them is closed. After a restart or a network's pause all sidecars send at once, and none may be
+	// cut off for that: a flush is less than a third of what its sidecar's rings take, which are three quarters of the memory at most.
+	// So the default is a quarter of MemoryLimit, and at least four messages of MaxMessageBytes and 16 MiB.
 	MaxPendingBytes int
+	// MemoryLimit is how many bytes the process is meant to take, which is GOMEMLIMIT (default 4 GiB).
+	MemoryLimit int64
 	// MaxBytesPerSecond bounds what one stream may send, a message counting 4 KiB more, with five seconds' worth at once (default
 	// 16 MiB: more than one flush of MaxMessageBytes in five seconds). Beyond it the stream's next message is read later.
 	MaxBytesPerSecond int
@@ -82,6 +86,7 @@ func (c Config) Validate() error {
 		{"MaxStreams (--max-streams)", c.MaxStreams, math.MaxInt32},
 		{"MaxConnections (--max-connections)", c.MaxConnections, math.MaxInt32},
 		{"MaxPendingBytes (--max-pending-bytes)", c.MaxPendingBytes, math.MaxInt},
+		{"MemoryLimit (GOMEMLIMIT)", int(c.MemoryLimit), math.MaxInt},
 		{"MaxBytesPerSecond (--max-bytes-per-second)", c.MaxBytesPerSecond, math.MaxInt},
 		{"MaxNameBytes", c.MaxNameBytes, 1 << 20},
 		{"MaxLabelBytes", c.MaxLabelBytes, 1 << 20},
@@ -121,7 +126,8 @@ func (c Config) withDefaults() Config {
 	c.MaxMessageBytes = cmp.Or(c.MaxMessageBytes, 64<<20)
 	c.MaxStreams = cmp.Or(c.MaxStreams, 50_000)
 	c.MaxConnections = cmp.Or(c.MaxConnections, c.MaxStreams+max(100, c.MaxStreams/10))
-	c.MaxPendingBytes = cmp.Or(c.MaxPendingBytes, max(4*c.MaxMessageBytes, leastPending))
+	c.MemoryLimit = cmp.Or(c.MemoryLimit, 4<<30)
+	c.MaxPendingBytes = cmp.Or(c.MaxPendingBytes, max(int(c.MemoryLimit/4), 4*c.MaxMessageBytes, leastPending))
 	c.MaxBytesPerSecond = cmp.Or(c.MaxBytesPerSecond, 16<<20)
 	c.times.handshake = cmp.Or(c.times.handshake, 10*time.Second)
 	c.times.message = cmp.Or(c.times.message, time.Minute)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -53,7 +54,7 @@ func (o *serveOptions) flags(c console) *pflag.FlagSet {
 	f.StringSliceVar(&o.sink.CustomTags, "custom-tags", nil, "tags that Telemetry resources add to Istio's own, needed where sidecars join tags into names")
 	f.BoolVar(&o.store.CountersAsDeltas, "counters-as-deltas", false, "the sidecars set report_counters_as_deltas (a message does not tell)")
 	f.Var(byteSize[int]{&o.sink.MaxMessageBytes}, "max-message-bytes", "largest message of a sidecar (default 64Mi)")
-	f.Var(byteSize[int]{&o.sink.MaxPendingBytes}, "max-pending-bytes", "most bytes of messages that are not whole yet, of all sidecars together; past it the connection with most of them is closed (default 4 x --max-message-bytes, at least 16Mi)")
+	f.Var(byteSize[int]{&o.sink.MaxPendingBytes}, "max-pending-bytes", "most bytes of messages that are not whole yet, of all sidecars together; past it the connection with most of them is closed (default 1/4 of GOMEMLIMIT, without that 1Gi; at least 4 x --max-message-bytes and 16Mi)")
 	f.Var(byteSize[int]{&o.sink.MaxBytesPerSecond}, "max-bytes-per-second", "most bytes a second of one sidecar, a message counting 4 KiB more; past it the next one is read later (default 16Mi)")
 	f.IntVar(&o.sink.MaxStreams, "max-streams", 0, "most sidecars connected at once (default 50000)")
 	f.IntVar(&o.sink.MaxConnections, "max-connections", 0, "most connections to the ingest port at once (default --max-streams and a tenth or a hundred more)")
@@ -95,8 +96,9 @@ func (o *serveOptions) complete() error {
 		o.ingestAddress = net.JoinHostPort(host, defaultIngestPort)
 	}
 	o.api.Retention = o.store.Retention
-	if limit := debug.SetMemoryLimit(-1); o.store.MemoryBudget == 0 && limit != math.MaxInt64 {
-		o.store.MemoryBudget = limit / 4 * 3 // the rest is for stacks, for messages in work and for what the collector is behind
+	if limit := debug.SetMemoryLimit(-1); limit != math.MaxInt64 {
+		o.sink.MemoryLimit = limit
+		o.store.MemoryBudget = cmp.Or(o.store.MemoryBudget, limit/4*3) // the rest is for stacks, for messages in work and for what the collector is behind
 	}
 	errs := []error{o.api.Validate(), o.ingestTLS.validate()}
 	if err := o.sink.Validate(); err != nil {
