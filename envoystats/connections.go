@@ -13,6 +13,10 @@ import (
 // Envoy never waits and is never slow, but whoever reaches the port may be: a connection that says nothing, a message that is
 // never finished. gRPC keeps what it has of a message in memory, up to the limit of its size and for as long as the peer
 // answers pings, and a handler cannot see it. So the bytes of unfinished messages are counted where they come in.
+//
+// Nor does Envoy wait for us: where handlers are behind, after a restart say, when every series of every sidecar is new, flush comes
+// after flush. Windows let gRPC keep many of them. So from half of the bytes that may be pending on, a connection of which a whole
+// message waits for its handler is not read until that one has been taken: what is on the way stays with its sender.
 
 // connections are the sink's open ones. It is safe for concurrent use.
 type connections struct {
@@ -23,6 +27,7 @@ type connections struct {
 	max        int           // open at once
 	maxPending int64         // bytes of unfinished messages, of all
 	patience   time.Duration // for a first message, and for the end of one that has begun
+	turn       time.Duration // that a connection is not read, at most, while its handler is behind
 
 	pending atomic.Int64
 	mu      sync.Mutex // before a connection's own
@@ -41,8 +46,10 @@ type connection struct {
 	mu       sync.Mutex
 	closed   bool
 	pending  int64
-	messages int64 // that came in whole
+	messages int64 // that were taken whole
+	waiting  int   // messages that have come in whole and were not taken
 	streams  int
+	taken    chan struct{} // tells the reader that one was taken; nil until it has to wait
 
 	// Of the sweep: what it last saw, and how often in a row nothing had come in whole.
 	seen  int64
@@ -110,6 +117,9 @@ func (c *connection) RemoteAddr() net.Addr { return peerAddr{c.Conn.RemoteAddr()
 
 // Read counts, but where TLS is between: then its reader does.
 func (c *connection) Read(b []byte) (int, error) {
+	if !c.of.overTLS {
+		c.awaitTurn()
+	}
 	n, err := c.Conn.Read(b)
 	if !c.of.overTLS {
 		c.count(b[:n])
@@ -133,6 +143,7 @@ func (c *connection) release() {
 		return
 	}
 	c.closed = true
+	c.tell()
 	c.of.pending.Add(-c.pending)
 	c.pending = 0
 	delete(c.of.open, c)
@@ -141,23 +152,56 @@ func (c *connection) release() {
 
 // count takes what was read into account.
 func (c *connection) count(b []byte) {
-	data := int64(c.frames.data(b))
-	if data == 0 {
+	n, ended := c.frames.data(b)
+	if n == 0 {
 		return
 	}
+	data := int64(n)
 	c.mu.Lock()
 	if c.closed {
 		data = 0
 	}
 	c.pending += data
+	c.waiting += ended
 	c.mu.Unlock()
 	if c.of.pending.Add(data) > c.of.maxPending {
 		c.of.shed()
 	}
 }
 
-// messageHead is what gRPC puts before a message: whether it is compressed, and its length.
-const messageHead = 5
+// awaitTurn waits while much is pending and this connection's handler is behind.
+func (c *connection) awaitTurn() {
+	if c.of.pending.Load() <= c.of.maxPending/2 || !c.behind() {
+		return
+	}
+	timer := time.NewTimer(c.of.turn)
+	defer timer.Stop()
+	for c.behind() && c.of.pending.Load() > c.of.maxPending/2 {
+		select {
+		case <-c.taken:
+		case <-timer.C:
+			return
+		}
+	}
+}
+
+// behind reports whether a message waits for the handler. Of several streams it is not known whose it is.
+func (c *connection) behind() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.taken == nil {
+		c.taken = make(chan struct{}, 1)
+	}
+	return c.waiting > 0 && c.streams <= 1 && !c.closed
+}
+
+// tell lets a reader that waits look again. The mutex is held.
+func (c *connection) tell() {
+	select {
+	case c.taken <- struct{}{}: // not if it is nil
+	default:
+	}
+}
 
 // whole notes that a message of n bytes has come in. A nil connection is a test's, without a transport.
 func (c *connection) whole(n int) {
@@ -166,7 +210,9 @@ func (c *connection) whole(n int) {
 	}
 	c.mu.Lock()
 	c.messages++
+	c.waiting = max(0, c.waiting-1)
 	c.settle(int64(n + messageHead))
+	c.tell()
 	c.mu.Unlock()
 }
 
@@ -187,6 +233,8 @@ func (c *connection) end() {
 	c.mu.Lock()
 	if c.streams--; c.streams == 0 {
 		c.settle(c.pending)
+		c.waiting = 0
+		c.tell()
 	}
 	c.mu.Unlock()
 }
@@ -320,6 +368,7 @@ type secured struct {
 
 // Read counts what is read.
 func (s secured) Read(b []byte) (int, error) {
+	s.connection.awaitTurn()
 	n, err := s.Conn.Read(b)
 	s.connection.count(b[:n])
 	return n, err

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -268,6 +269,51 @@ func TestUnfinishedMessagesMayTakeAQuarterOfTheMemory(t *testing.T) {
 		if got := c.config.withDefaults().MaxPendingBytes; got != c.want {
 			t.Errorf("%s: %d bytes, want %d", name, got, c.want)
 		}
+	}
+}
+
+// Handlers that are behind cost nobody the connection: what comes meanwhile stays with its sender.
+func TestSidecarsWaitWhileHandlersAreBehind(t *testing.T) {
+	const sidecars, messages, size = 20, 12, 100 << 10 // all of them are three times what may be pending
+	ours := newAuthority(t)
+	for name, c := range map[string]Config{"plaintext": {}, "TLS": {TLS: &tls.Config{Certificates: []tls.Certificate{ours.issue("", "sink")}}}} {
+		t.Run(name, func(t *testing.T) {
+			c.MaxPendingBytes, c.times.turn = 8<<20, 10*time.Second
+			k := serveSink(t, c)
+			if c.TLS != nil {
+				k.withTLS(&tls.Config{RootCAs: ours.pool(), ServerName: "sink", NextProtos: []string{"h2"}})
+			}
+			senders := make([]*sender, sidecars)
+			for i := range senders {
+				senders[i] = k.open(t).send(hello(t, fmt.Sprintf("web-%d", i)))
+			}
+			waitFor(t, "the first messages", func() bool { return k.metric(t, "messages_total", "") == sidecars })
+			k.recorder.mu.Lock() // no handler gets past its first message
+			b := message(t, request(1, 1), family("cluster."+strings.Repeat("x", size), dto.MetricType_COUNTER, counter(1, 1)))
+			var sending sync.WaitGroup
+			for _, s := range senders {
+				sending.Go(func() {
+					for range messages {
+						s.send(b)
+					}
+				})
+			}
+			waitFor(t, "half of what may be pending", func() bool { return k.conns.pending.Load() > 4<<20 })
+			for was := int64(0); was != k.conns.pending.Load(); time.Sleep(100 * time.Millisecond) {
+				was = k.conns.pending.Load()
+			}
+			k.recorder.mu.Unlock()
+			sending.Wait()
+			waitFor(t, "all messages", func() bool { return k.metric(t, "messages_total", "") == sidecars*(1+messages) })
+			for _, s := range senders {
+				if st := s.close(); st.Code() != codes.OK {
+					t.Error(st)
+				}
+			}
+			if n := k.metric(t, "closed_connections_total", "pending"); n != 0 {
+				t.Errorf("%v connections were closed", n)
+			}
+		})
 	}
 }
 

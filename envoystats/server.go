@@ -71,6 +71,8 @@ type Config struct {
 type times struct {
 	// handshake is for TLS and HTTP/2's preface; message for the first message, and for the end of one that was begun.
 	handshake, message time.Duration
+	// turn is how long a connection of which a message waits for its handler is not read, at most. gRPC's keepalive waits longer.
+	turn time.Duration
 }
 
 // ErrConfig is wrapped by what Validate returns.
@@ -131,6 +133,7 @@ func (c Config) withDefaults() Config {
 	c.MaxBytesPerSecond = cmp.Or(c.MaxBytesPerSecond, 16<<20)
 	c.times.handshake = cmp.Or(c.times.handshake, 10*time.Second)
 	c.times.message = cmp.Or(c.times.message, time.Minute)
+	c.times.turn = cmp.Or(c.times.turn, 5*time.Second)
 	c.MaxNameBytes = cmp.Or(c.MaxNameBytes, 8<<10)
 	c.MaxLabelBytes = cmp.Or(c.MaxLabelBytes, 2<<10)
 	c.MaxLabels = cmp.Or(c.MaxLabels, 64)
@@ -191,7 +194,7 @@ func newServer(c Config, connect func(aggregator.Pod) podStream) (*Server, error
 		return nil, err
 	}
 	c = c.withDefaults()
-	conns := &connections{overTLS: c.TLS != nil, max: c.MaxConnections, maxPending: int64(c.MaxPendingBytes), patience: c.times.message}
+	conns := &connections{overTLS: c.TLS != nil, max: c.MaxConnections, maxPending: int64(c.MaxPendingBytes), patience: c.times.message, turn: c.times.turn}
 	m, err := newMetrics(c.Registerer, conns)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrConfig, err)
