@@ -21,8 +21,9 @@ const (
 	surgeLongMs      = 300_000 // and what with where the minute holds too little
 	surgeTail        = 3e-9    // for one test a flush of 5 s; more tests a day, a lower limit
 	surgeEnough      = 20      // effective requests on which a minute stands alone
-	surgePriorFlush  = 12      // flushes' weight of the prior dispersion
+	surgePriorFlush  = 12      // flushes in which the prior dispersion loses three quarters of its say
 	surgePrior       = 0.5
+	surgeDoubt       = 3         // by how many of its own errors a learned dispersion is taken to be larger
 	surgeMemoryMs    = 3_600_000 // over which dispersion is averaged
 	surgeBinsPerF    = 8         // bins a flush
 	surgeTestsPerF   = 8         // a flush at most
@@ -85,8 +86,16 @@ type surgeFold struct {
 // dispersion is a weighted mean.
 type dispersion struct{ sum, weight float64 }
 
+// value is what is taken for the dispersion. The prior goes with the square of the flushes: as one more sample among others it would
+// hide a doubling of steady traffic for an hour after each start. What is learned of wide noise is doubted in its place.
 func (d dispersion) value() float64 {
-	return max(0, (surgePriorFlush*surgePrior+d.sum)/(surgePriorFlush+d.weight))
+	prior := surgePriorFlush / (surgePriorFlush + d.weight)
+	prior *= prior
+	if d.weight == 0 {
+		return surgePrior
+	}
+	learned := max(0, d.sum/d.weight) * (1 + surgeDoubt/math.Sqrt(surgePriorFlush+d.weight))
+	return prior*surgePrior + (1-prior)*learned
 }
 
 // learn takes an interval of steady traffic in. Where few are expected each tells little.

@@ -32,7 +32,7 @@ type surgeStudy struct {
 var (
 	surgeFlushes = [...]time.Duration{5 * time.Second, time.Second, 2 * time.Second, 10 * time.Second}
 	surgeRates   = [...]float64{1, 10, 100, 1000}
-	surgeRises   = [...]surge.Rise{{From: 2, To: 60}, {From: 60, To: 180}}
+	surgeRises   = [...]surge.Rise{{From: 2, To: 60}, {From: 60, To: 120}, {From: 60, To: 180}}
 	// surgePods are the pods of a cell and the share of the days that their cells get together: a day of a hundred pods costs as much
 	// as one of a single pod a hundred times.
 	surgePods = [...]struct {
