@@ -4,12 +4,14 @@ import (
 	"math"
 	"math/rand/v2"
 	"testing"
+
+	"github.com/meshpulse/meshpulse/bench/durations"
 )
 
 func TestACellIsABinOfEnvoys(t *testing.T) {
 	cell := -1
-	for bin := range (recorded{}) {
-		from, to := binOf(bin)
+	for bin := range (durations.Recorded{}).Bins {
+		from, to := durations.Edges(bin)
 		if from != math.Floor(from) { // holds no whole number
 			continue
 		}
@@ -61,10 +63,10 @@ func TestABucketEndsWhereTheRuleOfItsEnvoySays(t *testing.T) {
 	bounds := []float64{0, 0.5, 1, 2, 2.5, 5, 5.05, 5.1, 9.9, 10, 12.5, 25, 99, 99.5, 100, 105, 110, 125, 250, 995, 1000, 1050, 2500, 60000, 3600000}
 	for _, inclusive := range []bool{true, false} {
 		for _, b := range bounds {
-			for bin := range (recorded{}) {
+			for bin := range (durations.Recorded{}).Bins {
 				var r recorded
-				r[bin] = 1
-				from, _ := binOf(bin)
+				r.Bins[bin] = 1
+				from, _ := durations.Edges(bin)
 				if from != math.Floor(from) {
 					continue
 				}
@@ -116,13 +118,13 @@ func FuzzJoin(f *testing.F) {
 			draw := mixture(r)
 			var flush recorded
 			for range requests {
-				flush.record(draw(r))
+				flush.Record(draw(r))
 			}
 			var cumulative []uint32
 			for _, b := range flush.buckets(istioBounds, r.IntN(2) == 0) {
 				cumulative = append(cumulative, uint32(b.Count))
 			}
-			cumulative = append(cumulative, uint32(flush.count()))
+			cumulative = append(cumulative, uint32(flush.Count))
 			var codes [len(SummaryQuantiles)]uint16
 			for i, q := range flush.quantiles(false) {
 				codes[i] = quantileCode(q)
@@ -130,10 +132,10 @@ func FuzzJoin(f *testing.F) {
 					codes[i] = uint16(r.IntN(cellCount*cellPlaces + 1))
 				}
 			}
-			if flush.count() > 0 {
+			if flush.Count > 0 {
 				j.open(ends, cumulative, &codes)
 			}
-			all += flush.count()
+			all += flush.Count
 		}
 		if all == 0 {
 			return

@@ -4,62 +4,25 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
-	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/meshpulse/meshpulse/bench/durations"
 )
 
 var istioBounds = []float64{0.5, 1, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10000, 30000, 60000, 300000, 600000, 1800000, 3600000}
 
-// recorded is what Envoy keeps of durations: whole milliseconds, counted in two-digit bins (libcircllhist). Bin 0 is 0, the
-// others begin at 1.0, 1.1 … 9.9, 10, 11 … 99, 100, 110 …. It gives what the sidecar then sends, as seen in captures.
-type recorded [1 + 90*8]float64
-
-func (r *recorded) record(v float64) {
-	v = math.Floor(v)
-	if v < 1 {
-		r[0]++
-		return
-	}
-	exponent := 0
-	for v >= 10 {
-		v /= 10
-		exponent++
-	}
-	r[1+90*exponent+int(v*10+1e-9)-10]++
-}
-
-// binOf returns a bin's edges.
-func binOf(bin int) (from, to float64) {
-	if bin == 0 {
-		return 0, 0
-	}
-	bin--
-	digits, unit := float64(bin%90+10), math.Pow10(bin/90)/10
-	return digits * unit, (digits + 1) * unit
-}
-
-func (r *recorded) add(o *recorded) {
-	for i := range r {
-		r[i] += o[i]
-	}
-}
-
-func (r *recorded) count() (n float64) {
-	for _, c := range r {
-		n += c
-	}
-	return n
-}
+// recorded is what an Envoy keeps of durations; it gives what the sidecar then sends, as seen in captures.
+type recorded struct{ durations.Recorded }
 
 // buckets are cumulative: a bucket holds the bins that begin at its bound or below, before Envoy 1.38 those that end there.
 func (r *recorded) buckets(bounds []float64, inclusive bool) []Bucket {
 	buckets := make([]Bucket, len(bounds))
 	for i, b := range bounds {
 		n := 0.0
-		for bin, c := range r {
-			from, to := binOf(bin)
+		for bin, c := range r.Bins {
+			from, to := durations.Edges(bin)
 			if to <= b*(1+1e-12) || inclusive && from <= b*(1+1e-12) {
 				n += c
 			}
@@ -69,27 +32,15 @@ func (r *recorded) buckets(bounds []float64, inclusive bool) []Bucket {
 	return buckets
 }
 
-// at returns the bin of the request of rank ceil(q n), with its place there: the k-th of m requests of a bin is at k/(m+1).
-func (r *recorded) at(q float64) (bin int, place float64) {
-	rank, below := max(1, math.Ceil(q*r.count()-1e-9)), 0.0
-	for bin, c := range r {
-		if below+c >= rank {
-			return bin, (rank - below) / (c + 1)
-		}
-		below += c
-	}
-	return 0, math.NaN()
-}
-
 // quantiles are a summary's. Before Envoy 1.38 quantile q of n requests was at q n, and k of m requests of a bin at k/m.
 func (r *recorded) quantiles(older bool) []float64 {
 	var qs []float64
 	for _, q := range SummaryQuantiles {
-		bin, place := r.at(q)
+		bin, place := r.At(q)
 		if older {
-			bin, place = r.reached(q * r.count())
+			bin, place = r.reached(q * r.Count)
 		}
-		from, to := binOf(bin)
+		from, to := durations.Edges(bin)
 		qs = append(qs, from+(to-from)*place)
 	}
 	return qs
@@ -98,54 +49,13 @@ func (r *recorded) quantiles(older bool) []float64 {
 // reached returns the first bin that ends at a rank or beyond, with the rank's place there.
 func (r *recorded) reached(rank float64) (bin int, place float64) {
 	below := 0.0
-	for bin, c := range r {
+	for bin, c := range r.Bins {
 		if c > 0 && below+c >= rank {
 			return bin, (rank - below) / c
 		}
 		below += c
 	}
 	return 0, math.NaN()
-}
-
-// gapBeside reports whether a gap (x to 1.3 x) within one bucket has its rank within 0.15 of q: what lies on which side of the
-// quantile's flushes nothing on the wire tells there.
-func (r *recorded) gapBeside(q float64, bounds []float64) bool {
-	below, last := 0.0, 0
-	for bin, c := range r {
-		if c == 0 {
-			continue
-		}
-		_, x := binOf(last)
-		y, _ := binOf(bin)
-		if below > 0 && math.Abs(below/r.count()-q) <= 0.15 {
-			for _, b := range append(slices.Clone(bounds), math.Inf(1)) {
-				if to := min(y, b); x > 0 && to >= 1.3*x {
-					return true
-				}
-				x = max(x, min(y, b))
-			}
-		}
-		below, last = below+c, bin
-	}
-	return false
-}
-
-// within returns what an answer has to lie in: within 5 % or 1 ms of [Q(q-0.01), Q(q+0.01)], for P99 within 10 % of
-// [Q(0.985), Q(0.995)].
-func (r *recorded) within(q float64) (from, to float64) {
-	edges := func(margin float64) (from, to float64) {
-		lower, _ := r.at(q - margin)
-		upper, _ := r.at(q + margin)
-		from, _ = binOf(lower)
-		_, to = binOf(upper)
-		return from, to
-	}
-	if q > 0.95 {
-		from, to = edges(0.005)
-		return from * 0.9, to*1.1 + 1e-9 // 0 is the middle of the zero bucket
-	}
-	from, to = edges(0.01)
-	return min(from*0.95, from-1), max(to*1.05, to+1)
 }
 
 // distribution draws durations in milliseconds.
@@ -239,14 +149,14 @@ func (f senders) send(t *testing.T, draw distribution, r *rand.Rand) (s *Store, 
 		for k := range minute {
 			var flush recorded
 			for range poisson(r, requests) {
-				flush.record(draw(r))
+				flush.Record(draw(r))
 			}
-			all.add(&flush)
+			all.Add(&flush.Recorded)
 			var quantiles []float64
 			if pod >= f.coarse {
 				quantiles = flush.quantiles(!p.InclusiveBounds)
 			}
-			commit(t, s, st, time.Duration(k+1)*5*time.Second, uint64(flush.count()), flush.buckets(own, p.InclusiveBounds), quantiles)
+			commit(t, s, st, time.Duration(k+1)*5*time.Second, uint64(flush.Count), flush.buckets(own, p.InclusiveBounds), quantiles)
 		}
 		st.Close()
 	}
@@ -261,14 +171,14 @@ func commit(t *testing.T, s *Store, st *Stream, at time.Duration, n uint64, buck
 		b.Samples = append(b.Samples, Sample{Key: 1, Timestamp: b.Timestamp, Kind: Summary, Count: n, Last: uint32(len(b.Quantiles))})
 	}
 	b.Samples = append(b.Samples, Sample{Key: 1, Timestamp: b.Timestamp, Kind: Histogram, Count: n, Last: uint32(len(buckets))})
-	if err := st.Commit(arrival, b, durations{}); err != nil {
+	if err := st.Commit(arrival, b, durationSeries{}); err != nil {
 		t.Fatal(err)
 	}
 }
 
-type durations struct{}
+type durationSeries struct{}
 
-func (durations) Describe(int) (string, []Label, error) {
+func (durationSeries) Describe(int) (string, []Label, error) {
 	return "istio_request_duration_milliseconds", nil, nil
 }
 
@@ -306,11 +216,11 @@ const (
 func checkQuantiles(t *testing.T, s *Store, all *recorded, bounds []float64) (held, classic int, misses []string) {
 	t.Helper()
 	for _, q := range []float64{0.5, 0.9, 0.95, 0.99} {
-		if enough := 100.0; all.count() < enough || q == 0.99 && all.count() < 10*enough || all.gapBeside(q, bounds) {
+		if !all.Bounded(q, bounds) {
 			continue
 		}
 		held++
-		from, to := all.within(q)
+		from, to := all.Within(q)
 		if got := quantile(t, s, q, finerMinute); !(from <= got && got <= to) {
 			misses = append(misses, fmt.Sprintf("P%g is %.4g, want it in [%.4g, %.4g]", 100*q, got, from, to))
 		}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"math"
+
+	"github.com/meshpulse/meshpulse/bench/durations"
 )
 
 // averageSteps are single requests of 1 to 1000 ms, each a series of its own: every whole number below 100, then the first and the
@@ -40,7 +42,7 @@ func (run *exactRun) averageRows(ctx context.Context, t *table, cells, steps []*
 			if err != nil {
 				return err
 			}
-			from, to := edges(binOf(v))
+			from, to := durations.Edges(durations.BinOf(v))
 			least, most = min(least, got-v), max(most, got-v)
 			model = max(model, math.Abs(got-2*from*to/(from+to)))
 			bias += got - max((from+to)/2, from+0.5)
@@ -58,7 +60,7 @@ func (run *exactRun) averageRows(ctx context.Context, t *table, cells, steps []*
 		if err != nil {
 			return err
 		}
-		truth := c.sent.exact / c.sent.count
+		truth := c.sent.Exact / c.sent.Count
 		fmt.Fprintf(&t.body, "| %s | %s | %.2f | %.2f | %+.2f %% |\n", c.latency, c.over, got, truth, 100*(got/truth-1))
 		t.add(fmt.Sprintf("average, %s, %s: off", c.latency, c.over), 100*math.Abs(got/truth-1), "%", "lower")
 	}

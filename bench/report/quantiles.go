@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/meshpulse/meshpulse/bench/durations"
 	"github.com/meshpulse/meshpulse/bench/sidecar"
 	"github.com/meshpulse/meshpulse/bench/standalone"
 )
@@ -84,7 +85,7 @@ type cell struct {
 	source        string // the source_workload that tells it from the others
 	bounds        []float64
 	coarse        bool
-	sent          recorded
+	sent          durations.Recorded
 }
 
 func (c *cell) selector() string { return fmt.Sprintf("{source_workload=%q}", c.source) }
@@ -260,7 +261,7 @@ func (run *exactRun) minute(ctx context.Context, cells, steps []*cell) error {
 						at = 0
 					}
 					d := l.draw(r)
-					c.sent.record(d)
+					c.sent.Record(d)
 					perPod[pod] = append(perPod[pod], request{at, c.source, d})
 				}
 			}
@@ -269,7 +270,7 @@ func (run *exactRun) minute(ctx context.Context, cells, steps []*cell) error {
 	last := len(perPod) - 1
 	for i, c := range steps {
 		d := averageStep(i)
-		c.sent.record(d)
+		c.sent.Record(d)
 		perPod[last] = append(perPod[last], request{0, c.source, d})
 	}
 	g, ctx := errgroup.WithContext(ctx)
@@ -287,7 +288,7 @@ func (run *exactRun) burst(ctx context.Context, cells []*cell) (rate float64, er
 		requests := make([]request, exactBurst)
 		for k := range requests {
 			d := l.draw(r)
-			cells[i].sent.record(d)
+			cells[i].sent.Record(d)
 			requests[k] = request{0, cells[i].source, d}
 		}
 		n += len(requests)
@@ -304,11 +305,11 @@ func (run *exactRun) settle(ctx context.Context, cells []*cell) error {
 	for _, c := range cells {
 		for {
 			got, err := run.queries.ask(ctx, run.server, countExpr(c))
-			if err == nil && got == c.sent.count {
+			if err == nil && got == c.sent.Count {
 				break
 			}
 			if time.Now().After(limit) {
-				return fmt.Errorf("%s: %v requests counted of %v (%w)", c.source, got, c.sent.count, err)
+				return fmt.Errorf("%s: %v requests counted of %v (%w)", c.source, got, c.sent.Count, err)
 			}
 			if err := wait(ctx, time.Second); err != nil {
 				return err
@@ -334,11 +335,11 @@ func (run *exactRun) quantileRows(ctx context.Context, t *table, cells []*cell) 
 			if err != nil {
 				return err
 			}
-			from, to := c.sent.within(q)
-			bin, _ := c.sent.at(q)
-			a, b := edges(bin)
+			from, to := c.sent.Within(q)
+			bin, _ := c.sent.At(q)
+			a, b := durations.Edges(bin)
 			verdict, classicVerdict := "no bound", "no bound"
-			if !c.coarse && c.sent.bounded(q, c.bounds) {
+			if !c.coarse && c.sent.Bounded(q, c.bounds) {
 				held++
 				if verdict = "held"; off(fine, from, to) != 0 {
 					verdict = fmt.Sprintf("**%+.1f %%**", 100*off(fine, from, to))
@@ -355,7 +356,7 @@ func (run *exactRun) quantileRows(ctx context.Context, t *table, cells []*cell) 
 				lost = append(lost, fmt.Sprintf("P%g of %s, %s: %+.1f %% beside the bin of the nearest rank, classic %+.1f %%", 100*q, c.latency, c.over, 100*d, 100*e))
 			}
 			fmt.Fprintf(&t.body, "| %s | %s | %.0f | P%g | %.4g to %.4g | %.4g | %s | %.4g | %s |\n",
-				c.latency, c.over, c.sent.count, 100*q, from, to, fine, verdict, classic, classicVerdict)
+				c.latency, c.over, c.sent.Count, 100*q, from, to, fine, verdict, classic, classicVerdict)
 		}
 	}
 	t.add("quantiles with a bound", float64(held), "", "higher")
@@ -367,4 +368,15 @@ func (run *exactRun) quantileRows(ctx context.Context, t *table, cells []*cell) 
 		fmt.Fprintf(&t.body, "Where the finer view is farther from the truth than classic buckets, by more than 1 %%:\n\n- %s\n\n", strings.Join(lost, "\n- "))
 	}
 	return nil
+}
+
+// off is how far an answer lies outside of an interval, as a share of the edge that it missed; 0 inside.
+func off(v, from, to float64) float64 {
+	switch {
+	case v < from:
+		return v/from - 1
+	case v > to:
+		return v/to - 1
+	}
+	return 0
 }

@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/protobuf/types/known/structpb"
 
+	"github.com/meshpulse/meshpulse/bench/durations"
 	"github.com/meshpulse/meshpulse/bench/sidecar"
 )
 
@@ -42,12 +43,12 @@ func (run *exactRun) synthesize(ctx context.Context, cells []*cell) (err error) 
 		}
 		now := time.Now().UnixMilli()
 		for i, l := range latencies() {
-			var flush recorded
+			var flush durations.Recorded
 			for range perFlush {
-				flush.record(l.draw(draws[i]))
+				flush.Record(l.draw(draws[i]))
 			}
-			cells[i].sent.add(&flush)
-			m.EnvoyMetrics = append(m.EnvoyMetrics, flush.families(cells[i].source, now)...)
+			cells[i].sent.Add(&flush)
+			m.EnvoyMetrics = append(m.EnvoyMetrics, families(&flush, cells[i].source, now)...)
 		}
 		if err := stream.Send(m); err != nil {
 			return err
@@ -73,19 +74,19 @@ func syntheticNode() *core.Node {
 }
 
 // families are the summary and the histogram of a flush, as Envoy 1.38 and later sends them with emit_tags_as_labels.
-func (r *recorded) families(source string, at int64) []*prom.MetricFamily {
+func families(r *durations.Recorded, source string, at int64) []*prom.MetricFamily {
 	name := "istiocustom." + histogramName
-	summary := &prom.Summary{SampleCount: new(uint64(r.count)), SampleSum: new(r.sum)}
+	summary := &prom.Summary{SampleCount: new(uint64(r.Count)), SampleSum: new(r.Sum)}
 	for _, q := range [...]float64{0, .25, .5, .75, .9, .95, .99, .995, .999, 1} {
-		bin, place := r.at(q)
-		from, to := edges(bin)
+		bin, place := r.At(q)
+		from, to := durations.Edges(bin)
 		summary.Quantile = append(summary.Quantile, &prom.Quantile{Quantile: new(q), Value: new(from + (to-from)*place)})
 	}
-	histogram := &prom.Histogram{SampleCount: new(uint64(r.count)), SampleSum: new(r.sum)}
+	histogram := &prom.Histogram{SampleCount: new(uint64(r.Count)), SampleSum: new(r.Sum)}
 	for _, bound := range sidecar.IstioBounds() {
 		n := 0.0
-		for bin, c := range r.bins {
-			if from, _ := edges(bin); from <= bound*(1+1e-12) {
+		for bin, c := range r.Bins {
+			if from, _ := durations.Edges(bin); from <= bound*(1+1e-12) {
 				n += c
 			}
 		}
