@@ -40,9 +40,8 @@ func run(ctx context.Context) error {
 		return err
 	}
 	defer cancel()
-	if end, bounded := ctx.Deadline(); bounded && time.Until(end) < settled {
-		fmt.Printf("DURATION=%s ends before a minute is known: a rate over [1m] only climbs until then. To see it reach the load: DURATION=%.0fs or longer.\n",
-			os.Getenv("DURATION"), settled.Seconds())
+	if text := tooShort(ctx); text != "" {
+		fmt.Println(text)
 	}
 
 	if err := os.MkdirAll(".cache", 0o755); err != nil {
@@ -98,6 +97,16 @@ func bounded(ctx context.Context, duration string) (context.Context, context.Can
 	}
 	ctx, cancel := context.WithTimeout(ctx, d)
 	return ctx, cancel, nil
+}
+
+// tooShort says that the context ends before the rates have reached the load, "" if it does not.
+func tooShort(ctx context.Context) string {
+	end, bounded := ctx.Deadline()
+	if left := time.Until(end).Round(time.Second); bounded && left < settled {
+		return fmt.Sprintf("It ends after %.0f s, before a whole minute is known: a rate over [1m] only climbs until then. To see it reach the load: DURATION=%.0fs.",
+			left.Seconds(), settled.Seconds())
+	}
+	return ""
 }
 
 // show draws until the context ends: a table that redraws every second on a terminal, else a line every five seconds.

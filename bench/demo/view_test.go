@@ -116,3 +116,16 @@ func TestDurationEndsTheDemo(t *testing.T) {
 		t.Errorf("without a duration: %v", err)
 	}
 }
+
+func TestADemoThatEndsTooSoonSaysHowLongItTakes(t *testing.T) {
+	for duration, want := range map[string]string{"60s": "DURATION=90s", "90s": "", "": ""} {
+		ctx, cancel, err := bounded(t.Context(), duration)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer cancel()
+		if text := tooShort(ctx); !strings.Contains(text, want) || want == "" && text != "" {
+			t.Errorf("%q: got %q, want %q", duration, text, want)
+		}
+	}
+}
