@@ -1,294 +1,48 @@
 package metricsapi
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"math"
 	"math/rand/v2"
 	"slices"
-	"strings"
-	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
-	autoscalingv2 "k8s.io/api/autoscaling/v2"
-	"k8s.io/apimachinery/pkg/types"
-
 	"github.com/meshpulse/meshpulse/aggregator"
-	"github.com/meshpulse/meshpulse/metricsapi/horizontal"
 )
-
-// faultyMesh is the sidecars of a workload under a constant load, and meshpulse beside them: from Commit to the scale's update
-// nothing is replaced but the API server. Things go wrong with it that change no request.
-//
-// It sleeps, so it belongs into a synctest bubble.
-type faultyMesh struct {
-	*testing.T
-	r      *rand.Rand
-	rps    float64 // of all pods together
-	noisy  bool    // arrivals are Poisson's, else evenly spaced
-	flush  time.Duration
-	pods   []*faultyPod
-	named  int
-	scales *fakeScales
-
-	mu   sync.Mutex
-	told []string // what went wrong, and raises, for the message of a failure
-
-	store *aggregator.Store
-	stop  func()
-}
-
-// faultyPod is a pod with its sidecar.
-type faultyPod struct {
-	name     string
-	share    float64 // of the load
-	stream   *aggregator.Stream
-	next     time.Time     // its next flush
-	offset   time.Duration // of its clock
-	split    bool          // sends a flush in two messages
-	cutTill  time.Time     // no stream until then
-	holdTill time.Time     // what it sends arrives only then
-	held     []*faultyFlush
-	series   [2]faultySeries // one that is busy, and one that is used now and then
-}
-
-type faultySeries struct {
-	carry, value, interval float64
-	absent                 bool // evicted: not sent until it is used again, from 0
-}
-
-// faultyFlush is what a sidecar sends at one time.
-type faultyFlush struct{ messages []*aggregator.Batch }
-
-// noteRaise puts a raise among what went wrong.
-func (m *faultyMesh) noteRaise(p Problem) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.told = append(m.told, time.Now().Format("15:04:05")+" "+p.Reason+" "+p.Message)
-}
-
-func (m *faultyMesh) note(p *faultyPod, what string) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.told = append(m.told, fmt.Sprintf("%s %s %s", time.Now().Format("15:04:05"), p.name, what))
-}
-
-// story is the first raise with what came before it.
-func (m *faultyMesh) story() string {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	first := slices.IndexFunc(m.told, func(s string) bool { return strings.Contains(s, ReasonSurgeScaled) })
-	return strings.Join(m.told[max(0, first-8):first+1], "\n")
-}
-
-// begin starts meshpulse, or restarts it: every sidecar then connects anew at its next flush.
-func (m *faultyMesh) begin() {
-	if m.stop != nil {
-		m.stop()
-	}
-	var err error
-	if m.store, err = aggregator.New(aggregator.Config{}); err != nil {
-		m.Fatal(err)
-	}
-	h := hpaFrom(m.T, hpaText("podinfo", `metric-config.external.prometheus-query.prometheus/rps: '`+actQuery+`', `+scaleAction,
-		external("prometheus-query", "{matchLabels: {query-name: rps}}", `type: AverageValue, averageValue: "1"`)))
-	h.UID, h.Spec.MaxReplicas = types.UID("1"), 10_000
-	mt := newMetrics(nil)
-	c := newCatalog(m.store, newWarner(func(sourceHPA, Problem) {}, mt))
-	r := &rules{retention: 5 * time.Minute, started: m.store.Started()}
-	r.actor = newActor(&actor{
-		settings: horizontal.Settings{Tolerance: horizontal.DefaultTolerance},
-		catalog:  c, rules: r, store: m.store, targets: m.scales.client(), pods: fixedPods{}, metrics: mt, log: discardLog(),
-		report: func(_ sourceHPA, p Problem) { m.noteRaise(p) }, now: func() time.Time { return m.store.Time(time.Now()) },
-		hpa: func(string, string) (*autoscalingv2.HorizontalPodAutoscaler, bool) {
-			return h.HorizontalPodAutoscaler, true
-		},
-	})
-	c.follow = r.actor.follow
-	c.Replace([]sourceHPA{h})
-	ctx, cancel := context.WithCancel(m.Context())
-	ended := make(chan struct{})
-	go func() { r.actor.run(ctx); close(ended) }()
-	m.stop = func() {
-		cancel()
-		<-ended
-		for _, p := range m.pods {
-			if p.stream != nil {
-				p.stream.Close()
-				p.stream = nil
-			}
-		}
-		c.Close()
-	}
-}
-
-func (m *faultyMesh) join() *faultyPod {
-	p := &faultyPod{name: fmt.Sprintf("podinfo-%d", m.named), split: m.r.IntN(3) == 0, next: time.Now().Add(time.Duration(1 + m.r.Int64N(int64(m.flush))))}
-	if m.r.IntN(2) == 0 {
-		p.offset = time.Duration(m.r.IntN(7200)-3600) * time.Second
-	}
-	m.named++
-	m.pods = append(m.pods, p)
-	return p
-}
-
-// balance gives every pod its share of the load: the same, or weights that differ.
-func (m *faultyMesh) balance() {
-	sum := 0.0
-	for _, p := range m.pods {
-		p.share = 1
-		if m.r.IntN(2) == 0 {
-			p.share = 0.2 + m.r.Float64()
-		}
-		sum += p.share
-	}
-	for _, p := range m.pods {
-		p.share /= sum
-	}
-}
-
-// serve lets requests come for a while.
-func (m *faultyMesh) serve(d time.Duration) {
-	for _, p := range m.pods {
-		n := m.rps * p.share * d.Seconds()
-		if m.noisy {
-			n = m.poisson(n)
-		}
-		s := &p.series[0]
-		if m.r.IntN(40) == 0 {
-			s = &p.series[1]
-		}
-		whole := math.Floor(s.carry + n)
-		s.carry += n - whole
-		if whole > 0 && s.absent {
-			s.absent, s.value = false, 0
-		}
-		s.value, s.interval = s.value+whole, s.interval+whole
-	}
-}
-
-func (m *faultyMesh) poisson(mean float64) float64 {
-	n, p := 0.0, m.r.Float64()
-	for limit := math.Exp(-mean); p > limit; n++ {
-		p *= m.r.Float64()
-	}
-	return n
-}
-
-// flushed makes what the sidecar sends now.
-func (p *faultyPod) flushed() *faultyFlush {
-	f := &faultyFlush{}
-	at := time.Now().Add(p.offset).UnixMilli()
-	counters, histograms := &aggregator.Batch{Timestamp: at}, &aggregator.Batch{Timestamp: at}
-	for i := range p.series {
-		s := &p.series[i]
-		if s.absent || s.value == 0 {
-			continue
-		}
-		key := uint64(2*i + 1)
-		counters.Samples = append(counters.Samples, aggregator.Sample{Key: key, Timestamp: at, Kind: aggregator.Counter, Value: s.value})
-		histograms.Samples = append(histograms.Samples, aggregator.Sample{Key: key + 1, Timestamp: at, Kind: aggregator.Histogram, Count: uint64(s.interval), Value: s.interval})
-		s.interval = 0
-	}
-	if p.split {
-		f.messages = []*aggregator.Batch{counters, histograms}
-		return f
-	}
-	counters.Samples = append(counters.Samples, histograms.Samples...)
-	f.messages = []*aggregator.Batch{counters}
-	return f
-}
-
-// faultyLabels describes the samples of a batch.
-type faultyLabels struct{ batch *aggregator.Batch }
-
-func (d faultyLabels) Describe(i int) (string, []aggregator.Label, error) {
-	key := d.batch.Samples[i].Key
-	name := "istio_requests_total"
-	if key%2 == 0 {
-		name = "istio_request_duration_milliseconds"
-	}
-	return name, []aggregator.Label{
-		{Name: "reporter", Value: "destination"},
-		{Name: "destination_workload", Value: "podinfo"},
-		{Name: "destination_workload_namespace", Value: "test"},
-		{Name: "response_code", Value: fmt.Sprint(200 + (key-1)/2)},
-	}, nil
-}
-
-// send delivers a pod's flush, or does to it what is wrong at the moment.
-func (m *faultyMesh) send(p *faultyPod) {
-	p.next = p.next.Add(m.flush)
-	f := p.flushed()
-	now := time.Now()
-	switch {
-	case now.Before(p.cutTill):
-		if p.stream != nil {
-			p.stream.Close()
-			p.stream = nil
-		}
-		return // an Envoy without a stream drops what it flushes
-	case now.Before(p.holdTill):
-		p.held = append(p.held, f)
-		return
-	}
-	m.deliver(p, f)
-}
-
-// deliver sends a flush, after those that were held up: a stream keeps its order.
-func (m *faultyMesh) deliver(p *faultyPod, f *faultyFlush) {
-	late := p.held
-	p.held = nil
-	for _, l := range late {
-		m.deliver(p, l)
-	}
-	if p.stream == nil {
-		p.stream = m.store.Connect(aggregator.Pod{Namespace: "test", Name: p.name, Workload: "podinfo", FlushInterval: m.flush})
-	}
-	for _, b := range f.messages {
-		if err := p.stream.Commit(time.Now(), b, faultyLabels{b}); err != nil && !errors.Is(err, aggregator.ErrSuperseded) {
-			m.Fatal(err)
-		}
-	}
-}
 
 // spoil lets one thing go wrong.
 func (m *faultyMesh) spoil() {
 	p := m.pods[m.r.IntN(len(m.pods))]
 	aWhile := time.Duration(float64(time.Second) * math.Exp(m.r.Float64()*math.Log(60)))
-	switch m.r.IntN(10) {
+	some := []*faultyPod{p}
+	if m.r.IntN(4) == 0 {
+		some = m.pods // a network, and not a sidecar
+	}
+	switch m.r.IntN(16) {
 	case 0:
-		m.note(p, "is cut off for "+aWhile.String())
-		p.cutTill = time.Now().Add(aWhile)
+		m.note(p, fmt.Sprintf("is cut off for %s, of %d", aWhile, len(some)))
+		for _, p := range some {
+			p.cutTill = time.Now().Add(aWhile)
+		}
 	case 1:
-		m.note(p, "is held up for "+aWhile.String())
-		p.holdTill = time.Now().Add(aWhile)
+		m.note(p, fmt.Sprintf("is held up for %s, of %d", aWhile, len(some)))
+		for _, p := range some {
+			p.holdTill = time.Now().Add(aWhile)
+		}
 	case 2:
 		m.note(p, "restarts its Envoy")
-		if p.stream != nil {
-			p.stream.Close()
-		}
-		p.stream, p.series, p.held = nil, [2]faultySeries{}, nil
+		p.hangUp()
+		p.series = [2]faultySeries{}
 		p.next = time.Now().Add(m.flush)
 	case 3:
 		m.note(p, "connects anew beside the old connection")
-		old := p.stream
-		p.stream = nil
-		if old != nil {
-			f := p.flushed()
-			m.deliver(p, f)
-			for _, b := range f.messages { // what the old one still sends
-				if err := old.Commit(time.Now(), b, faultyLabels{b}); !errors.Is(err, aggregator.ErrSuperseded) {
-					m.Fatal(err)
-				}
-			}
-		}
+		m.handOver(p)
 	case 4:
 		m.note(p, "has its clock set")
-		p.offset += time.Duration(m.r.IntN(240)-120) * time.Second
+		p.offset += time.Duration(m.r.IntN(240)-120) * []time.Duration{time.Second, time.Minute}[m.r.IntN(2)]
 	case 5:
 		m.note(p, "loses a flush to a garbled message")
 		p.flushed()
@@ -299,47 +53,71 @@ func (m *faultyMesh) spoil() {
 		f.messages[0].Refused = 1
 		m.deliver(p, f)
 	case 7:
-		m.note(p, "evicts what is idle")
-		p.series[1].absent, p.series[1].interval = true, 0
+		m.note(p, "loses one message of a flush")
+		f := p.flushed()
+		lost := m.r.IntN(len(f.messages))
+		f.messages = slices.Delete(f.messages, lost, lost+1)
+		m.deliver(p, f)
 	case 8:
-		m.note(p, "is joined by another, and the load is balanced anew")
-		m.join()
-		m.balance()
+		m.note(p, "evicts what is idle")
+		s := &p.series[1-p.busy]
+		s.absent, s.evicted, s.interval = true, true, 0
 	case 9:
-		if len(m.pods) == 1 {
-			m.join()
+		m.note(p, "does not send what is idle")
+		s := &p.series[1-p.busy]
+		s.absent, s.evicted, s.interval = true, false, 0
+	case 10:
+		m.note(p, "has other callers")
+		p.busy = 1 - p.busy
+	case 11:
+		m.note(p, "flushes late from now on")
+		p.next = p.next.Add(time.Duration(m.r.Int64N(int64(m.flush))))
+	case 12:
+		m.note(p, "is joined by another, and the load is balanced anew")
+		if n := m.join(); m.r.IntN(3) == 0 {
+			n.cutTill = time.Now().Add(aWhile)
 		}
+		m.balance()
+	case 13:
 		m.note(p, "is replaced")
-		m.deliver(p, p.flushed()) // its goodbye
-		if p.stream != nil {
-			p.stream.Close()
-		}
-		for i := range m.pods {
-			if m.pods[i] == p {
-				m.pods = append(m.pods[:i], m.pods[i+1:]...)
-				break
-			}
+		if m.r.IntN(2) == 0 {
+			m.goodbye(p)
 		}
 		m.join()
+		m.leave(p)
 		m.balance()
+	case 14:
+		m.note(p, "is rolled out anew, as are all others")
+		m.rolled, m.rollout = slices.Clone(m.pods), len(m.pods)
+	case 15:
+		m.note(p, "hears nothing of meshpulse for "+aWhile.String())
+		m.stop()
+		m.live(aWhile, 0)
+		m.begin()
 	}
 }
 
-// live lets the mesh live for a while, with something going wrong every so often; 0: nothing does.
-func (m *faultyMesh) live(d, every time.Duration) {
-	const step = 100 * time.Millisecond
-	for end := time.Now().Add(d); time.Now().Before(end); {
-		time.Sleep(step)
-		m.serve(step)
-		for _, p := range m.pods {
-			if !time.Now().Before(p.next) {
-				m.send(p)
-			}
+// goodbye is the flush that an Envoy sends when it is told to end.
+func (m *faultyMesh) goodbye(p *faultyPod) { m.send(p) }
+
+// handOver lets a pod connect anew within a flush or between two, while the old connection is still there and sends on.
+func (m *faultyMesh) handOver(p *faultyPod) {
+	old, f := p.stream, p.flushed()
+	if m.store == nil || old == nil {
+		return
+	}
+	if len(f.messages) > 1 && m.r.IntN(2) == 0 {
+		if err := old.Commit(time.Now(), f.messages[0], faultyLabels{f.messages[0]}); err != nil {
+			m.Fatal(err)
 		}
-		if every > 0 && m.r.Int64N(int64(every)) < int64(step) {
-			m.spoil()
+		f.messages = f.messages[1:]
+	}
+	p.stream = nil
+	m.deliver(p, f)
+	for _, b := range f.messages { // what the old one still sends
+		if err := old.Commit(time.Now(), b, faultyLabels{b}); !errors.Is(err, aggregator.ErrSuperseded) {
+			m.Fatal(err)
 		}
-		synctest.Wait()
 	}
 }
 
@@ -362,21 +140,16 @@ func TestAFaultNeverLooksLikeASurge(t *testing.T) {
 				m.balance()
 				m.begin()
 				m.live(3*time.Minute, 0)
-				for range 3 {
-					m.live(5*time.Minute, 20*time.Second)
-					m.told = append(m.told, time.Now().Format("15:04:05")+" meshpulse restarts")
-					m.begin()
-				}
-				m.live(5*time.Minute, 20*time.Second)
+				m.live(20*time.Minute, 15*time.Second)
 				if n := len(m.scales.written); n > 0 {
 					t.Errorf("%d raises with flushes every %s, %g/s, noisy %v:\n%s", n, m.flush, m.rps, m.noisy, m.story())
 				}
 				m.scales.written = nil
 				m.live(6*time.Minute, 0) // whatever it was is over
-				m.rps *= 6
+				m.rps *= 20 // a prior of the noise is what it knows after a restart of six minutes ago
 				m.live(30*time.Second, 0)
 				if len(m.scales.written) == 0 {
-					t.Error("six times the load raises nothing, so this test cannot fail")
+					t.Error("twenty times the load raises nothing, so this test cannot fail")
 				}
 				m.stop()
 			})
