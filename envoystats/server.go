@@ -131,7 +131,7 @@ func (c Config) withDefaults() Config {
 	c.MemoryLimit = cmp.Or(c.MemoryLimit, 4<<30)
 	c.MaxPendingBytes = cmp.Or(c.MaxPendingBytes, max(int(c.MemoryLimit/4), 4*c.MaxMessageBytes, leastPending))
 	c.MaxBytesPerSecond = cmp.Or(c.MaxBytesPerSecond, 16<<20)
-	c.times.handshake = cmp.Or(c.times.handshake, 10*time.Second)
+	c.times.handshake = cmp.Or(c.times.handshake, 30*time.Second)
 	c.times.message = cmp.Or(c.times.message, time.Minute)
 	c.times.turn = cmp.Or(c.times.turn, 5*time.Second)
 	c.MaxNameBytes = cmp.Or(c.MaxNameBytes, 8<<10)
