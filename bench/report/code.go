@@ -46,7 +46,7 @@ func codeRows(ctx context.Context, s settings, t *table) error {
 	if err != nil {
 		return err
 	}
-	for _, more := range []struct{ pattern, time string }{{"Memory", "1x"}, {"NewPod", "200x"}, {"Writers", "0.5s"}, {"Act", "20000x"}} {
+	for _, more := range []struct{ pattern, time string }{{"Memory", "1x"}, {"NewPod", "200x"}, {"Writers", "2s"}, {"Act", "20000x"}} {
 		o, err := goBench(ctx, s, more.pattern, more.time)
 		if err != nil {
 			return err
@@ -67,14 +67,14 @@ func codeRows(ctx context.Context, s settings, t *table) error {
 	}
 	actingRows(t, found)
 	for _, readers := range []int{0, 1, 4, 16} {
+		v := found[fmt.Sprintf("Writers/readers=%d", readers)]
+		what := fmt.Sprintf("one writer under %d readers, each 100 times a second, ", readers)
 		for _, store := range []string{"lockfree", "mutex"} {
-			v := found[fmt.Sprintf("Writers/readers=%d/store=%s", readers, store)]
-			what := fmt.Sprintf("one writer under %d readers, each 100 times a second, %s: ", readers, store)
-			t.add(what+"flushes of 20 label sets", v["flushes/s"], "1/s", "higher")
-			t.add(what+"p99 of a commit", v["p99-us"], "us", "lower")
-			t.add(what+"p99.9 of a commit", v["p99.9-us"], "us", "lower")
-			t.add(what+"reads of 1,000 series", v["reads/s"], "1/s", "higher")
+			t.add(what+store+": flushes of 20 label sets", v[store+"-flushes/s"], "1/s", "higher")
+			t.add(what+store+": p99 of a commit", v[store+"-p99-us"], "us", "lower")
+			t.add(what+store+": p99.9 of a commit", v[store+"-p99.9-us"], "us", "lower")
 		}
+		t.add(what+"reads of 1,000 series", v["reads/s"], "1/s", "higher")
 	}
 	return nil
 }
