@@ -15,8 +15,9 @@ import (
 // answers pings, and a handler cannot see it. So the bytes of unfinished messages are counted where they come in.
 //
 // Nor does Envoy wait for us: where handlers are behind, after a restart say, when every series of every sidecar is new, flush comes
-// after flush. Windows let gRPC keep many of them. So from half of the bytes that may be pending on, a connection of which a whole
-// message waits for its handler is not read until that one has been taken: what is on the way stays with its sender.
+// after flush. Windows let gRPC keep many of them. So from an eighth of the bytes that may be pending on, a connection of which a whole
+// message waits for its handler is not read until that one has been taken: what is on the way stays with its sender. The rest has
+// room for a flush of each.
 
 // connections are the sink's open ones. It is safe for concurrent use.
 type connections struct {
@@ -171,12 +172,12 @@ func (c *connection) count(b []byte) {
 
 // awaitTurn waits while much is pending and this connection's handler is behind.
 func (c *connection) awaitTurn() {
-	if c.of.pending.Load() <= c.of.maxPending/2 || !c.behind() {
+	if !c.of.crowded() || !c.behind() {
 		return
 	}
 	timer := time.NewTimer(c.of.turn)
 	defer timer.Stop()
-	for c.behind() && c.of.pending.Load() > c.of.maxPending/2 {
+	for c.behind() && c.of.crowded() {
 		select {
 		case <-c.taken:
 		case <-timer.C:
@@ -184,6 +185,9 @@ func (c *connection) awaitTurn() {
 		}
 	}
 }
+
+// crowded reports whether so much is pending that a connection may have to wait. Handlers that keep up stay far below.
+func (cs *connections) crowded() bool { return cs.pending.Load() > cs.maxPending/8 }
 
 // behind reports whether a message waits for the handler. Of several streams it is not known whose it is.
 func (c *connection) behind() bool {

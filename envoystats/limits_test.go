@@ -298,7 +298,7 @@ func TestSidecarsWaitWhileHandlersAreBehind(t *testing.T) {
 					}
 				})
 			}
-			waitFor(t, "half of what may be pending", func() bool { return k.conns.pending.Load() > 4<<20 })
+			waitFor(t, "an eighth of what may be pending", k.conns.crowded)
 			for was := int64(0); was != k.conns.pending.Load(); time.Sleep(100 * time.Millisecond) {
 				was = k.conns.pending.Load()
 			}

@@ -77,9 +77,12 @@ func startSelf(ctx context.Context, s settings, command string, args ...string) 
 	return start(ctx, s.work, command, self, append([]string{command}, args...)...)
 }
 
+// meshpulseName is a child's that is meshpulse.
+const meshpulseName = "meshpulse"
+
 // startMeshpulse runs meshpulse standalone with the HPAs of a folder.
 func startMeshpulse(ctx context.Context, s settings, hpaDir string, args ...string) (*child, error) {
-	return start(ctx, s.work, "meshpulse", s.meshpulse, append([]string{
+	return start(ctx, s.work, meshpulseName, s.meshpulse, append([]string{
 		"serve", "--standalone", "--hpa-dir", hpaDir, "--log-format", "json",
 		"--ingest-address", "127.0.0.1:0", "--bind-address", "127.0.0.1", "--secure-port", "0",
 	}, args...)...)

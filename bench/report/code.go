@@ -42,12 +42,12 @@ var figures = []figure{
 
 // codeRows run the Go benchmarks beside the code.
 func codeRows(ctx context.Context, s settings, t *table) error {
-	out, err := goBench(ctx, s, "Query|Commit|Message", "0.5s")
-	if err != nil {
-		return err
-	}
-	for _, more := range []struct{ pattern, time string }{{"Memory", "1x"}, {"NewPod", "200x"}, {"Writers", "2s"}, {"Act", "20000x"}} {
-		o, err := goBench(ctx, s, more.pattern, more.time)
+	out := ""
+	for _, group := range []struct {
+		pattern, time string
+		runs          int // where CPU counts, the best of three: what else the machine does makes it more, never less
+	}{{"Query|Commit|Message", "0.3s", 3}, {"Memory", "1x", 1}, {"NewPod", "200x", 3}, {"Writers", "2s", 1}, {"Act", "20000x", 1}} {
+		o, err := goBench(ctx, s, group.pattern, group.time, group.runs)
 		if err != nil {
 			return err
 		}
@@ -94,8 +94,8 @@ func actingRows(t *table, found map[string]map[string]float64) {
 }
 
 // goBench runs benchmarks of the packages and keeps their output for benchstat.
-func goBench(ctx context.Context, s settings, pattern, benchtime string) (string, error) {
-	cmd := exec.CommandContext(ctx, "go", "test", "-run", "^$", "-bench", "^Benchmark("+pattern+")$", "-benchtime", benchtime,
+func goBench(ctx context.Context, s settings, pattern, benchtime string, runs int) (string, error) {
+	cmd := exec.CommandContext(ctx, "go", "test", "-run", "^$", "-bench", "^Benchmark("+pattern+")$", "-benchtime", benchtime, "-count", strconv.Itoa(runs),
 		"-timeout", "5m", "./aggregator", "./envoystats", "./metricsapi")
 	out, err := cmd.CombinedOutput()
 	if err != nil {
@@ -106,7 +106,8 @@ func goBench(ctx context.Context, s settings, pattern, benchtime string) (string
 	return string(out), os.WriteFile(filepath.Join(s.work, "go-"+name+".txt"), out, 0o600)
 }
 
-// parseBenchmarks reads what go test prints: by name without Benchmark and -CPUS, then by unit.
+// parseBenchmarks reads what go test prints: by name without Benchmark and -CPUS, then by unit. Of several runs of one it takes
+// that with the least CPU.
 func parseBenchmarks(out string) map[string]map[string]float64 {
 	found := map[string]map[string]float64{}
 	for line := range strings.Lines(out) {
@@ -127,6 +128,9 @@ func parseBenchmarks(out string) map[string]map[string]float64 {
 			if v, err := strconv.ParseFloat(f[i], 64); err == nil {
 				units[f[i+1]] = v
 			}
+		}
+		if before, ok := found[name]["cpu-ns/op"]; ok && before <= units["cpu-ns/op"] {
+			continue
 		}
 		found[name] = units
 	}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"time"
 )
@@ -116,7 +117,7 @@ func measure(ctx context.Context, s settings, l load, subjects ...subject) (cost
 	for i, c := range costs {
 		fmt.Fprintf(os.Stderr, "%-28s %v\n", subjects[i].name, c)
 	}
-	if s.profiles == "" {
+	if s.profiles == "" || !slices.ContainsFunc(all, func(p loaded) bool { return p.receiver.Name == meshpulseName }) {
 		return costs, nil
 	}
 	return costs, profile(ctx, s, l) // beside the figures, and after them
