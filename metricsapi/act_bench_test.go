@@ -14,12 +14,12 @@ import (
 	"github.com/meshpulse/meshpulse/metricsapi/horizontal"
 )
 
-// actFleet is 5,000 pods of 1,000 workloads in one namespace, with an HPA for each workload.
+// actFleet is 5,000 pods of 1,000 workloads in one namespace, with an HPA for each workload that acts, or without.
 type actFleet struct {
 	store   *aggregator.Store
 	x       *actor
 	streams []*aggregator.Stream
-	queries []*aggregator.Query // of the workloads
+	queries []*aggregator.Query // of the workloads, nil without HPAs
 	now     time.Time
 	batch   aggregator.Batch
 	flushes []float64
@@ -38,7 +38,7 @@ func (w actFleetLabels) Describe(i int) (string, []aggregator.Label, error) {
 	}, nil
 }
 
-func newActFleet(b *testing.B) *actFleet {
+func newActFleet(b *testing.B, acting bool) *actFleet {
 	store, err := aggregator.New(aggregator.Config{})
 	if err != nil {
 		b.Fatal(err)
@@ -54,7 +54,10 @@ func newActFleet(b *testing.B) *actFleet {
 		hpa: func(string, string) (*autoscalingv2.HorizontalPodAutoscaler, bool) { return nil, false },
 	})
 	c.follow = f.x.follow
-	list := make([]sourceHPA, actFleetWorkloads)
+	var list []sourceHPA
+	if acting {
+		list = make([]sourceHPA, actFleetWorkloads)
+	}
 	for i := range list {
 		list[i] = hpaFrom(b, hpaText(fmt.Sprintf("w-%d", i), scaleAction,
 			external("istio-requests-per-second", fmt.Sprintf("{matchLabels: {destination_workload: w-%d}}", i), `type: AverageValue, averageValue: "10"`)))
@@ -62,7 +65,7 @@ func newActFleet(b *testing.B) *actFleet {
 	}
 	c.Replace(list)
 	b.Cleanup(c.Close)
-	f.queries = make([]*aggregator.Query, actFleetWorkloads)
+	f.queries = make([]*aggregator.Query, len(list))
 	for q, hpas := range c.current.Load().acting {
 		var i int
 		if _, err := fmt.Sscanf(hpas[0].Name, "w-%d", &i); err != nil {
@@ -98,12 +101,12 @@ func (f *actFleet) flush(b *testing.B) (pod int) {
 }
 
 // What acting costs a flush: every one of them marks the query of its workload and leads to a look, which with pods at random phases is
-// what coalescing leaves of it at most. To be compared with the ingest of a flush.
+// what coalescing leaves of it at most. make bench shows it beside the ingest of a flush, in one process.
 func BenchmarkAct(b *testing.B) {
-	f := newActFleet(b)
 	ctx := context.Background()
 	for _, acting := range []bool{false, true} {
 		b.Run(fmt.Sprintf("streams=%d/hpas=%d/acting=%v", actFleetPods, actFleetWorkloads, acting), func(b *testing.B) {
+			f := newActFleet(b, acting)
 			before := benchCPU(b)
 			for b.Loop() {
 				pod := f.flush(b)

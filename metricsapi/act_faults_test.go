@@ -146,7 +146,7 @@ func TestAFaultNeverLooksLikeASurge(t *testing.T) {
 				}
 				m.scales.written = nil
 				m.live(6*time.Minute, 0) // whatever it was is over
-				m.rps *= 20 // a prior of the noise is what it knows after a restart of six minutes ago
+				m.rps *= 20              // a prior of the noise is what it knows after a restart of six minutes ago
 				m.live(30*time.Second, 0)
 				if len(m.scales.written) == 0 {
 					t.Error("twenty times the load raises nothing, so this test cannot fail")

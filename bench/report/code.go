@@ -46,7 +46,7 @@ func codeRows(ctx context.Context, s settings, t *table) error {
 	for _, group := range []struct {
 		pattern, time string
 		runs          int // where CPU counts, the best of three: what else the machine does makes it more, never less
-	}{{"Query|Commit|Message", "0.3s", 3}, {"Memory", "1x", 1}, {"NewPod", "200x", 3}, {"Writers", "2s", 1}, {"Act", "20000x", 1}} {
+	}{{"Query|Commit|Message", "0.3s", 3}, {"Memory", "1x", 1}, {"NewPod", "200x", 3}, {"Writers", "2s", 1}} {
 		o, err := goBench(ctx, s, group.pattern, group.time, group.runs)
 		if err != nil {
 			return err
@@ -65,7 +65,6 @@ func codeRows(ctx context.Context, s settings, t *table) error {
 			t.add(f.name, v*f.scale, f.to, f.better)
 		}
 	}
-	actingRows(t, found)
 	for _, readers := range []int{0, 1, 4, 16} {
 		v := found[fmt.Sprintf("Writers/readers=%d", readers)]
 		what := fmt.Sprintf("one writer under %d readers, each 100 times a second, ", readers)
@@ -77,20 +76,6 @@ func codeRows(ctx context.Context, s settings, t *table) error {
 		t.add(what+"reads of 1,000 series", v["reads/s"], "1/s", "higher")
 	}
 	return nil
-}
-
-// actingRows say what it adds to a flush that HPAs act at surges, on its own and beside ingest where that was measured in this run.
-func actingRows(t *table, found map[string]map[string]float64) {
-	const act, unit = "Act/streams=5000/hpas=1000/acting=", "cpu-ns/op"
-	added := (found[act+"true"][unit] - found[act+"false"][unit]) / 1000
-	const what = "acting at surges, 5,000 streams, 1,000 HPAs of 5 pods: CPU that it adds"
-	t.add(what, added, "us/flush", "lower")
-	for _, r := range t.Rows {
-		if r.Name == fiveThousand+": meshpulse" {
-			t.atMost(what+", of ingest's", added/r.Value, "share", .1)
-			return
-		}
-	}
 }
 
 // goBench runs benchmarks of the packages and keeps their output for benchstat.

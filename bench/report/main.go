@@ -84,7 +84,7 @@ func parseSettings(name string, args []string, more func(*flag.FlagSet)) (settin
 	f.StringVar(&s.prometheus, "prometheus", ".cache/bench/prometheus", "Prometheus to compare with; where it is missing, its rows are")
 	f.StringVar(&s.results, "results", "bench/results", "folder that takes the results")
 	f.StringVar(&s.work, "work", ".cache/bench/run", "folder for logs and other passing files")
-	f.StringVar(&only, "only", "", "parts to run, comma separated: ingest,variants,fivethousand,prometheus,code,api (default all)")
+	f.StringVar(&only, "only", "", "parts to run, comma separated: ingest,variants,fivethousand,acting,prometheus,code,api (default all)")
 	f.DurationVar(&s.measure, "measure", 15*time.Second, "how long CPU time is counted for, each time")
 	f.StringVar(&s.profiles, "profiles", "", "folder that takes CPU profiles of meshpulse under load")
 	if more != nil {

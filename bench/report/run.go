@@ -30,6 +30,7 @@ func runBenchmarks(ctx context.Context, args []string) error {
 		{"ingest", func(ctx context.Context, s settings, t *table) error { return ingestRows(ctx, s, t, ingestLoads[:1]) }},
 		{"variants", func(ctx context.Context, s settings, t *table) error { return ingestRows(ctx, s, t, ingestLoads[1:]) }},
 		{"fivethousand", fiveThousandRows},
+		{"acting", actingRows},
 		{"prometheus", prometheusRows},
 		{"code", codeRows},
 		{"api", apiRows},
@@ -89,8 +90,6 @@ func ingestRows(ctx context.Context, s settings, t *table, loads []ingestLoad) e
 	return nil
 }
 
-const fiveThousand = "ingest CPU, 5,000 streams of 20 label sets, stock naming, plaintext"
-
 // fiveThousandRows are the same at 5,000 streams, one after the other: both at once are more than two cores have.
 func fiveThousandRows(ctx context.Context, s settings, t *table) error {
 	l := load{pods: 5000, labelSets: 20, interval: flushInterval}
@@ -103,7 +102,7 @@ func fiveThousandRows(ctx context.Context, s settings, t *table) error {
 		costs = append(costs, c...)
 	}
 	floor, own := costs[0], costs[1]
-	const what = fiveThousand
+	const what = "ingest CPU, 5,000 streams of 20 label sets, stock naming, plaintext"
 	t.add(what+": null sink", micros(floor.receiver), "us/flush", "lower")
 	t.atMost(what+": meshpulse", micros(own.receiver), "us/flush", 250)
 	t.add(what+": ratio", ratio(own.receiver, floor.receiver), "x", "lower")
