@@ -258,6 +258,97 @@ func TestStepIsToldAndLetGo(t *testing.T) {
 	})
 }
 
+// TestWhatBeginsIsNotNoise: load that begins before there is a minute to compare it with is learned as nothing.
+func TestWhatBeginsIsNotNoise(t *testing.T) {
+	for idle := 10 * time.Second; idle <= 80*time.Second; idle += 5 * time.Second {
+		synctest.Test(t, func(t *testing.T) {
+			p := newSurgePods(t, 1, 5*time.Second, 3)
+			defer p.close()
+			d := p.detector(SurgeConfig{})
+			p.run(idle, 0, func() {})
+			p.run(5*time.Minute, 2, func() { d.At(time.Now()) })
+			told := false
+			p.run(10*time.Second, 12, func() { told = told || d.At(time.Now()).Active })
+			if !told {
+				t.Errorf("idle for %s before: 12/s after five minutes of 2/s are not told", idle)
+			}
+		})
+	}
+}
+
+// TestStepIsServedOverALongWindow: until the query's window lies inside the surge, though the fold keeps less than the window.
+func TestStepIsServedOverALongWindow(t *testing.T) {
+	for _, window := range []string{"10m", "30m"} {
+		synctest.Test(t, func(t *testing.T) {
+			p := newSurgePods(t, 1, 5*time.Second, 1)
+			defer p.close()
+			q, err := p.store.Register(`sum(rate(istio_requests_total[` + window + `]))`)
+			if err != nil {
+				t.Fatal(err)
+			}
+			d, err := q.DetectSurges(SurgeConfig{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			p.run(35*time.Minute, 2, func() {})
+			step := time.Now()
+			p.run(35*time.Minute, 60, func() {
+				a, err := q.Eval(t.Context(), time.Now())
+				if err != nil || len(a.Values) != 1 {
+					t.Fatal(a.Values, err)
+				}
+				served, s := a.Values[0].V, d.At(time.Now())
+				if s.Active {
+					served = max(served, s.Value)
+				}
+				if since := time.Since(step); since > 30*time.Second && served < 50 {
+					t.Fatalf("[%s]: of 60/s %.1f are served %s after the step: %+v", window, served, since.Round(time.Second), s)
+				}
+			})
+		})
+	}
+}
+
+// TestGapIsNoSurge: counters tell of the time that nobody heard of, interval histograms do not, and one expression may read both.
+func TestGapIsNoSurge(t *testing.T) {
+	const requests, durations = `sum(rate(istio_requests_total[1m]))`, `sum(rate(istio_request_duration_milliseconds_count[1m]))`
+	for _, expr := range []string{requests, durations, requests + " / " + durations, requests + " + " + durations} {
+		for _, lost := range []int{1, 2, 4, 6, 12} {
+			synctest.Test(t, func(t *testing.T) {
+				p := newSurgePods(t, 0, 0, 1)
+				q, err := p.store.Register(expr)
+				if err != nil {
+					t.Fatal(err)
+				}
+				d, err := q.DetectSurges(SurgeConfig{})
+				if err != nil {
+					t.Fatal(err)
+				}
+				st := p.store.Connect(Pod{Namespace: "test", Name: "a", FlushInterval: 5 * time.Second})
+				defer st.Close()
+				names := described{named("istio_requests_total", labels.EmptyLabels()), named("istio_request_duration_milliseconds", labels.EmptyLabels())}
+				for i, total := 0, 0.0; i < 160; i++ {
+					time.Sleep(5 * time.Second)
+					if total += 500; i >= 120 && i < 120+lost {
+						continue
+					}
+					stamp := time.Now().UnixMilli()
+					b := &Batch{Timestamp: stamp, Samples: []Sample{
+						{Key: 1, Timestamp: stamp, Kind: Counter, Value: total},
+						{Key: 2, Timestamp: stamp, Kind: Histogram, Count: 500, Value: 5000},
+					}}
+					if err := st.Commit(time.Now(), b, names); err != nil {
+						t.Fatal(err)
+					}
+					if s := d.At(time.Now()); s.Active {
+						t.Fatalf("%s: %d flushes were lost of constant traffic: %+v", expr, lost, s)
+					}
+				}
+			})
+		}
+	}
+}
+
 // TestSurgeDoesNotDependOnWhoAsks: detectors of one query that are asked at different times say the same.
 func TestSurgeDoesNotDependOnWhoAsks(t *testing.T) {
 	active := 0

@@ -41,8 +41,9 @@ type surgeRow struct {
 	at     int64
 	before int64 // of the pod's first row: when what it counts began; else 0
 	counts []float64
-	// interval: counts are of the last flush interval only, whatever lies between the rows (interval histograms, deltas).
-	interval bool
+	// intervals are the counts of series that tell of the last flush interval only, whatever lies between the rows (interval
+	// histograms, deltas); nil if none does.
+	intervals []float64
 	// aged: of the pod's first row: it counted before, so its past is unknown.
 	aged bool
 }
@@ -180,17 +181,19 @@ func (f *surgeFold) count(r *surgeRow) {
 		from, to = r.at-p.flush, r.at
 		f.since = max(f.since, r.at)
 	}
-	guess := r.interval && float64(r.at-from) > surgeGapFlushes*float64(p.flush)
-	for i := range f.counts {
-		if !guess {
-			f.counts[i].add(from, to, r.counts[i])
-			continue
-		}
+	guess := r.intervals != nil && float64(r.at-from) > surgeGapFlushes*float64(p.flush)
+	share := 1.0 // what an interval's count stands for: so many times itself
+	if guess {
 		// Of the flushes that were lost nothing is known: they count as the one that came, or it would look like a step.
-		last := to - p.flush
-		f.counts[i].add(last, to, r.counts[i])
-		f.counts[i].add(from, last, r.counts[i]*float64(last-from)/float64(p.flush))
-		f.unsure = max(f.unsure, last)
+		share = float64(to-from) / float64(p.flush)
+		f.unsure = max(f.unsure, to-p.flush)
+	}
+	for i := range f.counts {
+		n := r.counts[i]
+		if r.intervals != nil {
+			n += share * r.intervals[i]
+		}
+		f.counts[i].add(from, to, n)
 	}
 	p.newest, p.end = r.at, to
 }
@@ -344,6 +347,7 @@ func (f *surgeFold) baseline(minute baseline, from int64) baseline {
 
 // mean is the rate over (from, to].
 func (f *surgeFold) mean(from, to int64) baseline {
+	from = max(from, f.counts[0].oldest())
 	return f.rate(f.counts[0].sum(from, to), to-from)
 }
 
@@ -382,11 +386,15 @@ func (f *surgeFold) learnAt(end int64) {
 	})
 }
 
-// steady reports whether the minute before a time is like the five minutes before it, but for noise.
+// steady reports whether the minute before a time is like what was before it, up to five minutes back, but for noise. Without a minute
+// before the minute nothing tells load that begins from noise.
 func (f *surgeFold) steady(minute baseline, at int64) bool {
-	long := f.mean(max(at-surgeLongMs, f.since), at)
+	if at-2*surgeMinuteMs < f.since {
+		return false
+	}
+	past := f.mean(max(at-surgeLongMs, f.since), at-surgeMinuteMs)
 	apart := f.ratio * (1 + 2/math.Sqrt(minute.stands))
-	return minute.rate <= apart*long.rate && long.rate <= apart*minute.rate
+	return minute.rate <= apart*past.rate && past.rate <= apart*minute.rate
 }
 
 // ready reports whether there is enough history for a test.
@@ -407,10 +415,11 @@ func (f *surgeFold) served(now int64) (from, to int64, on bool) {
 			mark = p.newest
 		}
 	}
+	oldest := f.counts[0].oldest() // a query's window may be longer than what the fold keeps
 	if mark >= s.end+f.flush-f.jitter() {
-		return s.end, mark, true
+		return max(s.end, oldest), mark, true
 	}
-	return s.from, max(s.end, mark), true
+	return max(s.from, oldest), max(s.end, mark), true
 }
 
 // forgetPod frees a pod's place.

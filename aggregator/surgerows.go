@@ -131,8 +131,14 @@ func (s *surgeRows) read(st *surgeTable, col *column, v view, term int) {
 	interval := v != viewCounter || s.store.config.CountersAsDeltas
 	for i, n := range increases {
 		r := &st.rows[i]
-		r.interval = r.interval || interval
-		s.plan.addTo(r.counts, term, n)
+		into := r.counts
+		if interval {
+			if r.intervals == nil {
+				r.intervals = make([]float64, len(r.counts))
+			}
+			into = r.intervals
+		}
+		s.plan.addTo(into, term, n)
 	}
 }
 
