@@ -144,7 +144,7 @@ func steady(rps float64, length time.Duration) load.Profile {
 
 // chaosOptions are meshpulse's in a chaos run. Without the component for it a surge does not act.
 func (l *lab) chaosOptions() meshpulseOptions {
-	o := meshpulseOptions{ingestTLS: true, flags: []string{"--hold=" + chaosHold.String(), "--max-series=" + strconv.Itoa(chaosBudget)}}
+	o := meshpulseOptions{ingestTLS: true, flags: []string{"--hold=" + chaosHold.String(), "--retention=" + chaosRetention.String(), "--max-series=" + strconv.Itoa(chaosBudget)}}
 	if _, err := os.Stat(filepath.Join(l.root, "manifests", "components", surgeAction)); err == nil {
 		o.components = append(o.components, surgeAction)
 	}
@@ -352,14 +352,16 @@ func (r *chaosRun) scrape(ctx context.Context) {
 	client.Timeout = 2 * time.Second
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
-	for {
+	for last := time.Now(); ; {
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
 		}
-		sidecars := len(r.agent.Sidecars()) + len(r.lanes)
-		r.note(func(s *chaos.Seen) { s.FlushesDue += float64(sidecars) / r.scenario.Flush.Seconds() })
+		now := time.Now() // a reading that takes long drops ticks, and just when flushes are lost
+		due := float64(len(r.agent.Sidecars())+len(r.lanes)) * now.Sub(last).Seconds() / r.scenario.Flush.Seconds()
+		last = now
+		r.note(func(s *chaos.Seen) { s.FlushesDue += due })
 		p := r.meshpulse.current()
 		if p == nil {
 			continue
@@ -391,6 +393,11 @@ func (r *chaosRun) count(pid int, text string) {
 
 // sumUp asks for what is known only in the end.
 func (r *chaosRun) sumUp(ctx context.Context) error {
+	log, err := os.ReadFile(filepath.Join(r.meshpulse.dir, "meshpulse.log"))
+	if err != nil {
+		return err
+	}
+	told := 0
 	for i, ln := range r.lanes {
 		result := ln.generator.Result()
 		r.traces[i].Sent, r.traces[i].Failed = result.Sent, result.Failed
@@ -400,20 +407,18 @@ func (r *chaosRun) sumUp(ctx context.Context) error {
 		}
 		for _, e := range events.Items {
 			r.traces[i].Raises = append(r.traces[i].Raises, raised(e, r.begin))
+			told += max(1, int(e.Count))
 		}
 	}
+	// A process that is killed may not have sent its events.
+	if n := strings.Count(string(log), `msg="surge scaled"`); n > told {
+		r.traces[0].Raises = append(r.traces[0].Raises, fmt.Sprintf("and %d more somewhere, of which only the log tells", n-told))
+	}
 	r.note(func(s *chaos.Seen) {
-		for _, pair := range r.links {
-			s.FlushesSent += float64(pair[0].Messages() + pair[1].Messages())
-		}
 		s.FlushesTaken = s.Dropped[counted[0]] - float64(r.flood.Messages())
 		delete(s.Dropped, counted[0])
 		s.Judge(r.traces)
 	})
-	log, err := os.ReadFile(filepath.Join(r.meshpulse.dir, "meshpulse.log"))
-	if err != nil {
-		return err
-	}
 	for _, sign := range []string{"panic:", "fatal error:", "DATA RACE"} {
 		if n := strings.Count(string(log), sign); n > 0 {
 			r.note(func(s *chaos.Seen) {

@@ -23,8 +23,8 @@ type Seen struct {
 	Failed []string
 	// Crashes are the times when meshpulse ended by itself.
 	Crashes []Moment
-	// FlushesDue are those that the running sidecars' intervals make, FlushesSent went out whole, FlushesTaken were received.
-	FlushesDue, FlushesSent, FlushesTaken float64
+	// FlushesDue are those that the running sidecars' intervals make, FlushesTaken were received.
+	FlushesDue, FlushesTaken float64
 	// Dropped are meshpulse's counters of what it refused, by name and labels.
 	Dropped map[string]float64
 
