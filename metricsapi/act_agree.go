@@ -6,6 +6,8 @@ import (
 	"math"
 	"time"
 
+	autoscalingv2 "k8s.io/api/autoscaling/v2"
+
 	"github.com/meshpulse/meshpulse/aggregator"
 )
 
@@ -49,6 +51,9 @@ func (x *actor) agree(ctx context.Context, o *offer, v verdict, at time.Time) ve
 		for _, w := range a.metrics {
 			goal := targetQuantity(w.target)
 			if w.metric != o.metric || w.canonical != o.selector || goal == nil || goal.Sign() <= 0 || to == 0 {
+				continue
+			}
+			if w.target.Type == autoscalingv2.ValueMetricType { // it asks for a multiple of the replicas, whatever they are
 				continue
 			}
 			if milli := goal.MilliValue(); milli <= math.MaxInt64/int64(to) && v.sum() < milli*int64(to) {

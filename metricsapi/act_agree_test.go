@@ -5,20 +5,24 @@ import (
 	"testing"
 	"time"
 
+	autoscalingv2 "k8s.io/api/autoscaling/v2"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
 	"github.com/meshpulse/meshpulse/aggregator"
 )
 
 // From a raise on the answer asks for the replicas raised to, until the new pods have two rows each.
 func TestTheAnswerAgrees(t *testing.T) {
-	value := func(a *actTest) (int64, string) {
+	of := func(a *actTest, metric int) (int64, string) {
 		a.Helper()
-		o := a.x.catalog.current.Load().hpas[0].offers[0]
+		o := a.x.catalog.current.Load().hpas[0].offers[metric]
 		v, _, refused := a.x.rules.evaluate(a.Context(), "rps", o, o.prepared, a.at)
 		if refused != nil {
 			a.Fatal(refused)
 		}
 		return v.sum(), v.reason
 	}
+	value := func(a *actTest) (int64, string) { return of(a, 0) }
 	// raised has raised 1 to 4, and nobody surges any more.
 	raised := func(t *testing.T, pods ...knownPod) *actTest {
 		a := newActTest(t, scaleAction)
@@ -84,6 +88,28 @@ func TestTheAnswerAgrees(t *testing.T) {
 		a.scales.spec = 4
 		if v, reason := value(a); v != 15_000 || reason != "" {
 			t.Errorf("%d (%s), want the surge's", v, reason)
+		}
+	})
+	t.Run("for targets of type AverageValue alone", func(t *testing.T) {
+		a := newActTest(t, scaleAction, func(h *autoscalingv2.HorizontalPodAutoscaler) {
+			ratio := h.Spec.Metrics[0].DeepCopy()
+			ratio.External.Metric.Name = "istio-requests-per-second"
+			ratio.External.Metric.Selector = &metav1.LabelSelector{MatchLabels: map[string]string{"destination_workload": "podinfo"}}
+			ratio.External.Target = autoscalingv2.MetricTarget{Type: autoscalingv2.ValueMetricType, Value: ratio.External.Target.AverageValue}
+			h.Spec.Metrics = append(h.Spec.Metrics, *ratio)
+		})
+		a.x.rules.holder = &holder{pods: fixedPods{}, store: a.x.store, started: a.x.store.Started(), hold: time.Minute}
+		a.surge(60)
+		a.look()
+		if v, reason := of(a, 0); v != 60_000 || reason != "" {
+			t.Errorf("of type AverageValue: %d (%s), want the surge's", v, reason)
+		}
+		a.surges["prometheus-query"].surge.Active = false
+		if v, _ := of(a, 0); v != 40_000 {
+			t.Errorf("of type AverageValue: %d, want 40", v)
+		}
+		if v, reason := of(a, 1); v >= 10_000 || reason != "" {
+			t.Errorf("of type Value: %d (%s), want what is seen", v, reason)
 		}
 	})
 	t.Run("observing changes nothing", func(t *testing.T) {
