@@ -126,6 +126,10 @@ func (t *table) watchedQueries() []*Query {
 // with many of them each row alone changes little.
 const evaluationsPerFlush = 10
 
+// watchPause is how long marks gather between two rounds of evaluation: with a thousand flushes a second, waking up for each costs
+// as much as what is evaluated then, and nobody acts within a hundredth of a flush.
+const watchPause = 20 * time.Millisecond
+
 // Watch calls evaluate for watched queries that committed rows have marked, one at a time, until the context ends. evaluate
 // returns the longest flush interval of the query's pods: the next call for the same query comes a tenth of it later or after.
 // It is called once for a store.
@@ -158,6 +162,11 @@ func (s *Store) Watch(ctx context.Context, evaluate func(*Query) (flush time.Dur
 			s.metrics.driven.Inc()
 			return true
 		})
-		timer.Reset(next)
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(watchPause):
+		}
+		timer.Reset(next - watchPause)
 	}
 }
