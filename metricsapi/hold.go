@@ -17,7 +17,7 @@ import (
 )
 
 // The rule for incomplete knowledge. While what is known is incomplete, the answer is the larger of what is seen and what
-// keeps the replicas as they are. Scaling up stays possible, scaling down does not, and nothing has to survive a restart.
+// keeps the replicas as they are, or none where the controller would make fewer of either. Scaling up stays possible, scaling down does not, and nothing has to survive a restart.
 
 // pods is what the cluster says of the pods that exist.
 type pods interface {
@@ -256,10 +256,19 @@ func (h *holder) told(p knownPod, s aggregator.PodState, a aggregator.Answer, at
 		(!s.Oldest.After(from) || !p.created.Before(h.started) && s.Whole)
 }
 
-// keep returns what keeps the replicas of all HPAs that ask for the offer as they are, in the API's milli-units. moves is not nil
-// where that answer would move the replicas of one all the same, so only more than that may be answered.
-func (h *holder) keep(ctx context.Context, o *offer) (kept int64, moves, cannot *refusal) {
-	kept, by := int64(-1), ""
+// keeping is what it takes to keep the replicas of all HPAs that ask for an offer.
+type keeping struct {
+	// milli is the answer that does, in the API's milli-units.
+	milli int64
+	// moves is not nil where that answer would move the replicas of one all the same.
+	moves *refusal
+	// enough: what is seen asks for at least that answer, and none of the HPAs for fewer replicas than its target is to have.
+	enough bool
+}
+
+// keep returns what keeps the replicas, beside what is seen: a sum in milli-units.
+func (h *holder) keep(ctx context.Context, o *offer, seen int64) (kept keeping, cannot *refusal) {
+	kept, by := keeping{milli: -1, enough: true}, ""
 	for _, a := range o.askers {
 		for _, w := range a.metrics {
 			if w.metric != o.metric || w.canonical != o.selector {
@@ -275,26 +284,31 @@ func (h *holder) keep(ctx context.Context, o *offer) (kept int64, moves, cannot 
 			if average {
 				var err error
 				if target, err = h.replicas(ctx, a); err != nil {
-					return 0, nil, refuse(outcomeHeld, "%s: %v", o, err)
+					return keeping{}, refuse(outcomeHeld, "%s: %v", o, err)
 				}
 				n = int64(target.Spec)
 			}
 			if n > 0 && milli > math.MaxInt64/n {
 				milli = math.MaxInt64 / n
 			}
-			if average && a.withinLimits(h.settings.Asks(a.Spec.Behavior, *goal, target, milli*n)) != a.withinLimits(target.Spec) {
-				moves = refuse(outcomeHeld, "%s: incomplete, and only without an answer does HPA %s keep its %d replicas: its target has %d pods now, which the controller would ask for, since they are within its tolerance", o, a.Name, target.Spec, target.Status)
+			asks := func(sum int64) int32 { return a.withinLimits(h.settings.Asks(a.Spec.Behavior, *goal, target, sum)) }
+			has := a.withinLimits(target.Spec)
+			if average && asks(milli*n) != has {
+				kept.moves = refuse(outcomeHeld, "%s: incomplete, and only without an answer does HPA %s keep its %d replicas: its target has %d pods now, which the controller would ask for, since they are within its tolerance", o, a.Name, target.Spec, target.Status)
 			}
-			if kept >= 0 && kept != milli*n {
-				return 0, nil, refuse(outcomeHeld, "%s: HPAs %s and %s ask for it and would need different values to keep their replicas: no answer until the knowledge is complete", o, by, a.Name)
+			if seen < milli*n || average && asks(seen) < has {
+				kept.enough = false
 			}
-			kept, by = milli*n, a.Name
+			if kept.milli >= 0 && kept.milli != milli*n {
+				return keeping{}, refuse(outcomeHeld, "%s: HPAs %s and %s ask for it and would need different values to keep their replicas: no answer until the knowledge is complete", o, by, a.Name)
+			}
+			kept.milli, by = milli*n, a.Name
 		}
 	}
-	if kept < 0 {
-		return 0, nil, refuse(outcomeHeld, "%s: no HPA that asks for it has a target", o)
+	if kept.milli < 0 {
+		return keeping{}, refuse(outcomeHeld, "%s: no HPA that asks for it has a target", o)
 	}
-	return kept, moves, nil
+	return kept, nil
 }
 
 // withinLimits is what the HPA's limits leave of a number of replicas.
@@ -325,23 +339,22 @@ func (h *holder) apply(ctx context.Context, o *offer, subject string, k knowledg
 	if o == nil {
 		return verdict{}, refuse(outcomeHeld, "%s: incomplete: %s. No HPA asks for it, so there are no replicas to keep", subject, k.missing)
 	}
-	keep, moves, cannot := h.keep(ctx, o)
-	if cannot != nil {
-		return verdict{}, cannot
-	}
 	sum := seen.sum()
+	kept, cannot := h.keep(ctx, o, sum)
 	switch {
-	case refused == nil && sum >= keep:
+	case cannot != nil:
+		return verdict{}, cannot
+	case refused == nil && kept.enough:
 		seen.reason = "incomplete, and what is seen asks for more: " + k.missing
 		return seen, nil
-	case moves != nil:
-		return verdict{}, moves
+	case kept.moves != nil:
+		return verdict{}, kept.moves
 	}
 	was := "nothing seen"
 	if refused == nil {
 		was = "seen " + resource.NewMilliQuantity(sum, resource.DecimalSI).String()
 	}
-	return verdict{items: []item{{milli: keep}}, held: true, reason: fmt.Sprintf("held to keep the replicas, %s: %s", was, k.missing)}, nil
+	return verdict{items: []item{{milli: kept.milli}}, held: true, reason: fmt.Sprintf("held to keep the replicas, %s: %s", was, k.missing)}, nil
 }
 
 // fill counts mute pods as the mean of those that report, where the expression adds up over pods and nothing else is missing:
@@ -373,8 +386,8 @@ func (h *holder) doubt(ctx context.Context, o *offer, k knowledge, seen, filled 
 	if doubtful == 0 || k.missing != "" || !p.additive || o == nil || seen.sum() == 0 {
 		return filled, nil
 	}
-	keep, moves, cannot := h.keep(ctx, o)
-	if cannot != nil || filled.sum() >= keep {
+	kept, cannot := h.keep(ctx, o, filled.sum())
+	if cannot != nil || kept.enough {
 		return filled, nil
 	}
 	reason := fmt.Sprintf("%d sidecars have not been heard of for long, and may serve as much as the others", doubtful)
@@ -383,12 +396,12 @@ func (h *holder) doubt(ctx context.Context, o *offer, k knowledge, seen, filled 
 		if full.sum() <= filled.sum() {
 			return filled, nil
 		}
-		if full.sum() < keep {
+		if full.sum() < kept.milli {
 			full.reason = reason
 			return full, nil
 		}
 	}
-	return verdict{items: []item{{milli: keep}}, held: true, reason: "held to keep the replicas: " + reason}, moves
+	return verdict{items: []item{{milli: kept.milli}}, held: true, reason: "held to keep the replicas: " + reason}, kept.moves
 }
 
 // problems are what the askers' authors should know of the pods behind an answer.

@@ -70,3 +70,44 @@ func TestHeldAnswersKeepReplicasWhilePodsComeAndGo(t *testing.T) {
 		})
 	}
 }
+
+// TestWhatIsSeenTakesNoReplicasWhileIncomplete: what is seen may be a little more than what keeps the replicas, and be within the
+// controller's tolerance of fewer pods that are there, which it then asks for.
+func TestWhatIsSeenTakesNoReplicasWhileIncomplete(t *testing.T) {
+	for name, tc := range map[string]struct {
+		target horizontal.Target
+		limit  int32
+		seen   int64
+		want   int64 // -1: no answer
+	}{
+		"more than the tolerance, and one is still to come": {horizontal.Target{Spec: 20, Status: 19}, 200, 210_000, 210_000},
+		"a little more, and all are there":                  {horizontal.Target{Spec: 20, Status: 20}, 200, 205_000, 205_000},
+		"a little more, and one is still to come":           {horizontal.Target{Spec: 20, Status: 19}, 200, 205_000, -1},
+		"as much as they serve, and one is still to come":   {horizontal.Target{Spec: 20, Status: 19}, 200, 200_000, -1},
+		"less than they serve, and two are still to come":   {horizontal.Target{Spec: 20, Status: 18}, 200, 198_500, 200_000},
+		"a little more, and one has still to go":            {horizontal.Target{Spec: 20, Status: 21}, 200, 200_500, 200_500},
+		"a little more, and a tenth is still to come":       {horizontal.Target{Spec: 100, Status: 91}, 200, 1_000_500, -1},
+		"a little more, and two beyond the limit leave":     {horizontal.Target{Spec: 22, Status: 21}, 20, 221_000, 221_000},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := asking("podinfo", autoscalingv2.AverageValueMetricType, "10", tc.target.Spec)
+			h.Spec.MaxReplicas = tc.limit
+			h.Spec.Metrics = []autoscalingv2.MetricSpec{{Type: autoscalingv2.ExternalMetricSourceType, External: &autoscalingv2.ExternalMetricSource{Target: h.metrics[0].target}}}
+			o := &offer{offerKey: offerKey{namespace: "test", metric: "rps"}, owner: h, askers: []*autoscaler{h}}
+			settings := horizontal.Settings{Tolerance: horizontal.DefaultTolerance}
+			x := &holder{scales: &besides{tc.target}, settings: settings}
+			v, refused := x.apply(t.Context(), o, "rps", knowledge{missing: "1 sidecar silent (a)"}, verdict{items: []item{{milli: tc.seen}}}, nil)
+			got, reading := int64(-1), horizontal.Reading{}
+			if refused == nil {
+				got, reading = v.sum(), horizontal.Reading{Milli: v.sum(), Known: true}
+			}
+			if got != tc.want {
+				t.Errorf("answer %d, want %d (%s, %v)", got, tc.want, v.reason, refused)
+			}
+			d := settings.Decide(&h.Spec, tc.target, []horizontal.Reading{reading}, &horizontal.Past{}, time.Unix(0, 0))
+			if d.Computed && d.Recommended < min(tc.target.Spec, tc.limit) {
+				t.Errorf("the controller asks for %d of %d replicas", d.Recommended, tc.target.Spec)
+			}
+		})
+	}
+}
