@@ -151,6 +151,11 @@ func TestReadHPA(t *testing.T) {
 			want:     []metric{{"prometheus-query", "query-name = rps", "sum(irate(istio_requests_total[1m]))"}},
 			problems: []string{"NoisyRate irate"},
 		},
+		"a counter without rate": {
+			annotations: legacy + `rps: "sum(istio_requests_total)"`, metrics: external("prometheus-query", `{matchLabels: {query-name: rps}}`, per),
+			want:     []metric{{"prometheus-query", "query-name = rps", "sum(istio_requests_total)"}},
+			problems: []string{"RawCounter query rps reads the counter istio_requests_total as it stands: it only grows while its pods live, whatever the load is, and so asks for maxReplicas in the end. Take rate(istio_requests_total{…}[1m])"},
+		},
 	}
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {

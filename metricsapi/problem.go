@@ -38,6 +38,7 @@ const (
 	ReasonLatencyStability  = "LatencyUnstable"     // a latency against Value, stabilised for less than its window
 	ReasonMilliseconds      = "MillisecondsTarget"  // milliseconds against a target below 1
 	ReasonNoisyRate         = "NoisyRate"           // irate
+	ReasonRawCounter        = "RawCounter"          // a counter without rate
 	ReasonOldVersion        = "OldVersion"          // autoscaling/v2beta1 or v2beta2 (files only)
 	ReasonUnknownField      = "UnknownField"        // a field that Kubernetes does not know (files only)
 )

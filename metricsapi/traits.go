@@ -1,6 +1,7 @@
 package metricsapi
 
 import (
+	"slices"
 	"strings"
 	"time"
 
@@ -16,6 +17,8 @@ type traits struct {
 	milliseconds bool
 	// irate: it looks at the last two samples only.
 	irate bool
+	// raw is a counter that is read as it stands, "" if there is none.
+	raw string
 }
 
 // traitsOf reads the traits off an expression; one that does not parse has none. It goes by names as Istio and Prometheus
@@ -46,8 +49,56 @@ func traitsOf(expr string) traits {
 		}
 		return nil
 	})
+	t.raw = rawCounter(tree)
 	t.milliseconds = t.latency && !seconds && selects(tree, func(name string) bool { return strings.Contains(name, "_milliseconds") })
 	return t
+}
+
+// rawCounter names the first counter whose value as it stands goes into the expression's: it only grows while its pods live, whatever
+// the load is. "" if there is none.
+func rawCounter(tree parser.Expr) string {
+	found := ""
+	if tree.Type() == parser.ValueTypeMatrix {
+		return "" // no query of an instant: it is refused
+	}
+	parser.Inspect(tree, func(node parser.Node, path []parser.Node) error {
+		if s, ok := node.(*parser.VectorSelector); ok && found == "" && isCounter(nameOf(s)) && !readsChange(append(slices.Clone(path), s)) {
+			found = nameOf(s)
+		}
+		return nil
+	})
+	return found
+}
+
+// readsChange says whether something on the way from an expression down to a selector takes not the selector's value but its change,
+// its being there, or its time.
+func readsChange(path []parser.Node) bool {
+	for i, node := range path[:len(path)-1] {
+		switch n := node.(type) {
+		case *parser.Call:
+			switch n.Func.Name {
+			case "rate", "irate", "increase", "delta", "idelta", "deriv", "changes", "resets", "timestamp", "absent", "absent_over_time",
+				"present_over_time", "count_over_time", "stddev_over_time", "stdvar_over_time":
+				return true
+			}
+		case *parser.AggregateExpr:
+			if n.Op == parser.COUNT || n.Op == parser.GROUP {
+				return true
+			}
+		case *parser.BinaryExpr:
+			filter := (n.Op == parser.LAND || n.Op == parser.LUNLESS) && path[i+1] == n.RHS
+			change := n.Op == parser.SUB && selects(n.LHS, isCounter) && selects(n.RHS, isCounter)
+			if change || n.ReturnBool || filter {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// isCounter goes by the name, as Prometheus' conventions have it, and knows that all of Istio's are counters.
+func isCounter(name string) bool {
+	return isIstioMetric(name) || slices.ContainsFunc([]string{"_total", "_count", "_sum", "_bucket"}, func(suffix string) bool { return strings.HasSuffix(name, suffix) })
 }
 
 // longestRange is the expression's longest range selector; 0 without any. For an answer the store's own Query.Range counts.

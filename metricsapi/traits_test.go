@@ -1,0 +1,43 @@
+package metricsapi
+
+import "testing"
+
+func TestRawCounter(t *testing.T) {
+	tests := map[string]struct{ expr, want string }{
+		"a counter":                             {`istio_requests_total`, "istio_requests_total"},
+		"its sum":                               {`sum(istio_requests_total{reporter="destination"})`, "istio_requests_total"},
+		"beside a rate":                         {`sum(rate(istio_requests_total[1m])) + sum(istio_request_bytes_sum)`, "istio_request_bytes_sum"},
+		"a mean since the pods began":           {`sum(istio_request_duration_milliseconds_sum) / sum(istio_request_duration_milliseconds_count)`, "istio_request_duration_milliseconds_sum"},
+		"a quantile since the pods began":       {`histogram_quantile(0.95, sum by (le) (istio_request_duration_milliseconds_bucket))`, "istio_request_duration_milliseconds_bucket"},
+		"a histogram under its own name":        {`histogram_quantile(0.95, sum(istio_request_duration_milliseconds))`, "istio_request_duration_milliseconds"},
+		"a counter that is not Istio's":         {`envoy_cluster_upstream_rq_total`, "envoy_cluster_upstream_rq_total"},
+		"a name in a matcher":                   {`sum({__name__="istio_requests_total"})`, "istio_requests_total"},
+		"the last or highest of a range":        {`sum(max_over_time(istio_requests_total[1m]))`, "istio_requests_total"},
+		"a subquery that takes no change":       {`max_over_time(sum(istio_requests_total)[1m:5s])`, "istio_requests_total"},
+		"a product with a rate":                 {`sum(rate(istio_requests_total[1m])) * sum(istio_requests_total)`, "istio_requests_total"},
+		"a counter less a number":               {`sum(istio_requests_total) - 5`, "istio_requests_total"},
+		"the side of a filter that is returned": {`sum(istio_requests_total) and sum(rate(istio_requests_total[1m]))`, "istio_requests_total"},
+
+		"rate":                        {`sum(rate(istio_requests_total[1m]))`, ""},
+		"a named metric's expression": {`histogram_quantile(0.95, sum(rate(istio_request_duration_milliseconds[1m])))`, ""},
+		"increase, irate, delta":      {`increase(a_total[1m]) + irate(a_total[1m]) + delta(a_total[1m])`, ""},
+		"a rate of a sum":             {`rate(sum(istio_requests_total)[1m:5s])`, ""},
+		"the highest rate":            {`max_over_time(sum(rate(istio_requests_total[1m]))[5m:15s])`, ""},
+		"a difference to the past":    {`sum(istio_requests_total) - sum(istio_requests_total offset 1m)`, ""},
+		"how many series there are":   {`count(istio_requests_total)`, ""},
+		"whether there is one":        {`absent(istio_requests_total) + count(group(istio_requests_total))`, ""},
+		"a comparison's 0 or 1":       {`sum(istio_requests_total) > bool 0`, ""},
+		"a filter by another series":  {`sum(rate(istio_requests_total[1m])) and sum(istio_requests_total)`, ""},
+		"a gauge":                     {`sum(envoy_cluster_upstream_rq_active)`, ""},
+		"a number":                    {`vector(1)`, ""},
+		"a range, which is refused":   {`istio_requests_total[1m]`, ""},
+		"what does not parse":         {`sum(istio_requests_total`, ""},
+	}
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) {
+			if got := traitsOf(tc.expr).raw; got != tc.want {
+				t.Errorf("%s: got %q, want %q", tc.expr, got, tc.want)
+			}
+		})
+	}
+}
