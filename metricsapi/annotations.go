@@ -19,6 +19,8 @@ const (
 	// queryKey is the key that holds the PromQL in the new form, whose selector says type: prometheus.
 	queryKey = "query"
 	typeKey  = "type"
+	// kedaKey is in the selector of every metric that KEDA serves, in the HPAs that it writes.
+	kedaKey = "scaledobject.keda.sh/name"
 )
 
 // annotated is what an HPA's annotations say, in the grammar of kube-metrics-adapter:

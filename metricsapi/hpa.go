@@ -142,7 +142,7 @@ func (a *autoscaler) readMetric(source *autoscalingv2.ExternalMetricSource, note
 		used[w.metric+"/"+queryKey] = true
 	case isNamed:
 		a.readNamed(&w)
-	case notes.foreign[w.metric], labels[typeKey] != "" && labels[typeKey] != ourCollector:
+	case notes.foreign[w.metric], labels[kedaKey] != "", labels[typeKey] != "" && labels[typeKey] != ourCollector:
 		return w, false
 	default:
 		w.why = fmt.Sprintf("nothing says how to compute metric %s: add the annotation metric-config.external.%s.prometheus/query with a PromQL expression, "+

@@ -93,6 +93,14 @@ func TestReadHPA(t *testing.T) {
 			metrics: external("rps", `{}`, per), want: []metric{{"rps", "", ""}},
 			problems: []string{"NoQuery metric-config.external.rps.prometheus/query"},
 		},
+		"an HPA that KEDA wrote": {
+			metrics: external("s0-prometheus", `{matchLabels: {scaledobject.keda.sh/name: podinfo}}`, per),
+		},
+		"a query goes before KEDA's selector": {
+			annotations: `metric-config.external.s0-prometheus.prometheus/query: ` + rate,
+			metrics:     external("s0-prometheus", `{matchLabels: {scaledobject.keda.sh/name: podinfo}}`, per),
+			want:        []metric{{"s0-prometheus", "scaledobject.keda.sh/name = podinfo", "sum(rate(istio_requests_total[1m]))"}},
+		},
 		"no query of that name": {
 			annotations: legacy + `rps: ` + rate, metrics: external("prometheus-query", `{matchLabels: {query-name: rsp}}`, per),
 			want:     []metric{{"prometheus-query", "query-name = rsp", ""}},
