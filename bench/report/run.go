@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"runtime"
 	"strings"
 	"time"
 )
@@ -43,8 +45,21 @@ func runBenchmarks(ctx context.Context, args []string) error {
 			t.note("Part %s failed: %.200s", part.name, strings.Join(strings.Fields(err.Error()), " "))
 		}
 	}
+	noteLoad(t)
 	fmt.Print(t.markdown())
 	return errors.Join(failed, t.write(s.results, "bench"))
+}
+
+// noteLoad says so where the machine did other things: its load in the last five minutes, of which a run of ours makes one or two.
+func noteLoad(t *table) {
+	b, err := os.ReadFile("/proc/loadavg")
+	if err != nil {
+		return // not Linux
+	}
+	var one, five float64
+	if _, err := fmt.Sscan(string(b), &one, &five); err == nil && five > 2*float64(runtime.NumCPU()) {
+		t.note("The machine was too busy for the rows of 5,000 streams and for tails (p99): load %.0f on %d CPUs. They are an upper bound.", five, runtime.NumCPU())
+	}
 }
 
 func micros(d time.Duration) float64 { return float64(d.Nanoseconds()) / 1000 }
