@@ -11,7 +11,7 @@ build: ## build bin/meshpulse (the default)
 	@bench/tools/progress $(GO) build -v -ldflags "-X main.commit=$(COMMIT)" -o bin/ ./cmd/meshpulse
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: build ## see it live: three real sidecars, load, HPAs, a table (DURATION=90s ends by itself)
 	@test -e .cache/envoy/envoy || bench/tools/get-envoy || true # without it the demo says so and feeds recordings
