@@ -9,6 +9,7 @@ import (
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 
 	"github.com/meshpulse/meshpulse/aggregator"
+	"github.com/meshpulse/meshpulse/metricsapi/horizontal"
 )
 
 // After a raise the answer agrees with it: the new pods have not flushed yet, what is seen dips, and an HPA that looks at that
@@ -37,17 +38,18 @@ func (g *agreement) raise(from, to int32, at time.Time, flush time.Duration) {
 	g.to, g.until, g.flush = to, at.Add(max(longestAgreement, flushesAgreed*flush)), flush
 }
 
-// agree returns the verdict, or what keeps an HPA's replicas as they were raised where it asks for less.
-func (x *actor) agree(ctx context.Context, o *offer, v verdict, at time.Time) verdict {
+// agree returns the verdict, or what keeps an HPA's replicas as they were raised where it asks for less. There is no answer while the
+// controller would take the raise back all the same: with most of its pods there, those are within its tolerance.
+func (x *actor) agree(ctx context.Context, o *offer, v verdict, at time.Time) (verdict, *refusal) {
 	if x == nil || o == nil || !o.canBeActedOn() {
-		return v
+		return v, nil
 	}
 	for _, a := range o.askers {
 		st := x.state(a.sourceHPA)
 		if st == nil {
 			continue
 		}
-		to := x.agreed(ctx, a, st, o.prepared.query, at)
+		to, target := x.agreed(ctx, a, st, o.prepared.query, at)
 		for _, w := range a.metrics {
 			goal := targetQuantity(w.target)
 			if w.metric != o.metric || w.canonical != o.selector || goal == nil || goal.Sign() <= 0 || to == 0 {
@@ -60,33 +62,39 @@ func (x *actor) agree(ctx context.Context, o *offer, v verdict, at time.Time) ve
 				v.items, v.surge = []item{{milli: milli * int64(to)}}, nil
 				v.reason = fmt.Sprintf("raised to %d replicas at a surge: kept until the new pods have reported twice", to)
 			}
+			if x.settings.Asks(a.Spec.Behavior, *goal, target, v.sum()) < to {
+				return v, refuse(outcomeHeld, "%s: raised to %d replicas at a surge, and only without an answer does HPA %s keep them: its target has %d pods now, which the controller would ask for, since they are within its tolerance", o, to, a.Name, target.Status)
+			}
 		}
 	}
-	return v
+	return v, nil
 }
 
-// agreed is how many replicas are to be kept, 0 for none. Nobody who has lowered the target since is contradicted.
-func (x *actor) agreed(ctx context.Context, a *autoscaler, st *action, q *aggregator.Query, at time.Time) int32 {
+// agreed is how many replicas are to be kept, 0 for none, and what the target has, as far as that can be read. Nobody who has lowered
+// it since is contradicted.
+func (x *actor) agreed(ctx context.Context, a *autoscaler, st *action, q *aggregator.Query, at time.Time) (int32, horizontal.Target) {
 	st.mu.Lock()
 	g := st.agreed
 	st.mu.Unlock()
 	if g.to == 0 {
-		return 0
+		return 0, horizontal.Target{}
 	}
-	over := !at.Before(g.until) || x.haveReported(q, g, at)
+	target, over := horizontal.Target{Spec: g.to, Status: g.to}, !at.Before(g.until) || x.haveReported(q, g, at)
 	if !over {
-		sc, err := x.targets.scale(ctx, a.Namespace, a.Spec.ScaleTargetRef)
-		over = err == nil && sc.Spec.Replicas < g.to
+		if sc, err := x.targets.scale(ctx, a.Namespace, a.Spec.ScaleTargetRef); err == nil {
+			target = targetOf(sc)
+		}
+		over = target.Spec < g.to
 	}
 	if !over {
-		return g.to
+		return g.to, target
 	}
 	st.mu.Lock()
 	if st.agreed == g { // else there has been another raise
 		st.agreed = agreement{}
 	}
 	st.mu.Unlock()
-	return 0
+	return 0, target
 }
 
 // haveReported says whether as many pods as were added since are there, and each has two rows. Pods are known by their metadata,

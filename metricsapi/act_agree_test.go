@@ -9,6 +9,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/meshpulse/meshpulse/aggregator"
+	"github.com/meshpulse/meshpulse/metricsapi/horizontal"
 )
 
 // From a raise on the answer asks for the replicas raised to, until the new pods have two rows each.
@@ -110,6 +111,35 @@ func TestTheAnswerAgrees(t *testing.T) {
 		}
 		if v, reason := of(a, 1); v >= 10_000 || reason != "" {
 			t.Errorf("of type Value: %d (%s), want what is seen", v, reason)
+		}
+	})
+	t.Run("not with an answer within the tolerance of the pods that are there", func(t *testing.T) {
+		a := newActTest(t, scaleAction, func(h *autoscalingv2.HorizontalPodAutoscaler) { h.Spec.MaxReplicas = 100 })
+		a.x.rules.holder = &holder{pods: fixedPods{}, store: a.x.store, started: a.x.store.Started(), hold: time.Minute}
+		a.scales.spec, a.scales.status = 20, 20
+		a.surge(223)
+		a.look()
+		a.expect("raised", []int32{23}, "podinfo SurgeScaled")
+		surge := &a.surges["prometheus-query"].surge
+		o := a.x.catalog.current.Load().hpas[0].offers[0]
+		for _, tc := range []struct {
+			status int32
+			seen   float64 // of a surge, 0: none
+			want   int64   // 0: no answer
+		}{{20, 0, 230_000}, {21, 0, 0}, {22, 0, 0}, {23, 0, 230_000}, {24, 0, 230_000}, {21, 231, 0}, {21, 232, 232_000}, {22, 240, 0}} {
+			a.scales.status, surge.Active, surge.Value, surge.Rate = tc.status, tc.seen > 0, tc.seen, tc.seen
+			v, _, refused := a.x.rules.evaluate(a.Context(), "rps", o, o.prepared, a.at)
+			reading := horizontal.Reading{Milli: v.sum(), Known: refused == nil}
+			switch {
+			case refused == nil && v.sum() != tc.want:
+				t.Errorf("%+v: %d (%s)", tc, v.sum(), v.reason)
+			case refused != nil && (tc.want != 0 || refused.outcome != outcomeHeld):
+				t.Errorf("%+v: %v", tc, refused)
+			}
+			target := horizontal.Target{Spec: 23, Status: tc.status}
+			if d := a.x.settings.Decide(&a.object.Spec, target, []horizontal.Reading{reading}, &horizontal.Past{}, a.at); d.Computed && d.Recommended < 23 {
+				t.Errorf("%+v: the controller asks for %d", tc, d.Recommended)
+			}
 		}
 	})
 	t.Run("observing changes nothing", func(t *testing.T) {

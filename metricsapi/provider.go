@@ -159,7 +159,7 @@ func (r rules) evaluate(ctx context.Context, subject string, o *offer, p *prepar
 		v.problems = k.problems(o)
 	}
 	if refused == nil {
-		v = r.actor.agree(ctx, o, v, at)
+		v, refused = r.actor.agree(ctx, o, v, at)
 	}
 	return v, answer, refused
 }
