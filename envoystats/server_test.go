@@ -219,10 +219,10 @@ func TestAMessageOverTheLimitIsToldWithTheRemedy(t *testing.T) {
 	if len(k.recorder.all()) != 1 {
 		t.Errorf("commits %+v, want the first message's", k.recorder.all())
 	}
+	waitFor(t, "the log line", func() bool { return strings.Contains(k.log.String(), "too_large") }) // the sender is told first
 	if got := k.metric(t, "rejected_messages_total", "too_large"); got != 1 {
 		t.Errorf("%v counted, want 1", got)
 	}
-	waitFor(t, "the log line", func() bool { return strings.Contains(k.log.String(), "too_large") }) // the sender is told first
 	for _, part := range []string{"--max-message-bytes", "pod=web-0", "1001 vs. 1000"} {
 		if !strings.Contains(k.log.String(), part) {
 			t.Errorf("log without %q:\n%s", part, k.log)
