@@ -81,8 +81,10 @@ func (r rules) judge(subject string, p *prepared, a aggregator.Answer, at time.T
 	switch {
 	case p.selects && a.Reporting == 0 && (a.Matched == 0 || r.holder != nil || nothingLeft(a)):
 		return verdict{}, r.noSidecar(subject, p, a)
-	case len(a.Values) == 0 && a.Matched == 0 && p.foreign != "":
-		return verdict{}, refuse(outcomeNoValue, "%s: no series matches. It is not known to be 0, since Istio does not set the %s by itself: check the spelling, or the Telemetry resource that adds it: %s", subject, p.foreign, p.expr)
+	case len(a.Values) == 0 && a.Matched == 0 && p.doubt != "":
+		return verdict{}, refuse(outcomeNoValue, "%s: no series matches. It is not known to be 0: %s: %s", subject, p.doubt, p.expr)
+	case len(a.Values) == 0 && a.Matched == 0 && p.waypoint:
+		return verdict{}, r.noSidecar(subject, p, a)
 	case len(a.Values) == 0 && a.Matched == 0 && !p.namesPods():
 		return verdict{}, refuse(outcomeNoSidecar, "%s: no series, and the query does not say which pods report it (destination_workload, destination_canonical_service, destination_workload_namespace, …; with reporter=source the callers: source_workload, source_workload_namespace, …), so it is not known to be 0: %s", subject, p.expr)
 	case len(a.Values) == 0 && a.Matched == 0 && refusing(a):
@@ -125,8 +127,15 @@ func (r rules) noSidecar(subject string, p *prepared, a aggregator.Answer) *refu
 	if a.Silent > 0 {
 		return refuse(outcomeNoSidecar, "%s: none of the %d sidecars that could have the series reports any more%s. Check that the pods run and reach meshpulse: %s", subject, a.Silent, newest(a), p.expr)
 	}
+	doubt := ""
+	if p.doubt != "" {
+		doubt = "; " + p.doubt
+	}
+	if p.waypoint {
+		return refuse(outcomeNoSidecar, "%s: no series, and no waypoint reports one. Check that there is a waypoint that sends its stats to meshpulse (envoyMetricsService), and the labels in the query%s: %s", subject, doubt, p.expr)
+	}
 	return refuse(outcomeNoSidecar, "%s: no series, and no sidecar that could have one reports. Check that the pods carry a sidecar that sends its stats to meshpulse (envoyMetricsService; it counts from a pod's start), "+
-		"and the labels in the query: %s", subject, p.expr)
+		"and the labels in the query%s: %s", subject, doubt, p.expr)
 }
 
 // nothingLeft says whether the answer has nothing but zeros: what silent sidecars sent has left the window, which is not to

@@ -14,13 +14,15 @@ import (
 
 func TestJudge(t *testing.T) {
 	const (
-		rate    = `sum(rate(istio_requests_total{destination_workload="podinfo"}[1m]))`
-		custom  = `sum(rate(istio_requests_total{tenant="a"}[1m]))`
-		scalar  = `vector(5)`
-		ratio   = `sum(rate(istio_request_duration_milliseconds_sum[1m]))/sum(rate(istio_request_duration_milliseconds_count[1m]))`
-		minute  = time.Minute
-		whole   = 5 * time.Minute
-		justNow = 30 * time.Second
+		rate     = `sum(rate(istio_requests_total{destination_workload="podinfo"}[1m]))`
+		custom   = `sum(rate(istio_requests_total{tenant="a"}[1m]))`
+		dest     = `sum(rate(istio_requests_total{destination_workload="podinfo",reporter="dest"}[1m]))`
+		waypoint = `sum(rate(istio_requests_total{destination_workload="podinfo",reporter="waypoint"}[1m]))`
+		scalar   = `vector(5)`
+		ratio    = `sum(rate(istio_request_duration_milliseconds_sum[1m]))/sum(rate(istio_request_duration_milliseconds_count[1m]))`
+		minute   = time.Minute
+		whole    = 5 * time.Minute
+		justNow  = 30 * time.Second
 	)
 	three := aggregator.Coverage{Reporting: 3, Covered: minute, Matched: 12, Moved: true}
 	values := func(vs ...float64) []aggregator.Value {
@@ -94,6 +96,16 @@ func TestJudge(t *testing.T) {
 		},
 		"no series of a query that names no pods": {
 			expr: `sum(rate(istio_requests_total{destination_service_name="podinfo"}[1m]))`, coverage: aggregator.Coverage{Reporting: 2}, listening: whole, query: true, outcome: outcomeNoSidecar, message: "does not say which pods",
+		},
+		"a reporter that there is not": {
+			expr: dest, coverage: aggregator.Coverage{Reporting: 2}, listening: whole, query: true, outcome: outcomeNoValue, message: "none of destination, source and waypoint",
+		},
+		"a reporter that there is not, and no sidecar": {expr: dest, listening: whole, query: true, outcome: outcomeNoSidecar, message: "none of destination, source and waypoint"},
+		"no series of a waypoint": {
+			expr: waypoint, coverage: aggregator.Coverage{Reporting: 2}, listening: whole, query: true, outcome: outcomeNoSidecar, message: "no waypoint reports one",
+		},
+		"a metric that may be misspelt, and no sidecar": {
+			expr: `sum(rate(istio_request_total[1m]))`, listening: whole, outcome: outcomeNoSidecar, message: "Istio does not set the metric istio_request_total by itself: check the spelling",
 		},
 		"one of several series is not a number": {expr: ratio, values: values(1, math.NaN()), coverage: idle, listening: whole, outcome: outcomeNaN},
 

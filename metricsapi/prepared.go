@@ -28,8 +28,10 @@ type prepared struct {
 	additive bool
 	// irate: it looks at the last two samples only.
 	irate bool
-	// foreign is a metric or label that the expression asks for and that Istio does not set by itself, "" if there is none.
-	foreign string
+	// doubt says what in the expression may be misspelt, "" if it asks for nothing but what Istio sets.
+	doubt string
+	// waypoint: it asks for what waypoints report, and no sidecar does.
+	waypoint bool
 	// metrics are the names of the metrics that the expression asks for, a histogram's without _bucket, _sum or _count.
 	metrics []string
 	// close gives up what was registered; nil where nothing was.
@@ -76,7 +78,8 @@ func newPrepared(expr string, q *aggregator.Query, err error) *prepared {
 	if tree, err := parser.ParseExpr(expr); err == nil {
 		p.selects = selects(tree, func(string) bool { return true })
 		p.irate = traitsOf(expr).irate
-		p.foreign, p.additive, p.metrics = foreign(tree), additive(tree), metricsOf(tree)
+		p.doubt, p.waypoint = doubtOf(tree)
+		p.additive, p.metrics = additive(tree), metricsOf(tree)
 	}
 	return p
 }

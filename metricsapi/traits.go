@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/prometheus/common/model"
+	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/promql/parser"
 )
 
@@ -167,6 +168,31 @@ func foreign(expr parser.Expr) string {
 		return nil
 	})
 	return found
+}
+
+// doubtOf says what in an expression may be misspelt, "" for nothing, and whether a selector is for waypoints alone.
+func doubtOf(expr parser.Expr) (doubt string, waypoint bool) {
+	parser.Inspect(expr, func(node parser.Node, _ []parser.Node) error {
+		s, ok := node.(*parser.VectorSelector)
+		if !ok {
+			return nil
+		}
+		reports := func(reporter string) bool {
+			return !slices.ContainsFunc(s.LabelMatchers, func(m *labels.Matcher) bool { return m.Name == reporterKey && !m.Matches(reporter) })
+		}
+		switch {
+		case reports("destination"), reports("source"), reports(""):
+		case reports("waypoint"):
+			waypoint = true
+		case doubt == "":
+			doubt = "its reporter is none of destination, source and waypoint, so nothing reports it: check the spelling"
+		}
+		return nil
+	})
+	if name := foreign(expr); doubt == "" && name != "" {
+		doubt = "Istio does not set the " + name + " by itself: check the spelling, or the Telemetry resource that adds it"
+	}
+	return doubt, waypoint
 }
 
 // metricsOf returns the names of the metrics that an expression asks for, a histogram's without _bucket, _sum or _count.
