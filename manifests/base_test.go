@@ -115,11 +115,14 @@ func TestMemoryTargetIsBelowTheLimit(t *testing.T) {
 
 func TestProbes(t *testing.T) {
 	_, _, c := base(t)
-	for path, probe := range map[string]*corev1.Probe{"/livez": c.LivenessProbe, "/readyz": c.ReadinessProbe} {
-		if probe == nil || probe.HTTPGet == nil || probe.HTTPGet.Path != path ||
-			probe.HTTPGet.Scheme != corev1.URISchemeHTTPS || probe.HTTPGet.Port != intstr.FromString("https") {
-			t.Errorf("probe of %s is %+v: want HTTPS on port https", path, probe)
-		}
+	ready, alive := c.ReadinessProbe, c.LivenessProbe
+	if ready == nil || ready.HTTPGet == nil || ready.HTTPGet.Path != "/readyz" ||
+		ready.HTTPGet.Scheme != corev1.URISchemeHTTPS || ready.HTTPGet.Port != intstr.FromString("https") {
+		t.Errorf("readiness probe is %+v: want /readyz over HTTPS on port https", ready)
+	}
+	// The ingest port is accepted on from the start to the end; HTTPS is served only once the API server answers.
+	if alive == nil || alive.TCPSocket == nil || alive.TCPSocket.Port != intstr.FromString("ingest") {
+		t.Errorf("liveness probe is %+v: want a connection to port ingest", alive)
 	}
 }
 
