@@ -3,6 +3,7 @@ package metricsapi
 import (
 	"context"
 	"fmt"
+	"time"
 
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
@@ -31,11 +32,17 @@ type clusterScales struct {
 	client scale.ScalesGetter
 }
 
+// discoveryTimeout bounds a request of discovery: the mapper takes no context, so a raise or an answer that needs it first waits for
+// it. A discovery is two requests, /api and /apis, which together take less than raiseTimeout.
+const discoveryTimeout = 2 * time.Second
+
 func newClusterScales(config *rest.Config) (*clusterScales, error) {
 	// Every held answer reads a scale: after a restart that is every answer, where client-go's default lets 5 a second through.
 	config = rest.CopyConfig(config)
 	config.QPS, config.Burst = 200, 400
-	found, err := discovery.NewDiscoveryClientForConfig(config)
+	bounded := rest.CopyConfig(config)
+	bounded.Timeout = discoveryTimeout
+	found, err := discovery.NewDiscoveryClientForConfig(bounded)
 	if err != nil {
 		return nil, err
 	}
