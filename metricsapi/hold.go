@@ -113,10 +113,6 @@ func (f *flaws) String() string {
 // look compares what the store has of a query's pods with the pods that exist.
 func (h *holder) look(q *aggregator.Query, a aggregator.Answer, at time.Time) knowledge {
 	var k knowledge
-	if err := h.pods.synced(); err != nil {
-		k.missing = err.Error()
-		return k
-	}
 	var f flaws
 	departed := "" // a pod that left within the window and had told all
 	partial := map[podKey]aggregator.PodState{}
@@ -133,6 +129,10 @@ func (h *holder) look(q *aggregator.Query, a aggregator.Answer, at time.Time) kn
 	}
 	if k.known = reporting - young; k.known == 0 {
 		k.known = reporting
+	}
+	if err := h.pods.synced(); err != nil {
+		k.missing, k.expected = err.Error(), a.Reporting+a.Silent
+		return k
 	}
 	judged := map[podKey]bool{}
 	if q.NamesPods() {

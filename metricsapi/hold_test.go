@@ -41,6 +41,11 @@ func (f fixedPods) get(k podKey) (knownPod, bool) {
 
 func (f fixedPods) synced() error { return nil }
 
+// unreadPods have not been read yet.
+type unreadPods struct{ fixedPods }
+
+func (unreadPods) synced() error { return errors.New("the pods have not been read") }
+
 // fixedScale is every target's scale; -1 may not be read, -2 cannot.
 type fixedScale int32
 
@@ -147,6 +152,7 @@ func TestHold(t *testing.T) {
 	tests := map[string]struct {
 		expr     string // default: the sum above
 		pods     fixedPods
+		unread   bool // the pods are
 		sent     []requests
 		at       time.Duration // since the store's start
 		hold     time.Duration // default: that above
@@ -398,6 +404,14 @@ func TestHold(t *testing.T) {
 			expr: any, pods: fixedPods{pod("a", old), pod("b", old)}, sent: []requests{{pod: "a", from: 5 * time.Second, to: 2 * time.Minute}},
 			at: 2 * time.Minute, hpas: average("10"), scale: 3, want: "5", expected: 1,
 		},
+		"the pods are not read yet: the replicas stay": {
+			unread: true, sent: []requests{{pod: "a", from: 5 * time.Second, to: 2 * time.Minute}},
+			at: 2 * time.Minute, hpas: average("10"), scale: 3, want: "30", reason: "seen 5: the pods have not been read", expected: 1,
+		},
+		"the pods are not read yet, and what is seen asks for more": {
+			unread: true, sent: []requests{{pod: "a", from: 5 * time.Second, to: 2 * time.Minute}},
+			at: 2 * time.Minute, hpas: average("1"), scale: 3, want: "5", reason: "asks for more: the pods have not been read", expected: 1,
+		},
 		"any pod may have the series, and one has gone silent": {
 			expr: any, pods: fixedPods{pod("a", old), pod("b", old)}, sent: []requests{{pod: "a", from: 5 * time.Second, to: 2 * time.Minute}, {pod: "b", from: 5 * time.Second, to: time.Minute}},
 			at: 2 * time.Minute, hpas: average("10"), scale: 3, want: "30", reason: "1 sidecar silent (b)", expected: 2,
@@ -429,9 +443,13 @@ func TestHold(t *testing.T) {
 			if tc.hpas != nil {
 				o = &offer{offerKey: offerKey{namespace: "test", metric: "rps"}, prepared: p, owner: tc.hpas[0], askers: tc.hpas}
 			}
+			var exist pods = tc.pods
+			if tc.unread {
+				exist = unreadPods{}
+			}
 			r := rules{
 				retention: 5 * time.Minute, started: store.Started(),
-				holder: &holder{pods: tc.pods, scales: fixedScale(tc.scale), store: store, started: store.Started(), hold: tc.hold, status: func(string, string) (int32, bool) { return 2, true }},
+				holder: &holder{pods: exist, scales: fixedScale(tc.scale), store: store, started: store.Started(), hold: tc.hold, status: func(string, string) (int32, bool) { return 2, true }},
 			}
 			v, _, refused := r.evaluate(context.Background(), "metric rps", o, p, store.Started().Add(tc.at))
 			if tc.want == "" {
