@@ -244,6 +244,24 @@ func TestOtherMetricsOfTheHPA(t *testing.T) {
 	a.expect("requests", []int32{4}, "podinfo SurgeScaled")
 }
 
+// Two metrics of an HPA may ask the same, at targets of their own: a look at their query is one look at the HPA.
+func TestMetricsThatShareAQuery(t *testing.T) {
+	a := newActTest(t, scaleAction+`, metric-config.external.prometheus-query.prometheus/again: '`+actQuery+`'`, func(h *autoscalingv2.HorizontalPodAutoscaler) {
+		again := h.Spec.Metrics[0].DeepCopy()
+		again.External.Metric.Selector.MatchLabels["query-name"] = "again"
+		h.Spec.Metrics = append(h.Spec.Metrics, *again)
+	})
+	acting := a.x.catalog.current.Load().acting
+	if len(acting) != 1 {
+		t.Errorf("%d queries are acted on, want 1", len(acting))
+	}
+	for _, hpas := range acting {
+		if len(hpas) != 1 || len(hpas[0].metrics) != 2 {
+			t.Errorf("%d HPAs are looked at, want one with both metrics: %v", len(hpas), hpas)
+		}
+	}
+}
+
 // Whoever lowers the target in a surge ends the action for it and five minutes more.
 func TestNoFights(t *testing.T) {
 	a := newActTest(t, scaleAction)

@@ -194,8 +194,12 @@ func (s *snapshot) act(h hpaState) hpaState {
 		return h
 	}
 	x.hpaState = h
+	filed := map[*aggregator.Query]bool{} // several of its metrics may share a query
 	for _, m := range x.metrics {
-		s.acting[m.prepared.query] = append(s.acting[m.prepared.query], x)
+		if q := m.prepared.query; !filed[q] {
+			filed[q] = true
+			s.acting[q] = append(s.acting[q], x)
+		}
 	}
 	return h
 }
