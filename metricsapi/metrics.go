@@ -22,7 +22,7 @@ type metrics struct {
 
 func newMetrics(r prometheus.Registerer) *metrics {
 	f := promauto.With(r)
-	return &metrics{
+	m := &metrics{
 		answers: f.NewCounterVec(prometheus.CounterOpts{
 			Name: "meshpulse_metricsapi_answers_total",
 			Help: "Requests for an external metric, and those for /debug/hpas that were refused, by what became of them.",
@@ -71,4 +71,8 @@ func newMetrics(r prometheus.Registerer) *metrics {
 			Help: "Queries kept prepared for HPAs.",
 		}),
 	}
+	for _, outcome := range []string{raiseDone, raiseObserved, raiseConflict, raiseForbidden, raiseFailed, raiseYielded} {
+		m.raises.WithLabelValues(outcome) // at 0, so that the first of each is an increase
+	}
+	return m
 }

@@ -117,9 +117,10 @@ func describeSurge(s *aggregator.Surge) string {
 
 // SurgeStatus is what is known of a metric's surges.
 type SurgeStatus struct {
-	// Active: a surge is on; Raised: the value is the surge's, since it is larger than what the expression gives.
-	Active bool `json:"active"`
-	Raised bool `json:"raised"`
+	// Active: a surge is on; AnswerRaised: the value is the surge's, since it is larger than what the expression gives. Whether the
+	// target was raised is in the HPA's events.
+	Active       bool `json:"active"`
+	AnswerRaised bool `json:"answerRaised"`
 	// Ready: there is enough history to tell one, a complete minute of all pods.
 	Ready bool `json:"ready"`
 	// Value is the expression over the surge alone; Rate and Baseline are its counts per second, in it and before, and Tail the
@@ -134,7 +135,7 @@ type SurgeStatus struct {
 }
 
 func toSurgeStatus(s aggregator.Surge, raised bool) *SurgeStatus {
-	status := &SurgeStatus{Active: s.Active, Raised: raised, Ready: s.Ready}
+	status := &SurgeStatus{Active: s.Active, AnswerRaised: raised, Ready: s.Ready}
 	if s.Active {
 		status.Value, status.Rate, status.Baseline, status.Tail = s.Value, s.Rate, s.Baseline, s.Tail
 		status.Since, status.From, status.To = &s.Since, &s.From, &s.To

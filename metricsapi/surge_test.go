@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"github.com/meshpulse/meshpulse/aggregator"
 )
@@ -97,6 +99,21 @@ func TestSurgeOnlyRaises(t *testing.T) {
 	}
 }
 
+// An alert on the first raise, or the first that fails, needs what was there before it.
+func TestRaisesAreCountedFromZero(t *testing.T) {
+	registry := prometheus.NewRegistry()
+	newMetrics(registry)
+	want := []string{raiseConflict, raiseFailed, raiseForbidden, raiseObserved, raiseDone, raiseYielded}
+	text := "# HELP meshpulse_metricsapi_surge_raises_total Raises of targets at surges, by what became of them.\n" +
+		"# TYPE meshpulse_metricsapi_surge_raises_total counter\n"
+	for _, outcome := range want {
+		text += "meshpulse_metricsapi_surge_raises_total{outcome=\"" + outcome + "\"} 0\n"
+	}
+	if err := testutil.GatherAndCompare(registry, strings.NewReader(text), "meshpulse_metricsapi_surge_raises_total"); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestSurgeIsAnswered: from annotations to the answer, its labels and /debug/hpas, over a real store.
 func TestSurgeIsAnswered(t *testing.T) {
 	var now atomic.Pointer[time.Time]
@@ -134,7 +151,7 @@ func TestSurgeIsAnswered(t *testing.T) {
 		t.Errorf("the surge is not answered: %s", body)
 	}
 	status := s.Status(t.Context()).Metrics[0]
-	if status.Value != "60" || status.Surge == nil || !status.Surge.Active || !status.Surge.Raised || !status.Surge.Ready || status.Surge.Tail > 1e-6 {
+	if status.Value != "60" || status.Surge == nil || !status.Surge.Active || !status.Surge.AnswerRaised || !status.Surge.Ready || status.Surge.Tail > 1e-6 {
 		t.Errorf("status %+v, surge %+v", status, status.Surge)
 	}
 }
