@@ -307,7 +307,7 @@ func (s *snapshot) find(namespace, metric string, selector labels.Selector) (*pr
 	case len(offers) > 0:
 		return nil, nil, refuse(outcomeUnknown, "metric %s in namespace %s: no HPA has a query for the selector %q; there are %s", metric, namespace, selector, choices(offers))
 	}
-	return nil, nil, refuse(outcomeUnknown, "no HPA in namespace %s has a query for metric %s: check its annotations and the Warning events on it", namespace, metric)
+	return nil, nil, refuse(outcomeUnknown, "no HPA in namespace %s has a query for metric %s: check its annotations and the Warning events on it, or the log, for files that cannot be read", namespace, metric)
 }
 
 // choices lists the selectors of a few offers.

@@ -86,7 +86,7 @@ func readHPA(h sourceHPA) *autoscaler {
 			continue // Resource, ContainerResource, Pods and Object metrics are others' business
 		}
 		if goal := targetQuantity(m.External.Target); goal == nil || goal.Sign() <= 0 {
-			a.problem(ReasonBadMetric, "external metric %s has no target that replicas could follow from: set target.type AverageValue with averageValue, or Value with value, above 0", m.External.Metric.Name)
+			a.problem(ReasonBadMetric, "external metric %s has no target that replicas could follow from: set target.type AverageValue with averageValue, or Value with value, above 0", nameOfMetric(m.External.Metric))
 		}
 		w, ours := a.readMetric(m.External, notes, used)
 		if !ours {
@@ -101,6 +101,14 @@ func readHPA(h sourceHPA) *autoscaler {
 	a.findUnused(notes, used)
 	a.adviseSurge()
 	return a
+}
+
+// nameOfMetric names a metric as an author knows it, a query of the legacy form by its name too.
+func nameOfMetric(m autoscalingv2.MetricIdentifier) string {
+	if m.Name == legacyMetric && m.Selector != nil && m.Selector.MatchLabels[queryNameKey] != "" {
+		return legacyMetric + " (" + queryNameKey + ": " + m.Selector.MatchLabels[queryNameKey] + ")"
+	}
+	return m.Name
 }
 
 // checkType tells of what an API server would refuse; files are not checked by one.

@@ -57,7 +57,7 @@ func TestReadHPA(t *testing.T) {
 			annotations: legacy + `rps: ` + rate,
 			metrics:     external("prometheus-query", `{matchLabels: {query-name: rps}}`, `type: AverageValue`),
 			want:        []metric{{"prometheus-query", "query-name = rps", "sum(rate(istio_requests_total[1m]))"}},
-			problems:    []string{"BadMetric external metric prometheus-query has no target"},
+			problems:    []string{"BadMetric external metric prometheus-query (query-name: rps) has no target"},
 		},
 		"a type that there is not, and one without its field": {
 			metrics:  `{type: Externl}, {type: External}, {type: Resource}`,

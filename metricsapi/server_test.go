@@ -97,7 +97,7 @@ func TestServeNamedMetrics(t *testing.T) {
 		{"other", "istio-requests-per-second", "destination_workload=podinfo", 503, "namespace other: no series"},
 		{"test", "istio-requests-per-second", "window=2h", 400, "--max-retention"},
 		{"test", "istio-requests-per-second", "reporter=nobody", 400, "a reporter is destination, source or waypoint"},
-		{"test", "unheard-of", "", 404, "no HPA in namespace test has a query for metric unheard-of"},
+		{"test", "unheard-of", "", 404, "no HPA in namespace test has a query for metric unheard-of: check its annotations and the Warning events on it, or the log, for files that cannot be read"},
 	} {
 		if got := s.refused(tc.namespace, tc.metric, tc.selector, tc.code); !strings.Contains(got, tc.message) {
 			t.Errorf("%s in %s with %q: %s", tc.metric, tc.namespace, tc.selector, got)

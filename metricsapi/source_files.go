@@ -184,7 +184,11 @@ func (s *fileSource) look(path string) (changed bool) {
 		if f.err != err.Error() {
 			f.err = err.Error()
 			s.metrics.fileErrors.Inc()
-			s.log.Error("hpa file cannot be read, its last good version stays", "file", path, "err", err, "hpas", len(f.hpas))
+			if len(f.hpas) > 0 {
+				s.log.Error("hpa file cannot be read, its last good version stays", "file", path, "err", err, "hpas", len(f.hpas))
+			} else {
+				s.log.Error("hpa file cannot be read, nothing of it is served", "file", path, "err", err)
+			}
 		}
 		return !known
 	}

@@ -151,8 +151,8 @@ func TestFileSourceKeepsTheLastGoodVersion(t *testing.T) {
 	if got := d.log.count("level=ERROR"); got != 2 {
 		t.Errorf("%d errors for two bad files:\n%s", got, d.log.text.String())
 	}
-	for _, part := range []string{"bad.yaml err=\"line ", "b.yaml err=\"line 5"} {
-		if d.log.count(part) != 1 {
+	for _, parts := range [][]string{{"bad.yaml err=\"line ", "nothing of it is served"}, {"b.yaml err=\"line 5", "its last good version stays"}} {
+		if part := parts[0]; d.log.count(part) != 1 || d.log.count(parts[1]) != 1 {
 			t.Errorf("no error with %q:\n%s", part, d.log.text.String())
 		}
 	}
