@@ -45,10 +45,10 @@ func TestOutcomeIsPerMinuteOfLoadAndPathLeavesTheEnvoysOut(t *testing.T) {
 }
 
 func TestReportsTellNoPathAboveTheProject(t *testing.T) {
-	l := &lab{root: "/home/somebody/meshpulse"}
+	l := &lab{root: "/srv/somebody/meshpulse"}
 	for text, want := range map[string]string{
-		"open /home/somebody/meshpulse/.cache/lab/runs/x/pods/a.log: no such file": "open .cache/lab/runs/x/pods/a.log: no such file",
-		"in /home/somebody/meshpulse, twice /home/somebody/meshpulse/bin":          "in ., twice bin",
+		"open /srv/somebody/meshpulse/.cache/lab/runs/x/pods/a.log: no such file": "open .cache/lab/runs/x/pods/a.log: no such file",
+		"in /srv/somebody/meshpulse, twice /srv/somebody/meshpulse/bin":          "in ., twice bin",
 		"2 of 3 pods": "2 of 3 pods",
 	} {
 		if got := l.withoutRoot(text); got != want {
