@@ -48,7 +48,7 @@ func TestReportsTellNoPathAboveTheProject(t *testing.T) {
 	l := &lab{root: "/srv/somebody/meshpulse"}
 	for text, want := range map[string]string{
 		"open /srv/somebody/meshpulse/.cache/lab/runs/x/pods/a.log: no such file": "open .cache/lab/runs/x/pods/a.log: no such file",
-		"in /srv/somebody/meshpulse, twice /srv/somebody/meshpulse/bin":          "in ., twice bin",
+		"in /srv/somebody/meshpulse, twice /srv/somebody/meshpulse/bin":           "in ., twice bin",
 		"2 of 3 pods": "2 of 3 pods",
 	} {
 		if got := l.withoutRoot(text); got != want {
