@@ -17,7 +17,8 @@ import (
 )
 
 // The rule for incomplete knowledge. While what is known is incomplete, the answer is the larger of what is seen and what
-// keeps the replicas as they are, or none where the controller would make fewer of either. Scaling up stays possible, scaling down does not, and nothing has to survive a restart.
+// keeps the replicas as they are, or none where the controller would make fewer of either. Scaling up stays possible, scaling down
+// does not, and nothing has to survive a restart.
 
 // pods is what the cluster says of the pods that exist.
 type pods interface {
