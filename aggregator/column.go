@@ -2,6 +2,7 @@ package aggregator
 
 import (
 	"math"
+	"slices"
 	"sync/atomic"
 )
 
@@ -45,7 +46,7 @@ type intervals struct {
 
 	quantilesAt int64                         // timestamp_ms of the newest summary
 	quantiles   [len(SummaryQuantiles)]uint16 // and its quantiles
-	summed      bool                          // the column keeps quantiles: a summary came with its first histogram
+	summed      bool                          // the column keeps quantiles: a summary came with its first histogram (frame)
 }
 
 // heldInterval is what flushes that have no row of their own have counted since the newest row.
@@ -59,9 +60,11 @@ func countWords(bounds int) int { return (bounds + 2) / 2 }
 
 const quantileWords = (len(SummaryQuantiles) + 3) / 4
 
-// frame sets what a histogram's rows will consist of. A histogram's past is always known: it begins with nothing.
+// frame sets what a histogram's rows will consist of. A histogram's past is always known: it begins with nothing. Sizes keep no
+// quantiles beside buckets.
 func (c *column) frame(l *layout, summed bool) {
-	c.layout, c.summed, c.pastKnown = l, summed, true
+	plain := len(l.bounds) > 0 && slices.Contains(Sizes[:], c.class.name)
+	c.layout, c.summed, c.pastKnown = l, summed && !plain, true
 }
 
 // shape returns what the column's rows consist of. A histogram's layout is known by then.
@@ -141,6 +144,20 @@ func (c *column) writeInterval(row int64, buckets []Bucket, count uint64, withQu
 	c.row = row
 	if h != nil {
 		h.reset()
+	}
+}
+
+// encode takes the values of the newest summary, which a pod of inclusive or exclusive bounds sent.
+func (c *column) encode(quantiles []float64, inclusive bool) {
+	for i := range c.quantiles {
+		switch {
+		case i >= len(quantiles):
+			c.quantiles[i] = 0
+		case inclusive:
+			c.quantiles[i] = quantileCode(quantiles[i])
+		default:
+			c.quantiles[i] = olderQuantileCode(SummaryQuantiles[i], quantiles[i])
+		}
 	}
 }
 

@@ -51,6 +51,17 @@ func (r *scanRules) keeps(name []byte) bool {
 	return bytes.HasPrefix(name, []byte(durationMetric))
 }
 
+// isSize says whether a family is one of aggregator.Sizes, whose summaries tell nothing new beside their histograms.
+func isSize(name []byte) bool {
+	name = bytes.TrimPrefix(name, []byte(statPrefix))
+	for _, size := range aggregator.Sizes {
+		if rest, ok := bytes.CutPrefix(name, []byte(size)); ok && (len(rest) == 0 || rest[0] == '.') {
+			return true
+		}
+	}
+	return false
+}
+
 // span is a part of the message: [from, to).
 type span struct{ from, to uint32 }
 
@@ -78,7 +89,7 @@ type scan struct {
 
 	refused [refusals]uint32
 	kinds   [aggregator.Summary + 1]uint32 // samples of each kind
-	skipped uint32                         // families that are not kept
+	skipped uint32                         // families that are not read
 
 	labels []byte // labels that do not lie together, put together
 
@@ -118,6 +129,7 @@ func (s *scan) read(msg []byte, seen *seen) error {
 			}
 		}
 	}
+	s.seen.histograms = s.seen.histograms || s.kinds[aggregator.Histogram] > 0
 	for _, n := range s.refused {
 		s.batch.Refused += int(n)
 	}
@@ -167,7 +179,7 @@ func (s *scan) family(from, to int) bool {
 		}
 	}
 	k := kindOf(kind)
-	if k == 0 || !s.rules.keeps(s.msg[name.from:name.to]) {
+	if k == 0 || !s.rules.keeps(s.msg[name.from:name.to]) || k == aggregator.Summary && s.seen.histograms && isSize(s.msg[name.from:name.to]) {
 		s.skipped++
 		return s.batch.Timestamp != 0 || s.findTimestamp(from, to)
 	}

@@ -9,6 +9,9 @@ type seen struct {
 	buckets [][8]uint64 // a power of two long
 	order   []uint64
 	at      int // where order has the next key
+
+	// histograms: the stream has sent some, so its Envoy sends each beside the summary of its name (histogram_emit_mode, for life).
+	histograms bool
 }
 
 // maxSeenBuckets bounds a stream's memory to 1 MiB: 131,072 keys.
