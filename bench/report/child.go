@@ -116,7 +116,11 @@ func (c *child) messages(ctx context.Context) (int64, error) {
 
 // get returns the body of an answer 200.
 func get(ctx context.Context, client *http.Client, url string) ([]byte, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	return do(ctx, client, http.MethodGet, url)
+}
+
+func do(ctx context.Context, client *http.Client, method, url string) ([]byte, error) {
+	req, err := http.NewRequestWithContext(ctx, method, url, nil)
 	if err != nil {
 		return nil, err
 	}

@@ -34,7 +34,7 @@ var figures = []figure{
 	{"Memory/kind=counter", "B/series", "memory of a counter, all in", 1. / 1024, "KiB", .9, "lower"},
 	{"Memory/kind=histogram", "B/series", "memory of a plain histogram, all in", 1. / 1024, "KiB", 6.5, "lower"},
 	{"Memory/kind=duration", "B/series", "memory of a duration histogram with its finer view, all in", 1. / 1024, "KiB", 8, "lower"},
-	{"Memory/kind=labelset", "B/series", "memory of a label set: a counter and three histograms with finer views", 1. / 1024, "KiB", 0, "lower"},
+	{"Memory/kind=labelset", "B/series", "memory of a label set: a counter, a duration histogram with its finer view, two plain ones of sizes", 1. / 1024, "KiB", 0, "lower"},
 	{"Commit", "cpu-ns/op", "store alone: a flush of 20 label sets, CPU", 1e-3, "us", 0, "lower"},
 	{"Message/naming=stock", "cpu-ns/op", "scan and store: a flush of 20 label sets, stock naming, CPU", 1e-3, "us", 0, "lower"},
 	{"Message/naming=labels", "cpu-ns/op", "scan and store: a flush of 20 label sets, tags as labels, CPU", 1e-3, "us", 0, "lower"},

@@ -29,7 +29,7 @@ type cost struct {
 	flushes                 int64
 	receiver, sender        time.Duration // CPU a flush
 	resident, peak          int64
-	anonymous               int64 // of resident, what is not pages of files
+	anonymous, idle         int64 // of resident, what is not pages of files; the same before the load
 	flushBytes              int64
 	lateMs                  int64
 	failed                  int64
@@ -123,8 +123,11 @@ func measure(ctx context.Context, s settings, l load, subjects ...subject) (cost
 	return costs, profile(ctx, s, l) // beside the figures, and after them
 }
 
-// loaded is a receiver and who sends to it.
-type loaded struct{ receiver, sender *child }
+// loaded is a receiver, who sends to it, and the memory that it took before.
+type loaded struct {
+	receiver, sender *child
+	idle             int64
+}
 
 func putUnder(ctx context.Context, s settings, sub subject, certs *certificates, l load) (loaded, error) {
 	if err := os.MkdirAll(s.work, 0o750); err != nil {
@@ -132,6 +135,11 @@ func putUnder(ctx context.Context, s settings, sub subject, certs *certificates,
 	}
 	r, err := sub.start(ctx, s, certs)
 	if err != nil {
+		return loaded{}, err
+	}
+	_, _, idle, err := memory(r.PID())
+	if err != nil {
+		r.Kill()
 		return loaded{}, err
 	}
 	args := []string{
@@ -146,7 +154,7 @@ func putUnder(ctx context.Context, s settings, sub subject, certs *certificates,
 		r.Kill()
 		return loaded{}, err
 	}
-	return loaded{r, f}, nil
+	return loaded{r, f, idle}, nil
 }
 
 // steady waits until every sidecar has a stream, but for churn, and has flushed so often.
@@ -246,7 +254,7 @@ func (p loaded) since(ctx context.Context, a reading) (cost, error) {
 	seconds := b.at.Sub(a.at).Seconds()
 	return cost{
 		flushes: n, receiver: (b.receiver - a.receiver) / time.Duration(n), sender: (b.sender - a.sender) / time.Duration(n),
-		resident: resident, peak: peak, anonymous: anonymous, flushBytes: (b.bytes - a.bytes) / n, lateMs: b.late, failed: b.failed,
+		resident: resident, peak: peak, anonymous: anonymous, idle: p.idle, flushBytes: (b.bytes - a.bytes) / n, lateMs: b.late, failed: b.failed,
 		receiverShare: (b.receiver - a.receiver).Seconds() / seconds, measured: seconds,
 	}, err
 }

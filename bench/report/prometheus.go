@@ -103,17 +103,26 @@ func prometheusRows(ctx context.Context, s settings, t *table) error {
 	t.add(what+": of Prometheus' RSS, not pages of files", float64(theirs.anonymous)/(1<<20), "MiB", "lower")
 	t.add(what+": of meshpulse's RSS, not pages of files", float64(own.anonymous)/(1<<20), "MiB", "lower")
 	t.add(what+": Prometheus' over meshpulse's, without pages of files", ratio(theirs.anonymous, own.anonymous), "x", "higher")
+	t.add(what+": what a label set takes of Prometheus", theirs.perLabelSet(), "KiB", "lower")
+	t.add(what+": what a label set takes of meshpulse, its part of the sidecar's connection included", own.perLabelSet(), "KiB", "lower")
+	t.atLeast(what+": a label set's memory, Prometheus' over meshpulse's", theirs.perLabelSet()/own.perLabelSet(), "x", 10)
 	t.note("Prometheus, meshpulse and the null sink ran at the same time. Prometheus' CPU and memory hold its WAL and head block, which keep two hours and survive a restart; meshpulse keeps five minutes in memory. "+
-		"All RSS were taken after about %d s and go on growing, meshpulse's until its rings are full: 24 KiB a label set, 47 MiB for these sidecars. "+
-		"Pages of files are those of a program, which the kernel can drop and read again: meshpulse's are its Kubernetes libraries and its tables of functions.",
+		"Memory was taken after %d s, when meshpulse's rings are full. Pages of files are those of a program, which the kernel can drop and read again: meshpulse's are its Kubernetes libraries and its tables of functions. "+
+		"What a label set takes is what has come since the load began that is no page of a file.",
 		int((theirs.measured + prometheusWarm.Seconds())))
 	return nil
 }
 
+// perLabelSet is the memory that the load has added for each of its label sets, in KiB.
+func (c cost) perLabelSet() float64 {
+	return float64(c.anonymous-c.idle) / 1024 / float64(prometheusLoad.pods*prometheusLoad.labelSets)
+}
+
 func ratio[T ~int64](a, b T) float64 { return float64(a) / float64(b) }
 
-// prometheusWarm is how long Prometheus scrapes before its CPU is counted: series are made in the first scrapes.
-const prometheusWarm = 40 * time.Second
+// prometheusWarm is how long Prometheus scrapes before its CPU is counted: series are made in the first scrapes, and meshpulse's
+// rings are full after its retention of five minutes.
+const prometheusWarm = 6 * time.Minute
 
 func measurePrometheus(ctx context.Context, s settings) (c cost, err error) {
 	l := prometheusLoad
@@ -128,15 +137,24 @@ func measurePrometheus(ctx context.Context, s settings) (c cost, err error) {
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	config := filepath.Join(dir, "prometheus.yml")
-	if err := os.WriteFile(config, prometheusConfig(e.HTTPS, l), 0o600); err != nil {
+	if err := os.WriteFile(config, prometheusConfig(e.HTTPS, load{interval: l.interval}), 0o600); err != nil {
 		return c, err
 	}
 	p, err := process.Start(filepath.Join(s.work, "prometheus.log"), s.prometheus, "--config.file="+config,
-		"--storage.tsdb.path="+filepath.Join(dir, "data"), "--web.listen-address=127.0.0.1:19090")
+		"--storage.tsdb.path="+filepath.Join(dir, "data"), "--web.listen-address="+prometheusAddress, "--web.enable-lifecycle")
 	if err != nil {
 		return c, err
 	}
 	defer p.Kill()
+	if c.idle, err = idlePrometheus(ctx, p); err != nil {
+		return c, err
+	}
+	if err := os.WriteFile(config, prometheusConfig(e.HTTPS, l), 0o600); err != nil {
+		return c, err
+	}
+	if _, err := do(ctx, http.DefaultClient, http.MethodPost, "http://"+prometheusAddress+"/-/reload"); err != nil {
+		return c, err
+	}
 	if err := wait(ctx, prometheusWarm); err != nil {
 		return c, err
 	}
@@ -161,6 +179,25 @@ func measurePrometheus(ctx context.Context, s settings) (c cost, err error) {
 	c.receiverShare = (cpu2 - cpu).Seconds() / c.measured
 	c.resident, c.peak, c.anonymous, err = memory(p.PID())
 	return c, err
+}
+
+const prometheusAddress = "127.0.0.1:19090"
+
+// idlePrometheus waits until Prometheus is ready and returns its memory that is not pages of files.
+func idlePrometheus(ctx context.Context, p *process.Process) (int64, error) {
+	for deadline := time.Now().Add(time.Minute); ; {
+		_, err := get(ctx, http.DefaultClient, "http://"+prometheusAddress+"/-/ready")
+		if err == nil {
+			_, _, anonymous, err := memory(p.PID())
+			return anonymous, err
+		}
+		if time.Now().After(deadline) {
+			return 0, fmt.Errorf("prometheus is not ready: %w\n%s", err, p.Tail(10))
+		}
+		if err := wait(ctx, 200*time.Millisecond); err != nil {
+			return 0, err
+		}
+	}
 }
 
 // scraped reads the CPU time of Prometheus and how often it has scraped.
