@@ -50,7 +50,7 @@ func newBenchPod(s *Store, number, sets int, parts benchParts) *benchPod {
 		if metric == "istio_request_duration_milliseconds" && !parts.duration || metric != "istio_request_duration_milliseconds" && !parts.sizes {
 			continue
 		}
-		if parts.summaries {
+		if parts.summaries && metric == "istio_request_duration_milliseconds" { // of sizes they are not read
 			p.add(metric, Summary)
 		}
 		p.add(metric, Histogram)

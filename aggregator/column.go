@@ -147,20 +147,6 @@ func (c *column) writeInterval(row int64, buckets []Bucket, count uint64, withQu
 	}
 }
 
-// encode takes the values of the newest summary, which a pod of inclusive or exclusive bounds sent.
-func (c *column) encode(quantiles []float64, inclusive bool) {
-	for i := range c.quantiles {
-		switch {
-		case i >= len(quantiles):
-			c.quantiles[i] = 0
-		case inclusive:
-			c.quantiles[i] = quantileCode(quantiles[i])
-		default:
-			c.quantiles[i] = olderQuantileCode(SummaryQuantiles[i], quantiles[i])
-		}
-	}
-}
-
 // addCounts writes the counts of a row: those of another and an interval's, halves of words apart. It reports whether one of them
 // may have passed into its next epoch.
 func (b *block) addCounts(words, before []atomic.Uint64, buckets []Bucket, count uint64) bool {

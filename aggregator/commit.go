@@ -449,8 +449,16 @@ func (t *table) takeSummary(c *column, s *Sample, quantiles []float64) error {
 		return ErrDuplicate
 	}
 	c.quantilesAt, c.seen = s.Timestamp, t.flushTime
-	if c.layout == nil || c.summed {
-		c.encode(quantiles, t.pod.Load().InclusiveBounds)
+	inclusive := t.pod.Load().InclusiveBounds
+	for i := range c.quantiles {
+		switch {
+		case i >= len(quantiles):
+			c.quantiles[i] = 0
+		case inclusive:
+			c.quantiles[i] = quantileCode(quantiles[i])
+		default:
+			c.quantiles[i] = olderQuantileCode(SummaryQuantiles[i], quantiles[i])
+		}
 	}
 	if (c.layout == nil || len(c.layout.bounds) == 0) && c.intervalAt != s.Timestamp {
 		t.summaries = append(t.summaries, pendingSummary{c, s.Count, s.Value})

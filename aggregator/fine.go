@@ -17,7 +17,7 @@ import (
 //     them begin to fit noise).
 //
 // The result is a native histogram, which adds up over time and over pods. A series of a sidecar that sends no summaries is
-// spread within its buckets as the selected series that tell more are (see pool).
+// spread within its buckets as the selected series that tell more are (see pool); so is one of sizes.
 
 // part is n requests somewhere in the cells [from, to).
 type part struct {

@@ -56,7 +56,7 @@ func newMetrics(r prometheus.Registerer, cs *connections) (*metrics, error) {
 	m := &metrics{
 		messages:    counter("messages_total", "Messages received."),
 		bytes:       counter("bytes_total", "Bytes of the messages received."),
-		skipped:     counter("skipped_families_total", "Families that are not read: --keep leaves them out, or they are summaries of sizes beside their histograms."),
+		skipped:     counter("skipped_families_total", "Families that are not read: gauges, what --keep leaves out, summaries of sizes beside their histograms."),
 		streams:     prometheus.NewGauge(prometheus.GaugeOpts(opts("streams", "Open streams."))),
 		connections: prometheus.NewGauge(prometheus.GaugeOpts(opts("connections", "Open connections."))),
 		throttled:   counter("throttled_messages_total", "Messages after which their stream had to wait: it sends more than it may."),

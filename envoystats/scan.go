@@ -90,6 +90,7 @@ type scan struct {
 	refused [refusals]uint32
 	kinds   [aggregator.Summary + 1]uint32 // samples of each kind
 	skipped uint32                         // families that are not read
+	sizes   bool                           // there are histograms of sizes
 
 	labels []byte // labels that do not lie together, put together
 
@@ -104,6 +105,7 @@ func (s *scan) read(msg []byte, seen *seen) error {
 	s.origins = s.origins[:0]
 	clear(s.tagged)
 	s.refused, s.kinds, s.skipped = [refusals]uint32{}, [aggregator.Summary + 1]uint32{}, 0
+	s.sizes = false
 	for i := 0; i < len(msg); {
 		tag, next := readTag(msg, i)
 		if next == malformed {
@@ -129,7 +131,7 @@ func (s *scan) read(msg []byte, seen *seen) error {
 			}
 		}
 	}
-	s.seen.histograms = s.seen.histograms || s.kinds[aggregator.Histogram] > 0
+	s.seen.sizes = s.seen.sizes || s.sizes
 	for _, n := range s.refused {
 		s.batch.Refused += int(n)
 	}
@@ -179,7 +181,7 @@ func (s *scan) family(from, to int) bool {
 		}
 	}
 	k := kindOf(kind)
-	if k == 0 || !s.rules.keeps(s.msg[name.from:name.to]) || k == aggregator.Summary && s.seen.histograms && isSize(s.msg[name.from:name.to]) {
+	if k == 0 || !s.rules.keeps(s.msg[name.from:name.to]) || k == aggregator.Summary && s.seen.sizes && isSize(s.msg[name.from:name.to]) {
 		s.skipped++
 		return s.batch.Timestamp != 0 || s.findTimestamp(from, to)
 	}
@@ -338,6 +340,7 @@ func (s *scan) finish(v *value, name, at span, labels labelRun, timestamp int64)
 	})
 	s.origins = append(s.origins, origin{name, at, v.kind})
 	s.kinds[v.kind]++
+	s.sizes = s.sizes || v.kind == aggregator.Histogram && !s.seen.sizes && isSize(s.msg[name.from:name.to])
 	return true
 }
 

@@ -16,20 +16,22 @@ func FuzzScan(f *testing.F) {
 	for _, file := range captures(f) {
 		for _, b := range messages(f, file) {
 			if len(b) < 8<<10 {
-				f.Add(b)
-				f.Add(b[:len(b)/2])
+				f.Add(true, b)
+				f.Add(false, b[:len(b)/2])
 			}
 		}
 	}
 	for _, b := range handmade() {
-		f.Add(b)
+		f.Add(false, b)
+		f.Add(true, b)
 	}
 	// Tight limits, so that they are met.
 	c := Config{MaxNameBytes: 900, MaxLabelBytes: 50, MaxLabels: 26, MaxBuckets: 20}
 	s, keys := newScan(c), new(seen)
-	f.Fuzz(func(t *testing.T, b []byte) {
+	f.Fuzz(func(t *testing.T, sizes bool, b []byte) {
+		keys.sizes = sizes
 		got, scanErr := scanned(s, keys, b)
-		want, err := oracle(c, b)
+		want, err := oracle(c, sizes, b)
 		switch {
 		case err == nil && scanErr != nil:
 			t.Fatal("the scan refuses what the generated decoder takes")
@@ -39,7 +41,7 @@ func FuzzScan(f *testing.F) {
 			}
 			describeAll(t, s)
 		case scanErr == nil:
-			want, err := oracle(c, withoutUnread(t, c.withDefaults(), b))
+			want, err := oracle(c, sizes, withoutUnread(t, c.withDefaults(), sizes, b))
 			if err != nil {
 				t.Fatalf("the scan takes what the generated decoder refuses in what it reads: %v", err)
 			}
@@ -67,7 +69,7 @@ func describeAll(t *testing.T, s *scan) {
 }
 
 // withoutUnread takes the identifier and the families that are not kept out of a message.
-func withoutUnread(t *testing.T, c Config, b []byte) []byte {
+func withoutUnread(t *testing.T, c Config, sizes bool, b []byte) []byte {
 	var rest []byte
 	for len(b) > 0 {
 		num, typ, n := protowire.ConsumeField(b)
@@ -81,7 +83,7 @@ func withoutUnread(t *testing.T, c Config, b []byte) []byte {
 			continue
 		}
 		if typ == protowire.BytesType && num == 2 {
-			if family, _ := protowire.ConsumeBytes(field[tag:]); !readsFamily(c, family) {
+			if family, _ := protowire.ConsumeBytes(field[tag:]); !readsFamily(c, sizes, family) {
 				continue
 			}
 		}
@@ -91,7 +93,7 @@ func withoutUnread(t *testing.T, c Config, b []byte) []byte {
 }
 
 // readsFamily says whether the family is one that the scan looks into.
-func readsFamily(c Config, b []byte) bool {
+func readsFamily(c Config, sizes bool, b []byte) bool {
 	var name string
 	var kind dto.MetricType
 	for len(b) > 0 {
@@ -108,7 +110,7 @@ func readsFamily(c Config, b []byte) bool {
 		}
 		b = b[n+m:]
 	}
-	return kindOf(kind) != 0 && oracleKeeps(c, name)
+	return kindOf(kind) != 0 && oracleKeeps(c, name) && !(sizes && kind == dto.MetricType_SUMMARY && oracleSize(name))
 }
 
 // family and counter build what Envoy would not send.
@@ -162,6 +164,7 @@ func handmade() [][]byte {
 		message(panics{}, family("istio_a", c, counter(-1, 2), counter(math.MaxInt64, 2), counter(7, nan), counter(8, -1), counter(9, inf))),
 		message(panics{}, family("istio_a", h, histogram(1, nan, 3), histogram(1, 2, 3, 1, 2, 1, 3), histogram(1, 2, 3, 1, 2, 2, 1), histogram(1, 2, 3, 1, 4), histogram(1, 2, 3, nan, 1))),
 		message(panics{}, family("istio_a", s, summary(1, 2, 0), summary(1, 2, 3, 0, 1, .25, nan))),
+		message(panics{}, family("istiocustom.istio_request_bytes.reporter.source", s, summary(1, 2, 3, 0, 1)), family("istio_request_bytes", h, histogram(1, 2, 3, 1, 1)), family("istio_request_bytes_x", s, summary(1, 2, 3))),
 		message(panics{}, family("cluster.a", c, counter(1, 2)), family("x", dto.MetricType(99), counter(3, 4)), family("istio_x", dto.MetricType_GAUGE, counter(5, 6))),
 		message(panics{}, family("istio_\xff", c, counter(1, 2)), family("istio_a", c, counter(1, 2, "a\xff", "b"))),
 	}

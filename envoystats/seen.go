@@ -1,7 +1,7 @@
 package envoystats
 
-// seen remembers the keys of series whose name and labels have been checked, so that the check is paid once a series and
-// not once a sample. It may forget: then the check is made again. Equal keys are equal bytes.
+// seen is what a stream remembers from message to message: the keys of series whose name and labels have been checked, so that
+// the check is paid once a series and not once a sample. It may forget: then the check is made again. Equal keys are equal bytes.
 //
 // It is a hash table of buckets of eight, one cache line each, and the keys of the last message in their order: a sidecar sends
 // its series in the same order again and again, so the next key lies beside the one before. A stream owns one.
@@ -10,8 +10,9 @@ type seen struct {
 	order   []uint64
 	at      int // where order has the next key
 
-	// histograms: the stream has sent some, so its Envoy sends each beside the summary of its name (histogram_emit_mode, for life).
-	histograms bool
+	// sizes: histograms of sizes have come. An Envoy that sends them sends all of them, for life (histogram_emit_mode), so the
+	// summaries beside them are not read.
+	sizes bool
 }
 
 // maxSeenBuckets bounds a stream's memory to 1 MiB: 131,072 keys.

@@ -111,9 +111,9 @@ func skip(b []byte, i int, tag uint32) (next int) {
 	return i + n
 }
 
-// A flush of 20 label sets has more than a thousand buckets and six hundred quantiles, all but a few encoded alike: each field
-// once, in the order of its number. The readers below take those, whose length is at b[i]; what they do not take is for the readers
-// of any encoding.
+// Of a flush of 20 label sets more than a thousand buckets and two hundred quantiles are read, all but a few encoded alike: each
+// field once, in the order of its number. The readers below take those, whose length is at b[i]; what they do not take is for the
+// readers of any encoding.
 
 // shortBucket reads a bucket of a count below 128 and a bound. It is small enough to be inlined.
 func shortBucket(b []byte, i int) (k aggregator.Bucket, next int, ok bool) {

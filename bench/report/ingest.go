@@ -16,7 +16,7 @@ import (
 // load is what a receiver is put under.
 type load struct {
 	pods, labelSets int
-	interval        time.Duration
+	interval, warm  time.Duration // warm: before anything is counted, but for three flushes of each
 	tls, labels     bool
 	churn           int // sidecars that hang up in a minute, and come back with their next flush
 }
@@ -111,6 +111,9 @@ func measure(ctx context.Context, s settings, l load, subjects ...subject) (cost
 			return nil, fmt.Errorf("%s: %w", subjects[i].name, err)
 		}
 	}
+	if err := wait(ctx, l.warm); err != nil {
+		return nil, err
+	}
 	if costs, err = count(ctx, s, all); err != nil {
 		return nil, err
 	}
@@ -137,7 +140,7 @@ func putUnder(ctx context.Context, s settings, sub subject, certs *certificates,
 	if err != nil {
 		return loaded{}, err
 	}
-	_, _, idle, err := memory(r.PID())
+	idle, err := idleMemory(ctx, r)
 	if err != nil {
 		r.Kill()
 		return loaded{}, err
@@ -155,6 +158,23 @@ func putUnder(ctx context.Context, s settings, sub subject, certs *certificates,
 		return loaded{}, err
 	}
 	return loaded{r, f, idle}, nil
+}
+
+// idleMemory waits until a receiver answers, and returns its memory that is not pages of files.
+func idleMemory(ctx context.Context, r *child) (int64, error) {
+	for deadline := time.Now().Add(time.Minute); ; {
+		_, err := r.messages(ctx)
+		if err == nil {
+			_, _, anonymous, err := memory(r.PID())
+			return anonymous, err
+		}
+		if time.Now().After(deadline) {
+			return 0, err
+		}
+		if err := wait(ctx, 200*time.Millisecond); err != nil {
+			return 0, err
+		}
+	}
 }
 
 // steady waits until every sidecar has a stream, but for churn, and has flushed so often.
