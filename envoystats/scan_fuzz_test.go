@@ -110,7 +110,7 @@ func readsFamily(c Config, sizes bool, b []byte) bool {
 		}
 		b = b[n+m:]
 	}
-	return kindOf(kind) != 0 && oracleKeeps(c, name) && !(sizes && kind == dto.MetricType_SUMMARY && oracleSize(name))
+	return oracleReads(c, sizes, kind, name)
 }
 
 // family and counter build what Envoy would not send.
