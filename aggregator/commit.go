@@ -409,23 +409,23 @@ func (t *table) takeHistogram(c *column, s *Sample, buckets []Bucket) error {
 		return ErrDuplicate
 	}
 	if !c.layout.holds(buckets) { // bounds are bootstrap: this is another process under the pod's name
-		c = t.rebound(c, s, buckets)
+		c = t.rebound(c, s.Key, s.Timestamp, buckets)
 	}
 	t.mark(c, s)
 	t.count(c, buckets, s.Count, s.Value, s.Timestamp)
 	return nil
 }
 
-// rebound puts a column with other bounds in a histogram's place.
-func (t *table) rebound(c *column, s *Sample, buckets []Bucket) *column {
+// rebound puts a column with other bounds in a histogram's place, whose flush has the timestamp.
+func (t *table) rebound(c *column, key uint64, timestamp int64, buckets []Bucket) *column {
 	cl := c.class
 	t.store.classes.retain(cl)
 	t.drop(c)
 	t.columns = slices.DeleteFunc(t.columns, func(o *column) bool { return o == c })
 	t.store.metrics.rebounded.Inc()
-	n := t.addColumn(s.Key, cl)
-	n.quantiles, n.quantilesAt = c.quantiles, c.quantilesAt
-	n.frame(t.store.layouts.of(buckets), n.quantilesAt == s.Timestamp)
+	n := t.addColumn(key, cl)
+	n.quantiles, n.quantilesAt, n.seen = c.quantiles, c.quantilesAt, c.seen
+	n.frame(t.store.layouts.of(buckets), n.quantilesAt == timestamp)
 	t.allocate(n)
 	return n
 }
@@ -448,6 +448,7 @@ func (t *table) takeSummary(c *column, s *Sample, quantiles []float64) error {
 	if c.quantilesAt == s.Timestamp {
 		return ErrDuplicate
 	}
+	alone := c.layout == nil || len(c.layout.bounds) == 0 || c.quantilesAt > c.intervalAt // the one before came without a histogram
 	c.quantilesAt, c.seen = s.Timestamp, t.flushTime
 	inclusive := t.pod.Load().InclusiveBounds
 	for i := range c.quantiles {
@@ -460,21 +461,25 @@ func (t *table) takeSummary(c *column, s *Sample, quantiles []float64) error {
 			c.quantiles[i] = olderQuantileCode(SummaryQuantiles[i], quantiles[i])
 		}
 	}
-	if (c.layout == nil || len(c.layout.bounds) == 0) && c.intervalAt != s.Timestamp {
+	if alone && c.intervalAt != s.Timestamp {
 		t.summaries = append(t.summaries, pendingSummary{c, s.Count, s.Value})
 	}
 	return nil
 }
 
-// addSummary counts a summary for which the whole flush had no histogram.
+// addSummary counts a summary for which the whole flush had no histogram. Where the series has buckets this is another process under
+// the pod's name, one that sends none.
 func (t *table) addSummary(p pendingSummary) {
 	c := p.col
-	if c.removed || c.intervalAt == c.quantilesAt || c.layout != nil && len(c.layout.bounds) > 0 {
+	if c.removed || c.intervalAt == c.quantilesAt {
 		return
 	}
-	if c.block.Load() == nil {
+	switch {
+	case c.block.Load() == nil:
 		c.frame(t.store.layouts.of(nil), true)
 		t.allocate(c)
+	case len(c.layout.bounds) > 0:
+		c = t.rebound(c, c.key, c.quantilesAt, nil)
 	}
 	c.flush, c.timestamp = uint32(t.flushes), c.quantilesAt
 	t.count(c, nil, p.count, p.sum, c.quantilesAt)
