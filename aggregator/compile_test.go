@@ -46,13 +46,14 @@ func history(t *testing.T, seed uint64) (*Store, []time.Time) {
 }
 
 type historyPod struct {
-	store  *Store
-	pod    Pod
-	stream *Stream
-	flush  time.Duration
-	next   time.Time
-	bounds []float64
-	series []*historySeries
+	store     *Store
+	pod       Pod
+	stream    *Stream
+	flush     time.Duration
+	next      time.Time
+	bounds    []float64
+	series    []*historySeries
+	summaries bool
 }
 
 type historySeries struct {
@@ -65,6 +66,7 @@ func newHistoryPod(s *Store, r *rand.Rand, i int) *historyPod {
 	p := &historyPod{store: s, flush: time.Duration(1+r.IntN(5)) * time.Second}
 	p.pod = Pod{Namespace: "test", Name: fmt.Sprintf("pod-%d", i), Workload: "w", FlushInterval: p.flush}
 	p.bounds = [][]float64{{5, 10, 100}, {5, 10, 100}, {1, 10, 50, 100}}[r.IntN(3)]
+	p.summaries = r.IntN(4) > 0
 	for j := range 1 + r.IntN(4) {
 		p.series = append(p.series, &historySeries{labels: labels.FromStrings("code", []string{"200", "404", "500"}[j%3],
 			"from", fmt.Sprint(j), "destination_workload", []string{"w", "v"}[r.IntN(2)])})
@@ -111,10 +113,27 @@ func (p *historyPod) step(r *rand.Rand) {
 			continue // a flush without histograms
 		}
 		h := Sample{Key: key + 1, Timestamp: b.Timestamp, Kind: Histogram, Count: n, Value: float64(n) * 7.5, First: uint32(len(b.Buckets))}
-		c := uint64(0)
+		requests := make([]float64, n)
+		for i := range requests {
+			requests[i] = float64(1 + r.IntN(150))
+		}
+		slices.Sort(requests)
+		if p.summaries {
+			sum := Sample{Key: key + 1, Timestamp: b.Timestamp, Kind: Summary, Count: n, Value: h.Value, First: uint32(len(b.Quantiles))}
+			for _, q := range SummaryQuantiles {
+				v := math.NaN()
+				if n > 0 {
+					v = requests[max(0, int(math.Ceil(q*float64(n)))-1)]
+				}
+				b.Quantiles = append(b.Quantiles, v)
+			}
+			sum.Last = uint32(len(b.Quantiles))
+			b.Samples = append(b.Samples, sum)
+			d = append(d, named("istio_request_duration_milliseconds", s.labels))
+		}
 		for _, bound := range p.bounds {
-			c += r.Uint64N(n - c + 1)
-			b.Buckets = append(b.Buckets, Bucket{bound, c})
+			c, _ := slices.BinarySearch(requests, bound+1)
+			b.Buckets = append(b.Buckets, Bucket{bound, uint64(c)})
 		}
 		h.Last = uint32(len(b.Buckets))
 		b.Samples = append(b.Samples, h)

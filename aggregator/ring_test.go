@@ -273,6 +273,32 @@ func TestRingConcurrentSafe(t *testing.T) {
 	}
 }
 
+// A reader that has the newest row's number looks up its time: to find a window by, before any column admits the row.
+func TestHeadFollowsTheTimeConcurrentSafe(t *testing.T) {
+	r := newRing(8)
+	const rows = 1_000_000
+	var wg sync.WaitGroup
+	var wrong, seen int
+	wg.Go(func() {
+		for head := int64(-1); head < rows-1; {
+			if head = r.gen.head.Load(); head < 0 {
+				continue
+			}
+			if at := r.gen.time(head); at != head*10 && !r.gen.claimed(head) {
+				wrong++
+			}
+			seen++
+		}
+	})
+	for row := range int64(rows) {
+		r.open(row * 10)
+	}
+	wg.Wait()
+	if wrong != 0 || seen == 0 {
+		t.Errorf("%d wrong times of %d", wrong, seen)
+	}
+}
+
 func TestRingKeepsRowsWhenItGrows(t *testing.T) {
 	w := newTestWriter(4, intact)
 	for range 6 {

@@ -12,12 +12,17 @@ import (
 // scanStore is a store of one pod whose ring has few slots.
 func scanStore(t *testing.T, sets int) (*Store, *benchPod, *selector) {
 	t.Helper()
+	return scanStoreOf(t, sets, "istio_requests_total", benchParts{counter: true})
+}
+
+func scanStoreOf(t *testing.T, sets int, metric string, parts benchParts) (*Store, *benchPod, *selector) {
+	t.Helper()
 	s, err := New(Config{Retention: 15 * time.Second})
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := newBenchPod(s, 0, sets, benchParts{counter: true})
-	q, err := s.Register(`sum(rate(istio_requests_total{reporter="destination"}[15s]))`)
+	p := newBenchPod(s, 0, sets, parts)
+	q, err := s.Register(`sum(rate(` + metric + `{reporter="destination"}[15s]))`)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -30,13 +35,24 @@ func readSteps(sc *scan) (columns, wrong int) {
 	for i := range sc.batch[:sc.n] {
 		in := &sc.batch[i]
 		for row := in.lo; row <= in.hi; row++ {
-			if valueIn(in.block.row(row)) != float64(10*row) {
+			if !isStep(in.block, row) {
 				wrong++
 				break
 			}
 		}
 	}
 	return sc.n, wrong
+}
+
+// isStep says whether a row is the flush's of its number: 10 requests more than the one before, of 800 ms in all.
+func isStep(b *block, row int64) bool {
+	words := b.row(row)
+	if b.counts == 0 {
+		return valueIn(words) == float64(10*row)
+	}
+	last := int(b.counts) - 1
+	sum := math.Float64frombits(words[countWords(last)].Load())
+	return uint32(words[last/2].Load()>>(32*(last%2))) == uint32(10*row) && sum == float64(800*row)
 }
 
 func TestABatchThatTheWriterOvertakesIsReadAgain(t *testing.T) {
@@ -100,7 +116,14 @@ func TestABatchIsOfOneGeneration(t *testing.T) {
 }
 
 func TestScanConcurrentSafe(t *testing.T) {
-	s, p, sel := scanStore(t, 40)
+	t.Run("counters", func(t *testing.T) { scanBesideAWriter(t, "istio_requests_total", benchParts{counter: true}) })
+	t.Run("histograms", func(t *testing.T) {
+		scanBesideAWriter(t, "istio_request_duration_milliseconds_count", benchParts{duration: true, summaries: true})
+	})
+}
+
+func scanBesideAWriter(t *testing.T, metric string, parts benchParts) {
+	s, p, sel := scanStoreOf(t, 40, metric, parts)
 	var stop atomic.Bool
 	var wrong, seen atomic.Int64
 	var wg sync.WaitGroup

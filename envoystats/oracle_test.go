@@ -31,6 +31,7 @@ type expected struct {
 	Samples   []expectedSample
 	Refused   map[string]int
 	Skipped   int
+	Sizes     bool // the stream has sent histograms of sizes
 }
 
 type expectedSample struct {
@@ -50,7 +51,7 @@ func oracle(c Config, sizes bool, b []byte) (expected, error) {
 	if err := proto.Unmarshal(b, &m); err != nil {
 		return expected{}, err
 	}
-	e := expected{Refused: map[string]int{}}
+	e := expected{Refused: map[string]int{}, Sizes: sizes}
 	for _, f := range m.GetEnvoyMetrics() {
 		wanted := oracleReads(c, sizes, f.GetType(), f.GetName())
 		if !wanted {
@@ -71,6 +72,7 @@ func oracle(c Config, sizes bool, b []byte) (expected, error) {
 				continue
 			}
 			e.Samples = append(e.Samples, oracleSample(f, metric))
+			e.Sizes = e.Sizes || f.GetType() == dto.MetricType_HISTOGRAM && oracleSize(f.GetName())
 		}
 	}
 	return e, nil
@@ -82,11 +84,14 @@ func oracleReads(c Config, sizes bool, kind dto.MetricType, name string) bool {
 	case dto.MetricType_COUNTER, dto.MetricType_HISTOGRAM:
 		return oracleKeeps(c, name)
 	case dto.MetricType_SUMMARY:
-		metric, _, _ := strings.Cut(strings.TrimPrefix(name, "istiocustom."), ".")
-		size := metric == "istio_request_bytes" || metric == "istio_response_bytes"
-		return oracleKeeps(c, name) && (!sizes || !size)
+		return oracleKeeps(c, name) && (!sizes || !oracleSize(name))
 	}
 	return false
+}
+
+func oracleSize(name string) bool {
+	metric, _, _ := strings.Cut(strings.TrimPrefix(name, "istiocustom."), ".")
+	return metric == "istio_request_bytes" || metric == "istio_response_bytes"
 }
 
 func oracleKeeps(c Config, name string) bool {
@@ -223,7 +228,7 @@ func scanned(s *scan, keys *seen, b []byte) (expected, error) {
 		return expected{}, err
 	}
 	keys.fit(len(s.batch.Samples))
-	e := expected{Timestamp: s.batch.Timestamp, Refused: map[string]int{}, Skipped: int(s.skipped)}
+	e := expected{Timestamp: s.batch.Timestamp, Refused: map[string]int{}, Skipped: int(s.skipped), Sizes: keys.sizes}
 	for r, n := range s.refused {
 		if n > 0 {
 			e.Refused[refusal(r).String()] = int(n)

@@ -16,6 +16,7 @@ func FuzzScan(f *testing.F) {
 	for _, file := range captures(f) {
 		for _, b := range messages(f, file) {
 			if len(b) < 8<<10 {
+				f.Add(false, b)
 				f.Add(true, b)
 				f.Add(false, b[:len(b)/2])
 			}
