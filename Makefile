@@ -49,7 +49,7 @@ surge: report ## the study of surges: false scale-ups, delay, overshoot, over si
 	@bin/report surge $(if $(DAYS),--days $(DAYS))
 
 report:
-	@$(GO) build -o bin/ ./bench/report
+	@$(GO) build -ldflags "-X main.commit=$(COMMIT)" -o bin/ ./bench/report
 
 fuzz: ## every fuzz target for FUZZTIME (30s)
 	@bench/tools/fuzz $(FUZZTIME)

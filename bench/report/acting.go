@@ -19,8 +19,8 @@ const (
 )
 
 // actingRows say what it adds to ingest that the targets of HPAs are raised at surges: what rows mark is evaluated as they are
-// committed. One process and one fleet, with HPAs that come and go. Rings fill meanwhile, which makes a flush dearer from turn to
-// turn: the states are gone through forth and back, so that each has the same of it.
+// committed. One process and one fleet, with HPAs that come and go. The states are gone through forth and
+// back, so that each has the same of what changes meanwhile: rings fill, the machine's other guests come and go.
 func actingRows(ctx context.Context, s settings, t *table) error {
 	hpas := filepath.Join(s.work, "acting")
 	if err := errors.Join(os.RemoveAll(hpas), os.MkdirAll(hpas, 0o750)); err != nil {

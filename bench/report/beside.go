@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"net/url"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -93,12 +92,9 @@ func runBeside(ctx context.Context, args []string) (err error) {
 	}
 	t := newTable("make beside", time.Now())
 	t.title = "The same Envoys, scraped by Prometheus and pushing to meshpulse"
-	version, err := exec.Command(s.prometheus, "--version").CombinedOutput()
-	if err != nil {
-		return fmt.Errorf("%s does not run: %w", s.prometheus, err)
+	if t.Versions["Prometheus server"], err = prometheusVersion(s); err != nil {
+		return err
 	}
-	first, _, _ := strings.Cut(string(version), "\n")
-	t.Versions["Prometheus server"] = strings.TrimSpace(first)
 	b := &beside{s: s, dir: filepath.Join(s.work, "beside"), pods: besidePods(), queries: newQueries()}
 	defer func() { err = errors.Join(err, b.stop()) }()
 	if err := b.start(ctx); err != nil {

@@ -21,7 +21,7 @@ func runBenchmarks(ctx context.Context, args []string) error {
 	}
 	command := "make bench"
 	if len(args) > 0 {
-		command = "report run " + strings.Join(args, " ")
+		command += " (report run " + strings.Join(args, " ") + ")"
 	}
 	t := newTable(command, time.Now())
 	var failed error
@@ -121,6 +121,7 @@ func fiveThousandRows(ctx context.Context, s settings, t *table) error {
 	t.add(what+": null sink", micros(floor.receiver), "us/flush", "lower")
 	t.atMost(what+": meshpulse", micros(own.receiver), "us/flush", 250)
 	t.add(what+": ratio", ratio(own.receiver, floor.receiver), "x", "lower")
+	t.note("5,000 streams are measured from each one's third flush on, when rings begin to fill; results/soak.md has them with full ones.")
 	t.add("memory, 5,000 streams of 20 label sets: RSS of meshpulse", float64(own.resident)/(1<<20), "MiB", "lower")
 	if own.failed+floor.failed > 0 {
 		t.note("5,000 streams: %d flushes could not be sent.", own.failed+floor.failed)

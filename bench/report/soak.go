@@ -84,15 +84,22 @@ func soak(ctx context.Context, k soakSettings, t *table) error {
 	if err != nil {
 		return err
 	}
-	if w.lost, err = w.missing(ctx); err != nil {
-		return err
-	}
 	w.steadyAge, w.oldest = w.oldest, 0
 	if err := w.reconnect(ctx); err != nil {
 		return err
 	}
-	return w.report(ctx, k, t, before, after)
+	if w.lost, err = w.missing(ctx); err != nil {
+		return err
+	}
+	last, err := liveHeap(ctx)
+	if err != nil {
+		return err
+	}
+	return w.report(ctx, k, t, heaps{before, after, last})
 }
+
+// heaps are live heaps: in the middle, at the end, and after all have reconnected; bytes.
+type heaps struct{ middle, end, reconnected int64 }
 
 // missing is how many flushes were sent and have not arrived, but for one of each sidecar that has gone: what it had sent last may
 // have died with it.
@@ -116,7 +123,7 @@ type watch struct {
 	client           *http.Client
 	oldest           time.Duration // newest sample's greatest age
 	steadyAge        time.Duration // and before all reconnected
-	lost             float64       // flushes until then
+	lost             float64       // flushes
 }
 
 // answered waits until meshpulse knows the HPAs: a thousand take it a while beside thousands of new sidecars.
@@ -179,7 +186,7 @@ func (w *watch) tell(order string) error {
 	return resp.Body.Close()
 }
 
-func (w *watch) report(ctx context.Context, k soakSettings, t *table, before, after int64) error {
+func (w *watch) report(ctx context.Context, k soakSettings, t *table, live heaps) error {
 	st, err := w.fleet.fleetStats(ctx)
 	if err != nil {
 		return err
@@ -200,14 +207,16 @@ func (w *watch) report(ctx context.Context, k soakSettings, t *table, before, af
 	t.atMost(what+"flushes sent that did not arrive", w.lost, "", 0)
 	t.add(what+"flushes", float64(st.Flushes), "", "higher")
 	t.add(what+"pods replaced, Envoys restarted", float64(st.Replaced+st.Restarted), "", "higher")
-	t.atMost(what+"live heap at the end over that in the middle", float64(after)/float64(before), "x", 1.05)
-	t.add(what+"live heap at the end", float64(after)/(1<<20), "MiB", "lower")
+	t.atMost(what+"live heap at the end over that in the middle", float64(live.end)/float64(live.middle), "x", 1.05)
+	t.atMost(what+"live heap after all have reconnected over that in the middle", float64(live.reconnected)/float64(live.middle), "x", 1.05)
+	t.add(what+"live heap at the end", float64(live.end)/(1<<20), "MiB", "lower")
 	t.add(what+"RSS", float64(resident)/(1<<20), "MiB", "lower")
 	t.add(what+"peak RSS", float64(peak)/(1<<20), "MiB", "lower")
 	t.atMost(what+"greatest age of the newest sample", w.steadyAge.Seconds(), "s", 2*flushInterval.Seconds())
 	t.atMost(what+"greatest age of the newest sample while all reconnect", w.oldest.Seconds(), "s", 3*flushInterval.Seconds())
 	t.add(what+"CPU of meshpulse", micros(cpu)/float64(st.Flushes), "us/flush", "lower")
 	t.add(what+"CPU of the sender", micros(sender)/float64(st.Flushes), "us/flush", "lower")
+	t.note("Of what was sent until all had reconnected one flush is let off for each pod that was replaced and each Envoy that was restarted: what it had sent last may have died with its connection.")
 	if st.LastError != "" {
 		t.note("The newest flush that could not be sent: %s.", st.LastError)
 	}
