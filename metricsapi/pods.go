@@ -42,10 +42,14 @@ type podIndex struct {
 	informer cache.SharedIndexInformer
 	now      func() time.Time
 
-	mu     sync.Mutex
-	gone   map[string]map[string]knownPod // by namespace and name
-	pruned time.Time
+	mu      sync.Mutex
+	leaving map[podKey]leaving             // that exist
+	gone    map[string]map[string]knownPod // by namespace and name
+	pruned  time.Time
 }
+
+// leaving is when a pod's deletion began; seconds since 1970. created tells it from others of its name.
+type leaving struct{ created, left int64 }
 
 // goneFor is how long a pod that is gone is remembered: as long as the longest window of a query, the default of
 // --max-retention.
@@ -60,8 +64,8 @@ func newPodIndex(client metadata.Interface, now func() time.Time) (*podIndex, er
 	informer := metadatainformer.NewFilteredMetadataInformer(client, schema.GroupVersionResource{Version: "v1", Resource: "pods"},
 		metav1.NamespaceAll, 0, cache.Indexers{cache.NamespaceIndex: cache.MetaNamespaceIndexFunc},
 		func(o *metav1.ListOptions) { o.FieldSelector = running.String() }).Informer()
-	x := &podIndex{informer: informer, now: now, gone: map[string]map[string]knownPod{}}
-	if err := informer.SetTransform(keepIdentity); err != nil {
+	x := &podIndex{informer: informer, now: now, leaving: map[podKey]leaving{}, gone: map[string]map[string]knownPod{}}
+	if err := informer.SetTransform(x.keep); err != nil {
 		return nil, err
 	}
 	_, err := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{DeleteFunc: x.forget})
@@ -78,14 +82,17 @@ func (x *podIndex) forget(o any) {
 		return
 	}
 	p, now := object.known(), x.now()
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if key := (podKey{p.identity.Namespace, p.identity.Name}); x.leaving[key].created == object.created {
+		delete(x.leaving, key)
+	}
 	if !p.wired {
 		return
 	}
 	if p.left.IsZero() { // without a grace period, or it has finished
 		p.left = now
 	}
-	x.mu.Lock()
-	defer x.mu.Unlock()
 	if now.Sub(x.pruned) > goneFor/10 {
 		x.prune(now)
 	}
@@ -135,6 +142,24 @@ func (c *cachedPod) known() knownPod {
 		p.left = time.Unix(c.left, 0)
 	}
 	return p
+}
+
+// keep is what the informer keeps of a pod. Its deletion began when it was first said to: when the kubelet has its containers ended, the
+// API server sets the time anew, to that moment (k8s.io/apiserver pkg/registry/rest/delete.go), long after the sidecar's last flush.
+func (x *podIndex) keep(object any) (any, error) {
+	kept, err := keepIdentity(object)
+	c, ok := kept.(*cachedPod)
+	if !ok || c.left == 0 {
+		return kept, err
+	}
+	key := podKey{c.namespace.Value(), c.name}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if was, ok := x.leaving[key]; ok && was.created == c.created {
+		c.left = min(c.left, was.left)
+	}
+	x.leaving[key] = leaving{c.created, c.left}
+	return c, err
 }
 
 // keepIdentity drops all of a pod's metadata that is never read: a large cluster's pods carry kilobytes of it. It names the pod as

@@ -21,7 +21,7 @@ func TestPodsThatAreGoneAreRememberedForAnHour(t *testing.T) {
 		for _, c := range change {
 			c(p)
 		}
-		kept, err := keepIdentity(p)
+		kept, err := x.keep(p)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -40,6 +40,7 @@ func TestPodsThatAreGoneAreRememberedForAnHour(t *testing.T) {
 	}{
 		"ends-in-order":  {pod("ends-in-order", left(now.Add(-20*time.Second), 30)), now.Add(-20 * time.Second)},
 		"at-once":        {pod("at-once"), now},
+		"ended-late":     {lastOf(pod("ended-late", left(now.Add(-20*time.Second), 30)), pod("ended-late", left(now.Add(-2*time.Second), 0))), now.Add(-20 * time.Second)},
 		"not-seen-to-go": {cache.DeletedFinalStateUnknown{Key: "test/not-seen-to-go", Obj: pod("not-seen-to-go")}, now},
 		"no-sidecar":     {pod("no-sidecar", unwired), time.Time{}},
 	} {
@@ -49,8 +50,11 @@ func TestPodsThatAreGoneAreRememberedForAnHour(t *testing.T) {
 			t.Errorf("%s: got %v, left %s, want %s", name, ok, got.left, tc.left)
 		}
 	}
-	if n, other := len(x.in("test")), len(x.in("other")); n != 3 || other != 0 {
-		t.Errorf("got %d pods, and %d of another namespace, want 3 and 0", n, other)
+	if n, other := len(x.in("test")), len(x.in("other")); n != 4 || other != 0 {
+		t.Errorf("got %d pods, and %d of another namespace, want 4 and 0", n, other)
+	}
+	if len(x.leaving) != 0 {
+		t.Errorf("%v are remembered as leaving, and are gone", x.leaving)
 	}
 	now = now.Add(goneFor + time.Second)
 	x.forget(pod("later"))
@@ -64,3 +68,6 @@ func TestPodsThatAreGoneAreRememberedForAnHour(t *testing.T) {
 		t.Errorf("of two pods of a name: got %v, want the one that exists, and both in the list", p)
 	}
 }
+
+// lastOf is the newest of what the API server has said of a pod.
+func lastOf(versions ...any) any { return versions[len(versions)-1] }
