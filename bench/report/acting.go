@@ -63,6 +63,7 @@ func actingRows(ctx context.Context, s settings, t *table) error {
 	t.add(what+"of ingest without HPAs", micros(without), "us/flush", "lower")
 	t.add(what+"with HPAs of which none acts", micros(asking), "us/flush", "lower")
 	t.add(what+"with HPAs that all act", micros(acting), "us/flush", "lower")
+	t.note("Acting: one process and one fleet, half a minute for each state of the HPAs, forth and back.")
 	share := func(d time.Duration) float64 { return 100 * float64(d-without) / float64(without) }
 	t.add(what+"that HPAs add of which none acts, of ingest's", share(asking), "%", "lower")
 	t.atMost(what+"that marking and evaluating add, of ingest's", share(acting), "%", 10)

@@ -84,7 +84,7 @@ func parseSettings(name string, args []string, more func(*flag.FlagSet)) (settin
 	f.StringVar(&s.prometheus, "prometheus", ".cache/bench/prometheus", "Prometheus to compare with; where it is missing, its rows are")
 	f.StringVar(&s.results, "results", "bench/results", "folder that takes the results")
 	f.StringVar(&s.work, "work", ".cache/bench/run", "folder for logs and other passing files")
-	f.StringVar(&only, "only", "", "parts to run, comma separated: ingest,variants,fivethousand,acting,prometheus,code,api (default all)")
+	f.StringVar(&only, "only", "", "parts to run and print, comma separated, of "+partNames()+" (default all, which are kept as well)")
 	f.DurationVar(&s.measure, "measure", 15*time.Second, "how long CPU time is counted for, each time")
 	f.StringVar(&s.profiles, "profiles", "", "folder that takes CPU profiles of meshpulse under load")
 	if more != nil {
@@ -95,6 +95,11 @@ func parseSettings(name string, args []string, more func(*flag.FlagSet)) (settin
 	}
 	if only != "" {
 		s.only = strings.Split(only, ",")
+		for _, name := range s.only {
+			if !slices.Contains(strings.Split(partNames(), ","), name) {
+				return s, fmt.Errorf("--only: no part %q: they are %s", name, partNames())
+			}
+		}
 	}
 	return s, os.MkdirAll(s.work, 0o750)
 }

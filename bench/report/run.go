@@ -13,7 +13,30 @@ import (
 // flushInterval is Istio's.
 const flushInterval = 5 * time.Second
 
-// runBenchmarks runs all parts one after the other and writes one table.
+// parts are what a run consists of, in their order.
+var parts = [...]struct {
+	name string
+	run  func(context.Context, settings, *table) error
+}{
+	{"ingest", func(ctx context.Context, s settings, t *table) error { return ingestRows(ctx, s, t, ingestLoads[:1]) }},
+	{"variants", func(ctx context.Context, s settings, t *table) error { return ingestRows(ctx, s, t, ingestLoads[1:]) }},
+	{"fivethousand", fiveThousandRows},
+	{"acting", actingRows},
+	{"prometheus", prometheusRows},
+	{"code", codeRows},
+	{"api", apiRows},
+}
+
+// partNames are the parts' names, comma separated.
+func partNames() string {
+	var names []string
+	for _, p := range parts {
+		names = append(names, p.name)
+	}
+	return strings.Join(names, ",")
+}
+
+// runBenchmarks runs all parts one after the other and writes one table, or prints that of some parts.
 func runBenchmarks(ctx context.Context, args []string) error {
 	s, err := parseSettings("run", args, nil)
 	if err != nil {
@@ -25,18 +48,7 @@ func runBenchmarks(ctx context.Context, args []string) error {
 	}
 	t := newTable(command, time.Now())
 	var failed error
-	for _, part := range []struct {
-		name string
-		run  func(context.Context, settings, *table) error
-	}{
-		{"ingest", func(ctx context.Context, s settings, t *table) error { return ingestRows(ctx, s, t, ingestLoads[:1]) }},
-		{"variants", func(ctx context.Context, s settings, t *table) error { return ingestRows(ctx, s, t, ingestLoads[1:]) }},
-		{"fivethousand", fiveThousandRows},
-		{"acting", actingRows},
-		{"prometheus", prometheusRows},
-		{"code", codeRows},
-		{"api", apiRows},
-	} {
+	for _, part := range parts {
 		if !s.wants(part.name) {
 			continue
 		}
@@ -47,6 +59,9 @@ func runBenchmarks(ctx context.Context, args []string) error {
 	}
 	noteLoad(t)
 	fmt.Print(t.markdown())
+	if len(s.only) > 0 { // one run is one table: a part does not take the place of the whole
+		return failed
+	}
 	return errors.Join(failed, t.write(s.results, "bench"))
 }
 
@@ -94,7 +109,7 @@ func ingestRows(ctx context.Context, s settings, t *table, loads []ingestLoad) e
 			t.add(what+": ratio", ratio(own.receiver, floor.receiver), "x", "lower")
 		}
 		if l.goal > 0 {
-			t.add("memory, 1,000 streams of 20 label sets: RSS of meshpulse", float64(own.resident)/(1<<20), "MiB", "lower")
+			t.add("memory, 1,000 streams of 20 label sets, half a minute old: RSS of meshpulse", float64(own.resident)/(1<<20), "MiB", "lower")
 			t.note("A flush is %d KB. The sender used %v of CPU a flush. Null sink and meshpulse are measured at the same time, each with 1,000 streams of its own, "+
 				"so that the ratio does not tell what else the machine did.", own.flushBytes>>10, own.sender)
 		}
@@ -121,8 +136,8 @@ func fiveThousandRows(ctx context.Context, s settings, t *table) error {
 	t.add(what+": null sink", micros(floor.receiver), "us/flush", "lower")
 	t.atMost(what+": meshpulse", micros(own.receiver), "us/flush", 250)
 	t.add(what+": ratio", ratio(own.receiver, floor.receiver), "x", "lower")
-	t.note("5,000 streams are measured from each one's third flush on, when rings begin to fill; results/soak.md has them with full ones.")
-	t.add("memory, 5,000 streams of 20 label sets: RSS of meshpulse", float64(own.resident)/(1<<20), "MiB", "lower")
+	t.note("1,000 and 5,000 streams are measured from each one's third flush on, when rings begin to fill; results/soak.md has 5,000 with full ones.")
+	t.add("memory, 5,000 streams of 20 label sets, half a minute old: RSS of meshpulse", float64(own.resident)/(1<<20), "MiB", "lower")
 	if own.failed+floor.failed > 0 {
 		t.note("5,000 streams: %d flushes could not be sent.", own.failed+floor.failed)
 	}
