@@ -243,7 +243,11 @@ func offerProblems(a *autoscaler, w wanted, o *offer, queries map[preparedKey]*p
 	}
 	const better = "Better: a query name of its own for each query"
 	if o.prepared.expr != w.expr {
-		problems = append(problems, Problem{ReasonQueryConflict, fmt.Sprintf("metric %s has another query in HPA %s, which is older: its query answers for both. %s", o, o.owner.Name, better)})
+		does := "answers for both"
+		if err := o.prepared.err; err != nil {
+			does = fmt.Sprintf("counts for both, and is broken: %v", err)
+		}
+		problems = append(problems, Problem{ReasonQueryConflict, fmt.Sprintf("metric %s has another query in HPA %s, which is older: its query %s. %s", o, o.owner.Name, does, better)})
 	}
 	if o.owner != a {
 		return problems

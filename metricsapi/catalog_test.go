@@ -3,6 +3,8 @@ package metricsapi
 import (
 	"fmt"
 	"log/slog"
+	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -177,6 +179,21 @@ func TestCatalogEvents(t *testing.T) {
 	c.Replace([]sourceHPA{asks(t, "broken", "bad", "sum(")})
 	if d := cmp.Diff([]string{"broken BadQuery"}, events.take()); d != "" {
 		t.Errorf("events (-want +got):\n%s", d)
+	}
+}
+
+func TestAQueryThatIsBrokenCountsForBothAndIsNamed(t *testing.T) {
+	c, _ := newTestCatalog(t)
+	older, younger := asks(t, "older", "rps", "sum("), asks(t, "younger", "rps", "vector(2)")
+	older.CreationTimestamp, younger.CreationTimestamp = metav1.Unix(10, 0), metav1.Unix(20, 0)
+	c.Replace([]sourceHPA{older, younger})
+	for _, h := range c.current.Load().hpas {
+		told := slices.ContainsFunc(h.problems, func(p Problem) bool {
+			return p.Reason == ReasonQueryConflict && strings.Contains(p.Message, "HPA older, which is older: its query counts for both, and is broken: ")
+		})
+		if told != (h.Name == "younger") {
+			t.Errorf("HPA %s: %v", h.Name, h.problems)
+		}
 	}
 }
 
