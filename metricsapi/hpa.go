@@ -226,6 +226,9 @@ func (a *autoscaler) advise(w wanted) {
 	if t.irate {
 		a.problem(ReasonNoisyRate, "%s uses irate, which looks at the last two samples: sidecars flush every 5 s, so it is noisier than at a scrape interval of 15 s. Better: rate over [1m]", what)
 	}
+	if t.noBuckets {
+		a.problem(ReasonNoBuckets, "%s is a quantile of buckets that its aggregation adds up without their label le, so it never has a value: aggregate by (le)", what)
+	}
 	if t.raw != "" {
 		a.problem(ReasonRawCounter, "%s reads the counter %s as it stands: it only grows while its pods live, whatever the load is, and so asks for maxReplicas in the end. Take rate(%s{…}[1m])", what, t.raw, t.raw)
 	}

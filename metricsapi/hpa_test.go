@@ -159,6 +159,12 @@ func TestReadHPA(t *testing.T) {
 			want:     []metric{{"prometheus-query", "query-name = rps", "sum(irate(istio_requests_total[1m]))"}},
 			problems: []string{"NoisyRate irate"},
 		},
+		"a quantile without le": {
+			annotations: legacy + `p95: "histogram_quantile(0.95, sum(rate(istio_request_duration_milliseconds_bucket[1m])))"`,
+			metrics:     external("prometheus-query", `{matchLabels: {query-name: p95}}`, per),
+			want:        []metric{{"prometheus-query", "query-name = p95", "histogram_quantile(0.95, sum(rate(istio_request_duration_milliseconds_bucket[1m])))"}},
+			problems:    []string{"LatencyAverageValue", "NoBuckets aggregate by (le)"},
+		},
 		"a counter without rate": {
 			annotations: legacy + `rps: "sum(istio_requests_total)"`, metrics: external("prometheus-query", `{matchLabels: {query-name: rps}}`, per),
 			want:     []metric{{"prometheus-query", "query-name = rps", "sum(istio_requests_total)"}},

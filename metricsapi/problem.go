@@ -39,6 +39,7 @@ const (
 	ReasonMilliseconds      = "MillisecondsTarget"  // milliseconds against a target below 1
 	ReasonNoisyRate         = "NoisyRate"           // irate
 	ReasonRawCounter        = "RawCounter"          // a counter without rate
+	ReasonNoBuckets         = "NoBuckets"           // a quantile of buckets, aggregated without le
 	ReasonOldVersion        = "OldVersion"          // autoscaling/v2beta1 or v2beta2 (files only)
 	ReasonUnknownField      = "UnknownField"        // a field that Kubernetes does not know (files only)
 )

@@ -18,6 +18,8 @@ type traits struct {
 	milliseconds bool
 	// irate: it looks at the last two samples only.
 	irate bool
+	// noBuckets: a quantile of buckets that an aggregation has added up, label le and all: it never has a value.
+	noBuckets bool
 	// raw is a counter that is read as it stands, "" if there is none.
 	raw string
 }
@@ -39,6 +41,7 @@ func traitsOf(expr string) traits {
 				t.irate = true
 			case "histogram_quantile", "histogram_avg":
 				t.latency = t.latency || selects(n, func(name string) bool { return isDuration(name) })
+				t.noBuckets = t.noBuckets || dropsBuckets(unwrap(n.Args[len(n.Args)-1]))
 			}
 		case *parser.BinaryExpr:
 			mean := n.Op == parser.DIV &&
@@ -53,6 +56,13 @@ func traitsOf(expr string) traits {
 	t.raw = rawCounter(tree)
 	t.milliseconds = t.latency && !seconds && selects(tree, func(name string) bool { return strings.Contains(name, "_milliseconds") })
 	return t
+}
+
+// dropsBuckets says whether an expression aggregates classic buckets without keeping what tells them apart.
+func dropsBuckets(expr parser.Expr) bool {
+	a, ok := expr.(*parser.AggregateExpr)
+	return ok && a.Without == slices.Contains(a.Grouping, model.BucketLabel) &&
+		selects(a, func(name string) bool { return strings.HasSuffix(name, "_bucket") })
 }
 
 // rawCounter names the first counter whose value as it stands goes into the expression's: it only grows while its pods live, whatever

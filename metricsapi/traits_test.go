@@ -41,3 +41,20 @@ func TestRawCounter(t *testing.T) {
 		})
 	}
 }
+
+func TestQuantilesWithoutBuckets(t *testing.T) {
+	for expr, want := range map[string]bool{
+		`histogram_quantile(0.95, sum(rate(istio_request_duration_milliseconds_bucket[1m])))`:                true,
+		`histogram_quantile(0.95, (sum by (pod) (rate(istio_request_duration_milliseconds_bucket[1m]))))`:    true,
+		`histogram_quantile(0.95, sum without (le) (rate(istio_request_duration_milliseconds_bucket[1m])))`:  true,
+		`histogram_quantile(0.95, sum(rate(istio_request_duration_milliseconds_bucket[1m])) by (le))`:        false,
+		`histogram_quantile(0.95, sum without (pod) (rate(istio_request_duration_milliseconds_bucket[1m])))`: false,
+		`histogram_quantile(0.95, rate(istio_request_duration_milliseconds_bucket[1m]))`:                     false,
+		`histogram_quantile(0.95, sum(rate(istio_request_duration_milliseconds[1m])))`:                       false,
+		`sum(rate(istio_request_duration_milliseconds_bucket{le="100"}[1m]))`:                                false,
+	} {
+		if got := traitsOf(expr).noBuckets; got != want {
+			t.Errorf("%s: got %t, want %t", expr, got, want)
+		}
+	}
+}
