@@ -96,8 +96,9 @@ func (a *annotated) readExternal(key, metric, name, value string) {
 	case "prometheus-server", "prometheus-server-alias":
 		a.problem(ReasonIgnoredAnnotation, "annotation %s has no effect: queries are answered from what the sidecars report, no Prometheus server is asked. Remove it", key)
 	default:
+		value = strings.TrimSpace(value) // a block of YAML ends with a line's end
 		switch {
-		case strings.TrimSpace(value) == "":
+		case value == "":
 			a.problem(ReasonBadAnnotation, "annotation %s is empty: give a PromQL expression", key)
 		case metric == legacyMetric:
 			a.legacy[name] = value

@@ -8,6 +8,7 @@ package fleet
 import (
 	"errors"
 	"fmt"
+	"net"
 	"time"
 )
 
@@ -42,9 +43,10 @@ var ErrConfig = errors.New("fleet")
 
 // Validate returns an error that names the first setting that cannot be used. It wraps ErrConfig.
 func (c Config) Validate() error {
+	_, _, err := net.SplitHostPort(c.Target)
 	switch c = c.withDefaults(); {
-	case c.Target == "":
-		return fmt.Errorf("%w: no target", ErrConfig)
+	case err != nil:
+		return fmt.Errorf("%w: target %q, must be HOST:PORT: %w", ErrConfig, c.Target, err)
 	case c.Pods < 1 || c.Pods > maxPods:
 		return fmt.Errorf("%w: %d pods, must be between 1 and %d", ErrConfig, c.Pods, maxPods)
 	case c.LabelSets < 1 || c.LabelSets > maxLabelSets:

@@ -143,14 +143,15 @@ func TestPodsAreToldApart(t *testing.T) {
 
 func TestConfigIsChecked(t *testing.T) {
 	for name, c := range map[string]Config{
-		"no target":          {},
-		"too many pods":      {Target: "x", Pods: maxPods + 1},
-		"no label set":       {Target: "x", LabelSets: -1},
-		"too many sets":      {Target: "x", LabelSets: maxLabelSets + 1},
-		"a negative churn":   {Target: "x", ReplacedPerMinute: -1},
-		"too fast a flush":   {Target: "x", Interval: time.Millisecond},
-		"no pod a workload":  {Target: "x", PodsPerWorkload: -1},
-		"negative pod count": {Target: "x", Pods: -1},
+		"no target":           {},
+		"a target of no port": {Target: "x"},
+		"too many pods":       {Target: "x:1", Pods: maxPods + 1},
+		"no label set":        {Target: "x:1", LabelSets: -1},
+		"too many sets":       {Target: "x:1", LabelSets: maxLabelSets + 1},
+		"a negative churn":    {Target: "x:1", ReplacedPerMinute: -1},
+		"too fast a flush":    {Target: "x:1", Interval: time.Millisecond},
+		"no pod a workload":   {Target: "x:1", PodsPerWorkload: -1},
+		"negative pod count":  {Target: "x:1", Pods: -1},
 	} {
 		if c.Validate() == nil {
 			t.Errorf("%s is accepted", name)

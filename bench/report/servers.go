@@ -100,8 +100,17 @@ func serveFleet(ctx context.Context, args []string) error {
 	if err := tellServing(serving{HTTPS: control}); err != nil {
 		return err
 	}
+	go tellFleet(ctx, fl)
 	fl.Run(ctx)
 	return nil
+}
+
+// tellFleet says on stderr how a fleet does, every ten seconds until the context ends.
+func tellFleet(ctx context.Context, f *fleet.Fleet) {
+	for wait(ctx, 10*time.Second) == nil {
+		st := f.Stats()
+		fmt.Fprintf(os.Stderr, "%d sidecars connected, %d flushes sent, %d failed %s\n", st.Streams, st.Flushes, st.Failed, st.LastError)
+	}
 }
 
 // serveHTTP serves on a free port of this machine until the context ends, and returns host:port.
