@@ -1,10 +1,12 @@
 package envoystats
 
 import (
+	"slices"
 	"testing"
 	"time"
 
 	metricsv3 "github.com/envoyproxy/go-control-plane/envoy/service/metrics/v3"
+	dto "github.com/prometheus/client_model/go"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/meshpulse/meshpulse/aggregator"
@@ -23,29 +25,58 @@ func (nowhere) Close()                                                          
 
 func TestAMessageOfKnownSeriesAllocatesNothing(t *testing.T) {
 	for mode, file := range modes {
-		server, err := newServer(Config{}, func(aggregator.Pod) podStream { return nowhere{} })
-		if err != nil {
-			t.Fatal(err)
-		}
-		st := &stream{server: server}
-		s := server.scans.get()
-		all := messages(t, file)
-		apply := func(b []byte) {
-			s.buf = append(s.buf[:0], b...)
-			if _, err := st.message(time.UnixMilli(1), s); err != nil {
-				t.Fatal(err)
-			}
-		}
-		apply(all[0])
-		apply(all[1])
-		apply(all[2])
-		if n := testing.AllocsPerRun(100, func() { apply(all[3]) }); n != 0 {
-			t.Errorf("naming %s: %v allocations a message", mode, n)
-		}
-		if len(s.batch.Samples) != 10 {
-			t.Errorf("naming %s: %d samples, want 2 counters, 6 histograms and 2 summaries of durations", mode, len(s.batch.Samples))
+		for name, tc := range map[string]struct {
+			messages [][]byte
+			samples  int
+		}{
+			"with summaries":   {messages(t, file), 2 + 6 + 2}, // counters, histograms, summaries of durations
+			"histograms alone": {without(t, dto.MetricType_SUMMARY, messages(t, file)), 2 + 6},
+			"summaries alone":  {without(t, dto.MetricType_HISTOGRAM, messages(t, file)), 2 + 6},
+		} {
+			t.Run(mode+" naming, "+name, func(t *testing.T) { allocatesNothing(t, tc.messages, tc.samples) })
 		}
 	}
+}
+
+func allocatesNothing(t *testing.T, all [][]byte, samples int) {
+	server, err := newServer(Config{}, func(aggregator.Pod) podStream { return nowhere{} })
+	if err != nil {
+		t.Fatal(err)
+	}
+	st := &stream{server: server}
+	s := server.scans.get()
+	apply := func(b []byte) {
+		s.buf = append(s.buf[:0], b...)
+		if _, err := st.message(time.UnixMilli(1), s); err != nil {
+			t.Fatal(err)
+		}
+	}
+	apply(all[0])
+	apply(all[1])
+	apply(all[2])
+	if n := testing.AllocsPerRun(100, func() { apply(all[3]) }); n != 0 {
+		t.Errorf("%v allocations a message", n)
+	}
+	if len(s.batch.Samples) != samples {
+		t.Errorf("%d samples, want %d", len(s.batch.Samples), samples)
+	}
+}
+
+// without returns the messages without families of a type.
+func without(t *testing.T, kind dto.MetricType, all [][]byte) [][]byte {
+	t.Helper()
+	for i, b := range all {
+		var m metricsv3.StreamMetricsMessage
+		if err := proto.Unmarshal(b, &m); err != nil {
+			t.Fatal(err)
+		}
+		m.EnvoyMetrics = slices.DeleteFunc(m.EnvoyMetrics, func(f *dto.MetricFamily) bool { return f.GetType() == kind })
+		var err error
+		if all[i], err = proto.Marshal(&m); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return all
 }
 
 func BenchmarkScan(b *testing.B) {
