@@ -448,7 +448,8 @@ func (t *table) takeSummary(c *column, s *Sample, quantiles []float64) error {
 	if c.quantilesAt == s.Timestamp {
 		return ErrDuplicate
 	}
-	alone := c.layout == nil || len(c.layout.bounds) == 0 || c.quantilesAt > c.intervalAt // the one before came without a histogram
+	// The one before came without a histogram, or this is a process whose clock is behind: a histogram that follows tells.
+	alone := c.layout == nil || len(c.layout.bounds) == 0 || c.quantilesAt > c.intervalAt || s.Timestamp < c.intervalAt
 	c.quantilesAt, c.seen = s.Timestamp, t.flushTime
 	inclusive := t.pod.Load().InclusiveBounds
 	for i := range c.quantiles {

@@ -242,11 +242,11 @@ func offerProblems(a *autoscaler, w wanted, o *offer, queries map[preparedKey]*p
 		problems = append(problems, Problem{ReasonBadQuery, fmt.Sprintf("metric %s: %v", o, err)})
 	}
 	const better = "Better: a query name of its own for each query"
+	does := "answers for both"
+	if err := o.prepared.err; err != nil {
+		does = fmt.Sprintf("counts for both, and is broken: %v", err)
+	}
 	if o.prepared.expr != w.expr {
-		does := "answers for both"
-		if err := o.prepared.err; err != nil {
-			does = fmt.Sprintf("counts for both, and is broken: %v", err)
-		}
 		problems = append(problems, Problem{ReasonQueryConflict, fmt.Sprintf("metric %s has another query in HPA %s, which is older: its query %s. %s", o, o.owner.Name, does, better)})
 	}
 	if o.owner != a {
@@ -257,7 +257,7 @@ func offerProblems(a *autoscaler, w wanted, o *offer, queries map[preparedKey]*p
 			return x.metric == w.metric && x.canonical == w.canonical && x.expr != "" && x.expr != w.expr
 		}
 		if slices.ContainsFunc(other.metrics, differs) {
-			problems = append(problems, Problem{ReasonQueryConflict, fmt.Sprintf("metric %s has another query in HPA %s, which is younger: this one answers for both. %s", o, other.Name, better)})
+			problems = append(problems, Problem{ReasonQueryConflict, fmt.Sprintf("metric %s has another query in HPA %s, which is younger: this one %s. %s", o, other.Name, does, better)})
 		}
 	}
 	return problems

@@ -188,10 +188,11 @@ func TestAQueryThatIsBrokenCountsForBothAndIsNamed(t *testing.T) {
 	older.CreationTimestamp, younger.CreationTimestamp = metav1.Unix(10, 0), metav1.Unix(20, 0)
 	c.Replace([]sourceHPA{older, younger})
 	for _, h := range c.current.Load().hpas {
-		told := slices.ContainsFunc(h.problems, func(p Problem) bool {
-			return p.Reason == ReasonQueryConflict && strings.Contains(p.Message, "HPA older, which is older: its query counts for both, and is broken: ")
-		})
-		if told != (h.Name == "younger") {
+		want := map[string]string{
+			"older":   "HPA younger, which is younger: this one counts for both, and is broken: ",
+			"younger": "HPA older, which is older: its query counts for both, and is broken: ",
+		}[h.Name]
+		if !slices.ContainsFunc(h.problems, func(p Problem) bool { return p.Reason == ReasonQueryConflict && strings.Contains(p.Message, want) }) {
 			t.Errorf("HPA %s: %v", h.Name, h.problems)
 		}
 	}

@@ -106,6 +106,7 @@ func (x *podIndex) forget(o any) {
 
 func (x *podIndex) prune(now time.Time) {
 	x.pruned = now
+	maps.DeleteFunc(x.leaving, func(_ podKey, l leaving) bool { return now.Sub(time.Unix(l.left, 0)) > goneFor }) // not seen to go
 	for namespace, in := range x.gone {
 		maps.DeleteFunc(in, func(_ string, p knownPod) bool { return now.Sub(p.left) > goneFor })
 		if len(in) == 0 {

@@ -33,6 +33,9 @@ func TestPodsThatAreGoneAreRememberedForAnHour(t *testing.T) {
 			p.DeletionTimestamp, p.DeletionGracePeriodSeconds = &end, &grace
 		}
 	}
+	born := func(at time.Time) func(*metav1.PartialObjectMetadata) {
+		return func(p *metav1.PartialObjectMetadata) { p.CreationTimestamp = metav1.NewTime(at) }
+	}
 	unwired := func(p *metav1.PartialObjectMetadata) { p.Annotations = nil }
 	for name, tc := range map[string]struct {
 		object any
@@ -40,6 +43,7 @@ func TestPodsThatAreGoneAreRememberedForAnHour(t *testing.T) {
 	}{
 		"ends-in-order":  {pod("ends-in-order", left(now.Add(-20*time.Second), 30)), now.Add(-20 * time.Second)},
 		"at-once":        {pod("at-once"), now},
+		"used-again":     {lastOf(pod("used-again", born(now.Add(-2*time.Hour)), left(now.Add(-20*time.Second), 30)), pod("used-again", left(now.Add(-2*time.Second), 0))), now.Add(-2 * time.Second)},
 		"ended-late":     {lastOf(pod("ended-late", left(now.Add(-20*time.Second), 30)), pod("ended-late", left(now.Add(-2*time.Second), 0))), now.Add(-20 * time.Second)},
 		"not-seen-to-go": {cache.DeletedFinalStateUnknown{Key: "test/not-seen-to-go", Obj: pod("not-seen-to-go")}, now},
 		"no-sidecar":     {pod("no-sidecar", unwired), time.Time{}},
@@ -50,8 +54,8 @@ func TestPodsThatAreGoneAreRememberedForAnHour(t *testing.T) {
 			t.Errorf("%s: got %v, left %s, want %s", name, ok, got.left, tc.left)
 		}
 	}
-	if n, other := len(x.in("test")), len(x.in("other")); n != 4 || other != 0 {
-		t.Errorf("got %d pods, and %d of another namespace, want 4 and 0", n, other)
+	if n, other := len(x.in("test")), len(x.in("other")); n != 5 || other != 0 {
+		t.Errorf("got %d pods, and %d of another namespace, want 5 and 0", n, other)
 	}
 	if len(x.leaving) != 0 {
 		t.Errorf("%v are remembered as leaving, and are gone", x.leaving)

@@ -41,7 +41,7 @@ func traitsOf(expr string) traits {
 				t.irate = true
 			case "histogram_quantile", "histogram_avg":
 				t.latency = t.latency || selects(n, func(name string) bool { return isDuration(name) })
-				t.noBuckets = t.noBuckets || dropsBuckets(unwrap(n.Args[len(n.Args)-1]))
+				t.noBuckets = t.noBuckets || n.Func.Name == "histogram_quantile" && dropsBuckets(unwrap(n.Args[1]))
 			}
 		case *parser.BinaryExpr:
 			mean := n.Op == parser.DIV &&
@@ -61,7 +61,8 @@ func traitsOf(expr string) traits {
 // dropsBuckets says whether an expression aggregates classic buckets without keeping what tells them apart.
 func dropsBuckets(expr parser.Expr) bool {
 	a, ok := expr.(*parser.AggregateExpr)
-	return ok && a.Without == slices.Contains(a.Grouping, model.BucketLabel) &&
+	picks := ok && (a.Op == parser.TOPK || a.Op == parser.BOTTOMK || a.Op == parser.LIMITK || a.Op == parser.LIMIT_RATIO) // series as they are
+	return ok && !picks && a.Without == slices.Contains(a.Grouping, model.BucketLabel) &&
 		selects(a, func(name string) bool { return strings.HasSuffix(name, "_bucket") })
 }
 

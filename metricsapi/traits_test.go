@@ -49,6 +49,7 @@ func TestQuantilesWithoutBuckets(t *testing.T) {
 		`histogram_quantile(0.95, sum without (le) (rate(istio_request_duration_milliseconds_bucket[1m])))`:  true,
 		`histogram_quantile(0.95, sum(rate(istio_request_duration_milliseconds_bucket[1m])) by (le))`:        false,
 		`histogram_quantile(0.95, sum without (pod) (rate(istio_request_duration_milliseconds_bucket[1m])))`: false,
+		`histogram_quantile(0.95, topk(10, rate(istio_request_duration_milliseconds_bucket[1m])))`:           false,
 		`histogram_quantile(0.95, rate(istio_request_duration_milliseconds_bucket[1m]))`:                     false,
 		`histogram_quantile(0.95, sum(rate(istio_request_duration_milliseconds[1m])))`:                       false,
 		`sum(rate(istio_request_duration_milliseconds_bucket{le="100"}[1m]))`:                                false,
