@@ -47,7 +47,8 @@ type chaosRun struct {
 	meshpulse *meshpulse
 	schedule  chaos.Schedule
 	links     map[string][2]*link.Link // by namespace: those of its first and its second half
-	flood     *link.Link
+	flood     *link.Link               // of senders that are nobody's sidecar
+	api       *link.Link               // between meshpulse and the API server
 	begin     time.Time
 
 	mu      sync.Mutex
@@ -106,14 +107,21 @@ func (l *lab) chaosOnce(ctx context.Context, seed uint64, faults int) (chaos.See
 		return chaos.Seen{}, err
 	}
 	defer c.Stop()
-	m, err := installMeshpulse(ctx, l, c, dir, l.chaosOptions())
+	api, err := link.Open(link.Config{Upstream: strings.TrimPrefix(c.Server, "https://"), Opaque: true})
+	if err != nil {
+		return chaos.Seen{}, err
+	}
+	defer api.Close()
+	options := l.chaosOptions()
+	options.apiServer = "https://" + api.Address()
+	m, err := installMeshpulse(ctx, l, c, dir, options)
 	if err != nil {
 		return chaos.Seen{}, err
 	}
 	defer m.stop()
 	slog.Info("chaos", "seed", seed, "faults", len(schedule.Faults), "length", schedule.Length, "logs", dir)
 	r := &chaosRun{
-		loop: &loop{lab: l, scenario: s, dir: dir, cluster: c, source: m}, meshpulse: m, schedule: schedule,
+		loop: &loop{lab: l, scenario: s, dir: dir, cluster: c, source: m}, meshpulse: m, api: api, schedule: schedule,
 		links: map[string][2]*link.Link{}, halves: map[string]int{}, next: map[string]int{}, scraped: map[string]float64{},
 	}
 	r.sink, r.gateways = r.linkOf, map[string]*mesh.Gateway{}

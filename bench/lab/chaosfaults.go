@@ -8,9 +8,11 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
+	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/util/retry"
 
@@ -73,6 +75,12 @@ func (r *chaosRun) do(ctx context.Context, f chaos.Fault) error {
 		return r.fillBudget(ctx, f)
 	case chaos.ReplaceCertificates:
 		return r.replaceCertificates(ctx, f)
+	case chaos.DeafWatches:
+		return r.deafen(ctx, f)
+	case chaos.SecondStream:
+		return r.secondStream(ctx, f)
+	case chaos.ForgedFlush:
+		return r.forgeFlush(ctx, f)
 	}
 	return fmt.Errorf("unknown fault %q", f.Kind)
 }
@@ -240,4 +248,39 @@ func (r *chaosRun) cutAll() {
 		pair[0].Cut()
 		pair[1].Cut()
 	}
+}
+
+// deafen takes meshpulse's right to list and watch away and cuts its connections to the API server: what it reads again from then
+// on is refused, and what it knows grows old.
+func (r *chaosRun) deafen(ctx context.Context, f chaos.Fault) error {
+	deaf := func(verb string) bool { return verb == "list" || verb == "watch" }
+	var before []rbacv1.PolicyRule
+	err := r.changeRole(ctx, func(role *rbacv1.ClusterRole) {
+		before = role.DeepCopy().Rules
+		for i := range role.Rules {
+			role.Rules[i].Verbs = slices.DeleteFunc(role.Rules[i].Verbs, deaf)
+		}
+		role.Rules = slices.DeleteFunc(role.Rules, func(p rbacv1.PolicyRule) bool { return len(p.Verbs) == 0 })
+	})
+	if err != nil {
+		return err
+	}
+	sleep(ctx, time.Second) // until the API server's authoriser has seen it
+	r.api.Cut()
+	sleep(ctx, f.For)
+	return r.changeRole(ctx, func(role *rbacv1.ClusterRole) { role.Rules = before })
+}
+
+// changeRole changes what meshpulse's service account may do.
+func (r *chaosRun) changeRole(ctx context.Context, change func(*rbacv1.ClusterRole)) error {
+	roles := r.cluster.Client.RbacV1().ClusterRoles()
+	return retry.RetryOnConflict(retry.DefaultRetry, func() error {
+		role, err := roles.Get(ctx, "meshpulse", metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		change(role)
+		_, err = roles.Update(ctx, role, metav1.UpdateOptions{})
+		return err
+	})
 }

@@ -78,7 +78,7 @@ func (k *keda) start(ctx context.Context, dir, runDir string, scrape time.Durati
 		return err
 	}
 	kubeconfig := filepath.Join(dir, "kubeconfig")
-	if err := k.cluster.ServiceAccountKubeconfig(ctx, kubeconfig, kedaNamespace, "keda-operator"); err != nil {
+	if err := k.cluster.ServiceAccountKubeconfig(ctx, kubeconfig, k.cluster.Server, kedaNamespace, "keda-operator"); err != nil {
 		return err
 	}
 	address := func(i int) string { return "127.0.0.1:" + strconv.Itoa(ports[i]) }

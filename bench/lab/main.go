@@ -56,7 +56,7 @@ func run(args []string) error {
 	all := flags.Bool("all", false, "versus: every setting, as long as it takes")
 	rounds := flags.Int("rounds", 2, "versus: how often the settings take turns in a scenario that repeats")
 	seeds := flags.String("seed", "1", "chaos: the seeds, a run for each")
-	faults := flags.Int("faults", 0, "chaos: how many faults (default 104)")
+	faults := flags.Int("faults", 0, "chaos: how many faults (default 128)")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}

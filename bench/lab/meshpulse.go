@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/base64"
 	"errors"
@@ -44,6 +45,8 @@ type meshpulseOptions struct {
 	components []string
 	// flags go behind the Deployment's, and win.
 	flags []string
+	// apiServer is the URL at which it reaches the API server, "" for the cluster's own.
+	apiServer string
 	// ingestTLS serves the ingest port over TLS with a certificate of the lab's authority.
 	ingestTLS bool
 }
@@ -172,7 +175,8 @@ func (m *meshpulse) configure(ctx context.Context, flags []string) error {
 		}
 	}
 	kubeconfig := filepath.Join(m.dir, "kubeconfig")
-	if err := m.cluster.ServiceAccountKubeconfig(ctx, kubeconfig, systemNamespace, "meshpulse"); err != nil {
+	server := cmp.Or(m.options.apiServer, m.cluster.Server)
+	if err := m.cluster.ServiceAccountKubeconfig(ctx, kubeconfig, server, systemNamespace, "meshpulse"); err != nil {
 		return err
 	}
 	ports, err := cluster.FreePorts(1)

@@ -189,7 +189,7 @@ func (r *loop) setUp(ctx context.Context) error {
 	}
 	r.agent, err = mesh.Start(ctx, mesh.Config{
 		Client: r.cluster.Client, Dir: filepath.Join(r.dir, "pods"), Envoy: r.lab.envoy, Apps: r.lab.apps(),
-		Sink: r.sink, FlushInterval: r.scenario.Flush.Duration, ReadyChanged: r.readyChanged,
+		Sink: r.sink, FlushInterval: r.scenario.Flush.Duration, EvictionInterval: r.scenario.Eviction.Duration, ReadyChanged: r.readyChanged,
 	})
 	if err != nil {
 		return err

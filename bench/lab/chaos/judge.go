@@ -2,6 +2,7 @@ package chaos
 
 import (
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"strings"
@@ -123,6 +124,69 @@ func (t Trace) Silence(from time.Duration) (silent, asked time.Duration) {
 		}
 	}
 	return silent, asked
+}
+
+// Gap is a time without an answer, and what the API said instead.
+type Gap struct {
+	At, For time.Duration
+	Err     string
+}
+
+// Gaps are the times without an answer, one for each time that it was asked in vain.
+func (t Trace) Gaps(from time.Duration) []Gap {
+	var all []Gap
+	for i := 1; i < len(t.Answers); i++ {
+		if a := t.Answers[i-1]; a.At >= from && math.IsNaN(a.Value) {
+			all = append(all, Gap{At: a.At, For: t.Answers[i].At - a.At, Err: a.Err})
+		}
+	}
+	return all
+}
+
+// Blame is how much of the time without an answer a kind of fault has to answer for, and what the API said most of that time.
+type Blame struct {
+	Silent time.Duration
+	Err    string
+}
+
+// blame shares each gap out equally between the faults that are under way; where none is, between those that have just been.
+func blame(gaps []Gap, faults []Fault) map[Kind]Blame {
+	silent := map[Kind]map[string]time.Duration{}
+	for _, g := range gaps {
+		struck := slices.DeleteFunc(Around(faults, g.At), func(f Fault) bool { return g.At > f.End() })
+		if len(struck) == 0 {
+			struck = Around(faults, g.At)
+		}
+		for _, f := range struck {
+			if silent[f.Kind] == nil {
+				silent[f.Kind] = map[string]time.Duration{}
+			}
+			silent[f.Kind][withoutNumbers(g.Err)] += g.For / time.Duration(len(struck))
+		}
+	}
+	all := map[Kind]Blame{}
+	for kind, errs := range silent {
+		var b Blame
+		var most time.Duration
+		for _, text := range slices.Sorted(maps.Keys(errs)) {
+			b.Silent += errs[text]
+			if errs[text] > most {
+				most, b.Err = errs[text], text
+			}
+		}
+		all[kind] = b
+	}
+	return all
+}
+
+// withoutNumbers lets errors that differ by a time or a count be one.
+func withoutNumbers(text string) string {
+	return strings.Map(func(r rune) rune {
+		if r >= '0' && r <= '9' {
+			return '#'
+		}
+		return r
+	}, text)
 }
 
 // Recovered says whether the lane's last answers were right again, within a twentieth of the offered load and not held, and

@@ -74,6 +74,31 @@ func TestAnswers(t *testing.T) {
 	}
 }
 
+func TestTimeWithoutAnAnswerIsPutDownToTheFaultsUnderWay(t *testing.T) {
+	none := math.NaN()
+	trace := Trace{Lane: lane, Answers: []Answer{
+		{At: 5 * time.Second, Value: none, Err: "before it counts"},
+		{At: 10 * time.Second, Value: none, Err: "down for 1s"}, // under way: the kill alone
+		{At: 11 * time.Second, Value: none, Err: "down for 2s"},
+		{At: 12 * time.Second, Value: none, Err: "cut"}, // the kill and the cut
+		{At: 14 * time.Second, Value: 30},
+		{At: 40 * time.Second, Value: none, Err: "late"}, // both have just been
+		{At: 44 * time.Second, Value: 30},
+	}}
+	faults := []Fault{
+		{Kind: KillMeshpulse, At: 10 * time.Second, For: 5 * time.Second},
+		{Kind: CutStreams, At: 12 * time.Second, For: time.Second},
+		{Kind: AddPods, At: 300 * time.Second, For: time.Second},
+	}
+	want := map[Kind]Blame{
+		KillMeshpulse: {Silent: 5 * time.Second, Err: "down for #s"},
+		CutStreams:    {Silent: 3 * time.Second, Err: "late"},
+	}
+	if diff := cmp.Diff(want, blame(trace.Gaps(10*time.Second), faults)); diff != "" {
+		t.Error(diff)
+	}
+}
+
 func TestRecovered(t *testing.T) {
 	inFlight := Lane{Load: 42, PerReplica: 18, Target: 1.8} // 4.2 in flight, 3 replicas
 	for name, tc := range map[string]struct {

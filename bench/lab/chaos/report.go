@@ -31,6 +31,7 @@ type Seen struct {
 	wrongDowns, wrongUps, low []Moment
 	raises, unrecovered       []string
 	silent, asked             time.Duration
+	gaps                      []Gap
 	looks, answers            int
 	sent, failed              int
 	lanes                     []Lane
@@ -46,6 +47,7 @@ func (s *Seen) Judge(traces []Trace) {
 		s.low = append(s.low, t.LowAnswers(from)...)
 		silent, asked := t.Silence(from)
 		s.silent, s.asked = s.silent+silent, s.asked+asked
+		s.gaps = append(s.gaps, t.Gaps(from)...)
 		s.looks, s.answers = s.looks+len(t.Looks), s.answers+len(t.Answers)
 		s.sent, s.failed = s.sent+t.Sent, s.failed+t.Failed
 		if ok, last := t.Recovered(); !ok {
@@ -141,7 +143,8 @@ func (r Report) Markdown() string {
 	fmt.Fprintf(w, "meshpulse runs with `--hold %s` and `--retention %s` (default 5m both) and, as its budget, a limit of %d series; its ingest port is on TLS. The sidecars are stock Envoys with a flush of\n"+
 		"5 s; between them and meshpulse is a proxy of TCP that cuts, stalls and refuses connections, and changes bytes of messages and their\n"+
 		"timestamps (a sidecar whose clock is off) in place. Its TLS stands in for the sidecar's. Everything else is done to the real thing:\n"+
-		"processes are killed, pods deleted, files replaced. Faults last 1 to 60 s, log-uniform, three at once at most.\n", r.Hold, r.Retention, r.Budget)
+		"processes are killed, pods deleted, files replaced, rights taken away. Faults last 1 to 60 s, log-uniform, deaf watches a minute more,\n"+
+		"three at once at most. The Envoys evict stats that were not used for two flushes.\n", r.Hold, r.Retention, r.Budget)
 	for _, s := range r.Runs {
 		s.print(w)
 	}
@@ -157,7 +160,9 @@ func (s Seen) print(w *strings.Builder) {
 	for _, m := range s.figures() {
 		fmt.Fprintf(w, "| %s | %s | %s |\n", m.Name, m.Text(), scenario.GoalText(m))
 	}
-	fmt.Fprintf(w, "\n| fault | done | seconds in all |\n|---|---|---|\n")
+	fmt.Fprintf(w, "\nTime without an answer is shared out between the faults under way, else those that had just been; it is of all lanes.\n\n"+
+		"| fault | done | seconds in all | of the time without an answer | most of that time it said |\n|---|---|---|---|---|\n")
+	blamed := blame(s.gaps, s.Schedule.Faults)
 	for _, kind := range Kinds {
 		var sum time.Duration
 		for _, f := range s.Schedule.Faults {
@@ -165,7 +170,9 @@ func (s Seen) print(w *strings.Builder) {
 				sum += f.For
 			}
 		}
-		fmt.Fprintf(w, "| %s | %d | %.0f |\n", kind, s.Done[kind], sum.Seconds())
+		b := blamed[kind]
+		said := strings.NewReplacer("\n", " ", "|", "/").Replace(b.Err)
+		fmt.Fprintf(w, "| %s | %d | %.0f | %.3f | %.200s |\n", kind, s.Done[kind], sum.Seconds(), ratio(b.Silent, s.silent), said)
 	}
 	s.printMoments(w)
 	fmt.Fprintf(w, "\nRefused by meshpulse:\n\n")
@@ -174,6 +181,13 @@ func (s Seen) print(w *strings.Builder) {
 			fmt.Fprintf(w, "- `%s` %.0f\n", name, n)
 		}
 	}
+}
+
+func ratio(part, whole time.Duration) float64 {
+	if whole == 0 {
+		return 0
+	}
+	return part.Seconds() / whole.Seconds()
 }
 
 // mostMoments is how many of a kind a report shows.

@@ -44,19 +44,26 @@ const (
 	// ReplaceCertificates writes certificates whose keys are not there yet, cuts the streams, and writes the keys at the
 	// fault's end. A process that starts meanwhile could not, so it never meets KillMeshpulse.
 	ReplaceCertificates Kind = "replace-certificates"
+	// DeafWatches takes meshpulse's right to list and watch away and cuts its connections to the API server. It lasts a minute longer
+	// than others: a watch is believed for so long.
+	DeafWatches Kind = "deaf-watches"
+	// SecondStream has another sender report as a pod that reports, one that has seen no request, and ends it at the fault's end.
+	SecondStream Kind = "second-stream"
+	// ForgedFlush is one message of a pod that does not exist, as the lane's workload, which tells a flush interval of an hour.
+	ForgedFlush Kind = "forged-flush"
 )
 
 // Kinds are all of them.
 var Kinds = []Kind{
 	KillMeshpulse, KillSidecar, KillAPIServer, CutStreams, StallStreams, RefuseHalf, Garble, StepClock,
-	DeletePods, AddPods, NeverReady, FillBudget, ReplaceCertificates,
+	DeletePods, AddPods, NeverReady, FillBudget, ReplaceCertificates, DeafWatches, SecondStream, ForgedFlush,
 }
 
 // ofALane are the kinds that strike one lane.
-var ofALane = []Kind{KillSidecar, CutStreams, StallStreams, Garble, StepClock, DeletePods, AddPods, NeverReady}
+var ofALane = []Kind{KillSidecar, CutStreams, StallStreams, Garble, StepClock, DeletePods, AddPods, NeverReady, SecondStream, ForgedFlush}
 
 // throughTheAPI are the kinds that need the API server to be done.
-var throughTheAPI = []Kind{DeletePods, AddPods, NeverReady}
+var throughTheAPI = []Kind{DeletePods, AddPods, NeverReady, DeafWatches}
 
 // Half is which of a lane's sidecars a fault strikes, as the lab divides them.
 type Half int
@@ -92,7 +99,7 @@ func (f Fault) End() time.Duration { return f.At + f.For }
 type Config struct {
 	// Seed decides everything else: the same seed, the same faults.
 	Seed uint64
-	// Faults is how many there are at least (default 104): every kind occurs equally often.
+	// Faults is how many there are at least (default 128): every kind occurs equally often.
 	Faults int
 	// Lanes is how many lanes there are.
 	Lanes int
@@ -109,6 +116,8 @@ const (
 	Shortest = time.Second
 	Longest  = time.Minute
 	AtOnce   = 3
+	// Deaf is how much longer meshpulse's watches are deaf.
+	Deaf = time.Minute
 	// meanPause is between two faults of a hand.
 	meanPause = 6 * time.Second
 	// recovery is how long the API server needs before it can be used again, and meshpulse before it has read its files.
@@ -219,6 +228,9 @@ func (d *dealer) fault(at time.Duration, others []Fault) Fault {
 		choice = 0
 	}
 	f.Kind = d.deck[choice]
+	if f.Kind == DeafWatches {
+		f.For += Deaf
+	}
 	d.deck = slices.Delete(d.deck, choice, choice+1)
 	f.At = max(at, clash(f, others))
 	if slices.Contains(ofALane, f.Kind) {

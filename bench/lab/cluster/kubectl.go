@@ -57,15 +57,15 @@ func WriteKubeconfig(path string, k Kubeconfig) error {
 }
 
 // ServiceAccountKubeconfig writes a kubeconfig that holds a fresh token of the service account and nothing more, so
-// that its user can do what its RBAC grants and no more.
-func (c *Cluster) ServiceAccountKubeconfig(ctx context.Context, path, namespace, name string) error {
+// that its user can do what its RBAC grants and no more. It reaches the API server at the URL.
+func (c *Cluster) ServiceAccountKubeconfig(ctx context.Context, path, server, namespace, name string) error {
 	seconds := int64(24 * 3600)
 	request := &authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{ExpirationSeconds: &seconds}}
 	answer, err := c.Client.CoreV1().ServiceAccounts(namespace).CreateToken(ctx, name, request, metav1.CreateOptions{})
 	if err != nil {
 		return fmt.Errorf("token of service account %s/%s: %w", namespace, name, err)
 	}
-	return WriteKubeconfig(path, Kubeconfig{Server: c.Server, CAFile: c.pki("ca.crt"), Token: answer.Status.Token})
+	return WriteKubeconfig(path, Kubeconfig{Server: server, CAFile: c.pki("ca.crt"), Token: answer.Status.Token})
 }
 
 // AdminClient asks any server of the cluster as the administrator, over HTTPS that the cluster's authority vouches for.

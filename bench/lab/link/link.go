@@ -24,6 +24,8 @@ type Config struct {
 	Upstream string
 	// TLS returns how the sink is to be spoken to for each new connection, as a sidecar would do it itself; nil is plaintext.
 	TLS func() *tls.Config
+	// Opaque passes on what both ends say to each other, as it is: nothing is counted or changed.
+	Opaque bool
 }
 
 // Link is one listener and its connections. It is safe for concurrent use.
@@ -206,12 +208,19 @@ func (l *Link) carry(down net.Conn) {
 	l.conns[c] = struct{}{}
 	l.mu.Unlock()
 	var both sync.WaitGroup
-	both.Go(func() { l.copy(c, c.up, &frames{from: c.down, link: l}); l.finish(c) })
+	both.Go(func() { l.copy(c, c.up, l.upwards(c)); l.finish(c) })
 	both.Go(func() { l.copy(c, c.down, plain{c.up}); l.finish(c) })
 	both.Wait()
 	l.mu.Lock()
 	delete(l.conns, c)
 	l.mu.Unlock()
+}
+
+func (l *Link) upwards(c *conn) chunks {
+	if l.config.Opaque {
+		return plain{c.down}
+	}
+	return &frames{from: c.down, link: l}
 }
 
 func (l *Link) dial(ctx context.Context) (net.Conn, error) {

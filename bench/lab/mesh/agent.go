@@ -49,6 +49,8 @@ type Config struct {
 	Sink func(namespace, pod string) string
 	// FlushInterval of the sidecars.
 	FlushInterval time.Duration
+	// EvictionInterval lets the sidecars forget stats that were not used for so long (default never).
+	EvictionInterval time.Duration
 	// ReadyChanged is called with a workload's ready sidecars (host:port), from several goroutines, never at once for one
 	// workload and always with the newest set last.
 	ReadyChanged func(namespace, workload string, addresses []string)

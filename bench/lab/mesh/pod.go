@@ -106,7 +106,7 @@ func (p *pod) startSidecar(config Config, dir string) error {
 		Version: p.object.Labels["version"], Labels: p.object.Labels, Annotations: p.object.Annotations,
 		Address: p.address, InboundPort: inboundPort, AdminPort: adminPort,
 		Upstreams: []string{net.JoinHostPort(p.address, appPort)},
-		Sink:      config.Sink(p.object.Namespace, p.object.Name), FlushInterval: config.FlushInterval,
+		Sink:      config.Sink(p.object.Namespace, p.object.Name), FlushInterval: config.FlushInterval, EvictionInterval: config.EvictionInterval,
 	})
 	if err != nil {
 		return err

@@ -29,6 +29,8 @@ type Scenario struct {
 	HPASync []metav1.Duration `json:"hpaSync,omitempty"`
 	// Flush is the sidecars' stats_flush_interval (default 5s).
 	Flush metav1.Duration `json:"flush,omitempty"`
+	// Eviction lets the sidecars forget stats that were not used for so long, a multiple of Flush (default: never).
+	Eviction metav1.Duration `json:"eviction,omitempty"`
 	// ScaleDownStabilization is the HPA controller's, for HPAs without a behavior (default: Kubernetes', 5m).
 	ScaleDownStabilization metav1.Duration `json:"scaleDownStabilization,omitempty"`
 	// Components are those of manifests/components that meshpulse is installed with, beside its APIService.
