@@ -28,6 +28,9 @@ type Pod struct {
 	App, Version, CanonicalService, CanonicalRevision string
 	// Peer is the SPIFFE ID that mTLS has proven, "" on plaintext.
 	Peer string
+	// Sender is who sends, as what there is a limit of is shared out (Shares): the peer that mTLS has proven, else the address without
+	// its port.
+	Sender string
 	// FlushInterval is the sidecar's stats_flush_interval where the node tells it, else 0 (taken as 5 s until observed).
 	FlushInterval time.Duration
 	// InclusiveBounds: since Envoy 1.38 a histogram's bucket holds the values equal to its upper bound, and a quantile's place

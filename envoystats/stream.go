@@ -1,12 +1,12 @@
 package envoystats
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"hash/maphash"
 	"io"
 	"log/slog"
-	"net"
 	"time"
 
 	"google.golang.org/grpc"
@@ -29,6 +29,7 @@ type stream struct {
 	server *Server
 	peer   string // SPIFFE ID, "" if not proven
 	addr   string
+	sender string      // aggregator.Pod.Sender
 	conn   *connection // nil in tests without a transport
 	pace   pace
 	pod    aggregator.Pod
@@ -67,6 +68,7 @@ func newStream(s *Server, ctx context.Context) *stream {
 		if t, ok := p.AuthInfo.(credentials.TLSInfo); ok && len(t.State.VerifiedChains) > 0 && t.SPIFFEID != nil {
 			st.peer = t.SPIFFEID.String()
 		}
+		st.sender = cmp.Or(st.peer, hostOf(p.Addr))
 	}
 	st.conn.begin()
 	return st
@@ -197,7 +199,7 @@ func (st *stream) identify(identifier []byte) error {
 		}
 		return nil
 	}
-	pod.Peer = st.peer
+	pod.Peer, pod.Sender = st.peer, st.sender
 	st.pod, st.node, st.out = pod, node, st.server.connect(pod)
 	st.space = (*own)(&pod).space(st.server.scans.rules)
 	return nil
@@ -221,10 +223,7 @@ func (st *stream) subject() string {
 	if st.out != nil {
 		return st.pod.Namespace + "/" + st.pod.Name
 	}
-	if host, _, err := net.SplitHostPort(st.addr); err == nil {
-		return host
-	}
-	return st.addr
+	return st.sender
 }
 
 func (st *stream) who() []any {

@@ -1,6 +1,7 @@
 package envoystats
 
 import (
+	"cmp"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -108,6 +109,9 @@ func TestOnlyAVerifiedCertificateProvesThePeer(t *testing.T) {
 			}
 			if test.code == codes.OK && (len(k.recorder.pods) != 1 || k.recorder.pods[0].Peer != test.want) {
 				t.Errorf("pods %+v, want peer %q", k.recorder.pods, test.want)
+			}
+			if sender := cmp.Or(test.want, "127.0.0.1"); test.code == codes.OK && k.recorder.pods[0].Sender != sender {
+				t.Errorf("sender %q, want %q", k.recorder.pods[0].Sender, sender)
 			}
 			if test.code != codes.OK && len(k.recorder.pods) != 0 {
 				t.Errorf("pods %+v, want none", k.recorder.pods)

@@ -1,0 +1,51 @@
+package aggregator
+
+import "sync"
+
+// Shares divides what there is a limit of among senders, so that whoever takes most is refused first and whoever comes later always
+// finds room. It is safe for concurrent use.
+//
+// A sender may have twice the limit times the square of the part of it that nobody has: alone half of it, while half is taken
+// already a seventh. With each that takes what it can, the next one's share shrinks faster than what is left: 64 such senders leave a hundredth.
+type Shares struct {
+	limit, least int64
+
+	mu    sync.Mutex
+	taken int64
+	of    map[string]int64 // by sender; never 0
+}
+
+// NewShares returns the shares of a limit. Up to least nobody is refused while there is any left.
+func NewShares(limit, least int64) *Shares {
+	return &Shares{limit: limit, least: least, of: map[string]int64{}}
+}
+
+// Take takes n for the sender and reports whether it may have that; where not, nothing is taken.
+func (s *Shares) Take(sender string, n int64) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	left := s.limit - s.taken - n
+	if left < 0 || s.of[sender]+n > max(s.least, int64(2*float64(left)*(float64(left)/float64(s.limit)))) {
+		return false
+	}
+	s.taken += n
+	s.of[sender] += n
+	return true
+}
+
+// Give gives n back that the sender took.
+func (s *Shares) Give(sender string, n int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.taken -= n
+	if s.of[sender] -= n; s.of[sender] <= 0 {
+		delete(s.of, sender)
+	}
+}
+
+// Taken returns what all have together.
+func (s *Shares) Taken() int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.taken
+}
