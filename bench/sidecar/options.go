@@ -34,8 +34,8 @@ type Options struct {
 	Version string
 	// Labels are the pod's labels; app, version and Istio's canonical ones are added where they are missing.
 	Labels map[string]string
-	// Annotations are the pod's annotations, which Istio sends as node metadata; the one that tells a flush interval
-	// other than Istio's 5s is added.
+	// Annotations are the pod's annotations, which Istio sends as node metadata; those that tell a flush interval other than
+	// Istio's 5s and an eviction interval are added where they are missing. An empty value leaves one out.
 	Annotations map[string]string
 	// Address is the pod's own, such as 127.97.0.1; its ports bind there.
 	Address string
@@ -134,10 +134,15 @@ func (o Options) withDefaults() Options {
 	}
 	maps.Copy(labels, o.Labels)
 	o.Labels = labels
+	annotations := map[string]string{}
 	if o.FlushInterval != defaultFlush {
-		annotations := map[string]string{"sidecar.istio.io/statsFlushInterval": o.FlushInterval.String()}
-		maps.Copy(annotations, o.Annotations)
-		o.Annotations = annotations
+		annotations["sidecar.istio.io/statsFlushInterval"] = o.FlushInterval.String()
 	}
+	if o.EvictionInterval != 0 {
+		annotations["sidecar.istio.io/statsEvictionInterval"] = o.EvictionInterval.String()
+	}
+	maps.Copy(annotations, o.Annotations)
+	maps.DeleteFunc(annotations, func(_, told string) bool { return told == "" })
+	o.Annotations = annotations
 	return o
 }

@@ -194,6 +194,25 @@ func TestSidecarSendsLabelsAndHistogramsOnly(t *testing.T) {
 	}
 }
 
+// An Envoy forgets a series that was not used between two evictions: its counter is missing, then begins at 0 again.
+func TestEvictionTakesUnusedSeriesAway(t *testing.T) {
+	address, messages := startSink(t)
+	o := options(t, address)
+	o.EvictionInterval = o.FlushInterval
+	s := start(t, o)
+	request(t, s.Address(), "web", 3)
+	awaitTotal(t, messages, 3)
+	if gone := awaitTotal(t, messages, 0); len(families(gone, "istiocustom.istio_re")) != 0 {
+		t.Errorf("of an unused label set: got %d families, want none", len(families(gone, "istiocustom.istio_re")))
+	}
+	awaitTotal(t, messages, 0) // evicted at the end of the flush before
+	request(t, s.Address(), "web", 2)
+	awaitTotal(t, messages, 2)
+	if told := s.Options.Annotations["sidecar.istio.io/statsEvictionInterval"]; told != "200ms" {
+		t.Errorf("the interval that the pod's annotations tell: got %q", told)
+	}
+}
+
 func TestGatewayReportsAsSourceAndFollowsItsUpstreams(t *testing.T) {
 	address, messages := startSink(t)
 	o := options(t, address)
