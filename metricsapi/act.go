@@ -27,10 +27,11 @@ type actor struct {
 	catalog  *catalog
 	rules    *rules
 	store    *aggregator.Store
-	targets  targets                                                                     // nil in standalone mode: whatever an annotation says, it observes
-	pods     pods                                                                        // nil in standalone mode
-	hpa      func(namespace, name string) (*autoscalingv2.HorizontalPodAutoscaler, bool) // as the API server has it now
-	report   func(h sourceHPA, p Problem)                                                // makes a Normal event
+	targets  targets                                                                                           // nil in standalone mode: whatever an annotation says, it observes
+	pods     pods                                                                                              // nil in standalone mode
+	hpa      func(namespace, name string) (*autoscalingv2.HorizontalPodAutoscaler, bool)                       // as the informer has it
+	fresh    func(ctx context.Context, namespace, name string) (*autoscalingv2.HorizontalPodAutoscaler, error) // as the API server has it now; nil as targets is
+	report   func(h sourceHPA, p Problem)                                                                      // makes a Normal event
 	metrics  *metrics
 	log      *slog.Logger
 	now      func() time.Time

@@ -3,6 +3,7 @@ package metricsapi
 import (
 	"context"
 	"errors"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -35,6 +36,7 @@ type fakeScales struct {
 	conflicts    int         // writes by others that come before our next ones
 	other        func(int32) // what they write
 	forbidden    bool
+	granted      []string // resources that may be written all the same, as in --resource of kubectl create clusterrole
 	written      []int32
 }
 
@@ -46,16 +48,18 @@ func (staticMapper) Reset() {}
 func (f *fakeScales) client() *clusterScales {
 	mapper := meta.NewDefaultRESTMapper(nil)
 	mapper.Add(schema.GroupVersionKind{Group: "apps", Version: "v1", Kind: "Deployment"}, meta.RESTScopeNamespace)
+	mapper.Add(schema.GroupVersionKind{Group: "argoproj.io", Version: "v1alpha1", Kind: "Rollout"}, meta.RESTScopeNamespace)
 	c := &fake.FakeScaleClient{}
-	c.AddReactor("get", "deployments", func(a kubetesting.Action) (bool, runtime.Object, error) {
+	c.AddReactor("get", "*", func(a kubetesting.Action) (bool, runtime.Object, error) {
 		f.mu.Lock()
 		defer f.mu.Unlock()
 		return true, f.object(a.GetNamespace()), nil
 	})
-	c.AddReactor("update", "deployments", func(a kubetesting.Action) (bool, runtime.Object, error) {
+	c.AddReactor("update", "*", func(a kubetesting.Action) (bool, runtime.Object, error) {
 		f.mu.Lock()
 		defer f.mu.Unlock()
-		return true, f.object(a.GetNamespace()), f.update(a.(kubetesting.UpdateAction).GetObject().(*autoscalingv1.Scale))
+		resource := a.GetResource().GroupResource()
+		return true, f.object(a.GetNamespace()), f.update(resource, a.(kubetesting.UpdateAction).GetObject().(*autoscalingv1.Scale))
 	})
 	return &clusterScales{mapper: staticMapper{mapper}, client: c}
 }
@@ -78,9 +82,8 @@ func (f *fakeScales) object(namespace string) *autoscalingv1.Scale {
 	}
 }
 
-func (f *fakeScales) update(s *autoscalingv1.Scale) error {
-	resource := schema.GroupResource{Group: "apps", Resource: "deployments/scale"}
-	if f.forbidden {
+func (f *fakeScales) update(resource schema.GroupResource, s *autoscalingv1.Scale) error {
+	if f.forbidden && !slices.Contains(f.granted, resource.String()+"/scale") {
 		return apierrors.NewForbidden(resource, s.Name, errors.New("no"))
 	}
 	if f.conflicts > 0 {
@@ -115,7 +118,10 @@ type actTest struct {
 	scales *fakeScales
 	at     time.Time
 	events *told
-	object *autoscalingv2.HorizontalPodAutoscaler
+	object *autoscalingv2.HorizontalPodAutoscaler // as the informer has it
+	newest *autoscalingv2.HorizontalPodAutoscaler // as the API server has it, nil: as the informer has
+	getErr error                                  // of the API server's answer
+	gets   int
 	surges map[string]*fixedSurge // by metric
 	pods   map[string]*actPod
 }
@@ -168,7 +174,7 @@ func newActTest(t *testing.T, annotations string, change ...func(*autoscalingv2.
 		settings: horizontal.Settings{Tolerance: horizontal.DefaultTolerance},
 		catalog:  c, rules: r, store: store, targets: at.scales.client(), pods: fixedPods{}, metrics: m, log: discardLog(),
 		report: at.events.deliver, now: func() time.Time { return at.at },
-		hpa: func(string, string) (*autoscalingv2.HorizontalPodAutoscaler, bool) { return at.object, true },
+		hpa: func(string, string) (*autoscalingv2.HorizontalPodAutoscaler, bool) { return at.object, true }, fresh: at.get,
 	})
 	r.actor = at.x
 	c.follow = at.x.follow
@@ -179,6 +185,23 @@ func newActTest(t *testing.T, annotations string, change ...func(*autoscalingv2.
 		at.flush("a", store.Started().Add(d))
 	}
 	return at
+}
+
+// get is the API server's answer for the HPA.
+func (a *actTest) get(_ context.Context, _, name string) (*autoscalingv2.HorizontalPodAutoscaler, error) {
+	a.gets++
+	switch {
+	case a.getErr != nil:
+		return nil, a.getErr
+	case a.newest != nil:
+		return a.newest, nil
+	}
+	for _, h := range a.x.catalog.current.Load().hpas {
+		if h.Name == name {
+			return h.HorizontalPodAutoscaler, nil
+		}
+	}
+	return a.object, nil
 }
 
 // fake puts surges of the test's own in place of the detectors.

@@ -109,6 +109,9 @@ func (m *faultyMesh) begin() {
 		hpa: func(string, string) (*autoscalingv2.HorizontalPodAutoscaler, bool) {
 			return h.HorizontalPodAutoscaler, true
 		},
+		fresh: func(context.Context, string, string) (*autoscalingv2.HorizontalPodAutoscaler, error) {
+			return h.HorizontalPodAutoscaler, nil
+		},
 	})
 	c.follow = r.actor.follow
 	c.Replace([]sourceHPA{h})

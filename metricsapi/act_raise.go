@@ -3,10 +3,12 @@ package metricsapi
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
+	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	"github.com/meshpulse/meshpulse/metricsapi/horizontal"
@@ -28,7 +30,20 @@ const (
 	raiseForbidden = "forbidden" // no permission
 	raiseFailed    = "failed"
 	raiseYielded   = "yielded" // somebody has lowered the target in this surge
+	raiseStale     = "stale"   // the HPA is gone, or asks for something else than when it was looked at
 )
+
+func raiseOutcomes() []string {
+	return []string{raiseDone, raiseObserved, raiseConflict, raiseForbidden, raiseFailed, raiseYielded, raiseStale}
+}
+
+// errNotFit ends a raise whose reason has been told.
+var errNotFit = errors.New("the HPA is not one to raise for")
+
+// staleError ends a raise for an HPA that is not there any more as it was looked at.
+type staleError struct{ why string }
+
+func (e *staleError) Error() string { return "the HPA " + e.why }
 
 // raiseAttempts bounds how often a raise is computed: anew after each conflict.
 const raiseAttempts = 3
@@ -37,10 +52,6 @@ const raiseAttempts = 3
 func (x *actor) act(ctx context.Context, h acting, st *action, l look) {
 	ctx, cancel := context.WithTimeout(ctx, raiseTimeout)
 	defer cancel()
-	if p := x.refuses(h); p != nil {
-		x.catalog.warn.tell(h.sourceHPA, *p)
-		return
-	}
 	var err error
 	for range raiseAttempts {
 		if err = x.attempt(ctx, h, st, l); !apierrors.IsConflict(err) {
@@ -53,10 +64,16 @@ func (x *actor) act(ctx context.Context, h acting, st *action, l look) {
 	st.mu.Lock()
 	st.leftTill = x.now().Add(max(l.flush, time.Second)) // rows come more often than that
 	st.mu.Unlock()
+	var stale *staleError
+	var denied *deniedError
 	switch {
-	case apierrors.IsForbidden(err):
+	case errors.Is(err, errNotFit):
+	case errors.As(err, &stale):
+		x.metrics.raises.WithLabelValues(raiseStale).Inc()
+		x.log.Info("surge not scaled", "namespace", h.Namespace, "hpa", h.Name, "why", err)
+	case errors.As(err, &denied):
 		x.metrics.raises.WithLabelValues(raiseForbidden).Inc()
-		x.catalog.warn.tell(h.sourceHPA, notActed("meshpulse may not update the scale of %s %s: apply manifests/components/surge-action, for all namespaces or for this one", h.Spec.ScaleTargetRef.Kind, h.Spec.ScaleTargetRef.Name))
+		x.catalog.warn.tell(h.sourceHPA, notActed("meshpulse may not update the scale of %s %s: %s", h.Spec.ScaleTargetRef.Kind, h.Spec.ScaleTargetRef.Name, denied.remedy()))
 	case apierrors.IsConflict(err):
 		x.metrics.raises.WithLabelValues(raiseConflict).Inc()
 		x.log.Warn("surge not scaled: others write the target", "namespace", h.Namespace, "hpa", h.Name, "err", err)
@@ -72,10 +89,13 @@ func (x *actor) observes(h acting) bool {
 	return x.targets == nil || h.surge.action == surgeActionObserve
 }
 
-// attempt reads the target, computes and writes.
+// attempt reads the target and the HPA, computes and writes.
 func (x *actor) attempt(ctx context.Context, h acting, st *action, l look) error {
 	sc, err := x.read(ctx, h)
 	if err != nil {
+		return err
+	}
+	if h, err = x.afresh(ctx, h); err != nil {
 		return err
 	}
 	at, target := x.now(), targetOf(sc)
@@ -120,6 +140,39 @@ func (x *actor) read(ctx context.Context, h acting) (*autoscalingv1.Scale, error
 	}
 	n := x.reporting(ctx, h)
 	return &autoscalingv1.Scale{Spec: autoscalingv1.ScaleSpec{Replicas: n}, Status: autoscalingv1.ScaleStatus{Replicas: n}}, nil
+}
+
+// afresh is the HPA as the API server has it at this moment: the informer's may be of before it was deleted, changed or disabled, and
+// what is raised for such a one nobody takes back. Its limits and its behavior may be others; what is acted on may not.
+func (x *actor) afresh(ctx context.Context, h acting) (acting, error) {
+	if x.fresh == nil {
+		return h, nil
+	}
+	now, err := x.fresh(ctx, h.Namespace, h.Name)
+	switch {
+	case apierrors.IsNotFound(err):
+		return h, &staleError{"is gone"}
+	case err != nil:
+		return h, fmt.Errorf("the HPA as it is now: %w", err)
+	case now.UID != h.UID || !now.DeletionTimestamp.IsZero():
+		return h, &staleError{"is gone"}
+	case !sameNotes(now.Annotations, h.Annotations) || now.Spec.ScaleTargetRef != h.Spec.ScaleTargetRef || !equality.Semantic.DeepEqual(now.Spec.Metrics, h.Spec.Metrics):
+		return h, &staleError{"has changed since it was looked at"}
+	}
+	a := *h.autoscaler
+	a.HorizontalPodAutoscaler = now
+	h.autoscaler = &a
+	problems := cannotAct(h)
+	if p := refuses(now); p != nil {
+		problems = append(problems, *p)
+	}
+	for _, p := range problems {
+		x.catalog.warn.tell(h.sourceHPA, p)
+	}
+	if len(problems) > 0 {
+		return h, errNotFit
+	}
+	return h, nil
 }
 
 // done notes a raise and tells of it.

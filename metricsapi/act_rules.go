@@ -68,17 +68,24 @@ func disabled(r *autoscalingv2.HPAScalingRules) bool {
 	return r.SelectPolicy != nil && *r.SelectPolicy == autoscalingv2.DisabledPolicySelect
 }
 
-// refuses says why the target is not raised now, as far as the HPA's status tells; nil if nothing does.
-func (x *actor) refuses(h acting) *Problem {
-	now, ok := x.hpa(h.Namespace, h.Name)
-	if !ok {
-		return nil
+// notThere are the conditions under which the HPA controller does not get as far as scaling: its status tells so until it does.
+func notThere(c autoscalingv2.HorizontalPodAutoscalerCondition) bool {
+	switch {
+	case c.Status != corev1.ConditionFalse:
+		return false
+	case c.Type == autoscalingv2.ScalingActive:
+		return c.Reason == "AmbiguousSelector" || c.Reason == "InvalidSelector" || c.Reason == "ScalingDisabled"
+	case c.Type == autoscalingv2.AbleToScale:
+		return c.Reason == "FailedGetScale" || c.Reason == "FailedUpdateScale"
 	}
-	for _, c := range now.Status.Conditions {
-		if c.Type == autoscalingv2.ScalingActive && c.Status == corev1.ConditionFalse && (c.Reason == "AmbiguousSelector" || c.Reason == "ScalingDisabled") {
-			p := notActed("the HPA controller does not act either: %s", c.Reason)
-			return &p
-		}
+	return false
+}
+
+// refuses says why the target is not raised now, as far as the HPA's status tells; nil if nothing does.
+func refuses(now *autoscalingv2.HorizontalPodAutoscaler) *Problem {
+	if i := slices.IndexFunc(now.Status.Conditions, notThere); i >= 0 {
+		p := notActed("the HPA controller does not act either: %s", now.Status.Conditions[i].Reason)
+		return &p
 	}
 	return nil
 }

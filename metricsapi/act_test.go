@@ -84,7 +84,7 @@ func TestRaise(t *testing.T) {
 			a.surge(tc.rate)
 			a.look()
 			a.expect("at the surge", tc.want, tc.events...)
-			for _, outcome := range []string{raiseDone, raiseObserved, raiseConflict, raiseForbidden, raiseFailed, raiseYielded} {
+			for _, outcome := range raiseOutcomes() {
 				want := 0.0
 				if outcome == tc.outcome {
 					want = 1
@@ -434,7 +434,7 @@ func TestNoBaselineYet(t *testing.T) {
 // Standalone there is no scale: whatever the annotation says, it is observed, and the reporting sidecars stand in for the replicas.
 func TestStandaloneObserves(t *testing.T) {
 	a := newActTest(t, scaleAction)
-	a.x.targets, a.x.pods = nil, nil
+	a.x.targets, a.x.pods, a.x.fresh = nil, nil, nil
 	a.surge(60)
 	a.look()
 	a.expect("one sidecar", nil, "podinfo SurgeObserved")

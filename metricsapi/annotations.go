@@ -38,6 +38,29 @@ type annotated struct {
 	problems []Problem
 }
 
+// sameNotes says whether two HPAs have the same of the annotations that are read.
+func sameNotes(a, b map[string]string) bool {
+	read := func(key string) bool {
+		return strings.HasPrefix(key, annotationPrefix) || strings.HasPrefix(key, ownPrefix)
+	}
+	n := 0
+	for key, value := range a {
+		if !read(key) {
+			continue
+		}
+		n++
+		if other, ok := b[key]; !ok || other != value {
+			return false
+		}
+	}
+	for key := range b {
+		if read(key) {
+			n--
+		}
+	}
+	return n == 0
+}
+
 // readAnnotations never fails: what cannot be read is a problem, and the rest counts. Keys are read in order, so that the
 // problems of one HPA are always the same.
 func readAnnotations(annotations map[string]string) annotated {

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apiserver/pkg/authentication/authenticator"
 	"k8s.io/apiserver/pkg/authentication/request/anonymous"
 	"k8s.io/apiserver/pkg/authentication/request/bearertoken"
@@ -113,7 +114,10 @@ func (s *Server) addSource(o Options, m *metrics) error {
 	}
 	s.source = hpas
 	s.provider.rules.holder.status = hpas.status
-	s.addActor(o, &actor{report: s.events.report, hpa: hpas.hpa, targets: targets, pods: s.pods})
+	fresh := func(ctx context.Context, namespace, name string) (*autoscalingv2.HorizontalPodAutoscaler, error) {
+		return client.AutoscalingV2().HorizontalPodAutoscalers(namespace).Get(ctx, name, metav1.GetOptions{})
+	}
+	s.addActor(o, &actor{report: s.events.report, hpa: hpas.hpa, fresh: fresh, targets: targets, pods: s.pods})
 	if x := s.provider.rules.actor; x != nil {
 		hpas.scaled = x.scaled
 	}

@@ -26,14 +26,26 @@ func newTestStore(t *testing.T) *aggregator.Store {
 
 // told collects what was delivered.
 type told struct {
-	mu     sync.Mutex
-	events []string // HPA REASON
+	mu       sync.Mutex
+	events   []string          // HPA REASON
+	messages map[string]string // the last of each reason
 }
 
 func (r *told) deliver(h sourceHPA, p Problem) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.events = append(r.events, h.Name+" "+p.Reason)
+	if r.messages == nil {
+		r.messages = map[string]string{}
+	}
+	r.messages[p.Reason] = p.Message
+}
+
+// message is what was told last for a reason.
+func (r *told) message(reason string) string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.messages[reason]
 }
 
 func (r *told) take() []string {

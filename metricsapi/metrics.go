@@ -71,7 +71,7 @@ func newMetrics(r prometheus.Registerer) *metrics {
 			Help: "Queries kept prepared for HPAs.",
 		}),
 	}
-	for _, outcome := range []string{raiseDone, raiseObserved, raiseConflict, raiseForbidden, raiseFailed, raiseYielded} {
+	for _, outcome := range raiseOutcomes() {
 		m.raises.WithLabelValues(outcome) // at 0, so that the first of each is an increase
 	}
 	return m

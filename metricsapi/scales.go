@@ -7,6 +7,7 @@ import (
 
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -74,9 +75,37 @@ func (s *clusterScales) scale(ctx context.Context, namespace string, target auto
 	}
 	sc, err := s.client.Scales(namespace).Get(ctx, resource, target.Name, metav1.GetOptions{})
 	if err != nil {
-		return nil, fmt.Errorf("scale of %s %s: %w", target.Kind, target.Name, err)
+		return nil, scaleError(target, resource, err)
 	}
 	return sc, nil
+}
+
+// deniedError is a scale that meshpulse has no right to read or to write.
+type deniedError struct {
+	resource schema.GroupResource
+	err      error
+}
+
+func (e *deniedError) Error() string { return e.err.Error() }
+func (e *deniedError) Unwrap() error { return e.err }
+
+// remedy says what gives the right. The component's role names what nearly all HPAs scale; another kind takes one of its own.
+func (e *deniedError) remedy() string {
+	if e.resource.Group == "apps" && (e.resource.Resource == "deployments" || e.resource.Resource == "statefulsets") {
+		return "apply manifests/components/surge-action, for all namespaces or for this one"
+	}
+	const name = "meshpulse:surge-action:"
+	return fmt.Sprintf("kubectl create clusterrole %[1]s%[2]s --verb=get,update --resource=%[3]s/scale && kubectl create clusterrolebinding %[1]s%[2]s --clusterrole=%[1]s%[2]s "+
+		"--serviceaccount=meshpulse-system:meshpulse (for this namespace alone: a rolebinding in it)", name, e.resource.Resource, e.resource)
+}
+
+// scaleError says whose scale it is that could not be read or written.
+func scaleError(target autoscalingv2.CrossVersionObjectReference, resource schema.GroupResource, err error) error {
+	named := fmt.Errorf("scale of %s %s: %w", target.Kind, target.Name, err)
+	if apierrors.IsForbidden(err) {
+		return &deniedError{resource, named}
+	}
+	return named
 }
 
 // raise writes the scale that was read, with the resource version that it was read at.
@@ -86,7 +115,7 @@ func (s *clusterScales) raise(ctx context.Context, target autoscalingv2.CrossVer
 		return err
 	}
 	if _, err := s.client.Scales(sc.Namespace).Update(ctx, resource, sc, metav1.UpdateOptions{}); err != nil {
-		return fmt.Errorf("scale of %s %s: %w", target.Kind, target.Name, err)
+		return scaleError(target, resource, err)
 	}
 	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/pem"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -17,6 +18,7 @@ import (
 	authorizationv1 "k8s.io/api/authorization/v1"
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes/scheme"
@@ -30,6 +32,8 @@ type fakeAPI struct {
 
 	mu     sync.Mutex
 	events map[string]string // reason by name
+	// annotate is what the HPAs' annotations have had added since they were listed.
+	annotate map[string]string
 }
 
 func newFakeAPI(t *testing.T, hpas ...sourceHPA) *fakeAPI {
@@ -79,6 +83,8 @@ func (f *fakeAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	case last == "horizontalpodautoscalers":
 		answer = f.hpas
+	case strings.Contains(r.URL.Path, "/horizontalpodautoscalers/"):
+		answer, code = f.hpa(last)
 	case last == "extension-apiserver-authentication":
 		answer = f.authentication()
 	case last == "configmaps":
@@ -95,6 +101,21 @@ func (f *fakeAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(code)
 	_ = json.NewEncoder(w).Encode(answer)
+}
+
+// hpa is the newest HPA of a name.
+func (f *fakeAPI) hpa(name string) (answer any, code int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, h := range f.hpas.Items {
+		if h.Name == name {
+			h.TypeMeta = metav1.TypeMeta{APIVersion: "autoscaling/v2", Kind: "HorizontalPodAutoscaler"}
+			h.Annotations = maps.Clone(h.Annotations)
+			maps.Copy(h.Annotations, f.annotate)
+			return &h, http.StatusOK
+		}
+	}
+	return metav1.Status{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Status"}, Status: metav1.StatusFailure, Reason: metav1.StatusReasonNotFound, Code: http.StatusNotFound}, http.StatusNotFound
 }
 
 func (f *fakeAPI) authentication() corev1.ConfigMap {
@@ -173,5 +194,27 @@ func TestServeInACluster(t *testing.T) {
 	}
 	if got := s.refused("test", "istio-requests-per-second", "", http.StatusServiceUnavailable); !strings.Contains(got, "no sidecar") {
 		t.Errorf("without a sidecar: %s", got)
+	}
+}
+
+// Before a raise the API server is asked for the HPA: no watch tells what it has not brought yet.
+func TestARaiseAsksTheAPIServerForTheHPA(t *testing.T) {
+	api := newFakeAPI(t, asks(t, "podinfo", "rps", "vector(1)"))
+	s := startServer(t, func(o *Options) {
+		o.Standalone, o.HPADir, o.BindAddress, o.Kubeconfig = false, "", "127.0.0.1", api.kubeconfig(t)
+	})
+	api.mu.Lock()
+	api.annotate = map[string]string{"meshpulse.io/surge-action": "off"}
+	api.mu.Unlock()
+	x := s.provider.rules.actor
+	h, err := x.fresh(t.Context(), "test", "podinfo")
+	if err != nil || h.Annotations["meshpulse.io/surge-action"] != "off" {
+		t.Errorf("the HPA as it is now is %v, error %v", h, err)
+	}
+	if h, ok := x.hpa("test", "podinfo"); !ok || h.Annotations["meshpulse.io/surge-action"] != "" {
+		t.Errorf("the watch has brought %v", h)
+	}
+	if _, err := x.fresh(t.Context(), "test", "gone"); !apierrors.IsNotFound(err) {
+		t.Errorf("one that is gone gives %v", err)
 	}
 }

@@ -139,7 +139,7 @@ func (s *clusterSource) status(namespace, name string) (int32, bool) {
 	return max(h.Status.CurrentReplicas, h.Status.DesiredReplicas), true
 }
 
-// hpa returns an HPA as the API server has it now, false if it is gone.
+// hpa returns an HPA as the informer has it, false if it is gone.
 func (s *clusterSource) hpa(namespace, name string) (*autoscalingv2.HorizontalPodAutoscaler, bool) {
 	h, err := s.lister.HorizontalPodAutoscalers(namespace).Get(name)
 	return h, err == nil

@@ -103,7 +103,7 @@ func TestSurgeOnlyRaises(t *testing.T) {
 func TestRaisesAreCountedFromZero(t *testing.T) {
 	registry := prometheus.NewRegistry()
 	newMetrics(registry)
-	want := []string{raiseConflict, raiseFailed, raiseForbidden, raiseObserved, raiseDone, raiseYielded}
+	want := []string{raiseConflict, raiseFailed, raiseForbidden, raiseObserved, raiseDone, raiseStale, raiseYielded}
 	text := "# HELP meshpulse_metricsapi_surge_raises_total Raises of targets at surges, by what became of them.\n" +
 		"# TYPE meshpulse_metricsapi_surge_raises_total counter\n"
 	for _, outcome := range want {
