@@ -470,28 +470,3 @@ func TestHold(t *testing.T) {
 		})
 	}
 }
-
-func TestWorkloadsAreNamedAsIstioDoes(t *testing.T) {
-	controller := true
-	for want, p := range map[string]*metav1.PartialObjectMetadata{
-		"podinfo": {ObjectMeta: metav1.ObjectMeta{
-			Name: "podinfo-6d8f4b5c9-abcde", Labels: map[string]string{"pod-template-hash": "6d8f4b5c9"},
-			OwnerReferences: []metav1.OwnerReference{{Kind: "ReplicaSet", Name: "podinfo-6d8f4b5c9", Controller: &controller}},
-		}},
-		"db":     {ObjectMeta: metav1.ObjectMeta{Name: "db-0", OwnerReferences: []metav1.OwnerReference{{Kind: "StatefulSet", Name: "db", Controller: &controller}}}},
-		"report": {ObjectMeta: metav1.ObjectMeta{Name: "report-29000000-x", OwnerReferences: []metav1.OwnerReference{{Kind: "Job", Name: "report-29000000", Controller: &controller}}}},
-		"alone":  {ObjectMeta: metav1.ObjectMeta{Name: "alone"}},
-	} {
-		kept, err := keepIdentity(p)
-		if err != nil {
-			t.Fatal(err)
-		}
-		known := kept.(*cachedPod).known()
-		if got := known.identity.Workload; got != want {
-			t.Errorf("%s: workload %q, want %q", p.Name, got, want)
-		}
-		if known.batch != (want == "report") {
-			t.Errorf("%s: of a Job: %v", p.Name, known.batch)
-		}
-	}
-}

@@ -3,9 +3,7 @@ package metricsapi
 import (
 	"errors"
 	"maps"
-	"regexp"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 	"unique"
@@ -18,6 +16,7 @@ import (
 	"k8s.io/client-go/tools/cache"
 
 	"github.com/meshpulse/meshpulse/aggregator"
+	"github.com/meshpulse/meshpulse/metricsapi/meshpod"
 )
 
 // podKey names a pod.
@@ -28,7 +27,7 @@ type knownPod struct {
 	// identity is what the pod's sidecar says, or will say, of itself.
 	identity aggregator.Pod
 	created  time.Time
-	// wired: the injector has given it a sidecar.
+	// wired: it runs an Envoy of Istio's.
 	wired bool
 	// batch: a Job owns it.
 	batch bool
@@ -54,8 +53,6 @@ type leaving struct{ created, left int64 }
 // goneFor is how long a pod that is gone is remembered: as long as the longest window of a query, the default of
 // --max-retention.
 const goneFor = time.Hour
-
-const sidecarStatus = "sidecar.istio.io/status" // what Istio's injector leaves on a pod
 
 func newPodIndex(client metadata.Interface, now func() time.Time) (*podIndex, error) {
 	// Of pods that have finished nothing is expected any more, of pending ones nothing yet.
@@ -163,33 +160,21 @@ func (x *podIndex) keep(object any) (any, error) {
 	return c, err
 }
 
-// keepIdentity drops all of a pod's metadata that is never read: a large cluster's pods carry kilobytes of it. It names the pod as
-// Istio does (pkg/config/labels and pilot's workload names in istio.io/istio): the workload is its owner, of a ReplicaSet the
-// Deployment behind it, of a Job the CronJob.
+// keepIdentity drops all of a pod's metadata that is never read: a large cluster's pods carry kilobytes of it.
 func keepIdentity(object any) (any, error) {
 	p, ok := object.(*metav1.PartialObjectMetadata)
 	if !ok {
 		return object, nil
 	}
-	first := func(or string, names ...string) unique.Handle[string] {
-		for _, n := range names {
-			if v := p.Labels[n]; v != "" {
-				return unique.Make(v)
-			}
-		}
-		return unique.Make(or)
-	}
-	workload := workloadOf(p)
+	m := &p.ObjectMeta
+	canonical, revision := meshpod.CanonicalService(m)
+	owner := metav1.GetControllerOfNoCopy(m)
 	c := &cachedPod{
-		name: p.Name, version: p.ResourceVersion, namespace: unique.Make(p.Namespace), workload: unique.Make(workload),
-		app: first("", "app"), release: first("", "version"),
-		canonical:         first(workload, "service.istio.io/canonical-name", "app.kubernetes.io/name", "app"),
-		canonicalRevision: first("latest", "service.istio.io/canonical-revision", "app.kubernetes.io/version", "version"),
-		created:           p.CreationTimestamp.Unix(),
+		name: m.Name, version: m.ResourceVersion, namespace: unique.Make(m.Namespace), workload: unique.Make(meshpod.Workload(m)),
+		app: unique.Make(m.Labels["app"]), release: unique.Make(m.Labels["version"]),
+		canonical: unique.Make(canonical), canonicalRevision: unique.Make(revision),
+		created: m.CreationTimestamp.Unix(), wired: meshpod.HasEnvoy(m), batch: owner != nil && owner.Kind == "Job",
 	}
-	_, c.wired = p.Annotations[sidecarStatus]
-	owner := metav1.GetControllerOf(p)
-	c.batch = owner != nil && owner.Kind == "Job"
 	if p.DeletionTimestamp != nil { // when its grace period ends
 		c.left = p.DeletionTimestamp.Unix()
 		if grace := p.DeletionGracePeriodSeconds; grace != nil {
@@ -240,20 +225,4 @@ func (x *podIndex) synced() error {
 		return errors.New("the pods have not been read from the API server yet")
 	}
 	return nil
-}
-
-// cronJobSuffix is what a CronJob's controller appends to a Job's name: its time in minutes.
-var cronJobSuffix = regexp.MustCompile(`-\d{8,}$`)
-
-func workloadOf(p *metav1.PartialObjectMetadata) string {
-	owner := metav1.GetControllerOf(p)
-	switch {
-	case owner == nil:
-		return p.Name
-	case owner.Kind == "ReplicaSet" && p.Labels["pod-template-hash"] != "":
-		return strings.TrimSuffix(owner.Name, "-"+p.Labels["pod-template-hash"])
-	case owner.Kind == "Job":
-		return cronJobSuffix.ReplaceAllString(owner.Name, "")
-	}
-	return owner.Name
 }

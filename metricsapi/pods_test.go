@@ -6,6 +6,8 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/tools/cache"
+
+	"github.com/meshpulse/meshpulse/metricsapi/meshpod"
 )
 
 func TestPodsThatAreGoneAreRememberedForAnHour(t *testing.T) {
@@ -16,7 +18,7 @@ func TestPodsThatAreGoneAreRememberedForAnHour(t *testing.T) {
 	}
 	pod := func(name string, change ...func(*metav1.PartialObjectMetadata)) any {
 		p := &metav1.PartialObjectMetadata{ObjectMeta: metav1.ObjectMeta{
-			Namespace: "test", Name: name, CreationTimestamp: metav1.NewTime(now.Add(-time.Hour)), Annotations: map[string]string{sidecarStatus: "{}"},
+			Namespace: "test", Name: name, CreationTimestamp: metav1.NewTime(now.Add(-time.Hour)), Annotations: map[string]string{meshpod.StatusAnnotation: "{}"},
 		}}
 		for _, c := range change {
 			c(p)

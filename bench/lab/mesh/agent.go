@@ -1,6 +1,6 @@
 // Package mesh plays the nodes and the mesh: every pod of the cluster gets a real app and a real Envoy sidecar on a
 // loopback address of its own, and traffic enters through a gateway that is one more Envoy. It knows pods and Envoys,
-// and it must not know meshpulse: the sidecars push to an address that it is told.
+// and it must not know meshpulse: the sidecars push to an address that it is told. How Istio names a pod is meshpod's.
 package mesh
 
 import (
@@ -23,6 +23,8 @@ import (
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
+
+	"github.com/meshpulse/meshpulse/metricsapi/meshpod"
 )
 
 // NodeName is the node whose pods the agent runs. A pod names it in its template (spec.nodeName), as there is no
@@ -149,7 +151,7 @@ func (a *Agent) forget(p *pod) {
 // newPod gives the pod the next address; none is used twice in a run, so that nothing is mistaken for its predecessor.
 func (a *Agent) newPod(object *corev1.Pod) *pod {
 	p := &pod{
-		uid: string(object.UID), object: object, workload: workloadOf(object),
+		uid: string(object.UID), object: object, workload: meshpod.Workload(&object.ObjectMeta),
 		address: fmt.Sprintf("127.97.%d.%d", a.nextIP/250, a.nextIP%250+1),
 		ending:  make(chan struct{}),
 	}
@@ -309,13 +311,4 @@ func startDelay(object *corev1.Pod) (time.Duration, error) {
 		return 0, fmt.Errorf("annotation %s: %w", StartDelayAnnotation, err)
 	}
 	return delay, nil
-}
-
-// workloadOf is the Deployment's name: a ReplicaSet's is that and the template's hash.
-func workloadOf(object *corev1.Pod) string {
-	owner := metav1.GetControllerOf(object)
-	if owner == nil {
-		return object.Name
-	}
-	return strings.TrimSuffix(owner.Name, "-"+object.Labels["pod-template-hash"])
 }

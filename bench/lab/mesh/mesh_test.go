@@ -11,25 +11,17 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-func TestWorkloadIsTheDeploymentOfThePod(t *testing.T) {
-	yes := true
-	owned := func(owner, hash string) *corev1.Pod {
-		return &corev1.Pod{ObjectMeta: metav1.ObjectMeta{
-			Name: owner + "-abcde", Labels: map[string]string{"pod-template-hash": hash},
-			OwnerReferences: []metav1.OwnerReference{{Kind: "ReplicaSet", Name: owner, Controller: &yes}},
-		}}
-	}
-	for name, test := range map[string]struct {
-		pod  *corev1.Pod
-		want string
-	}{
-		"of a Deployment":             {owned("podinfo-6d8f4b5c9", "6d8f4b5c9"), "podinfo"},
-		"whose name has a dash":       {owned("pod-info-6d8f4b5c9", "6d8f4b5c9"), "pod-info"},
-		"of a ReplicaSet of its own":  {owned("podinfo", "6d8f4b5c9"), "podinfo"},
-		"that nothing but itself has": {&corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "alone"}}, "alone"},
-	} {
-		if got := workloadOf(test.pod); got != test.want {
-			t.Errorf("a pod %s: got %q, want %q", name, got, test.want)
+// The rules are meshpod's, and tested there.
+func TestPodsAreOfTheWorkloadThatIstioNames(t *testing.T) {
+	agent := &Agent{ctx: t.Context()}
+	for label, want := range map[string]string{"pod-template-hash": "podinfo", "rollouts-pod-template-hash": "podinfo", "service.istio.io/workload-name": "6d8f4b5c9", "app": "podinfo-6d8f4b5c9"} {
+		p := agent.newPod(&corev1.Pod{ObjectMeta: metav1.ObjectMeta{
+			Name: "podinfo-6d8f4b5c9-abcde", GenerateName: "podinfo-6d8f4b5c9-", Labels: map[string]string{label: "6d8f4b5c9"},
+			OwnerReferences: []metav1.OwnerReference{{Kind: "ReplicaSet", Name: "podinfo-6d8f4b5c9", Controller: new(true)}},
+		}})
+		p.cancel()
+		if p.workload != want {
+			t.Errorf("with label %s: got %q, want %q", label, p.workload, want)
 		}
 	}
 }
