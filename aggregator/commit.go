@@ -38,7 +38,7 @@ func (st *Stream) own() {
 			continue
 		}
 		t.closeRow()
-		t.owner = st
+		t.owner, t.strange = st, nil
 		if was := t.pod.Swap(st.pod); !was.sameWorkload(st.pod) {
 			st.store.tables.renamed()
 		}
@@ -72,8 +72,8 @@ func (st *Stream) Close() {
 
 // Commit takes a whole message that arrived at the given time. Samples that cannot be kept are counted and dropped one
 // by one. The errors are ErrSuperseded, with which the whole message was dropped, and those of a limit that some of its samples
-// met while the others were taken: ErrPodLimit, ErrSeriesLimit, ErrMemory; ErrSharedRow, with which nothing is lost but time
-// between samples. Not safe for concurrent use.
+// met while the others were taken: ErrPodLimit, ErrSeriesLimit, ErrMemory, ErrOtherFlush; ErrSharedRow, with which nothing is lost but
+// time between samples. Not safe for concurrent use.
 func (st *Stream) Commit(arrival time.Time, b *Batch, d Describer) error {
 	t := st.table
 	t.mu.Lock()
@@ -96,9 +96,10 @@ func (st *Stream) Commit(arrival time.Time, b *Batch, d Describer) error {
 	}
 	for i := range b.Samples {
 		s := &b.Samples[i]
-		if s.Timestamp != t.timestamp {
-			t.takeNew(b, at)
-			st.enter(s.Timestamp, at)
+		if s.Timestamp != b.Timestamp { // a message is one row: what a few bytes can claim is bounded
+			t.limit = ErrOtherFlush
+			t.lost(ErrOtherFlush, at)
+			continue
 		}
 		t.lost(t.take(s, b, i, d), at)
 	}
@@ -252,15 +253,19 @@ func (t *table) introduce(s *Sample, b *Batch, i int, d Describer) (*column, err
 	if _, bad := t.unreadable[s.Key]; bad {
 		return nil, ErrBadSeries
 	}
-	if err := t.limited(); err != nil {
-		t.past.lost, t.limit = true, err
-		return nil, err
-	}
 	kind := s.Kind
 	if kind == Summary {
 		kind = Histogram
 	}
-	cl, err := t.classOf(s.Key, b.Space, kind, func() (string, []Label, error) { return d.Describe(i) })
+	describe := func() (string, []Label, error) { return d.Describe(i) }
+	if err := t.limited(); err != nil {
+		if c := t.known(s.Key, b.Space, kind, describe); c != nil {
+			return c, nil
+		}
+		t.limit = err
+		return nil, err
+	}
+	cl, err := t.classOf(s.Key, b.Space, kind, describe)
 	if err != nil {
 		if len(t.unreadable) < maxUnreadable {
 			t.unreadable[s.Key] = struct{}{}
@@ -275,12 +280,31 @@ func (t *table) introduce(s *Sample, b *Batch, i int, d Describer) (*column, err
 	return t.addColumn(s.Key, cl), nil
 }
 
-// limited says why the table takes no new series, nil if it does. One series may come under many keys, by the order of its
-// labels: they are bounded as the tombstones are.
+// known returns the column of a series that comes under a new key while the table takes no new ones, nil if it is not known. What
+// is refused is described once, and at most a few for each series that could be found: not at every flush of a flood.
+func (t *table) known(key, space uint64, kind Kind, describe func() (string, []Label, error)) *column {
+	if _, refused := t.strange[key]; refused || len(t.strange) >= 4*len(t.columns) || t.keysFull() {
+		return nil
+	}
+	if c := t.byClass[t.store.classes.known(space, key, kind, describe)]; c != nil {
+		t.keys[key], c.key = c, key
+		return c
+	}
+	if t.strange == nil {
+		t.strange = map[uint64]struct{}{}
+	}
+	t.strange[key] = struct{}{}
+	return nil
+}
+
+// keysFull reports whether the table takes no key more. One series may come under many, by the order of its labels: they are bounded
+// as the tombstones are.
+func (t *table) keysFull() bool { return len(t.keys) >= 4*t.store.config.MaxSeriesPerPod }
+
+// limited says why the table takes no new series, nil if it does.
 func (t *table) limited() error {
-	most := t.store.config.MaxSeriesPerPod
 	switch {
-	case len(t.columns) >= most || len(t.keys) >= 4*most:
+	case len(t.columns) >= t.store.config.MaxSeriesPerPod || t.keysFull():
 		return ErrPodLimit
 	case t.store.series.Load() >= int64(t.store.config.MaxSeries):
 		return ErrSeriesLimit
@@ -322,7 +346,7 @@ func (t *table) addColumn(key uint64, cl *class) *column {
 	t.keys[key] = c
 	t.byClass[cl] = c
 	t.columns = append(t.columns, c)
-	if tomb, ok := t.past.values[key]; ok {
+	if tomb, ok := t.past.get(key); ok {
 		c.raw, c.total, c.past, c.pastKnown = tomb.raw, tomb.total, tomb.total, true
 	}
 	t.pair(c)

@@ -135,6 +135,25 @@ func (cs *classes) recall(wire uint64, kind Kind) *class {
 	return c
 }
 
+// known returns the class of a series, nil if there is none or it cannot be described. It may go at any time.
+func (cs *classes) known(space, key uint64, kind Kind, describe func() (string, []Label, error)) *class {
+	cs.mu.Lock()
+	c := cs.byWire[space^key]
+	cs.mu.Unlock()
+	if space != 0 && c != nil && c.kind == kind {
+		return c
+	}
+	name, in, err := describe()
+	if err != nil {
+		return nil
+	}
+	set := newLabelSet(in)
+	h := cs.hash(name, kind, cs.hashLabels(set))
+	cs.mu.Lock()
+	defer cs.mu.Unlock()
+	return cs.find(h, name, kind, set)
+}
+
 // remember keeps under which key a class, which has a user, comes on the wire.
 func (cs *classes) remember(wire uint64, c *class) {
 	cs.mu.Lock()

@@ -133,3 +133,137 @@ func TestAFloodOfNewLabelSetsIsForgotten(t *testing.T) {
 		t.Errorf("the calm pod's answer is %v, error %v, want 10", a.Values, err)
 	}
 }
+
+// A pod at its limit whose sidecar comes back with other keys (tags as labels and no longer in names) has the same series.
+func TestAtItsLimitAPodsSeriesAreKnownUnderOtherKeys(t *testing.T) {
+	const series = 10
+	for _, space := range []uint64{0, 1 << 40} {
+		s, err := New(Config{MaxSeriesPerPod: series})
+		if err != nil {
+			t.Fatal(err)
+		}
+		p := Pod{Namespace: "test", Name: "pod"}
+		flush := func(st *Stream, number int, offset uint64) error {
+			at := s.started.Add(time.Duration(number) * 5 * time.Second)
+			b := counters(at, 1+offset, 1+offset+2*series)
+			b.Space = space
+			return st.Commit(at, b, moved{b, offset})
+		}
+		st := s.Connect(p)
+		for number := range 3 {
+			if err := flush(st, number, 0); !errors.Is(err, ErrPodLimit) {
+				t.Fatalf("flush %d: error %v", number, err)
+			}
+		}
+		st.Close()
+		st = s.Connect(p)
+		for number := 3; number < 6; number++ {
+			before := testutil.ToFloat64(s.metrics.dropped[ErrPodLimit])
+			if err := flush(st, number, 1000); !errors.Is(err, ErrPodLimit) {
+				t.Fatalf("flush %d: error %v", number, err)
+			}
+			if got := testutil.ToFloat64(s.metrics.dropped[ErrPodLimit]) - before; got != series {
+				t.Errorf("space %d, flush %d: %v samples are refused, want those of the %d series that are too many", space, number, got, series)
+			}
+		}
+		if n := len(st.table.strange); n > 4*series {
+			t.Errorf("%d refused keys are remembered", n)
+		}
+	}
+}
+
+// moved describes series by their keys less an offset.
+type moved struct {
+	batch  *Batch
+	offset uint64
+}
+
+func (m moved) Describe(i int) (string, []Label, error) {
+	return "istio_requests_total", []Label{{"code", fmt.Sprint(m.batch.Samples[i].Key - m.offset)}}, nil
+}
+
+// A message is one row. One that claims many would have each of them repeat every series of the pod.
+func TestAMessageIsOneRow(t *testing.T) {
+	s, err := New(Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	st := s.Connect(Pod{Namespace: "test", Name: "pod"})
+	now := s.started
+	b := counters(now, 1, 101)
+	if err := st.Commit(now, b, numbered{batch: b}); err != nil {
+		t.Fatal(err)
+	}
+	row, slots := st.table.ring.row, st.table.ring.gen.slots()
+	now = now.Add(5 * time.Second)
+	b = counters(now, 1, 2)
+	for i := range int64(1300) {
+		b.Samples = append(b.Samples, Sample{Key: 2, Timestamp: b.Timestamp + 1 + i, Kind: Counter, Value: float64(i)})
+	}
+	b.Samples = append(b.Samples, Sample{Key: 3, Timestamp: b.Timestamp, Kind: Counter, Value: 9})
+	if err := st.Commit(now, b, numbered{batch: b}); !errors.Is(err, ErrOtherFlush) {
+		t.Errorf("error %v", err)
+	}
+	if got := st.table.ring.row - row; got != 1 || st.table.ring.gen.slots() != slots {
+		t.Errorf("%d rows more, %d slots for %d", got, st.table.ring.gen.slots(), slots)
+	}
+	if got := testutil.ToFloat64(s.metrics.dropped[ErrOtherFlush]); got != 1300 {
+		t.Errorf("%v samples are counted, want 1300", got)
+	}
+	if p := s.Pod("test", "pod", now, time.Minute); p.Refused.IsZero() {
+		t.Error("the pod does not say that samples of it were refused")
+	}
+	q, err := s.Query(`istio_requests_total{code="3"}`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if a, err := q.Eval(t.Context(), now); err != nil || len(a.Values) != 1 || a.Values[0].V != 9 {
+		t.Errorf("a sample of the message's own time after the others: %v, %v", a.Values, err)
+	}
+}
+
+// A counter that comes without a histogram begins at 0 where it is new. Once a refused sample is out of the retention, it is again.
+func TestAfterARefusedSampleIsForgottenNewCountersBeginAtZero(t *testing.T) {
+	s, err := New(Config{Retention: time.Minute})
+	if err != nil {
+		t.Fatal(err)
+	}
+	st := s.Connect(Pod{Namespace: "test", Name: "pod"})
+	now := s.started
+	counted := func(key uint64) float64 {
+		q, err := s.Query(fmt.Sprintf(`increase(istio_tcp_connections_opened_total{code="%d"}[20s])`, key))
+		if err != nil {
+			t.Fatal(err)
+		}
+		a, err := q.Eval(t.Context(), now)
+		if err != nil || len(a.Values) != 1 {
+			t.Fatalf("series %d: %v, %v", key, a.Values, err)
+		}
+		return a.Values[0].V
+	}
+	for flush := range 30 {
+		now = now.Add(5 * time.Second)
+		b := counters(now, 1, 2)
+		switch flush {
+		case 5:
+			b.Refused = 1
+		case 8, 25:
+			b = counters(now, 1, uint64(flush))
+		}
+		if err := st.Commit(now, b, tcp{b}); err != nil {
+			t.Fatal(err)
+		}
+		if flush == 9 && counted(7) != 0 {
+			t.Error("what was counted before a series came is not known shortly after one was refused, and is counted")
+		}
+		if flush == 26 && counted(24) == 0 {
+			t.Error("what a new counter begins with is not counted, a retention after a sample was refused")
+		}
+	}
+}
+
+type tcp struct{ batch *Batch }
+
+func (d tcp) Describe(i int) (string, []Label, error) {
+	return "istio_tcp_connections_opened_total", []Label{{"code", fmt.Sprint(d.batch.Samples[i].Key)}}, nil
+}

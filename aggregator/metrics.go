@@ -24,6 +24,7 @@ var dropReasons = map[error]string{
 	ErrPodLimit:    "pod_series_limit",
 	ErrMemory:      "memory_budget",
 	ErrBadSeries:   "bad_series",
+	ErrOtherFlush:  "other_flush",
 }
 
 func newMetrics(reg prometheus.Registerer, s *Store) (*metrics, error) {

@@ -147,8 +147,7 @@ type tables struct {
 	// their place in it.
 	log atomic.Pointer[list[*tableRef]]
 	// gone are the newest rows of pods whose tables were freed: they may still exist, and come back. The oldest are given up.
-	gone  map[podKey]int64
-	order []podKey
+	gone bounded[podKey, int64]
 }
 
 // tableRef is a table's place in the log: nil once the table is gone, so that the log does not keep its rings.
@@ -191,7 +190,8 @@ func (ts *tables) find(namespace, name string) (*table, int64) {
 	ts.mu.Lock()
 	defer ts.mu.Unlock()
 	k := podKey{namespace, name}
-	return ts.byPod[k], ts.gone[k]
+	last, _ := ts.gone.get(k)
+	return ts.byPod[k], last
 }
 
 // recall returns the newest row of the pod's table that was freed, and forgets it; 0 if there was none.
@@ -199,22 +199,9 @@ func (ts *tables) recall(p *Pod) int64 {
 	ts.mu.Lock()
 	defer ts.mu.Unlock()
 	k := podKey{p.Namespace, p.Name}
-	last := ts.gone[k]
-	delete(ts.gone, k)
+	last, _ := ts.gone.get(k)
+	ts.gone.forget(k)
 	return last
-}
-
-// remember keeps the newest row of a pod whose table is freed. The mutex is held.
-func (ts *tables) remember(k podKey, newest int64) {
-	if ts.gone == nil {
-		ts.gone = map[podKey]int64{}
-	}
-	ts.gone[k] = newest
-	ts.order = append(ts.order, k)
-	for len(ts.order) > maxGone {
-		delete(ts.gone, ts.order[0])
-		ts.order = ts.order[1:]
-	}
 }
 
 func (ts *tables) remove(t *table) {
@@ -224,7 +211,7 @@ func (ts *tables) remove(t *table) {
 	k := podKey{p.Namespace, p.Name}
 	delete(ts.byPod, k)
 	if newest, ok := t.newest(); ok {
-		ts.remember(k, newest)
+		ts.gone.keep(k, newest, maxGone)
 	}
 	t.ref.table.Store(nil)
 	gone := func(o *table) bool { return o == t }

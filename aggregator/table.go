@@ -41,6 +41,8 @@ type table struct {
 	past    tombstones
 	// unreadable are the keys of series whose names or labels could not be decoded.
 	unreadable map[uint64]struct{}
+	// strange are keys of this stream that were refused at a limit, and are of no series that is known under another key.
+	strange map[uint64]struct{}
 	limit      error // what the message that is being taken has met, nil if none
 
 	pairs     bool      // a request counter of the pod has come with its duration histogram
@@ -158,6 +160,12 @@ func (t *table) refuse(at int64) {
 		t.refusedSince.Store(at)
 	}
 	t.refused.Store(at)
+}
+
+// refusedLately reports whether a sample was refused within the retention of the newest flush.
+func (t *table) refusedLately() bool {
+	last := t.refused.Load()
+	return last != 0 && t.flushTime-last <= t.store.retention.Load()
 }
 
 // observe takes two intervals in a row that agree within a quarter as the flush interval: one alone may be a lost flush.
@@ -310,7 +318,8 @@ func (t *table) forget(expired []*column) {
 		}
 		delete(t.keys, k)
 		if c.class.kind == Counter {
-			t.past.keep(k, tombstone{c.raw, c.total}, 4*t.store.config.MaxSeriesPerPod)
+			gaveUp := t.past.keep(k, tombstone{c.raw, c.total}, 4*t.store.config.MaxSeriesPerPod)
+			t.past.lost = t.past.lost || gaveUp
 		}
 	}
 }
@@ -360,24 +369,8 @@ func (t *table) newest() (int64, bool) { return t.gen.Load().newest() }
 
 // tombstones remember the counters of freed series by key; beyond the limit the oldest are given up.
 type tombstones struct {
-	values map[uint64]tombstone
-	order  []uint64
-	lost   bool // some were given up: a key that is not here may still have been seen
+	bounded[uint64, tombstone]
+	lost bool // some were given up: a key that is not here may still have been seen
 }
 
 type tombstone struct{ raw, total float64 }
-
-func (ts *tombstones) keep(key uint64, v tombstone, limit int) {
-	if ts.values == nil {
-		ts.values = map[uint64]tombstone{}
-	}
-	if _, ok := ts.values[key]; !ok {
-		ts.order = append(ts.order, key)
-	}
-	ts.values[key] = v
-	for len(ts.values) > limit {
-		delete(ts.values, ts.order[0])
-		ts.order = ts.order[1:]
-		ts.lost = true
-	}
-}

@@ -163,6 +163,9 @@ func oracleRefusesHistogram(c Config, h *dto.Histogram, bad func(float64) bool) 
 	if h.GetSampleCount() < count {
 		return "bucket_counts"
 	}
+	if h.GetSampleCount() >= 1<<31 {
+		return "interval_count"
+	}
 	return ""
 }
 
@@ -172,6 +175,9 @@ func oracleRefusesSummary(s *dto.Summary, bad func(float64) bool) string {
 	}
 	if bad(s.GetSampleSum()) {
 		return "sum"
+	}
+	if s.GetSampleCount() >= 1<<31 {
+		return "interval_count"
 	}
 	var quantiles []float64
 	last := 0.0

@@ -158,6 +158,8 @@ func TestABadSampleIsCountedAndNothingElseOfItsMessageIsLost(t *testing.T) {
 		{"a sum that is negative", "sum", family("istio_bad", h, histogram(1000, -1, 1))},
 		{"bucket counts that shrink", "bucket_counts", family("istio_bad", h, histogram(1000, 1, 5, 1, 3, 2, 2))},
 		{"buckets that hold more than the histogram", "bucket_counts", family("istio_bad", h, histogram(1000, 1, 5, 1, 3, 2, 6))},
+		{"a histogram of 2^31 observations in an interval", "interval_count", family("istio_bad", h, histogram(1000, 1, 1<<31, 1, 1))},
+		{"a summary of 2^31 observations in an interval", "interval_count", family("istio_bad", s, summary(1000, 1, 1<<31, quantiles(1, 1, 1, 1, 1, 1, 1, 1, 1, 1)...))},
 		{"bounds that descend", "bucket_bounds", family("istio_bad", h, histogram(1000, 1, 5, 2, 1, 1, 2))},
 		{"a bound that is NaN", "bucket_bounds", family("istio_bad", h, histogram(1000, 1, 5, nan, 1))},
 		{"too many buckets", "too_many_buckets", family("istio_bad", h, histogram(1000, 1, 5, 1, 1, 2, 1, 3, 1, 4, 1))},

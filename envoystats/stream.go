@@ -168,6 +168,8 @@ func (st *stream) limited(err error) {
 		st.tell(&st.toldLimit, limitSeries, "", series+"raise --max-series", err)
 	case errors.Is(err, aggregator.ErrMemory):
 		st.tell(&st.toldLimit, limitMemory, "", series+"raise the memory limit with GOMEMLIMIT, or --memory-budget", err)
+	case errors.Is(err, aggregator.ErrOtherFlush):
+		st.tell(&st.toldLimit, limitSamples, st.subject(), "samples refused, the rest of the message was taken", err)
 	case errors.Is(err, aggregator.ErrSharedRow):
 		st.tell(&st.toldLimit, limitRows, st.subject(), "sidecar flushes faster than rows are kept, flushes share rows: raise its stats_flush_interval", err)
 	default:

@@ -19,6 +19,7 @@ const (
 	refusedCounter
 	refusedSum
 	refusedCounts
+	refusedCount
 	refusedBounds
 	refusedQuantiles
 	refusedBuckets
@@ -38,6 +39,7 @@ func (r refusal) String() string {
 		refusedCounter:   "counter_value",    // NaN, infinite or negative
 		refusedSum:       "sum",              // NaN, infinite or negative
 		refusedCounts:    "bucket_counts",    // shrinking along the bounds, or more than the histogram's own
+		refusedCount:     "interval_count",   // 2^31 or more in one interval
 		refusedBounds:    "bucket_bounds",    // NaN or not ascending
 		refusedQuantiles: "quantiles",        // not Envoy's ten, descending, infinite, negative, or NaN in spite of samples
 		refusedBuckets:   "too_many_buckets", // Config.MaxBuckets
@@ -286,6 +288,8 @@ func (s *scan) check(v *value) refusal {
 		return v.why
 	case v.count < v.below:
 		return refusedCounts
+	case v.count > aggregator.MaxIntervalCount:
+		return refusedCount
 	case v.kind == aggregator.Summary && !usableQuantiles(s.batch.Quantiles[v.quantiles:], v.count):
 		return refusedQuantiles
 	}
