@@ -43,7 +43,7 @@ type table struct {
 	unreadable map[uint64]struct{}
 	// strange are keys of this stream that were refused at a limit, and are of no series that is known under another key.
 	strange map[uint64]struct{}
-	limit      error // what the message that is being taken has met, nil if none
+	limit   error // what the message that is being taken has met, nil if none
 
 	pairs     bool      // a request counter of the pod has come with its duration histogram
 	flushes   int64     // how many have come, from all connections
