@@ -10,7 +10,7 @@ func TestEveryRowHasWordsOfItsOwn(t *testing.T) {
 	for _, width := range []int{1, 4, 11, 14, 130, 300} {
 		for _, slots := range []int{1, 16, 64, 256, 1024} {
 			t.Run(fmt.Sprintf("width=%d/slots=%d", width, slots), func(t *testing.T) {
-				b := newBlock(newSlab(newGeneration(slots), width+5), 3, shape{width: int16(width)})
+				b := newBlock(newSlab(newGeneration(slots, 0, nil), width+5), 3, shape{width: int16(width)})
 				for row := range int64(slots) {
 					b.hold(row)
 					words := b.row(row)

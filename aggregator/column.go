@@ -79,6 +79,12 @@ func (c *column) shape() shape {
 	return s
 }
 
+// show publishes the column's block.
+func (c *column) show(b *block) {
+	c.block.Store(b)
+	b.gen.hook.after(stepBlock)
+}
+
 // begin returns the words of the row that is about to be written, and has admitted what the column held one row before its first.
 func (c *column) begin(b *block, row int64) []atomic.Uint64 {
 	if c.row < 0 && c.pastKnown {
@@ -90,7 +96,7 @@ func (c *column) begin(b *block, row int64) []atomic.Uint64 {
 		if c.intervals == nil {
 			words[0].Store(math.Float64bits(c.past))
 		}
-		b.admitBefore(row - 1)
+		b.admitFrom(row - 1)
 	}
 	b.hold(row)
 	return b.row(row)

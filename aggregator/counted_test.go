@@ -18,13 +18,19 @@ import (
 // stored returns all series of a store as a query sees them, with their float samples.
 func stored(t *testing.T, s *Store) map[string][]point {
 	t.Helper()
+	return storedNamed(t, s, ".+")
+}
+
+// storedNamed returns those of which the name matches an expression.
+func storedNamed(t *testing.T, s *Store, name string) map[string][]point {
+	t.Helper()
 	q, err := queryable{s}.Querier(math.MinInt64/2, math.MaxInt64/2)
 	if err != nil {
 		t.Fatal(err)
 	}
 	series := map[string][]point{}
 	set := q.Select(context.Background(), true, &storage.SelectHints{Start: math.MinInt64 / 2, End: math.MaxInt64 / 2},
-		labels.MustNewMatcher(labels.MatchRegexp, model.MetricNameLabel, ".+"))
+		labels.MustNewMatcher(labels.MatchRegexp, model.MetricNameLabel, name))
 	for set.Next() {
 		ls := set.At().Labels().String()
 		if _, twice := series[ls]; twice {

@@ -18,30 +18,40 @@ import (
 //  4. freeze: a ring that must grow (or be packed) is copied to a new generation, every column's block pointer is switched, and the
 //     old generation is never written again. A reader that still holds an old block sees the past of the switch, whole.
 //
+// A generation says which row is its first that still is there (generation.first): nobody else derives it from the claim, since rows that
+// were overwritten before the ring grew have slots again, which never held them.
+//
 // A reader loads the column's block, then claim and head, finds the rows that it wants among those that the claim had not
 // yet taken, then loads first and last, reads the rows that they admit, and loads claim again: if the oldest row that it wanted has
 // been claimed in between, it starts over (torn). It never waits for the writer: a row that is being written is simply not
 // admitted yet. Rows wanted are the same for all columns of a generation, so they are looked up once for many (scan.go).
 //
-// Everything shared is a sync/atomic type, so the race detector proves nothing about this protocol; ring_test.go breaks
-// each rule on purpose and shows that a wrong value is seen.
+// Everything shared is a sync/atomic type, so the race detector proves nothing about this protocol; steps_test.go has readers look
+// after each of the writer's stores, breaks each rule on purpose and shows that a wrong value is seen.
 type generation struct {
 	claim atomic.Int64 // newest row whose slots may be written; -1 before the first
 	head  atomic.Int64 // newest row with a time; -1 before the first
 	times []atomic.Int64
 	mask  int64
+	begin int64 // the first row that was copied here; 0 in a table's first generation
+	hook  hook
 }
 
-func newGeneration(slots int) *generation {
-	g := &generation{times: make([]atomic.Int64, slots), mask: int64(slots) - 1}
+func newGeneration(slots int, begin int64, h hook) *generation {
+	g := &generation{times: make([]atomic.Int64, slots), mask: int64(slots) - 1, begin: begin, hook: h}
 	g.claim.Store(-1)
 	g.head.Store(-1)
 	return g
 }
 
-func (g *generation) slots() int64            { return g.mask + 1 }
-func (g *generation) time(row int64) int64    { return g.times[row&g.mask].Load() }
-func (g *generation) setTime(row, time int64) { g.times[row&g.mask].Store(time) }
+func (g *generation) slots() int64         { return g.mask + 1 }
+func (g *generation) time(row int64) int64 { return g.times[row&g.mask].Load() }
+
+// first returns the oldest row that is there: neither overwritten before the ring moved to this generation nor claimed since.
+func (g *generation) first() int64 { return max(g.begin, g.claim.Load()-g.slots()+1) }
+
+// claimed reports whether the writer has claimed the slot of the row for a newer one.
+func (g *generation) claimed(row int64) bool { return row < g.first() }
 
 // newest returns the time of the newest row, or false if there is none.
 func (g *generation) newest() (int64, bool) {
@@ -61,11 +71,10 @@ func (g *generation) newest() (int64, bool) {
 // is none.
 func (g *generation) oldest() (time int64, first, ok bool) {
 	for {
-		c, h := g.claim.Load(), g.head.Load()
-		if h < 0 {
+		r := g.first()
+		if g.head.Load() < 0 {
 			return 0, false, false
 		}
-		r := max(0, c-g.slots()+1)
 		t := g.time(r)
 		if !g.claimed(r) {
 			return t, r == 0, true
@@ -123,6 +132,7 @@ func (b *block) setEpochs(epochs []uint64) {
 	}
 	copy(all[2*b.at:], epochs)
 	b.epochs.Store(&all)
+	b.gen.hook.after(stepEpochs)
 }
 
 // window returns the present rows with mint < time <= maxt; hi < lo: none. oldest is the row to check with torn.
@@ -140,13 +150,10 @@ func (b *block) present(lo, hi int64) (int64, int64) {
 // torn reports whether the writer has meanwhile claimed the slot of the row, so that what was read may be mixed.
 func (b *block) torn(row int64) bool { return b.gen.claimed(row) }
 
-// claimed reports whether the writer has claimed the slot of the row for a newer one.
-func (g *generation) claimed(row int64) bool { return g.claim.Load()-g.slots() >= row }
-
 // window returns the rows with mint < time <= maxt; hi < lo: none. The writer had claimed none of them when it was looked up.
 func (g *generation) window(mint, maxt int64) (lo, hi int64) {
 	for {
-		oldest := max(0, g.claim.Load()-g.slots()+1)
+		oldest := g.first()
 		hi = g.head.Load()
 		lo = g.after(oldest, hi, mint)
 		if hi >= lo && g.time(hi) > maxt {
@@ -178,46 +185,65 @@ type ring struct {
 	row int64 // newest row, -1 before the first
 }
 
-func newRing(slots int) ring { return ring{gen: newGeneration(slots), row: -1} }
+func newRing(slots int, h hook) ring { return ring{gen: newGeneration(slots, 0, h), row: -1} }
 
 // open claims the next row and gives it its time. The row has no values until columns are set.
 func (r *ring) open(time int64) {
 	r.row++
-	r.gen.claim.Store(r.row)
+	r.gen.claimTo(r.row)
 	r.gen.setTime(r.row, time)
-	r.gen.head.Store(r.row)
+	r.gen.headTo(r.row)
+}
+
+func (g *generation) claimTo(row int64) {
+	g.claim.Store(row)
+	g.hook.after(stepClaim)
+}
+
+func (g *generation) setTime(row, time int64) {
+	g.times[row&g.mask].Store(time)
+	g.hook.after(stepTime)
+}
+
+func (g *generation) headTo(row int64) {
+	g.head.Store(row)
+	g.hook.after(stepHead)
 }
 
 // admit publishes a row whose words are written: the next after last, or the first of all.
 func (b *block) admit(row int64) {
+	b.gen.hook.after(stepWords)
 	if b.first.Load() > row {
-		b.first.Store(row)
+		b.admitFrom(row)
 	}
 	b.last.Store(row)
+	b.gen.hook.after(stepLast)
 }
 
-// admitBefore publishes the row before the first one, whose words are written.
-func (b *block) admitBefore(row int64) { b.first.Store(row) }
+// admitFrom publishes a row before the first one, whose words are written.
+func (b *block) admitFrom(row int64) {
+	b.first.Store(row)
+	b.gen.hook.after(stepFirst)
+}
 
 // moved returns a ring of so many slots with the same rows. The old generation stays as it is for whoever reads it.
 func (r *ring) moved(slots int64) ring {
 	old := r.gen
-	g := newGeneration(int(slots))
-	for row := max(0, r.row-old.mask); row <= r.row; row++ {
+	g := newGeneration(int(slots), old.first(), old.hook)
+	for row := g.begin; row <= r.row; row++ {
 		g.setTime(row, old.time(row))
 	}
-	g.claim.Store(r.row)
-	g.head.Store(r.row)
+	g.claimTo(r.row)
+	g.headTo(r.row)
 	return ring{gen: g, row: r.row}
 }
 
 // copyTo copies the block's rows to one of another generation.
-func (b *block) copyTo(n *block, newest int64) {
+func (b *block) copyTo(n *block) {
 	if epochs := b.epochs.Load(); epochs != nil {
 		n.setEpochs((*epochs)[2*b.at:][:b.counts])
 	}
-	first, last := b.first.Load(), b.last.Load()
-	first = max(first, newest-b.gen.mask)
+	first, last := max(b.first.Load(), b.gen.first()), b.last.Load()
 	for row := first; row <= last; row++ {
 		n.hold(row)
 		src, dst := b.row(row), n.row(row)
@@ -225,6 +251,7 @@ func (b *block) copyTo(n *block, newest int64) {
 			dst[i].Store(src[i].Load())
 		}
 	}
-	n.first.Store(first)
+	n.admitFrom(first)
 	n.last.Store(last)
+	n.gen.hook.after(stepLast)
 }

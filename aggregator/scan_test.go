@@ -88,7 +88,7 @@ func TestABatchIsOfOneGeneration(t *testing.T) {
 	table := p.stream.table
 	move := func(columns []*column) {
 		for i, b := range newBlocks(table.ring.moved(2*table.ring.gen.slots()).gen, columns) {
-			columns[i].block.Load().copyTo(b, table.ring.row)
+			columns[i].block.Load().copyTo(b)
 			columns[i].block.Store(b)
 		}
 	}

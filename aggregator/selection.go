@@ -37,10 +37,15 @@ func (ss *selections) put(c *column, v view) {
 		sel = &selection{table: c.table, view: v}
 		ss.byTable[k] = sel
 		sel.columns.add(c) // before a reader finds it
-		ss.add(sel)
+		ss.publish(sel)
 		return
 	}
 	sel.columns.add(c)
+}
+
+func (ss *selections) publish(sel *selection) {
+	ss.add(sel)
+	sel.table.store.hook.after(stepSelected)
 }
 
 func (ss *selections) take(c *column, v view) {

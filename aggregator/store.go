@@ -71,6 +71,7 @@ type Store struct {
 	engine    *engine
 	watches   watches
 	detectors list[*SurgeDetector]
+	hook      hook // nil but in tests
 }
 
 // New returns an empty store, or an error that names the setting that is wrong.
@@ -153,6 +154,12 @@ type tables struct {
 // tableRef is a table's place in the log: nil once the table is gone, so that the log does not keep its rings.
 type tableRef struct{ table atomic.Pointer[table] }
 
+// enter comes into a log, for readers that have its place by then.
+func (t *table) enter(log *list[*tableRef]) {
+	log.add(t.ref)
+	t.store.hook.after(stepLogged)
+}
+
 // maxGone bounds what is remembered of pods whose tables were freed.
 const maxGone = 50_000
 
@@ -179,7 +186,7 @@ func (ts *tables) get(s *Store, p *Pod) *table {
 	}
 	t.ref = &tableRef{}
 	t.ref.table.Store(t)
-	ts.log.Load().add(t.ref)
+	t.enter(ts.log.Load())
 	l, _ := ts.byNamespace.LoadOrStore(p.Namespace, &list[*table]{})
 	l.(*list[*table]).add(t)
 	return t

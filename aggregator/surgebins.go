@@ -52,8 +52,8 @@ func (b *surgeBins) advance(time int64) {
 	}
 }
 
-// oldest returns the start of the oldest bin.
-func (b *surgeBins) oldest() int64 { return (b.head - int64(len(b.bins)) + 1 + blockBins) * b.width }
+// oldest returns the start of the oldest bin. No bin lies before 1970, whatever time the newest has.
+func (b *surgeBins) oldest() int64 { return max(0, b.head-int64(len(b.bins))+1+blockBins) * b.width }
 
 // add spreads a count evenly over (from, to]. What lies before the oldest bin is dropped.
 func (b *surgeBins) add(from, to int64, count float64) {
@@ -113,7 +113,7 @@ func (b *surgeBins) resized(width, reach int64) surgeBins {
 	n := newSurgeBins(width, reach)
 	n.head = b.head * b.width / width
 	n.advance((b.head + 1) * b.width)
-	for bin := max(0, b.oldest()/b.width); bin <= b.head; bin++ {
+	for bin := b.oldest() / b.width; bin <= b.head; bin++ {
 		n.add(bin*b.width, min((bin+1)*b.width, b.newest), b.bins[b.slot(bin)])
 	}
 	return n

@@ -82,7 +82,7 @@ func (s *surgeRows) enter(t *table, newPod func(place int, flush int64)) *surgeT
 	}
 	for {
 		g := t.gen.Load()
-		oldest := max(0, g.claim.Load()-g.slots()+1)
+		oldest := g.first()
 		if oldest > 0 {
 			oldest++ // the next to be overwritten
 		}
@@ -151,8 +151,7 @@ func (s *surgeRows) increases(st *surgeTable, col *column, v view, counted bool)
 		if b == nil {
 			return s.scratch
 		}
-		oldest := max(0, b.gen.claim.Load()-b.gen.slots()+1)
-		first := max(st.first, oldest+1, b.first.Load()+1)
+		first := max(st.first, b.gen.first()+1, b.first.Load()+1)
 		last := min(st.first+int64(len(st.rows))-1, b.last.Load())
 		if last < first {
 			return s.scratch

@@ -101,7 +101,7 @@ func newTable(s *Store, p *Pod) *table {
 	}
 	t.flush.Store(flush)
 	t.pod.Store(p)
-	t.ring = newRing(s.slotsFor(flush))
+	t.ring = newRing(s.slotsFor(flush), s.hook)
 	t.gen.Store(t.ring.gen)
 	return t
 }
@@ -214,19 +214,20 @@ func (t *table) move(slots int64) {
 	}
 	moved := t.ring.moved(slots)
 	for i, b := range newBlocks(moved.gen, columns) {
-		old[i].copyTo(b, t.ring.row)
-		columns[i].block.Store(b)
+		old[i].copyTo(b)
+		columns[i].show(b)
 	}
 	t.dead = 0
 	t.ring = moved
 	t.gen.Store(moved.gen)
+	t.store.hook.after(stepGeneration)
 }
 
 // allocate gives columns their blocks, in one slab.
 func (t *table) allocate(columns ...*column) {
 	for i, b := range newBlocks(t.ring.gen, columns) {
 		t.live += int64(b.width)
-		columns[i].block.Store(b)
+		columns[i].show(b)
 	}
 }
 
@@ -278,6 +279,7 @@ func (t *table) closeRow() {
 		t.aged.Store(true)
 	}
 	t.closed.Store(t.ring.row)
+	t.store.hook.after(stepClosed)
 	if expired != nil {
 		t.forget(expired)
 		t.columns = slices.DeleteFunc(t.columns, func(c *column) bool { return c.removed })

@@ -53,10 +53,16 @@ func (q *Query) Watch(on bool) {
 	}
 	w.epochs++
 	if w.count == 0 {
-		w.epoch.Store(0)
+		w.tell(0, q.store.hook)
 		return
 	}
-	w.epoch.Store(w.epochs)
+	w.tell(w.epochs, q.store.hook)
+}
+
+// tell has tables look anew for the watched queries of their series.
+func (w *watches) tell(epoch uint64, h hook) {
+	w.epoch.Store(epoch)
+	h.after(stepWatched)
 }
 
 // Mark marks the query as a committed row would.
@@ -71,17 +77,32 @@ func (w *watches) mark(q *Query) {
 	for {
 		top := w.marked.Load()
 		q.next = top
-		if !w.marked.CompareAndSwap(top, q) {
+		if !w.push(q, top) {
 			continue
 		}
 		if top == nil {
-			select {
-			case w.wake <- struct{}{}:
-			default:
-			}
+			w.rouse(q.store.hook)
 		}
 		return
 	}
+}
+
+// push makes a query the newest of the stack, if that still is the other.
+func (w *watches) push(q, top *Query) bool {
+	if !w.marked.CompareAndSwap(top, q) {
+		return false
+	}
+	q.store.hook.after(stepMarked)
+	return true
+}
+
+// rouse wakes who takes the marked queries.
+func (w *watches) rouse(h hook) {
+	select {
+	case w.wake <- struct{}{}:
+	default:
+	}
+	h.after(stepWoken)
 }
 
 // take returns the marked queries, none twice. A row that is committed from now on marks its queries anew.
@@ -89,11 +110,16 @@ func (w *watches) take(into []*Query) []*Query {
 	for q := w.marked.Swap(nil); q != nil; {
 		next := q.next
 		q.next = nil
-		q.marked.Store(false)
+		q.unmark()
 		into = append(into, q)
 		q = next
 	}
 	return into
+}
+
+func (q *Query) unmark() {
+	q.marked.Store(false)
+	q.store.hook.after(stepUnmarked)
 }
 
 // markQueries marks the queries that the table's series belong to. The table's mutex is held.

@@ -126,81 +126,147 @@ func TestWatchCoalesces(t *testing.T) {
 	})
 }
 
-// A take that clears the flag only after the evaluation loses what is committed meanwhile: the test below has to see it.
-func TestNoMarkIsLost(t *testing.T) {
-	right := func(w *watches, evaluate func(*Query)) {
-		for _, q := range w.take(nil) {
-			evaluate(q)
-		}
+// Whatever other writers mark, and whenever who takes them comes, between any two steps of a mark and of a take: nothing is lost.
+func TestNoMarkIsLostAtAnyStep(t *testing.T) {
+	if lost, runs := lostMarks(t, nil); lost > 0 || runs < 50 {
+		t.Errorf("%d of %d queries were not evaluated after their last row", lost, runs)
 	}
-	wrong := func(w *watches, evaluate func(*Query)) {
-		for q := w.marked.Swap(nil); q != nil; {
-			next := q.next
-			evaluate(q)
-			q.marked.Store(false)
-			q = next
-		}
-	}
-	if n := lostMarks(right); n != 0 {
-		t.Errorf("%d queries were not evaluated after their last row", n)
-	}
-	for range 200 {
-		if lostMarks(wrong) > 0 {
-			return
-		}
-	}
-	t.Error("the broken twin loses nothing, so this test cannot fail")
-}
-
-// lostMarks lets four writers commit and one goroutine evaluate, and counts the queries whose last row was not seen.
-func lostMarks(drain func(*watches, func(*Query))) int {
-	const queries, writers, rows = 3, 4, 300
-	w := &watches{wake: make(chan struct{}, 1)}
-	var written [queries]atomic.Int64
-	var seen [queries]int64
-	all := make([]*Query, queries)
-	index := map[*Query]int{}
-	for i := range all {
-		all[i] = &Query{}
-		index[all[i]] = i
-	}
-	evaluate := func(q *Query) {
-		seen[index[q]] = written[index[q]].Load()
-		runtime.Gosched()
-	}
-	var wg sync.WaitGroup
-	for range writers {
-		wg.Go(func() {
-			for i := range rows {
-				written[i%queries].Add(1)
-				w.mark(all[i%queries])
-				runtime.Gosched()
+	for name, breaks := range map[string]func(*Store, step){
+		"a query is pushed before it knows what lies below it": func(s *Store, at step) {
+			if q := s.watches.marked.Load(); at == stepMarked && q != nil {
+				q.next = nil
+			}
+		},
+		"who takes them is woken before there is one to take": func(s *Store, at step) {
+			if at == stepWoken {
+				select {
+				case <-s.watches.wake:
+				default:
+				}
+			}
+		},
+		"a query that was taken cannot be marked": func(s *Store, at step) {
+			if at == stepWoken {
+				for q := s.watches.marked.Load(); q != nil; q = q.next {
+					s.watches.marked.CompareAndSwap(q, q.next)
+				}
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if lost, _ := lostMarks(t, breaks); lost == 0 {
+				t.Error("nothing is lost, so this test cannot fail")
 			}
 		})
 	}
-	stop, stopped := make(chan struct{}), make(chan struct{})
-	go func() {
-		defer close(stopped)
-		for {
-			select {
-			case <-w.wake:
-				drain(w, evaluate)
-			case <-stop:
-				drain(w, evaluate) // a token may be left
-				return
-			}
+}
+
+// lostMarks marks and takes three queries, has another writer mark one of them or the taker come at each step in turn, and counts
+// the queries of which the last row was not seen.
+func lostMarks(t *testing.T, breaks func(*Store, step)) (lost, runs int) {
+	s, err := New(Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all []*Query
+	for range 3 {
+		q, err := s.Register(`sum(rate(istio_requests_total[1m]))`)
+		if err != nil {
+			t.Fatal(err)
 		}
-	}()
-	wg.Wait()
-	close(stop)
-	<-stopped
-	lost := 0
-	for i := range all {
-		if seen[i] != written[i].Load() {
-			lost++
+		all = append(all, q)
+	}
+	written, seen := map[*Query]int{}, map[*Query]int{}
+	row := func(q *Query) {
+		written[q]++
+		s.watches.mark(q)
+	}
+	woken := func() {
+		select {
+		case <-s.watches.wake:
+			for _, q := range s.watches.take(nil) {
+				seen[q] = written[q]
+			}
+		default:
 		}
 	}
-	return lost
+	actions := []func(at step){
+		func(step) { row(all[0]) }, func(step) { row(all[1]) }, func(step) { row(all[2]) },
+		func(at step) {
+			if at != stepUnmarked { // there is one taker
+				woken()
+			}
+		},
+	}
+	for _, action := range actions {
+		for when := range 15 {
+			steps, inside := 0, false
+			s.hook = func(at step) {
+				if inside {
+					return
+				}
+				inside = true
+				if breaks != nil {
+					breaks(s, at)
+				}
+				if steps == when {
+					action(at)
+				}
+				steps++
+				inside = false
+			}
+			for _, q := range all {
+				row(q)
+			}
+			woken()
+			row(all[1])
+			row(all[0])
+			woken()
+			s.hook = nil
+			woken()
+			for _, q := range all {
+				if seen[q] != written[q] {
+					lost++
+				}
+			}
+			for s.watches.marked.Load() != nil {
+				s.watches.take(nil)
+			}
+			for _, q := range all {
+				q.next = nil
+				q.marked.Store(false)
+			}
+			runs++
+		}
+	}
+	return lost, runs
+}
+
+// A pod whose row comes at the moment at which a query begins to be watched marks it, then or with its next row.
+func TestAQueryIsWatchedBeforePodsAreTold(t *testing.T) {
+	s, err := New(Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	pod := newBenchPod(s, 0, 2, benchAll)
+	pod.commits(t, 4)
+	q, err := s.Register(`sum(rate(istio_requests_total[1m]))`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	told := 0
+	s.hook = func(at step) {
+		if at == stepWatched {
+			told++
+			pod.commits(t, 1)
+		}
+	}
+	q.Watch(true)
+	s.hook = nil
+	pod.commits(t, 1)
+	if !slices.Contains(s.watches.take(nil), q) || told != 1 {
+		t.Error("the pod does not mark the query")
+	}
 }
 
 // Streams commit while queries come, are watched and go. Run it under -race; what has to hold is that every query that is
