@@ -2,6 +2,7 @@ package aggregator
 
 import (
 	"errors"
+	"sync/atomic"
 	"time"
 )
 
@@ -92,11 +93,13 @@ type Batch struct {
 	// Space, where it is not 0, says that keys mean the same name and labels in all batches of this space, whichever stream sends
 	// them: what one pod has shown is then known of the next and not described again. At 0 keys are the stream's own.
 	Space uint64
+	// Stopped is set once the process ends: nobody waits for the rest of a large batch. Nil is never.
+	Stopped *atomic.Bool
 	// Refused counts samples that were dropped before they reached the batch (bad values, limits of the wire scan).
 	Refused int
 }
 
-// Reset empties the batch and keeps its memory and its Space.
+// Reset empties the batch and keeps its memory, its Space and Stopped.
 func (b *Batch) Reset() {
 	b.Timestamp, b.Refused = 0, 0
 	b.Samples, b.Buckets, b.Quantiles = b.Samples[:0], b.Buckets[:0], b.Quantiles[:0]

@@ -95,6 +95,9 @@ func (st *Stream) Commit(arrival time.Time, b *Batch, d Describer) error {
 		t.refuse(at)
 	}
 	for i := range b.Samples {
+		if i%1024 == 1023 && b.Stopped != nil && b.Stopped.Load() {
+			break
+		}
 		s := &b.Samples[i]
 		if s.Timestamp != b.Timestamp { // a message is one row: what a few bytes can claim is bounded
 			t.limit = ErrOtherFlush

@@ -6,6 +6,8 @@ import (
 	"sync"
 
 	"google.golang.org/grpc/mem"
+
+	"github.com/meshpulse/meshpulse/aggregator"
 )
 
 // maxPooledMessage is the largest message whose scratch is used again; a rare larger one must not keep its memory.
@@ -18,7 +20,11 @@ type scans struct {
 }
 
 func newScans(rules *scanRules) *scans {
-	return &scans{rules, sync.Pool{New: func() any { return &scan{rules: rules} }}}
+	return &scans{rules, sync.Pool{New: func() any { return newScratch(rules) }}}
+}
+
+func newScratch(rules *scanRules) *scan {
+	return &scan{rules: rules, batch: aggregator.Batch{Stopped: rules.stopped}}
 }
 
 func (p *scans) get() *scan { return p.pool.Get().(*scan) }

@@ -20,17 +20,18 @@ type metrics struct {
 
 // Why streams end: values of the reason label of meshpulse_ingest_stream_ends_total.
 const (
-	endClosed    = "closed"     // the sender half-closed, as replay does and Envoy never does
-	endLost      = "lost"       // reset or connection gone: how an Envoy that stops ends
-	endNode      = "node"       // no node, or one that names no pod, or another one
-	endFirst     = "malformed"  // the first message cannot be read, so it is not known who reports
-	endTooLarge  = "too_large"  // a message beyond Config.MaxMessageBytes
-	endLimit     = "limit"      // beyond Config.MaxStreams
-	endDraining  = "draining"   // Shutdown
-	endTransport = "transport"  // anything else that gRPC refuses, such as an unknown compression
-	rejectedWire = "malformed"  // values of the reason label of meshpulse_ingest_rejected_messages_total
-	rejectedSize = "too_large"  //
-	rejectedOld  = "superseded" // the pod has a newer stream
+	endClosed     = "closed"     // the sender half-closed, as replay does and Envoy never does
+	endLost       = "lost"       // reset or connection gone: how an Envoy that stops ends
+	endNode       = "node"       // no node, or one that names no pod, or another one
+	endFirst      = "malformed"  // the first message cannot be read, so it is not known who reports
+	endTooLarge   = "too_large"  // a message beyond Config.MaxMessageBytes
+	endCompressed = "compressed" // says that its messages are
+	endLimit      = "limit"      // beyond Config.MaxStreams
+	endDraining   = "draining"   // Shutdown
+	endTransport  = "transport"  // anything else that gRPC refuses, such as an unknown compression
+	rejectedWire  = "malformed"  // values of the reason label of meshpulse_ingest_rejected_messages_total
+	rejectedSize  = "too_large"  //
+	rejectedOld   = "superseded" // the pod has a newer stream
 )
 
 // What a log line about a limit gives as its reason, beside the above.
@@ -72,7 +73,7 @@ func newMetrics(r prometheus.Registerer, cs *connections) (*metrics, error) {
 	for r := kept + 1; r < refusals; r++ {
 		m.dropped[r] = dropped.WithLabelValues(r.String())
 	}
-	for _, reason := range []string{endClosed, endLost, endNode, endFirst, endTooLarge, endLimit, endDraining, endTransport} {
+	for _, reason := range []string{endClosed, endLost, endNode, endFirst, endTooLarge, endCompressed, endLimit, endDraining, endTransport} {
 		m.ends.WithLabelValues(reason)
 	}
 	for _, reason := range []string{closedLimit, closedHandshake, closedSilent, closedSlow, closedPending} {

@@ -58,6 +58,18 @@ func TestTheNodeOfACapture(t *testing.T) {
 	}
 }
 
+func TestOnlyAFlushIntervalThatCanBeOneIsBelieved(t *testing.T) {
+	for text, want := range map[string]time.Duration{
+		"1s": time.Second, "1h": time.Hour, "0.25s": 250 * time.Millisecond,
+		"": 0, "5": 0, "soon": 0, "0s": 0, "-5s": 0, "1h1ms": 0, "87600h": 0,
+	} {
+		got := flushInterval(metadata(t, map[string]any{"sidecar.istio.io/statsFlushInterval": text}))
+		if got != want {
+			t.Errorf("%q: %s, want %s", text, got, want)
+		}
+	}
+}
+
 func TestWhatANodeSays(t *testing.T) {
 	const id = "sidecar~10.0.0.1~web-0.a.shop~shop.svc.cluster.local"
 	for _, test := range []struct {

@@ -279,7 +279,7 @@ func (r series) diff(want, got expected) string {
 	return cmp.Diff(want, got, cmpopts.EquateNaNs(), cmpopts.EquateEmpty())
 }
 
-func newScan(c Config) *scan { return &scan{rules: c.withDefaults().rules()} }
+func newScan(c Config) *scan { return newScratch(c.withDefaults().rules()) }
 
 // captures returns the recorded streams, and the messages of one.
 func captures(t testing.TB) []string {

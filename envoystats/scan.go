@@ -4,7 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"hash/maphash"
-	"slices"
+	"sync/atomic"
 	"unicode/utf8"
 
 	dto "github.com/prometheus/client_model/go"
@@ -13,8 +13,11 @@ import (
 	"github.com/meshpulse/meshpulse/aggregator"
 )
 
-// errMalformed rejects a whole message.
-var errMalformed = errors.New("not a StreamMetricsMessage: protobuf is malformed or truncated")
+var (
+	// errMalformed rejects a whole message.
+	errMalformed = errors.New("not a StreamMetricsMessage: protobuf is malformed or truncated")
+	errStopped   = errors.New("the process ends")
+)
 
 // durationMetric is scanned whatever is kept: a counter's past is taken from its interval counts.
 const durationMetric = "istio_request_duration_milliseconds"
@@ -38,6 +41,8 @@ type scanRules struct {
 	// labels differ. Names and labels are hashed apart and xored, so none of the three seeds may be shared.
 	counterSeed, distributionSeed, labelSeed maphash.Seed
 	ownSeed                                  maphash.Seed // of own.space
+
+	stopped *atomic.Bool // once it is set nobody waits for a message any more, however large
 }
 
 // keeps says whether a family of this name is read.
@@ -113,6 +118,9 @@ func (s *scan) read(msg []byte, seen *seen) error {
 		}
 		switch tag {
 		case messageFamily:
+			if s.rules.stopped.Load() {
+				return errStopped
+			}
 			from, end := readSpan(msg, next)
 			if end == malformed || !s.family(from, end) {
 				return errMalformed
@@ -138,13 +146,14 @@ func (s *scan) read(msg []byte, seen *seen) error {
 	return nil
 }
 
-// addIdentifier takes the identifier's bytes. A field that comes twice is merged, which for protobuf is concatenation.
+// addIdentifier takes the identifier's bytes. A field that comes twice is merged, which for protobuf is concatenation; what is beyond
+// maxIdentifier is refused anyway, so no more is added than tells that.
 func (s *scan) addIdentifier(b []byte) {
 	if s.identifier == nil {
-		s.identifier = b
+		s.identifier = b[:len(b):len(b)] // what is appended goes elsewhere, not into the message
 		return
 	}
-	s.identifier = slices.Concat(s.identifier, b)
+	s.identifier = append(s.identifier, b[:min(len(b), maxIdentifier+1-min(len(s.identifier), maxIdentifier+1))]...)
 }
 
 // family reads the family at msg[from:to]. It reports whether the bytes are well-formed.
@@ -217,6 +226,9 @@ func (s *scan) eachMetric(from, to int, f func(span) bool) bool {
 		if tag != familyMetric {
 			i = skip(b, next, tag)
 			continue
+		}
+		if s.rules.stopped.Load() {
+			return false
 		}
 		m, end := readSpan(b, next)
 		if !f(span{uint32(m), uint32(end)}) {

@@ -1,11 +1,16 @@
 package envoystats
 
 import (
+	"bytes"
+	"errors"
 	"math"
 	"path/filepath"
+	"runtime"
 	"slices"
+	"strings"
 	"testing"
 
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	metricsv3 "github.com/envoyproxy/go-control-plane/envoy/service/metrics/v3"
 	dto "github.com/prometheus/client_model/go"
 	"google.golang.org/protobuf/encoding/protowire"
@@ -42,6 +47,88 @@ func TestScanReadsWhatTheGeneratedDecoderReads(t *testing.T) {
 				t.Errorf("%s, keep %q: no samples", file, keep)
 			}
 		}
+	}
+}
+
+// repeated is a message that says who reports n times, with a node's name of this size each.
+func repeated(t *testing.T, n, size int) []byte {
+	t.Helper()
+	once := message(t)
+	once = append(once, protowire.AppendBytes(protowire.AppendTag(nil, 1, protowire.BytesType),
+		identifier(t, &corev3.Node{Id: "sidecar~10.0.0.1~web-0." + strings.Repeat("n", size) + "~x"}))...)
+	return bytes.Repeat(once, n)
+}
+
+func TestAnIdentifierThatComesOftenIsJoinedOnceAndWithinItsLimit(t *testing.T) {
+	const often = 5000
+	for name, size := range map[string]int{"within": 100, "beyond": 1000} {
+		t.Run(name, func(t *testing.T) {
+			s, b := newScan(Config{}), repeated(t, often, size)
+			before := allocated()
+			if err := s.read(b, new(seen)); err != nil {
+				t.Fatal(err)
+			}
+			if got := allocated() - before; got > 8*maxIdentifier {
+				t.Errorf("%d bytes were allocated for a message of %d", got, len(b))
+			}
+			_, err := readNode(s.identifier)
+			if beyond := size > 200; errors.Is(err, errNodeSize) != beyond || !beyond && err != nil {
+				t.Errorf("error %v", err)
+			}
+		})
+	}
+}
+
+// The scan's identifier must not be written over the message that it is part of.
+func TestAnIdentifierInPartsIsThatOfTheGeneratedDecoder(t *testing.T) {
+	node := identifier(t, &corev3.Node{Id: "sidecar~10.0.0.1~web-0.test~x"})
+	field := func(b []byte) []byte {
+		return protowire.AppendBytes(protowire.AppendTag(nil, 1, protowire.BytesType), b)
+	}
+	meta := identifier(t, &corev3.Node{Metadata: metadata(t, map[string]any{"NAME": "web-1"})})
+	b := slices.Concat(field(node), message(t, request(1000, 5)), field(meta), message(t, request(2000, 6)))
+	whole := slices.Clone(b)
+	s := newScan(Config{})
+	if err := s.read(b, new(seen)); err != nil {
+		t.Fatal(err)
+	}
+	pod, err := readNode(s.identifier)
+	if err != nil || pod.Name != "web-1" || pod.Namespace != "test" || !bytes.Equal(b, whole) {
+		t.Errorf("pod %+v, error %v, message as it was: %v", pod, err, bytes.Equal(b, whole))
+	}
+}
+
+// allocated is how many bytes the process has ever allocated.
+func allocated() uint64 {
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.TotalAlloc
+}
+
+// What is refused leaves nothing behind that would be taken for another sample's.
+func TestARefusedSampleLeavesNothingInTheBatch(t *testing.T) {
+	const h, sum = dto.MetricType_HISTOGRAM, dto.MetricType_SUMMARY
+	good := []*dto.MetricFamily{
+		family("istio_good", h, histogram(1000, 1, 2, 1, 1, 2, 2)),
+		family("istio_good", sum, summary(1000, 1, 2, quantiles(1, 1, 1, 1, 1, 1, 1, 1, 1, 1)...)),
+	}
+	bad := []*dto.MetricFamily{
+		family("istio_bad", h, histogram(1000, math.NaN(), 5, 1, 1, 2, 2, 3, 3)),
+		family("istio_bad", h, histogram(0, 1, 5, 1, 1, 2, 2, 3, 3)),
+		family("istio_bad", sum, summary(1000, math.NaN(), 5, quantiles(1, 2, 3, 4, 5, 6, 7, 8, 9, 10)...)),
+	}
+	s := newScan(Config{})
+	if err := s.read(message(t, append(bad, good...)...), new(seen)); err != nil {
+		t.Fatal(err)
+	}
+	if len(s.batch.Samples) != 2 || s.batch.Refused != len(bad) {
+		t.Fatalf("%d samples, %d refused", len(s.batch.Samples), s.batch.Refused)
+	}
+	if len(s.batch.Buckets) != 2 || len(s.batch.Quantiles) != 10 {
+		t.Errorf("%d buckets and %d quantiles, want those of the good samples", len(s.batch.Buckets), len(s.batch.Quantiles))
+	}
+	if got := s.batch.Samples[0]; got.First != 0 || got.Last != 2 {
+		t.Errorf("the histogram's buckets are [%d:%d]", got.First, got.Last)
 	}
 }
 

@@ -148,6 +148,7 @@ func (c Config) withDefaults() Config {
 // rules returns what the scans of a server with this configuration share.
 func (c Config) rules() *scanRules {
 	r := &scanRules{
+		stopped:          new(atomic.Bool),
 		maxName:          c.MaxNameBytes,
 		maxLabel:         c.MaxLabelBytes,
 		maxLabels:        c.MaxLabels,
@@ -242,8 +243,8 @@ func (s *Server) Serve(lis net.Listener) error {
 const drainGrace = time.Second
 
 // Shutdown ends the sink: no new streams, every open one ends after the message it is in, and what does not within
-// a second (Envoy never ends a stream by itself) or before the context ends is cut off. It returns the context's
-// error if that came first.
+// a second (Envoy never ends a stream by itself) or before the context ends is cut off, in the middle of a large message, too. It
+// returns the context's error if that came first.
 func (s *Server) Shutdown(ctx context.Context) error {
 	s.draining.Store(true)
 	done := make(chan struct{})
@@ -261,6 +262,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	case <-ctx.Done():
 		err = ctx.Err()
 	}
+	s.scans.rules.stopped.Store(true)
 	s.grpc.Stop() // ends GracefulStop, too
 	<-done
 	return err

@@ -14,7 +14,10 @@ import (
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	metricsv3 "github.com/envoyproxy/go-control-plane/envoy/service/metrics/v3"
 	dto "github.com/prometheus/client_model/go"
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/encoding"
+	"google.golang.org/grpc/encoding/gzip"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/meshpulse/meshpulse/aggregator"
@@ -212,6 +215,28 @@ func TestAnyTimestampThatIsOneIsTheStoresToJudge(t *testing.T) {
 	}
 }
 
+// A message of some KB may inflate to the largest that is taken, on each of many connections at once.
+func TestCompressedMessagesAreRefusedBeforeTheyAreInflated(t *testing.T) {
+	k := serveSink(t, Config{})
+	s := k.open(t, grpc.UseCompressor(gzip.Name))
+	inflates := make([]byte, 1<<20)
+	if st := s.send(inflates).end(); st.Code() != codes.Unimplemented || !strings.Contains(st.Message(), `grpc-encoding "gzip"`) {
+		t.Errorf("status %v", st)
+	}
+	if got := k.metric(t, "stream_ends_total", "compressed"); got != 1 {
+		t.Errorf("%v counted, want 1", got)
+	}
+	if got := k.metric(t, "messages_total", ""); got != 0 {
+		t.Errorf("%v messages were read", got)
+	}
+	if !strings.Contains(k.log.String(), "grpc_encoding=gzip") {
+		t.Errorf("log:\n%s", k.log)
+	}
+	if st := k.open(t, grpc.UseCompressor(encoding.Identity)).send(hello(t, "web-0", request(1000, 1))).close(); st.Code() != codes.OK {
+		t.Errorf("as they are: %v", st)
+	}
+}
+
 func TestAMessageOverTheLimitIsToldWithTheRemedy(t *testing.T) {
 	k := serveSink(t, Config{MaxMessageBytes: 1000})
 	st := k.open(t).send(hello(t, "web-0", request(1000, 5)), make([]byte, 1001)).end()
@@ -312,6 +337,30 @@ func TestShutdownEndsStreamsAfterTheMessageTheyAreIn(t *testing.T) {
 	}
 	if got := k.metric(t, "stream_ends_total", "draining"); got != 2 || k.recorder.closed != 2 {
 		t.Errorf("%v ends counted and %d pod streams closed, want 2", got, k.recorder.closed)
+	}
+}
+
+// A message that takes long is left where it is once nobody waits any more.
+func TestShutdownEndsInTheMiddleOfALargeMessage(t *testing.T) {
+	server, err := newServer(Config{}, (&recorder{}).connect)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := server.Shutdown(ctx); !errors.Is(err, context.Canceled) {
+		t.Fatal(err)
+	}
+	for name, b := range map[string][]byte{
+		"many families":              message(t, request(1000, 1), request(1000, 2)),
+		"one family, many metrics":   message(t, family("istio_x", dto.MetricType_COUNTER, counter(1000, 1), counter(1000, 2))),
+		"families that are not read": message(t, family("x", dto.MetricType_COUNTER, counter(1000, 1))),
+	} {
+		st, s := &stream{server: server}, server.scans.get()
+		s.buf = append(s.buf[:0], b...)
+		if reason, err := st.message(time.UnixMilli(1), s); reason != endDraining || err == nil || st.out != nil {
+			t.Errorf("%s: ended as %q with error %v", name, reason, err)
+		}
 	}
 }
 

@@ -191,16 +191,16 @@ type sender struct {
 }
 
 // open opens a stream on a connection of its own.
-func (k *sink) open(t *testing.T) *sender {
+func (k *sink) open(t *testing.T, opts ...grpc.CallOption) *sender {
 	t.Helper()
-	s, err := k.dial(t)
+	s, err := k.dial(t, opts...)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return s
 }
 
-func (k *sink) dial(t *testing.T) (*sender, error) {
+func (k *sink) dial(t *testing.T, opts ...grpc.CallOption) (*sender, error) {
 	t.Helper()
 	conn, err := grpc.NewClient(k.addr, grpc.WithTransportCredentials(k.creds), grpc.WithDefaultCallOptions(grpc.ForceCodecV2(rawCodec{})), grpc.WithNoProxy())
 	if err != nil {
@@ -209,7 +209,7 @@ func (k *sink) dial(t *testing.T) (*sender, error) {
 	t.Cleanup(func() { _ = conn.Close() })
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	t.Cleanup(cancel)
-	stream, err := conn.NewStream(ctx, &grpc.StreamDesc{ClientStreams: true, ServerStreams: true}, metricsv3.MetricsService_StreamMetrics_FullMethodName)
+	stream, err := conn.NewStream(ctx, &grpc.StreamDesc{ClientStreams: true, ServerStreams: true}, metricsv3.MetricsService_StreamMetrics_FullMethodName, opts...)
 	return &sender{t, stream}, err
 }
 

@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/encoding"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 
@@ -41,6 +42,16 @@ type stream struct {
 	toldMalformed, toldSuperseded, toldRefused, toldLimit, toldPace bool
 }
 
+// compression is how a stream's messages are compressed, "" if they are not. What gRPC has inflated cannot be bounded any more, so it has
+// to be known before: gRPC keeps it with the transport's stream.
+func compression(ctx context.Context) string {
+	s, ok := grpc.ServerTransportStreamFromContext(ctx).(interface{ RecvCompress() string })
+	if !ok || s.RecvCompress() == encoding.Identity {
+		return ""
+	}
+	return s.RecvCompress()
+}
+
 // streamMetrics serves one stream until it ends.
 func (s *Server) streamMetrics(gs grpc.ServerStream) error {
 	defer s.open.Add(-1)
@@ -50,6 +61,12 @@ func (s *Server) streamMetrics(gs grpc.ServerStream) error {
 		s.metrics.ends.WithLabelValues(endLimit).Inc()
 		s.warnings.warn(endLimit, "", "stream refused: too many are open: raise --max-streams", slog.Int("max_streams", s.config.MaxStreams))
 		return statusTooMany
+	}
+	if name := compression(gs.Context()); name != "" {
+		s.metrics.ends.WithLabelValues(endCompressed).Inc()
+		s.warnings.warn(endCompressed, st.subject(), "stream refused: its messages are compressed, which Envoy's metrics sink never does",
+			slog.String("peer", st.addr), slog.String("grpc_encoding", name))
+		return status.Errorf(codes.Unimplemented, "messages are compressed (grpc-encoding %.50q): send them as they are", name)
 	}
 	s.metrics.streams.Inc()
 	defer s.metrics.streams.Dec()
@@ -92,12 +109,12 @@ func (st *stream) serve(gs grpc.ServerStream) (reason string, err error) {
 		st.conn.whole(size)
 		reason, err := st.message(arrival, in.scan)
 		st.server.scans.put(in.scan)
+		if st.server.draining.Load() {
+			return endDraining, statusDraining
+		}
 		if err != nil {
 			st.server.warnings.warn(reason, st.subject(), "stream refused", slog.String("peer", st.addr), slog.Any("error", err))
 			return reason, status.Error(codes.InvalidArgument, err.Error())
-		}
-		if st.server.draining.Load() {
-			return endDraining, statusDraining
 		}
 		if d := st.pace.spend(arrival, size, float64(st.server.config.MaxBytesPerSecond)); d > 0 {
 			st.server.metrics.throttled.Inc()
@@ -133,6 +150,9 @@ func (st *stream) message(arrival time.Time, s *scan) (reason string, err error)
 	m.messages.Inc()
 	m.bytes.Add(float64(len(s.buf)))
 	if err := s.read(s.buf, &st.seen); err != nil {
+		if s.rules.stopped.Load() { // cut off
+			return endDraining, errStopped
+		}
 		m.rejected.WithLabelValues(rejectedWire).Inc()
 		if st.out == nil {
 			return endFirst, err

@@ -18,8 +18,12 @@ import (
 	"github.com/meshpulse/meshpulse/metricsapi"
 )
 
-// shutdownLimit bounds how long streams may take to end after a signal; answers in flight get as long (metricsapi).
-const shutdownLimit = 4 * time.Second
+const (
+	// shutdownLimit bounds how long streams may take to end after a signal; answers in flight get as long (metricsapi).
+	shutdownLimit = 4 * time.Second
+	// exitLimit is when the process ends whatever it is doing: 5 s are promised, and what comes after them is SIGKILL.
+	exitLimit = 4800 * time.Millisecond
+)
 
 // serve parses the flags and runs the server until the context ends.
 func serve(ctx context.Context, args []string, c console) error {
@@ -128,11 +132,30 @@ func (s *server) run(ctx context.Context) error {
 		return s.drain()
 	})
 	s.log.Info("serving", "version", version(), "ingest", s.ingest.Addr().String(), "https", s.api.Addr().String())
-	err := group.Wait()
+	err := ended(ctx, group.Wait)
 	if err == nil {
 		s.log.Info("stopped")
 	}
 	return err
+}
+
+// ended waits for the parts to end, and for no longer than exitLimit once the context has.
+func ended(ctx context.Context, wait func() error) error {
+	done := make(chan error, 1)
+	go func() { done <- wait() }()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+	}
+	limit := time.NewTimer(exitLimit)
+	defer limit.Stop()
+	select {
+	case err := <-done:
+		return err
+	case <-limit.C:
+		return fmt.Errorf("not all was done %s after the end began: it is left as it is", exitLimit)
+	}
 }
 
 // drain ends the streams; the API finishes its answers by itself at the same time.

@@ -1,0 +1,44 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// Kubernetes kills what is left; and who runs it by hand waits for it.
+func TestTheProcessEndsWithinFiveSecondsWhateverItIsDoing(t *testing.T) {
+	failed := errors.New("failed")
+	for name, test := range map[string]struct {
+		takes time.Duration
+		err   error
+		ended bool
+	}{
+		"all has ended in time":    {time.Second, nil, true},
+		"a part has failed":        {time.Second, failed, true},
+		"a part does not look":     {time.Hour, nil, false},
+		"a part that takes longer": {5 * time.Second, failed, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				ctx, cancel := context.WithCancel(t.Context())
+				start := time.Now()
+				time.AfterFunc(time.Minute, cancel) // it runs for a while
+				err := ended(ctx, func() error {
+					<-ctx.Done()
+					time.Sleep(test.takes)
+					return test.err
+				})
+				if took := time.Since(start) - time.Minute; took >= 5*time.Second {
+					t.Errorf("it took %s", took)
+				}
+				if test.ended && !errors.Is(err, test.err) || !test.ended && err == nil {
+					t.Errorf("error %v", err)
+				}
+				time.Sleep(test.takes) // of the bubble's clock: it may end
+			})
+		})
+	}
+}
