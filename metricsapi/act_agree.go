@@ -81,8 +81,8 @@ func (x *actor) agreed(ctx context.Context, a *autoscaler, st *action, q *aggreg
 	}
 	target, over := horizontal.Target{Spec: g.to, Status: g.to}, !at.Before(g.until) || x.haveReported(q, g, at)
 	if !over {
-		if sc, err := x.targets.scale(ctx, a.Namespace, a.Spec.ScaleTargetRef); err == nil {
-			target = targetOf(sc)
+		if now, err := x.targets.replicas(ctx, a.Namespace, a.Spec.ScaleTargetRef); err == nil {
+			target = now
 		}
 		over = target.Spec < g.to
 	}

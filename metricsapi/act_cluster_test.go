@@ -40,11 +40,7 @@ type fakeScales struct {
 	written      []int32
 }
 
-type staticMapper struct{ meta.RESTMapper }
-
-func (staticMapper) Reset() {}
-
-// client is a client of it, through client-go's fake.
+// client is a client of it, through client-go's fake. Its reads are shared by nobody, for the times here are the tests' own.
 func (f *fakeScales) client() *clusterScales {
 	mapper := meta.NewDefaultRESTMapper(nil)
 	mapper.Add(schema.GroupVersionKind{Group: "apps", Version: "v1", Kind: "Deployment"}, meta.RESTScopeNamespace)
@@ -61,7 +57,9 @@ func (f *fakeScales) client() *clusterScales {
 		resource := a.GetResource().GroupResource()
 		return true, f.object(a.GetNamespace()), f.update(resource, a.(kubetesting.UpdateAction).GetObject().(*autoscalingv1.Scale))
 	})
-	return &clusterScales{mapper: staticMapper{mapper}, client: c}
+	found := &kinds{}
+	found.current.Store(&knownKinds{at: time.Now(), mapper: mapper})
+	return &clusterScales{kinds: found, reads: newScaleReads(found, c, 0), raises: c}
 }
 
 // hangingTargets are those of an API server that does not answer for some.

@@ -16,7 +16,8 @@ import (
 
 // targets are the scale subresources of what HPAs scale.
 type targets interface {
-	// scale reads a target's.
+	scales
+	// scale reads a target's, as it is at this moment.
 	scale(ctx context.Context, namespace string, target autoscalingv2.CrossVersionObjectReference) (*autoscalingv1.Scale, error)
 	// raise writes what scale has returned, with other replicas. It fails with a conflict where the target has been written since.
 	raise(ctx context.Context, target autoscalingv2.CrossVersionObjectReference, s *autoscalingv1.Scale) error

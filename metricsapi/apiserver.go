@@ -23,6 +23,7 @@ import (
 	"k8s.io/apiserver/pkg/server/healthz"
 	genericoptions "k8s.io/apiserver/pkg/server/options"
 	"k8s.io/client-go/kubernetes"
+	autoscalingclient "k8s.io/client-go/kubernetes/typed/autoscaling/v2"
 	"k8s.io/client-go/metadata"
 	"k8s.io/client-go/rest"
 	openapicommon "k8s.io/kube-openapi/pkg/common"
@@ -105,7 +106,11 @@ func (s *Server) addSource(o Options, m *metrics) error {
 		return fmt.Errorf("--kubeconfig %s: %w", o.Kubeconfig, err)
 	}
 	s.client = client
-	s.events = newAPIEvents(client.CoreV1(), o.Log, o.Now)
+	events, err := newEventsClient(config)
+	if err != nil {
+		return fmt.Errorf("--kubeconfig %s: %w", o.Kubeconfig, err)
+	}
+	s.events = newAPIEvents(events, o.Log, o.Now)
 	c := newCatalog(o.Store, newWarner(s.events.deliver, m))
 	s.provider.catalog = c
 	hpas, err := newClusterSource(client, c, o.Log)
@@ -114,14 +119,26 @@ func (s *Server) addSource(o Options, m *metrics) error {
 	}
 	s.source = hpas
 	s.provider.rules.holder.status = hpas.status
-	fresh := func(ctx context.Context, namespace, name string) (*autoscalingv2.HorizontalPodAutoscaler, error) {
-		return client.AutoscalingV2().HorizontalPodAutoscalers(namespace).Get(ctx, name, metav1.GetOptions{})
+	fresh, err := newFreshHPAs(config)
+	if err != nil {
+		return fmt.Errorf("--kubeconfig %s: %w", o.Kubeconfig, err)
 	}
 	s.addActor(o, &actor{report: s.events.report, hpa: hpas.hpa, fresh: fresh, targets: targets, pods: s.pods})
 	if x := s.provider.rules.actor; x != nil {
 		hpas.scaled = x.scaled
 	}
 	return nil
+}
+
+// newFreshHPAs reads HPAs for raises, over a client of their own.
+func newFreshHPAs(config *rest.Config) (func(ctx context.Context, namespace, name string) (*autoscalingv2.HorizontalPodAutoscaler, error), error) {
+	client, err := autoscalingclient.NewForConfig(paced(config, clientQPS, clientBurst))
+	if err != nil {
+		return nil, err
+	}
+	return func(ctx context.Context, namespace, name string) (*autoscalingv2.HorizontalPodAutoscaler, error) {
+		return client.HorizontalPodAutoscalers(namespace).Get(ctx, name, metav1.GetOptions{})
+	}, nil
 }
 
 // addHolder makes what the rule for incomplete knowledge asks: the pods that exist, and the scales of targets.

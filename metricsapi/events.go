@@ -15,6 +15,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	corev1client "k8s.io/client-go/kubernetes/typed/core/v1"
+	"k8s.io/client-go/rest"
 	"k8s.io/client-go/util/workqueue"
 )
 
@@ -71,24 +72,39 @@ func logEvents(log *slog.Logger) func(sourceHPA, Problem) {
 }
 
 // apiEvents creates events through the API server. A Warning's name follows from what it says, so that a restart repeats none:
-// the one that exists already is as good.
+// the one that exists already is as good. What was done is not kept waiting by what is known of all HPAs.
 type apiEvents struct {
-	client corev1client.EventsGetter
-	log    *slog.Logger
-	now    func() time.Time
-	queue  workqueue.TypedRateLimitingInterface[*corev1.Event]
+	client   corev1client.EventsGetter
+	log      *slog.Logger
+	now      func() time.Time
+	done     eventQueue
+	warnings eventQueue
+}
+
+type eventQueue workqueue.TypedRateLimitingInterface[*corev1.Event]
+
+// Events a second, and at once: after a restart each warning of each HPA is created again, and told that it is there already.
+const (
+	eventQPS   = 50
+	eventBurst = 100
+)
+
+func newEventsClient(config *rest.Config) (corev1client.EventsGetter, error) {
+	return corev1client.NewForConfig(paced(config, eventQPS, eventBurst))
 }
 
 // eventAttempts bounds the tries to create an event; with the queue's back-off (5 ms, doubling) the last is after about a quarter of an hour.
 const eventAttempts = 18
 
 func newAPIEvents(client corev1client.EventsGetter, log *slog.Logger, now func() time.Time) *apiEvents {
-	limiter := workqueue.NewTypedItemExponentialFailureRateLimiter[*corev1.Event](5*time.Millisecond, 5*time.Minute)
-	return &apiEvents{client: client, log: log, now: now, queue: workqueue.NewTypedRateLimitingQueue(limiter)}
+	queue := func() eventQueue {
+		return workqueue.NewTypedRateLimitingQueue(workqueue.NewTypedItemExponentialFailureRateLimiter[*corev1.Event](5*time.Millisecond, 5*time.Minute))
+	}
+	return &apiEvents{client: client, log: log, now: now, done: queue(), warnings: queue()}
 }
 
 func (e *apiEvents) deliver(h sourceHPA, p Problem) {
-	e.queue.Add(newEvent(h, corev1.EventTypeWarning, p, e.now()))
+	e.warnings.Add(newEvent(h, corev1.EventTypeWarning, p, e.now()))
 }
 
 // report tells of something that was done, each time: the message is to say when or how much.
@@ -96,24 +112,31 @@ func (e *apiEvents) report(h sourceHPA, p Problem) {
 	now := e.now()
 	event := newEvent(h, corev1.EventTypeNormal, p, now)
 	event.Name += "." + strconv.FormatInt(now.UnixMilli(), 36)
-	e.queue.Add(event)
+	e.done.Add(event)
 }
 
 // run creates events until the context ends.
 func (e *apiEvents) run(ctx context.Context) {
-	stop := context.AfterFunc(ctx, e.queue.ShutDown)
+	var both sync.WaitGroup
+	both.Go(func() { e.drain(ctx, e.done) })
+	both.Go(func() { e.drain(ctx, e.warnings) })
+	both.Wait()
+}
+
+func (e *apiEvents) drain(ctx context.Context, queue eventQueue) {
+	stop := context.AfterFunc(ctx, queue.ShutDown)
 	defer stop()
 	for {
-		event, shutdown := e.queue.Get()
+		event, shutdown := queue.Get()
 		if shutdown || ctx.Err() != nil {
 			return
 		}
-		e.create(ctx, event)
-		e.queue.Done(event)
+		e.create(ctx, queue, event)
+		queue.Done(event)
 	}
 }
 
-func (e *apiEvents) create(ctx context.Context, event *corev1.Event) {
+func (e *apiEvents) create(ctx context.Context, queue eventQueue, event *corev1.Event) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	_, err := e.client.Events(event.Namespace).Create(ctx, event, metav1.CreateOptions{})
@@ -121,11 +144,11 @@ func (e *apiEvents) create(ctx context.Context, event *corev1.Event) {
 	done := err == nil || apierrors.IsAlreadyExists(err) || apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) || ctx.Err() == context.Canceled
 	switch {
 	case done:
-		e.queue.Forget(event)
-	case e.queue.NumRequeues(event) < eventAttempts:
-		e.queue.AddRateLimited(event)
+		queue.Forget(event)
+	case queue.NumRequeues(event) < eventAttempts:
+		queue.AddRateLimited(event)
 	default:
-		e.queue.Forget(event)
+		queue.Forget(event)
 		e.log.Error("event not created", "namespace", event.Namespace, "hpa", event.InvolvedObject.Name, "reason", event.Reason, "message", event.Message, "err", err)
 	}
 }

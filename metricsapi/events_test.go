@@ -3,7 +3,11 @@ package metricsapi
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io"
+	"net/http"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -15,6 +19,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/client-go/kubernetes/fake"
+	"k8s.io/client-go/rest"
 	clienttesting "k8s.io/client-go/testing"
 )
 
@@ -133,5 +138,68 @@ func TestAPIEvents(t *testing.T) {
 		}
 		cancel()
 		<-done
+	})
+}
+
+// eventAPI is the way to an API server that has all warnings already and notes when an event of a reason comes.
+type eventAPI struct {
+	takes time.Duration // each request
+
+	mu   sync.Mutex
+	came map[string]time.Time // the first of each reason
+	n    int
+}
+
+func (a *eventAPI) RoundTrip(r *http.Request) (*http.Response, error) {
+	event := read[corev1.Event](r)
+	a.mu.Lock()
+	if _, ok := a.came[event.Reason]; !ok {
+		a.came[event.Reason] = time.Now()
+	}
+	a.n++
+	takes := a.takes
+	a.mu.Unlock()
+	time.Sleep(takes)
+	const exists = `{"kind":"Status","apiVersion":"v1","status":"Failure","reason":"AlreadyExists","code":409}`
+	return &http.Response{StatusCode: http.StatusConflict, Header: http.Header{"Content-Type": {"application/json"}}, Body: io.NopCloser(strings.NewReader(exists)), Request: r}, nil
+}
+
+// A raise is told at once, whatever warnings there are to be told before; and those are not told at client-go's 5 a second.
+func TestEventsOfRaisesComeFirst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		api := &eventAPI{takes: 3 * time.Second, came: map[string]time.Time{}}
+		client, err := newEventsClient(&rest.Config{Host: "http://192.0.2.1", Transport: api})
+		if err != nil {
+			t.Fatal(err)
+		}
+		e := newAPIEvents(client, discardLog(), time.Now)
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan struct{})
+		go func() { e.run(ctx); close(ended) }()
+		h := asks(t, "podinfo", "rps", "vector(1)")
+		for i := range 60 {
+			e.deliver(h, Problem{ReasonMuteSidecars, fmt.Sprint(i)})
+		}
+		time.Sleep(time.Second) // the first warning is on its way, and the API server is slow
+		began := time.Now()
+		e.report(h, Problem{ReasonSurgeScaled, "raised"})
+		synctest.Wait()
+		api.mu.Lock()
+		if at := api.came[ReasonSurgeScaled]; !at.Equal(began) {
+			t.Errorf("the event of a raise has waited for %s", at.Sub(began))
+		}
+		api.takes = 0
+		api.mu.Unlock()
+		time.Sleep(3 * time.Second)
+		for i := range 5000 { // as many HPAs
+			e.deliver(h, Problem{ReasonNoisyRate, fmt.Sprint(i)})
+		}
+		time.Sleep(100 * time.Second)
+		if api.mu.Lock(); api.n < 5000 {
+			t.Errorf("%d events in 100 s", api.n)
+		}
+		api.mu.Unlock()
+		cancel()
+		<-ended
 	})
 }

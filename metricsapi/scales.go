@@ -3,19 +3,14 @@ package metricsapi
 import (
 	"context"
 	"fmt"
-	"time"
 
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/client-go/discovery"
-	"k8s.io/client-go/discovery/cached/memory"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/rest"
-	"k8s.io/client-go/restmapper"
 	"k8s.io/client-go/scale"
 
 	"github.com/meshpulse/meshpulse/metricsapi/horizontal"
@@ -27,41 +22,44 @@ type scales interface {
 	replicas(ctx context.Context, namespace string, target autoscalingv2.CrossVersionObjectReference) (horizontal.Target, error)
 }
 
-// clusterScales reads and writes the scale subresource of any kind that has one.
+// clusterScales reads and writes the scale subresource of any kind that has one. Answers share their reads; a raise reads what is
+// newest, over a client of its own, so that no number of held answers keeps it waiting.
 type clusterScales struct {
-	mapper meta.ResettableRESTMapper
-	client scale.ScalesGetter
+	kinds  *kinds
+	reads  *scaleReads
+	raises scale.ScalesGetter
 }
 
-// discoveryTimeout bounds a request of discovery: the mapper takes no context, so a raise or an answer that needs it first waits for
-// it. A discovery is two requests, /api and /apis, which together take less than raiseTimeout.
-const discoveryTimeout = 2 * time.Second
+// Requests a second of one client, and at once: after a restart every answer is held and so reads a scale, where client-go's default
+// lets 5 a second through.
+const (
+	clientQPS   = 200
+	clientBurst = 400
+)
+
+// paced is the config for a client with a limit of its own.
+func paced(config *rest.Config, qps float32, burst int) *rest.Config {
+	config = rest.CopyConfig(config)
+	config.QPS, config.Burst, config.RateLimiter = qps, burst, nil
+	return config
+}
 
 func newClusterScales(config *rest.Config) (*clusterScales, error) {
-	// Every held answer reads a scale: after a restart that is every answer, where client-go's default lets 5 a second through.
-	config = rest.CopyConfig(config)
-	config.QPS, config.Burst = 200, 400
-	bounded := rest.CopyConfig(config)
-	bounded.Timeout = discoveryTimeout
-	found, err := discovery.NewDiscoveryClientForConfig(bounded)
+	kinds, err := newKinds(config)
 	if err != nil {
 		return nil, err
 	}
-	cached := memory.NewMemCacheClient(found)
-	mapper := restmapper.NewDeferredDiscoveryRESTMapper(cached)
-	client, err := scale.NewForConfig(config, mapper, dynamic.LegacyAPIPathResolverFunc, scale.NewDiscoveryScaleKindResolver(cached))
-	if err != nil {
-		return nil, err
+	var clients [2]scale.ScalesGetter
+	for i := range clients {
+		if clients[i], err = scale.NewForConfig(paced(config, clientQPS, clientBurst), kinds, dynamic.LegacyAPIPathResolverFunc, kinds); err != nil {
+			return nil, err
+		}
 	}
-	return &clusterScales{mapper, client}, nil
+	return &clusterScales{kinds, newScaleReads(kinds, clients[0], scaleLife), clients[1]}, nil
 }
 
 func (s *clusterScales) replicas(ctx context.Context, namespace string, target autoscalingv2.CrossVersionObjectReference) (horizontal.Target, error) {
-	sc, err := s.scale(ctx, namespace, target)
-	if err != nil {
-		return horizontal.Target{}, err
-	}
-	return targetOf(sc), nil
+	return s.reads.replicas(ctx, namespace, target)
 }
 
 func targetOf(sc *autoscalingv1.Scale) horizontal.Target {
@@ -69,11 +67,15 @@ func targetOf(sc *autoscalingv1.Scale) horizontal.Target {
 }
 
 func (s *clusterScales) scale(ctx context.Context, namespace string, target autoscalingv2.CrossVersionObjectReference) (*autoscalingv1.Scale, error) {
-	resource, err := s.resource(target)
+	return readScale(ctx, s.kinds, s.raises, namespace, target)
+}
+
+func readScale(ctx context.Context, kinds *kinds, client scale.ScalesGetter, namespace string, target autoscalingv2.CrossVersionObjectReference) (*autoscalingv1.Scale, error) {
+	resource, err := kinds.resource(ctx, target)
 	if err != nil {
 		return nil, err
 	}
-	sc, err := s.client.Scales(namespace).Get(ctx, resource, target.Name, metav1.GetOptions{})
+	sc, err := client.Scales(namespace).Get(ctx, resource, target.Name, metav1.GetOptions{})
 	if err != nil {
 		return nil, scaleError(target, resource, err)
 	}
@@ -110,30 +112,14 @@ func scaleError(target autoscalingv2.CrossVersionObjectReference, resource schem
 
 // raise writes the scale that was read, with the resource version that it was read at.
 func (s *clusterScales) raise(ctx context.Context, target autoscalingv2.CrossVersionObjectReference, sc *autoscalingv1.Scale) error {
-	resource, err := s.resource(target)
+	resource, err := s.kinds.resource(ctx, target)
 	if err != nil {
 		return err
 	}
-	if _, err := s.client.Scales(sc.Namespace).Update(ctx, resource, sc, metav1.UpdateOptions{}); err != nil {
+	written, err := s.raises.Scales(sc.Namespace).Update(ctx, resource, sc, metav1.UpdateOptions{})
+	if err != nil {
 		return scaleError(target, resource, err)
 	}
+	s.reads.wrote(sc.Namespace, target, targetOf(written))
 	return nil
-}
-
-// resource finds out what the API server calls the target's kind.
-func (s *clusterScales) resource(target autoscalingv2.CrossVersionObjectReference) (schema.GroupResource, error) {
-	version, err := schema.ParseGroupVersion(target.APIVersion)
-	if err != nil {
-		return schema.GroupResource{}, fmt.Errorf("scaleTargetRef: %w", err)
-	}
-	kind := version.WithKind(target.Kind)
-	mapping, err := s.mapper.RESTMapping(kind.GroupKind(), kind.Version)
-	if meta.IsNoMatchError(err) { // installed since the last discovery
-		s.mapper.Reset()
-		mapping, err = s.mapper.RESTMapping(kind.GroupKind(), kind.Version)
-	}
-	if err != nil {
-		return schema.GroupResource{}, fmt.Errorf("scaleTargetRef %s %s: %w", target.Kind, target.Name, err)
-	}
-	return mapping.Resource.GroupResource(), nil
 }
