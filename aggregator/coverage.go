@@ -27,6 +27,8 @@ type Coverage struct {
 	// changed within the rings.
 	Matched int
 	Moved   bool
+	// Absent are the selectors that matched none, in the order of the expression.
+	Absent []Absent
 }
 
 // PodState is what the store knows of a pod.
@@ -54,7 +56,8 @@ func (q *Query) coverage(at int64) (time.Time, Coverage) {
 	from := at - q.reach.Milliseconds()
 	var pods []*table
 	bearing := map[*table]bool{} // of those of which samples were refused
-	for _, sel := range q.selectors {
+	for i, sel := range q.selectors {
+		before := cov.Matched
 		for sc := newScan(q.store, sel, math.MinInt64, at, 1); sc.begin(); {
 			moved := cov.Moved || sc.moved()
 			last := sc.newest()
@@ -72,6 +75,9 @@ func (q *Query) coverage(at int64) (time.Time, Coverage) {
 				bearing[sc.table] = true
 			}
 			sc.done()
+		}
+		if cov.Matched == before {
+			cov.Absent = append(cov.Absent, q.absent(i, at))
 		}
 		pods = q.store.couldHave(sel, pods)
 	}
@@ -296,6 +302,9 @@ func (s *side) matches(p *Pod) bool {
 	return true
 }
 
+// labelReporter is Istio's label for the end of a call that reports.
+const labelReporter = "reporter"
+
 // newSides tells which ends of a call can report what is selected. Without a reporter it is the side whose identity the
 // selector asks for: everyone may call a service, so its callers are not counted as those who should report. A waypoint
 // (reporter="waypoint") is neither end.
@@ -303,7 +312,7 @@ func newSides(ms []*labels.Matcher) sides {
 	s := sides{destination: side{reports: true}, source: side{reports: true}}
 	asked := false
 	for _, m := range ms {
-		if m.Name == "reporter" {
+		if m.Name == labelReporter {
 			s.destination.reports = s.destination.reports && m.Matches("destination")
 			s.source.reports = s.source.reports && m.Matches("source")
 			asked = true

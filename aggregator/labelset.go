@@ -91,6 +91,8 @@ type classes struct {
 	byHash map[uint64]*class
 	byWire map[uint64]*class // by Batch.Space ^ Sample.Key, both random
 	byName sync.Map          // string -> *list[*class], written under mu
+	// labelNames counts the classes that have a label of the name.
+	labelNames map[unique.Handle[string]]int
 	// registered are the selectors that are kept prepared: each new class is matched against them once.
 	registered selectorIndex
 }
@@ -100,6 +102,7 @@ func newClasses() *classes {
 		seed:       maphash.MakeSeed(),
 		byHash:     map[uint64]*class{},
 		byWire:     map[uint64]*class{},
+		labelNames: map[unique.Handle[string]]int{},
 		registered: selectorIndex{},
 	}
 }
@@ -119,6 +122,9 @@ func (cs *classes) acquire(name string, kind Kind, in []Label) *class {
 	cs.byHash[h] = c
 	l, _ := cs.byName.LoadOrStore(c.name, &list[*class]{})
 	l.(*list[*class]).add(c)
+	for _, label := range set {
+		cs.labelNames[label.name]++
+	}
 	cs.registered.match(c)
 	return c
 }
@@ -212,6 +218,11 @@ func (cs *classes) releaseLocked(c *class) {
 	l, _ := cs.byName.Load(c.name)
 	if l.(*list[*class]).remove(gone) == 0 {
 		cs.byName.Delete(c.name)
+	}
+	for _, label := range c.labels {
+		if cs.labelNames[label.name]--; cs.labelNames[label.name] == 0 {
+			delete(cs.labelNames, label.name)
+		}
 	}
 	for _, s := range c.selectors {
 		delete(s.classes, c)

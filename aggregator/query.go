@@ -30,6 +30,7 @@ type Query struct {
 	expr      string
 	reach     time.Duration
 	selectors []*selector
+	kin       []*kin     // of each selector, nil where it has none
 	plan      plan       // nil: the engine evaluates it
 	surge     *surgePlan // nil: nothing in it can surge
 
@@ -48,8 +49,11 @@ func (s *Store) Register(expr string) (*Query, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, sel := range q.selectors {
+	for i, sel := range q.selectors {
 		s.classes.prepare(sel)
+		if k := q.kin[i]; k != nil {
+			s.classes.prepare(k.selector)
+		}
 	}
 	for reach := q.reach.Milliseconds(); ; {
 		if old := s.retention.Load(); old >= reach || s.retention.CompareAndSwap(old, reach) {
@@ -73,7 +77,7 @@ func (s *Store) Query(expr string) (*Query, error) {
 		if vs, ok := node.(*parser.VectorSelector); ok {
 			sel := newSelector(vs.LabelMatchers)
 			selectors[vs] = sel
-			q.selectors = append(q.selectors, sel)
+			q.selectors, q.kin = append(q.selectors, sel), append(q.kin, newKin(sel))
 			q.reach = max(q.reach, reachOf(vs, path))
 		}
 		return nil
@@ -102,8 +106,11 @@ func reachOf(vs *parser.VectorSelector, path []parser.Node) time.Duration {
 
 // Close gives up what Register prepared. On a query from Store.Query it does nothing.
 func (q *Query) Close() {
-	for _, sel := range q.selectors {
+	for i, sel := range q.selectors {
 		q.store.classes.forget(sel)
+		if k := q.kin[i]; k != nil {
+			q.store.classes.forget(k.selector)
+		}
 	}
 }
 

@@ -136,14 +136,17 @@ func (sc *scan) reaches(from int64) bool {
 // moved reports whether one of the batch's values has changed within the window.
 func (sc *scan) moved() bool {
 	for i := range sc.batch[:sc.n] {
-		in := &sc.batch[i]
-		word := 0
-		if in.block.counts != 0 { // the last count holds all observations
-			word = (int(in.block.counts) - 1) / 2
-		}
-		if in.block.row(in.lo)[word].Load() != in.block.row(in.hi)[word].Load() {
+		if sc.batch[i].moved() {
 			return true
 		}
 	}
 	return false
+}
+
+func (in *inWindow) moved() bool {
+	word := 0
+	if in.block.counts != 0 { // the last count holds all observations
+		word = (int(in.block.counts) - 1) / 2
+	}
+	return in.block.row(in.lo)[word].Load() != in.block.row(in.hi)[word].Load()
 }

@@ -36,6 +36,7 @@ import (
 //	sweep at 2m                           frees the pods that have been silent for a retention
 //	eval at 10s EXPR                      then a line {LABELS} VALUE a series, or none, or a line = VALUE
 //	pods at 10s EXPR                      then a line reporting=1 silent=0 matched=2 moved=true covered=10s
+//	absent at 10s EXPR                    then a line for each selector that selects nothing, or none (formatAbsent)
 //
 // Times count from the start of the store. Namespaces are "test".
 func TestScripts(t *testing.T) {
@@ -139,6 +140,9 @@ func (s *script) command(line string, body []string) {
 		s.store.watchMemory()
 	case "sweep":
 		s.store.sweep(s.store.millis(s.sleepUntil(strings.TrimPrefix(rest, "at "))))
+	case "absent":
+		when, expr, _ := strings.Cut(strings.TrimPrefix(rest, "at "), " ")
+		s.absent(expr, s.sleepUntil(when), body)
 	case "eval", "pods":
 		when, expr, _ := strings.Cut(strings.TrimPrefix(rest, "at "), " ")
 		at := s.sleepUntil(when)
@@ -161,6 +165,57 @@ func (s *script) command(line string, body []string) {
 	default:
 		s.fatal("unknown command %q", word)
 	}
+}
+
+// absent asks twice: prepared, as an HPA's expression is, and not.
+func (s *script) absent(expr string, at time.Time, body []string) {
+	want := []string{}
+	for _, l := range body {
+		if l = strings.TrimSpace(l); l != "none" {
+			want = append(want, l)
+		}
+	}
+	for _, query := range []func(string) (*Query, error){s.store.Query, s.store.Register} {
+		q, err := query(expr)
+		if err != nil {
+			s.fatal("%v", err)
+		}
+		a, err := q.Eval(context.Background(), at)
+		if err != nil {
+			s.fatal("%v", err)
+		}
+		got := []string{}
+		for _, absent := range a.Absent {
+			got = append(got, formatAbsent(absent))
+		}
+		if d := cmp.Diff(want, got); d != "" {
+			s.t.Errorf("%s: %s (-want +got)\n%s", s.at, expr, d)
+		}
+		q.Close()
+	}
+}
+
+// formatAbsent writes 0: unknown metric, unknown label app, kin 2, own request_protocol="grpc" of http tcp, other response_code="5" of 200.
+func formatAbsent(a Absent) string {
+	text := fmt.Sprintf("%d:", a.Selector)
+	if a.UnknownMetric {
+		text += " unknown metric,"
+	}
+	for _, l := range a.UnknownLabels {
+		text += " unknown label " + l + ","
+	}
+	text += fmt.Sprintf(" kin %d", a.Kin)
+	for _, u := range a.Unreported {
+		kind := "other"
+		if u.Own {
+			kind = "own"
+		}
+		text += fmt.Sprintf(", %s %s of", kind, u.Matcher)
+		for _, v := range u.Values {
+			text += " " + v
+		}
+	}
+	return text
 }
 
 func (s *script) connect(f []string) {

@@ -118,16 +118,24 @@ func (s *selector) bases() []string {
 
 // matches reports whether the view of the class is selected, as far as the class tells: not its pod and not its buckets.
 func (s *selector) matches(c *class, v view) bool {
+	if !s.fitsName(c, v) {
+		return false
+	}
+	for i := range s.onLabels {
+		if m := &s.onLabels[i]; (v != viewBucket || m.Name != labels.BucketLabel) && !m.matches(c.labels) {
+			return false
+		}
+	}
+	return true
+}
+
+// fitsName reports whether the view of the class has a selected metric name.
+func (s *selector) fitsName(c *class, v view) bool {
 	if s.name != "" && (!strings.HasPrefix(s.name, c.name) || s.name[len(c.name):] != suffixes[v]) {
 		return false
 	}
 	for _, m := range s.onName {
 		if !m.Matches(c.name + suffixes[v]) {
-			return false
-		}
-	}
-	for i := range s.onLabels {
-		if m := &s.onLabels[i]; (v != viewBucket || m.Name != labels.BucketLabel) && !m.matches(c.labels) {
 			return false
 		}
 	}

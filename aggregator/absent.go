@@ -1,0 +1,185 @@
+package aggregator
+
+import (
+	"math"
+	"slices"
+
+	"github.com/prometheus/common/model"
+	"github.com/prometheus/prometheus/model/labels"
+)
+
+// Absent is a selector of a query that selects no series now, and what the store knows of why. Whether that is 0 is the caller's to
+// say: a request that nobody has sent yet is, a name that nobody uses is not.
+type Absent struct {
+	// Selector is its place among the query's selectors, in the order of the expression, from 0.
+	Selector int
+	// UnknownMetric: no pod has a series of the metric, whatever its labels.
+	UnknownMetric bool
+	// UnknownLabels are the labels that it demands and that no series of any pod has.
+	UnknownLabels []string
+	// Kin counts the series of the metric that the pods meant report from the end that is meant. It is 0 where the selector tells no
+	// pods, and where it demands nothing beyond them.
+	Kin int
+	// Unreported are the matchers that none of these series fits, where some of them move: their pods report, and something else.
+	Unreported []Unreported
+}
+
+// Unreported is a matcher that demands what none of the pods meant reports.
+type Unreported struct {
+	Label, Matcher string // Matcher as in PromQL: response_code="2OO"
+	// Values are the label's values of the series that move, sorted; the first few. Empty where those series lack the label.
+	Values []string
+	// Own: the label says something of the pods that report or of the mesh, and so cannot be new with the next request as a code,
+	// a flag or a caller can be.
+	Own bool
+}
+
+// maxReported is how many values of a label are told: enough to see what is meant.
+const maxReported = 8
+
+// absent says why the query's i-th selector selects nothing.
+func (q *Query) absent(i int, at int64) Absent {
+	sel := q.selectors[i]
+	a := Absent{Selector: i, UnknownMetric: !q.store.classes.knowsMetric(sel), UnknownLabels: q.store.classes.unknown(sel)}
+	if kin := q.kin[i]; kin != nil {
+		kin.report(q.store, at, &a)
+	}
+	return a
+}
+
+// demands reports whether the matcher holds for a label that is there only.
+func demands(m *labels.Matcher) bool { return !m.Matches("") }
+
+// knowsMetric reports whether there is a series of a metric that the selector may name.
+func (cs *classes) knowsMetric(s *selector) bool {
+	named := func(all []*class) bool {
+		return slices.ContainsFunc(all, func(c *class) bool {
+			for v, last := c.views(); v <= last; v++ {
+				if s.fitsName(c, v) {
+					return true
+				}
+			}
+			return false
+		})
+	}
+	if s.name != "" {
+		return slices.ContainsFunc(s.bases(), func(base string) bool { return named(cs.named(base)) })
+	}
+	found := false
+	cs.byName.Range(func(_, l any) bool {
+		found = named(l.(*list[*class]).all())
+		return !found
+	})
+	return found
+}
+
+// unknown returns the labels that the selector demands and that no series has.
+func (cs *classes) unknown(s *selector) (names []string) {
+	cs.mu.Lock()
+	defer cs.mu.Unlock()
+	for _, m := range s.onLabels {
+		if m.Name != labels.BucketLabel && demands(m.Matcher) && cs.labelNames[m.name] == 0 && !slices.Contains(names, m.Name) {
+			names = append(names, m.Name)
+		}
+	}
+	return names
+}
+
+// kin are the series that a selector means but for the values that it demands: of its metric, of its pods, reported from its end of a
+// call. What none of them says is said by nobody.
+type kin struct {
+	selector *selector
+	// demanded are the selector's other matchers, and own says which of them describe the pods that report, or the mesh.
+	demanded []labelMatcher
+	own      []bool
+}
+
+// newKin returns nil for a selector that does not tell its pods, or demands nothing beyond them.
+func newKin(s *selector) *kin {
+	d, o := s.sides.destination.reports, s.sides.source.reports
+	k := &kin{}
+	kept := make([]*labels.Matcher, 0, len(s.matchers)+1)
+	tells := false // the pods
+	for _, m := range s.matchers {
+		id := d && isIdentity(m.Name, "destination_") || o && isIdentity(m.Name, "source_") ||
+			!d && !o && isOf(m.Name, "destination_") // what a waypoint stands before is all that tells it
+		pod := m.Name == labelNamespace || m.Name == labelPod
+		switch {
+		case id, pod, m.Name == model.MetricNameLabel, m.Name == labelReporter:
+			kept = append(kept, m)
+			tells = tells || id || pod
+		case m.Name != labels.BucketLabel && demands(m):
+			i := slices.IndexFunc(s.onLabels, func(l labelMatcher) bool { return l.Matcher == m })
+			k.demanded = append(k.demanded, s.onLabels[i])
+			k.own = append(k.own, isMeshWide(m.Name) || d != o && (d && isOf(m.Name, "destination_") || o && isOf(m.Name, "source_")))
+		}
+	}
+	if !tells || len(k.demanded) == 0 {
+		return nil
+	}
+	switch {
+	case d && !o:
+		kept = append(kept, labels.MustNewMatcher(labels.MatchEqual, labelReporter, "destination"))
+	case o && !d:
+		kept = append(kept, labels.MustNewMatcher(labels.MatchEqual, labelReporter, "source"))
+	}
+	k.selector = newSelector(kept)
+	return k
+}
+
+func isOf(label, end string) bool { return len(label) > len(end) && label[:len(end)] == end }
+
+// isIdentity knows the labels that sidecars give their own pod's word for, whatever a request says.
+func isIdentity(label, end string) bool {
+	if !isOf(label, end) {
+		return false
+	}
+	switch label[len(end):] {
+	case "workload", "workload_namespace", "canonical_service":
+		return true
+	}
+	return false
+}
+
+// isMeshWide knows the labels that say how the mesh is set up.
+func isMeshWide(label string) bool {
+	return label == "request_protocol" || label == "connection_security_policy"
+}
+
+// report looks at the kin of an absent selector until an instant.
+func (k *kin) report(s *Store, at int64, a *Absent) {
+	fits := make([]bool, len(k.demanded))
+	values := make([][]string, len(k.demanded))
+	moving := false
+	for sc := newScan(s, k.selector, math.MinInt64, at, 1); sc.begin(); {
+		var moved [scanBatch]bool
+		for i := range sc.batch[:sc.n] {
+			moved[i] = sc.batch[i].moved()
+		}
+		if sc.torn() {
+			continue
+		}
+		a.Kin += sc.n
+		for i := range sc.batch[:sc.n] {
+			moving = moving || moved[i]
+			for j := range k.demanded {
+				m, set := &k.demanded[j], sc.batch[i].column.class.labels
+				fits[j] = fits[j] || m.matches(set)
+				if v := set.get(m.Name); moved[i] && !fits[j] && v != "" && !slices.Contains(values[j], v) && len(values[j]) < 16*maxReported {
+					values[j] = append(values[j], v)
+				}
+			}
+		}
+		sc.done()
+	}
+	if !moving {
+		return
+	}
+	for j, m := range k.demanded {
+		if fits[j] {
+			continue
+		}
+		slices.Sort(values[j])
+		a.Unreported = append(a.Unreported, Unreported{Label: m.Name, Matcher: m.String(), Values: values[j][:min(len(values[j]), maxReported)], Own: k.own[j]})
+	}
+}
