@@ -116,7 +116,7 @@ const leastPending = 16 << 20
 
 // Keeps reports whether a metric is kept, by its name in Prometheus.
 func (c Config) Keeps(metric string) bool {
-	return slices.ContainsFunc(c.withDefaults().Keep, func(prefix string) bool {
+	return strings.HasPrefix(metric, durationMetric) || slices.ContainsFunc(c.withDefaults().Keep, func(prefix string) bool {
 		return strings.HasPrefix(metric, strings.TrimPrefix(prefix, statPrefix))
 	})
 }

@@ -444,6 +444,7 @@ func TestKeeps(t *testing.T) {
 		{nil, "envoy_cluster_upstream_rq", false},
 		{[]string{"istio_request_duration"}, "istio_request_duration_milliseconds", true},
 		{[]string{"istio_request_duration"}, "istio_requests_total", false},
+		{[]string{"istio_requests"}, "istio_request_duration_milliseconds", true}, // a counter's past is taken from it
 		{[]string{"istiocustom.istio_requests_total"}, "istio_requests_total", true},
 	} {
 		if got := (Config{Keep: tc.keep}).Keeps(tc.metric); got != tc.want {

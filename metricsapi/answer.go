@@ -42,8 +42,8 @@ func refuse(outcome, format string, args ...any) *refusal {
 
 // rules are what an answer may be.
 type rules struct {
-	// keeps says which metrics ingest keeps; nil: all.
-	keeps func(metric string) bool
+	// words are what sidecars can send.
+	words vocabulary
 	// retention is how long a workload must have stood still for its latency to be 0.
 	retention time.Duration
 	// started is when the store began to listen.
@@ -78,23 +78,23 @@ type verdict struct {
 // judge turns what the store says at an instant into what may be answered. subject names the query and its namespace for
 // messages.
 func (r rules) judge(subject string, p *prepared, a aggregator.Answer, at time.Time) (verdict, *refusal) {
+	absent := p.absent(a)
+	why, certain := r.missing(p, a, absent)
 	switch {
+	case certain:
+		return verdict{}, refuse(outcomeNoValue, "%s: %s: %s", subject, why, p.expr)
 	case p.selects && a.Reporting == 0 && (a.Matched == 0 || r.holder != nil || nothingLeft(a)):
-		return verdict{}, r.noSidecar(subject, p, a)
-	case len(a.Values) == 0 && a.Matched == 0 && p.doubt != "":
-		return verdict{}, refuse(outcomeNoValue, "%s: no series matches. It is not known to be 0: %s: %s", subject, p.doubt, p.expr)
-	case len(a.Values) == 0 && a.Matched == 0 && p.waypoint:
-		return verdict{}, r.noSidecar(subject, p, a)
-	case len(a.Values) == 0 && a.Matched == 0 && !p.namesPods():
-		return verdict{}, refuse(outcomeNoSidecar, "%s: no series, and the query does not say which pods report it (destination_workload, destination_canonical_service, destination_workload_namespace, …; with reporter=source the callers: source_workload, source_workload_namespace, …), so it is not known to be 0: %s", subject, p.expr)
-	case len(a.Values) == 0 && a.Matched == 0 && refusing(a):
-		return verdict{}, refuse(outcomeNoValue, "%s: no series, but samples of its pods were refused, so it is not known to be 0 (meshpulse_store_dropped_samples_total tells the reason): %s", subject, p.expr)
-	case len(a.Values) == 0 && a.Matched == 0 && r.dropped(p) != "":
-		return verdict{}, refuse(outcomeNoValue, "%s: metric %s is not kept, so it is not known to be 0: widen --keep: %s", subject, r.dropped(p), p.expr)
-	case len(a.Values) == 0 && a.Matched == 0:
-		return verdict{items: []item{{}}, reason: "no request yet"}, nil
-	case len(a.Values) == 0:
-		return verdict{}, refuse(outcomeNoValue, "%s: %d series match, but the expression gives no value now: %s", subject, a.Matched, p.expr)
+		return verdict{}, r.noSidecar(subject, p, a, why)
+	case why != "":
+		return verdict{}, refuse(outcomeNoValue, "%s: %s: %s", subject, why, p.expr)
+	}
+	if nan, all := countNaN(a.Values); a.Matched == 0 && p.selects && all {
+		return r.judgeNothing(subject, p, a)
+	} else if s := absent.inScalar(p.tree); nan > 0 && s != nil {
+		return verdict{}, refuse(outcomeNoValue, "%s: not a number, since scalar() has nothing to take: no series matches %s: %s", subject, s, p.expr)
+	}
+	if len(a.Values) == 0 {
+		return verdict{}, r.noValue(subject, p, a, absent)
 	}
 	if a.Matched > 0 && a.Reporting > 0 && 2*a.Flush > a.Window && a.Window > 0 {
 		return verdict{}, refuse(outcomeNoValue, "%s: sidecars flush every %s, and a window of %s needs two flushes: take a longer one, or lower sidecar.istio.io/statsFlushInterval: %s", subject, a.Flush, a.Window, p.expr)
@@ -111,25 +111,45 @@ func (r rules) judge(subject string, p *prepared, a aggregator.Answer, at time.T
 	return toItems(subject, p, a.Values)
 }
 
-// dropped names a metric of the expression that ingest does not keep, "" if there is none.
-func (r rules) dropped(p *prepared) string {
-	if r.keeps != nil {
-		for _, name := range p.metrics {
-			if !r.keeps(name) {
-				return name
-			}
+// judgeNothing is the verdict where no series matches: 0 where it is known that there was no request. scalar() makes NaN of nothing, which
+// is no other answer.
+func (r rules) judgeNothing(subject string, p *prepared, a aggregator.Answer) (verdict, *refusal) {
+	seen := heardOf(a)
+	switch {
+	case p.waypoint && !seen:
+		return verdict{}, r.noSidecar(subject, p, a, "")
+	case !p.waypoint && !p.namesPods():
+		return verdict{}, refuse(outcomeNoSidecar, "%s: no series, and the query does not say which pods report it (destination_workload, destination_canonical_service, destination_workload_namespace, …; with reporter=source the callers: source_workload, source_workload_namespace, …), so it is not known to be 0: %s", subject, p.expr)
+	case refusing(a):
+		return verdict{}, refuse(outcomeNoValue, "%s: no series, but samples of its pods were refused, so it is not known to be 0 (meshpulse_store_dropped_samples_total tells the reason): %s", subject, p.expr)
+	}
+	for _, part := range p.parts {
+		if !part.istio() {
+			return verdict{}, refuse(outcomeNoValue, "%s: no series matches. It is not known to be 0: %s: %s", subject, remedyForMetric(part.named()), p.expr)
 		}
 	}
-	return ""
+	return verdict{items: []item{{}}, reason: "no request yet"}, nil
 }
 
-func (r rules) noSidecar(subject string, p *prepared, a aggregator.Answer) *refusal {
+// heardOf says whether each of the selectors that select nothing has pods that report the metric.
+func heardOf(a aggregator.Answer) bool {
+	return !slices.ContainsFunc(a.Absent, func(s aggregator.Absent) bool { return s.Kin == 0 })
+}
+
+// noValue says which part of an expression has no series, where others have.
+func (r rules) noValue(subject string, p *prepared, a aggregator.Answer, absent absentParts) *refusal {
+	if s := absent.in(p.tree); s != nil {
+		return refuse(outcomeNoValue, "%s: no value, since no series matches %s, one of its parts. Where that is to count as 0, write (… or vector(0)) around it: %s", subject, s, p.expr)
+	}
+	return refuse(outcomeNoValue, "%s: %d series match, but the expression gives no value now: %s", subject, a.Matched, p.expr)
+}
+
+func (r rules) noSidecar(subject string, p *prepared, a aggregator.Answer, doubt string) *refusal {
 	if a.Silent > 0 {
 		return refuse(outcomeNoSidecar, "%s: none of the %d sidecars that could have the series reports any more%s. Check that the pods run and reach meshpulse: %s", subject, a.Silent, newest(a), p.expr)
 	}
-	doubt := ""
-	if p.doubt != "" {
-		doubt = "; " + p.doubt
+	if doubt != "" {
+		doubt = "; " + doubt
 	}
 	if p.waypoint {
 		return refuse(outcomeNoSidecar, "%s: no series, and no waypoint reports one. Check that there is a waypoint that sends its stats to meshpulse (envoyMetricsService), and the labels in the query%s: %s", subject, doubt, p.expr)

@@ -130,6 +130,9 @@ func TestJudge(t *testing.T) {
 			if tc.query {
 				p = newPrepared(tc.expr, mustQuery(t, tc.expr), nil)
 			}
+			if tc.coverage.Matched == 0 {
+				a.Absent = absentFrom(t, tc.expr)
+			}
 			got, refused := r.judge("metric x in namespace test", p, a, started.Add(tc.listening))
 			if tc.outcome != "" {
 				wantRefusal(t, refused, tc.outcome, tc.message)
@@ -153,6 +156,16 @@ func TestJudge(t *testing.T) {
 			}
 		})
 	}
+}
+
+// absentFrom is what a store says in which there is nothing.
+func absentFrom(t *testing.T, expr string) []aggregator.Absent {
+	t.Helper()
+	a, err := mustQuery(t, expr).Eval(t.Context(), time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a.Absent
 }
 
 func mustQuery(t *testing.T, expr string) *aggregator.Query {
@@ -207,7 +220,7 @@ func TestToValue(t *testing.T) {
 
 // What ingest drops is missing, not 0.
 func TestAMetricThatIsNotKeptIsNotZero(t *testing.T) {
-	r := rules{keeps: func(metric string) bool { return strings.HasPrefix(metric, "istio_request_duration") }}
+	r := rules{words: vocabulary{keeps: func(metric string) bool { return strings.HasPrefix(metric, "istio_request_duration") }}}
 	idle := aggregator.Answer{Coverage: aggregator.Coverage{Reporting: 2}}
 	const (
 		requests = `sum(rate(istio_requests_total{destination_workload="podinfo"}[1m]))`
@@ -215,6 +228,7 @@ func TestAMetricThatIsNotKeptIsNotZero(t *testing.T) {
 		notKept  = "istio_requests_total is not kept"
 	)
 	for expr, want := range map[string]string{requests: notKept, count + " / " + requests: notKept, count: ""} {
+		idle.Absent = absentFrom(t, expr)
 		_, refused := r.judge("metric x in namespace test", newPrepared(expr, nil, nil), idle, time.Now())
 		if want != "" {
 			wantRefusal(t, refused, outcomeNoValue, want)

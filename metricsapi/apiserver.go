@@ -84,10 +84,11 @@ func New(o Options) (*Server, error) {
 
 // addSource makes the catalog, what feeds it and what takes its events.
 func (s *Server) addSource(o Options, m *metrics) error {
-	s.provider = &provider{metrics: m, readers: newReaders(o.MaxReadsPerUser, o.Log), now: o.Now, rules: rules{keeps: o.Keeps, retention: o.Retention, started: o.Store.Started()}}
+	words := vocabulary{keeps: o.Keeps, tags: o.CustomTags}
+	s.provider = &provider{metrics: m, readers: newReaders(o.MaxReadsPerUser, o.Log), now: o.Now, rules: rules{words: words, retention: o.Retention, started: o.Store.Started()}}
 	if o.Standalone {
 		c := newCatalog(o.Store, newWarner(logEvents(o.Log), m))
-		s.provider.catalog = c
+		c.words, s.provider.catalog = words, c
 		s.addActor(o, &actor{report: func(sourceHPA, Problem) {}, hpa: func(string, string) (*autoscalingv2.HorizontalPodAutoscaler, bool) { return nil, false }})
 		var err error
 		s.source, err = newFileSource(o.HPADir, c, m, o.Log)
@@ -112,7 +113,7 @@ func (s *Server) addSource(o Options, m *metrics) error {
 	}
 	s.events = newAPIEvents(events, o.Log, o.Now)
 	c := newCatalog(o.Store, newWarner(s.events.deliver, m))
-	s.provider.catalog = c
+	c.words, s.provider.catalog = words, c
 	hpas, err := newClusterSource(client, c, o.Log)
 	if err != nil {
 		return err

@@ -21,6 +21,7 @@ type catalog struct {
 	store   *aggregator.Store
 	warn    *warner
 	adhoc   *adhocQueries
+	words   vocabulary // what sidecars can send
 	current atomic.Pointer[snapshot]
 	// follow is told of each new snapshot before the queries that it no longer holds are closed; nil if nobody asks for it.
 	follow func(*snapshot)
@@ -132,6 +133,7 @@ func (c *catalog) prepare(hpas []*autoscaler) map[preparedKey]*prepared {
 			p := c.prepared[key]
 			if p == nil {
 				p = register(c.store, key)
+				p.never = c.words.never(p.parts)
 			}
 			needed[key] = p
 		}
@@ -240,6 +242,9 @@ func offerProblems(a *autoscaler, w wanted, o *offer, queries map[preparedKey]*p
 	var problems []Problem
 	if err := queries[w.preparedKey()].err; err != nil {
 		problems = append(problems, Problem{ReasonBadQuery, fmt.Sprintf("metric %s: %v", o, err)})
+	}
+	for _, why := range queries[w.preparedKey()].never {
+		problems = append(problems, Problem{ReasonNotReported, fmt.Sprintf("metric %s gets no value: %s", o, why)})
 	}
 	const better = "Better: a query name of its own for each query"
 	does := "answers for both"

@@ -7,6 +7,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/prometheus/promql/parser"
 	"k8s.io/apimachinery/pkg/labels"
+
+	"github.com/meshpulse/meshpulse/aggregator"
 )
 
 func TestNamedExpression(t *testing.T) {
@@ -157,21 +159,26 @@ func TestTraits(t *testing.T) {
 			traits{latency: true, milliseconds: true, irate: true},
 			"",
 		},
-		"a quantile of sizes":               {`histogram_quantile(0.95,sum(rate(istio_request_bytes_bucket[5m]))by (le))`, traits{}, ""},
-		"requests in flight add up":         {`sum(rate(istio_request_duration_milliseconds_sum[1m])) / 1000`, traits{}, ""},
-		"a scaled quantile":                 {`0.001 * histogram_quantile(0.5, sum by (le) (rate(istio_request_duration_milliseconds_bucket[1m])))`, traits{latency: true}, ""},
-		"a misspelt metric":                 {`sum(rate(istio_request_total[1m]))`, traits{}, "metric istio_request_total"},
-		"a label of a Telemetry resource":   {`sum(rate(istio_requests_total{tenant="a"}[1m]))`, traits{}, "label tenant"},
-		"a label that is asked to be empty": {`sum(rate(istio_requests_total{tenant!="a"}[1m]))`, traits{}, ""},
-		"a name in braces":                  {`sum(rate({__name__=~"istio_.*"}[1m]))`, traits{}, "metric istio_.*"},
-		"not PromQL":                        {`sum(`, traits{}, ""},
+		"a quantile of sizes":                  {`histogram_quantile(0.95,sum(rate(istio_request_bytes_bucket[5m]))by (le))`, traits{}, ""},
+		"requests in flight add up":            {`sum(rate(istio_request_duration_milliseconds_sum[1m])) / 1000`, traits{}, ""},
+		"a scaled quantile":                    {`0.001 * histogram_quantile(0.5, sum by (le) (rate(istio_request_duration_milliseconds_bucket[1m])))`, traits{latency: true}, ""},
+		"a misspelt metric":                    {`sum(rate(istio_request_total[1m]))`, traits{}, "metric istio_request_total"},
+		"a label of a Telemetry resource":      {`sum(rate(istio_requests_total{tenant="a"}[1m]))`, traits{}, "label tenant"},
+		"a label that is asked to be empty":    {`sum(rate(istio_requests_total{tenant!="a"}[1m]))`, traits{}, ""},
+		"a name in braces":                     {`sum(rate({__name__=~"istio_.*"}[1m]))`, traits{}, ""},
+		"a name in braces that is not Istio's": {`sum(rate({__name__=~"http_.*"}[1m]))`, traits{}, "metric http_.*"},
+		"not PromQL":                           {`sum(`, traits{}, ""},
 	}
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {
 			if got := traitsOf(tc.expr); got != tc.want {
 				t.Errorf("got %+v, want %+v", got, tc.want)
 			}
-			if got := newPrepared(tc.expr, nil, nil).doubt; (got == "") != (tc.foreign == "") || !strings.Contains(got, tc.foreign) {
+			p, a := newPrepared(tc.expr, nil, nil), aggregator.Answer{}
+			if p.tree != nil {
+				a.Absent = absentFrom(t, tc.expr)
+			}
+			if got, _ := (rules{}).missing(p, a, p.absent(a)); (got == "") != (tc.foreign == "") || !strings.Contains(got, tc.foreign) {
 				t.Errorf("doubt is %q, want %q", got, tc.foreign)
 			}
 		})

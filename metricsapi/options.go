@@ -22,6 +22,8 @@ type Options struct {
 	Retention time.Duration
 	// Keeps says which metrics ingest keeps: what it drops is missing, not 0 (default: all).
 	Keeps func(metric string) bool
+	// CustomTags are labels that Telemetry resources add to Istio's own: a query may ask for them before a series has any.
+	CustomTags []string
 
 	// Hold is how long a sidecar that does not report is waited for, replicas kept (default 5m).
 	Hold time.Duration

@@ -2,6 +2,7 @@ package metricsapi
 
 import (
 	"container/list"
+	"slices"
 	"sync"
 	"time"
 
@@ -17,6 +18,9 @@ const adhocLimit = 256
 // last reader is done.
 type prepared struct {
 	expr string
+	// tree is the expression parsed, and parts are its selectors; nil where it does not parse.
+	tree  parser.Expr
+	parts []part
 	// query is nil where err says why the store refused the expression.
 	query *aggregator.Query
 	err   error
@@ -28,12 +32,10 @@ type prepared struct {
 	additive bool
 	// irate: it looks at the last two samples only.
 	irate bool
-	// doubt says what in the expression may be misspelt, "" if it asks for nothing but what Istio sets.
-	doubt string
 	// waypoint: it asks for what waypoints report, and no sidecar does.
 	waypoint bool
-	// metrics are the names of the metrics that the expression asks for, a histogram's without _bucket, _sum or _count.
-	metrics []string
+	// never says which of its parts no sidecar will ever report, and what to write instead. Of registered ones.
+	never []string
 	// close gives up what was registered; nil where nothing was.
 	close func()
 
@@ -76,10 +78,11 @@ func register(store *aggregator.Store, key preparedKey) *prepared {
 func newPrepared(expr string, q *aggregator.Query, err error) *prepared {
 	p := &prepared{expr: expr, query: q, err: err, refs: 1}
 	if tree, err := parser.ParseExpr(expr); err == nil {
-		p.selects = selects(tree, func(string) bool { return true })
+		p.tree, p.parts = tree, partsOf(tree)
+		p.selects = len(p.parts) > 0
 		p.irate = traitsOf(expr).irate
-		p.doubt, p.waypoint = doubtOf(tree)
-		p.additive, p.metrics = additive(tree), metricsOf(tree)
+		p.waypoint = slices.ContainsFunc(p.parts, part.waypoint)
+		p.additive = additive(tree)
 	}
 	return p
 }

@@ -29,6 +29,8 @@ const (
 	ReasonUnusedQuery       = "UnusedQuery"         // a query that no metric of the spec asks for
 	ReasonBadSelector       = "BadSelector"         // a metric selector that cannot be served
 	ReasonUnknownLabel      = "UnknownLabel"        // a named metric's selector over a label that Istio does not set
+	ReasonNotReported       = "NotReported"         // a metric or label in a query that no sidecar reports
+	ReasonUnreportedValue   = "UnreportedValue"     // a label's value in a query that none of the pods meant reports
 	ReasonMuteSidecars      = "MuteSidecars"        // pods that exist and have not reported for long
 	ReasonRefusedSamples    = "RefusedSamples"      // samples that have been refused for long
 	ReasonQueryConflict     = "QueryConflict"       // two HPAs, one query name, different queries

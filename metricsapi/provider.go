@@ -84,6 +84,9 @@ func (p *provider) get(ctx context.Context, namespace, metric string, selector l
 	at := p.now()
 	subject := subjectOf(metric, namespace, offer)
 	verdict, answer, refused := p.rules.evaluate(ctx, subject, offer, query, at)
+	for _, problem := range verdict.problems {
+		p.tell(offer, problem)
+	}
 	if refused != nil {
 		return nil, refused
 	}
@@ -95,9 +98,6 @@ func (p *provider) get(ctx context.Context, namespace, metric string, selector l
 	}
 	if offer != nil && len(verdict.items) > 1 {
 		p.tell(offer, severalSeries(offer))
-	}
-	for _, problem := range verdict.problems {
-		p.tell(offer, problem)
 	}
 	if !answer.Newest.IsZero() {
 		p.metrics.age.Observe(at.Sub(answer.Newest).Seconds())
@@ -139,7 +139,15 @@ func (r rules) see(ctx context.Context, subject string, p *prepared, at time.Tim
 // evaluate is what is seen, compared with the pods that exist and with what was raised. offer is nil where no HPA asks.
 func (r rules) evaluate(ctx context.Context, subject string, o *offer, p *prepared, at time.Time) (verdict, aggregator.Answer, *refusal) {
 	v, answer, refused := r.see(ctx, subject, p, at)
-	if refused != nil && (refused.outcome == outcomeBadQuery || refused.outcome == outcomeFailed) || r.holder == nil {
+	if refused != nil && (refused.outcome == outcomeBadQuery || refused.outcome == outcomeFailed) {
+		return v, answer, refused
+	}
+	var remarks []Problem
+	if o != nil {
+		remarks = r.remarks(o, p, answer)
+	}
+	if r.holder == nil {
+		v.problems = remarks
 		return v, answer, refused
 	}
 	k := r.holder.look(p.query, answer, at)
@@ -156,7 +164,7 @@ func (r rules) evaluate(ctx context.Context, subject string, o *offer, p *prepar
 	v, refused = r.holder.apply(ctx, o, subject, k, v, refused)
 	v.expected = k.expected
 	if o != nil {
-		v.problems = k.problems(o)
+		v.problems = append(k.problems(o), remarks...)
 	}
 	if refused == nil {
 		v, refused = r.actor.agree(ctx, o, v, at)

@@ -122,6 +122,7 @@ func (s *Server) metricStatus(ctx context.Context, h hpaState, w wanted, o *offe
 	if o.prepared.surge != nil {
 		m.Surge = toSurgeStatus(o.prepared.surge.At(at), v.surge != nil)
 	}
+	m.Events = slices.Concat(m.Events, v.problems)
 	if refused != nil {
 		m.Error = refused.message
 		return m
@@ -129,7 +130,6 @@ func (s *Server) metricStatus(ctx context.Context, h hpaState, w wanted, o *offe
 	if len(v.items) > 1 {
 		m.Events = append(slices.Clone(m.Events), severalSeries(o))
 	}
-	m.Events = slices.Concat(m.Events, v.problems)
 	m.setValue(v, average, goal)
 	return m
 }

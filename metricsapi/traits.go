@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"github.com/prometheus/common/model"
-	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/promql/parser"
 )
 
@@ -158,69 +157,6 @@ func nameOf(s *parser.VectorSelector) string {
 	return s.Name
 }
 
-// foreign names the first metric or label that a selector asks for and that Istio does not set by itself, or "". Only what Istio
-// sets is known to be absent because there was no request; anything else may be misspelt.
-func foreign(expr parser.Expr) string {
-	found := ""
-	parser.Inspect(expr, func(node parser.Node, _ []parser.Node) error {
-		s, ok := node.(*parser.VectorSelector)
-		if !ok || found != "" {
-			return nil
-		}
-		if !isIstioMetric(nameOf(s)) {
-			found = "metric " + nameOf(s)
-			return nil
-		}
-		for _, m := range s.LabelMatchers {
-			if found == "" && m.Name != model.MetricNameLabel && m.Name != model.BucketLabel && !m.Matches("") && !isIstioLabel(m.Name) {
-				found = "label " + m.Name
-			}
-		}
-		return nil
-	})
-	return found
-}
-
-// doubtOf says what in an expression may be misspelt, "" for nothing, and whether a selector is for waypoints alone.
-func doubtOf(expr parser.Expr) (doubt string, waypoint bool) {
-	parser.Inspect(expr, func(node parser.Node, _ []parser.Node) error {
-		s, ok := node.(*parser.VectorSelector)
-		if !ok {
-			return nil
-		}
-		reports := func(reporter string) bool {
-			return !slices.ContainsFunc(s.LabelMatchers, func(m *labels.Matcher) bool { return m.Name == reporterKey && !m.Matches(reporter) })
-		}
-		switch {
-		case reports("destination"), reports("source"), reports(""):
-		case reports("waypoint"):
-			waypoint = true
-		case doubt == "":
-			doubt = "its reporter is none of destination, source and waypoint, so nothing reports it: check the spelling"
-		}
-		return nil
-	})
-	if name := foreign(expr); doubt == "" && name != "" {
-		doubt = "Istio does not set the " + name + " by itself: check the spelling, or the Telemetry resource that adds it"
-	}
-	return doubt, waypoint
-}
-
-// metricsOf returns the names of the metrics that an expression asks for, a histogram's without _bucket, _sum or _count.
-func metricsOf(expr parser.Expr) (names []string) {
-	parser.Inspect(expr, func(node parser.Node, _ []parser.Node) error {
-		if s, ok := node.(*parser.VectorSelector); ok && nameOf(s) != "" {
-			name := nameOf(s)
-			for _, part := range []string{"_bucket", "_sum", "_count"} {
-				name = strings.TrimSuffix(name, part)
-			}
-			names = append(names, name)
-		}
-		return nil
-	})
-	return names
-}
-
 // additive says whether the value of the expression is a sum over pods: sum(…), scaled by numbers, or something in its place.
 func additive(expr parser.Expr) bool {
 	switch e := expr.(type) {
@@ -255,18 +191,22 @@ func unwrap(expr parser.Expr) parser.Expr {
 	}
 }
 
-// isIstioMetric knows the metrics of Istio's stats filter, a histogram's under all its names.
-func isIstioMetric(name string) bool {
-	switch name {
-	case "istio_requests_total", "istio_request_messages_total", "istio_response_messages_total",
+// istioNames are the metrics of Istio's stats filter, a histogram's under all its names.
+func istioNames() [19]string {
+	return [...]string{
+		"istio_requests_total", "istio_request_messages_total", "istio_response_messages_total",
 		"istio_tcp_sent_bytes_total", "istio_tcp_received_bytes_total",
-		"istio_tcp_connections_opened_total", "istio_tcp_connections_closed_total":
-		return true
+		"istio_tcp_connections_opened_total", "istio_tcp_connections_closed_total",
+		"istio_request_duration_milliseconds", "istio_request_duration_milliseconds_bucket",
+		"istio_request_duration_milliseconds_sum", "istio_request_duration_milliseconds_count",
+		"istio_request_bytes", "istio_request_bytes_bucket", "istio_request_bytes_sum", "istio_request_bytes_count",
+		"istio_response_bytes", "istio_response_bytes_bucket", "istio_response_bytes_sum", "istio_response_bytes_count",
 	}
-	for _, suffix := range []string{"_bucket", "_sum", "_count"} {
-		name = strings.TrimSuffix(name, suffix)
-	}
-	return name == "istio_request_duration_milliseconds" || name == "istio_request_bytes" || name == "istio_response_bytes"
+}
+
+func isIstioMetric(name string) bool {
+	names := istioNames()
+	return slices.Contains(names[:], name)
 }
 
 func isNumber(expr parser.Expr, value float64) bool {

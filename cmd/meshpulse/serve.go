@@ -93,7 +93,7 @@ func newServer(o serveOptions, log *slog.Logger) (_ *server, err error) {
 			return nil, err
 		}
 	}
-	o.api.Store, o.api.IngestReady, o.api.Keeps = s.store, s.ready, o.sink.Keeps
+	o.api.Store, o.api.IngestReady, o.api.Keeps, o.api.CustomTags = s.store, s.ready, o.sink.Keeps, o.sink.CustomTags
 	if s.api, err = metricsapi.New(o.api); err != nil {
 		return nil, err
 	}

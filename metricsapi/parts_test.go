@@ -1,0 +1,347 @@
+package metricsapi
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/prometheus/promql/parser"
+
+	"github.com/meshpulse/meshpulse/aggregator"
+)
+
+// istioOnly is what the default --keep keeps.
+func istioOnly(metric string) bool { return strings.HasPrefix(metric, istioPrefix) }
+
+// A part that can never be there is no 0 and no answer, whatever stands around it.
+func TestWhatCanNeverBeThereGivesNoAnswer(t *testing.T) {
+	m := newCallMesh(t)
+	m.run(5*time.Second, 10*time.Minute)
+	const there = `sum(rate(istio_requests_total{destination_workload="podinfo",reporter="destination"}[1m]))`
+	wholes := map[string]string{
+		"alone":                "X",
+		"or a constant":        "X or vector(0)",
+		"or a constant, on()":  "X or on() vector(0)",
+		"a constant before it": "vector(0) or X",
+		"scalar":               "scalar(X)",
+		"scalar in a vector":   "vector(scalar(X)) or vector(0)",
+		"added":                there + " + (X or vector(0))",
+		"divides":              there + " / X",
+		"divides as a scalar":  there + " / scalar(X)",
+		"unless":               there + " unless on() (X > 5)",
+		"and":                  there + " and on() X",
+		"or":                   there + " or X",
+		"compared":             "X > bool 3",
+		"a filter":             there + " > on() X",
+		"absent":               "absent(X)",
+		"in a subquery":        "max_over_time((X or vector(0))[5m:15s])",
+		"clamped":              "clamp_min(X or vector(0), 1)",
+	}
+	parts := map[string]struct{ part, names, event string }{
+		"another exporter's metric":   {`sum(rate(http_requests_total{app="podinfo"}[1m]))`, "http_requests_total", "http_requests_total"},
+		"a number of pods":            {`count(kube_pod_info{namespace="test"})`, "kube_pod_info", "kube_pod_info"},
+		"a count of counts":           {`count(count(container_memory_usage_bytes{namespace="test",pod=~"podinfo.*"}) by (pod))`, "container_memory_usage_bytes", "container_memory_usage_bytes"},
+		"one of several names":        {`sum(rate({__name__="envoy_http_downstream_rq_total",pod="x"}[1m]))`, "envoy_http_downstream_rq_total", "envoy_http_downstream_rq_total"},
+		"a label of a scrape":         {`sum(rate(istio_requests_total{app="podinfo"}[1m]))`, "app", "label app"},
+		"a label by pattern":          {`sum(rate(istio_requests_total{destination_workload="podinfo",job=~".+"}[1m]))`, "job", "label job"},
+		"a label that is only denied": {`sum(rate(istio_requests_total{destination_workload="podinfo",tenant!=""}[1m]))`, "tenant", "label tenant"},
+		"a reporter of no kind":       {`sum(rate(istio_requests_total{destination_workload="podinfo",reporter="dest"}[1m]))`, "reporter", "reporter"},
+	}
+	for name, p := range parts {
+		for around, whole := range wholes {
+			t.Run(name+"/"+around, func(t *testing.T) {
+				got := m.ask(vocabulary{keeps: istioOnly}, strings.ReplaceAll(whole, "X", p.part), 10*time.Minute)
+				if got.err == "" || !strings.Contains(got.err, p.names) {
+					t.Errorf("want an error that names %s, got %s", p.names, got)
+				}
+				if !got.told(ReasonNotReported, p.event) {
+					t.Errorf("no event about %s: %s", p.event, got)
+				}
+			})
+		}
+	}
+}
+
+func (a answered) told(reason, part string) bool {
+	for _, e := range a.events {
+		if e.Reason == reason && strings.Contains(e.Message, part) {
+			return true
+		}
+	}
+	return false
+}
+
+// Of two ways to ask for the same, the one that there is counts: dashboards ask for both names of a metric that was renamed. A name that
+// nobody has is no answer where it is all that there is, or where something is made of it.
+func TestANameThatNobodyHasButThatMayCome(t *testing.T) {
+	m := newCallMesh(t)
+	m.run(5*time.Second, 10*time.Minute)
+	const (
+		there = `sum(rate(istio_requests_total{destination_workload="podinfo",reporter="destination"}[1m]))`
+		other = `sum(rate(istio_requests{destination_workload="podinfo",reporter="destination"}[1m]))`
+	)
+	for expr, want := range map[string]string{
+		there + " or " + other:  "",
+		other + " or " + there:  "",
+		other:                   "istio_requests",
+		other + " or vector(0)": "istio_requests",
+		there + " + (" + other + " or vector(0))":      "istio_requests",
+		"scalar(" + other + ")":                        "istio_requests",
+		`sum(rate({__name__=~"istio_requests?"}[1m]))`: "istio_requests?",
+	} {
+		got := m.ask(vocabulary{keeps: istioOnly}, expr, 10*time.Minute)
+		if want == "" && (got.err != "" || got.sum == 0 || got.told(ReasonNotReported, "")) {
+			t.Errorf("%s is %s, want its value", expr, got)
+		}
+		if want != "" && !strings.Contains(got.err, want) {
+			t.Errorf("%s is %s, want an error about %s", expr, got, want)
+		}
+	}
+}
+
+// What somebody has asked to be kept, or a Telemetry resource adds, or a series has, may come.
+func TestWhatMayComeIsNotWhatCanNeverBeThere(t *testing.T) {
+	m := newCallMesh(t)
+	ls := ends("destination", "loadtester", "api", "mutual_tls")
+	ls["tenant"], ls["request_protocol"], ls["response_code"] = "a", "http", "200"
+	m.requests("api-0", ls, 10)
+	m.run(5*time.Second, 10*time.Minute)
+	keeps := func(metric string) bool { return istioOnly(metric) || strings.HasPrefix(metric, "shop_") }
+	const rate = `sum(rate(istio_requests_total{destination_workload="podinfo",reporter="destination",X}[1m]))`
+	for expr, outcome := range map[string]string{
+		`sum(rate(shop_orders_total[1m])) or vector(0)`:                                 "",
+		`sum(rate(shop_orders_total[1m]))`:                                              "shop_orders_total", // and missing is not 0
+		strings.ReplaceAll(rate, "X", `region="eu"`) + " or vector(0)":                  "",                  // --custom-tags
+		strings.ReplaceAll(rate, "X", `region="eu"`):                                    "",
+		strings.ReplaceAll(rate, "X", `tenant="a"`) + " or vector(0)":                   "", // another pod's series have it
+		strings.ReplaceAll(rate, "X", `tenant="a"`):                                     "",
+		strings.ReplaceAll(rate, "X", `zone="a"`) + " or vector(0)":                     "zone",
+		strings.ReplaceAll(rate, "X", `zone!="a"`):                                      "", // matches what has none
+		strings.ReplaceAll(rate, "X", `zone=~"|a"`):                                     "",
+		strings.ReplaceAll(rate, "X", `zone=""`):                                        "",
+		`count(count by (pod) (istio_requests_total{namespace="test"}))`:                "",
+		`sum by (zone) (rate(istio_requests_total{namespace="test"}[1m]))`:              "",
+		`sum(rate(istio_request_bytes_bucket{pod="api-0",le="250"}[1m]))`:               "",
+		`sum(rate({__name__=~"istio_requests_.*",pod="api-0"}[1m]))`:                    "",
+	} {
+		got := m.ask(vocabulary{keeps: keeps, tags: []string{"region"}}, expr, 10*time.Minute)
+		if (got.err == "") != (outcome == "") || !strings.Contains(got.err, outcome) {
+			t.Errorf("%s is %s, want error %q", expr, got, outcome)
+		}
+		if outcome == "" && got.told(ReasonNotReported, "") {
+			t.Errorf("%s is told of: %s", expr, got)
+		}
+	}
+}
+
+// scalar() makes NaN of nothing. A workload that has had no request is 0 all the same; part of an expression is missing.
+func TestNaNOfNothingIsNoQuotient(t *testing.T) {
+	m := newCallMesh(t)
+	m.run(5*time.Second, 10*time.Minute)
+	const (
+		idle  = `sum(rate(istio_requests_total{destination_workload="idle",reporter="destination"}[1m]))`
+		there = `sum(rate(istio_requests_total{destination_workload="podinfo",reporter="destination"}[1m]))`
+		gone  = `sum(rate(istio_requests_total{destination_workload="gone",reporter="destination"}[1m]))`
+	)
+	for expr, want := range map[string]string{
+		"scalar(" + idle + ")":                   "0m",
+		idle + " / scalar(" + idle + ")":         "0m",
+		"scalar(" + gone + ")":                   "no sidecar",
+		there + " / scalar(" + gone + ")":        `no series matches istio_requests_total{destination_workload="gone"`,
+		there + " / " + gone:                     `no series matches istio_requests_total{destination_workload="gone"`,
+		there + " + (" + gone + " or vector(0))": `36000m`,
+		there + " > 1000":                        "series match",
+		"scalar(" + there + ")":                  "36000m",
+	} {
+		if got := m.ask(vocabulary{keeps: istioOnly}, expr, 10*time.Minute); !strings.Contains(got.String(), want) || strings.Contains(got.err, "0/0") {
+			t.Errorf("%s is %s, want %s", expr, got, want)
+		}
+	}
+}
+
+// Who divides by a number of pods is told what to write, and that has a value.
+func TestTheRemedyForDividingByPods(t *testing.T) {
+	m := newCallMesh(t)
+	m.run(5*time.Second, 10*time.Minute)
+	const (
+		there = `sum(rate(istio_requests_total{destination_workload="podinfo",reporter="destination"}[1m]))`
+		pods  = `count(count by (pod) (istio_requests_total{destination_workload="podinfo",reporter="destination"}))`
+	)
+	for _, by := range []string{`count(kube_pod_info{pod=~"podinfo.*"})`, `count(count(container_memory_usage_bytes{pod=~"podinfo.*"}) by (pod))`, `scalar(count(up{job="podinfo"}))`, `sum(kube_deployment_status_replicas)`} {
+		got := m.ask(vocabulary{keeps: istioOnly}, there+" / "+by, 10*time.Minute)
+		for _, part := range []string{"AverageValue", "leave it out", "count(count by (pod) (istio_requests_total{…}))"} {
+			if !strings.Contains(got.err, part) || !got.told(ReasonNotReported, part) {
+				t.Errorf("%s does not say %q: %s", by, part, got)
+			}
+		}
+	}
+	if got := m.ask(vocabulary{keeps: istioOnly}, there+" / "+pods, 10*time.Minute); got.err != "" || got.sum != 18000 {
+		t.Errorf("the number of pods that is advised gives %s, want 18000m", got)
+	}
+	if got := m.ask(vocabulary{keeps: istioOnly}, there+" / sum(rate(nginx_requests[1m]))", 10*time.Minute); strings.Contains(got.err, "AverageValue, which divides") {
+		t.Errorf("a ratio is told of pods: %s", got)
+	}
+}
+
+// A value that none of the pods meant reports, while they report others, is a mistake where it says something of themselves or of the
+// mesh; of a code or a caller it is a request that has not come yet.
+func TestAValueThatNobodyReports(t *testing.T) {
+	m := newCallMesh(t)
+	m.run(5*time.Second, 10*time.Minute)
+	rate := func(matchers string) string { return "sum(rate(istio_requests_total{" + matchers + "}[1m]))" }
+	const (
+		value = iota // there is one
+		zero         // and an event
+		quiet        // 0, and no event
+		wrong        // an error that names what is reported
+	)
+	const podinfo, loadtester = `destination_workload="podinfo"`, `source_workload="loadtester"`
+	for expr, want := range map[string]struct {
+		is    int
+		names string
+	}{
+		rate(podinfo + `,reporter="destination"`):                                                            {value, ""},
+		rate(podinfo + `,reporter="destination",destination_service_name="podinf"`):                          {wrong, "destination_service_name podinfo"},
+		rate(podinfo + `,reporter="destination",destination_service_namespace="unknown"`):                    {wrong, "destination_service_namespace test"},
+		rate(podinfo + `,reporter="destination",destination_principal="spiffe://old/ns/test/sa/podinfo"`):    {wrong, "destination_principal spiffe://cluster.local/ns/test/sa/podinfo"},
+		rate(podinfo + `,reporter="destination",destination_cluster=~"cluster-.+"`):                          {wrong, "destination_cluster Kubernetes"},
+		rate(podinfo + `,reporter="destination",request_protocol="grpc"`):                                    {wrong, "request_protocol http"},
+		rate(podinfo + `,reporter="destination",connection_security_policy="MUTUAL_TLS"`):                    {wrong, "connection_security_policy mutual_tls, none"},
+		rate(podinfo + `,reporter="destination",response_code="2OO"`):                                        {zero, `response_code="2OO"`},
+		rate(podinfo + `,reporter="destination",response_flags="UO"`):                                        {zero, `response_flags="UO"`},
+		rate(podinfo + `,reporter="destination",grpc_response_status="14"`):                                  {zero, `grpc_response_status="14"`},
+		rate(podinfo + `,reporter="destination",source_workload="web"`):                                      {zero, `source_workload="web"`},
+		rate(podinfo + `,reporter="destination",source_principal="spiffe://old"`):                            {zero, `source_principal="spiffe://old"`},
+		rate(podinfo + `,reporter="destination",source_workload="istio-ingressgateway",response_code="503"`): {quiet, ""}, // each is reported, not both
+		rate(podinfo+`,reporter="destination",response_code="500"`) + " or vector(0)":                        {quiet, ""},
+		// Beside what there is, a part that is said to count as nothing does; where it is all that there is, it is the mistake.
+		rate(podinfo+`,reporter="destination"`) + " + (" + rate(podinfo+`,reporter="destination",request_protocol="grpc"`) + " or vector(0))": {value, ""},
+		rate(podinfo+`,reporter="destination",request_protocol="grpc"`) + " or " + rate(podinfo+`,reporter="destination"`):                    {value, ""},
+		rate(podinfo+`,reporter="destination",destination_service_namespace="unknown"`) + " or vector(0)":                                     {wrong, "destination_service_namespace test"},
+		"scalar(" + rate(podinfo+`,reporter="destination",request_protocol="grpc"`) + ")":                                                     {wrong, "request_protocol http"},
+
+		rate(loadtester + `,reporter="source",source_app="load"`):                 {wrong, "no sidecar"}, // no pod says so of itself
+		rate(loadtester + `,reporter="source",source_principal="spiffe://old"`):   {wrong, "source_principal spiffe://cluster.local/ns/test/sa/loadtester"},
+		rate(loadtester + `,reporter="source",source_cluster="west"`):             {wrong, "source_cluster Kubernetes"},
+		rate(loadtester + `,reporter="source",request_protocol="grpc"`):           {wrong, "request_protocol http"},
+		rate(loadtester + `,reporter="source",destination_service_name="podinf"`): {zero, `destination_service_name="podinf"`},
+		rate(loadtester + `,reporter="source",destination_workload="web"`):        {zero, `destination_workload="web"`},
+		rate(loadtester + `,reporter="source",response_code="500"`):               {zero, `response_code="500"`},
+
+		rate(podinfo + `,reporter="waypoint"`):                         {value, ""},
+		rate(podinfo + `,reporter="waypoint",request_protocol="grpc"`): {wrong, "request_protocol http"},
+		rate(podinfo + `,reporter="waypoint",response_code="500"`):     {zero, `response_code="500"`},
+		rate(`destination_workload="api",reporter="waypoint"`):         {wrong, "no waypoint reports one"},
+
+		rate(podinfo + `,destination_service_name="podinf"`):                    {wrong, "destination_service_name podinfo"},
+		rate(podinfo + `,request_protocol="grpc"`):                              {wrong, "request_protocol http"},
+		rate(podinfo + `,response_code="500"`):                                  {zero, `response_code="500"`},
+		rate(podinfo + "," + loadtester + `,request_protocol="grpc"`):           {wrong, "request_protocol http"},
+		rate(podinfo + "," + loadtester + `,destination_service_name="podinf"`): {zero, `destination_service_name="podinf"`},
+
+		// Nothing has come to it, so the first request may be of any kind.
+		rate(`destination_workload="idle",reporter="destination",request_protocol="grpc",destination_service_name="other"`): {quiet, ""},
+		rate(`destination_workload="db",reporter="destination",request_protocol="grpc"`):                                    {quiet, ""},
+	} {
+		got := m.ask(vocabulary{keeps: istioOnly}, expr, 10*time.Minute)
+		told := got.told(ReasonUnreportedValue, want.names)
+		ok := false
+		switch want.is {
+		case value:
+			ok = got.err == "" && got.sum > 0 && !told
+		case zero:
+			ok = got.err == "" && got.sum == 0 && told
+		case quiet:
+			ok = got.err == "" && got.sum == 0 && !told
+		case wrong:
+			ok = strings.Contains(got.err, want.names)
+		}
+		if !ok {
+			t.Errorf("%s is %s", expr, got)
+		}
+	}
+}
+
+// The event must not change with what is reported, or it would be repeated; the error may.
+func TestWhatIsToldOfAValueDoesNotChange(t *testing.T) {
+	m := newCallMesh(t)
+	m.run(5*time.Second, time.Minute)
+	expr := `sum(rate(istio_requests_total{destination_workload="podinfo",reporter="destination",connection_security_policy="mtls"}[1m]))`
+	before := m.ask(vocabulary{}, expr, time.Minute)
+	for i := range m.pods {
+		m.calls[m.pods[i].Name] = nil
+	}
+	m.http("podinfo-7d9f8c6b5-00000", "destination", "frontend", "podinfo", "other", "200", 10)
+	m.run(65*time.Second, 2*time.Minute)
+	after := m.ask(vocabulary{}, expr, 2*time.Minute)
+	if before.err == after.err || len(before.events) != 1 || len(after.events) != 1 || before.events[0] != after.events[0] {
+		t.Errorf("before %s, after %s", before, after)
+	}
+}
+
+func TestTheVocabulary(t *testing.T) {
+	parse := func(expr string) part {
+		tree, err := parser.ParseExpr(expr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return partsOf(tree)[0]
+	}
+	all := func(string) bool { return true }
+	shop := func(metric string) bool { return istioOnly(metric) || strings.HasPrefix(metric, "shop_") }
+	for _, tc := range []struct {
+		keeps         func(string) bool
+		expr          string
+		dropped, asks bool
+	}{
+		{istioOnly, `istio_requests_total`, false, true},
+		{istioOnly, `istio_request_bytes_sum`, false, true},
+		{istioOnly, `istio_requests`, false, false},
+		{istioOnly, `{__name__=~"istio_.*"}`, false, true},
+		{istioOnly, `{__name__=~"http_.*"}`, false, false},
+		{istioOnly, `{pod="x"}`, false, true},
+		{istioOnly, `http_requests_total`, true, false},
+		{shop, `shop_orders_total`, false, true},
+		{shop, `shop_seconds_bucket`, false, true},
+		{shop, `istio_requests`, false, false},
+		{all, `http_requests_total`, false, false},
+		{nil, `http_requests_total`, false, false},
+		{func(m string) bool { return m == "shop_count" }, `shop_count`, false, true},
+		{func(m string) bool { return m == "shop" }, `shop_count`, false, true},
+		{func(m string) bool { return m == "istio_tcp" }, `istio_requests_total`, true, true},
+	} {
+		v, p := vocabulary{keeps: tc.keeps}, parse(tc.expr)
+		if v.dropped(p) != tc.dropped || v.metric(p) != tc.asks {
+			t.Errorf("%s: dropped %t, asked for %t; want %t, %t", tc.expr, v.dropped(p), v.metric(p), tc.dropped, tc.asks)
+		}
+	}
+}
+
+// What is missing of an expression is the selector that leaves it without a value.
+func TestWhichPartIsMissing(t *testing.T) {
+	for expr, want := range map[string]string{
+		`a`: "a", `sum(rate(a[1m]))`: "a", `-a`: "a", `(a)`: "a", `max_over_time(sum(a)[5m:1m])`: "a", `a offset 1m`: "a offset 1m", `sum(a @ 10)`: "a @ 10.000",
+		`histogram_quantile(0.9, sum by (le) (rate(a[1m])))`: "a", `label_replace(a, "x", "$1", "y", "(.*)")`: "a",
+		`b / a`: "a", `a / b`: "a", `a / 2`: "a", `2 > bool a`: "a", `a and b`: "a", `b and a`: "a", `a unless b`: "a", `b unless a`: "",
+		`a or b`: "", `b or a`: "", `a or vector(0)`: "", `a or a`: "a", `b + (a or vector(0))`: "",
+		`absent(a)`: "", `absent_over_time(a[1m])`: "", `scalar(a)`: "", `vector(scalar(a))`: "", `b * scalar(a)`: "", `hour()`: "", `vector(1)`: "", `count(a)`: "a",
+	} {
+		tree, err := parser.ParseExpr(expr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		absent := absentParts{}
+		for _, p := range partsOf(tree) {
+			if p.metric() == "a" {
+				absent[p.VectorSelector] = aggregator.Absent{}
+			}
+		}
+		got := ""
+		if s := absent.in(tree); s != nil {
+			got = s.String()
+		}
+		if got != want {
+			t.Errorf("%s: %q is missing, want %q", expr, got, want)
+		}
+	}
+}
