@@ -35,9 +35,15 @@ func newCallMesh(t *testing.T) *callMesh {
 	}
 	m := &callMesh{t: t, store: store, calls: map[string][]series{}}
 	for _, w := range []struct{ namespace, name, workload string }{
-		{"test", "podinfo-7d9f8c6b5-00000", "podinfo"}, {"test", "podinfo-7d9f8c6b5-00001", "podinfo"},
-		{"test", "loadtester-0", "loadtester"}, {"test", "frontend-0", "frontend"}, {"test", "api-0", "api"}, {"test", "db-0", "db"},
-		{"test", "idle-0", "idle"}, {"istio-system", "gateway-0", "istio-ingressgateway"}, {"test", "waypoint-0", "waypoint"},
+		{"test", "podinfo-7d9f8c6b5-00000", "podinfo"},
+		{"test", "podinfo-7d9f8c6b5-00001", "podinfo"},
+		{"test", "loadtester-0", "loadtester"},
+		{"test", "frontend-0", "frontend"},
+		{"test", "api-0", "api"},
+		{"test", "db-0", "db"},
+		{"test", "idle-0", "idle"},
+		{"istio-system", "gateway-0", "istio-ingressgateway"},
+		{"test", "waypoint-0", "waypoint"},
 	} {
 		m.pods = append(m.pods, aggregator.Pod{
 			Namespace: w.namespace, Name: w.name, Workload: w.workload, App: w.workload, Version: "6.9.2", CanonicalService: w.workload, CanonicalRevision: "v1", FlushInterval: 5 * time.Second,

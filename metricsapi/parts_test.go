@@ -109,20 +109,20 @@ func TestWhatMayComeIsNotWhatCanNeverBeThere(t *testing.T) {
 	keeps := func(metric string) bool { return istioOnly(metric) || strings.HasPrefix(metric, "shop_") }
 	const rate = `sum(rate(istio_requests_total{destination_workload="podinfo",reporter="destination",X}[1m]))`
 	for expr, outcome := range map[string]string{
-		`sum(rate(shop_orders_total[1m])) or vector(0)`:                                 "",
-		`sum(rate(shop_orders_total[1m]))`:                                              "shop_orders_total", // and missing is not 0
-		strings.ReplaceAll(rate, "X", `region="eu"`) + " or vector(0)":                  "",                  // --custom-tags
-		strings.ReplaceAll(rate, "X", `region="eu"`):                                    "",
-		strings.ReplaceAll(rate, "X", `tenant="a"`) + " or vector(0)":                   "", // another pod's series have it
-		strings.ReplaceAll(rate, "X", `tenant="a"`):                                     "",
-		strings.ReplaceAll(rate, "X", `zone="a"`) + " or vector(0)":                     "zone",
-		strings.ReplaceAll(rate, "X", `zone!="a"`):                                      "", // matches what has none
-		strings.ReplaceAll(rate, "X", `zone=~"|a"`):                                     "",
-		strings.ReplaceAll(rate, "X", `zone=""`):                                        "",
-		`count(count by (pod) (istio_requests_total{namespace="test"}))`:                "",
-		`sum by (zone) (rate(istio_requests_total{namespace="test"}[1m]))`:              "",
-		`sum(rate(istio_request_bytes_bucket{pod="api-0",le="250"}[1m]))`:               "",
-		`sum(rate({__name__=~"istio_requests_.*",pod="api-0"}[1m]))`:                    "",
+		`sum(rate(shop_orders_total[1m])) or vector(0)`:                    "",
+		`sum(rate(shop_orders_total[1m]))`:                                 "shop_orders_total", // and missing is not 0
+		strings.ReplaceAll(rate, "X", `region="eu"`) + " or vector(0)":     "",                  // --custom-tags
+		strings.ReplaceAll(rate, "X", `region="eu"`):                       "",
+		strings.ReplaceAll(rate, "X", `tenant="a"`) + " or vector(0)":      "", // another pod's series have it
+		strings.ReplaceAll(rate, "X", `tenant="a"`):                        "",
+		strings.ReplaceAll(rate, "X", `zone="a"`) + " or vector(0)":        "zone",
+		strings.ReplaceAll(rate, "X", `zone!="a"`):                         "", // matches what has none
+		strings.ReplaceAll(rate, "X", `zone=~"|a"`):                        "",
+		strings.ReplaceAll(rate, "X", `zone=""`):                           "",
+		`count(count by (pod) (istio_requests_total{namespace="test"}))`:   "",
+		`sum by (zone) (rate(istio_requests_total{namespace="test"}[1m]))`: "",
+		`sum(rate(istio_request_bytes_bucket{pod="api-0",le="250"}[1m]))`:  "",
+		`sum(rate({__name__=~"istio_requests_.*",pod="api-0"}[1m]))`:       "",
 	} {
 		got := m.ask(vocabulary{keeps: keeps, tags: []string{"region"}}, expr, 10*time.Minute)
 		if (got.err == "") != (outcome == "") || !strings.Contains(got.err, outcome) {
