@@ -9,7 +9,7 @@ import (
 // Reasons for which [Stream.Commit] drops a sample. They are also the values of the reason label of
 // meshpulse_store_dropped_samples_total.
 var (
-	ErrSuperseded  = errors.New("a newer connection of the pod has taken over")
+	ErrSuperseded  = errors.New("another connection of the pod counts, which is newer or proves better whose it is")
 	ErrDuplicate   = errors.New("series already has a sample of this timestamp")
 	ErrSeriesLimit = errors.New("limit of series in all reached")
 	ErrPodLimit    = errors.New("limit of the pod's series reached")
@@ -28,6 +28,9 @@ type Pod struct {
 	// Labels are the pod's own labels (node metadata LABELS), as far as queries can ask for them: app, version,
 	// service.istio.io/canonical-name, service.istio.io/canonical-revision.
 	App, Version, CanonicalService, CanonicalRevision string
+	// Address is the peer's, as messages tell it, "" if it is not known; Proof is what the connection has shown.
+	Address string
+	Proof   Proof
 	// Peer is the SPIFFE ID that mTLS has proven, "" on plaintext.
 	Peer string
 	// Sender is who sends, as what there is a limit of is shared out (Shares): the peer that mTLS has proven, else the address without

@@ -7,48 +7,46 @@ import (
 	"time"
 )
 
-// Stream is one connection of a pod: the only writer of the pod's table until a newer connection takes over.
+// Stream is one connection of a pod: the only writer of the pod's table while it is the one that counts (owner.go).
 type Stream struct {
-	store *Store
-	table *table
-	pod   *Pod
+	store  *Store
+	table  *table
+	pod    *Pod
+	number uint64 // a newer stream of the store has a higher one
 
 	// Under the table's mutex.
+	ended bool
+	heard int64 // arrival of its newest message, 0 before the first
+	lost  int64 // arrival of the message by which a stream that it does not know to be dead took over from it; 0: none did
+	since int   // flushes since another stream counts
+	stamp int64 // timestamp_ms of the newest of them
+
 	clock    rowClock
-	flushes  int         // flushes of this connection
+	flushes  int         // flushes of this connection since it has owned the table
 	messages int         // messages of the newest one
 	single   int         // how many flushes in a row were one message each
 	timer    *time.Timer // closes the open row; nil before the first
 }
 
-// Connect opens a stream of the pod. It owns the pod's table from now on; an older stream's samples are dropped.
+// Connect opens a stream of the pod. Whether it counts is told at each of its messages.
 func (s *Store) Connect(p Pod) *Stream {
-	st := &Stream{store: s, pod: &p}
-	st.own()
-	return st
+	return &Stream{store: s, pod: &p, number: s.streams.Add(1), table: s.tables.get(s, &p)}
 }
 
-// own makes the stream the owner of its pod's table.
-func (st *Stream) own() {
+// lock returns the pod's table with its mutex held: a new one where the stream's has been freed.
+func (st *Stream) lock() *table {
 	for {
-		t := st.store.tables.get(st.store, st.pod)
+		t := st.table
 		t.mu.Lock()
-		if t.removed { // freed between the look-up and the lock
-			t.mu.Unlock()
-			continue
+		if !t.removed {
+			return t
 		}
-		t.closeRow()
-		t.owner, t.strange = st, nil
-		if was := t.pod.Swap(st.pod); !was.sameWorkload(st.pod) {
-			st.store.tables.renamed()
-		}
+		t.mu.Unlock()
 		if st.timer != nil { // it is the old table's
 			st.timer.Stop()
 			st.timer = nil
 		}
-		st.table = t
-		t.mu.Unlock()
-		return
+		st.table = st.store.tables.get(st.store, st.pod)
 	}
 }
 
@@ -64,10 +62,7 @@ func (st *Stream) Close() {
 	if st.timer != nil {
 		st.timer.Stop()
 	}
-	if st.table.owner == st {
-		st.table.closeRow()
-		st.table.owner = nil
-	}
+	st.end()
 }
 
 // Commit takes a whole message that arrived at the given time. Samples that cannot be kept are counted and dropped one
@@ -75,21 +70,14 @@ func (st *Stream) Close() {
 // met while the others were taken: ErrPodLimit, ErrSeriesLimit, ErrMemory, ErrOtherFlush; ErrSharedRow, with which nothing is lost but
 // time between samples. Not safe for concurrent use.
 func (st *Stream) Commit(arrival time.Time, b *Batch, d Describer) error {
-	t := st.table
-	t.mu.Lock()
-	if t.removed {
-		t.mu.Unlock()
-		st.own()
-		t = st.table
-		t.mu.Lock()
-	}
+	t := st.lock()
 	defer t.mu.Unlock()
-	if t.owner != st {
+	at := st.store.millis(arrival)
+	if t.owner != st && !st.counts(at, b.Timestamp) {
 		st.store.metrics.drop(ErrSuperseded, len(b.Samples))
 		return ErrSuperseded
 	}
-	t.limit = nil
-	at := st.store.millis(arrival)
+	st.heard, t.limit = at, nil
 	st.enter(b.Timestamp, at)
 	if b.Refused > 0 {
 		t.refuse(at)

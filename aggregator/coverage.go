@@ -21,7 +21,7 @@ type Coverage struct {
 	Watermark time.Time
 	Flush     time.Duration
 	// Partial are the selected pods of which the window is not known in full: silent ones, ones whose rows begin within
-	// the window, and ones of which samples were refused within it.
+	// the window, ones of which samples were refused within it, and contested ones.
 	Partial []PodState
 	// Matched counts the series that the selectors matched (a histogram is one); Moved says whether any of them
 	// changed within the rings.
@@ -47,6 +47,8 @@ type PodState struct {
 	// Refused is when one of its samples was last refused or dropped, zero if not within the window; RefusedSince is
 	// since when that has happened again and again.
 	Refused, RefusedSince time.Time
+	// Rivals are two streams that report as the pod, so that what its rows tell of the window may be of either; nil if there are not.
+	Rivals *Rivals
 }
 
 // coverage looks at the pods and series behind the query at an instant, and at their newest sample until then.
@@ -126,7 +128,7 @@ func (c *Coverage) count(p PodState, flush time.Duration, at int64, reach time.D
 	} else {
 		c.Silent++
 	}
-	if !p.Reporting || !p.Refused.IsZero() || !p.GapTo.IsZero() || p.Oldest.UnixMilli() > at-reach.Milliseconds() {
+	if !p.Reporting || p.Rivals != nil || !p.Refused.IsZero() || !p.GapTo.IsZero() || p.Oldest.UnixMilli() > at-reach.Milliseconds() {
 		c.Partial = append(c.Partial, p)
 	}
 }
@@ -141,6 +143,7 @@ func (t *table) state(at int64, reach time.Duration) PodState {
 		return s
 	}
 	oldest, whole, _ := g.oldest()
+	s.Rivals = t.rivals(at, reach.Milliseconds())
 	s.Reporting = at-newest <= 2*t.flush.Load()
 	s.Oldest, s.Newest, s.Whole = time.UnixMilli(oldest), time.UnixMilli(newest), whole && !t.begun.Load()
 	if refused := t.refused.Load(); refused > at-reach.Milliseconds() {

@@ -9,11 +9,11 @@ import (
 
 // metrics are the store's own: meshpulse_store_* and meshpulse_query_*.
 type metrics struct {
-	rows, shared, resets, grown, rebounded, unpaired, surges prometheus.Counter
-	dropped                                                  map[error]prometheus.Counter
-	evaluations                                              *prometheus.CounterVec
-	seconds                                                  prometheus.Histogram
-	driven                                                   prometheus.Counter
+	rows, shared, resets, grown, rebounded, unpaired, surges, contested prometheus.Counter
+	dropped                                                             map[error]prometheus.Counter
+	evaluations                                                         *prometheus.CounterVec
+	seconds                                                             prometheus.Histogram
+	driven                                                              prometheus.Counter
 }
 
 // dropReasons are the label values of meshpulse_store_dropped_samples_total.
@@ -38,6 +38,7 @@ func newMetrics(reg prometheus.Registerer, s *Store) (*metrics, error) {
 		grown:     counter("meshpulse_store_rings_grown_total", "Rings that were doubled because rows came faster or a query reaches further back."),
 		rebounded: counter("meshpulse_store_histograms_rebounded_total", "Histograms whose bounds changed; what they held before is given up."),
 		unpaired:  counter("meshpulse_store_pairs_given_up_total", "Request counters whose duration histogram does not count the same."),
+		contested: counter("meshpulse_store_contested_messages_total", "Messages that came while two streams of no different proof sent as one pod, whose rows may be of either."),
 		surges:    counter("meshpulse_query_surges_total", "Surges that were told, of all queries that are watched for them."),
 		evaluations: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "meshpulse_query_evaluations_total", Help: "Evaluated expressions by outcome.",
@@ -62,7 +63,7 @@ func newMetrics(reg prometheus.Registerer, s *Store) (*metrics, error) {
 		return m, nil
 	}
 	for _, c := range []prometheus.Collector{
-		m.rows, m.shared, m.resets, m.grown, m.rebounded, m.unpaired, m.surges, dropped, m.evaluations, m.seconds, m.driven,
+		m.rows, m.shared, m.resets, m.grown, m.rebounded, m.unpaired, m.surges, m.contested, dropped, m.evaluations, m.seconds, m.driven,
 		gauge("meshpulse_store_pods", "Pods with a table.", func() float64 { return float64(len(s.tables.all.all())) }),
 		gauge("meshpulse_store_series", "Series in memory; a histogram is one.", func() float64 { return float64(s.series.Load()) }),
 		gauge("meshpulse_store_memory_budget_bytes", "Live heap past which new series are refused; 0 without a budget.", func() float64 { return float64(s.config.MemoryBudget) }),

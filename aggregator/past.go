@@ -86,7 +86,7 @@ func (t *table) startsFromZero(c *column) bool {
 	if t.pairs && c.class.name == requestsName {
 		return false
 	}
-	return t.owner != nil && t.owner.flushes > 1 && !t.past.lost && !t.refusedLately()
+	return t.owner.flushes > 1 && !t.past.lost && !t.refusedLately()
 }
 
 // compare gives up a pair whose two sides do not count the same (a Telemetry override may rename the tags of one): such a

@@ -62,6 +62,7 @@ type Store struct {
 	started   time.Time    // with its monotonic reading: a step of the wall clock moves nothing
 	retention atomic.Int64 // milliseconds; grows to the longest registered range
 	series    atomic.Int64
+	streams   atomic.Uint64 // that have connected so far
 	full      atomic.Bool   // the live heap is beyond the budget
 	liveHeap  func() uint64 // bytes
 	tables    tables

@@ -30,9 +30,12 @@ type table struct {
 	closed atomic.Int64
 	aged   atomic.Bool
 
+	contest atomic.Pointer[contest] // the newest, for readers; nil if there never was one
+
 	mu      sync.Mutex
-	owner   *Stream
-	removed bool // freed; a stream that still writes gets a new table
+	owner   *Stream // the stream that counts, or that counted last; nil before the first message
+	rival   *Stream // one that the newest contest is with, nil if it has ended
+	removed bool    // freed; a stream that still writes gets a new table
 	ring    ring
 	keys    map[uint64]*column // by the key on the wire
 	byClass map[*class]*column
@@ -351,7 +354,7 @@ func (t *table) leave(b *block) {
 func (t *table) expired(now int64) bool {
 	newest, ok := t.newest()
 	if !ok {
-		return t.owner == nil
+		return true
 	}
 	return now-newest > t.store.retention.Load()+2*t.flush.Load()
 }

@@ -257,33 +257,52 @@ func TestAMessageOverTheLimitIsToldWithTheRemedy(t *testing.T) {
 	}
 }
 
-func TestTheNewestConnectionOfAPodOwnsItsTable(t *testing.T) {
+// Two streams of one pod: the newer counts while both send. When it ends, the older one counts again, and none was ended for that.
+func TestAnOlderConnectionOfAPodCountsAgainWhenTheNewerEnds(t *testing.T) {
 	store, err := aggregator.New(aggregator.Config{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	k := serveWith(t, Config{}, nil, func(p aggregator.Pod) podStream { return store.Connect(p) })
 	now := time.Now().UnixMilli()
-	older := k.open(t).send(hello(t, "web-0", request(now-3000, 5)))
-	waitFor(t, "the older stream's message", func() bool { return k.metric(t, "samples_total", "counter") == 1 })
-	if st := k.open(t).send(hello(t, "web-0", request(now-2000, 7))).close(); st.Code() != codes.OK {
-		t.Fatal(st)
+	largest := func() float64 {
+		t.Helper()
+		q, err := store.Query("sum(max_over_time(istio_requests_total[5m]))")
+		if err != nil {
+			t.Fatal(err)
+		}
+		a, err := q.Eval(t.Context(), time.Now())
+		switch {
+		case err != nil:
+			t.Fatal(err)
+		case len(a.Values) == 0:
+			return 0
+		}
+		return a.Values[0].V
 	}
-	if st := older.send(message(t, request(now-1000, 1000)), message(t, request(now, 1000))).close(); st.Code() != codes.OK {
-		t.Errorf("the older stream was ended: %v", st)
-	}
-	if got := k.metric(t, "rejected_messages_total", "superseded"); got != 2 {
-		t.Errorf("%v messages of the older stream counted as dropped, want 2", got)
+	older := k.open(t).send(hello(t, "web-0", request(now-6000, 5)))
+	waitFor(t, "the older stream's message", func() bool { return largest() == 5 })
+	newer := k.open(t).send(hello(t, "web-0", request(now-5000, 7)))
+	waitFor(t, "the newer stream's message", func() bool { return largest() == 7 })
+	older.send(message(t, request(now-4000, 1000)), message(t, request(now-3000, 1000)))
+	waitFor(t, "two messages to be dropped", func() bool { return k.metric(t, "rejected_messages_total", "superseded") == 2 })
+	if got := largest(); got != 7 {
+		t.Errorf("%v counted, want the newer stream's 7", got)
 	}
 	if n := strings.Count(k.log.String(), "reason=superseded"); n != 1 {
 		t.Errorf("told %d times, want once:\n%s", n, k.log)
 	}
-	q, err := store.Query("sum(max_over_time(istio_requests_total[5m]))")
-	if err != nil {
-		t.Fatal(err)
+	if p := store.Pod("test", "web-0", time.Now(), time.Minute); p.Rivals == nil || !p.Rivals.Sure || p.Rivals.Counts == p.Rivals.Other || !strings.HasPrefix(p.Rivals.Other, "127.0.0.1:") {
+		t.Errorf("rivals %+v, want both peers' addresses", p.Rivals)
 	}
-	if a, err := q.Eval(t.Context(), time.Now()); err != nil || len(a.Values) != 1 || a.Values[0].V != 7 {
-		t.Errorf("answer %+v, error %v, want the newer stream's 7", a.Values, err)
+	if st := newer.close(); st.Code() != codes.OK {
+		t.Fatal(st)
+	}
+	if st := older.send(message(t, request(now-2000, 1010))).close(); st.Code() != codes.OK {
+		t.Errorf("the older stream was ended: %v", st)
+	}
+	if got := largest(); got != 1010 {
+		t.Errorf("%v counted, want the older stream's 1010 once the newer one has ended", got)
 	}
 }
 

@@ -221,7 +221,7 @@ func (st *stream) identify(identifier []byte) error {
 		}
 		return nil
 	}
-	pod.Peer, pod.Sender = st.peer, st.sender
+	pod.Peer, pod.Sender, pod.Address = st.peer, st.sender, st.addr
 	st.pod, st.node, st.out = pod, node, st.server.connect(pod)
 	st.space = (*own)(&pod).space(st.server.scans.rules)
 	return nil

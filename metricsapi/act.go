@@ -322,9 +322,10 @@ func (x *actor) decide(h acting, st *action, target horizontal.Target, at time.T
 		if !m.prepared.acquire() {
 			continue
 		}
-		v, _, refused := x.rules.see(context.Background(), subjectOf(m.metric, h.Namespace, m.offer), m.prepared, at)
+		v, a, refused := x.rules.see(context.Background(), subjectOf(m.metric, h.Namespace, m.offer), m.prepared, at)
+		contested := x.rules.holder.contested(m.prepared.query, a)
 		m.prepared.release()
-		if refused == nil {
+		if refused == nil && len(contested) == 0 {
 			readings[m.place] = horizontal.Reading{Milli: v.sum(), Known: true}
 		}
 	}

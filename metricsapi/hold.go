@@ -66,12 +66,14 @@ type knowledge struct {
 	lasting int
 	// moved: a pod has come or left within the window, so load has gone from pod to pod.
 	moved bool
+	// contested pods may be reported by somebody else, so that what is seen may be too much.
+	contested []aggregator.PodState
 }
 
 // flaws counts why an answer is incomplete, with the name of one pod each.
 type flaws struct {
-	counts   [6]int
-	examples [6]string
+	counts   [7]int
+	examples [7]string
 }
 
 const (
@@ -81,6 +83,7 @@ const (
 	flawPartial        // its rows do not tell all of the window
 	flawRefused        // samples were refused
 	flawLeft           // has left, and not told all that it served
+	flawRival          // two senders report as it
 )
 
 var flawTexts = [...]string{
@@ -90,6 +93,7 @@ var flawTexts = [...]string{
 	flawPartial: "not known over the whole window",
 	flawRefused: "with refused samples",
 	flawLeft:    "deleted, and not all is known that it served or left to others",
+	flawRival:   "that two senders report as",
 }
 
 func (f *flaws) add(kind int, name string) {
@@ -131,6 +135,7 @@ func (h *holder) look(q *aggregator.Query, a aggregator.Answer, at time.Time) kn
 	if k.known = reporting - young; k.known == 0 {
 		k.known = reporting
 	}
+	k.contested = h.contested(q, a)
 	if err := h.pods.synced(); err != nil {
 		k.missing, k.expected = err.Error(), a.Reporting+a.Silent
 		return k
@@ -168,6 +173,9 @@ func (h *holder) look(q *aggregator.Query, a aggregator.Answer, at time.Time) kn
 	}
 	if !q.NamesPods() {
 		k.expected = max(k.expected, a.Reporting+a.Silent)
+	}
+	for _, s := range k.contested {
+		f.add(flawRival, describeContest(s))
 	}
 	if departed != "" && k.mute+k.unheard > 0 { // others serve in its place, mute ones among them: nobody's mean tells how much
 		f.add(flawLeft, departed)
@@ -345,7 +353,7 @@ func (h *holder) apply(ctx context.Context, o *offer, subject string, k knowledg
 	switch {
 	case cannot != nil:
 		return verdict{}, cannot
-	case refused == nil && kept.enough:
+	case refused == nil && kept.enough && len(k.contested) == 0:
 		seen.reason = "incomplete, and what is seen asks for more: " + k.missing
 		return seen, nil
 	case kept.moves != nil:
@@ -408,6 +416,9 @@ func (h *holder) doubt(ctx context.Context, o *offer, k knowledge, seen, filled 
 // problems are what the askers' authors should know of the pods behind an answer.
 func (k knowledge) problems(o *offer) []Problem {
 	var ps []Problem
+	if p, ok := contestedProblem(o, k.contested); ok {
+		ps = append(ps, p)
+	}
 	if k.mute-k.bare+k.unheard > 0 {
 		ps = append(ps, Problem{ReasonMuteSidecars, fmt.Sprintf("metric %s: sidecars of pods that exist have not reported for longer than --hold. A sum counts them as the mean of the others, those that never reported only as far as that keeps replicas. "+
 			"Restart the pods that were started before the wiring, and check that all reach meshpulse", o)})

@@ -33,6 +33,7 @@ const (
 	ReasonUnreportedValue   = "UnreportedValue"     // a label's value in a query that none of the pods meant reports
 	ReasonMuteSidecars      = "MuteSidecars"        // pods that exist and have not reported for long
 	ReasonRefusedSamples    = "RefusedSamples"      // samples that have been refused for long
+	ReasonContestedPod      = "ContestedPod"        // two senders report as one pod
 	ReasonQueryConflict     = "QueryConflict"       // two HPAs, one query name, different queries
 	ReasonSharedTarget      = "SharedTarget"        // HPAs that scale the same target
 	ReasonSeveralSeries     = "SeveralSeries"       // the result has several series, which the HPA adds up

@@ -148,7 +148,7 @@ func (r rules) evaluate(ctx context.Context, subject string, o *offer, p *prepar
 	}
 	if r.holder == nil {
 		v.problems = remarks
-		return v, answer, refused
+		return r.alone(subject, o, p, v, answer, refused)
 	}
 	k := r.holder.look(p.query, answer, at)
 	if refused == nil && answer.Matched == 0 && p.selects && k.unknown+k.mute+k.unheard > 0 && k.missing == "" {
@@ -170,6 +170,19 @@ func (r rules) evaluate(ctx context.Context, subject string, o *offer, p *prepar
 		v, refused = r.actor.agree(ctx, o, v, at)
 	}
 	return v, answer, refused
+}
+
+// alone is what evaluate says in standalone mode, where nobody knows which pods and replicas there are: what is seen, unless it may be
+// somebody else's.
+func (r rules) alone(subject string, o *offer, p *prepared, v verdict, a aggregator.Answer, refused *refusal) (verdict, aggregator.Answer, *refusal) {
+	pods := r.holder.contested(p.query, a)
+	if len(pods) == 0 || refused != nil {
+		return v, a, refused
+	}
+	if problem, ok := contestedProblem(o, pods); ok && o != nil {
+		v.problems = append(v.problems, problem)
+	}
+	return v, a, refuse(outcomeHeld, "%s: 1 or more sidecars %s (%s): %s", subject, flawTexts[flawRival], describeContest(pods[0]), p.expr)
 }
 
 // lateFlushes is how many flush intervals the newest row of a pod may be old before its silence begins to pull a rate down:
