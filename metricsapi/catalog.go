@@ -78,7 +78,7 @@ func (c *catalog) Replace(list []sourceHPA) {
 	parsed := map[types.NamespacedName]*autoscaler{}
 	for _, h := range list {
 		a := c.parsed[h.key()]
-		if a == nil || a.HorizontalPodAutoscaler != h.HorizontalPodAutoscaler || a.path != h.path || a.doc != h.doc {
+		if a == nil || !a.readsAs(h) {
 			a = readHPA(h)
 		}
 		if parsed[h.key()] == nil {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/meshpulse/meshpulse/aggregator"
@@ -207,6 +208,48 @@ func TestAQueryThatIsBrokenCountsForBothAndIsNamed(t *testing.T) {
 		if !slices.ContainsFunc(h.problems, func(p Problem) bool { return p.Reason == ReasonQueryConflict && strings.Contains(p.Message, want) }) {
 			t.Errorf("HPA %s: %v", h.Name, h.problems)
 		}
+	}
+}
+
+// A status, a managed field or somebody else's annotation is not read, and so makes no HPA be read again, whoever else was edited.
+func TestCatalogReadsOnlyWhatHasChanged(t *testing.T) {
+	c, _ := newTestCatalog(t)
+	list := func(change func(a *autoscalingv2.HorizontalPodAutoscaler)) []sourceHPA {
+		b := asks(t, "b", "b", "vector(2)")
+		b.HorizontalPodAutoscaler = b.DeepCopy()
+		change(b.HorizontalPodAutoscaler)
+		return []sourceHPA{b}
+	}
+	for what, tc := range map[string]struct {
+		change func(h *autoscalingv2.HorizontalPodAutoscaler)
+		again  bool
+	}{
+		"nothing":        {func(*autoscalingv2.HorizontalPodAutoscaler) {}, false},
+		"its status":     {func(h *autoscalingv2.HorizontalPodAutoscaler) { h.Status.CurrentReplicas, h.ResourceVersion = 7, "8" }, false},
+		"a label":        {func(h *autoscalingv2.HorizontalPodAutoscaler) { h.Labels = map[string]string{"a": "b"} }, false},
+		"another's note": {func(h *autoscalingv2.HorizontalPodAutoscaler) { h.Annotations["argocd.argoproj.io/sync"] = "1" }, false},
+		"its query": {func(h *autoscalingv2.HorizontalPodAutoscaler) {
+			h.Annotations["metric-config.external.prometheus-query.prometheus/b"] = "vector(3)"
+		}, true},
+		"one more":        {func(h *autoscalingv2.HorizontalPodAutoscaler) { h.Annotations["meshpulse.io/surge-window"] = "off" }, true},
+		"one less":        {func(h *autoscalingv2.HorizontalPodAutoscaler) { h.Annotations = nil }, true},
+		"its maxReplicas": {func(h *autoscalingv2.HorizontalPodAutoscaler) { h.Spec.MaxReplicas = 9 }, true},
+		"it is another":   {func(h *autoscalingv2.HorizontalPodAutoscaler) { h.UID = "2" }, true},
+	} {
+		c.Replace(list(func(*autoscalingv2.HorizontalPodAutoscaler) {}))
+		before := c.current.Load().hpas[0].autoscaler
+		c.Replace(append(list(tc.change), asks(t, "edited", "x", "vector(4)")))
+		if again := c.current.Load().hpas[0].autoscaler != before; again != tc.again {
+			t.Errorf("%s has changed, read again: %v", what, again)
+		}
+		c.Replace(nil)
+	}
+	old := asks(t, "b", "b", "vector(2)")
+	old.problems = []Problem{{ReasonOldVersion, "write v2"}}
+	c.Replace(list(func(*autoscalingv2.HorizontalPodAutoscaler) {}))
+	c.Replace([]sourceHPA{old})
+	if got := c.current.Load().hpas[0].problems; len(got) != 1 {
+		t.Errorf("what the source has found is not told: %v", got)
 	}
 }
 

@@ -40,6 +40,12 @@ func (h sourceHPA) compare(o sourceHPA) int {
 		cmp.Compare(h.Namespace, o.Namespace), cmp.Compare(h.Name, o.Name))
 }
 
+// readsAs says whether what is read from two HPAs is the same. The controller writes its status at every sync, which is not read.
+func (h sourceHPA) readsAs(o sourceHPA) bool {
+	return h.HorizontalPodAutoscaler == o.HorizontalPodAutoscaler && h.path == o.path && h.doc == o.doc ||
+		h.path == o.path && h.doc == o.doc && slices.Equal(h.problems, o.problems) && !changed(h.HorizontalPodAutoscaler, o.HorizontalPodAutoscaler)
+}
+
 func (h sourceHPA) key() types.NamespacedName {
 	return types.NamespacedName{Namespace: h.Namespace, Name: h.Name}
 }

@@ -72,7 +72,7 @@ func stripManagedFields(object any) (any, error) {
 
 // changed says whether an update touches what is read from an HPA. The controller writes its status at every sync.
 func changed(old, now *autoscalingv2.HorizontalPodAutoscaler) bool {
-	return old.UID != now.UID || !equality.Semantic.DeepEqual(old.Annotations, now.Annotations) || !equality.Semantic.DeepEqual(old.Spec, now.Spec)
+	return old.UID != now.UID || !sameNotes(old.Annotations, now.Annotations) || !equality.Semantic.DeepEqual(old.Spec, now.Spec)
 }
 
 func (s *clusterSource) wake() {
