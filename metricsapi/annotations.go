@@ -28,9 +28,9 @@ const (
 type annotated struct {
 	// legacy holds the PromQL of the legacy form by query name.
 	legacy map[string]string
-	// queries holds the PromQL of the new form by metric name.
+	// queries holds the PromQL of the new form by metric name, as the annotation writes it.
 	queries map[string]string
-	// foreign holds the external metrics that another collector (json-path, zmon, …) is configured for.
+	// foreign holds the external metrics that another collector (json-path, zmon, …) is configured for, in lower case.
 	foreign map[string]bool
 	// surge is what meshpulse's own keys say.
 	surge surgeNotes
@@ -76,6 +76,19 @@ func readAnnotations(annotations map[string]string) annotated {
 	return a
 }
 
+// query finds the name under which a metric of the spec has its query: the very name, else one that differs by case only.
+func (a *annotated) query(metric string) (name string, ok bool) {
+	if _, ok = a.queries[metric]; ok {
+		return metric, true
+	}
+	for _, name := range slices.Sorted(maps.Keys(a.queries)) {
+		if strings.EqualFold(name, metric) {
+			return name, true
+		}
+	}
+	return "", false
+}
+
 func (a *annotated) problem(reason, format string, args ...any) {
 	a.problems = append(a.problems, Problem{Reason: reason, Message: fmt.Sprintf(format, args...)})
 }
@@ -99,7 +112,7 @@ func (a *annotated) readMetricConfig(key, value string) {
 	switch {
 	case collector != ourCollector:
 		if kind == "external" {
-			a.foreign[metric] = true
+			a.foreign[strings.ToLower(metric)] = true
 		}
 	case kind == "external":
 		a.readExternal(key, metric, name, value)
@@ -123,7 +136,7 @@ func (a *annotated) readExternal(key, metric, name, value string) {
 		switch {
 		case value == "":
 			a.problem(ReasonBadAnnotation, "annotation %s is empty: give a PromQL expression", key)
-		case metric == legacyMetric:
+		case strings.EqualFold(metric, legacyMetric):
 			a.legacy[name] = value
 		case name == queryKey:
 			a.queries[metric] = value

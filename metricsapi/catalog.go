@@ -48,6 +48,7 @@ type offerKey struct{ namespace, metric, selector string }
 // offer is what a request for (namespace, metric, selector) gets.
 type offer struct {
 	offerKey
+	written  string     // the metric, as the owner has it
 	labels   labels.Set // what the selector demands
 	prepared *prepared
 	owner    *autoscaler   // whose query it is
@@ -217,7 +218,7 @@ func (s *snapshot) offer(a *autoscaler, w wanted, queries map[preparedKey]*prepa
 		}
 		return
 	}
-	o := &offer{offerKey: key, labels: demanded(w.selector), prepared: queries[w.preparedKey()], owner: a, askers: []*autoscaler{a}}
+	o := &offer{offerKey: key, written: w.written, labels: demanded(w.selector), prepared: queries[w.preparedKey()], owner: a, askers: []*autoscaler{a}}
 	s.offers[key] = o
 	s.metrics = append(s.metrics, w.metric)
 	name := offerKey{namespace: a.Namespace, metric: w.metric}
@@ -251,21 +252,31 @@ func offerProblems(a *autoscaler, w wanted, o *offer, queries map[preparedKey]*p
 	if err := o.prepared.err; err != nil {
 		does = fmt.Sprintf("counts for both, and is broken: %v", err)
 	}
-	if o.prepared.expr != w.expr {
+	switch {
+	case o.written != w.written:
+		problems = append(problems, sameInLowerCase(w, o.written, o.owner.Name))
+	case o.prepared.expr != w.expr:
 		problems = append(problems, Problem{ReasonQueryConflict, fmt.Sprintf("metric %s has another query in HPA %s, which is older: its query %s. %s", o, o.owner.Name, does, better)})
 	}
 	if o.owner != a {
 		return problems
 	}
 	for _, other := range o.askers[1:] {
-		differs := func(x wanted) bool {
-			return x.metric == w.metric && x.canonical == w.canonical && x.expr != "" && x.expr != w.expr
-		}
-		if slices.ContainsFunc(other.metrics, differs) {
-			problems = append(problems, Problem{ReasonQueryConflict, fmt.Sprintf("metric %s has another query in HPA %s, which is younger: this one %s. %s", o, other.Name, does, better)})
+		for _, x := range other.metrics {
+			switch same := x.metric == w.metric && x.canonical == w.canonical && x.expr != ""; {
+			case same && x.written != w.written:
+				problems = append(problems, sameInLowerCase(w, x.written, other.Name))
+			case same && x.expr != w.expr:
+				problems = append(problems, Problem{ReasonQueryConflict, fmt.Sprintf("metric %s has another query in HPA %s, which is younger: this one %s. %s", o, other.Name, does, better)})
+			}
 		}
 	}
 	return problems
+}
+
+func sameInLowerCase(w wanted, other, hpa string) Problem {
+	return Problem{ReasonQueryConflict, fmt.Sprintf("metric %s and metric %s of HPA %s differ by case only, and Kubernetes' client asks for both as %s: "+
+		"the query of the older HPA, in one HPA that of the first, answers for both. Better: names that differ in lower case too", w.written, other, hpa, w.metric)}
 }
 
 // String names the offer as an author knows it.
@@ -273,13 +284,14 @@ func (o *offer) String() string {
 	if o.metric == legacyMetric && o.labels[queryNameKey] != "" {
 		return legacyMetric + " (" + queryNameKey + ": " + o.labels[queryNameKey] + ")"
 	}
-	return o.metric
+	return cmp.Or(o.written, o.metric)
 }
 
 // find returns what answers a request: the HPA's query with this very selector, else a metric that needs no PromQL, else the
 // one query of that metric that the selector leaves (kubectl get --raw without a selector). The caller releases the
 // query. offer is nil for a metric that no HPA asks for.
 func (c *catalog) find(namespace, metric string, selector labels.Selector) (*prepared, *offer, *refusal) {
+	metric = strings.ToLower(metric)
 	for {
 		p, o, refused := c.current.Load().find(namespace, metric, selector)
 		switch {

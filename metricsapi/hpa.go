@@ -67,7 +67,9 @@ type autoscaler struct {
 
 // wanted is an external metric that an HPA asks for and an expression that says how to compute it.
 type wanted struct {
-	metric    string
+	// metric is the name as Kubernetes' client asks for it, in lower case whatever the HPA says (client-go's rest.Request); written
+	// is what the HPA says.
+	metric, written string
 	selector  labels.Selector
 	canonical string // of the selector
 	// expr is "" where nothing says how to compute the metric; why says what is missing then.
@@ -111,7 +113,7 @@ func readHPA(h sourceHPA) *autoscaler {
 
 // nameOfMetric names a metric as an author knows it, a query of the legacy form by its name too.
 func nameOfMetric(m autoscalingv2.MetricIdentifier) string {
-	if m.Name == legacyMetric && m.Selector != nil && m.Selector.MatchLabels[queryNameKey] != "" {
+	if strings.EqualFold(m.Name, legacyMetric) && m.Selector != nil && m.Selector.MatchLabels[queryNameKey] != "" {
 		return legacyMetric + " (" + queryNameKey + ": " + m.Selector.MatchLabels[queryNameKey] + ")"
 	}
 	return m.Name
@@ -134,11 +136,11 @@ func (a *autoscaler) problem(reason, format string, args ...any) {
 
 // readMetric finds the expression of a metric. ours is false for a metric that another collector is configured for.
 func (a *autoscaler) readMetric(source *autoscalingv2.ExternalMetricSource, notes annotated, used map[string]bool) (w wanted, ours bool) {
-	w = wanted{metric: source.Metric.Name, target: source.Target, selector: labels.Everything()}
+	w = wanted{metric: strings.ToLower(source.Metric.Name), written: source.Metric.Name, target: source.Target, selector: labels.Everything()}
 	if source.Metric.Selector != nil {
 		selector, err := metav1.LabelSelectorAsSelector(source.Metric.Selector)
 		if err != nil {
-			w.why = fmt.Sprintf("the selector of metric %s cannot be read: %v", w.metric, err)
+			w.why = fmt.Sprintf("the selector of metric %s cannot be read: %v", w.written, err)
 			a.problem(ReasonBadSelector, "%s", w.why)
 			return w, true
 		}
@@ -146,21 +148,21 @@ func (a *autoscaler) readMetric(source *autoscalingv2.ExternalMetricSource, note
 	}
 	w.canonical = canonicalSelector(w.selector)
 	labels := demanded(w.selector)
-	annotation, isNew := notes.queries[w.metric]
+	annotated, isNew := notes.query(w.written)
 	_, isNamed := namedMetrics(w.metric)
 	switch {
 	case w.metric == legacyMetric:
 		a.readLegacy(&w, labels[queryNameKey], notes, used)
 	case isNew:
-		w.expr = annotation
-		used[w.metric+"/"+queryKey] = true
+		w.expr = notes.queries[annotated]
+		used[annotated+"/"+queryKey] = true
 	case isNamed:
 		a.readNamed(&w)
 	case notes.foreign[w.metric], labels[kedaKey] != "", labels[typeKey] != "" && labels[typeKey] != ourCollector:
 		return w, false
 	default:
 		w.why = fmt.Sprintf("nothing says how to compute metric %s: add the annotation metric-config.external.%s.prometheus/query with a PromQL expression, "+
-			"or use a metric that needs none (istio-requests-per-second, istio-requests-in-flight, istio-request-duration-p95, …)", w.metric, w.metric)
+			"or use a metric that needs none (istio-requests-per-second, istio-requests-in-flight, istio-request-duration-p95, …)", w.written, w.written)
 		a.problem(ReasonNoQuery, "%s", w.why)
 	}
 	return w, true
@@ -185,13 +187,13 @@ func (a *autoscaler) readLegacy(w *wanted, name string, notes annotated, used ma
 func (a *autoscaler) readNamed(w *wanted) {
 	expr, unknown, err := namedExpression(w.metric, a.Namespace, w.selector)
 	if err != nil {
-		w.why = fmt.Sprintf("metric %s: %v", w.metric, err)
+		w.why = fmt.Sprintf("metric %s: %v", w.written, err)
 		a.problem(ReasonBadSelector, "%s", w.why)
 		return
 	}
 	w.expr, w.named = expr, true
 	for _, name := range unknown {
-		a.problem(ReasonUnknownLabel, "metric %s selects by %s, which is not a label that Istio sets: unless a Telemetry resource adds it, nothing matches", w.metric, name)
+		a.problem(ReasonUnknownLabel, "metric %s selects by %s, which is not a label that Istio sets: unless a Telemetry resource adds it, nothing matches", w.written, name)
 	}
 }
 
@@ -211,7 +213,7 @@ func (a *autoscaler) findUnused(notes annotated, used map[string]bool) {
 // advise says what is known to go wrong with a metric that is served all the same.
 func (a *autoscaler) advise(w wanted) {
 	const better = "Better: istio-requests-per-second or istio-requests-in-flight with AverageValue, which add up over pods"
-	what := w.metric
+	what := w.written
 	if name := demanded(w.selector)[queryNameKey]; w.metric == legacyMetric {
 		what = "query " + name
 	}

@@ -88,7 +88,7 @@ func (s *Server) serveStatus(w http.ResponseWriter, r *http.Request) {
 
 func (s *Server) metricStatus(ctx context.Context, h hpaState, w wanted, o *offer, at time.Time) MetricStatus {
 	m := MetricStatus{
-		Namespace: h.Namespace, HPA: h.Name, Metric: w.metric, Selector: w.selector.String(), Expression: w.expr,
+		Namespace: h.Namespace, HPA: h.Name, Metric: w.written, Selector: w.selector.String(), Expression: w.expr,
 		TargetType: string(w.target.Type), Target: "<unset>",
 		MinReplicas: h.minReplicas(), MaxReplicas: h.Spec.MaxReplicas, Events: h.problems,
 	}
