@@ -70,8 +70,8 @@ type wanted struct {
 	// metric is the name as Kubernetes' client asks for it, in lower case whatever the HPA says (client-go's rest.Request); written
 	// is what the HPA says.
 	metric, written string
-	selector  labels.Selector
-	canonical string // of the selector
+	selector        labels.Selector
+	canonical       string // of the selector
 	// expr is "" where nothing says how to compute the metric; why says what is missing then.
 	expr, why string
 	target    autoscalingv2.MetricTarget
