@@ -196,9 +196,9 @@ func (q *Query) Namespace() string {
 
 // Selects reports whether the pod could have series that the query selects, by what it says of itself: for pods that have
 // not reported yet.
-func (q *Query) Selects(p Pod) bool {
+func (q *Query) Selects(p *Pod) bool {
 	for _, sel := range q.selectors {
-		if sel.couldBe(&p) {
+		if sel.couldBe(p) {
 			return true
 		}
 	}

@@ -30,7 +30,8 @@ type Query struct {
 	expr      string
 	reach     time.Duration
 	selectors []*selector
-	kin       []*kin     // of each selector, nil where it has none
+	kin       []*kin // of each selector, nil where it has none
+	meant     []Meant
 	plan      plan       // nil: the engine evaluates it
 	surge     *surgePlan // nil: nothing in it can surge
 
@@ -82,6 +83,7 @@ func (s *Store) Query(expr string) (*Query, error) {
 		}
 		return nil
 	})
+	q.meant = meantBy(q.selectors)
 	q.plan, q.surge = selectors.compile(parsed), selectors.surges(parsed)
 	if q.reach > s.config.MaxRetention {
 		return nil, &QueryError{expr, fmt.Sprintf("it reaches %s back, but rings reach %s at most: shorten its range or raise --max-retention",

@@ -109,15 +109,15 @@ func (x *actor) newPods(q *aggregator.Query, g agreement, rows int, at time.Time
 	if x.pods == nil || !q.NamesPods() {
 		return 0, 0
 	}
-	for _, p := range x.pods.in(q.Namespace()) {
-		if !p.left.IsZero() || !p.wired || p.created.Before(g.since.Truncate(time.Second)) || !q.Selects(p.identity) { // created is in seconds
-			continue
+	x.pods.each(q.Meant(), at, func(p *knownPod) {
+		if !p.left.IsZero() || !p.wired || p.created.Before(g.since.Truncate(time.Second)) || !q.Selects(&p.identity) { // created is in seconds
+			return
 		}
 		s := x.store.Pod(p.identity.Namespace, p.identity.Name, at, 0)
 		all++
 		if s.Newest.Sub(s.Oldest) > time.Duration(rows)*g.flush-g.flush/2 { // Oldest is one flush before the first
 			reported++
 		}
-	}
+	})
 	return all, reported
 }

@@ -325,7 +325,7 @@ func (s *Server) Run(ctx context.Context) error {
 	}
 	if s.events != nil {
 		feeders.Go(func() { s.events.run(feeding) })
-		feeders.Go(func() { s.pods.informer.RunWithContext(feeding) })
+		feeders.Go(func() { s.pods.run(feeding) })
 	}
 	err := s.serve(serving)
 	stop()

@@ -23,7 +23,7 @@ func (h *holder) contested(q *aggregator.Query, a aggregator.Answer) []aggregato
 		}
 		if h != nil {
 			p, known := h.pods.get(podKey{s.Namespace, s.Name})
-			if known && q.NamesPods() && !q.Selects(p.identity) || !known && h.pods.synced() == nil {
+			if known && q.NamesPods() && !q.Selects(&p.identity) || !known && h.pods.synced() == nil {
 				continue
 			}
 		}

@@ -338,18 +338,22 @@ func (p *simPod) known() knownPod {
 	}
 }
 
-// in is what the index of pods has: pods that have left Pending, and those that are gone.
-func (c *simCluster) in(namespace string) []knownPod {
+// known is what the index of pods has: pods that have left Pending, and those that are gone.
+func (c *simCluster) known() fixedPods {
 	known := slices.Clone(c.other)
 	for _, p := range c.pods {
 		if p.running {
 			known = append(known, p.known())
 		}
 	}
-	return fixedPods(known).in(namespace)
+	return known
 }
 
-func (c *simCluster) get(k podKey) (knownPod, bool) { return fixedPods(c.in(k.namespace)).get(k) }
+func (c *simCluster) each(sets []aggregator.Meant, since time.Time, f func(*knownPod)) {
+	c.known().each(sets, since, f)
+}
+
+func (c *simCluster) get(k podKey) (knownPod, bool) { return c.known().get(k) }
 
 func (c *simCluster) synced() error { return nil }
 

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"math"
-	"slices"
 	"strings"
 	"time"
 
@@ -22,8 +21,9 @@ import (
 
 // pods is what the cluster says of the pods that exist.
 type pods interface {
-	// in returns the pods of a namespace, of all where it is "", and those that have left.
-	in(namespace string) []knownPod
+	// each calls f with every pod of the sets, those that have left since a time among them. The pods of a workload follow each other.
+	// f must not keep the pod, and must not ask for others.
+	each(sets []aggregator.Meant, since time.Time, f func(*knownPod))
 	// get returns a pod that exists or has left, false if it is not known.
 	get(podKey) (knownPod, bool)
 	// synced says why the pods are not known yet, nil once they are.
@@ -41,228 +41,6 @@ type holder struct {
 	store   *aggregator.Store
 	started time.Time     // when the store began to listen
 	hold    time.Duration // how long a sidecar that does not report is waited for
-}
-
-// knowledge is what is known of the pods behind an answer.
-type knowledge struct {
-	// expected pods should report: they exist, carry a sidecar and could have the series, or had them.
-	expected int
-	// missing says why the answer is incomplete, "" if it is complete.
-	missing string
-	// mute pods have not reported for longer than the holder waits, nor within the window, or all that is asked for was refused
-	// for as long. They are counted as the mean of the known pods: those whose series make the value, some of which may have
-	// left by now. Of the mute ones, bare ones report, but nothing that is asked for.
-	mute, bare, known int
-	// unheard pods are younger than our start and have not reported since, for longer than the holder waits: either they
-	// serve nobody, or their sidecar does not reach us. They may keep replicas, as the mean of those that report, and never
-	// add any.
-	unheard int
-	// refusing pods have had samples refused for longer than the holder waits, and still have: what they send counts without
-	// them.
-	refusing int
-	// unknown pods exist and could have the series, but have no sidecar.
-	unknown int
-	// lasting pods have told all of the window and are to stay.
-	lasting int
-	// moved: a pod has come or left within the window, so load has gone from pod to pod.
-	moved bool
-	// contested pods may be reported by somebody else, so that what is seen may be too much.
-	contested []aggregator.PodState
-}
-
-// flaws counts why an answer is incomplete, with the name of one pod each.
-type flaws struct {
-	counts   [7]int
-	examples [7]string
-}
-
-const (
-	flawSilent  = iota // was reporting
-	flawAbsent         // has not come back since our start
-	flawUnheard        // is younger, and has not reported yet
-	flawPartial        // its rows do not tell all of the window
-	flawRefused        // samples were refused
-	flawLeft           // has left, and not told all that it served
-	flawRival          // two senders report as it
-)
-
-var flawTexts = [...]string{
-	flawSilent:  "silent",
-	flawAbsent:  "not back since the start of meshpulse",
-	flawUnheard: "not heard of since it began",
-	flawPartial: "not known over the whole window",
-	flawRefused: "with refused samples",
-	flawLeft:    "deleted, and not all is known that it served or left to others",
-	flawRival:   "that two senders report as",
-}
-
-func (f *flaws) add(kind int, name string) {
-	if f.counts[kind]++; f.examples[kind] == "" || name < f.examples[kind] {
-		f.examples[kind] = name
-	}
-}
-
-func (f *flaws) String() string {
-	var parts []string
-	for kind, n := range f.counts {
-		switch {
-		case n == 1:
-			parts = append(parts, fmt.Sprintf("1 sidecar %s (%s)", flawTexts[kind], f.examples[kind]))
-		case n > 1:
-			parts = append(parts, fmt.Sprintf("%d sidecars %s (%s, …)", n, flawTexts[kind], f.examples[kind]))
-		}
-	}
-	return strings.Join(parts, ", ")
-}
-
-// look compares what the store has of a query's pods with the pods that exist.
-func (h *holder) look(q *aggregator.Query, a aggregator.Answer, at time.Time) knowledge {
-	var k knowledge
-	var f flaws
-	departed := "" // a pod that left within the window and had told all
-	partial := map[podKey]aggregator.PodState{}
-	reporting, young, from := a.Reporting, 0, since(a, at)
-	for _, p := range a.Partial {
-		partial[podKey{p.Namespace, p.Name}] = p
-		switch {
-		case !p.Reporting:
-		case p.Bare:
-			reporting--
-		case p.Oldest.After(from):
-			young++
-		}
-	}
-	if k.known = reporting - young; k.known == 0 {
-		k.known = reporting
-	}
-	k.contested = h.contested(q, a)
-	if err := h.pods.synced(); err != nil {
-		k.missing, k.expected = err.Error(), a.Reporting+a.Silent
-		return k
-	}
-	judged := map[podKey]bool{}
-	if q.NamesPods() {
-		for _, p := range h.pods.in(q.Namespace()) {
-			if p.batch { // it comes and goes by the clock and serves nobody: not expected, unless it has such series all the same
-				continue
-			}
-			gone := !p.left.IsZero()
-			if gone && !p.left.After(from) || !q.Selects(p.identity) {
-				continue
-			}
-			if !p.wired && !gone {
-				k.unknown++
-				continue
-			}
-			key := podKey{p.identity.Namespace, p.identity.Name}
-			judged[key] = true
-			state, ok := partial[key]
-			if !ok {
-				state = h.store.Pod(key.namespace, key.name, at, a.Window)
-			}
-			h.judge(p, state, a, at, &k, &f)
-			if gone && p.wired && state.Newest.After(from) {
-				departed = key.name
-			}
-		}
-	}
-	for key, state := range partial { // pods that have such series though nothing in their metadata says so
-		if p, known := h.pods.get(key); known && !judged[key] && !state.Newest.IsZero() {
-			h.judge(p, state, a, at, &k, &f)
-		}
-	}
-	if !q.NamesPods() {
-		k.expected = max(k.expected, a.Reporting+a.Silent)
-	}
-	for _, s := range k.contested {
-		f.add(flawRival, describeContest(s))
-	}
-	if departed != "" && k.mute+k.unheard > 0 { // others serve in its place, mute ones among them: nobody's mean tells how much
-		f.add(flawLeft, departed)
-	}
-	k.missing = f.String()
-	return k
-}
-
-// usualFlush is Istio's statsFlushInterval where no pod tells another.
-const usualFlush = 5 * time.Second
-
-// judge takes one expected pod into account.
-func (h *holder) judge(p knownPod, s aggregator.PodState, a aggregator.Answer, at time.Time, k *knowledge, f *flaws) {
-	name := p.identity.Name
-	older, from := p.created.Before(h.started), since(a, at)
-	if s.Newest.Before(p.created) { // a name used again: that was another pod
-		s = aggregator.PodState{}
-	}
-	k.moved = k.moved || p.created.After(from) || p.left.After(from)
-	if !p.left.IsZero() {
-		if !h.told(p, s, a, at) {
-			f.add(flawLeft, name)
-		}
-		return
-	}
-	silence, age := at.Sub(s.Newest), at.Sub(p.created)
-	switch {
-	case s.Newest.IsZero() && !older && age <= h.hold: // it may serve already, and its first flush is still to come
-		f.add(flawUnheard, name)
-	case s.Newest.IsZero() && !older:
-		k.unheard++
-	case s.Newest.IsZero() && at.Sub(h.started) <= h.hold:
-		f.add(flawAbsent, name)
-	case s.Newest.IsZero():
-		k.mute++
-	case !s.Reporting && (silence <= h.hold || s.Newest.After(from)): // what it sent leaves the window bit by bit
-		f.add(flawSilent, name)
-	case !s.Reporting:
-		k.mute++
-	case s.Oldest.After(from) && (older || !s.Whole):
-		f.add(flawPartial, name)
-	case !s.GapTo.IsZero() && s.GapFrom.After(p.created):
-		f.add(flawPartial, name)
-	case s.Refused.IsZero():
-	case at.Sub(s.RefusedSince) <= h.hold, s.Refused.Before(at.Add(-2 * max(a.Flush, usualFlush))): // or it is over
-		f.add(flawRefused, name)
-	case s.Bare:
-		k.mute++
-		k.bare++
-		fallthrough
-	default:
-		k.refusing++
-	}
-	if s.Reporting && !s.Bare && !s.Oldest.After(from) && p.created.Before(from.Add(-a.Window)) { // it was ready all the window
-		k.lasting++
-	}
-	k.expected++
-}
-
-// since is the beginning of what an answer stands on: of its window at the newest time that every reporting sidecar has covered.
-func since(a aggregator.Answer, at time.Time) time.Time {
-	if a.Reporting > 0 && a.Watermark.Before(at) {
-		at = a.Watermark
-	}
-	return at.Add(-a.Window)
-}
-
-// told says whether a pod that has left has told all that it served within the window. Others serve in its place now, and only
-// from now on: what it did not tell is missing until it has left the window.
-func (h *holder) told(p knownPod, s aggregator.PodState, a aggregator.Answer, at time.Time) bool {
-	from, last := since(a, at), s.Newest
-	if last.After(p.left) && s.GapFrom.Before(p.left) && !s.GapFrom.IsZero() { // the name has been used again
-		last = s.GapFrom
-	}
-	if last.Before(p.created) {
-		last = p.created
-	}
-	switch {
-	case !p.left.After(from), !p.wired:
-		return true
-	case s.Newest.IsZero(): // it did not begin, or nobody heard of it
-		return p.left.Sub(p.created) <= 2*max(a.Flush, usualFlush)
-	case last.Before(p.left.Add(-time.Second)): // API servers cut times to seconds
-		return false // its next flush tells, or the last one that an Envoy sends when it ends
-	}
-	return s.Refused.IsZero() && (s.GapTo.IsZero() || !s.GapFrom.After(p.created)) &&
-		(!s.Oldest.After(from) || !p.created.Before(h.started) && s.Whole)
 }
 
 // keeping is what it takes to keep the replicas of all HPAs that ask for an offer.
@@ -366,53 +144,6 @@ func (h *holder) apply(ctx context.Context, o *offer, subject string, k knowledg
 	return verdict{items: []item{{milli: kept.milli}}, held: true, reason: fmt.Sprintf("held to keep the replicas, %s: %s", was, k.missing)}, nil
 }
 
-// fill counts mute pods as the mean of those that report, where the expression adds up over pods and nothing else is missing:
-// while replicas are kept, only what is seen may ask for more.
-func (k knowledge) fill(v verdict, p *prepared) verdict {
-	if k.mute == 0 || !p.additive || k.known == 0 || k.missing != "" {
-		return v
-	}
-	v = v.times(float64(k.known+k.mute) / float64(k.known))
-	v.reason = fmt.Sprintf("%d sidecars have been mute for long and are counted as the mean of the %d that report", k.mute, k.known)
-	return v
-}
-
-// times multiplies the items.
-func (v verdict) times(factor float64) verdict {
-	v.items = slices.Clone(v.items)
-	for i := range v.items {
-		v.items[i].milli = int64(math.Round(float64(v.items[i].milli) * factor))
-	}
-	return v
-}
-
-// doubt lets pods of which nothing is known keep replicas: as if they served as much as those do that have been there all the
-// window and are to stay, up to what keeps the replicas as they are. More would be a service whose pods fail at their start and
-// are made more and more. filled is what is seen with the mute pods as the mean of all that report, which is too little where some
-// of those have just come or are about to go.
-func (h *holder) doubt(ctx context.Context, o *offer, k knowledge, seen, filled verdict, p *prepared) (verdict, *refusal) {
-	doubtful := k.mute + k.unheard
-	if doubtful == 0 || k.missing != "" || !p.additive || o == nil || seen.sum() == 0 {
-		return filled, nil
-	}
-	kept, cannot := h.keep(ctx, o, filled.sum())
-	if cannot != nil || kept.enough {
-		return filled, nil
-	}
-	reason := fmt.Sprintf("%d sidecars have not been heard of for long, and may serve as much as the others", doubtful)
-	if k.lasting > 0 {
-		full := seen.times(float64(k.expected) / float64(k.lasting))
-		if full.sum() <= filled.sum() {
-			return filled, nil
-		}
-		if full.sum() < kept.milli {
-			full.reason = reason
-			return full, nil
-		}
-	}
-	return verdict{items: []item{{milli: kept.milli}}, held: true, reason: "held to keep the replicas: " + reason}, kept.moves
-}
-
 // problems are what the askers' authors should know of the pods behind an answer.
 func (k knowledge) problems(o *offer) []Problem {
 	var ps []Problem
@@ -420,8 +151,16 @@ func (k knowledge) problems(o *offer) []Problem {
 		ps = append(ps, p)
 	}
 	if k.mute-k.bare+k.unheard > 0 {
-		ps = append(ps, Problem{ReasonMuteSidecars, fmt.Sprintf("metric %s: sidecars of pods that exist have not reported for longer than --hold. A sum counts them as the mean of the others, those that never reported only as far as that keeps replicas. "+
+		ps = append(ps, Problem{ReasonMuteSidecars, fmt.Sprintf("metric %s: sidecars of pods that exist have not reported for longer than --hold. A sum counts them as the mean of the others of their workload, those younger than meshpulse that never reported only as far as that keeps replicas. "+
 			"Restart the pods that were started before the wiring, and check that all reach meshpulse", o)})
+	}
+	if len(k.unpointed) > 0 {
+		var named []string
+		for _, w := range k.unpointed {
+			named = append(named, w.namespace+"/"+w.name)
+		}
+		ps = append(ps, Problem{ReasonUnpointedSidecars, fmt.Sprintf("metric %s: %s has sidecars that are not pointed at meshpulse: none has ever reported, and the value stands without them. "+
+			"If it is meant, set envoyMetricsService for it (manifests/istio/pod-annotation.yaml) and restart its pods; if not, name in the query the workload that is (destination_workload)", o, strings.Join(named, ", "))})
 	}
 	if k.refusing > 0 {
 		ps = append(ps, Problem{ReasonRefusedSamples, fmt.Sprintf("metric %s: samples of its pods have been refused for longer than --hold, and the value stands without them (a sum counts a pod of which nothing is left as the mean of the others). "+

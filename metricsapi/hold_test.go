@@ -3,6 +3,7 @@ package metricsapi
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -20,14 +21,20 @@ import (
 // fixedPods are the pods of a test's cluster.
 type fixedPods []knownPod
 
-func (f fixedPods) in(namespace string) []knownPod {
-	var found []knownPod
-	for _, p := range f {
-		if namespace == "" || p.identity.Namespace == namespace {
-			found = append(found, p)
-		}
+// each calls f with the pods of the sets, workload by workload.
+func (f fixedPods) each(sets []aggregator.Meant, since time.Time, call func(*knownPod)) {
+	in := func(m aggregator.Meant, p *knownPod) bool {
+		return (m.Namespace == "" || m.Namespace == p.identity.Namespace) && (m.Workload == "" || m.Workload == p.identity.Workload) &&
+			(m.CanonicalService == "" || m.CanonicalService == p.identity.CanonicalService)
 	}
-	return found
+	found := slices.DeleteFunc(slices.Clone(f), func(p knownPod) bool {
+		gone := !p.left.IsZero() && !p.left.After(since)
+		return gone || !slices.ContainsFunc(sets, func(m aggregator.Meant) bool { return in(m, &p) })
+	})
+	slices.SortStableFunc(found, func(a, b knownPod) int { return strings.Compare(a.identity.Workload, b.identity.Workload) })
+	for i := range found {
+		call(&found[i])
+	}
 }
 
 func (f fixedPods) get(k podKey) (knownPod, bool) {

@@ -3,6 +3,10 @@ package metricsapi
 import (
 	"context"
 	"fmt"
+	"math"
+	"math/rand/v2"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -147,7 +151,9 @@ func TestPodsOfEveryKindOfWorkloadAreWaitedFor(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				c.pods = append(c.pods, kept.(*cachedPod).known())
+				var p knownPod
+				kept.(*cachedPod).tell(&p)
+				c.pods = append(c.pods, p)
 			}
 			expr := tc.expr
 			if expr == "" {
@@ -157,5 +163,199 @@ func TestPodsOfEveryKindOfWorkloadAreWaitedFor(t *testing.T) {
 				t.Errorf("got %s (%s), refused %v, want 20 held, 4 expected", shown(v), v.reason, refused)
 			}
 		})
+	}
+}
+
+const namespaceWide = `sum(rate(istio_requests_total{destination_workload_namespace="test",reporter="destination"}[1m]))`
+
+// The guides' query means all of a namespace, and beside what is scaled there is a load tester whose sidecar was never pointed at
+// meshpulse: until the hold is over the answer keeps the replicas or more, then it is the truth. The replicas go where the load asks.
+func TestAWorkloadThatWasNeverPointedAtMeshpulse(t *testing.T) {
+	const hold, whole = 5 * time.Minute, 10 * time.Minute
+	for name, tc := range map[string]struct {
+		testers    int
+		podinfo    time.Duration // when the pods were made, since our start
+		tester     time.Duration
+		at         time.Duration
+		rps        float64 // of each of three podinfo
+		want       string
+		held, told bool
+	}{
+		"alone":                              {podinfo: -time.Hour, at: whole, rps: 5, want: "15, 3 expected"},
+		"while it is waited for":             {testers: 1, podinfo: -time.Hour, tester: -time.Hour, at: 2 * time.Minute, rps: 1, want: "22500m held, 4 expected"},
+		"while it is waited for, more load":  {testers: 1, podinfo: -time.Hour, tester: -time.Hour, at: 2 * time.Minute, rps: 10, want: "30, 4 expected"},
+		"at the end of the hold":             {testers: 1, podinfo: -time.Hour, tester: -time.Hour, at: hold, rps: 1, want: "22500m held, 4 expected"},
+		"after a restart, three replicas":    {testers: 1, podinfo: -time.Hour, tester: -time.Hour, at: whole, rps: 7, want: "21, 3 expected", told: true},
+		"after a restart, two replicas":      {testers: 1, podinfo: -time.Hour, tester: -time.Hour, at: whole, rps: 5, want: "15, 3 expected", told: true},
+		"after a restart, one replica":       {testers: 1, podinfo: -time.Hour, tester: -time.Hour, at: whole, rps: 1, want: "3, 3 expected", told: true},
+		"after a restart, nine load testers": {testers: 9, podinfo: -time.Hour, tester: -time.Hour, at: whole, rps: 5, want: "15, 3 expected", told: true},
+		"before one, two replicas":           {testers: 1, podinfo: 5 * time.Second, tester: 5 * time.Second, at: whole, rps: 5, want: "15, 3 expected", told: true},
+		"before one, one replica":            {testers: 1, podinfo: 5 * time.Second, tester: 5 * time.Second, at: whole, rps: 1, want: "3, 3 expected", told: true},
+		"a new load tester":                  {testers: 1, podinfo: -time.Hour, tester: whole - 4*time.Minute, at: whole, rps: 1, want: "22500m held, 4 expected"},
+		"a load tester of a hold ago":        {testers: 1, podinfo: -time.Hour, tester: whole - hold - time.Second, at: whole, rps: 1, want: "3, 3 expected", told: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := newHeldCluster(t, sentBy{workload: "podinfo", pods: []string{"a", "b", "c"}, from: 10 * time.Second, to: tc.at, rps: tc.rps})
+			c.target = "7500m"
+			c.add("podinfo", tc.podinfo, "a", "b", "c")
+			for i := range tc.testers {
+				c.add("loadtester", tc.tester, fmt.Sprintf("tester-%d", i))
+			}
+			v, refused := c.answer(namespaceWide, tc.at)
+			if refused != nil || shown(v) != tc.want {
+				t.Errorf("got %s (%s), refused %v, want %s", shown(v), v.reason, refused, tc.want)
+			}
+			told := slices.ContainsFunc(v.problems, func(p Problem) bool {
+				return p.Reason == ReasonUnpointedSidecars && strings.Contains(p.Message, "test/loadtester has sidecars that are not pointed at meshpulse")
+			})
+			if others := slices.ContainsFunc(v.problems, func(p Problem) bool { return p.Reason == ReasonMuteSidecars }); told != tc.told || others {
+				t.Errorf("told %v, want %v: %v", told, tc.told, v.problems)
+			}
+		})
+	}
+}
+
+// What one workload's pods leave out is estimated from its own pods. Where no pod reports there is nothing to answer.
+func TestWhatIsUnknownOfAWorkload(t *testing.T) {
+	const whole = 10 * time.Minute
+	sent := func(workload string, to time.Duration, rps float64, pods ...string) sentBy {
+		return sentBy{workload: workload, pods: pods, from: 5 * time.Second, to: to, rps: rps}
+	}
+	for name, tc := range map[string]struct {
+		sent []sentBy
+		pods func(*heldCluster)
+		expr string
+		want string // "" is a refusal
+	}{
+		"mute beside a workload of another size": {
+			sent: []sentBy{sent("small", whole, 2, "s"), sent("large", whole, 20, "l1", "l2")},
+			pods: func(c *heldCluster) {
+				c.add("small", -time.Hour, "s", "s2", "s3")
+				c.add("large", -time.Hour, "l1", "l2")
+			},
+			want: "46, 5 expected", // 3 x 2 and 2 x 20
+		},
+		"mute in both": {
+			sent: []sentBy{sent("small", whole, 2, "s"), sent("large", whole, 20, "l1", "l2")},
+			pods: func(c *heldCluster) {
+				c.add("small", -time.Hour, "s", "s2")
+				c.add("large", -time.Hour, "l1", "l2", "l3")
+			},
+			want: "64, 5 expected",
+		},
+		"mute beside one that was never pointed at us, whose pod has left": {
+			sent: []sentBy{sent("small", whole, 2, "s")},
+			pods: func(c *heldCluster) {
+				c.add("small", -time.Hour, "s", "s2")
+				c.add("loadtester", -time.Hour, "t", "t2")
+				c.pods[3].left = c.store.Started().Add(whole - 30*time.Second)
+			},
+			want: "30 held, 2 expected",
+		},
+		"a pod leaves a workload, and another's are mute": {
+			sent: []sentBy{sent("small", whole, 2, "s"), sent("large", whole, 20, "l1"), sent("large", whole-20*time.Second, 20, "l2")},
+			pods: func(c *heldCluster) {
+				c.add("small", -time.Hour, "s", "s2")
+				c.add("large", -time.Hour, "l1", "l2")
+				c.pods[3].left = c.store.Started().Add(whole - 20*time.Second)
+			},
+			want: "38167m, 3 expected", // who serves in its place is of its workload, whose pods all tell
+		},
+		"all of a workload fell silent long ago": {
+			sent: []sentBy{sent("small", whole, 2, "s"), sent("large", 2*time.Minute, 20, "l1")},
+			pods: func(c *heldCluster) {
+				c.add("small", -time.Hour, "s")
+				c.add("large", -time.Hour, "l1")
+			},
+			want: "30 held, 2 expected",
+		},
+		"all of all": {
+			pods: func(c *heldCluster) { c.add("small", -time.Hour, "s") },
+		},
+		"all of what the query means, beside others": {
+			sent: []sentBy{sent("large", whole, 20, "l1")},
+			pods: func(c *heldCluster) {
+				c.add("small", -time.Hour, "s")
+				c.add("large", -time.Hour, "l1")
+			},
+			expr: `sum(rate(istio_requests_total{destination_workload="small",destination_workload_namespace="test",reporter="destination"}[1m]))`,
+		},
+		"no request yet, beside one that was never pointed at us": {
+			sent: []sentBy{sent("small", whole, 2, "s")},
+			pods: func(c *heldCluster) {
+				c.add("small", -time.Hour, "s")
+				c.add("loadtester", -time.Hour, "t")
+			},
+			expr: strings.Replace(namespaceWide, "reporter", `response_code="500",reporter`, 1),
+			want: "0, 1 expected",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := newHeldCluster(t, tc.sent...)
+			tc.pods(c)
+			expr := tc.expr
+			if expr == "" {
+				expr = namespaceWide
+			}
+			v, refused := c.answer(expr, whole)
+			if tc.want == "" {
+				if refused == nil || refused.outcome != outcomeNoSidecar {
+					t.Errorf("got %s (%s), refused %v, want %s", shown(v), v.reason, refused, outcomeNoSidecar)
+				}
+			} else if refused != nil || shown(v) != tc.want {
+				t.Errorf("got %s (%s), refused %v, want %s", shown(v), v.reason, refused, tc.want)
+			}
+		})
+	}
+}
+
+// Where the pods of each workload are alike, what is answered of some of them is what all of them would give, whatever form the
+// query has.
+func TestTheMeanOfAWorkloadIsItsOwn(t *testing.T) {
+	const whole = 10 * time.Minute
+	random := rand.New(rand.NewPCG(7, 0))
+	for _, expr := range []string{
+		`sum(rate(istio_requests_total{R}[1m]))`,
+		`60 * sum(rate(istio_requests_total{R}[1m]))`,
+		`sum by (destination_workload) (rate(istio_requests_total{R}[1m]))`,
+		`sum(sum by (namespace, pod) (rate(istio_requests_total{R}[1m])))`,
+		`sum(increase(istio_requests_total{R}[1m])) / 60 + sum(rate(istio_request_duration_milliseconds_count{R}[1m]))`,
+		`sum(rate(istio_request_duration_milliseconds_sum{R}[1m])) / sum(rate(istio_request_duration_milliseconds_count{R}[1m]))`,
+		`avg(rate(istio_requests_total{R}[1m]))`,
+		`sum(rate(istio_requests_total{R}[1m])) / count(rate(istio_requests_total{R}[1m]))`,
+		`sum(rate(istio_requests_total{destination_workload="w-0"}[1m])) / sum(rate(istio_requests_total{R}[1m]))`,
+		`max(sum by (pod) (rate(istio_requests_total{R}[1m])))`,
+		`histogram_quantile(0.9, sum by (le) (rate(istio_request_duration_milliseconds_bucket{R}[1m])))`,
+	} {
+		expr = strings.ReplaceAll(expr, "R", `destination_workload_namespace="test",reporter="destination"`)
+		for range 5 {
+			all, some := newHeldCluster(t), newHeldCluster(t)
+			for i := range 2 + random.IntN(3) {
+				s := sentBy{workload: fmt.Sprintf("w-%d", i), from: 5 * time.Second, to: whole, rps: float64(1 + random.IntN(50)), ms: float64(1 + random.IntN(200))}
+				var names []string
+				for p := range 1 + random.IntN(5) {
+					names = append(names, fmt.Sprintf("%s-%d", s.workload, p))
+				}
+				reporting := 1 + random.IntN(len(names))
+				s.pods = names
+				s.send(all.store)
+				s.pods = names[:reporting]
+				s.send(some.store)
+				for _, c := range []*heldCluster{all, some} {
+					c.add(s.workload, -time.Hour, names...)
+				}
+			}
+			for _, c := range []*heldCluster{all, some} {
+				c.target = "1m" // whatever is seen asks for more
+			}
+			want, refused := all.answer(expr, whole)
+			if refused != nil {
+				t.Fatalf("%s: %v", expr, refused)
+			}
+			got, refused := some.answer(expr, whole)
+			if refused != nil || math.Abs(float64(got.sum()-want.sum())) > max(2, 0.001*float64(want.sum())) {
+				t.Errorf("%s: got %s (%s), refused %v, all of them give %s", expr, shown(got), got.reason, refused, shown(want))
+			}
+		}
 	}
 }

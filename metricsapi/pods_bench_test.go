@@ -86,8 +86,8 @@ func BenchmarkPodIndex(b *testing.B) {
 				}
 				ctx, cancel := context.WithCancel(b.Context())
 				done := make(chan struct{})
-				go func() { x.informer.RunWithContext(ctx); close(done) }()
-				for x.synced() != nil || len(x.in("")) != pods {
+				go func() { x.run(ctx); close(done) }()
+				for x.synced() != nil || len(podsOf(x)) != pods {
 					time.Sleep(time.Millisecond)
 				}
 				weight += weigh() - before

@@ -7,6 +7,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/tools/cache"
 
+	"github.com/meshpulse/meshpulse/aggregator"
 	"github.com/meshpulse/meshpulse/metricsapi/meshpod"
 )
 
@@ -50,29 +51,46 @@ func TestPodsThatAreGoneAreRememberedForAnHour(t *testing.T) {
 		"not-seen-to-go": {cache.DeletedFinalStateUnknown{Key: "test/not-seen-to-go", Obj: pod("not-seen-to-go")}, now},
 		"no-sidecar":     {pod("no-sidecar", unwired), time.Time{}},
 	} {
+		known := tc.object
+		if unknown, ok := known.(cache.DeletedFinalStateUnknown); ok {
+			known = unknown.Obj
+		}
+		x.add(known)
 		x.forget(tc.object)
 		got, ok := x.get(podKey{"test", name})
 		if ok == tc.left.IsZero() || !got.left.Equal(tc.left) {
 			t.Errorf("%s: got %v, left %s, want %s", name, ok, got.left, tc.left)
 		}
 	}
-	if n, other := len(x.in("test")), len(x.in("other")); n != 5 || other != 0 {
+	if n, other := len(podsOf(x, aggregator.Meant{Namespace: "test"})), len(podsOf(x, aggregator.Meant{Namespace: "other"})); n != 5 || other != 0 {
 		t.Errorf("got %d pods, and %d of another namespace, want 5 and 0", n, other)
 	}
 	if len(x.leaving) != 0 {
 		t.Errorf("%v are remembered as leaving, and are gone", x.leaving)
 	}
 	now = now.Add(goneFor + time.Second)
+	x.add(pod("later"))
 	x.forget(pod("later"))
-	if got := x.in(""); len(got) != 1 || got[0].identity.Name != "later" {
+	if got := podsOf(x); len(got) != 1 || got[0].identity.Name != "later" {
 		t.Errorf("after an hour: got %v, want only the last", got)
 	}
-	if err := x.informer.GetStore().Add(pod("later")); err != nil { // its name is used again
+	again := pod("later") // its name is used again
+	if err := x.informer.GetStore().Add(again); err != nil {
 		t.Fatal(err)
 	}
-	if p, ok := x.get(podKey{"test", "later"}); !ok || !p.left.IsZero() || len(x.in("test")) != 2 {
+	x.add(again)
+	if p, ok := x.get(podKey{"test", "later"}); !ok || !p.left.IsZero() || len(podsOf(x)) != 2 {
 		t.Errorf("of two pods of a name: got %v, want the one that exists, and both in the list", p)
 	}
+}
+
+// podsOf returns the pods of the sets, all without any, with those that have left within the last hour.
+func podsOf(x *podIndex, sets ...aggregator.Meant) (all []knownPod) {
+	if sets == nil {
+		sets = []aggregator.Meant{{}}
+	}
+	x.each(sets, time.Time{}, func(p *knownPod) { all = append(all, *p) })
+	return all
 }
 
 // lastOf is the newest of what the API server has said of a pod.

@@ -32,6 +32,7 @@ const (
 	ReasonNotReported       = "NotReported"         // a metric or label in a query that no sidecar reports
 	ReasonUnreportedValue   = "UnreportedValue"     // a label's value in a query that none of the pods meant reports
 	ReasonMuteSidecars      = "MuteSidecars"        // pods that exist and have not reported for long
+	ReasonUnpointedSidecars = "UnpointedSidecars"   // a workload none of whose sidecars has ever reported
 	ReasonRefusedSamples    = "RefusedSamples"      // samples that have been refused for long
 	ReasonContestedPod      = "ContestedPod"        // two senders report as one pod
 	ReasonQueryConflict     = "QueryConflict"       // two HPAs, one query name, different queries

@@ -1,0 +1,351 @@
+package metricsapi
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/meshpulse/meshpulse/aggregator"
+)
+
+// knowledge is what is known of the pods behind an answer.
+type knowledge struct {
+	// expected pods should report: they exist, carry a sidecar and could have the series, or had them.
+	expected int
+	// missing says why the answer is incomplete, "" if it is complete.
+	missing string
+	// known pods report what makes the value; some of them may have left by now.
+	known int
+	// mute, bare and unheard pods are those of the shares (tally says which).
+	mute, bare, unheard int
+	// shares are workloads of some of whose pods nothing is known any more.
+	shares []tally
+	// unpointed are workloads none of whose pods has ever reported, for longer than the holder waits: their Envoys do not send to us. The
+	// first of them by name are enough to tell.
+	unpointed []workloadKey
+	// refusing pods have had samples refused for longer than the holder waits, and still have: what they send counts without
+	// them.
+	refusing int
+	// unknown pods exist and could have the series, but have no sidecar.
+	unknown int
+	// moved: a pod has come or left within the window, so load has gone from pod to pod.
+	moved bool
+	// contested pods may be reported by somebody else, so that what is seen may be too much.
+	contested []aggregator.PodState
+}
+
+// manyUnpointed is how many workloads an event names.
+const manyUnpointed = 3
+
+// tally is what is known of the pods of one workload that an answer means.
+type tally struct {
+	workloadKey
+	// heard: one of them has reported since our start, and is the pod that it was.
+	heard bool
+	// expected pods should report. Of reporting ones the newest row is at most two flushes old; young ones have begun within the window.
+	expected, reporting, young int
+	// mute pods have not reported for longer than the holder waits, nor within the window, or all that is asked for was refused
+	// for as long: bare ones. They are counted as the mean of the known pods of the workload.
+	mute, bare int
+	// unheard pods are younger than our start and have not reported since, for longer than the holder waits: either they
+	// serve nobody, or their sidecar does not reach us. They may keep replicas, as the mean of those of the workload that report,
+	// and never add any.
+	unheard int
+	// lasting pods have told all of the window and are to stay.
+	lasting int
+	// departed is a pod that has left within the window and had told all, "" if there is none.
+	departed string
+}
+
+// known is how many pods make what is seen of the workload.
+func (t *tally) known() int {
+	if t.reporting > t.young {
+		return t.reporting - t.young
+	}
+	return t.reporting
+}
+
+// flaws counts why an answer is incomplete, with the name of one pod each.
+type flaws struct {
+	counts   [7]int
+	examples [7]string
+}
+
+const (
+	flawSilent  = iota // was reporting
+	flawAbsent         // has not come back since our start
+	flawUnheard        // is younger, and has not reported yet
+	flawPartial        // its rows do not tell all of the window
+	flawRefused        // samples were refused
+	flawLeft           // has left, and not told all that it served
+	flawRival          // two senders report as it
+)
+
+var flawTexts = [...]string{
+	flawSilent:  "silent",
+	flawAbsent:  "not back since the start of meshpulse",
+	flawUnheard: "not heard of since it began",
+	flawPartial: "not known over the whole window",
+	flawRefused: "with refused samples",
+	flawLeft:    "deleted, and not all is known that it served or left to others",
+	flawRival:   "that two senders report as",
+}
+
+func (f *flaws) add(kind int, name string) {
+	if f.counts[kind]++; f.examples[kind] == "" || name < f.examples[kind] {
+		f.examples[kind] = name
+	}
+}
+
+func (f *flaws) String() string {
+	var parts []string
+	for kind, n := range f.counts {
+		switch {
+		case n == 1:
+			parts = append(parts, fmt.Sprintf("1 sidecar %s (%s)", flawTexts[kind], f.examples[kind]))
+		case n > 1:
+			parts = append(parts, fmt.Sprintf("%d sidecars %s (%s, …)", n, flawTexts[kind], f.examples[kind]))
+		}
+	}
+	return strings.Join(parts, ", ")
+}
+
+// look compares what the store has of a query's pods with the pods that exist.
+func (h *holder) look(q *aggregator.Query, a aggregator.Answer, at time.Time) knowledge {
+	l := looking{holder: h, query: q, answer: a, at: at, from: since(a, at)}
+	reporting, young := a.Reporting, 0
+	for _, p := range a.Partial {
+		if l.partial == nil {
+			l.partial = map[podKey]*partialPod{}
+		}
+		l.partial[podKey{p.Namespace, p.Name}] = &partialPod{PodState: p}
+		switch {
+		case !p.Reporting:
+		case p.Bare:
+			reporting--
+		case p.Oldest.After(l.from):
+			young++
+		}
+	}
+	if l.k.known = reporting - young; l.k.known == 0 {
+		l.k.known = reporting
+	}
+	l.k.contested = h.contested(q, a)
+	if err := h.pods.synced(); err != nil {
+		l.k.missing, l.k.expected = err.Error(), a.Reporting+a.Silent
+		return l.k
+	}
+	if q.NamesPods() {
+		h.pods.each(q.Meant(), l.from, l.selected)
+	}
+	for _, w := range l.others() {
+		h.pods.each([]aggregator.Meant{{Namespace: w.namespace, Workload: w.name}}, l.from, l.other)
+	}
+	l.conclude()
+	if !q.NamesPods() {
+		l.k.expected = max(l.k.expected, a.Reporting+a.Silent)
+	}
+	for _, s := range l.k.contested {
+		l.f.add(flawRival, describeContest(s))
+	}
+	l.k.missing = l.f.String()
+	return l.k
+}
+
+// looking is a look at the pods behind an answer.
+type looking struct {
+	*holder
+	query   *aggregator.Query
+	answer  aggregator.Answer
+	at      time.Time
+	from    time.Time // since when what is known has to be known
+	partial map[podKey]*partialPod
+
+	k knowledge
+	f flaws
+	t tally // of the workload that is looked at
+}
+
+// partialPod is a pod of which the window is not known in full.
+type partialPod struct {
+	aggregator.PodState
+	judged bool
+}
+
+// selected takes a pod into account, if the query selects it by what its metadata says.
+func (l *looking) selected(p *knownPod) {
+	if p.batch { // it comes and goes by the clock and serves nobody: not expected, unless it has such series all the same
+		return
+	}
+	gone := !p.left.IsZero()
+	if gone && !p.left.After(l.from) || !l.query.Selects(&p.identity) {
+		return
+	}
+	if !p.wired && !gone {
+		l.k.unknown++
+		return
+	}
+	l.judge(p, l.state(p))
+}
+
+// state is what the store knows of a pod.
+func (l *looking) state(p *knownPod) aggregator.PodState {
+	key := podKey{p.identity.Namespace, p.identity.Name}
+	if partial := l.partial[key]; partial != nil {
+		partial.judged = true
+		return partial.PodState
+	}
+	return l.store.Pod(key.namespace, key.name, l.at, l.answer.Window)
+}
+
+// others returns the workloads of pods that have such series though nothing in their metadata says so.
+func (l *looking) others() []workloadKey {
+	var found []workloadKey
+	for key, partial := range l.partial {
+		if p, known := l.pods.get(key); known && !partial.judged && !partial.Newest.IsZero() {
+			found = append(found, workloadKey{p.identity.Namespace, p.identity.Workload})
+		}
+	}
+	slices.SortFunc(found, workloadKey.compare)
+	return slices.Compact(found)
+}
+
+// other takes into account a pod of a workload that has such series though nothing in its metadata says so: where its own state is whole,
+// as one that reports.
+func (l *looking) other(p *knownPod) {
+	key := podKey{p.identity.Namespace, p.identity.Name}
+	switch partial := l.partial[key]; {
+	case partial != nil && !partial.judged:
+		if !partial.Newest.IsZero() {
+			l.judge(p, partial.PodState)
+		}
+	case partial == nil && p.left.IsZero() && !(l.query.NamesPods() && l.query.Selects(&p.identity)):
+		if s := l.state(p); s.Reporting {
+			l.of(p)
+			l.t.reporting++
+		}
+	}
+}
+
+// of makes the pod's workload the one that is looked at. Its pods follow each other.
+func (l *looking) of(p *knownPod) {
+	if w := (workloadKey{p.identity.Namespace, p.identity.Workload}); l.t.workloadKey != w {
+		l.conclude()
+		l.t.workloadKey = w
+	}
+}
+
+// conclude ends the look at a workload.
+func (l *looking) conclude() {
+	t := l.t
+	l.t = tally{}
+	unknown := t.mute + t.unheard
+	switch {
+	case unknown == 0:
+	case !t.heard: // nothing of it can be estimated, and nothing says that it will ever be known
+		i, _ := slices.BinarySearchFunc(l.k.unpointed, t.workloadKey, workloadKey.compare)
+		if l.k.unpointed = slices.Insert(l.k.unpointed, i, t.workloadKey); len(l.k.unpointed) > manyUnpointed {
+			l.k.unpointed = l.k.unpointed[:manyUnpointed]
+		}
+		t.expected -= unknown
+	default:
+		l.k.mute, l.k.bare, l.k.unheard = l.k.mute+t.mute, l.k.bare+t.bare, l.k.unheard+t.unheard
+		l.k.shares = append(l.k.shares, t)
+		if t.departed != "" { // others serve in its place, mute ones among them: nobody's mean tells how much
+			l.f.add(flawLeft, t.departed)
+		}
+	}
+	l.k.expected += t.expected
+}
+
+// usualFlush is Istio's statsFlushInterval where no pod tells another.
+const usualFlush = 5 * time.Second
+
+// judge takes one expected pod into account.
+func (l *looking) judge(p *knownPod, s aggregator.PodState) {
+	l.of(p)
+	name, t, a := p.identity.Name, &l.t, l.answer
+	older := p.created.Before(l.started)
+	if s.Newest.Before(p.created) { // a name used again: that was another pod
+		s = aggregator.PodState{}
+	}
+	t.heard = t.heard || !s.Newest.IsZero()
+	if s.Reporting && !s.Bare {
+		if t.reporting++; s.Oldest.After(l.from) {
+			t.young++
+		}
+	}
+	l.k.moved = l.k.moved || p.created.After(l.from) || p.left.After(l.from)
+	if !p.left.IsZero() {
+		if !l.told(p, s, a, l.at) {
+			l.f.add(flawLeft, name)
+		}
+		if p.wired && s.Newest.After(l.from) {
+			t.departed = name
+		}
+		return
+	}
+	silence, age := l.at.Sub(s.Newest), l.at.Sub(p.created)
+	switch {
+	case s.Newest.IsZero() && !older && age <= l.hold: // it may serve already, and its first flush is still to come
+		l.f.add(flawUnheard, name)
+	case s.Newest.IsZero() && !older:
+		t.unheard++
+	case s.Newest.IsZero() && l.at.Sub(l.started) <= l.hold:
+		l.f.add(flawAbsent, name)
+	case s.Newest.IsZero():
+		t.mute++
+	case !s.Reporting && (silence <= l.hold || s.Newest.After(l.from)): // what it sent leaves the window bit by bit
+		l.f.add(flawSilent, name)
+	case !s.Reporting:
+		t.mute++
+	case s.Oldest.After(l.from) && (older || !s.Whole):
+		l.f.add(flawPartial, name)
+	case !s.GapTo.IsZero() && s.GapFrom.After(p.created):
+		l.f.add(flawPartial, name)
+	case s.Refused.IsZero():
+	case l.at.Sub(s.RefusedSince) <= l.hold, s.Refused.Before(l.at.Add(-2 * max(a.Flush, usualFlush))): // or it is over
+		l.f.add(flawRefused, name)
+	case s.Bare:
+		t.mute++
+		t.bare++
+		fallthrough
+	default:
+		l.k.refusing++
+	}
+	if s.Reporting && !s.Bare && !s.Oldest.After(l.from) && p.created.Before(l.from.Add(-a.Window)) { // it was ready all the window
+		t.lasting++
+	}
+	t.expected++
+}
+
+// since is the beginning of what an answer stands on: of its window at the newest time that every reporting sidecar has covered.
+func since(a aggregator.Answer, at time.Time) time.Time {
+	if a.Reporting > 0 && a.Watermark.Before(at) {
+		at = a.Watermark
+	}
+	return at.Add(-a.Window)
+}
+
+// told says whether a pod that has left has told all that it served within the window. Others serve in its place now, and only
+// from now on: what it did not tell is missing until it has left the window.
+func (h *holder) told(p *knownPod, s aggregator.PodState, a aggregator.Answer, at time.Time) bool {
+	from, last := since(a, at), s.Newest
+	if last.After(p.left) && s.GapFrom.Before(p.left) && !s.GapFrom.IsZero() { // the name has been used again
+		last = s.GapFrom
+	}
+	if last.Before(p.created) {
+		last = p.created
+	}
+	switch {
+	case !p.left.After(from), !p.wired:
+		return true
+	case s.Newest.IsZero(): // it did not begin, or nobody heard of it
+		return p.left.Sub(p.created) <= 2*max(a.Flush, usualFlush)
+	case last.Before(p.left.Add(-time.Second)): // API servers cut times to seconds
+		return false // its next flush tells, or the last one that an Envoy sends when it ends
+	}
+	return s.Refused.IsZero() && (s.GapTo.IsZero() || !s.GapFrom.After(p.created)) &&
+		(!s.Oldest.After(from) || !p.created.Before(h.started) && s.Whole)
+}

@@ -1,0 +1,366 @@
+package metricsapi
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/metadata"
+	"k8s.io/client-go/tools/cache"
+
+	"github.com/meshpulse/meshpulse/aggregator"
+)
+
+// podIndex knows the pods of the cluster through an informer for their metadata alone, and for a while those that are gone. An answer
+// costs what it looks at, so pods are found by what queries name: namespace and workload, canonical service.
+type podIndex struct {
+	informer cache.SharedIndexInformer
+	indexed  cache.ResourceEventHandlerRegistration // puts what the informer has into the maps
+	now      func() time.Time
+
+	mu sync.RWMutex
+	// workloads have pods, or have had some; the other maps are of the same, by namespace, name and canonical service.
+	workloads                      map[workloadKey]*workloadPods
+	byNamespace, byName, byService map[string][]*workloadPods
+	leaving                        map[podKey]leaving       // pods that exist
+	gone                           map[podKey]*workloadPods // where a pod that is gone was
+	pruned                         time.Time
+}
+
+type workloadKey struct{ namespace, name string }
+
+func (w workloadKey) compare(o workloadKey) int {
+	return cmp.Or(strings.Compare(w.namespace, o.namespace), strings.Compare(w.name, o.name))
+}
+
+// workloadPods are the pods of a workload.
+type workloadPods struct {
+	workloadKey
+	pods     []*cachedPod
+	gone     []gonePod // in the order of their going
+	services []serviceCount
+}
+
+// gonePod is a pod that carried a sidecar, and when it was gone.
+type gonePod struct {
+	*cachedPod
+	left time.Time // see knownPod
+	gone time.Time
+}
+
+// serviceCount is how many pods of a workload, with those that are gone, are of a canonical service: as a rule all.
+type serviceCount struct {
+	name string
+	n    int
+}
+
+// leaving is when a pod's deletion began; seconds since 1970. created tells it from others of its name.
+type leaving struct{ created, left int64 }
+
+// goneFor is how long a pod that is gone is remembered: as long as the longest window of a query, the default of
+// --max-retention.
+const goneFor = time.Hour
+
+func newPodIndex(client metadata.Interface, now func() time.Time) (*podIndex, error) {
+	x := &podIndex{
+		now: now, leaving: map[podKey]leaving{}, gone: map[podKey]*workloadPods{}, workloads: map[workloadKey]*workloadPods{},
+		byNamespace: map[string][]*workloadPods{}, byName: map[string][]*workloadPods{}, byService: map[string][]*workloadPods{},
+	}
+	var pods metadata.ResourceInterface
+	if client != nil {
+		pods = client.Resource(schema.GroupVersionResource{Version: "v1", Resource: "pods"}).Namespace(metav1.NamespaceAll)
+	}
+	x.informer = cache.NewSharedIndexInformer(cache.ToListWatcherWithWatchListSemantics(listPods(pods, x.keep), client), &metav1.PartialObjectMetadata{}, 0, cache.Indexers{})
+	if err := x.informer.SetTransform(x.keep); err != nil {
+		return nil, err
+	}
+	var err error
+	x.indexed, err = x.informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
+		AddFunc: x.add, UpdateFunc: x.replace, DeleteFunc: x.forget,
+	})
+	return x, err
+}
+
+// run keeps the index in step with the API server until the context ends.
+func (x *podIndex) run(ctx context.Context) { x.informer.RunWithContext(ctx) }
+
+func (x *podIndex) synced() error {
+	if !x.informer.HasSynced() || !x.indexed.HasSynced() {
+		return errors.New("the pods have not been read from the API server yet")
+	}
+	return nil
+}
+
+// keep is what the informer keeps of a pod. Its deletion began when it was first said to: when the kubelet has its containers ended, the
+// API server sets the time anew, to that moment (k8s.io/apiserver pkg/registry/rest/delete.go), long after the sidecar's last flush.
+func (x *podIndex) keep(object any) (any, error) {
+	kept, err := keepIdentity(object)
+	c, ok := kept.(*cachedPod)
+	if !ok || c.left == 0 {
+		return kept, err
+	}
+	key := podKey{c.namespace.Value(), c.name}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if was, ok := x.leaving[key]; ok && was.created == c.created {
+		c.left = min(c.left, was.left)
+	}
+	x.leaving[key] = leaving{c.created, c.left}
+	return c, err
+}
+
+func (x *podIndex) add(o any) {
+	if c, ok := o.(*cachedPod); ok {
+		x.mu.Lock()
+		defer x.mu.Unlock()
+		x.put(c)
+	}
+}
+
+// put adds a pod to its workload. The mutex is held.
+func (x *podIndex) put(c *cachedPod) {
+	key := workloadKey{c.namespace.Value(), c.workload.Value()}
+	w := x.workloads[key]
+	if w == nil {
+		w = &workloadPods{workloadKey: key}
+		x.workloads[key] = w
+		x.byNamespace[key.namespace] = append(x.byNamespace[key.namespace], w)
+		x.byName[key.name] = append(x.byName[key.name], w)
+	}
+	w.pods = append(w.pods, c)
+	x.count(w, c, 1)
+}
+
+// count counts a pod that comes or goes under its canonical service. The mutex is held.
+func (x *podIndex) count(w *workloadPods, c *cachedPod, by int) {
+	name := c.canonical.Value()
+	i := slices.IndexFunc(w.services, func(s serviceCount) bool { return s.name == name })
+	if i < 0 {
+		i = len(w.services)
+		w.services = append(w.services, serviceCount{name: name})
+		x.byService[name] = append(x.byService[name], w)
+	}
+	if w.services[i].n += by; w.services[i].n == 0 {
+		w.services = slices.Delete(w.services, i, i+1)
+		without(x.byService, name, w)
+	}
+	if len(w.pods)+len(w.gone) == 0 {
+		delete(x.workloads, w.workloadKey)
+		without(x.byNamespace, w.namespace, w)
+		without(x.byName, w.name, w)
+	}
+}
+
+// without takes a workload out of a map.
+func without(m map[string][]*workloadPods, key string, w *workloadPods) {
+	if m[key] = remove(m[key], w); len(m[key]) == 0 {
+		delete(m, key)
+	}
+}
+
+// remove takes an element out, whatever that does to the order.
+func remove[T comparable](from []T, what T) []T {
+	i := slices.Index(from, what)
+	if i < 0 {
+		return from
+	}
+	var none T
+	last := len(from) - 1
+	from[i], from[last] = from[last], none
+	return from[:last]
+}
+
+func (x *podIndex) replace(before, after any) {
+	old, ok1 := before.(*cachedPod)
+	c, ok2 := after.(*cachedPod)
+	if !ok1 || !ok2 {
+		return
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	w := x.workloads[workloadKey{old.namespace.Value(), old.workload.Value()}]
+	if w == nil {
+		x.put(c)
+		return
+	}
+	if i := slices.Index(w.pods, old); i >= 0 && old.workload == c.workload && old.canonical == c.canonical {
+		w.pods[i] = c
+		return
+	}
+	x.put(c) // before the old one goes, so that a workload does not come and go
+	w.pods = remove(w.pods, old)
+	x.count(w, old, -1)
+}
+
+// forget moves a pod to those that are gone.
+func (x *podIndex) forget(o any) {
+	if unknown, ok := o.(cache.DeletedFinalStateUnknown); ok {
+		o = unknown.Obj
+	}
+	last, ok := o.(*cachedPod)
+	if !ok {
+		return
+	}
+	now, key := x.now(), podKey{last.namespace.Value(), last.name}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.leaving[key].created == last.created {
+		delete(x.leaving, key)
+	}
+	if now.Sub(x.pruned) > goneFor/10 {
+		x.prune(now)
+	}
+	w, c := x.take(key, last.workload.Value())
+	switch {
+	case c == nil:
+		return
+	case !c.wired:
+		x.count(w, c, -1)
+		return
+	}
+	left := now // without a grace period, or it has finished
+	if last.left != 0 {
+		left = time.Unix(last.left, 0)
+	}
+	w.gone = append(w.gone, gonePod{c, left, now})
+	if x.gone[key] != nil { // its name had been used before
+		x.drop(key)
+	}
+	x.gone[key] = w
+}
+
+// take takes a pod out of its workload, as a rule the one of that name. The mutex is held.
+func (x *podIndex) take(key podKey, workload string) (*workloadPods, *cachedPod) {
+	out := func(w *workloadPods) *cachedPod {
+		i := slices.IndexFunc(w.pods, func(c *cachedPod) bool { return c.name == key.name })
+		if i < 0 {
+			return nil
+		}
+		c := w.pods[i]
+		w.pods = remove(w.pods, c)
+		return c
+	}
+	if w := x.workloads[workloadKey{key.namespace, workload}]; w != nil {
+		if c := out(w); c != nil {
+			return w, c
+		}
+	}
+	for _, w := range x.byNamespace[key.namespace] {
+		if c := out(w); c != nil {
+			return w, c
+		}
+	}
+	return nil, nil
+}
+
+// drop forgets a pod that is gone, the first of its name. The mutex is held.
+func (x *podIndex) drop(key podKey) {
+	w := x.gone[key]
+	delete(x.gone, key)
+	i := slices.IndexFunc(w.gone, func(p gonePod) bool { return p.name == key.name })
+	c := w.gone[i].cachedPod
+	w.gone = slices.Delete(w.gone, i, i+1)
+	x.count(w, c, -1)
+}
+
+func (x *podIndex) prune(now time.Time) {
+	x.pruned = now
+	maps.DeleteFunc(x.leaving, func(_ podKey, l leaving) bool { return now.Sub(time.Unix(l.left, 0)) > goneFor }) // not seen to go
+	for key, w := range x.gone {
+		for len(w.gone) > 0 && now.Sub(w.gone[0].gone) > goneFor {
+			x.drop(podKey{key.namespace, w.gone[0].name})
+		}
+	}
+}
+
+// each calls f with every pod of the sets, and with those that have left since a time: a name that was used again comes twice. The pods
+// of a workload follow each other. f must not keep the pod, and must not ask the index.
+func (x *podIndex) each(sets []aggregator.Meant, since time.Time, f func(*knownPod)) {
+	var seen map[*workloadPods]bool
+	if len(sets) > 1 {
+		seen = map[*workloadPods]bool{}
+	}
+	var p knownPod
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	visit := func(w *workloadPods) {
+		if seen[w] {
+			return
+		}
+		if seen != nil {
+			seen[w] = true
+		}
+		for _, c := range w.pods {
+			c.tell(&p)
+			f(&p)
+		}
+		for _, g := range slices.Backward(w.gone) {
+			if !g.gone.After(since) {
+				break
+			}
+			g.tell(&p)
+			p.left = g.left
+			f(&p)
+		}
+	}
+	for _, set := range sets {
+		x.workloadsOf(set, visit)
+	}
+}
+
+// workloadsOf calls visit with every workload that has pods of the set. The mutex is held.
+func (x *podIndex) workloadsOf(set aggregator.Meant, visit func(*workloadPods)) {
+	var found []*workloadPods
+	switch {
+	case set.Workload != "" && set.Namespace != "":
+		if w := x.workloads[workloadKey{set.Namespace, set.Workload}]; w != nil {
+			visit(w)
+		}
+		return
+	case set.Workload != "":
+		found = x.byName[set.Workload]
+	case set.CanonicalService != "":
+		found = x.byService[set.CanonicalService]
+	case set.Namespace != "":
+		found = x.byNamespace[set.Namespace]
+	default:
+		for _, w := range x.workloads {
+			visit(w)
+		}
+		return
+	}
+	for _, w := range found {
+		if set.Namespace == "" || set.Namespace == w.namespace {
+			visit(w)
+		}
+	}
+}
+
+// get returns a pod that exists, else one that is gone, else false.
+func (x *podIndex) get(k podKey) (p knownPod, ok bool) {
+	o, ok, _ := x.informer.GetStore().GetByKey(k.namespace + "/" + k.name) // the error is of a key that cannot be read
+	if c, isPod := o.(*cachedPod); ok && isPod {
+		c.tell(&p)
+		return p, true
+	}
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	w := x.gone[k]
+	if w == nil {
+		return p, false
+	}
+	for _, g := range w.gone {
+		if g.name == k.name {
+			g.tell(&p)
+			p.left = g.left
+		}
+	}
+	return p, true
+}

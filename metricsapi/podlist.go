@@ -1,0 +1,63 @@
+package metricsapi
+
+import (
+	"context"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/metadata"
+	"k8s.io/client-go/tools/cache"
+)
+
+// podPage is how many pods are read at once where the API server does not stream them. A page is a few MB until it is shrunk; read as one
+// list, 30,000 pods took 348 MB.
+const podPage = 500
+
+// startedPods are the pods of which something is expected: of those that have finished nothing is any more, of pending ones nothing yet.
+var startedPods = fields.AndSelectors(fields.OneTermNotEqualSelector("status.phase", "Failed"),
+	fields.OneTermNotEqualSelector("status.phase", "Succeeded"), fields.OneTermNotEqualSelector("status.phase", "Pending")).String()
+
+// shrunkPods is a list of cachedPods.
+type shrunkPods struct {
+	metav1.TypeMeta
+	metav1.ListMeta
+	Items []runtime.Object
+}
+
+// DeepCopyObject is not asked for a copy: nobody changes a list that was read.
+func (l *shrunkPods) DeepCopyObject() runtime.Object { return l }
+
+// listPods is how an informer lists and watches pods. API servers from Kubernetes 1.32 on stream the first list through the watch, and
+// keep shrinks each as it comes. A list from the others is read in pages, each shrunk before the next is asked for.
+func listPods(pods metadata.ResourceInterface, keep cache.TransformFunc) *cache.ListWatch {
+	return &cache.ListWatch{
+		ListWithContextFunc: func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
+			options.FieldSelector, options.Limit = startedPods, podPage
+			options.ResourceVersion, options.ResourceVersionMatch = "", "" // a list as of an older version is not cut into pages
+			all := &shrunkPods{}
+			for {
+				page, err := pods.List(ctx, options)
+				if err != nil {
+					return nil, err // of a page that has expired too: the informer begins anew
+				}
+				for i := range page.Items {
+					kept, err := keep(&page.Items[i])
+					if err != nil {
+						return nil, err
+					}
+					all.Items = append(all.Items, kept.(runtime.Object))
+				}
+				all.ResourceVersion, options.Continue = page.ResourceVersion, page.Continue
+				if options.Continue == "" {
+					return all, nil
+				}
+			}
+		},
+		WatchFuncWithContext: func(ctx context.Context, options metav1.ListOptions) (watch.Interface, error) {
+			options.FieldSelector = startedPods
+			return pods.Watch(ctx, options)
+		},
+	}
+}
