@@ -100,11 +100,14 @@ type Batch struct {
 	Stopped *atomic.Bool
 	// Refused counts samples that were dropped before they reached the batch (bad values, limits of the wire scan).
 	Refused int
+	// OtherForm: some of them are Istio's metrics under names that are not read, and none came that is. Nothing is known of the pod's
+	// requests then, though it reports.
+	OtherForm bool
 }
 
 // Reset empties the batch and keeps its memory, its Space and Stopped.
 func (b *Batch) Reset() {
-	b.Timestamp, b.Refused = 0, 0
+	b.Timestamp, b.Refused, b.OtherForm = 0, 0, false
 	b.Samples, b.Buckets, b.Quantiles = b.Samples[:0], b.Buckets[:0], b.Quantiles[:0]
 }
 

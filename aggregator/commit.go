@@ -82,6 +82,9 @@ func (st *Stream) Commit(arrival time.Time, b *Batch, d Describer) error {
 	if b.Refused > 0 {
 		t.refuse(at)
 	}
+	if b.OtherForm {
+		t.otherForm.Store(at)
+	}
 	for i := range b.Samples {
 		if i%1024 == 1023 && b.Stopped != nil && b.Stopped.Load() {
 			break

@@ -47,6 +47,8 @@ type PodState struct {
 	// Refused is when one of its samples was last refused or dropped, zero if not within the window; RefusedSince is
 	// since when that has happened again and again.
 	Refused, RefusedSince time.Time
+	// OtherForm: what was refused are Istio's metrics under names that are not read (Batch.OtherForm).
+	OtherForm bool
 	// Rivals are two streams that report as the pod, so that what its rows tell of the window may be of either; nil if there are not.
 	Rivals *Rivals
 }
@@ -148,6 +150,8 @@ func (t *table) state(at int64, reach time.Duration) PodState {
 	s.Oldest, s.Newest, s.Whole = time.UnixMilli(oldest), time.UnixMilli(newest), whole && !t.begun.Load()
 	if refused := t.refused.Load(); refused > at-reach.Milliseconds() {
 		s.Refused, s.RefusedSince = time.UnixMilli(refused), time.UnixMilli(t.refusedSince.Load())
+		other := t.otherForm.Load()
+		s.OtherForm = other != 0 && other > at-reach.Milliseconds()
 	}
 	if gap := t.gap.Load(); gap != nil && gap.to > at-reach.Milliseconds() {
 		s.GapFrom, s.GapTo = time.UnixMilli(gap.from), time.UnixMilli(gap.to)

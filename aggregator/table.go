@@ -21,7 +21,9 @@ type table struct {
 	gap    atomic.Pointer[gap]        // the newest one, nil if there was none
 	// refused is the time of the newest sample that was refused or dropped, refusedSince when that began; 0 if none was.
 	refused, refusedSince atomic.Int64
-	gone                  atomic.Bool // freed, for readers
+	// otherForm is when some of them were last Istio's metrics under names that are not read.
+	otherForm atomic.Int64
+	gone      atomic.Bool // freed, for readers
 	// begun: the pod's sidecar had counted requests before the first flush that came.
 	begun atomic.Bool
 

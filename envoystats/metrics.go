@@ -41,6 +41,7 @@ const (
 	limitMemory    = "memory_budget"    //
 	limitRows      = "shared_rows"      // meshpulse_store_shared_rows_total
 	limitPace      = "throttled"        // meshpulse_ingest_throttled_messages_total
+	limitForm      = "other_form"       // meshpulse_ingest_dropped_samples_total
 	limitSamples   = "refused_samples"  // meshpulse_ingest_dropped_samples_total
 )
 

@@ -9,6 +9,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -76,6 +77,36 @@ func oracle(c Config, sizes bool, b []byte) (expected, error) {
 		}
 	}
 	return e, nil
+}
+
+// oracleOtherForms counts the families of a stream's first message that are Istio's under names that are not read.
+func oracleOtherForms(c Config, b []byte) int {
+	c = c.withDefaults()
+	var m metricsv3.StreamMetricsMessage
+	if err := proto.Unmarshal(b, &m); err != nil {
+		return 0
+	}
+	other := regexp.MustCompile(`^(?s)(istiocustom\.)?.+istio_(requests_total|request_duration_milliseconds|re(quest|sponse)_(bytes|messages_total)|tcp_)`)
+	n := 0
+	for _, f := range m.GetEnvoyMetrics() {
+		name := strings.TrimPrefix(f.GetName(), "istiocustom.")
+		switch kind := f.GetType(); {
+		case kind != dto.MetricType_COUNTER && kind != dto.MetricType_HISTOGRAM && kind != dto.MetricType_SUMMARY:
+		case !oracleKeeps(c, f.GetName()):
+			if other.MatchString(f.GetName()) && !strings.HasPrefix(name, "istio_") {
+				n++
+			}
+		case kind == dto.MetricType_COUNTER && strings.HasPrefix(name, "istio_"):
+			for _, m := range f.GetMetric() {
+				switch oracleRefuses(c, f, m) {
+				case "name_too_long", "not_utf8", "too_many_labels", "label_too_long":
+				default:
+					return 0
+				}
+			}
+		}
+	}
+	return n
 }
 
 // oracleReads says whether a family is read.

@@ -26,6 +26,9 @@ const durationMetric = "istio_request_duration_milliseconds"
 // pilot/pkg/networking/core/listener_builder and Envoy's stats filter: stat_prefix).
 const statPrefix = "istiocustom."
 
+// istioPrefix is what Istio's metrics begin with in the forms that are read.
+const istioPrefix = "istio_"
+
 // maxTimestamp is the end of the year 9999: later timestamps would overflow arithmetic on them.
 const maxTimestamp = 253402300799999
 
@@ -54,6 +57,28 @@ func (r *scanRules) keeps(name []byte) bool {
 		}
 	}
 	return bytes.HasPrefix(name, []byte(durationMetric))
+}
+
+// otherForm says whether a family that is not kept is one of Istio's metrics all the same, under a name that is not read: as Istio up to
+// 1.17 had it (wasmcustom.reporter=.=destination;.;…;.;istio_requests_total), or with another stats prefix (mesh.istiocustom.istio_…). It
+// is asked of sidecars only of which no request counter has been read: with those it is known that there is nothing to look for.
+func (s *scan) otherForm(name []byte) bool {
+	name = bytes.TrimPrefix(name, []byte(statPrefix))
+	if bytes.HasPrefix(name, []byte(istioPrefix)) {
+		return false // a form that is read; it is not kept
+	}
+	for {
+		i := bytes.Index(name, []byte(istioPrefix))
+		if i < 0 {
+			return false
+		}
+		name = name[i+len(istioPrefix):]
+		for _, metric := range []string{"requests_total", "request_duration_milliseconds", "request_bytes", "response_bytes", "request_messages_total", "response_messages_total", "tcp_"} {
+			if bytes.HasPrefix(name, []byte(metric)) {
+				return true
+			}
+		}
+	}
 }
 
 // isSize says whether a family is one of aggregator.Sizes, whose summaries tell nothing new beside their histograms.
@@ -140,6 +165,10 @@ func (s *scan) read(msg []byte, seen *seen) error {
 		}
 	}
 	s.seen.sizes = s.seen.sizes || s.sizes
+	if s.seen.istio { // what comes beside is another filter's
+		s.refused[refusedForm] = 0
+	}
+	s.batch.OtherForm = s.refused[refusedForm] > 0
 	for _, n := range s.refused {
 		s.batch.Refused += int(n)
 	}
@@ -192,6 +221,9 @@ func (s *scan) family(from, to int) bool {
 	k := kindOf(kind)
 	if k == 0 || !s.rules.keeps(s.msg[name.from:name.to]) || k == aggregator.Summary && s.seen.sizes && isSize(s.msg[name.from:name.to]) {
 		s.skipped++
+		if !s.seen.istio && k != 0 && s.otherForm(s.msg[name.from:name.to]) {
+			s.refused[refusedForm]++
+		}
 		return s.batch.Timestamp != 0 || s.findTimestamp(from, to)
 	}
 	switch metrics {
@@ -329,6 +361,7 @@ func (s *scan) finish(v *value, name, at span, labels labelRun, timestamp int64)
 		}
 		if why == kept {
 			s.seen.add(key)
+			s.seen.istio = s.seen.istio || v.kind == aggregator.Counter && bytes.HasPrefix(bytes.TrimPrefix(s.msg[name.from:name.to], []byte(statPrefix)), []byte(istioPrefix))
 		}
 	}
 	if !s.row(timestamp) && why == kept {

@@ -30,7 +30,7 @@ func FuzzScan(f *testing.F) {
 	c := Config{MaxNameBytes: 900, MaxLabelBytes: 50, MaxLabels: 26, MaxBuckets: 20}
 	s, keys := newScan(c), new(seen)
 	f.Fuzz(func(t *testing.T, sizes bool, b []byte) {
-		keys.sizes = sizes
+		keys.sizes, keys.istio = sizes, true
 		got, scanErr := scanned(s, keys, b)
 		want, err := oracle(c, sizes, b)
 		switch {
@@ -41,6 +41,10 @@ func FuzzScan(f *testing.F) {
 				t.Fatalf("want -, got +\n%s", diff)
 			}
 			describeAll(t, s)
+			first, _ := scanned(s, &seen{sizes: sizes}, b)
+			if got, want := first.Refused["other_form"], oracleOtherForms(c, b); got != want {
+				t.Fatalf("%d families of another form, want %d", got, want)
+			}
 		case scanErr == nil:
 			want, err := oracle(c, sizes, withoutUnread(t, c.withDefaults(), sizes, b))
 			if err != nil {
@@ -167,6 +171,7 @@ func handmade() [][]byte {
 		message(panics{}, family("istio_a", s, summary(1, 2, 0), summary(1, 2, 3, 0, 1, .25, nan))),
 		message(panics{}, family("istiocustom.istio_request_bytes.reporter.source", s, summary(1, 2, 3, 0, 1)), family("istio_request_bytes", h, histogram(1, 2, 3, 1, 1)), family("istio_request_bytes_x", s, summary(1, 2, 3))),
 		message(panics{}, family("cluster.a", c, counter(1, 2)), family("x", dto.MetricType(99), counter(3, 4)), family("istio_x", dto.MetricType_GAUGE, counter(5, 6))),
+		message(panics{}, family(oldName, c, counter(1, 2)), family("mesh.istio_request_bytes", h, histogram(1, 2, 3)), family("x.istio_tcp", s), family("istio_requests", c)),
 		message(panics{}, family("istio_\xff", c, counter(1, 2)), family("istio_a", c, counter(1, 2, "a\xff", "b"))),
 	}
 	// A family's name behind its metrics, labels apart from each other, a value in two halves, a bad exemplar.

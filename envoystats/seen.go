@@ -13,6 +13,8 @@ type seen struct {
 	// sizes: histograms of sizes have come. An Envoy that sends them sends all of them, for life (histogram_emit_mode), so the
 	// summaries beside them are not read.
 	sizes bool
+	// istio: a counter of Istio's has been read.
+	istio bool
 }
 
 // maxSeenBuckets bounds a stream's memory to 1 MiB: 131,072 keys.

@@ -39,7 +39,7 @@ type stream struct {
 	out    podStream // nil until the pod is known
 	seen   seen
 
-	toldMalformed, toldSuperseded, toldRefused, toldLimit, toldPace bool
+	toldMalformed, toldSuperseded, toldRefused, toldLimit, toldPace, toldForm bool
 }
 
 // compression is how a stream's messages are compressed, "" if they are not. What gRPC has inflated cannot be bounded any more, so it has
@@ -166,7 +166,10 @@ func (st *stream) message(arrival time.Time, s *scan) (reason string, err error)
 	s.own, s.batch.Space = (*own)(&st.pod), st.space
 	st.seen.fit(len(s.batch.Samples) + s.batch.Refused)
 	m.applied(s)
-	if s.batch.Refused > 0 && !st.toldRefused {
+	if s.batch.OtherForm {
+		st.tell(&st.toldForm, limitForm, st.subject(), "sidecar sends Istio's metrics in a form that is not read, so nothing is known of its requests: "+
+			"names of Istio 1.17 and before, or another stats prefix than istiocustom. (an EnvoyFilter, stat_prefix)", nil)
+	} else if s.batch.Refused > 0 && !st.toldRefused {
 		st.tell(&st.toldRefused, limitSamples, st.subject(), "samples refused, the rest of the message was taken", errors.New(s.why()))
 	}
 	if s.batch.Timestamp == 0 {

@@ -27,6 +27,7 @@ const (
 	refusedLabel
 	refusedLabels
 	refusedText
+	refusedForm
 	refusals
 )
 
@@ -47,6 +48,7 @@ func (r refusal) String() string {
 		refusedLabel:     "label_too_long",   // Config.MaxLabelBytes
 		refusedLabels:    "too_many_labels",  // Config.MaxLabels
 		refusedText:      "not_utf8",         // in the name or a label
+		refusedForm:      "other_form",       // Istio's metrics under names that are not read (otherForm), whole families
 	}[r]
 }
 

@@ -83,6 +83,8 @@ func (r rules) judge(subject string, p *prepared, a aggregator.Answer, at time.T
 	switch {
 	case certain:
 		return verdict{}, refuse(outcomeNoValue, "%s: %s: %s", subject, why, p.expr)
+	case p.selects && a.Matched == 0 && otherForm(a):
+		return verdict{}, refuse(outcomeNoValue, "%s: no series, and it is not known to be 0: its %s: %s", subject, otherFormText, p.expr)
 	case p.selects && a.Reporting == 0 && (a.Matched == 0 || r.holder != nil || nothingLeft(a)):
 		return verdict{}, r.noSidecar(subject, p, a, why)
 	case why != "":
@@ -168,6 +170,13 @@ func nothingLeft(a aggregator.Answer) bool {
 func refusing(a aggregator.Answer) bool {
 	return slices.ContainsFunc(a.Partial, func(p aggregator.PodState) bool { return !p.Refused.IsZero() })
 }
+
+// otherForm says whether a selected pod sends what it has counted under names that are not read.
+func otherForm(a aggregator.Answer) bool {
+	return slices.ContainsFunc(a.Partial, func(p aggregator.PodState) bool { return p.OtherForm })
+}
+
+const otherFormText = "sidecars send Istio's metrics in a form that is not read: names of Istio 1.17 and before, or another stats prefix than istiocustom. (an EnvoyFilter, stat_prefix)"
 
 func newest(a aggregator.Answer) string {
 	if a.Newest.IsZero() {

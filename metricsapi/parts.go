@@ -312,6 +312,9 @@ func (r rules) remarks(o *offer, p *prepared, a aggregator.Answer) (ps []Problem
 			ps = append(ps, problem)
 		}
 	}
+	if otherForm(a) {
+		remark(ReasonUnreadMetrics, "%s. Nothing is known of their requests", otherFormText)
+	}
 	for _, part := range p.parts {
 		at, ok := absent[part.VectorSelector]
 		other, value := part.beside(absent)

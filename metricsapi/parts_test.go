@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/prometheus/prometheus/promql/parser"
+	autoscalingv2 "k8s.io/api/autoscaling/v2"
+	"k8s.io/apimachinery/pkg/api/resource"
 
 	"github.com/meshpulse/meshpulse/aggregator"
 )
@@ -343,5 +345,74 @@ func TestWhichPartIsMissing(t *testing.T) {
 		if got != want {
 			t.Errorf("%s: %q is missing, want %q", expr, got, want)
 		}
+	}
+}
+
+// Pods whose metrics are not read report, and nothing is known of them: that is no 0, whatever stands around the query.
+func TestPodsOfAnotherForm(t *testing.T) {
+	const rate = `sum(rate(istio_requests_total{destination_workload="podinfo",destination_workload_namespace="test",reporter="destination"}[1m]))`
+	send := func(s *aggregator.Store, pod string, to time.Duration) {
+		st := s.Connect(aggregator.Pod{Namespace: "test", Name: pod, Workload: "podinfo", FlushInterval: 5 * time.Second})
+		defer st.Close()
+		for at := 5 * time.Second; at <= to; at += 5 * time.Second {
+			arrival := s.Started().Add(at)
+			if err := st.Commit(arrival, &aggregator.Batch{Timestamp: arrival.UnixMilli(), Refused: 4, OtherForm: true}, nil); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for name, tc := range map[string]struct {
+		expr    string
+		read    bool // one of the two pods
+		cluster bool
+		at      time.Duration
+		want    string // the answer, or part of the error
+		held    bool
+	}{
+		"none is read":                            {rate, false, false, 2 * time.Minute, "in a form that is not read", false},
+		"none is read, or 0":                      {rate + " or vector(0)", false, false, 2 * time.Minute, "in a form that is not read", false},
+		"none is read, counted":                   {"scalar(count(" + rate + "))", false, false, 2 * time.Minute, "in a form that is not read", false},
+		"one is read":                             {rate, true, false, 2 * time.Minute, "5", false},
+		"none is read, in a cluster":              {rate + " or vector(0)", false, true, 2 * time.Minute, "20", true},
+		"none is read, for long":                  {rate + " or vector(0)", false, true, 10 * time.Minute, "in a form that is not read", false},
+		"one is read, in a cluster":               {rate, true, true, 2 * time.Minute, "20", true},
+		"one is read, and the other not for long": {rate, true, true, 10 * time.Minute, "10", false}, // as the mean of those that are
+	} {
+		t.Run(name, func(t *testing.T) {
+			store, err := aggregator.New(aggregator.Config{Retention: 15 * time.Minute})
+			if err != nil {
+				t.Fatal(err)
+			}
+			send(store, "old-0", tc.at)
+			if tc.read {
+				requests{pod: "new-0", from: 5 * time.Second, to: tc.at}.send(store)
+			} else {
+				send(store, "old-1", tc.at)
+			}
+			r := rules{retention: 5 * time.Minute, started: store.Started()}
+			if tc.cluster {
+				var pods fixedPods
+				for _, name := range []string{"old-0", "old-1", "new-0"} {
+					if (name == "old-1") != tc.read && (name == "new-0") == tc.read || name == "old-0" {
+						pods = append(pods, knownPod{wired: true, identity: aggregator.Pod{Namespace: "test", Name: name, Workload: "podinfo"}, created: store.Started().Add(-time.Hour)})
+					}
+				}
+				r.holder = &holder{pods: pods, scales: fixedScale(2), store: store, started: store.Started(), hold: 5 * time.Minute}
+			}
+			p := register(store, preparedKey{expr: tc.expr})
+			a := asking("podinfo", autoscalingv2.AverageValueMetricType, "10", 2)
+			o := &offer{offerKey: offerKey{"test", "rps", ""}, prepared: p, owner: a, askers: []*autoscaler{a}}
+			v, _, refused := r.evaluate(t.Context(), "metric rps", o, p, store.Started().Add(tc.at))
+			got := resource.NewMilliQuantity(v.sum(), resource.DecimalSI).String()
+			if refused != nil {
+				got = refused.message
+			}
+			if got != tc.want && (refused == nil || !strings.Contains(got, tc.want)) || v.held != tc.held {
+				t.Errorf("got %s, held %t (%s)", got, v.held, v.reason)
+			}
+			if len(v.problems) == 0 || v.problems[len(v.problems)-1].Reason != ReasonUnreadMetrics {
+				t.Errorf("no event: %v", v.problems)
+			}
+		})
 	}
 }

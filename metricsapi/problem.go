@@ -31,6 +31,7 @@ const (
 	ReasonUnknownLabel      = "UnknownLabel"        // a named metric's selector over a label that Istio does not set
 	ReasonNotReported       = "NotReported"         // a metric or label in a query that no sidecar reports
 	ReasonUnreportedValue   = "UnreportedValue"     // a label's value in a query that none of the pods meant reports
+	ReasonUnreadMetrics     = "UnreadMetrics"       // pods that send Istio's metrics under names that are not read
 	ReasonMuteSidecars      = "MuteSidecars"        // pods that exist and have not reported for long
 	ReasonUnpointedSidecars = "UnpointedSidecars"   // a workload none of whose sidecars has ever reported
 	ReasonRefusedSamples    = "RefusedSamples"      // samples that have been refused for long
