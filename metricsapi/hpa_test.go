@@ -11,11 +11,11 @@ import (
 // hpaFrom reads the one HPA of a YAML text.
 func hpaFrom(t testing.TB, text string) sourceHPA {
 	t.Helper()
-	hpas, _, err := readHPAFile("test.yaml", []byte(text))
-	if err != nil || len(hpas) != 1 {
-		t.Fatalf("%d HPAs, error %v, in\n%s", len(hpas), err, text)
+	c := readHPAFile("test.yaml", []byte(text))
+	if len(c.refused) > 0 || len(c.hpas) != 1 {
+		t.Fatalf("%d HPAs, errors %v, in\n%s", len(c.hpas), c.refused, text)
 	}
-	return hpas[0]
+	return c.hpas[0]
 }
 
 // hpaText is an HPA of namespace test with the annotations and metrics in YAML flow style.

@@ -18,7 +18,7 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// fileError is a file that cannot be read as Kubernetes objects.
+// fileError is a document of a file that cannot be read, or be served.
 type fileError struct {
 	line int // 1 is the first
 	err  error
@@ -33,17 +33,25 @@ type document struct {
 	json []byte
 }
 
-// readHPAFile reads the HPAs of a YAML file of any number of documents, or of JSON. Other kinds are named in ignored. It is all
-// or nothing: a *fileError says where reading failed.
-func readHPAFile(path string, data []byte) (hpas []sourceHPA, ignored []string, err error) {
+// hpaFileContent is what a file holds.
+type hpaFileContent struct {
+	hpas    []sourceHPA
+	ignored []string // the kinds of other objects
+	// refused are the documents that cannot be read or served. They take none of the others with them.
+	refused []*fileError
+}
+
+func (c *hpaFileContent) refuse(line int, err error) {
+	c.refused = append(c.refused, &fileError{line, err})
+}
+
+// readHPAFile reads the HPAs of a YAML file of any number of documents, or of JSON.
+func readHPAFile(path string, data []byte) (c hpaFileContent) {
 	split := splitYAML
 	if strings.HasSuffix(path, ".json") {
 		split = splitJSON
 	}
-	docs, err := split(data)
-	if err != nil {
-		return nil, nil, err
-	}
+	docs := split(data, &c)
 	for len(docs) > 0 {
 		d := docs[0]
 		docs = docs[1:]
@@ -52,7 +60,8 @@ func readHPAFile(path string, data []byte) (hpas []sourceHPA, ignored []string, 
 			Items []json.RawMessage `json:"items"`
 		}
 		if err := json.Unmarshal(d.json, &object); err != nil {
-			return nil, nil, &fileError{d.line, fmt.Errorf("not a Kubernetes object: %w", err)}
+			c.refuse(d.line, fmt.Errorf("not a Kubernetes object: %w", err))
+			continue
 		}
 		switch {
 		case object.Kind == "List", object.Kind == "HorizontalPodAutoscalerList":
@@ -62,17 +71,18 @@ func readHPAFile(path string, data []byte) (hpas []sourceHPA, ignored []string, 
 			}
 			docs = append(items, docs...)
 		case object.Kind != "HorizontalPodAutoscaler":
-			ignored = append(ignored, strings.TrimSpace(object.APIVersion+" "+object.Kind))
+			c.ignored = append(c.ignored, strings.TrimSpace(object.APIVersion+" "+object.Kind))
 		default:
 			h, err := decodeHPA(object.APIVersion, d.json)
 			if err != nil {
-				return nil, nil, &fileError{d.line, err}
+				c.refuse(d.line, err)
+				continue
 			}
-			h.path, h.doc = path, len(hpas)
-			hpas = append(hpas, h)
+			h.path, h.doc = path, len(c.hpas)
+			c.hpas = append(c.hpas, h)
 		}
 	}
-	return hpas, ignored, nil
+	return c
 }
 
 // checkAnnotations names the annotations whose value is not text, which the decoders' own error does not: YAML reads a bare off as
@@ -105,7 +115,7 @@ func checkAnnotations(data []byte) error {
 	return nil
 }
 
-// decodeHPA reads an HPA of any version that can hold an external metric.
+// decodeHPA reads an HPA of any version.
 func decodeHPA(version string, data []byte) (sourceHPA, error) {
 	var h sourceHPA
 	err := checkAnnotations(data)
@@ -115,6 +125,8 @@ func decodeHPA(version string, data []byte) (sourceHPA, error) {
 	switch version {
 	case "autoscaling/v2":
 		h.HorizontalPodAutoscaler, err = decodeV2(data)
+	case "autoscaling/v1":
+		h.HorizontalPodAutoscaler, err = decodeV1(data)
 	case "autoscaling/v2beta2":
 		h.HorizontalPodAutoscaler, err = decodeV2(data)
 		h.problems = []Problem{{ReasonOldVersion, "autoscaling/v2beta2 is gone since Kubernetes 1.26. Write apiVersion: autoscaling/v2, the rest stays as it is"}}
@@ -138,7 +150,7 @@ func decodeHPA(version string, data []byte) (sourceHPA, error) {
 	case h.Spec.MaxReplicas < 1:
 		return h, fmt.Errorf("HorizontalPodAutoscaler %s: spec.maxReplicas is %d, it must be 1 or more", h.Name, h.Spec.MaxReplicas)
 	}
-	if version != "autoscaling/v2beta1" {
+	if version == "autoscaling/v2" || version == "autoscaling/v2beta2" {
 		var strict autoscalingv2.HorizontalPodAutoscaler
 		if unknown, err := kjson.UnmarshalStrict(data, &strict); err == nil && len(unknown) > 0 {
 			h.problems = append(h.problems, Problem{ReasonUnknownField, fmt.Sprintf("a field is not known and has no effect: %v", errors.Join(unknown...))})
@@ -153,74 +165,67 @@ func decodeV2(data []byte) (*autoscalingv2.HorizontalPodAutoscaler, error) {
 }
 
 // splitYAML splits at lines that start with "---", which are a document's start wherever they stand, and converts each document
-// to JSON. Empty documents are left out.
-func splitYAML(data []byte) ([]document, error) {
-	var docs []document
+// to JSON. Empty documents are left out, and those that are no YAML refused.
+func splitYAML(data []byte, c *hpaFileContent) (docs []document) {
 	line, start := 1, 1
 	var text []byte
-	flush := func() error {
+	flush := func() {
 		if len(bytes.TrimSpace(text)) == 0 {
-			return nil
+			return
 		}
-		converted, err := yaml.YAMLToJSONStrict(text)
-		if err != nil {
-			return yamlError(start, line-1, err)
-		}
-		if string(converted) != "null" {
+		switch converted, err := yaml.YAMLToJSONStrict(text); {
+		case err != nil:
+			c.refuse(yamlError(start, line-1, err))
+		case string(converted) != "null":
 			docs = append(docs, document{start, converted})
 		}
-		return nil
 	}
 	for l := range bytes.Lines(data) {
 		if marker := bytes.TrimRight(l, " \t\r\n"); string(marker) == "---" || bytes.HasPrefix(l, []byte("--- ")) {
-			if err := flush(); err != nil {
-				return nil, err
-			}
+			flush()
 			text, start = nil, line
 		}
 		text = append(text, l...)
 		line++
 	}
-	if err := flush(); err != nil {
-		return nil, err
-	}
-	return docs, nil
+	flush()
+	return docs
 }
 
 // yamlLine is where the YAML library says that it stopped, counted from its document's first line; it may be past the last.
 var yamlLine = regexp.MustCompile(`line (\d+): `)
 
-func yamlError(start, last int, err error) error {
-	line := start
+func yamlError(start, last int, err error) (line int, plain error) {
+	line = start
 	text := err.Error()
 	if m := yamlLine.FindStringSubmatchIndex(text); m != nil {
 		n, _ := strconv.Atoi(text[m[2]:m[3]]) // digits; beyond int it stays at the document's start
 		line = min(start+max(n-1, 0), last)
 		text = text[:m[0]] + text[m[1]:]
 	}
-	return &fileError{line, errors.New(text)}
+	return line, errors.New(text)
 }
 
-// splitJSON reads one JSON value after the other.
-func splitJSON(data []byte) ([]document, error) {
+// splitJSON reads one JSON value after the other. What comes after one that is no JSON cannot be told.
+func splitJSON(data []byte, c *hpaFileContent) (docs []document) {
 	lineAt := func(offset int64) int {
 		return 1 + bytes.Count(data[:min(max(offset, 0), int64(len(data)))], []byte("\n"))
 	}
-	var docs []document
 	decoder := json.NewDecoder(bytes.NewReader(data))
 	for {
 		start := decoder.InputOffset()
 		var raw json.RawMessage
 		err := decoder.Decode(&raw)
 		if errors.Is(err, io.EOF) {
-			return docs, nil
+			return docs
 		}
 		if err != nil {
 			at := start
 			if syntax := (*json.SyntaxError)(nil); errors.As(err, &syntax) {
 				at = syntax.Offset
 			}
-			return nil, &fileError{lineAt(at), fmt.Errorf("not JSON: %w", err)}
+			c.refuse(lineAt(at), fmt.Errorf("not JSON: %w", err))
+			return docs
 		}
 		docs = append(docs, document{lineAt(decoder.InputOffset() - int64(len(raw))), raw})
 	}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	"sigs.k8s.io/yaml"
 
 	"github.com/meshpulse/meshpulse/aggregator"
@@ -61,19 +62,24 @@ func TestReadHPAFile(t *testing.T) {
 			problems: []string{`UnknownField minreplicas`},
 		},
 
-		"not YAML":                   {text: minimalHPA("a") + "---\n" + minimalHPA("b") + "  bad: [\n", err: "line 9: "}, // the library names the line before
+		"not YAML":                   {text: minimalHPA("a") + "---\n" + minimalHPA("b") + "  bad: [\n", want: []string{"default/a"}, err: "line 9: "}, // the library names the line before
 		"not YAML in the first line": {text: "}", err: "line 1: "},
 		"a key twice":                {text: minimalHPA("a") + "kind: Other\n", err: "line 5: "},
 		"text":                       {text: "---\nhello\n", err: "line 1: not a Kubernetes object"},
-		"not JSON":                   {path: "a.json", text: "{\"a\": 1}\n{\n\"b\": nope}\n", err: "line 3: not JSON"},
+		"not JSON":                   {path: "a.json", text: "{\"kind\": \"A\"}\n{\n\"b\": nope}\n", ignored: []string{"A"}, err: "line 3: not JSON"},
 		"half a JSON":                {path: "a.json", text: "{\n\"kind\":", err: "line 1: not JSON"},
 		"no name":                    {text: minimalHPA(`""`), err: "line 1: a HorizontalPodAutoscaler without metadata.name"},
 		"no maximum":                 {text: "# x\n---\n" + strings.Replace(minimalHPA("a"), "maxReplicas: 3, ", "", 1), err: "line 2: HorizontalPodAutoscaler a: spec.maxReplicas is 0"},
 		"a wrong type":               {text: strings.Replace(minimalHPA("a"), "maxReplicas: 3", "maxReplicas: many", 1), err: "line 1: not a HorizontalPodAutoscaler"},
-		"a version without external": {text: strings.Replace(minimalHPA("a"), "autoscaling/v2", "autoscaling/v1", 1), err: `version "autoscaling/v1": write autoscaling/v2`},
+		"autoscaling/v1":             {text: strings.Replace(minimalHPA("a"), "autoscaling/v2", "autoscaling/v1", 1), want: []string{"default/a"}},
+		"a version that there is not": {
+			text: minimalHPA("a") + "---\n" + strings.Replace(minimalHPA("b"), "autoscaling/v2", "autoscaling/v3", 1) + "---\n" + minimalHPA("c"),
+			want: []string{"default/a", "default/c"}, err: `line 5: a HorizontalPodAutoscaler of version "autoscaling/v3": write autoscaling/v2`,
+		},
 		"annotations that YAML reads as something else": {
 			text: minimalHPA("a") + "---\n" + strings.Replace(minimalHPA("b"), "{name: b}",
 				"{name: b, annotations: {meshpulse.io/surge-window: off, meshpulse.io/surge-ratio: 1.5, x: [1], y: , z: text}}", 1),
+			want: []string{"default/a"},
 			err: "line 5: HorizontalPodAutoscaler b: " +
 				`annotation meshpulse.io/surge-ratio is not text but a number: quote its value, as in "1.5"` + "\n" +
 				`annotation meshpulse.io/surge-window is not text, YAML reads it as false: quote its value, as in "on" or "off"` + "\n" +
@@ -82,8 +88,9 @@ func TestReadHPAFile(t *testing.T) {
 		"an annotation without a value": {
 			text: strings.Replace(minimalHPA("a"), "{name: a}", "{name: a, annotations: {y: }}", 1), want: []string{"default/a"},
 		},
-		"one bad document spoils all": {
-			text: minimalHPA("a") + "---\n" + minimalHPA(`""`), err: "line 5: ",
+		"one bad document of a List": {
+			text: "apiVersion: v1\nkind: List\nitems:\n- hello\n- " + strings.ReplaceAll(strings.TrimSpace(minimalHPA("a")), "\n", "\n  ") + "\n",
+			want: []string{"default/a"}, err: "line 1: not a Kubernetes object",
 		},
 	}
 	for name, tc := range tests {
@@ -92,15 +99,13 @@ func TestReadHPAFile(t *testing.T) {
 			if path == "" {
 				path = "a.yaml"
 			}
-			hpas, ignored, err := readHPAFile(path, []byte(tc.text))
-			if tc.err != "" {
-				if err == nil || !strings.Contains(err.Error(), tc.err) {
-					t.Fatalf("%d HPAs, error %v, want one with %q", len(hpas), err, tc.err)
-				}
-				return
-			}
-			if err != nil {
-				t.Fatal(err)
+			c := readHPAFile(path, []byte(tc.text))
+			hpas, ignored := c.hpas, c.ignored
+			switch wanted := tc.err != ""; {
+			case len(c.refused) > 1, wanted != (len(c.refused) == 1):
+				t.Fatalf("refused %v, want one with %q", c.refused, tc.err)
+			case wanted && !strings.Contains(c.refused[0].Error(), tc.err):
+				t.Errorf("refused: %v, want %q", c.refused[0], tc.err)
 			}
 			var names []string
 			for i, h := range hpas {
@@ -165,10 +170,38 @@ spec:
 		}
 	}
 
-	_, _, err := readHPAFile("a.yaml", []byte(strings.Replace(old, "external: {metricName", "extern: {metricName", 1)))
-	if err == nil || !strings.Contains(err.Error(), `spec.metrics[0] of type "External" lacks the part`) {
-		t.Errorf("a metric without its part: %v", err)
+	c := readHPAFile("a.yaml", []byte(strings.Replace(old, "external: {metricName", "extern: {metricName", 1)))
+	if len(c.refused) != 1 || !strings.Contains(c.refused[0].Error(), `spec.metrics[0] of type "External" lacks the part`) {
+		t.Errorf("a metric without its part: %v", c.refused)
 	}
+}
+
+// An HPA as kubectl up to 1.22 prints it: autoscaling/v1, with its other metrics in an annotation.
+func TestReadV1(t *testing.T) {
+	h := hpaFrom(t, `
+apiVersion: autoscaling/v1
+kind: HorizontalPodAutoscaler
+metadata:
+  name: a
+  namespace: test
+  annotations:
+    metric-config.external.prometheus-query.prometheus/rps: vector(1)
+    autoscaling.alpha.kubernetes.io/metrics: '[{"type":"External","external":{"metricName":"prometheus-query","metricSelector":{"matchLabels":{"query-name":"rps"}},"targetAverageValue":"10"}}]'
+spec: {maxReplicas: 7, minReplicas: 2, targetCPUUtilizationPercentage: 80, scaleTargetRef: {apiVersion: apps/v1, kind: Deployment, name: a}}
+`)
+	want := autoscalingv2.HorizontalPodAutoscalerSpec{}
+	mustYAML(t, `
+minReplicas: 2
+maxReplicas: 7
+scaleTargetRef: {apiVersion: apps/v1, kind: Deployment, name: a}
+metrics:
+- {type: Resource, resource: {name: cpu, target: {type: Utilization, averageUtilization: 80}}}
+- {type: External, external: {metric: {name: prometheus-query, selector: {matchLabels: {query-name: rps}}}, target: {type: AverageValue, averageValue: "10"}}}
+`, &want)
+	if d := cmp.Diff(toYAML(t, want), toYAML(t, h.Spec)); d != "" {
+		t.Errorf("(-want +got):\n%s", d)
+	}
+	wantProblems(t, readHPA(h).problems, nil)
 }
 
 // TestExamplesAreReadAsWritten: what an example says has the effect that it promises. What the guides could do better is advice.
@@ -237,15 +270,13 @@ func FuzzReadHPAFile(f *testing.F) {
 		if asJSON {
 			path = "a.json"
 		}
-		hpas, _, err := readHPAFile(path, data)
-		if err != nil {
-			bad, ok := err.(*fileError)
-			if lines := 1 + strings.Count(string(data), "\n"); !ok || bad.line < 1 || bad.line > lines {
-				t.Errorf("the error names no line of %d: %v", lines, err)
+		c := readHPAFile(path, data)
+		for _, bad := range c.refused {
+			if lines := 1 + strings.Count(string(data), "\n"); bad.line < 1 || bad.line > lines {
+				t.Errorf("the error names no line of %d: %v", lines, bad)
 			}
-			return
 		}
-		for _, h := range hpas {
+		for _, h := range c.hpas {
 			if h.Name == "" || h.Namespace == "" || h.Spec.MaxReplicas < 1 {
 				t.Errorf("HPA %q/%q with up to %d replicas", h.Namespace, h.Name, h.Spec.MaxReplicas)
 			}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"maps"
@@ -44,7 +45,7 @@ type fileSource struct {
 // hpaFile is a file as it was last looked at.
 type hpaFile struct {
 	stamp stamp
-	// err is what was logged of the current content; hpas are those of the last content without one.
+	// err is what was logged of the current content; hpas are those that are served.
 	err  string
 	hpas []sourceHPA
 }
@@ -157,7 +158,8 @@ func (s *fileSource) list() ([]string, error) {
 	return paths, nil
 }
 
-// look reads a file if it has changed and says whether it has. What cannot be read keeps the HPAs that the file had last.
+// look reads a file if it has changed and says whether it has. What cannot be read keeps the HPAs that the file had last; of one that
+// can be read in part, what can, and those of before that it lacks, since what cannot be read may be theirs.
 func (s *fileSource) look(path string) (changed bool) {
 	f, known := s.files[path]
 	if !known {
@@ -172,42 +174,67 @@ func (s *fileSource) look(path string) (changed bool) {
 		}
 		f.stamp = now
 	}
-	var hpas []sourceHPA
-	var ignored []string
+	var data []byte
 	if err == nil {
-		hpas, ignored, err = s.read(path, info)
+		data, err = readFile(path)
 	}
 	if err != nil {
-		if bad := (*fileError)(nil); !errors.As(err, &bad) {
+		if !errors.Is(err, errTooLarge) {
 			f.stamp = stamp{} // not the content's fault: try again at the next look
 		}
-		if f.err != err.Error() {
-			f.err = err.Error()
-			s.metrics.fileErrors.Inc()
-			if len(f.hpas) > 0 {
-				s.log.Error("hpa file cannot be read, its last good version stays", "file", path, "err", err, "hpas", len(f.hpas))
-			} else {
-				s.log.Error("hpa file cannot be read, nothing of it is served", "file", path, "err", err)
-			}
-		}
+		s.tell(path, f, err)
 		return !known
 	}
-	f.err, f.hpas = "", hpas
-	if len(ignored) > 0 {
-		s.log.Info("objects of other kinds are ignored", "file", path, "kinds", strings.Join(ignored, ", "))
+	c := readHPAFile(path, data)
+	if len(c.ignored) > 0 {
+		s.log.Info("objects of other kinds are ignored", "file", path, "kinds", strings.Join(c.ignored, ", "))
 	}
+	if len(c.refused) == 0 {
+		f.err, f.hpas = "", c.hpas
+		return true
+	}
+	for _, old := range f.hpas {
+		if !slices.ContainsFunc(c.hpas, func(h sourceHPA) bool { return h.key() == old.key() }) {
+			c.hpas = append(c.hpas, old)
+		}
+	}
+	f.hpas = c.hpas
+	errs := make([]error, len(c.refused))
+	for i, refused := range c.refused {
+		errs[i] = refused
+	}
+	s.tell(path, f, errors.Join(errs...))
 	return true
 }
 
-func (s *fileSource) read(path string, info fs.FileInfo) ([]sourceHPA, []string, error) {
-	if info.Size() > maxFileSize {
-		return nil, nil, fmt.Errorf("%d bytes, more than %d: not a file of HPAs", info.Size(), maxFileSize)
+// tell logs and counts what is wrong with a file, once.
+func (s *fileSource) tell(path string, f *hpaFile, err error) {
+	if f.err == err.Error() {
+		return
 	}
-	data, err := os.ReadFile(path)
+	f.err = err.Error()
+	s.metrics.fileErrors.Inc()
+	if len(f.hpas) > 0 {
+		s.log.Error("hpa file cannot be read whole: what can is served, and its last good version of the rest stays", "file", path, "err", err, "hpas", len(f.hpas))
+	} else {
+		s.log.Error("hpa file cannot be read, nothing of it is served", "file", path, "err", err)
+	}
+}
+
+var errTooLarge = fmt.Errorf("more than %d bytes: not a file of HPAs", maxFileSize)
+
+// readFile reads a file of HPAs. What is read is bounded, not what the file system says of it: files of /proc have no size and no end.
+func readFile(path string) ([]byte, error) {
+	f, err := os.Open(path)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	return readHPAFile(path, data)
+	defer func() { _ = f.Close() }()
+	data, err := io.ReadAll(io.LimitReader(f, maxFileSize+1))
+	if len(data) > maxFileSize {
+		return nil, errTooLarge
+	}
+	return data, err
 }
 
 // all returns the HPAs of all files in the order of paths; of two with one name the first counts.

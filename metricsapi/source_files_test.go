@@ -151,10 +151,50 @@ func TestFileSourceKeepsTheLastGoodVersion(t *testing.T) {
 	if got := d.log.count("level=ERROR"); got != 2 {
 		t.Errorf("%d errors for two bad files:\n%s", got, d.log.text.String())
 	}
-	for _, parts := range [][]string{{"bad.yaml err=\"line ", "nothing of it is served"}, {"b.yaml err=\"line 5", "its last good version stays"}} {
+	for _, parts := range [][]string{{"bad.yaml err=\"line ", "nothing of it is served"}, {"b.yaml err=\"line 5", "its last good version of the rest stays"}} {
 		if part := parts[0]; d.log.count(part) != 1 || d.log.count(parts[1]) != 1 {
 			t.Errorf("no error with %q:\n%s", part, d.log.text.String())
 		}
+	}
+}
+
+// A document that cannot be served takes no other of its file with it, and what was served of it stays.
+func TestFileSourceServesTheOtherDocuments(t *testing.T) {
+	d := newHPADir(t)
+	broken := func(name string) string {
+		return strings.Replace(minimalHPA(name), "maxReplicas: 3", "maxReplicas: many", 1)
+	}
+	d.write("a.yaml", strings.Join([]string{minimalHPA("a"), broken("b"), minimalHPA("c")}, "---\n"))
+	d.start()
+	d.wait("a c")
+	d.write("a.yaml", strings.Join([]string{minimalHPA("a"), minimalHPA("b"), minimalHPA("c")}, "---\n"))
+	d.wait("a b c")
+	d.write("a.yaml", strings.Join([]string{minimalHPA("a"), broken("b"), minimalHPA("d")}, "---\n"))
+	d.wait("a b c d")
+	d.write("a.yaml", strings.Join([]string{minimalHPA("a"), minimalHPA("d")}, "---\n"))
+	d.wait("a d")
+	if got := d.log.count("level=ERROR"); got != 2 {
+		t.Errorf("%d errors for two bad versions:\n%s", got, d.log.text.String())
+	}
+}
+
+// A file without end, such as /proc has them with a size of 0, is read as far as a file of HPAs may be long.
+func TestFileSourceReadsNoFileWithoutEnd(t *testing.T) {
+	d := newHPADir(t)
+	if info, err := os.Stat("/proc/self/pagemap"); err != nil || !info.Mode().IsRegular() || info.Size() != 0 {
+		t.Fatalf("/proc/self/pagemap is %v, error %v", info, err)
+	}
+	d.do(os.Symlink("/proc/self/pagemap", filepath.Join(d.path, "b.yaml")))
+	d.write("a.yaml", minimalHPA("a"))
+	large, err := os.Create(filepath.Join(d.path, "c.yaml"))
+	d.do(err)
+	d.do(large.Truncate(maxFileSize + 1))
+	d.do(large.Close())
+	d.write("d.yaml", minimalHPA("d")+"#"+strings.Repeat("x", maxFileSize-len(minimalHPA("d"))-1)) // as long as one may be
+	d.start()
+	d.wait("a d")
+	if d.log.count("b.yaml err=") != 1 || d.log.count("c.yaml err=\"more than 16777216 bytes") != 1 {
+		t.Errorf("no error about b.yaml or c.yaml:\n%s", d.log.text.String())
 	}
 }
 

@@ -4,10 +4,12 @@ import (
 	"encoding/json"
 	"fmt"
 
+	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	kjson "sigs.k8s.io/json"
 	"sigs.k8s.io/yaml"
 )
 
@@ -62,18 +64,52 @@ func decodeV2beta1(data []byte) (h *autoscalingv2.HorizontalPodAutoscaler, metri
 	}
 	h = &autoscalingv2.HorizontalPodAutoscaler{ObjectMeta: old.ObjectMeta}
 	h.Spec.ScaleTargetRef, h.Spec.MinReplicas, h.Spec.MaxReplicas = old.Spec.ScaleTargetRef, old.Spec.MinReplicas, old.Spec.MaxReplicas
-	for i, m := range old.Spec.Metrics {
-		spec, ok := m.toV2()
-		if !ok {
-			return nil, "", fmt.Errorf("spec.metrics[%d] of type %q lacks the part of that name", i, m.Type)
-		}
-		h.Spec.Metrics = append(h.Spec.Metrics, spec)
+	if err := addMetrics(h, "spec.metrics", old.Spec.Metrics); err != nil {
+		return nil, "", err
 	}
 	shown, err := yaml.Marshal(h.Spec.Metrics)
 	if err != nil {
 		return nil, "", err
 	}
 	return h, string(shown), nil
+}
+
+func addMetrics(h *autoscalingv2.HorizontalPodAutoscaler, where string, metrics []v2beta1Metric) error {
+	for i, m := range metrics {
+		spec, ok := m.toV2()
+		if !ok {
+			return fmt.Errorf("%s[%d] of type %q lacks the part of that name", where, i, m.Type)
+		}
+		h.Spec.Metrics = append(h.Spec.Metrics, spec)
+	}
+	return nil
+}
+
+// v1Metrics is the annotation in which autoscaling/v1 carries all metrics but the CPU, in the form of v2beta1.
+const v1Metrics = "autoscaling.alpha.kubernetes.io/metrics"
+
+// decodeV1 converts an HPA of autoscaling/v1, which Kubernetes serves to this day, to v2.
+func decodeV1(data []byte) (*autoscalingv2.HorizontalPodAutoscaler, error) {
+	var old autoscalingv1.HorizontalPodAutoscaler
+	if err := kjson.UnmarshalCaseSensitivePreserveInts(data, &old); err != nil {
+		return nil, err
+	}
+	h := &autoscalingv2.HorizontalPodAutoscaler{ObjectMeta: old.ObjectMeta}
+	h.Spec.ScaleTargetRef = autoscalingv2.CrossVersionObjectReference(old.Spec.ScaleTargetRef)
+	h.Spec.MinReplicas, h.Spec.MaxReplicas = old.Spec.MinReplicas, old.Spec.MaxReplicas
+	if percent := old.Spec.TargetCPUUtilizationPercentage; percent != nil {
+		h.Spec.Metrics = append(h.Spec.Metrics, autoscalingv2.MetricSpec{
+			Type:     autoscalingv2.ResourceMetricSourceType,
+			Resource: &autoscalingv2.ResourceMetricSource{Name: corev1.ResourceCPU, Target: utilisation(percent, nil)},
+		})
+	}
+	var others []v2beta1Metric
+	if text := old.Annotations[v1Metrics]; text != "" {
+		if err := json.Unmarshal([]byte(text), &others); err != nil {
+			return nil, fmt.Errorf("annotation %s: %w", v1Metrics, err)
+		}
+	}
+	return h, addMetrics(h, "annotation "+v1Metrics, others)
 }
 
 // toV2 converts one metric; it is not ok where the part that the type names is missing.
