@@ -33,11 +33,14 @@ func (s *Store) Connect(p Pod) *Stream {
 	return &Stream{store: s, pod: &p, number: s.streams.Add(1), table: s.tables.get(s, &p)}
 }
 
-// lock returns the pod's table with its mutex held: a new one where the stream's has been freed.
+// lock returns the pod's table with its mutex held: a new one where the stream's has been freed, or set aside after a fault.
 func (st *Stream) lock() *table {
 	for {
 		t := st.table
 		t.mu.Lock()
+		if t.aside.Load() != nil && !t.removed {
+			t.discard()
+		}
 		if !t.removed {
 			return t
 		}
@@ -62,16 +65,17 @@ func (st *Stream) Close() {
 	if st.timer != nil {
 		st.timer.Stop()
 	}
-	st.end()
+	st.table.try(st.end)
 }
 
 // Commit takes a whole message that arrived at the given time. Samples that cannot be kept are counted and dropped one
 // by one. The errors are ErrSuperseded, with which the whole message was dropped, and those of a limit that some of its samples
 // met while the others were taken: ErrPodLimit, ErrSeriesLimit, ErrMemory, ErrOtherFlush; ErrSharedRow, with which nothing is lost but
-// time between samples. Not safe for concurrent use.
-func (st *Stream) Commit(arrival time.Time, b *Batch, d Describer) error {
+// time between samples; ErrSetAside, with which all that the store knows of the pod was given up. Not safe for concurrent use.
+func (st *Stream) Commit(arrival time.Time, b *Batch, d Describer) (err error) {
 	t := st.lock()
 	defer t.mu.Unlock()
+	defer t.contain(&err, len(b.Samples))
 	at := st.store.millis(arrival)
 	if t.owner != st && !st.counts(at, b.Timestamp) {
 		st.store.metrics.drop(ErrSuperseded, len(b.Samples))
@@ -144,6 +148,7 @@ func (st *Stream) leave() {
 func (t *table) late(st *Stream) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	defer t.contain(nil, 0)
 	if t.owner == st && !time.Now().Before(t.closeAt) {
 		t.closeRow()
 	}

@@ -74,6 +74,8 @@ func (q *Query) coverage(at int64) (time.Time, Coverage) {
 				cov.Moved = moved
 				newest = max(newest, last)
 				pods = append(pods, sc.table)
+			} else if sc.table.aside.Load() != nil && !sc.table.gone.Load() {
+				pods = append(pods, sc.table)
 			}
 			if bears {
 				bearing[sc.table] = true
@@ -141,6 +143,10 @@ func (t *table) state(at int64, reach time.Duration) PodState {
 	s := PodState{Namespace: p.Namespace, Name: p.Name}
 	g := t.gen.Load()
 	newest, ok := g.newest()
+	if aside := t.aside.Load(); aside != nil { // a pod that fell silent then
+		s.Oldest, s.Newest = time.UnixMilli(*aside), time.UnixMilli(*aside)
+		return s
+	}
 	if !ok {
 		return s
 	}

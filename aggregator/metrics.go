@@ -11,7 +11,7 @@ import (
 type metrics struct {
 	rows, shared, resets, grown, rebounded, unpaired, surges, contested prometheus.Counter
 	dropped                                                             map[error]prometheus.Counter
-	evaluations                                                         *prometheus.CounterVec
+	evaluations, faults                                                 *prometheus.CounterVec
 	seconds                                                             prometheus.Histogram
 	driven                                                              prometheus.Counter
 }
@@ -24,6 +24,7 @@ var dropReasons = map[error]string{
 	ErrPodLimit:    "pod_series_limit",
 	ErrMemory:      "memory_budget",
 	ErrBadSeries:   "bad_series",
+	ErrSetAside:    "set_aside",
 	ErrOtherFlush:  "other_flush",
 }
 
@@ -43,6 +44,9 @@ func newMetrics(reg prometheus.Registerer, s *Store) (*metrics, error) {
 		evaluations: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "meshpulse_query_evaluations_total", Help: "Evaluated expressions by outcome.",
 		}, []string{"outcome"}),
+		faults: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "meshpulse_faults_total", Help: "Panics that were contained, by the part that they were in.",
+		}, []string{"part"}),
 		seconds: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "meshpulse_query_duration_seconds", Help: "Time to evaluate an expression.",
 			Buckets: prometheus.ExponentialBuckets(0.00001, 4, 10),
@@ -63,7 +67,7 @@ func newMetrics(reg prometheus.Registerer, s *Store) (*metrics, error) {
 		return m, nil
 	}
 	for _, c := range []prometheus.Collector{
-		m.rows, m.shared, m.resets, m.grown, m.rebounded, m.unpaired, m.surges, m.contested, dropped, m.evaluations, m.seconds, m.driven,
+		m.rows, m.shared, m.resets, m.grown, m.rebounded, m.unpaired, m.surges, m.contested, dropped, m.evaluations, m.faults, m.seconds, m.driven,
 		gauge("meshpulse_store_pods", "Pods with a table.", func() float64 { return float64(len(s.tables.all.all())) }),
 		gauge("meshpulse_store_series", "Series in memory; a histogram is one.", func() float64 { return float64(s.series.Load()) }),
 		gauge("meshpulse_store_memory_budget_bytes", "Live heap past which new series are refused; 0 without a budget.", func() float64 { return float64(s.config.MemoryBudget) }),

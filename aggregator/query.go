@@ -14,7 +14,7 @@ import (
 )
 
 // QueryError is an expression that is refused: it does not parse, is neither instant vector nor scalar, or reaches
-// further back than Config.MaxRetention.
+// further back than Config.MaxRetention; or a query that was closed, or set aside after a fault.
 type QueryError struct {
 	Expr   string
 	Reason string
@@ -35,6 +35,10 @@ type Query struct {
 	plan      plan       // nil: the engine evaluates it
 	surge     *surgePlan // nil: nothing in it can surge
 
+	registered bool
+	closed     atomic.Bool
+	asideUntil atomic.Pointer[time.Time] // when a query that was set aside after a fault is tried again
+
 	watched bool        // under watches.mu
 	marked  atomic.Bool // on the stack of watches
 	next    *Query      // below it there
@@ -45,11 +49,13 @@ type Query struct {
 
 // Register checks the expression and keeps it prepared (its series are tracked as they come and go; the rings grow to
 // its range) until Query.Close. It is for the expressions of HPAs. The error is a *QueryError.
-func (s *Store) Register(expr string) (*Query, error) {
+func (s *Store) Register(expr string) (_ *Query, err error) {
 	q, err := s.Query(expr)
 	if err != nil {
 		return nil, err
 	}
+	defer q.contain(&err)
+	q.registered = true
 	for i, sel := range q.selectors {
 		s.classes.prepare(sel)
 		if k := q.kin[i]; k != nil {
@@ -64,7 +70,9 @@ func (s *Store) Register(expr string) (*Query, error) {
 }
 
 // Query checks the expression for a single use or a few. The error is a *QueryError.
-func (s *Store) Query(expr string) (*Query, error) {
+func (s *Store) Query(expr string) (_ *Query, err error) {
+	q := &Query{store: s, expr: expr}
+	defer q.contain(&err)
 	parsed, err := parser.ParseExpr(expr)
 	if err != nil {
 		return nil, &QueryError{expr, "it is not valid PromQL: " + err.Error()}
@@ -72,7 +80,6 @@ func (s *Store) Query(expr string) (*Query, error) {
 	if t := parsed.Type(); t != parser.ValueTypeVector && t != parser.ValueTypeScalar {
 		return nil, &QueryError{expr, fmt.Sprintf("it gives a %s; an autoscaler needs an instant vector or a scalar", parser.DocumentedType(t))}
 	}
-	q := &Query{store: s, expr: expr}
 	selectors := compiler{}
 	parser.Inspect(parsed, func(node parser.Node, path []parser.Node) error {
 		if vs, ok := node.(*parser.VectorSelector); ok {
@@ -106,8 +113,9 @@ func reachOf(vs *parser.VectorSelector, path []parser.Node) time.Duration {
 	return max(reach, 0)
 }
 
-// Close gives up what Register prepared. On a query from Store.Query it does nothing.
+// Close gives up what Register prepared: the query answers errors from then on. On a query from Store.Query it does nothing.
 func (q *Query) Close() {
+	q.closed.Store(q.registered)
 	for i, sel := range q.selectors {
 		q.store.classes.forget(sel)
 		if k := q.kin[i]; k != nil {
@@ -137,11 +145,24 @@ type Answer struct {
 	Coverage
 }
 
-// Eval answers the expression at the given time from the rings. The error names the expression.
-func (q *Query) Eval(ctx context.Context, at time.Time) (Answer, error) {
+// ended says why the query does not answer, nil if it does.
+func (q *Query) ended() error {
+	if q.closed.Load() {
+		return &QueryError{q.expr, "it was closed"}
+	}
+	return q.aside()
+}
+
+// Eval answers the expression at the given time from the rings. The error names the expression. A query that was closed, or set aside
+// after a fault (faults.go), answers an error.
+func (q *Query) Eval(ctx context.Context, at time.Time) (_ Answer, err error) {
+	if err := q.ended(); err != nil {
+		q.store.metrics.evaluations.WithLabelValues("error").Inc()
+		return Answer{}, err
+	}
+	defer q.contain(&err)
 	began := time.Now()
 	a := Answer{Window: q.reach}
-	var err error
 	compiled := false
 	if q.plan != nil {
 		a.Values, compiled = q.plan.eval(q.store, q.store.millis(at))

@@ -57,7 +57,7 @@ func (g *generation) claimed(row int64) bool { return row < g.first() }
 func (g *generation) newest() (int64, bool) {
 	for {
 		r := g.head.Load()
-		if r < 0 {
+		if r < 0 || g.claim.Load() == allClaimed {
 			return 0, false
 		}
 		t := g.time(r)
@@ -72,7 +72,7 @@ func (g *generation) newest() (int64, bool) {
 func (g *generation) oldest() (time int64, first, ok bool) {
 	for {
 		r := g.first()
-		if g.head.Load() < 0 {
+		if g.head.Load() < r {
 			return 0, false, false
 		}
 		t := g.time(r)
@@ -194,6 +194,11 @@ func (r *ring) open(time int64) {
 	r.gen.setTime(r.row, time)
 	r.gen.headTo(r.row)
 }
+
+// claimAll leaves readers without a row, for good.
+func (g *generation) claimAll() { g.claimTo(allClaimed) }
+
+const allClaimed = math.MaxInt64 / 2
 
 func (g *generation) claimTo(row int64) {
 	g.claim.Store(row)

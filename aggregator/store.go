@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -24,6 +25,8 @@ type Config struct {
 	MemoryBudget int64
 	// CountersAsDeltas: senders set report_counters_as_deltas; a counter is the interval since the last flush.
 	CountersAsDeltas bool
+	// Logger takes faults that were contained (default slog.Default).
+	Logger *slog.Logger
 	// Registerer receives the store's own metrics; nil keeps them unregistered.
 	Registerer prometheus.Registerer
 }
@@ -38,6 +41,9 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.MaxSeries == 0 {
 		c.MaxSeries = 2_000_000
+	}
+	if c.Logger == nil {
+		c.Logger = slog.Default()
 	}
 	if c.MaxSeriesPerPod == 0 {
 		c.MaxSeriesPerPod = 20_000
@@ -72,6 +78,7 @@ type Store struct {
 	engine    *engine
 	watches   watches
 	detectors list[*SurgeDetector]
+	faults    faults
 	hook      hook // nil but in tests
 }
 
@@ -84,6 +91,7 @@ func New(c Config) (*Store, error) {
 	s := &Store{config: c, started: time.Now(), classes: newClasses(), engine: newEngine(), cells: newCellTables(), liveHeap: heapInUse}
 	s.watches.wake = make(chan struct{}, 1)
 	s.retention.Store(c.Retention.Milliseconds())
+	s.faults.log = c.Logger
 	if s.metrics, err = newMetrics(c.Registerer, s); err != nil {
 		return nil, err
 	}
@@ -113,12 +121,12 @@ func (s *Store) Run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case now := <-sweep.C:
-			s.sweep(s.millis(now))
+			s.Contain("store", "sweep", func() { s.sweep(s.millis(now)) })
 			for _, d := range s.detectors.all() { // no row leaves the rings before it is read
 				d.At(now)
 			}
 		case <-watch.C:
-			s.watchMemory()
+			s.Contain("store", "memory", s.watchMemory)
 		}
 	}
 }
@@ -127,9 +135,9 @@ func (s *Store) Run(ctx context.Context) {
 func (s *Store) sweep(now int64) {
 	for _, t := range s.tables.all.all() {
 		t.mu.Lock()
-		expired := t.expired(now)
+		expired := !t.removed && t.expired(now)
 		if expired {
-			t.free()
+			t.try(t.free)
 		}
 		t.mu.Unlock()
 		if expired {

@@ -124,22 +124,34 @@ func (q *Query) DetectSurges(c SurgeConfig) (*SurgeDetector, error) {
 		return nil, fmt.Errorf("query %q: %w", q.expr, ErrNoSurge)
 	}
 	c = c.WithDefaults()
-	d := &SurgeDetector{query: q, config: c, plan: q.surge, rows: newSurgeRows(q.store, q.surge)}
-	d.settled = newSurgeFold(c, q.reach.Milliseconds(), q.surge.series(), defaultFlushMs)
-	d.latest = newSurgeFold(c, q.reach.Milliseconds(), q.surge.series(), defaultFlushMs)
+	d := &SurgeDetector{query: q, config: c, plan: q.surge}
+	d.begin()
 	q.store.detectors.add(d)
 	return d, nil
+}
+
+// begin has the detector know nothing: the rows that the rings have are to be read.
+func (d *SurgeDetector) begin() {
+	fold := func() *surgeFold {
+		return newSurgeFold(d.config, d.query.reach.Milliseconds(), d.plan.series(), defaultFlushMs)
+	}
+	d.rows, d.settled, d.latest, d.waiting, d.triggers = newSurgeRows(d.query.store, d.plan), fold(), fold(), nil, 0
 }
 
 // Actable reports whether a surge may be acted on before the HPA looks. In-flight may not: it is triggered by requests, but
 // one long stream that ends is not load.
 func (d *SurgeDetector) Actable() bool { return !d.plan.inFlight }
 
-// At returns what is known now, at a time on the store's clock or the process's.
+// At returns what is known now, at a time on the store's clock or the process's. While the query is set aside after a fault
+// (faults.go) that is nothing, and the query answers errors; the detector begins anew then.
 func (d *SurgeDetector) At(at time.Time) Surge {
+	if d.query.aside() != nil {
+		return Surge{}
+	}
 	now := d.query.store.millis(at)
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	defer d.contain()
 	d.catchUp(now)
 	return d.answer(now)
 }

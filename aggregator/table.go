@@ -24,6 +24,8 @@ type table struct {
 	// otherForm is when some of them were last Istio's metrics under names that are not read.
 	otherForm atomic.Int64
 	gone      atomic.Bool // freed, for readers
+	// aside is when what is known of the pod ends, of a table that was set aside after a fault (faults.go); else nil.
+	aside atomic.Pointer[int64]
 	// begun: the pod's sidecar had counted requests before the first flush that came.
 	begun atomic.Bool
 
@@ -366,13 +368,20 @@ func (t *table) free() {
 	t.removed = true
 	t.gone.Store(true)
 	for _, c := range t.columns {
-		t.drop(c)
+		if c != nil && !c.removed { // else a fault has left it
+			t.drop(c)
+		}
 	}
 	t.columns, t.keys, t.byClass, t.cursor, t.past, t.watching = nil, nil, nil, nil, tombstones{}, nil
 }
 
 // newest returns the time of the pod's newest row.
-func (t *table) newest() (int64, bool) { return t.gen.Load().newest() }
+func (t *table) newest() (int64, bool) {
+	if aside := t.aside.Load(); aside != nil {
+		return *aside, true
+	}
+	return t.gen.Load().newest()
+}
 
 // tombstones remember the counters of freed series by key; beyond the limit the oldest are given up.
 type tombstones struct {

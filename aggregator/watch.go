@@ -184,7 +184,9 @@ func (s *Store) Watch(ctx context.Context, evaluate func(*Query) (flush time.Dur
 				return false
 			}
 			q.waiting = false
-			q.due = now.Add(evaluate(q) / evaluationsPerFlush)
+			var flush time.Duration
+			s.Contain("act", q.expr, func() { flush = evaluate(q) })
+			q.due = now.Add(flush / evaluationsPerFlush)
 			s.metrics.driven.Inc()
 			return true
 		})

@@ -68,7 +68,7 @@ func newServer(o serveOptions, log *slog.Logger) (_ *server, err error) {
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewBuildInfoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	o.store.Registerer, o.sink.Registerer, o.api.Registerer, o.api.Gatherer = registry, registry, registry, registry
-	o.sink.Logger, o.api.Log = log, log
+	o.store.Logger, o.sink.Logger, o.api.Log = log, log, log
 
 	s := &server{log: log, draining: make(chan struct{})}
 	defer func() {
