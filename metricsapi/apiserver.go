@@ -114,12 +114,14 @@ func (s *Server) addSource(o Options, m *metrics) error {
 	s.events = newAPIEvents(events, o.Log, o.Now)
 	c := newCatalog(o.Store, newWarner(s.events.deliver, m))
 	c.words, s.provider.catalog = words, c
-	hpas, err := newClusterSource(client, c, o.Log)
+	hpas, err := newClusterSource(client, c, o.Log, o.Now)
 	if err != nil {
 		return err
 	}
 	s.source = hpas
-	s.provider.rules.holder.status = hpas.status
+	holder := s.provider.rules.holder
+	holder.status, holder.hpasFresh = hpas.status, hpas.fresh
+	measureFreshness(o.Registerer, map[string]*freshness{"pods": s.pods.fresh, "hpas": hpas.fresh, "scales": holder.scalesFresh})
 	fresh, err := newFreshHPAs(config)
 	if err != nil {
 		return fmt.Errorf("--kubeconfig %s: %w", o.Kubeconfig, err)
@@ -155,7 +157,9 @@ func (s *Server) addHolder(o Options, config *rest.Config) (*clusterScales, erro
 	if err != nil {
 		return nil, err
 	}
-	s.provider.rules.holder = &holder{pods: s.pods, scales: targets, settings: horizontal.Settings{Tolerance: o.HPATolerance}, store: o.Store, started: o.Store.Started(), hold: o.Hold}
+	scales := newFreshness("scales", o.Now)
+	scales.asked = true
+	s.provider.rules.holder = &holder{pods: s.pods, scales: targets, scalesFresh: scales, settings: horizontal.Settings{Tolerance: o.HPATolerance}, store: o.Store, started: o.Store.Started(), hold: o.Hold}
 	return targets, nil
 }
 
@@ -192,12 +196,32 @@ func (s *Server) configure() error {
 	}
 	ingest := healthz.NamedCheck("ingest", func(*http.Request) error { return o.IngestReady() })
 	s.config.AddHealthChecks(ingest)
-	s.config.AddReadyzChecks(healthz.NamedCheck("hpas", func(*http.Request) error { return s.source.synced() }))
-	if s.pods != nil {
-		s.config.AddReadyzChecks(healthz.NamedCheck("pods", func(*http.Request) error { return s.pods.synced() }))
+	if s.pods == nil {
+		s.config.AddReadyzChecks(healthz.NamedCheck("hpas", func(*http.Request) error { return s.source.synced() }))
+		return nil
 	}
+	s.config.AddReadyzChecks(readCheck{"hpas", s.source.synced, s.provider.rules.holder.hpasFresh}, readCheck{"pods", s.pods.read, s.pods.fresh})
 	return nil
 }
+
+// readCheck is the readiness of something that is read from the API server: once it has been, it is ready. That nothing more comes is said,
+// and takes no answers away, or one fault of the API server would take all of them.
+type readCheck struct {
+	what  string
+	read  func() error
+	fresh *freshness
+}
+
+// Name is what /readyz?verbose says.
+func (c readCheck) Name() string {
+	if c.read() == nil && c.fresh.stale() != nil {
+		return c.what + " (nothing heard of them for more than a minute: replicas are not lowered)"
+	}
+	return c.what
+}
+
+// Check is nil once it has been read.
+func (c readCheck) Check(*http.Request) error { return c.read() }
 
 // build makes the server; in a cluster the API server has to be there for it. The library's own AdapterBase wants a
 // kubeconfig in any case, so its parts are put together here.

@@ -26,7 +26,7 @@ type pods interface {
 	each(sets []aggregator.Meant, since time.Time, f func(*knownPod))
 	// get returns a pod that exists or has left, false if it is not known.
 	get(podKey) (knownPod, bool)
-	// synced says why the pods are not known yet, nil once they are.
+	// synced says why the pods are not known, nil while they are.
 	synced() error
 }
 
@@ -37,7 +37,10 @@ type holder struct {
 	// settings are the HPA controller's.
 	settings horizontal.Settings
 	// status is the larger of an HPA's status.currentReplicas and status.desiredReplicas, false if it is gone.
-	status  func(namespace, name string) (int32, bool)
+	status func(namespace, name string) (int32, bool)
+	// hpasFresh and scalesFresh tell how long the HPAs and the scales have not been heard of; nil where that is not asked.
+	hpasFresh, scalesFresh *freshness
+
 	store   *aggregator.Store
 	started time.Time     // when the store began to listen
 	hold    time.Duration // how long a sidecar that does not report is waited for
@@ -107,10 +110,18 @@ func (h sourceHPA) withinLimits(n int32) int32 {
 // last scaling, and only stands in where the scale may not be read or is not there.
 func (h *holder) replicas(ctx context.Context, a *autoscaler) (horizontal.Target, error) {
 	target, err := h.scales.replicas(ctx, a.Namespace, a.Spec.ScaleTargetRef)
+	answered := err == nil || apierrors.IsForbidden(err) || apierrors.IsNotFound(err)
+	if h.scalesFresh != nil && ctx.Err() == nil {
+		if answered {
+			h.scalesFresh.done(nil)
+		} else {
+			h.scalesFresh.done(err)
+		}
+	}
 	if err == nil {
 		return target, nil
 	}
-	if apierrors.IsForbidden(err) || apierrors.IsNotFound(err) {
+	if answered && h.hpasFresh.stale() == nil {
 		if n, ok := h.status(a.Namespace, a.Name); ok {
 			return horizontal.Target{Spec: n, Status: n}, nil
 		}
@@ -161,6 +172,10 @@ func (k knowledge) problems(o *offer) []Problem {
 		}
 		ps = append(ps, Problem{ReasonUnpointedSidecars, fmt.Sprintf("metric %s: %s has sidecars that are not pointed at meshpulse: none has ever reported, and the value stands without them. "+
 			"If it is meant, set envoyMetricsService for it (manifests/istio/pod-annotation.yaml) and restart its pods; if not, name in the query the workload that is (destination_workload)", o, strings.Join(named, ", "))})
+	}
+	for _, what := range k.deaf {
+		ps = append(ps, Problem{ReasonDeafWatch, fmt.Sprintf("metric %s: the API server has told meshpulse nothing of %s for more than a minute, so replicas are raised and not lowered. "+
+			"Check that its ClusterRole still grants what manifests/base/rbac.yaml does, and its log", o, what)})
 	}
 	if k.refusing > 0 {
 		ps = append(ps, Problem{ReasonRefusedSamples, fmt.Sprintf("metric %s: samples of its pods have been refused for longer than --hold, and the value stands without them (a sum counts a pod of which nothing is left as the mean of the others). "+

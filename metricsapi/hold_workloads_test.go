@@ -68,6 +68,7 @@ type heldCluster struct {
 	pods   fixedPods
 	target string // of the HPA, an average
 	scale  int32  // podinfo has so many replicas
+	change func(*holder)
 }
 
 func newHeldCluster(t *testing.T, sent ...sentBy) *heldCluster {
@@ -99,10 +100,14 @@ func (c *heldCluster) answer(expr string, at time.Duration) (verdict, *refusal) 
 	p := register(c.store, preparedKey{expr: expr})
 	defer p.close()
 	o := &offer{offerKey: offerKey{namespace: "test", metric: "rps"}, prepared: p, owner: asker, askers: []*autoscaler{asker}}
-	r := rules{retention: 5 * time.Minute, started: c.store.Started(), holder: &holder{
+	h := &holder{
 		pods: c.pods, scales: fixedScale(c.scale), store: c.store, started: c.store.Started(), hold: 5 * time.Minute,
 		status: func(string, string) (int32, bool) { return c.scale, true },
-	}}
+	}
+	if c.change != nil {
+		c.change(h)
+	}
+	r := rules{retention: 5 * time.Minute, started: c.store.Started(), holder: h}
 	v, _, refused := r.evaluate(context.Background(), "metric rps", o, p, c.store.Started().Add(at))
 	return v, refused
 }

@@ -1,6 +1,7 @@
 package metricsapi
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -31,6 +32,8 @@ type knowledge struct {
 	unknown int
 	// moved: a pod has come or left within the window, so load has gone from pod to pod.
 	moved bool
+	// deaf names what the API server tells nothing of any more.
+	deaf []string
 	// contested pods may be reported by somebody else, so that what is seen may be too much.
 	contested []aggregator.PodState
 }
@@ -132,8 +135,12 @@ func (h *holder) look(q *aggregator.Query, a aggregator.Answer, at time.Time) kn
 		l.k.known = reporting
 	}
 	l.k.contested = h.contested(q, a)
+	stale := l.stale()
 	if err := h.pods.synced(); err != nil {
 		l.k.missing, l.k.expected = err.Error(), a.Reporting+a.Silent
+		if deaf := (*deafError)(nil); errors.As(err, &deaf) {
+			l.k.deaf = append(l.k.deaf, deaf.what)
+		}
 		return l.k
 	}
 	if q.NamesPods() {
@@ -150,7 +157,20 @@ func (h *holder) look(q *aggregator.Query, a aggregator.Answer, at time.Time) kn
 		l.f.add(flawRival, describeContest(s))
 	}
 	l.k.missing = l.f.String()
+	if l.k.missing == "" && stale != nil {
+		l.k.missing = stale.Error()
+	}
 	return l.k
+}
+
+// stale says why the HPAs are not known, whose targets and replicas tell what keeps them, nil while they are.
+func (l *looking) stale() error {
+	for _, f := range []*freshness{l.hpasFresh, l.scalesFresh} {
+		if f.stale() != nil {
+			l.k.deaf = append(l.k.deaf, f.what)
+		}
+	}
+	return l.hpasFresh.stale()
 }
 
 // looking is a look at the pods behind an answer.

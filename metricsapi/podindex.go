@@ -23,6 +23,7 @@ import (
 type podIndex struct {
 	informer cache.SharedIndexInformer
 	indexed  cache.ResourceEventHandlerRegistration // puts what the informer has into the maps
+	fresh    *freshness
 	now      func() time.Time
 
 	mu sync.RWMutex
@@ -70,14 +71,15 @@ const goneFor = time.Hour
 
 func newPodIndex(client metadata.Interface, now func() time.Time) (*podIndex, error) {
 	x := &podIndex{
-		now: now, leaving: map[podKey]leaving{}, gone: map[podKey]*workloadPods{}, workloads: map[workloadKey]*workloadPods{},
+		fresh: newFreshness("pods", now), now: now, leaving: map[podKey]leaving{}, gone: map[podKey]*workloadPods{}, workloads: map[workloadKey]*workloadPods{},
 		byNamespace: map[string][]*workloadPods{}, byName: map[string][]*workloadPods{}, byService: map[string][]*workloadPods{},
 	}
 	var pods metadata.ResourceInterface
 	if client != nil {
 		pods = client.Resource(schema.GroupVersionResource{Version: "v1", Resource: "pods"}).Namespace(metav1.NamespaceAll)
 	}
-	x.informer = cache.NewSharedIndexInformer(cache.ToListWatcherWithWatchListSemantics(listPods(pods, x.keep), client), &metav1.PartialObjectMetadata{}, 0, cache.Indexers{})
+	source := x.fresh.follow(listPods(pods, x.keep))
+	x.informer = cache.NewSharedIndexInformer(cache.ToListWatcherWithWatchListSemantics(source, client), &metav1.PartialObjectMetadata{}, 0, cache.Indexers{})
 	if err := x.informer.SetTransform(x.keep); err != nil {
 		return nil, err
 	}
@@ -91,7 +93,16 @@ func newPodIndex(client metadata.Interface, now func() time.Time) (*podIndex, er
 // run keeps the index in step with the API server until the context ends.
 func (x *podIndex) run(ctx context.Context) { x.informer.RunWithContext(ctx) }
 
+// synced says why the pods are not known, nil while they are.
 func (x *podIndex) synced() error {
+	if err := x.read(); err != nil {
+		return err
+	}
+	return x.fresh.stale()
+}
+
+// read says why the pods have never been known, nil once they have.
+func (x *podIndex) read() error {
 	if !x.informer.HasSynced() || !x.indexed.HasSynced() {
 		return errors.New("the pods have not been read from the API server yet")
 	}

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
@@ -29,6 +30,7 @@ import (
 type fakeAPI struct {
 	*httptest.Server
 	hpas *autoscalingv2.HorizontalPodAutoscalerList
+	deaf atomic.Bool // lists and watches are forbidden
 
 	mu     sync.Mutex
 	events map[string]string // reason by name
@@ -73,6 +75,9 @@ func (f *fakeAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	last := r.URL.Path[strings.LastIndex(r.URL.Path, "/")+1:]
 	code := http.StatusOK
 	switch {
+	case f.deaf.Load() && r.Method == http.MethodGet:
+		code = http.StatusForbidden
+		answer = metav1.Status{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Status"}, Status: metav1.StatusFailure, Reason: metav1.StatusReasonForbidden, Code: int32(code)}
 	case r.URL.Query().Get("sendInitialEvents") != "":
 		code = http.StatusUnprocessableEntity // the client lists instead
 		answer = metav1.Status{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Status"}, Status: metav1.StatusFailure, Reason: metav1.StatusReasonInvalid, Code: int32(code)}

@@ -7,11 +7,14 @@ import (
 	"log/slog"
 	"os"
 	"sync/atomic"
+	"time"
 
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	"k8s.io/apimachinery/pkg/api/equality"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
-	"k8s.io/client-go/informers"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/kubernetes"
 	listers "k8s.io/client-go/listers/autoscaling/v2"
 	"k8s.io/client-go/rest"
@@ -34,6 +37,7 @@ type clusterSource struct {
 	catalog  *catalog
 	log      *slog.Logger
 	informer cache.SharedIndexInformer
+	fresh    *freshness
 	lister   listers.HorizontalPodAutoscalerLister
 	// dirty holds at most one token: something has changed since the last Replace.
 	dirty chan struct{}
@@ -42,10 +46,19 @@ type clusterSource struct {
 	scaled func(old, now *autoscalingv2.HorizontalPodAutoscaler)
 }
 
-func newClusterSource(client kubernetes.Interface, c *catalog, log *slog.Logger) (*clusterSource, error) {
-	factory := informers.NewSharedInformerFactoryWithOptions(client, 0, informers.WithTransform(stripManagedFields))
-	hpas := factory.Autoscaling().V2().HorizontalPodAutoscalers()
-	s := &clusterSource{catalog: c, log: log, informer: hpas.Informer(), lister: hpas.Lister(), dirty: make(chan struct{}, 1)}
+func newClusterSource(client kubernetes.Interface, c *catalog, log *slog.Logger, now func() time.Time) (*clusterSource, error) {
+	s := &clusterSource{catalog: c, log: log, fresh: newFreshness("HPAs", now), dirty: make(chan struct{}, 1)}
+	hpas := client.AutoscalingV2().HorizontalPodAutoscalers(metav1.NamespaceAll)
+	source := s.fresh.follow(&cache.ListWatch{
+		ListWithContextFunc:  func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) { return hpas.List(ctx, o) },
+		WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) { return hpas.Watch(ctx, o) },
+	})
+	s.informer = cache.NewSharedIndexInformer(cache.ToListWatcherWithWatchListSemantics(source, client), &autoscalingv2.HorizontalPodAutoscaler{}, 0,
+		cache.Indexers{cache.NamespaceIndex: cache.MetaNamespaceIndexFunc})
+	s.lister = listers.NewHorizontalPodAutoscalerLister(s.informer.GetIndexer())
+	if err := s.informer.SetTransform(stripManagedFields); err != nil {
+		return nil, err
+	}
 	_, err := s.informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
 		AddFunc:    func(any) { s.wake() },
 		DeleteFunc: func(any) { s.wake() },

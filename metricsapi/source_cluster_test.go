@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -21,7 +22,7 @@ func TestClusterSource(t *testing.T) {
 	client := fake.NewClientset(object("a", "vector(1)"))
 	hpas := client.AutoscalingV2().HorizontalPodAutoscalers("test")
 	c, _ := newTestCatalog(t)
-	s, err := newClusterSource(client, c, discardLog())
+	s, err := newClusterSource(client, c, discardLog(), time.Now)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,0 +1,186 @@
+package metricsapi
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/tools/cache"
+)
+
+// A cache of what the API server has goes on answering when nothing comes in any more: its rights were taken away, the API server is
+// gone or cut off. Then every rollout leaves pods in it that do not exist, and leaves out those that do.
+
+// freshness is how long ago something that comes from the API server was last in step with it. An open watch is, however long nothing
+// happens: where the connection is dead without a word, client-go finds out by HTTP/2's ping (30 s without a frame, then 15 s for
+// its answer) and the watch ends. It is safe for concurrent use.
+type freshness struct {
+	what  string // in the plural: pods
+	asked bool   // it is read when it is needed: in step until that fails
+	now   func() time.Time
+
+	mu     sync.Mutex
+	last   time.Time // of the newest success; at first of the beginning
+	failed error     // since then
+	open   *openWatch
+}
+
+const (
+	// believedFor is how long what is not in step any more is believed: a restart of the API server takes less.
+	believedFor = time.Minute
+	// watchProves is how long a watch has to have been open to be one: who may not watch is told at once.
+	watchProves = time.Second
+)
+
+func newFreshness(what string, now func() time.Time) *freshness {
+	return &freshness{what: what, now: now, last: now()}
+}
+
+// done notes how something that was asked of the API server has ended.
+func (f *freshness) done(err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.failed = err; err == nil {
+		f.last = f.now()
+	}
+}
+
+// age is how long ago it was last in step.
+func (f *freshness) age() time.Duration {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	now := f.now()
+	if f.open.proved(now) || f.asked && f.failed == nil {
+		return 0
+	}
+	return max(now.Sub(f.last), 0)
+}
+
+// deafError is why something is not believed any more.
+type deafError struct {
+	what string
+	age  time.Duration
+	why  error // nil: nothing has come at all
+}
+
+func (e *deafError) Error() string {
+	if e.why == nil {
+		return fmt.Sprintf("the %s are not known: the API server has told nothing of them for %s", e.what, e.age.Round(time.Second))
+	}
+	return fmt.Sprintf("the %s are not known: the API server has told nothing of them for %s: %v", e.what, e.age.Round(time.Second), e.why)
+}
+
+// stale says why it is not believed any more, nil while it is. Of nothing at all there is nothing to believe.
+func (f *freshness) stale() error {
+	if f == nil {
+		return nil
+	}
+	age := f.age()
+	if age <= believedFor {
+		return nil
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return &deafError{f.what, age, f.failed}
+}
+
+// follow returns the source of an informer with its successes noted.
+func (f *freshness) follow(from *cache.ListWatch) *cache.ListWatch {
+	return &cache.ListWatch{
+		ListWithContextFunc: func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
+			list, err := from.ListWithContextFunc(ctx, options)
+			f.done(err)
+			return list, err
+		},
+		WatchFuncWithContext: func(ctx context.Context, options metav1.ListOptions) (watch.Interface, error) {
+			w, err := from.WatchFuncWithContext(ctx, options)
+			if err != nil {
+				f.done(err)
+				return nil, err
+			}
+			return f.watch(w, options.SendInitialEvents != nil && *options.SendInitialEvents), nil
+		},
+	}
+}
+
+// openWatch is a watch whose events are looked at as they pass.
+type openWatch struct {
+	watch.Interface
+	events chan watch.Event
+	ended  chan struct{}
+	stop   sync.Once
+
+	// Under the mutex of the freshness:
+	since   time.Time
+	listing bool // it begins with all there is, and has not come to the end of that
+	heard   bool // something else than an error
+}
+
+// proved says whether the watch shows that what is known is in step. A nil watch does not.
+func (w *openWatch) proved(now time.Time) bool {
+	return w != nil && !w.listing && (w.heard || now.Sub(w.since) >= watchProves)
+}
+
+func (f *freshness) watch(from watch.Interface, listing bool) watch.Interface {
+	w := &openWatch{Interface: from, events: make(chan watch.Event), ended: make(chan struct{}), since: f.now(), listing: listing}
+	f.mu.Lock()
+	f.open = w
+	f.mu.Unlock()
+	go f.pass(w)
+	return w
+}
+
+// pass hands events on until the watch ends.
+func (f *freshness) pass(w *openWatch) {
+	defer close(w.events)
+	defer f.closed(w)
+	for e := range w.Interface.ResultChan() {
+		f.heard(w, e)
+		select {
+		case w.events <- e:
+		case <-w.ended:
+			return
+		}
+	}
+}
+
+func (f *freshness) heard(w *openWatch, e watch.Event) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if e.Type == watch.Error {
+		f.failed = apierrors.FromObject(e.Object)
+		return
+	}
+	w.heard = true
+	if o, ok := e.Object.(metav1.ObjectMetaAccessor); ok && e.Type == watch.Bookmark && o.GetObjectMeta().GetAnnotations()[metav1.InitialEventsAnnotationKey] == "true" {
+		w.listing = false
+	}
+	if !w.listing {
+		f.failed = nil
+	}
+}
+
+func (f *freshness) closed(w *openWatch) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if now := f.now(); w.proved(now) {
+		f.last = now
+	}
+	if f.open == w {
+		f.open = nil
+	}
+}
+
+// ResultChan returns the events.
+func (w *openWatch) ResultChan() <-chan watch.Event { return w.events }
+
+// Stop ends the watch.
+func (w *openWatch) Stop() {
+	w.stop.Do(func() { close(w.ended) })
+	w.Interface.Stop()
+}
