@@ -13,9 +13,11 @@ import (
 
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apiserver/pkg/apis/apiserver"
 	"k8s.io/apiserver/pkg/authentication/authenticator"
 	"k8s.io/apiserver/pkg/authentication/request/anonymous"
 	"k8s.io/apiserver/pkg/authentication/request/bearertoken"
+	"k8s.io/apiserver/pkg/authentication/request/union"
 	"k8s.io/apiserver/pkg/authentication/token/tokenfile"
 	"k8s.io/apiserver/pkg/authorization/authorizerfactory"
 	openapinamer "k8s.io/apiserver/pkg/endpoints/openapi"
@@ -180,7 +182,7 @@ func (s *Server) listen(o Options) error {
 	if err != nil {
 		return fmt.Errorf("cannot serve HTTPS on %s: %w: free the port, or choose others with --bind-address and --secure-port", address, err)
 	}
-	s.listener = l
+	s.listener = newFairListener(l, MaxConnections, s.provider.metrics.refusedConnections.Inc)
 	return nil
 }
 
@@ -191,6 +193,7 @@ func (s *Server) configure() error {
 	s.config.RequestTimeout = requestTimeout
 	s.config.EnableMetrics = false // /metrics is ours, with the library's metrics in it
 	describe(s.config)
+	s.config.AggregatedDiscoveryGroupManager = newAggregatedDiscovery(s.provider)
 	if err := secure(s.config, o, s.listener); err != nil {
 		return err
 	}
@@ -325,7 +328,8 @@ func standaloneAuthenticator(tokenFile string) (authenticator.Request, error) {
 	if err != nil {
 		return nil, fmt.Errorf("--token-auth-file %s: lines are token,user,uid: %w", tokenFile, err)
 	}
-	return bearertoken.New(tokens), nil
+	probes := anonymous.NewAuthenticator([]apiserver.AnonymousAuthCondition{{Path: "/healthz"}, {Path: "/livez"}, {Path: "/readyz"}})
+	return union.New(bearertoken.New(tokens), probes), nil
 }
 
 // Addr is the address that the server listens on, with the port that was chosen where SecurePort is 0.

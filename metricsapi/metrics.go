@@ -18,6 +18,8 @@ type metrics struct {
 	raiseDelay prometheus.Histogram
 	hpas       prometheus.Gauge
 	queries    prometheus.Gauge
+
+	refusedConnections prometheus.Counter
 }
 
 func newMetrics(r prometheus.Registerer) *metrics {
@@ -69,6 +71,10 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		queries: f.NewGauge(prometheus.GaugeOpts{
 			Name: "meshpulse_metricsapi_queries",
 			Help: "Queries kept prepared for HPAs.",
+		}),
+		refusedConnections: f.NewCounter(prometheus.CounterOpts{
+			Name: "meshpulse_metricsapi_refused_connections_total",
+			Help: "Connections to the HTTPS port that were closed since there were too many, those of who had the most.",
 		}),
 	}
 	for _, outcome := range raiseOutcomes() {

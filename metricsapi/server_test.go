@@ -252,10 +252,18 @@ func TestServeTokens(t *testing.T) {
 	s := &testServer{Server: server, t: t, cancel: cancel, done: make(chan error, 1), client: &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}}}
 	go func() { s.done <- server.Run(ctx) }()
 	defer s.stop()
-	s.eventually("/readyz", http.StatusUnauthorized)
+	s.eventually("/readyz", http.StatusOK)
 	for token, want := range map[string]int{"": http.StatusUnauthorized, "guess": http.StatusUnauthorized, "secret": http.StatusOK} {
 		s.token = token
-		for _, path := range []string{apiPath, "/debug/hpas", "/metrics", "/healthz"} {
+		for _, path := range []string{"/healthz", "/livez", "/readyz", "/readyz?verbose"} { // a probe has no token, and tells nobody's numbers
+			if code, body := s.get(path); code != http.StatusOK {
+				t.Errorf("%s with token %q gives %d: %.200s", path, token, code, body)
+			}
+		}
+		for _, path := range []string{apiPath, "/apis", "/debug/hpas", "/metrics", "/openapi/v2", "/version", "/healthzz"} {
+			if path == "/healthzz" && token == "secret" {
+				want = http.StatusNotFound
+			}
 			if code, body := s.get(path); code != want {
 				t.Errorf("%s with token %q gives %d, want %d: %.200s", path, token, code, want, body)
 			}
