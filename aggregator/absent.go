@@ -183,3 +183,30 @@ func (k *kin) report(s *Store, at int64, a *Absent) {
 		a.Unreported = append(a.Unreported, Unreported{Label: m.Name, Matcher: m.String(), Values: values[j][:min(len(values[j]), maxReported)], Own: k.own[j]})
 	}
 }
+
+// askedBound is whether a selector that asks for buckets by their upper bound (le) selects one of those that there are.
+type askedBound struct {
+	*selector
+	fits bool
+	seen *layout
+}
+
+// look takes the batch of a scan into account.
+func (b *askedBound) look(sc *scan) {
+	if len(b.onBucket) == 0 || sc.view != viewBucket {
+		return
+	}
+	for i := range sc.batch[:sc.n] {
+		if l := sc.batch[i].column.layout; l != nil && l != b.seen && !b.fits {
+			b.seen, b.fits = l, slices.ContainsFunc(l.le, b.matchesBound)
+		}
+	}
+}
+
+// missing is the bound that no histogram has; ok is false where one has it or none is asked for.
+func (b *askedBound) missing() (u Unreported, ok bool) {
+	if b.seen == nil || b.fits {
+		return Unreported{}, false
+	}
+	return Unreported{Label: labels.BucketLabel, Matcher: b.onBucket[0].String(), Values: b.seen.le[:min(len(b.seen.le), 4*maxReported)], Own: true}, true
+}

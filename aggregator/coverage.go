@@ -61,7 +61,7 @@ func (q *Query) coverage(at int64) (time.Time, Coverage) {
 	var pods []*table
 	bearing := map[*table]bool{} // of those of which samples were refused
 	for i, sel := range q.selectors {
-		before := cov.Matched
+		before, asked := cov.Matched, askedBound{selector: sel}
 		for sc := newScan(q.store, sel, math.MinInt64, at, 1); sc.begin(); {
 			moved := cov.Moved || sc.moved()
 			last := sc.newest()
@@ -74,6 +74,7 @@ func (q *Query) coverage(at int64) (time.Time, Coverage) {
 				cov.Moved = moved
 				newest = max(newest, last)
 				pods = append(pods, sc.table)
+				asked.look(&sc)
 			} else if sc.table.aside.Load() != nil && !sc.table.gone.Load() {
 				pods = append(pods, sc.table)
 			}
@@ -82,8 +83,11 @@ func (q *Query) coverage(at int64) (time.Time, Coverage) {
 			}
 			sc.done()
 		}
-		if cov.Matched == before {
+		if n := cov.Matched - before; n == 0 {
 			cov.Absent = append(cov.Absent, q.absent(i, at))
+		} else if missing, ok := asked.missing(); ok {
+			cov.Matched = before
+			cov.Absent = append(cov.Absent, Absent{Selector: i, Kin: n, Unreported: []Unreported{missing}})
 		}
 		pods = q.store.couldHave(sel, pods)
 	}

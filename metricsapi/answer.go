@@ -105,6 +105,9 @@ func (r rules) judge(subject string, p *prepared, a aggregator.Answer, at time.T
 		if all && r.stoodStill(a, at) {
 			return verdict{items: zeros(a.Values), reason: "no request for " + r.retention.String()}, nil
 		}
+		if a.Moved && severalInScalar(p.tree) {
+			return verdict{}, refuse(outcomeNaN, "%s: not a number: scalar() has several series to take (add them up in it: scalar(sum(…))), or 0 is divided by 0: %s", subject, p.expr)
+		}
 		if p.irate {
 			return verdict{}, refuse(outcomeNaN, "%s: not a number (0/0): there was no request between the last two flushes, and irate looks at no more. Better: rate: %s", subject, p.expr)
 		}

@@ -237,3 +237,29 @@ func TestAMetricThatIsNotKeptIsNotZero(t *testing.T) {
 		}
 	}
 }
+
+// A sidecar's silence pulls a rate down before it counts as silent: until then the answer is what it was when all had told.
+func TestALateFlushDoesNotPullARateDown(t *testing.T) {
+	const expr = `sum(rate(istio_requests_total{destination_workload="podinfo",reporter="destination"}[1m]))`
+	store, err := aggregator.New(aggregator.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	requests{pod: "a", from: 5 * time.Second, to: 2 * time.Minute}.send(store)
+	requests{pod: "b", from: 5 * time.Second, to: 115 * time.Second}.send(store)
+	r := rules{retention: 5 * time.Minute, started: store.Started()}
+	p := register(store, preparedKey{expr: expr})
+	for after, want := range map[time.Duration]struct {
+		milli  int64
+		reason string
+	}{
+		5250 * time.Millisecond: {10000, ""}, // a flush that is on its way: b's newest row is within the window's last step
+		5750 * time.Millisecond: {10000, "as of the newest time that every sidecar has covered"},
+		9 * time.Second:         {10000, "as of the newest time that every sidecar has covered"},
+	} {
+		v, _, refused := r.see(t.Context(), "x", p, store.Started().Add(115*time.Second+after))
+		if refused != nil || v.reason != want.reason || v.reason != "" && v.sum() != want.milli || v.sum() > want.milli || v.sum() < 9000 {
+			t.Errorf("%s after its last flush: %d %q %v, want %d %q", after, v.sum(), v.reason, refused, want.milli, want.reason)
+		}
+	}
+}

@@ -172,6 +172,18 @@ func (a absentParts) inScalar(tree parser.Expr) (found *parser.VectorSelector) {
 	return found
 }
 
+// severalInScalar says whether a scalar() of the expression may have several series to take, of which it makes no number.
+func severalInScalar(tree parser.Expr) (found bool) {
+	parser.Inspect(tree, func(node parser.Node, _ []parser.Node) error {
+		if c, ok := node.(*parser.Call); ok && c.Func.Name == "scalar" {
+			sum, ok := unwrap(c.Args[0]).(*parser.AggregateExpr)
+			found = found || !ok || sum.Without || len(sum.Grouping) > 0
+		}
+		return nil
+	})
+	return found
+}
+
 // absent returns the parts that select nothing.
 func (p *prepared) absent(a aggregator.Answer) absentParts {
 	if len(a.Absent) == 0 {
@@ -271,11 +283,12 @@ func (r rules) doubt(p part, at aggregator.Absent, a aggregator.Answer, absent a
 		return ""
 	case at.UnknownMetric && !r.words.metric(p):
 		return "no series matches " + p.String() + ", and it is not known to be 0: " + remedyForMetric(p.named())
-	case value && a.Matched > 0: // said to count as that, beside what is there
-		return ""
 	}
 	for _, u := range at.Unreported {
-		if u.Own {
+		switch {
+		case u.Label == model.BucketLabel:
+			return "no histogram of " + p.String() + " has such a bucket: there are those with le " + strings.Join(u.Values, ", ")
+		case u.Own && !(value && a.Matched > 0): // else it is said to count as that, beside what is there
 			return "no series matches " + p.String() + ", and it is not known to be 0: its pods report other requests, " + reported(u)
 		}
 	}
@@ -333,6 +346,8 @@ func (r rules) remarks(o *offer, p *prepared, a aggregator.Answer) (ps []Problem
 		}
 		for _, u := range at.Unreported {
 			switch {
+			case u.Label == model.BucketLabel && !other:
+				remark(ReasonNotReported, "no histogram has a bucket with %s: take one of the bounds that there are (of durations in milliseconds)", u.Matcher)
 			case u.Own && !other && !(value && a.Matched > 0):
 				remark(ReasonUnreportedValue, "the pods that it means report requests, and none with %s, which says something of themselves: check the spelling, and whether it has changed", u.Matcher)
 			case !u.Own && !value && (r.words.label(u.Label) || !slices.Contains(at.UnknownLabels, u.Label)):

@@ -152,8 +152,9 @@ func TestNaNOfNothingIsNoQuotient(t *testing.T) {
 		there + " / scalar(" + gone + ")":        `no series matches istio_requests_total{destination_workload="gone"`,
 		there + " / " + gone:                     `no series matches istio_requests_total{destination_workload="gone"`,
 		there + " + (" + gone + " or vector(0))": `36000m`,
-		there + " > 1000":                        "series match",
-		"scalar(" + there + ")":                  "36000m",
+		`scalar(rate(istio_requests_total{destination_workload="podinfo"}[1m]))`: "several series",
+		there + " > 1000":       "series match",
+		"scalar(" + there + ")": "36000m",
 	} {
 		if got := m.ask(vocabulary{keeps: istioOnly}, expr, 10*time.Minute); !strings.Contains(got.String(), want) || strings.Contains(got.err, "0/0") {
 			t.Errorf("%s is %s, want %s", expr, got, want)
@@ -240,6 +241,12 @@ func TestAValueThatNobodyReports(t *testing.T) {
 		rate(podinfo + `,response_code="500"`):                                  {zero, `response_code="500"`},
 		rate(podinfo + "," + loadtester + `,request_protocol="grpc"`):           {wrong, "request_protocol http"},
 		rate(podinfo + "," + loadtester + `,destination_service_name="podinf"`): {zero, `destination_service_name="podinf"`},
+
+		`sum(rate(istio_request_duration_milliseconds_bucket{` + podinfo + `,le="0.3"}[1m])) or vector(0)`:                                                                               {wrong, "le 0.5, 1, 5"},
+		`(sum(rate(istio_request_duration_milliseconds_bucket{` + podinfo + `,le="0.3"}[1m])) or vector(0)) / sum(rate(istio_request_duration_milliseconds_count{` + podinfo + `}[1m]))`: {wrong, "le 0.5, 1, 5"},
+		`sum(rate(istio_request_duration_milliseconds_bucket{` + podinfo + `,le="0.25"}[1m])) or sum(rate(istio_request_duration_milliseconds_bucket{` + podinfo + `,le="250"}[1m]))`:    {value, ""},
+		`sum(rate(istio_request_duration_milliseconds_bucket{` + podinfo + `,le="300"}[1m])) / sum(rate(istio_request_duration_milliseconds_count{` + podinfo + `}[1m]))`:                {wrong, "le 0.5, 1, 5"},
+		`sum(rate(istio_request_duration_milliseconds_bucket{` + podinfo + `,le="250"}[1m]))`:                                                                                            {value, ""},
 
 		// Nothing has come to it, so the first request may be of any kind.
 		rate(`destination_workload="idle",reporter="destination",request_protocol="grpc",destination_service_name="other"`): {quiet, ""},
