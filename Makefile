@@ -5,7 +5,10 @@ FUZZTIME ?= 30s
 COMMIT    = $(shell git describe --always --dirty --abbrev=12 --exclude '*' 2>/dev/null)
 LINT     := $(GO) tool -modfile=bench/tools/go.mod
 
-.PHONY: build help run test lint bench bench-soak fleet report quantiles beside surge fuzz envoy clean
+IMAGE     ?= meshpulse:$(COMMIT)
+PLATFORMS ?= linux/amd64 linux/arm64
+
+.PHONY: image push build help run test lint bench bench-soak fleet report quantiles beside surge fuzz envoy clean
 
 build: ## build bin/meshpulse (the default)
 	@bench/tools/progress $(GO) build -v -ldflags "-X main.commit=$(COMMIT)" -o bin/ ./cmd/meshpulse
@@ -22,11 +25,13 @@ test: envoy ## vet, unit, race, fuzz-seed and end-to-end tests with real Envoys
 	@test "$$($(GO) env CGO_ENABLED)" = 1 || { echo "make test: the race detector needs cgo: install a C compiler (Debian: apt-get install gcc libc6-dev)" >&2; exit 1; }
 	$(GO) vet ./...
 	$(GO) test -race -timeout 20m ./...
+	cd bench/image && $(GO) mod tidy -diff && $(GO) vet . && $(GO) test .
 
 lint: ## gofumpt and golangci-lint, built from bench/tools
 	@out=$$(git ls-files '*.go' | xargs $(LINT) gofumpt -l) && { test -z "$$out" || { echo "gofumpt would change:"; echo "$$out"; exit 1; }; }
 	$(LINT) golangci-lint run ./...
 	cd bench/lab && $(GO) tool -modfile=../tools/go.mod golangci-lint run ./...
+	cd bench/image && $(GO) tool -modfile=../tools/go.mod golangci-lint run ./...
 
 bench: build report ## one table of what ingest, queries, memory and answers cost (16 minutes; ONLY=ingest a part; PROFILES=dir keeps CPU profiles)
 	@$(MAKE) --no-print-directory $(LAB_BIN)/prometheus-$(PROMETHEUS_VERSION)
@@ -47,6 +52,18 @@ beside: build report envoy ## a real Prometheus scrapes the Envoys that push to 
 
 surge: report ## the study of surges: false scale-ups, delay, overshoot, over simulated days (DAYS=40 of each kind and flush)
 	@bin/report surge $(if $(DAYS),--days $(DAYS))
+
+image: image-binaries ## bin/meshpulse-image.tar, an OCI archive without Docker (IMAGE=REGISTRY/meshpulse:TAG, PLATFORMS="linux/amd64 linux/arm64")
+	@bin/image/image -name $(IMAGE) -revision $(COMMIT) -out bin/meshpulse-image.tar $(foreach p,$(PLATFORMS),$(p)=bin/image/meshpulse-$(subst /,-,$(p)))
+
+push: image-binaries ## the same to the registry in IMAGE, with the credentials of docker login or podman login
+	@bin/image/image -name $(IMAGE) -revision $(COMMIT) -push $(foreach p,$(PLATFORMS),$(p)=bin/image/meshpulse-$(subst /,-,$(p)))
+
+.PHONY: image-binaries
+image-binaries:
+	@cd bench/image && ../tools/progress $(GO) build -v -o ../../bin/image/image .
+	@for p in $(PLATFORMS); do CGO_ENABLED=0 GOOS=$${p%/*} GOARCH=$${p#*/} bench/tools/progress $(GO) build -v -trimpath -buildvcs=false \
+		-ldflags "-s -w -X main.commit=$(COMMIT)" -o bin/image/meshpulse-$$(echo $$p | tr / -) ./cmd/meshpulse || exit; done
 
 report:
 	@$(GO) build -ldflags "-X main.commit=$(COMMIT)" -o bin/ ./bench/report

@@ -9,7 +9,7 @@ usage() {
 usage: install.sh --image IMAGE [--no-apiservice] [--dry-run]
        install.sh --rotate-cert [--dry-run]
 
-  --image IMAGE      the image to run; build one with manifests/Dockerfile
+  --image IMAGE      the image to run; build one with `make push IMAGE=…`, or manifests/Dockerfile
   --no-apiservice    leave external.metrics.k8s.io alone: meshpulse listens, and no HPA asks it
   --rotate-cert      replace the serving certificate and its authority, and nothing else
   --dry-run          look, print what would be done, change nothing
@@ -216,7 +216,7 @@ while [ $# -gt 0 ]; do
 done
 if [ "$mode" = install ]; then
 	[ -n "$image" ] || die "--image is missing: build and push one, from the top of the repository, with
-  docker build -f manifests/Dockerfile --build-arg COMMIT=\$(git rev-parse --short=12 HEAD) -t REGISTRY/meshpulse:TAG . && docker push REGISTRY/meshpulse:TAG"
+  make push IMAGE=REGISTRY/meshpulse:TAG"
 	# It ends up in YAML: nothing may come in that is not part of an image's name.
 	case $image in *[!A-Za-z0-9._:/@-]*) die "--image $image is not the name of an image" ;; esac
 elif [ -n "$image" ] || [ -z "$claim" ]; then
