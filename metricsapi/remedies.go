@@ -1,17 +1,95 @@
 package metricsapi
 
-import "fmt"
+import (
+	"fmt"
+	"strings"
+)
 
 // What to write in place of a metric, a label or a value that no sidecar sends. The texts are for errors and events.
 
-// remedyForMetric says what to do about a metric that is not Istio's.
+// remedyForMetric says what to do about a metric that is not Istio's; the name is "", or a selector in braces, where none is named.
 func remedyForMetric(name string) string {
-	return fmt.Sprintf("Istio does not set the metric %s by itself: check the spelling, or the Telemetry resource that adds it", name)
+	begins := func(prefixes ...string) bool {
+		for _, p := range prefixes {
+			if strings.HasPrefix(name, p) {
+				return true
+			}
+		}
+		return false
+	}
+	switch {
+	case name == "" || begins("{"):
+		return "it names no metric: name one of Istio's, such as istio_requests_total"
+	case strings.Contains(name, ":"):
+		return "the name " + name + " is of a recording rule, which is Prometheus' own: write the expression of that rule in its place"
+	case begins("istio_build", "istio_agent_", "istio_cni_", "istiod_"):
+		return "the metric " + name + " is of Istio's control plane or agent, and meshpulse has what sidecars tell of requests only"
+	case begins(istioPrefix):
+		return "Istio does not set the metric " + name + " by itself: check the spelling (istio_requests_total, istio_request_duration_milliseconds, istio_request_bytes, istio_response_bytes, " +
+			"istio_tcp_sent_bytes_total, …), or the Telemetry resource that adds it"
+	case begins("envoy_"):
+		return "Istio does not set the metric " + name + ": it is one of Envoy's own, and those are not read. For requests take istio_requests_total, for requests in progress the metric istio-requests-in-flight"
+	case begins("http_", "grpc_", "nginx_", "traefik_"):
+		return anothers(name) + ". The requests that reach a pod through its sidecar are in istio_requests_total"
+	case begins("container_cpu", "container_memory", "node_cpu", "process_cpu"):
+		return anothers(name) + ". For CPU and memory an HPA has metrics of type Resource, which need none"
+	}
+	return anothers(name)
 }
 
-// remedyForLabel says what to do about a label that no series has.
+func anothers(name string) string {
+	return "Istio does not set the metric " + name + ": meshpulse has the Istio metrics of sidecars only, and what another exporter has another adapter has to serve. Else check the spelling"
+}
+
+// remedyForLabel says what to do about a label that no series has. Most are labels that Prometheus adds to what it scrapes, which no
+// sidecar and no Telemetry resource sends.
 func remedyForLabel(name string) string {
-	return fmt.Sprintf("Istio does not set the label %s by itself: check the spelling, or the Telemetry resource that adds it", name)
+	now, caller := scrapeLabel(name)
+	scraped := fmt.Sprintf("the label %s is one that Prometheus adds when it scrapes, and no sidecar sends it: ", name)
+	switch {
+	case now == "":
+		return fmt.Sprintf("Istio does not set the label %s by itself: check the spelling, or the Telemetry resource that adds it", name)
+	case now == dropLabel:
+		return scraped + "leave it out"
+	case caller != "":
+		return scraped + fmt.Sprintf(`write %s in its place (with reporter="source": %s)`, now, caller)
+	}
+	return scraped + fmt.Sprintf("write %s in its place", now)
+}
+
+// dropLabel stands for no label in place of another.
+const dropLabel = "-"
+
+// scrapeLabel says what label of Istio's, or of the store's, has what a label of a scrape would say: of what is called and, where that
+// is another, of the caller; dropLabel where there is none, "" where the label is none that scrapes are known to have. The names are those of
+// the scrape jobs of Istio's samples/addons/prometheus.yaml, of the Prometheus operator and of the older charts.
+func scrapeLabel(name string) (now, caller string) {
+	switch name {
+	case "kubernetes_namespace", "kube_namespace", "exported_namespace", "k8s_namespace", "pod_namespace":
+		return "namespace", ""
+	case "kubernetes_pod_name", "kubernetes_pod", "kube_pod", "exported_pod", "k8s_pod", "pod_name":
+		return "pod", ""
+	case "destination_namespace":
+		return namespaceKey, ""
+	case "source_namespace":
+		return "source_workload_namespace", ""
+	case "app", "app_kubernetes_io_name", "k8s_app":
+		return "destination_app", "source_app"
+	case "version", "app_kubernetes_io_version":
+		return "destination_version", "source_version"
+	case "service_istio_io_canonical_name":
+		return "destination_canonical_service", "source_canonical_service"
+	case "service_istio_io_canonical_revision":
+		return "destination_canonical_revision", "source_canonical_revision"
+	case "workload", "workload_name", "deployment", "destination_deployment":
+		return "destination_workload", "source_workload"
+	case "service", "service_name":
+		return "destination_service_name", ""
+	case "job", "instance", "endpoint", "container", "container_name", "prometheus", "prometheus_replica", "release", "chart", "heritage", "node", "pod_template_hash",
+		"controller_revision_hash", "security_istio_io_tlsMode", "istio_io_rev", "istio", "mesh_id", "cluster", "__address__", "__scheme__", "__metrics_path__":
+		return dropLabel, ""
+	}
+	return "", ""
 }
 
 // remedyForPods is for who divides by a number of pods.

@@ -1,0 +1,94 @@
+package metricsapi
+
+import (
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/meshpulse/meshpulse/aggregator"
+)
+
+// What the message about a label of a scrape says to write gives the value.
+func TestTheRemedyForALabelOfAScrapeHelps(t *testing.T) {
+	m := newCallMesh(t)
+	m.run(5*time.Second, 10*time.Minute)
+	words := vocabulary{keeps: istioOnly}
+	const sum = `sum(rate(istio_requests_total{reporter="destination",L="V"}[1m]))`
+	write := regexp.MustCompile(`write (\w+) in its place(?: \(with reporter="source": (\w+)\))?`)
+	values := map[string]string{
+		"kubernetes_namespace": "test", "exported_namespace": "test", "destination_namespace": "test", "source_namespace": "test",
+		"kubernetes_pod_name": "podinfo-7d9f8c6b5-00000", "pod_name": "podinfo-7d9f8c6b5-00000", "exported_pod": "podinfo-7d9f8c6b5-00000",
+		"app": "podinfo", "app_kubernetes_io_name": "podinfo", "version": "6.9.2", "service_istio_io_canonical_name": "podinfo", "service_istio_io_canonical_revision": "v1",
+		"workload": "podinfo", "deployment": "podinfo", "destination_deployment": "podinfo", "service": "podinfo",
+		"job": "kubernetes-pods", "instance": "10.0.0.7:15020", "endpoint": "http-envoy-prom", "container": "istio-proxy", "prometheus": "monitoring/k8s", "pod_template_hash": "7d9f8c6b5",
+	}
+	for label, value := range values {
+		expr := strings.NewReplacer("L", label, "V", value).Replace(sum)
+		for _, around := range []string{expr, expr + " or vector(0)"} {
+			got := m.ask(words, around, 10*time.Minute)
+			if !strings.Contains(got.err, "Prometheus adds when it scrapes") {
+				t.Errorf("%s gives %s", around, got)
+				continue
+			}
+			names := write.FindStringSubmatch(got.err)
+			better := strings.NewReplacer(","+label+`="`+value+`"`, "").Replace(expr)
+			switch {
+			case names != nil:
+				better = strings.ReplaceAll(expr, label+`="`+value+`"`, names[1]+`="`+value+`"`)
+			case !strings.Contains(got.err, "leave it out"):
+				t.Errorf("no remedy for %s: %s", label, got.err)
+			}
+			if after := m.ask(words, better, 10*time.Minute); after.err != "" || after.sum <= 0 || len(after.events) > 0 {
+				t.Errorf("%s: the remedy %s gives %s", label, better, after)
+			}
+			if names != nil && names[2] != "" { // of the callers
+				better = strings.NewReplacer(`"destination"`, `"source"`, label+`="`+value+`"`, names[2]+`=~".+"`).Replace(expr)
+				if after := m.ask(words, better, 10*time.Minute); after.err != "" || after.sum <= 0 {
+					t.Errorf("%s: of the callers %s gives %s", label, better, after)
+				}
+			}
+		}
+	}
+}
+
+// A metric that is not a sidecar's is named as whose it is; where a sidecar has the like, that is named and has a value.
+func TestTheRemedyForAnothersMetric(t *testing.T) {
+	m := newCallMesh(t)
+	m.run(5*time.Second, 10*time.Minute)
+	words := vocabulary{keeps: istioOnly}
+	for expr, want := range map[string]string{
+		`sum(rate(http_requests_total{pod="x"}[1m]))`:                               "The requests that reach a pod through its sidecar are in istio_requests_total",
+		`sum(rate(nginx_ingress_controller_requests[1m]))`:                          "another adapter has to serve",
+		`sum(rabbitmq_queue_messages_ready)`:                                        "another adapter has to serve",
+		`count(kube_pod_info)`:                                                      "another adapter has to serve",
+		`sum(rate(container_cpu_usage_seconds_total[1m]))`:                          "metrics of type Resource",
+		`sum(envoy_cluster_upstream_rq_active)`:                                     "istio-requests-in-flight",
+		`sum(job:http_requests:rate1m)`:                                             "recording rule",
+		`sum(rate(istio_request_total{destination_workload="podinfo"}[1m]))`:        "check the spelling (istio_requests_total, ",
+		`sum(istio_build)`:                                                          "control plane",
+		`count({namespace="test",app="podinfo"}) by (__name__)`:                     "the label app",
+		`sum(rate({job="x"}[1m]))`:                                                  "the label job",
+		`count({tenant!=""}) or vector(0)`:                                          "label tenant",
+		`sum(rate({__name__=~"istio_request_total|http_.*",pod="podinfo"}[1m]))`:    "istio_request_total|http_.*",
+		`count by (__name__) ({__name__!="",destination_workload="nobody-has-it"})`: "destination_workload",
+	} {
+		got := m.ask(words, expr, 10*time.Minute)
+		if !strings.Contains(got.err, want) || strings.Contains(got.err, "metric  ") || strings.Contains(got.err, "the metric {") {
+			t.Errorf("%s gives %s, want %q", expr, got, want)
+		}
+	}
+}
+
+// Before any sidecar has reported, as in standalone mode at the start, the same is told: nothing has to be seen for it.
+func TestAnothersMetricIsToldBeforeAnySidecarReports(t *testing.T) {
+	store, err := aggregator.New(aggregator.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := &callMesh{t: t, store: store}
+	got := m.ask(vocabulary{keeps: istioOnly}, `sum(rate(http_requests_total[1m]))`, time.Minute)
+	if !got.told(ReasonNotReported, "another adapter has to serve") || !strings.Contains(got.err, "istio_requests_total") {
+		t.Errorf("got %s", got)
+	}
+}
