@@ -413,7 +413,7 @@ func TestPodsThatGoLeaveTheHeapWhereItWas(t *testing.T) {
 			p.commits(t, 3)
 			p.stream.Close()
 		}
-		s.sweep(s.millis(s.started.Add(time.Hour)))
+		s.sweep(t.Context(), s.millis(s.started.Add(time.Hour)))
 	}
 	generation(0)
 	before := liveHeap()

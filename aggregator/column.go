@@ -31,6 +31,7 @@ type column struct {
 	pastKnown bool
 	removed   bool
 	waiting   bool // for its block, until the message is through
+	left      bool // under classes.mu: removed, and gone from its class
 }
 
 // intervals is what a column knows of a histogram beside its rows.

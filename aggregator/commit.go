@@ -3,7 +3,6 @@ package aggregator
 import (
 	"errors"
 	"math"
-	"slices"
 	"time"
 )
 
@@ -303,7 +302,7 @@ func (t *table) keysFull() bool { return len(t.keys) >= 4*t.store.config.MaxSeri
 // limited says why the table takes no new series, nil if it does.
 func (t *table) limited() error {
 	switch {
-	case len(t.columns) >= t.store.config.MaxSeriesPerPod || t.keysFull():
+	case len(t.byClass) >= t.store.config.MaxSeriesPerPod || t.keysFull():
 		return ErrPodLimit
 	case t.store.series.Load() >= int64(t.store.config.MaxSeries):
 		return ErrSeriesLimit
@@ -443,8 +442,7 @@ func (t *table) takeHistogram(c *column, s *Sample, buckets []Bucket) error {
 func (t *table) rebound(c *column, key uint64, timestamp int64, buckets []Bucket) *column {
 	cl := c.class
 	t.store.classes.retain(cl)
-	t.drop(c)
-	t.columns = slices.DeleteFunc(t.columns, func(o *column) bool { return o == c })
+	t.drop(c) // it leaves t.columns with the row
 	t.store.metrics.rebounded.Inc()
 	n := t.addColumn(key, cl)
 	n.quantiles, n.quantilesAt, n.seen = c.quantiles, c.quantilesAt, c.seen

@@ -236,7 +236,7 @@ func (s *Store) couldHave(sel *selector, to []*table) []*table {
 		pods = s.tables.in(ns)
 	}
 	for _, t := range pods {
-		if sel.couldBe(t.pod.Load()) {
+		if !t.gone.Load() && sel.couldBe(t.pod.Load()) {
 			to = append(to, t)
 		}
 	}

@@ -224,7 +224,7 @@ func TestATableThatCannotBeFreedHoldsUpNoOther(t *testing.T) {
 	f := newFaulty(t)
 	f.flush()
 	f.store.tables.all.all()[0].columns[0].class = nil
-	f.store.sweep(f.store.millis(f.now.Add(time.Hour)))
+	f.store.sweep(t.Context(), f.store.millis(f.now.Add(time.Hour)))
 	if n := len(f.store.tables.all.all()); n != 0 {
 		t.Errorf("%d tables are left", n)
 	}

@@ -58,6 +58,7 @@ type class struct {
 	selectors []*selector // the registered ones that select it, as far as it tells (selection.go)
 	sameHash  *class      // another one in classes.byHash
 	wire      [2]uint64   // under which classes.byWire has it: tags come in the name or as labels; 0: none
+	gone      bool        // the last user has released it
 }
 
 // labelsOf returns the labels of a column of the class as a query sees them; suffix is "", "_bucket", "_sum" or "_count".
@@ -214,9 +215,9 @@ func (cs *classes) releaseLocked(c *class) {
 			delete(cs.byWire, wire)
 		}
 	}
-	gone := func(o *class) bool { return o == c }
+	c.gone = true
 	l, _ := cs.byName.Load(c.name)
-	if l.(*list[*class]).remove(gone) == 0 {
+	if l.(*list[*class]).leave(func(o *class) bool { return o.gone }) == 0 {
 		cs.byName.Delete(c.name)
 	}
 	for _, label := range c.labels {
@@ -245,7 +246,7 @@ func (cs *classes) unhash(h uint64, c *class) {
 	}
 }
 
-// named returns the classes of a metric name.
+// named returns the classes of a metric name, with some that are gone: those have no columns.
 func (cs *classes) named(name string) []*class {
 	if l, ok := cs.byName.Load(name); ok {
 		return l.(*list[*class]).all()

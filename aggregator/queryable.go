@@ -219,6 +219,9 @@ func (r *reader) native(col *column, pod *Pod, pool *fine) []chunks.Sample {
 	flush, join := col.table.flush.Load(), r.joiner()
 	for {
 		b := col.block.Load()
+		if b == nil { // it has just gone
+			return nil
+		}
 		oldest, hi, check := b.window(math.MinInt64, r.maxt)
 		lo := b.gen.after(oldest, hi, r.mint)
 		if hi < lo {

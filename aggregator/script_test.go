@@ -139,7 +139,7 @@ func (s *script) command(line string, body []string) {
 		s.store.liveHeap = func() uint64 { return uint64(s.number(rest)) }
 		s.store.watchMemory()
 	case "sweep":
-		s.store.sweep(s.store.millis(s.sleepUntil(strings.TrimPrefix(rest, "at "))))
+		s.store.sweep(s.t.Context(), s.store.millis(s.sleepUntil(strings.TrimPrefix(rest, "at "))))
 	case "absent":
 		when, expr, _ := strings.Cut(strings.TrimPrefix(rest, "at "), " ")
 		s.absent(expr, s.sleepUntil(when), body)

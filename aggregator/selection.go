@@ -2,6 +2,7 @@ package aggregator
 
 import (
 	"slices"
+	"sync/atomic"
 	"unique"
 
 	"github.com/prometheus/common/model"
@@ -14,6 +15,7 @@ type selection struct {
 	table   *table
 	view    view
 	columns list[*column]
+	gone    atomic.Bool // none of the columns is left
 }
 
 // selections are what a selector selects, by pod. A prepared selector's are written under classes.mu and read without it.
@@ -51,14 +53,15 @@ func (ss *selections) publish(sel *selection) {
 func (ss *selections) take(c *column, v view) {
 	k := selectionKey{c.table, v}
 	sel := ss.byTable[k]
-	if sel == nil || sel.columns.remove(func(o *column) bool { return o == c }) > 0 {
+	if sel == nil || sel.columns.leave(func(o *column) bool { return o.left }) > 0 {
 		return
 	}
 	delete(ss.byTable, k)
-	ss.remove(func(o *selection) bool { return o == sel })
+	sel.gone.Store(true)
+	ss.leave(func(o *selection) bool { return o.gone.Load() })
 }
 
-// selectionsOf returns what the selector selects now.
+// selectionsOf returns what the selector selects now, with some that are gone, and some columns that are: those have no block.
 func (s *Store) selectionsOf(sel *selector) []*selection {
 	if sel.prepared {
 		return sel.selections.all()
@@ -70,7 +73,7 @@ func (s *Store) selectionsOf(sel *selector) []*selection {
 				continue
 			}
 			for _, col := range c.columns.all() {
-				if sel.matchesPod(col.table.pod.Load()) {
+				if col.block.Load() != nil && sel.matchesPod(col.table.pod.Load()) {
 					found.put(col, v)
 				}
 			}
@@ -229,14 +232,14 @@ func (cs *classes) prepare(s *selector) {
 		s.indexed = append(s.indexed, at)
 		for _, c := range cs.named(base) {
 			v, ok := s.viewOf(c)
-			if !ok {
+			if !ok || c.gone {
 				continue
 			}
 			if !at.byPod {
 				s.meets(c)
 			}
 			for _, col := range c.columns.all() {
-				if s.matchesPod(col.table.pod.Load()) {
+				if !col.left && s.matchesPod(col.table.pod.Load()) {
 					s.selections.put(col, v)
 				}
 			}
@@ -268,11 +271,13 @@ func (cs *classes) join(c *column) {
 	cs.registered.each(c, func(s *selector, v view) { s.selections.put(c, v) })
 }
 
-// leave takes a column out again, and gives up its hold of the class.
+// leave takes a column out again, and gives up its hold of the class. Without its block nothing of it is read any more.
 func (cs *classes) leave(c *column) {
 	cs.mu.Lock()
 	defer cs.mu.Unlock()
-	c.class.columns.remove(func(o *column) bool { return o == c })
+	c.left = true
+	c.block.Store(nil)
+	c.class.columns.leave(func(o *column) bool { return o.left })
 	cs.registered.each(c, func(s *selector, v view) { s.selections.take(c, v) })
 	cs.releaseLocked(c.class)
 }

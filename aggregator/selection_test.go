@@ -16,12 +16,18 @@ func selected(t *testing.T, ss []*selection) map[selectionKey]map[*column]bool {
 	t.Helper()
 	found := map[selectionKey]map[*column]bool{}
 	for _, s := range ss {
+		if s.gone.Load() {
+			continue
+		}
 		k := selectionKey{s.table, s.view}
 		if found[k] != nil {
 			t.Errorf("two selections of %s, view %d", s.table.pod.Load().Name, s.view)
 		}
 		found[k] = map[*column]bool{}
 		for _, c := range s.columns.all() {
+			if c.left {
+				continue
+			}
 			if found[k][c] || c.table != s.table {
 				t.Errorf("%s of %s is there twice or with another pod", c.class.name, c.table.pod.Load().Name)
 			}
@@ -65,7 +71,7 @@ func (c *churn) step() {
 			c.queries = append(c.queries[:i], c.queries[i+1:]...)
 		}
 	case 3:
-		c.store.sweep(c.store.millis(c.at))
+		c.store.sweep(c.t.Context(), c.store.millis(c.at))
 	default:
 		if len(c.streams) > 0 {
 			c.flush(c.streams[c.r.IntN(len(c.streams))], pick)
@@ -135,7 +141,7 @@ func TestPreparedSelectorsSelectWhatTheirMatchersDo(t *testing.T) {
 		if len(s.classes.registered) != 0 {
 			t.Fatalf("seed %d: %d metric names are left in the index", seed, len(s.classes.registered))
 		}
-		s.sweep(math.MaxInt64)
+		s.sweep(t.Context(), math.MaxInt64)
 	}
 	if columns < 5_000 {
 		t.Errorf("only %d columns were compared", columns)

@@ -51,7 +51,7 @@ func TestASeriesIsDescribedOnceInItsSpace(t *testing.T) {
 			for _, st := range streams {
 				st.Close()
 			}
-			s.sweep(s.millis(s.started.Add(time.Hour)))
+			s.sweep(t.Context(), s.millis(s.started.Add(time.Hour)))
 			if n := len(s.classes.byHash) + len(s.classes.byWire); n != 0 {
 				t.Errorf("%d label sets are left", n)
 			}

@@ -121,9 +121,11 @@ func (s *Store) Run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case now := <-sweep.C:
-			s.Contain("store", "sweep", func() { s.sweep(s.millis(now)) })
+			s.Contain("store", "sweep", func() { s.sweep(ctx, s.millis(now)) })
 			for _, d := range s.detectors.all() { // no row leaves the rings before it is read
-				d.At(now)
+				if !d.closed.Load() {
+					d.At(now)
+				}
 			}
 		case <-watch.C:
 			s.Contain("store", "memory", s.watchMemory)
@@ -131,9 +133,12 @@ func (s *Store) Run(ctx context.Context) {
 	}
 }
 
-// sweep frees the tables whose newest row is out of the retention.
-func (s *Store) sweep(now int64) {
+// sweep frees the tables whose newest row is out of the retention, unless the context ends.
+func (s *Store) sweep(ctx context.Context, now int64) {
 	for _, t := range s.tables.all.all() {
+		if ctx.Err() != nil {
+			return
+		}
 		t.mu.Lock()
 		expired := !t.removed && t.expired(now)
 		if expired {
@@ -151,7 +156,7 @@ type tables struct {
 	mu          sync.Mutex
 	byPod       map[podKey]*table
 	made        uint64 // tables so far
-	all         list[*table]
+	all         list[*table] // with some that are gone
 	byNamespace sync.Map // string -> *list[*table]
 	// log are the tables in the order in which they came, those that are gone included, until it is begun anew: selectors keep
 	// their place in it.
@@ -210,6 +215,13 @@ func (ts *tables) find(namespace, name string) (*table, int64) {
 	return ts.byPod[k], last
 }
 
+// count returns how many pods have a table.
+func (ts *tables) count() int {
+	ts.mu.Lock()
+	defer ts.mu.Unlock()
+	return len(ts.byPod)
+}
+
 // recall returns the newest row of the pod's table that was freed, and forgets it; 0 if there was none.
 func (ts *tables) recall(p *Pod) int64 {
 	ts.mu.Lock()
@@ -230,13 +242,13 @@ func (ts *tables) remove(t *table) {
 		ts.gone.keep(k, newest, maxGone)
 	}
 	t.ref.table.Store(nil)
-	gone := func(o *table) bool { return o == t }
-	ts.all.remove(gone)
-	if live := len(ts.all.all()); len(ts.log.Load().all()) > 2*live+64 {
+	gone := func(o *table) bool { return o.gone.Load() }
+	ts.all.leave(gone)
+	if len(ts.log.Load().all()) > 2*len(ts.byPod)+64 {
 		ts.relog()
 	}
 	l, _ := ts.byNamespace.Load(p.Namespace)
-	if l.(*list[*table]).remove(gone) == 0 {
+	if l.(*list[*table]).leave(gone) == 0 {
 		ts.byNamespace.Delete(p.Namespace)
 	}
 }
@@ -245,7 +257,9 @@ func (ts *tables) remove(t *table) {
 func (ts *tables) relog() {
 	l := &list[*tableRef]{}
 	for _, t := range ts.all.all() {
-		l.add(t.ref)
+		if t.ref.table.Load() != nil {
+			l.add(t.ref)
+		}
 	}
 	ts.log.Store(l)
 }
@@ -257,7 +271,7 @@ func (ts *tables) renamed() {
 	ts.relog()
 }
 
-// in returns the tables of a namespace.
+// in returns the tables of a namespace, with some that are gone.
 func (ts *tables) in(namespace string) []*table {
 	if l, ok := ts.byNamespace.Load(namespace); ok {
 		return l.(*list[*table]).all()

@@ -6,6 +6,7 @@ import (
 	"math"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/prometheus/promql/parser"
@@ -104,6 +105,7 @@ type SurgeDetector struct {
 	query  *Query
 	config SurgeConfig
 	plan   *surgePlan
+	closed atomic.Bool
 
 	mu   sync.Mutex // between askers; no writer of a table takes it
 	rows *surgeRows
@@ -212,5 +214,7 @@ func (d *SurgeDetector) answer(now int64) Surge {
 
 // Close gives up what the detector keeps.
 func (d *SurgeDetector) Close() {
-	d.query.store.detectors.remove(func(o *SurgeDetector) bool { return o == d })
+	if d.closed.CompareAndSwap(false, true) {
+		d.query.store.detectors.leave(func(o *SurgeDetector) bool { return o.closed.Load() })
+	}
 }

@@ -47,6 +47,9 @@ func (s *surgeRows) collect(into []surgeRow, newPod func(place int, flush int64)
 	}
 	for i, term := range s.plan.terms {
 		for _, in := range s.store.selectionsOf(term.sel) {
+			if in.gone.Load() {
+				continue
+			}
 			t := s.enter(in.table, newPod)
 			if len(t.rows) == 0 {
 				continue

@@ -274,8 +274,11 @@ func (t *table) closeRow() {
 	}
 	var expired []*column
 	limit := t.rowTime - t.store.retention.Load()
+	removed := false // by other bounds
 	for _, c := range t.columns {
 		switch {
+		case c.removed:
+			removed = true
 		case c.seen < limit:
 			expired = append(expired, c)
 		case c.row < t.ring.row:
@@ -287,7 +290,7 @@ func (t *table) closeRow() {
 	}
 	t.closed.Store(t.ring.row)
 	t.store.hook.after(stepClosed)
-	if expired != nil {
+	if expired != nil || removed {
 		t.forget(expired)
 		t.columns = slices.DeleteFunc(t.columns, func(c *column) bool { return c.removed })
 		if t.dead > t.live { // label sets come and go
@@ -303,6 +306,7 @@ func (t *table) countedBefore() bool {
 	unknown, fresh := false, false
 	for _, c := range t.columns {
 		switch {
+		case c.removed:
 		case c.class.kind == Histogram:
 			unknown = unknown || c.partner == nil && c.class.name == durationsName
 		case t.store.config.CountersAsDeltas || !c.pastKnown:
