@@ -41,7 +41,7 @@ func TestPodState(t *testing.T) {
 	}
 
 	// Freed, it is silent since its last row, not unknown; and when it is back, that was a gap.
-	s.sweep(t.Context(), s.millis(s.started.Add(4 * time.Minute)))
+	s.sweep(t.Context(), s.millis(s.started.Add(4*time.Minute)))
 	if p := s.Pod("test", "a", s.started.Add(4*time.Minute), time.Minute); p.Reporting || !p.Newest.Equal(after(time.Minute)) {
 		t.Errorf("got %+v after it was freed, want it silent since 1m", p)
 	}

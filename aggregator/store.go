@@ -155,9 +155,9 @@ func (s *Store) sweep(ctx context.Context, now int64) {
 type tables struct {
 	mu          sync.Mutex
 	byPod       map[podKey]*table
-	made        uint64 // tables so far
+	made        uint64       // tables so far
 	all         list[*table] // with some that are gone
-	byNamespace sync.Map // string -> *list[*table]
+	byNamespace sync.Map     // string -> *list[*table]
 	// log are the tables in the order in which they came, those that are gone included, until it is begun anew: selectors keep
 	// their place in it.
 	log atomic.Pointer[list[*tableRef]]
@@ -235,6 +235,9 @@ func (ts *tables) recall(p *Pod) int64 {
 func (ts *tables) remove(t *table) {
 	ts.mu.Lock()
 	defer ts.mu.Unlock()
+	if t.ref.table.Load() == nil {
+		return // by a sweep, between a fault and the pod's next flush
+	}
 	p := t.pod.Load()
 	k := podKey{p.Namespace, p.Name}
 	delete(ts.byPod, k)
