@@ -1,18 +1,22 @@
 package envoystats
 
 import (
+	"cmp"
 	"log/slog"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc/credentials"
+
+	"github.com/meshpulse/meshpulse/aggregator"
 )
 
 // Envoy never waits and is never slow, but whoever reaches the port may be: a connection that says nothing, a message that is
-// never finished. gRPC keeps what it has of a message in memory, up to the limit of its size and for as long as the peer
-// answers pings, and a handler cannot see it. So the bytes of unfinished messages are counted where they come in.
+// never finished, frames that bring nothing. gRPC keeps what it has of a message in memory, up to the limit of its size and for as long
+// as the peer answers pings, and a handler cannot see it. So what it keeps of unfinished messages is counted where they come in.
 //
 // Nor does Envoy wait for us: where handlers are behind, after a restart say, when every series of every sidecar is new, flush comes
 // after flush. Windows let gRPC keep many of them. So from an eighth of the bytes that may be pending on, a connection of which a whole
@@ -25,46 +29,51 @@ type connections struct {
 	warnings *warnings
 	overTLS  bool
 
-	max        int           // open at once
-	maxPending int64         // bytes of unfinished messages, of all
-	patience   time.Duration // for a first message, and for the end of one that has begun
-	turn       time.Duration // that a connection is not read, at most, while its handler is behind
+	shares     *aggregator.Shares // of what may be open at once, by address
+	max        int                // open at once
+	maxPending int64              // bytes that unfinished messages take, of all
+	patience   time.Duration      // for a first message, and for the end of one that has begun
+	turn       time.Duration      // that a connection is not read, at most, while its handler is behind
 
 	pending atomic.Int64
-	mu      sync.Mutex // before a connection's own
+	looks   atomic.Int64 // of the sweep so far: the clock here
+	mu      sync.Mutex   // before a connection's own
 	open    map[*connection]struct{}
 }
 
-// connection counts the bytes of messages that have not come in whole. Reader, handler and sweep share it: its mutex is taken
+// connection counts what messages take that have not come in whole. Reader, writer, handler and sweep share it: its mutex is taken
 // once a read (8 KiB) and once a message.
 type connection struct {
 	net.Conn
-	of *connections
+	of     *connections
+	sender string // its address, without the port
+	since  int64  // look at which it came
 
-	frames frames // of the reader, as is ready
-	ready  readiness
+	ready readiness // of the reader
+	ended endings   // of the writer
 
 	mu       sync.Mutex
 	closed   bool
-	pending  int64
-	messages int64 // that were taken whole
-	waiting  int   // messages that have come in whole and were not taken
-	streams  int
+	frames   frames
+	messages int64         // that were taken whole
+	newest   int64         // look at which the last of them was
+	paused   int           // streams that have to wait for their next message: they send too much
 	taken    chan struct{} // tells the reader that one was taken; nil until it has to wait
-
-	// Of the sweep: what it last saw, and how often in a row nothing had come in whole.
-	seen  int64
-	waits int
 }
 
 // Why connections are closed: values of the reason label of meshpulse_ingest_closed_connections_total.
 const (
-	closedLimit     = "limit"     // beyond Config.MaxConnections
+	closedLimit     = "limit"     // beyond Config.MaxConnections, or its address's share of them
 	closedHandshake = "handshake" // TLS was not agreed upon, or not in time
 	closedSilent    = "silent"    // no message within the patience
 	closedSlow      = "slow"      // a message was not finished within the patience
-	closedPending   = "pending"   // most of the unfinished bytes, which were beyond Config.MaxPendingBytes
+	closedPending   = "pending"   // its sender's unfinished bytes were most, and all together beyond Config.MaxPendingBytes
+	closedFlood     = "flood"     // frames that bring nothing, maxIdleFrames between two looks
 )
+
+// maxIdleFrames is how many frames without news a connection may send between two looks, which are ten seconds apart: acknowledgements
+// and pings are a few a minute. HTTP/2's libraries answer each and bound only some kinds.
+const maxIdleFrames = 1000
 
 // listen returns the listener whose connections are counted.
 func (cs *connections) listen(l net.Listener) net.Listener { return &listener{l, cs} }
@@ -87,18 +96,19 @@ func (l *listener) Accept() (net.Conn, error) {
 	}
 }
 
-// admit returns nil, and closes, where too many are open.
+// admit returns nil, and closes, where too many are open, of all or of the sender.
 func (cs *connections) admit(raw net.Conn) *connection {
-	cs.mu.Lock()
-	defer cs.mu.Unlock()
-	if len(cs.open) >= cs.max {
+	sender := hostOf(raw.RemoteAddr())
+	if !cs.shares.Take(sender, 1) {
 		_ = raw.Close()
 		cs.metrics.closed.WithLabelValues(closedLimit).Inc()
-		cs.warnings.warn(closedLimit+" of connections", "", "connection refused: too many are open: raise --max-connections, or look who opens them",
+		cs.warnings.warn(closedLimit+" of connections", sender, "connection refused: too many are open, or it has its share of them: raise --max-connections, or look who opens them",
 			slog.String("peer", raw.RemoteAddr().String()), slog.Int("max_connections", cs.max))
 		return nil
 	}
-	c := &connection{Conn: raw, of: cs, frames: frames{left: len(clientPreface)}}
+	cs.mu.Lock()
+	defer cs.mu.Unlock()
+	c := &connection{Conn: raw, of: cs, sender: sender, since: cs.looks.Load(), frames: frames{left: len(clientPreface)}}
 	if cs.open == nil {
 		cs.open = map[*connection]struct{}{}
 	}
@@ -128,6 +138,14 @@ func (c *connection) Read(b []byte) (int, error) {
 	return n, err
 }
 
+// Write looks which streams end with what is written, but where TLS is between: then its writer does.
+func (c *connection) Write(b []byte) (int, error) {
+	if !c.of.overTLS {
+		c.write(b)
+	}
+	return c.Conn.Write(b)
+}
+
 // Close gives up what the connection holds.
 func (c *connection) Close() error {
 	c.of.mu.Lock()
@@ -145,29 +163,53 @@ func (c *connection) release() {
 	}
 	c.closed = true
 	c.tell()
-	c.of.pending.Add(-c.pending)
-	c.pending = 0
+	c.of.pending.Add(-c.frames.kept)
+	c.of.shares.Give(c.sender, 1)
 	delete(c.of.open, c)
 	c.of.metrics.connections.Dec()
 }
 
+// change makes a change to what the connection keeps, unless it is closed, and returns how many bytes it was.
+func (c *connection) change(f func()) (bytes int64) {
+	if c == nil { // a test's, without a transport
+		return 0
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return 0
+	}
+	before := c.frames.kept
+	f()
+	bytes = c.frames.kept - before
+	c.of.pending.Add(bytes)
+	return bytes
+}
+
 // count takes what was read into account.
 func (c *connection) count(b []byte) {
-	n, ended := c.frames.data(b)
-	if n == 0 {
-		return
-	}
-	data := int64(n)
-	c.mu.Lock()
-	if c.closed {
-		data = 0
-	}
-	c.pending += data
-	c.waiting += ended
-	c.mu.Unlock()
-	if c.of.pending.Add(data) > c.of.maxPending {
+	flood := false
+	more := c.change(func() {
+		c.frames.read(b, c.of.looks.Load())
+		flood = c.frames.idle > maxIdleFrames
+	})
+	if more > 0 && c.of.pending.Load() > c.of.maxPending {
 		c.of.shed()
 	}
+	if flood {
+		c.of.closed(c, closedFlood, "connection closed: it floods the sink with frames that bring nothing (settings, resets, pings, empty data)",
+			slog.Int("frames", maxIdleFrames))
+	}
+}
+
+// write takes what is written into account: gRPC has let go of the streams that it ends.
+func (c *connection) write(b []byte) {
+	c.ended.read(b, func(id uint32) {
+		c.change(func() {
+			c.frames.end(id)
+			c.tell()
+		})
+	})
 }
 
 // awaitTurn waits while much is pending and this connection's handler is behind.
@@ -196,8 +238,11 @@ func (c *connection) behind() bool {
 	if c.taken == nil {
 		c.taken = make(chan struct{}, 1)
 	}
-	return c.waiting > 0 && c.streams <= 1 && !c.closed
+	return c.waits() && !c.closed
 }
+
+// waits reports whether the connection's only stream has to wait for us. The mutex is held.
+func (c *connection) waits() bool { return c.frames.waiting+c.paused > 0 && len(c.frames.streams) <= 1 }
 
 // tell lets a reader that waits look again. The mutex is held.
 func (c *connection) tell() {
@@ -207,80 +252,71 @@ func (c *connection) tell() {
 	}
 }
 
-// whole notes that a message of n bytes has come in. A nil connection is a test's, without a transport.
+// whole notes that a message of n bytes was taken.
 func (c *connection) whole(n int) {
-	if c == nil {
-		return
-	}
-	c.mu.Lock()
-	c.messages++
-	c.waiting = max(0, c.waiting-1)
-	c.settle(int64(n + messageHead))
-	c.tell()
-	c.mu.Unlock()
-}
-
-// begin and end are of a stream. What the last one leaves behind is not pending any more: gRPC has let go of it.
-func (c *connection) begin() {
-	if c == nil {
-		return
-	}
-	c.mu.Lock()
-	c.streams++
-	c.mu.Unlock()
-}
-
-func (c *connection) end() {
-	if c == nil {
-		return
-	}
-	c.mu.Lock()
-	if c.streams--; c.streams == 0 {
-		c.settle(c.pending)
-		c.waiting = 0
+	c.change(func() {
+		c.messages++
+		c.newest = c.of.looks.Load()
+		c.frames.taken(n)
 		c.tell()
-	}
-	c.mu.Unlock()
+	})
 }
 
-// settle takes bytes off what is pending. The mutex is held.
-func (c *connection) settle(n int64) {
-	n = min(n, c.pending)
-	c.pending -= n
-	c.of.pending.Add(-n)
+// pause and resume are of a stream whose next message is not read yet.
+func (c *connection) pause()  { c.change(func() { c.paused++ }) }
+func (c *connection) resume() { c.change(func() { c.paused--; c.tell() }) }
+
+// behaves reports whether messages come and are finished: one lately, and none that was begun before the last look. The mutex is held.
+func (c *connection) behaves(now int64) bool {
+	since, unfinished := c.frames.oldest()
+	return c.messages > 0 && now-c.newest <= sweeps && (!unfinished || now-since <= 1)
 }
 
-// shed closes the connection that holds most where all together hold too much.
+// shed closes connections where all together hold too much: first those that do not behave, and of them those of the sender that holds
+// most, the largest first.
 func (cs *connections) shed() {
-	cs.mu.Lock()
-	if cs.pending.Load() <= cs.maxPending {
-		cs.mu.Unlock()
-		return
+	type holder struct {
+		*connection
+		bytes   int64
+		behaves bool
 	}
-	var most *connection
-	var bytes int64
+	var holders []holder
+	of := map[string]int64{} // by sender
+	cs.mu.Lock()
 	for c := range cs.open {
 		c.mu.Lock()
-		if c.pending > bytes {
-			most, bytes = c, c.pending
+		if bytes := c.frames.kept; bytes > 0 {
+			holders = append(holders, holder{c, bytes, c.behaves(cs.looks.Load())})
+			of[c.sender] += bytes
 		}
 		c.mu.Unlock()
 	}
-	if most != nil {
-		most.release()
+	slices.SortFunc(holders, func(a, b holder) int {
+		switch {
+		case a.behaves != b.behaves:
+			return map[bool]int{false: -1, true: 1}[a.behaves]
+		case a.sender != b.sender && of[a.sender] != of[b.sender]:
+			return cmp.Compare(of[b.sender], of[a.sender])
+		}
+		return cmp.Compare(b.bytes, a.bytes)
+	})
+	n := 0
+	for n < len(holders) && cs.pending.Load() > cs.maxPending {
+		holders[n].release()
+		n++
 	}
 	cs.mu.Unlock()
-	if most != nil {
-		cs.closed(most, closedPending, "", "connection closed: unfinished messages take too much memory and it holds most of them: raise --max-pending-bytes, or look who sends them",
-			slog.Int64("bytes", bytes), slog.Int64("max_pending_bytes", cs.maxPending))
+	for _, h := range holders[:n] {
+		cs.closed(h.connection, closedPending, "connection closed: unfinished messages take too much memory and its sender holds most of them: raise --max-pending-bytes, or look who sends them",
+			slog.Int64("bytes", h.bytes), slog.Int64("max_pending_bytes", cs.maxPending))
 	}
 }
 
-// closed closes a connection for a reason. One line tells of each subject.
-func (cs *connections) closed(c *connection, reason, subject, message string, attrs ...any) {
+// closed closes a connection for a reason. One line tells of each sender.
+func (cs *connections) closed(c *connection, reason, message string, attrs ...any) {
 	_ = c.Close()
 	cs.metrics.closed.WithLabelValues(reason).Inc()
-	cs.warnings.warn(reason, subject, message, append(attrs, slog.String("peer", c.Conn.RemoteAddr().String()))...)
+	cs.warnings.warn(reason, c.sender, message, append(attrs, slog.String("peer", c.Conn.RemoteAddr().String()))...)
 }
 
 // sweeps is how many looks make up the patience.
@@ -300,33 +336,32 @@ func (cs *connections) watch(done <-chan struct{}) {
 	}
 }
 
-// sweep closes the connections that have kept it waiting for too long: for their first message, or for the end of one.
+// sweep closes the connections that have kept it waiting for too long: for their first message, or for the end of one, whatever else
+// they send meanwhile.
 func (cs *connections) sweep() {
+	now := cs.looks.Add(1)
 	var silent, slow []*connection
 	cs.mu.Lock()
 	for c := range cs.open {
 		c.mu.Lock()
-		if c.streams == 0 { // what came for streams that had ended: gRPC has thrown it away
-			c.settle(c.pending)
+		c.frames.idle = 0
+		if c.waits() { // it is us who keep it waiting
+			c.frames.restart(now)
 		}
-		switch {
-		case c.messages != c.seen || c.messages > 0 && c.pending == 0:
-			c.seen, c.waits = c.messages, 0
-		case c.waits < sweeps:
-			c.waits++
-		case c.pending > 0:
+		switch since, unfinished := c.frames.oldest(); {
+		case unfinished && now-since > sweeps:
 			slow = append(slow, c)
-		default:
+		case !unfinished && c.messages == 0 && now-c.since > sweeps:
 			silent = append(silent, c)
 		}
 		c.mu.Unlock()
 	}
 	cs.mu.Unlock()
 	for _, c := range slow {
-		cs.closed(c, closedSlow, hostOf(c.Conn.RemoteAddr()), "connection closed: a message was begun and not finished", slog.Duration("waited", cs.patience))
+		cs.closed(c, closedSlow, "connection closed: a message was begun and not finished", slog.Duration("waited", cs.patience))
 	}
 	for _, c := range silent {
-		cs.closed(c, closedSilent, hostOf(c.Conn.RemoteAddr()), "connection closed: it has sent no message", slog.Duration("waited", cs.patience))
+		cs.closed(c, closedSilent, "connection closed: it has sent no message", slog.Duration("waited", cs.patience))
 	}
 }
 
@@ -353,7 +388,7 @@ func (t counted) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInfo, 
 		return conn, info, err
 	}
 	if err != nil {
-		t.connections.closed(c, closedHandshake, hostOf(c.Conn.RemoteAddr()), "connection closed: no TLS", slog.Any("error", err))
+		t.connections.closed(c, closedHandshake, "connection closed: no TLS", slog.Any("error", err))
 		return nil, nil, err
 	}
 	return secured{conn, c}, info, nil
@@ -376,4 +411,10 @@ func (s secured) Read(b []byte) (int, error) {
 	n, err := s.Conn.Read(b)
 	s.connection.count(b[:n])
 	return n, err
+}
+
+// Write looks which streams end with what is written.
+func (s secured) Write(b []byte) (int, error) {
+	s.connection.write(b)
+	return s.Conn.Write(b)
 }

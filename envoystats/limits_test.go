@@ -111,9 +111,12 @@ type raw struct {
 	t *testing.T
 }
 
-func (l *limitedSink) raw(t *testing.T) raw {
+func (l *limitedSink) raw(t *testing.T) raw { return l.rawFrom(t, "127.0.0.1") }
+
+// rawFrom is a connection of another sender's: all of 127/8 is loopback.
+func (l *limitedSink) rawFrom(t *testing.T, host string) raw {
 	t.Helper()
-	c, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", l.addr)
+	c, err := (&net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(host)}}).DialContext(t.Context(), "tcp", l.addr)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -137,8 +140,10 @@ func (r raw) frame(kind, flags byte, stream uint32, body ...byte) raw {
 
 const endHeaders = 4
 
-// headers opens a stream, in one frame or in the first of several.
-func (r raw) headers(flags byte) raw {
+// headers opens the first stream, in one frame or in the first of several.
+func (r raw) headers(flags byte) raw { return r.headersOf(1, flags) }
+
+func (r raw) headersOf(stream uint32, flags byte) raw {
 	var block []byte
 	for _, h := range [][2]string{
 		{":method", "POST"},
@@ -152,7 +157,7 @@ func (r raw) headers(flags byte) raw {
 		block = append(append(block, h[0]...), byte(len(h[1])))
 		block = append(block, h[1]...)
 	}
-	return r.frame(1, flags, 1, block...)
+	return r.frame(frameHeaders, flags, stream, block...)
 }
 
 // begin sends the first have bytes of a message of n.
@@ -268,6 +273,29 @@ func TestUnfinishedMessagesMayTakeAQuarterOfTheMemory(t *testing.T) {
 	} {
 		if got := c.config.withDefaults().MaxPendingBytes; got != c.want {
 			t.Errorf("%s: %d bytes, want %d", name, got, c.want)
+		}
+	}
+}
+
+func TestConnectionsLeaveMemoryAndDescriptorsForTheRest(t *testing.T) {
+	for descriptors, want := range map[int]int{64: 32, 256: 192, 1024: 768, 20_000: 15_000, 1 << 20: 3 << 18, 10: 1} {
+		if got := connectionsOf(descriptors); got != want {
+			t.Errorf("of %d descriptors %d are for connections, want %d", descriptors, got, want)
+		}
+	}
+	room := connectionsOf(descriptors())
+	for name, c := range map[string]struct {
+		config Config
+		want   int
+	}{
+		"a container of 1 GiB": {Config{MemoryLimit: 900 << 20}, 7200},
+		"much memory":          {Config{MemoryLimit: 64 << 30}, 55_000},
+		"few streams":          {Config{MaxStreams: 50}, 150},
+		"as it is told":        {Config{MaxConnections: 10, MemoryLimit: 1 << 20}, 10},
+		"more than can be":     {Config{MaxConnections: 1 << 30}, 1 << 30},
+	} {
+		if got := c.config.withDefaults().MaxConnections; got != min(c.want, room) {
+			t.Errorf("%s: %d connections, want %d", name, got, min(c.want, room))
 		}
 	}
 }

@@ -77,7 +77,7 @@ func newMetrics(r prometheus.Registerer, cs *connections) (*metrics, error) {
 	for _, reason := range []string{endClosed, endLost, endNode, endFirst, endTooLarge, endCompressed, endLimit, endDraining, endTransport} {
 		m.ends.WithLabelValues(reason)
 	}
-	for _, reason := range []string{closedLimit, closedHandshake, closedSilent, closedSlow, closedPending} {
+	for _, reason := range []string{closedLimit, closedHandshake, closedSilent, closedSlow, closedPending, closedFlood} {
 		m.closed.WithLabelValues(reason)
 	}
 	for _, reason := range []string{rejectedWire, rejectedSize, rejectedOld} {
@@ -86,7 +86,7 @@ func newMetrics(r prometheus.Registerer, cs *connections) (*metrics, error) {
 	if r == nil {
 		return m, nil
 	}
-	pending := prometheus.NewGaugeFunc(prometheus.GaugeOpts(opts("pending_bytes", "Bytes of messages that are not whole yet.")),
+	pending := prometheus.NewGaugeFunc(prometheus.GaugeOpts(opts("pending_bytes", "Bytes that messages take which have not been taken whole.")),
 		func() float64 { return float64(cs.pending.Load()) })
 	for _, c := range []prometheus.Collector{pending, m.messages, m.bytes, m.skipped, m.streams, m.connections, m.throttled, m.closed, m.ends, m.rejected, samples, dropped} {
 		if err := r.Register(c); err != nil {

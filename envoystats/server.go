@@ -37,7 +37,8 @@ type Config struct {
 	// MaxStreams bounds the streams that are open at once (default 50,000).
 	MaxStreams int
 	// MaxConnections bounds the connections that are open at once (default MaxStreams and a tenth or a hundred more: one that was lost is noticed
-	// later than its successor comes).
+	// later than its successor comes; as many as a quarter of MemoryLimit is for at most, at 32 KiB each). It is never more than the
+	// process may open files, less a quarter of those and 32 at least: HTTPS needs some.
 	MaxConnections int
 	// MaxPendingBytes bounds what has come in of messages that are not whole yet, of all connections together. Beyond it the
 	// connection that holds most of them is closed. After a restart or a network's pause all sidecars send at once, and none may be
@@ -110,9 +111,18 @@ func (c Config) Validate() error {
 	return nil
 }
 
+// connectionBytes is what a connection with a stream takes: 31 KB were measured with 8,000.
+const connectionBytes = 32 << 10
+
+// connectionsOf is how many of the process' descriptors are for the sink's connections.
+func connectionsOf(descriptors int) int { return max(1, descriptors-max(32, descriptors/4)) }
+
 // leastPending leaves room for a message that is larger than a small MaxMessageBytes: gRPC refuses it by name, which a closed connection
 // would not.
 const leastPending = 16 << 20
+
+// leastShare is how many connections and streams a sender has whatever others do, while there is room.
+const leastShare = 16
 
 // Keeps reports whether a metric is kept, by its name in Prometheus.
 func (c Config) Keeps(metric string) bool {
@@ -127,8 +137,9 @@ func (c Config) withDefaults() Config {
 	}
 	c.MaxMessageBytes = cmp.Or(c.MaxMessageBytes, 64<<20)
 	c.MaxStreams = cmp.Or(c.MaxStreams, 50_000)
-	c.MaxConnections = cmp.Or(c.MaxConnections, c.MaxStreams+max(100, c.MaxStreams/10))
 	c.MemoryLimit = cmp.Or(c.MemoryLimit, 4<<30)
+	c.MaxConnections = cmp.Or(c.MaxConnections, min(c.MaxStreams+max(100, c.MaxStreams/10), max(1, int(c.MemoryLimit/4/connectionBytes))))
+	c.MaxConnections = min(c.MaxConnections, connectionsOf(descriptors()))
 	c.MaxPendingBytes = cmp.Or(c.MaxPendingBytes, max(int(c.MemoryLimit/4), 4*c.MaxMessageBytes, leastPending))
 	c.MaxBytesPerSecond = cmp.Or(c.MaxBytesPerSecond, 16<<20)
 	c.times.handshake = cmp.Or(c.times.handshake, 30*time.Second)
@@ -180,8 +191,8 @@ type Server struct {
 	warnings *warnings
 	conns    *connections
 	grpc     *grpc.Server
-	nodeSeed maphash.Seed // tells whether an identifier is the one that a stream began with
-	open     atomic.Int64 // streams
+	nodeSeed maphash.Seed       // tells whether an identifier is the one that a stream began with
+	open     *aggregator.Shares // of streams, by sender
 	draining atomic.Bool
 }
 
@@ -194,8 +205,16 @@ func newServer(c Config, connect func(aggregator.Pod) podStream) (*Server, error
 	if err := c.Validate(); err != nil {
 		return nil, err
 	}
+	given := c.MaxConnections
 	c = c.withDefaults()
-	conns := &connections{overTLS: c.TLS != nil, max: c.MaxConnections, maxPending: int64(c.MaxPendingBytes), patience: c.times.message, turn: c.times.turn}
+	if c.MaxConnections < given {
+		c.Logger.Warn("fewer connections are taken than --max-connections says: the process may not have as many files open, raise that limit (ulimit -n)",
+			slog.Int("max_connections", c.MaxConnections), slog.Int("descriptors", descriptors()))
+	}
+	conns := &connections{
+		overTLS: c.TLS != nil, shares: aggregator.NewShares(int64(c.MaxConnections), leastShare), max: c.MaxConnections,
+		maxPending: int64(c.MaxPendingBytes), patience: c.times.message, turn: c.times.turn,
+	}
 	m, err := newMetrics(c.Registerer, conns)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrConfig, err)
@@ -207,6 +226,7 @@ func newServer(c Config, connect func(aggregator.Pod) podStream) (*Server, error
 		metrics:  m,
 		warnings: &warnings{logger: c.Logger, now: c.Now},
 		conns:    conns,
+		open:     aggregator.NewShares(int64(c.MaxStreams), leastShare),
 		nodeSeed: maphash.MakeSeed(),
 	}
 	conns.metrics, conns.warnings = m, s.warnings

@@ -21,7 +21,7 @@ import (
 
 // What a sender is told when its stream ends; Envoy ignores it, people who debug do not.
 var (
-	statusTooMany  = status.Error(codes.ResourceExhausted, "too many streams: raise --max-streams or add a replica")
+	statusTooMany  = status.Error(codes.ResourceExhausted, "too many streams, of all or of this sender: raise --max-streams or add a replica")
 	statusDraining = status.Error(codes.Unavailable, "sink is shutting down: open a new stream")
 )
 
@@ -54,14 +54,15 @@ func compression(ctx context.Context) string {
 
 // streamMetrics serves one stream until it ends.
 func (s *Server) streamMetrics(gs grpc.ServerStream) error {
-	defer s.open.Add(-1)
-	st := newStream(s, gs.Context()) // of a refused one, too, what has come in is let go
+	st := newStream(s, gs.Context())
 	defer st.close()
-	if s.open.Add(1) > int64(s.config.MaxStreams) {
+	if !s.open.Take(st.sender, 1) {
 		s.metrics.ends.WithLabelValues(endLimit).Inc()
-		s.warnings.warn(endLimit, "", "stream refused: too many are open: raise --max-streams", slog.Int("max_streams", s.config.MaxStreams))
+		s.warnings.warn(endLimit, st.sender, "stream refused: too many are open, or its sender has its share of them: raise --max-streams, or look who opens them",
+			slog.String("peer", st.addr), slog.Int("max_streams", s.config.MaxStreams))
 		return statusTooMany
 	}
+	defer s.open.Give(st.sender, 1)
 	if name := compression(gs.Context()); name != "" {
 		s.metrics.ends.WithLabelValues(endCompressed).Inc()
 		s.warnings.warn(endCompressed, st.subject(), "stream refused: its messages are compressed, which Envoy's metrics sink never does",
@@ -87,12 +88,10 @@ func newStream(s *Server, ctx context.Context) *stream {
 		}
 		st.sender = cmp.Or(st.peer, hostOf(p.Addr))
 	}
-	st.conn.begin()
 	return st
 }
 
 func (st *stream) close() {
-	st.conn.end()
 	if st.out != nil {
 		st.out.Close()
 	}
@@ -119,7 +118,9 @@ func (st *stream) serve(gs grpc.ServerStream) (reason string, err error) {
 		if d := st.pace.spend(arrival, size, float64(st.server.config.MaxBytesPerSecond)); d > 0 {
 			st.server.metrics.throttled.Inc()
 			st.tell(&st.toldPace, limitPace, st.subject(), "sidecar sends more than it may, its messages are read later: raise --max-bytes-per-second, or make it send less", nil)
+			st.conn.pause()
 			wait(gs.Context(), d)
+			st.conn.resume()
 		}
 	}
 }
