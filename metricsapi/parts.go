@@ -270,19 +270,22 @@ func (p part) never() string {
 
 // doubt says why a part that selects nothing is not known to be 0, "" where nothing says so.
 func (r rules) doubt(p part, at aggregator.Absent, a aggregator.Answer, absent absentParts) string {
+	other, value := p.beside(absent)
+	switch {
+	case p.nobodys():
+		return "no series matches " + p.String() + ": its reporter is none of destination, source and waypoint, so nothing reports it: check the spelling"
+	case at.UnknownMetric && !r.words.metric(p) && other: // two ways to ask for the same, and one of them is there
+		return ""
+	case at.UnknownMetric && !r.words.metric(p):
+		return "no series matches " + p.String() + ", and it is not known to be 0: " + remedyForMetric(p.named())
+	}
 	for _, name := range p.unknownLabels(r.words) {
 		if slices.Contains(at.UnknownLabels, name) {
 			return "no series matches " + p.String() + ", and it is not known to be 0: " + remedyForLabel(name)
 		}
 	}
-	other, value := p.beside(absent)
-	switch {
-	case p.nobodys():
-		return "no series matches " + p.String() + ": its reporter is none of destination, source and waypoint, so nothing reports it: check the spelling"
-	case other: // two ways to ask for the same, and one of them is there
+	if other {
 		return ""
-	case at.UnknownMetric && !r.words.metric(p):
-		return "no series matches " + p.String() + ", and it is not known to be 0: " + remedyForMetric(p.named())
 	}
 	for _, u := range at.Unreported {
 		switch {

@@ -1,6 +1,11 @@
 package metricsapi
 
-import "testing"
+import (
+	"testing"
+	"time"
+
+	"github.com/prometheus/prometheus/promql/parser"
+)
 
 func TestRawCounter(t *testing.T) {
 	tests := map[string]struct{ expr, want string }{
@@ -56,6 +61,35 @@ func TestQuantilesWithoutBuckets(t *testing.T) {
 	} {
 		if got := traitsOf(expr).noBuckets; got != want {
 			t.Errorf("%s: got %t, want %t", expr, got, want)
+		}
+	}
+}
+
+// Only what adds up over pods may have its missing pods counted as the mean of the others.
+func TestWhatAddsUpOverPods(t *testing.T) {
+	for expr, want := range map[string]bool{
+		`sum(rate(a[1m]))`: true, `(sum by (x) (rate(a[1m])))`: true, `2 * sum(a)`: true, `sum(a) * 2`: true, `sum(a) / 2`: true, `sum(a) + sum(b)`: true,
+		`sum(a) or vector(0)`: true, `sum(sum(a) by (x)) / (60)`: true,
+		`avg(a)`: false, `max(a)`: false, `count(a)`: false, `rate(a[1m])`: false, `2 / sum(a)`: false, `sum(a) / sum(b)`: false, `sum(a) * sum(b)`: false, `sum(a) + 1`: false,
+		`1 + sum(a)`: false, `sum(a) - sum(b)`: false, `sum(a) > 1`: false, `vector(0) or sum(a)`: false, `avg(a) or sum(b)`: false, `sum(a) or avg(b)`: true, `-sum(a)`: false, `clamp_min(sum(a), 1)`: false, `vector(1)`: false,
+	} {
+		tree, err := parser.ParseExpr(expr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := additive(tree); got != want {
+			t.Errorf("%s: got %t, want %t", expr, got, want)
+		}
+	}
+}
+
+func TestLongestRange(t *testing.T) {
+	for expr, want := range map[string]time.Duration{
+		`rate(a[1m]) + rate(b[5m])`: 5 * time.Minute, `rate(a[5m]) + rate(b[1m])`: 5 * time.Minute, `max_over_time(rate(a[1m])[10m:1m])`: 10 * time.Minute,
+		`max_over_time(rate(a[10m])[1m:10s])`: 10 * time.Minute, `a`: 0, `sum(`: 0,
+	} {
+		if got := longestRange(expr); got != want {
+			t.Errorf("%s: got %s, want %s", expr, got, want)
 		}
 	}
 }
