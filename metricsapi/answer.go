@@ -190,7 +190,7 @@ func newest(a aggregator.Answer) string {
 
 // stoodStill says whether it is known that nothing moved for the whole retention.
 func (r rules) stoodStill(a aggregator.Answer, at time.Time) bool {
-	return !a.Moved && a.Reporting > 0 && a.Silent == 0 && a.Covered >= a.Window && at.Sub(r.started) >= r.retention
+	return !a.Moved && a.Silent == 0 && a.Covered >= a.Window && at.Sub(r.started) >= r.retention
 }
 
 func countNaN(values []aggregator.Value) (n int, all bool) {

@@ -1,6 +1,8 @@
 package metricsapi
 
 import (
+	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -421,5 +423,38 @@ func TestPodsOfAnotherForm(t *testing.T) {
 				t.Errorf("no event: %v", v.problems)
 			}
 		})
+	}
+}
+
+// A cluster's user sees the error in the HPA, and the event once, for a metric before anything has reported.
+func TestServeWhatCanNeverBeThere(t *testing.T) {
+	s := startServer(t, func(o *Options) { o.Keeps, o.CustomTags = istioOnly, []string{"tenant"} })
+	const prefix = "metric-config.external.prometheus-query.prometheus/"
+	s.write("a.yaml", hpaText("podinfo", prefix+`pods: "sum(rate(istio_requests_total[1m])) / count(kube_pod_info)", `+prefix+`app: "sum(rate(istio_requests_total{app=\"podinfo\",namespace=\"test\"}[1m])) or vector(0)", `+
+		prefix+`tenant: "sum(rate(istio_requests_total{tenant=\"a\",namespace=\"test\"}[1m])) or vector(0)"`,
+		external("prometheus-query", "{matchLabels: {query-name: pods}}", `type: AverageValue, averageValue: "3"`)+", "+
+			external("prometheus-query", "{matchLabels: {query-name: app}}", `type: AverageValue, averageValue: "3"`)+", "+
+			external("prometheus-query", "{matchLabels: {query-name: tenant}}", `type: AverageValue, averageValue: "3"`)))
+	eventually(t, func() bool { return s.log.count("reason=NotReported") == 1 }, func() string { return "no event before anything has reported" })
+	s.sidecar("podinfo-1")
+	for range 2 {
+		for query, part := range map[string]string{"pods": "kube_pod_info", "app": "label app"} {
+			if got := s.refused("test", "prometheus-query", "query-name="+query, http.StatusServiceUnavailable); !strings.Contains(got, part) {
+				t.Errorf("%s: %s", query, got)
+			}
+		}
+	}
+	if got := s.value("test", "prometheus-query", "query-name=tenant"); got.Value.String() != "0" {
+		t.Errorf("a tag that Telemetry resources add: %+v", got)
+	}
+	if got := s.log.count("reason=NotReported"); got != 2 {
+		t.Errorf("%d events, want one about the metric and one about the label", got)
+	}
+	for i, part := range []string{"kube_pod_info", "label app", ""} {
+		m := s.Status(t.Context()).Metrics[i]
+		told := slices.ContainsFunc(m.Events, func(p Problem) bool { return p.Reason == ReasonNotReported && strings.Contains(p.Message, part) })
+		if (m.Error != "") != (part != "") || !told {
+			t.Errorf("the state of metric %d is %+v", i, m)
+		}
 	}
 }
