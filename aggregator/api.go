@@ -38,6 +38,9 @@ type Pod struct {
 	Sender string
 	// FlushInterval is the sidecar's stats_flush_interval where the node tells it, else 0 (taken as 5 s until observed).
 	FlushInterval time.Duration
+	// EvictionInterval is the sidecar's stats_eviction_interval where the node tells it, else 0: counters that it leaves out for so long
+	// begin anew.
+	EvictionInterval time.Duration
 	// InclusiveBounds: since Envoy 1.38 a histogram's bucket holds the values equal to its upper bound, and a quantile's place
 	// within its bin is another (cells.go, fine.go).
 	InclusiveBounds bool
@@ -103,11 +106,14 @@ type Batch struct {
 	// OtherForm: some of them are Istio's metrics under names that are not read, and none came that is. Nothing is known of the pod's
 	// requests then, though it reports.
 	OtherForm bool
+	// RefusedAlways are those of them whose name, labels or number of buckets was refused, and so is whenever they come: each of the others
+	// may be of a series that is known.
+	RefusedAlways int
 }
 
 // Reset empties the batch and keeps its memory, its Space and Stopped.
 func (b *Batch) Reset() {
-	b.Timestamp, b.Refused, b.OtherForm = 0, 0, false
+	b.Timestamp, b.Refused, b.RefusedAlways, b.OtherForm = 0, 0, 0, false
 	b.Samples, b.Buckets, b.Quantiles = b.Samples[:0], b.Buckets[:0], b.Quantiles[:0]
 }
 

@@ -41,12 +41,14 @@ type intervals struct {
 	interval   uint64
 	intervalAt int64
 	held       *heldInterval // nil if there never was one
-	// step is its partner's newest increase between consecutive flushes, and stepAt the later one's timestamp_ms.
-	step   float64
-	stepAt int64
+	// step is its partner's newest increase between consecutive flushes; after a strike the value that the partner had then.
+	step float64
 
 	quantilesAt int64                         // timestamp_ms of the newest summary
 	quantiles   [len(SummaryQuantiles)]uint16 // and its quantiles
+	stepFlush   uint32                        // number of the flush that step led to
+	agreed      uint8                         // rows in which step was the interval, up to agreement
+	strikes     uint8                         // rows in succession in which step contradicted the interval
 	summed      bool                          // the column keeps quantiles: a summary came with its first histogram (frame)
 }
 

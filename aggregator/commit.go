@@ -21,8 +21,9 @@ type Stream struct {
 	stamp int64 // timestamp_ms of the newest of them
 
 	clock    rowClock
-	flushes  int         // flushes of this connection since it has owned the table
-	messages int         // messages of the newest one
+	flushes  int // flushes of this connection since it has owned the table
+	messages int // messages of the newest one
+	eviction eviction
 	single   int         // how many flushes in a row were one message each
 	timer    *time.Timer // closes the open row; nil before the first
 }
@@ -84,6 +85,7 @@ func (st *Stream) Commit(arrival time.Time, b *Batch, d Describer) (err error) {
 	st.enter(b.Timestamp, at)
 	if b.Refused > 0 {
 		t.refuse(at)
+		t.torn = t.torn || b.Refused > b.RefusedAlways
 	}
 	if b.OtherForm {
 		t.otherForm.Store(at)
@@ -104,6 +106,18 @@ func (st *Stream) Commit(arrival time.Time, b *Batch, d Describer) (err error) {
 	t.settle(false)
 	st.leave()
 	return t.limit
+}
+
+// Missed says that a message of the stream, which arrived at the given time, was rejected as a whole: what its flush does not hold may
+// have been in it. Where it was the next flush's, a counter that was in the newest one is missing from none that is taken for whole.
+func (st *Stream) Missed(arrival time.Time) {
+	t := st.table
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.owner == st && !t.removed {
+		t.torn = true
+		t.refuse(st.store.millis(arrival))
+	}
 }
 
 // enter makes the flush of the timestamp the table's newest. A known timestamp after its row was closed gets a row more:
@@ -161,6 +175,7 @@ func (t *table) lost(err error, at int64) {
 	if !errors.Is(err, ErrDuplicate) { // a duplicate loses nothing
 		t.refuse(at)
 	}
+	t.torn = t.torn || errors.Is(err, ErrOtherFlush) // the others are of series that are not known
 	t.store.metrics.drop(err, 1)
 }
 
@@ -336,7 +351,7 @@ const maxUnreadable = 1024
 
 func (t *table) addColumn(key uint64, cl *class) *column {
 	const never = math.MinInt64
-	c := &column{class: cl, table: t, key: key, row: -1, flush: math.MaxUint32, timestamp: never}
+	c := &column{class: cl, table: t, key: key, row: -1, flush: neverSeen, timestamp: never}
 	if cl.kind == Histogram {
 		c.intervals = &intervals{intervalAt: never, quantilesAt: never}
 	}
@@ -345,7 +360,7 @@ func (t *table) addColumn(key uint64, cl *class) *column {
 	t.byClass[cl] = c
 	t.columns = append(t.columns, c)
 	if tomb, ok := t.past.get(key); ok {
-		c.raw, c.total, c.past, c.pastKnown = tomb.raw, tomb.total, tomb.total, true
+		c.raw, c.total, c.past, c.pastKnown, c.flush = tomb.raw, tomb.total, tomb.total, true, tomb.flush
 	}
 	t.pair(c)
 	t.store.classes.join(c)
@@ -396,12 +411,21 @@ func (t *table) takeCounter(c *column, s *Sample) error {
 		return nil
 	}
 	if t.broken || last != uint32(t.flushes-1) {
-		t.pending = append(t.pending, pendingCounter{c, s.Value})
+		t.pending = append(t.pending, pendingCounter{c, s.Value, last})
+		return nil
+	}
+	h := c.partner
+	if h != nil && suspicious(s.Value-c.raw, h) {
+		t.suspects = append(t.suspects, pendingCounter{c, s.Value, last})
 		return nil
 	}
 	step := t.advance(c, s.Value, s.Value < c.raw)
-	if h := c.partner; h != nil {
-		h.step, h.stepAt = step, s.Timestamp
+	if h == nil {
+		return nil
+	}
+	h.step, h.stepFlush = step, c.flush
+	if h.intervalAt == s.Timestamp { // it has come before
+		t.compare(h)
 	}
 	return nil
 }

@@ -80,8 +80,8 @@ func checkCounted(t *testing.T, seed uint64) (checked int) {
 			continue // freed after a retention of absence
 		}
 		checked++
-		if got := vs[len(vs)-1]; got != float64(s.total) {
-			t.Errorf("seed %d: %s is %v, %d were counted by the sidecar", seed, name, got, s.total)
+		if got := vs[len(vs)-1]; got < float64(s.total) || got > float64(s.total+s.slack) {
+			t.Errorf("seed %d: %s is %v, %d (and up to %d more) were counted by the sidecar", seed, name, got, s.total, s.slack)
 		}
 		for i := 1; i < len(vs); i++ {
 			if vs[i] < vs[i-1] {
@@ -95,7 +95,7 @@ func checkCounted(t *testing.T, seed uint64) (checked int) {
 		if !s.known {
 			first = vs[0] // the first value itself: nothing is known from before
 		}
-		if vs[0] != first {
+		if vs[0] != first && !s.unsure {
 			t.Errorf("seed %d: %s starts at %v, want its past %v", seed, name, vs[0], first)
 		}
 		if s.alone {

@@ -249,7 +249,7 @@ func TestAFaultOfARowThatIsClosedLateIsContained(t *testing.T) {
 		f.flush()
 		table := f.pods["a"].table
 		table.mu.Lock()
-		table.pending = []pendingCounter{{nil, 1}}
+		table.pending = []pendingCounter{{}}
 		table.mu.Unlock()
 		time.Sleep(time.Second)
 		synctest.Wait()

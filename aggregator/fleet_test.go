@@ -37,6 +37,7 @@ type fleetPod struct {
 	offset  time.Duration // of the sidecar's clock
 	drift   float64
 	batches bool
+	evicts  int // flushes of an eviction period
 	bounds  []float64
 	series  []*fleetSeries
 }
@@ -48,17 +49,21 @@ type fleetSeries struct {
 	alone     bool
 	raw       uint64 // in the sidecar
 	interval  uint64 // requests since its last flush
-	absent    int    // flushes for which it stays evicted
+	absent    int    // flushes for which nobody will use it, of those for which it has been left out so far
+	missing   int    // flushes for which it has been left out, because it was not used for an eviction period
 	idle      bool
 	began     bool // has been used in this process
 	fromZero  bool // restarted or was evicted since it was delivered last
 	delivered bool
 	last      uint64 // as delivered
 
-	total uint64 // what the store has to show
+	total uint64 // what the store has to show, and slack what it may show beyond
+	slack uint64
 	past  uint64 // and one row before the first
 	known bool   // whether there is that row
-	count uint64 // of the histogram
+	// unsure: there may be that row
+	unsure bool
+	count  uint64 // of the histogram
 }
 
 func newFleet(t *testing.T, seed uint64, retention time.Duration) *fleet {
@@ -76,6 +81,9 @@ func newFleet(t *testing.T, seed uint64, retention time.Duration) *fleet {
 func (f *fleet) join() {
 	p := &fleetPod{flush: time.Duration(1+f.r.IntN(5)) * time.Second, born: time.Now(), batches: f.r.IntN(3) == 0}
 	p.pod = Pod{Namespace: "test", Name: fmt.Sprintf("pod-%d", f.named), Workload: "w", FlushInterval: p.flush}
+	if p.evicts = 1 + f.named%3; f.named%2 == 0 {
+		p.pod.EvictionInterval = time.Duration(p.evicts) * p.flush
+	}
 	f.named++
 	if f.r.IntN(2) == 0 {
 		p.offset = time.Duration(f.r.IntN(7200)-3600) * time.Second
@@ -158,13 +166,10 @@ func (f *fleet) step(p *fleetPod) {
 		f.traffic(p)
 	case 3: // its clock steps
 		p.offset += time.Duration(f.r.IntN(7200)-3600) * time.Second
-	case 4: // idle series are evicted
+	case 4: // idle series are left out, and evicted if they are not used for another period
 		for _, s := range p.series {
 			if s.began && s.interval == 0 {
-				s.absent = 1 + f.r.IntN(3)
-				if f.r.IntN(2) == 0 {
-					s.fromZero, s.raw = true, 0
-				}
+				s.absent, s.missing, s.began = 1+f.r.IntN(3), 0, false
 			}
 		}
 	}
@@ -179,6 +184,9 @@ func (f *fleet) traffic(p *fleetPod) {
 		if s.idle || s.absent > 0 {
 			continue
 		}
+		if !s.began && s.missing >= p.evicts {
+			s.fromZero, s.raw = true, 0
+		}
 		n := uint64(10 + f.r.IntN(50))
 		s.raw, s.interval, s.began = s.raw+n, s.interval+n, true
 	}
@@ -191,11 +199,8 @@ func (f *fleet) deliver(p *fleetPod, histograms bool) {
 	counters, intervals := &Batch{Timestamp: stamp}, &Batch{Timestamp: stamp}
 	var dc, di described
 	for _, s := range p.series {
-		if s.absent > 0 {
-			s.absent--
-			continue
-		}
 		if !s.began {
+			s.absent, s.missing = max(0, s.absent-1), s.missing+1
 			continue
 		}
 		name := "istio_requests_total"
@@ -258,8 +263,10 @@ func (f *fleet) owed(p *fleetPod, s *fleetSeries, name string, histogram bool) {
 		switch {
 		case histogram:
 			s.past, s.known = s.raw-s.interval, true
-		case !p.fresh: // it was not there a flush ago
+		case !p.fresh && s.alone: // it was not there a flush ago
 			s.known = true
+		default: // a request counter in a flush without histograms: new, or of a damaged name
+			s.unsure = !p.fresh
 		}
 		return
 	}
@@ -268,7 +275,10 @@ func (f *fleet) owed(p *fleetPod, s *fleetSeries, name string, histogram bool) {
 	case !s.fromZero:
 		began = s.raw - s.last
 	case s.raw < s.last: // it fell
-	case histogram && past < s.last: // it fell before the interval that is told began
+	case histogram && past < s.last && (past <= 1 || s.last-past > max(1, s.interval/4)): // it fell before the interval that is told began
+	case !p.fresh: // the period may tell, unless a flush came late
+		began = s.raw - s.last
+		s.slack += s.last
 	default:
 		began = s.raw - s.last
 	}

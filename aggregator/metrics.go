@@ -10,6 +10,7 @@ import (
 // metrics are the store's own: meshpulse_store_* and meshpulse_query_*.
 type metrics struct {
 	rows, shared, resets, grown, rebounded, unpaired, surges, contested prometheus.Counter
+	ambiguous, contradicted                                             prometheus.Counter
 	dropped                                                             map[error]prometheus.Counter
 	evaluations, faults                                                 *prometheus.CounterVec
 	seconds                                                             prometheus.Histogram
@@ -40,7 +41,10 @@ func newMetrics(reg prometheus.Registerer, s *Store) (*metrics, error) {
 		rebounded: counter("meshpulse_store_histograms_rebounded_total", "Histograms whose bounds changed; what they held before is given up."),
 		unpaired:  counter("meshpulse_store_pairs_given_up_total", "Request counters whose duration histogram does not count the same."),
 		contested: counter("meshpulse_store_contested_messages_total", "Messages that came while two streams of no different proof sent as one pod, whose rows may be of either."),
-		surges:    counter("meshpulse_query_surges_total", "Surges that were told, of all queries that are watched for them."),
+		ambiguous: counter("meshpulse_store_ambiguous_returns_total", "Counters without a histogram that came back above their last value when their sidecar's eviction "+
+			"interval was not known: counted as if they had gone on, the smaller of two readings."),
+		contradicted: counter("meshpulse_store_contradicted_counters_total", "Steps of request counters that their duration histograms contradict: the histogram's count was taken."),
+		surges:       counter("meshpulse_query_surges_total", "Surges that were told, of all queries that are watched for them."),
 		evaluations: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "meshpulse_query_evaluations_total", Help: "Evaluated expressions by outcome.",
 		}, []string{"outcome"}),
@@ -67,7 +71,7 @@ func newMetrics(reg prometheus.Registerer, s *Store) (*metrics, error) {
 		return m, nil
 	}
 	for _, c := range []prometheus.Collector{
-		m.rows, m.shared, m.resets, m.grown, m.rebounded, m.unpaired, m.surges, m.contested, dropped, m.evaluations, m.faults, m.seconds, m.driven,
+		m.rows, m.shared, m.resets, m.grown, m.rebounded, m.unpaired, m.surges, m.ambiguous, m.contradicted, m.contested, dropped, m.evaluations, m.faults, m.seconds, m.driven,
 		gauge("meshpulse_store_pods", "Pods with a table.", func() float64 { return float64(s.tables.count()) }),
 		gauge("meshpulse_store_series", "Series in memory; a histogram is one.", func() float64 { return float64(s.series.Load()) }),
 		gauge("meshpulse_store_memory_budget_bytes", "Live heap past which new series are refused; 0 without a budget.", func() float64 { return float64(s.config.MemoryBudget) }),

@@ -176,7 +176,8 @@ func (g expressions) quantile() string {
 	if g.r.IntN(3) == 0 { // of the native view
 		native := fmt.Sprintf("sum%s (%s(istio_request_duration_milliseconds%s[%s]%s))", g.pick("", " by (pod)", " without (pod, from)"),
 			g.pick("rate", "increase"), g.pick("", `{code="200"}`), g.duration(), g.when())
-		return g.pick("histogram_quantile(0.5, ", "histogram_quantile(0.95, ", "histogram_count(", "histogram_sum(", "histogram_avg(",
+		// No rank of these lies just between two requests, where the order of additions decides.
+		return g.pick("histogram_quantile(0.4987, ", "histogram_quantile(0.9513, ", "histogram_count(", "histogram_sum(", "histogram_avg(",
 			"histogram_fraction(0, 7, ") + native + ")"
 	}
 	over := fmt.Sprintf("sum by (%s) (%s(istio_request_duration_milliseconds_bucket[%s]%s))", g.pick("le", "le, pod", "code, le"),
@@ -184,7 +185,7 @@ func (g expressions) quantile() string {
 	if g.r.IntN(4) == 0 {
 		return fmt.Sprintf("histogram_fraction(%s, %s, %s)", g.pick("0", "5"), g.pick("10", "70"), over)
 	}
-	return fmt.Sprintf("histogram_quantile(%s, %s)", g.pick("0", "0.5", "0.95", "0.99", "1", "-1"), over)
+	return fmt.Sprintf("histogram_quantile(%s, %s)", g.pick("0", "0.4987", "0.9513", "0.99", "1", "-1"), over)
 }
 
 // vector is an instant vector of up to depth nested operations.

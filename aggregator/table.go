@@ -1,6 +1,7 @@
 package aggregator
 
 import (
+	"math"
 	"math/bits"
 	"slices"
 	"sync"
@@ -62,9 +63,12 @@ type table struct {
 	open      bool      // more messages of the newest flush may come
 	held      bool      // the newest flush has no row of its own: the ring is at its cap, flushes coalesce
 	broken    bool      // the newest flush does not follow the one before: first of a stream, or after a lost flush
+	torn      bool      // a part of the newest flush was refused that may be of known series
+	whole     uint32    // how many flushes directly before the newest one are known to be whole: of its stream, none lost, none torn
 
 	// Of the open flush: counters whose past is not known yet, and columns that so far have only a summary.
 	pending   []pendingCounter
+	suspects  []pendingCounter // those whose step has to be held against their interval
 	summaries []pendingSummary
 	// fresh are samples of the message whose columns have no block yet.
 	fresh []freshSample
@@ -74,11 +78,6 @@ type table struct {
 	// watching are the watched queries that a row marks, as of watchEpoch; 0: to be found anew.
 	watching   []*Query
 	watchEpoch uint64
-}
-
-type pendingCounter struct {
-	col *column
-	raw float64
 }
 
 type freshSample struct {
@@ -144,8 +143,8 @@ func (t *table) beginRow(st *Stream, timestamp, arrival int64) {
 			t.observe(timestamp - t.timestamp)
 		}
 		st.flushes++
+		t.countFlush()
 	}
-	t.flushes++
 	t.timestamp, t.flushTime, t.open = timestamp, at, true
 	t.held = !t.makeRoom(at)
 	if t.held {
@@ -156,6 +155,16 @@ func (t *table) beginRow(st *Stream, timestamp, arrival int64) {
 	t.rowTime = at
 	t.ring.open(at)
 	t.store.metrics.rows.Inc()
+}
+
+// countFlush numbers a flush that begins.
+func (t *table) countFlush() {
+	t.flushes++
+	t.whole++
+	if t.broken || t.torn {
+		t.whole = 0
+	}
+	t.torn = false
 }
 
 // gap is a time from which a pod has told nothing: between two of its rows, or the rows of two of its tables.
@@ -331,7 +340,7 @@ func (t *table) forget(expired []*column) {
 		}
 		delete(t.keys, k)
 		if c.class.kind == Counter {
-			gaveUp := t.past.keep(k, tombstone{c.raw, c.total}, 4*t.store.config.MaxSeriesPerPod)
+			gaveUp := t.past.keep(k, tombstone{c.raw, c.total, c.flush}, 4*t.store.config.MaxSeriesPerPod)
 			t.past.lost = t.past.lost || gaveUp
 		}
 	}
@@ -393,4 +402,11 @@ type tombstones struct {
 	lost bool // some were given up: a key that is not here may still have been seen
 }
 
-type tombstone struct{ raw, total float64 }
+// tombstone is what is kept of a counter. flush is the number of the flush that held it last, or neverSeen.
+type tombstone struct {
+	raw, total float64
+	flush      uint32
+}
+
+// neverSeen is a flush's number from before the table's first: what is known of the flushes since does not tell of the counter.
+const neverSeen = math.MaxUint32

@@ -21,6 +21,7 @@ var modes = map[string]string{
 type nowhere struct{}
 
 func (nowhere) Commit(time.Time, *aggregator.Batch, aggregator.Describer) error { return nil }
+func (nowhere) Missed(time.Time)                                                {}
 func (nowhere) Close()                                                          {}
 
 func TestAMessageOfKnownSeriesAllocatesNothing(t *testing.T) {

@@ -29,8 +29,8 @@ const maxNodeName = 253
 // maxIdentifier bounds what is decoded, which takes some twenty times as much memory. A pod's annotations are at most 256 KiB.
 const maxIdentifier = 1 << 20
 
-// maxFlushInterval is the longest flush interval that is believed.
-const maxFlushInterval = time.Hour
+// maxInterval is the longest interval of flushes or evictions that is believed.
+const maxInterval = time.Hour
 
 // Fields of the identifier and of the node that are read. A node is tens of KB, most of it every extension of the Envoy.
 const (
@@ -57,7 +57,8 @@ func readNode(identifier []byte) (aggregator.Pod, error) {
 		Version:           labels["version"].GetStringValue(),
 		CanonicalService:  labels["service.istio.io/canonical-name"].GetStringValue(),
 		CanonicalRevision: labels["service.istio.io/canonical-revision"].GetStringValue(),
-		FlushInterval:     flushInterval(meta["ANNOTATIONS"].GetStructValue()),
+		FlushInterval:     interval(meta["ANNOTATIONS"].GetStructValue(), "sidecar.istio.io/statsFlushInterval"),
+		EvictionInterval:  interval(meta["ANNOTATIONS"].GetStructValue(), "sidecar.istio.io/statsEvictionInterval"),
 		InclusiveBounds:   inclusiveBounds(node.GetUserAgentBuildVersion()),
 	}
 	for _, part := range []struct{ key, value string }{{"NAMESPACE", pod.Namespace}, {"NAME", pod.Name}} {
@@ -138,10 +139,10 @@ func splitNodeID(id string) (name, namespace string) {
 	return parts[2][:dot], parts[2][dot+1:]
 }
 
-// flushInterval reads the annotation by which Istio sets Envoy's stats_flush_interval, 0 where there is none.
-func flushInterval(annotations *structpb.Struct) time.Duration {
-	d, err := time.ParseDuration(annotations.GetFields()["sidecar.istio.io/statsFlushInterval"].GetStringValue())
-	if err != nil || d <= 0 || d > maxFlushInterval {
+// interval reads an annotation by which Istio sets Envoy's stats_flush_interval or stats_eviction_interval, 0 where there is none.
+func interval(annotations *structpb.Struct, name string) time.Duration {
+	d, err := time.ParseDuration(annotations.GetFields()[name].GetStringValue())
+	if err != nil || d <= 0 || d > maxInterval {
 		return 0
 	}
 	return d

@@ -58,12 +58,12 @@ func TestTheNodeOfACapture(t *testing.T) {
 	}
 }
 
-func TestOnlyAFlushIntervalThatCanBeOneIsBelieved(t *testing.T) {
+func TestOnlyAnIntervalThatCanBeOneIsBelieved(t *testing.T) {
 	for text, want := range map[string]time.Duration{
 		"1s": time.Second, "1h": time.Hour, "0.25s": 250 * time.Millisecond,
 		"": 0, "5": 0, "soon": 0, "0s": 0, "-5s": 0, "1h1ms": 0, "87600h": 0,
 	} {
-		got := flushInterval(metadata(t, map[string]any{"sidecar.istio.io/statsFlushInterval": text}))
+		got := interval(metadata(t, map[string]any{"sidecar.istio.io/statsFlushInterval": text}), "sidecar.istio.io/statsFlushInterval")
 		if got != want {
 			t.Errorf("%q: %s, want %s", text, got, want)
 		}
@@ -91,6 +91,14 @@ func TestWhatANodeSays(t *testing.T) {
 			Id: id, UserAgentVersionType: envoyVersion(1, 37),
 			Metadata: metadata(t, map[string]any{"ANNOTATIONS": map[string]any{"sidecar.istio.io/statsFlushInterval": "1s"}}),
 		}, want: aggregator.Pod{Namespace: "shop", Name: "web-0.a", FlushInterval: time.Second}},
+		{name: "a flush and an eviction interval", node: &corev3.Node{
+			Id: id, Metadata: metadata(t, map[string]any{"ANNOTATIONS": map[string]any{
+				"sidecar.istio.io/statsFlushInterval": "10s", "sidecar.istio.io/statsEvictionInterval": "1m0s",
+			}}),
+		}, want: aggregator.Pod{Namespace: "shop", Name: "web-0.a", FlushInterval: 10 * time.Second, EvictionInterval: time.Minute}},
+		{name: "eviction intervals that are none", node: &corev3.Node{
+			Id: id, Metadata: metadata(t, map[string]any{"ANNOTATIONS": map[string]any{"sidecar.istio.io/statsEvictionInterval": "2h"}}),
+		}, want: aggregator.Pod{Namespace: "shop", Name: "web-0.a"}},
 		{name: "a flush interval that is none", node: &corev3.Node{
 			Id: id, UserAgentVersionType: envoyVersion(2, 0),
 			Metadata: metadata(t, map[string]any{"ANNOTATIONS": map[string]any{"sidecar.istio.io/statsFlushInterval": "-1s"}, "LABELS": "none"}),

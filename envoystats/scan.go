@@ -172,6 +172,9 @@ func (s *scan) read(msg []byte, seen *seen) error {
 	for _, n := range s.refused {
 		s.batch.Refused += int(n)
 	}
+	for _, r := range [...]refusal{refusedName, refusedLabel, refusedLabels, refusedText, refusedBuckets} {
+		s.batch.RefusedAlways += int(s.refused[r])
+	}
 	return nil
 }
 

@@ -179,6 +179,7 @@ func (c Config) rules() *scanRules {
 // podStream is what a stream needs of the store: an [aggregator.Stream].
 type podStream interface {
 	Commit(arrival time.Time, b *aggregator.Batch, d aggregator.Describer) error
+	Missed(arrival time.Time)
 	Close()
 }
 

@@ -76,6 +76,9 @@ func TestAMalformedMessageIsRejectedWholeAndNothingElseIsLost(t *testing.T) {
 			if got := k.metric(t, "rejected_messages_total", "malformed"); got != 2 {
 				t.Errorf("%v messages counted, want 2", got)
 			}
+			if k.recorder.missed != 2 {
+				t.Errorf("the store was told of %d messages that it misses, want 2", k.recorder.missed)
+			}
 			if n := strings.Count(k.log.String(), "message rejected, nothing of it was applied"); n != 1 || !strings.Contains(k.log.String(), "pod=web-0") {
 				t.Errorf("told %d times, want once with the pod:\n%s", n, k.log)
 			}

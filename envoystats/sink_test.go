@@ -32,6 +32,7 @@ type recorder struct {
 	mu      sync.Mutex
 	pods    []aggregator.Pod
 	closed  int
+	missed  int
 	commits []commit
 	fail    error // what Commit answers
 }
@@ -70,6 +71,12 @@ func (s recorderStream) Commit(_ time.Time, b *aggregator.Batch, d aggregator.De
 	defer s.mu.Unlock()
 	s.commits = append(s.commits, c)
 	return s.fail
+}
+
+func (s recorderStream) Missed(time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.missed++
 }
 
 func (s recorderStream) Close() {

@@ -158,6 +158,7 @@ func (st *stream) message(arrival time.Time, s *scan) (reason string, err error)
 		if st.out == nil {
 			return endFirst, err
 		}
+		st.out.Missed(arrival)
 		st.tell(&st.toldMalformed, rejectedWire, st.subject(), "message rejected, nothing of it was applied", err)
 		return "", nil
 	}
