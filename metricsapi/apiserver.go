@@ -148,7 +148,7 @@ func newFreshHPAs(config *rest.Config) (func(ctx context.Context, namespace, nam
 
 // addHolder makes what the rule for incomplete knowledge asks: the pods that exist, and the scales of targets.
 func (s *Server) addHolder(o Options, config *rest.Config) (*clusterScales, error) {
-	client, err := metadata.NewForConfig(config)
+	client, err := metadata.NewForConfig(paced(config, clientQPS, clientBurst)) // pages follow each other
 	if err != nil {
 		return nil, err
 	}

@@ -170,7 +170,7 @@ func (k knowledge) problems(o *offer) []Problem {
 		for _, w := range k.unpointed {
 			named = append(named, w.namespace+"/"+w.name)
 		}
-		ps = append(ps, Problem{ReasonUnpointedSidecars, fmt.Sprintf("metric %s: %s has sidecars that are not pointed at meshpulse: none has ever reported, and the value stands without them. "+
+		ps = append(ps, Problem{ReasonUnpointedSidecars, fmt.Sprintf("metric %s: %s has sidecars that are not pointed at meshpulse: none reports, and the value stands without them. "+
 			"If it is meant, set envoyMetricsService for it (manifests/istio/pod-annotation.yaml) and restart its pods; if not, name in the query the workload that is (destination_workload)", o, strings.Join(named, ", "))})
 	}
 	for _, what := range k.deaf {

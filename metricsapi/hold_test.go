@@ -3,6 +3,7 @@ package metricsapi
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -53,11 +54,13 @@ type unreadPods struct{ fixedPods }
 
 func (unreadPods) synced() error { return errors.New("the pods have not been read") }
 
-// fixedScale is every target's scale; -1 may not be read, -2 cannot.
+// fixedScale is every target's scale; -1 may not be read, -2 cannot, -3 is not there.
 type fixedScale int32
 
 func (n fixedScale) replicas(context.Context, string, autoscalingv2.CrossVersionObjectReference) (horizontal.Target, error) {
 	switch {
+	case n == -3:
+		return horizontal.Target{}, fmt.Errorf("scale: %w", apierrors.NewNotFound(schema.GroupResource{Resource: "deployments/scale"}, "podinfo"))
 	case n == -1:
 		return horizontal.Target{}, apierrors.NewForbidden(schema.GroupResource{Resource: "deployments/scale"}, "podinfo", errors.New("no"))
 	case n < 0:
@@ -176,6 +179,10 @@ func TestHold(t *testing.T) {
 		"one has gone silent: the replicas stay": {
 			pods: fixedPods{pod("a", old), pod("b", old)}, sent: []requests{{pod: "a", from: 5 * time.Second, to: 2 * time.Minute}, {pod: "b", from: 5 * time.Second, to: 90 * time.Second}},
 			at: 2 * time.Minute, hpas: average("10"), scale: 3, want: "30", reason: "1 sidecar silent (b)", expected: 2,
+		},
+		"the newest flush of one is late: the larger of now and of when both had told": {
+			pods: fixedPods{pod("a", old), pod("b", old)}, sent: []requests{{pod: "a", from: 5 * time.Second, to: 2 * time.Minute}, {pod: "b", from: 5 * time.Second, to: 110 * time.Second}},
+			at: 2 * time.Minute, hpas: average("1"), scale: 3, want: "10", reason: "as of the newest time that every sidecar has covered", expected: 2,
 		},
 		"one has gone silent, and what is seen asks for more": {
 			pods: fixedPods{pod("a", old), pod("b", old)}, sent: []requests{{pod: "a", from: 5 * time.Second, to: 2 * time.Minute}, {pod: "b", from: 5 * time.Second, to: 105 * time.Second}},
@@ -356,6 +363,9 @@ func TestHold(t *testing.T) {
 		},
 		"the scale may not be read": {
 			pods: fixedPods{pod("a", old)}, at: 2 * time.Second, scale: -1, hpas: average("10"), want: "20", reason: "held", expected: 1,
+		},
+		"the scale is not there": {
+			pods: fixedPods{pod("a", old)}, at: 2 * time.Second, scale: -3, hpas: average("10"), want: "20", reason: "held", expected: 1,
 		},
 		"the scale cannot be read": {
 			pods: fixedPods{pod("a", old)}, at: 2 * time.Second, scale: -2, hpas: average("10"), reason: "cannot be read: timeout",

@@ -1,6 +1,7 @@
 package metricsapi
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"math"
@@ -130,7 +131,7 @@ func TestPodsOfEveryKindOfWorkloadAreWaitedFor(t *testing.T) {
 		labels      map[string]string
 		annotations map[string]string
 		expr        string
-		source      bool
+		by          sentBy
 	}{
 		"Deployment":          {kind: "ReplicaSet", owner: "podinfo-abc", labels: map[string]string{"pod-template-hash": "abc"}, annotations: injected},
 		"Rollout":             {kind: "ReplicaSet", owner: "podinfo-abc", labels: map[string]string{"rollouts-pod-template-hash": "abc"}, annotations: injected},
@@ -141,11 +142,18 @@ func TestPodsOfEveryKindOfWorkloadAreWaitedFor(t *testing.T) {
 		"Gateway API gateway": {kind: "ReplicaSet", owner: "podinfo-abc", labels: map[string]string{"pod-template-hash": "abc", meshpod.ManagedLabel: "istio.io-gateway-controller"}},
 		"a gateway as a caller": {
 			kind: "ReplicaSet", owner: "podinfo-abc", labels: map[string]string{"pod-template-hash": "abc", meshpod.ManagedLabel: "istio.io-gateway-controller"},
-			expr: `sum(rate(istio_requests_total{source_workload="podinfo",reporter="source"}[1m]))`, source: true,
+			expr: `sum(rate(istio_requests_total{source_workload="podinfo",reporter="source"}[1m]))`, by: sentBy{source: true},
+		},
+		"waypoint": {
+			kind: "ReplicaSet", owner: "waypoint-abc", labels: map[string]string{"pod-template-hash": "abc", meshpod.ManagedLabel: "istio.io-mesh-controller"},
+			expr: `sum(rate(istio_requests_total{destination_workload="podinfo",destination_workload_namespace="test",reporter="waypoint"}[1m]))`, by: sentBy{workload: "waypoint", waypoint: true},
 		},
 	} {
 		t.Run(what, func(t *testing.T) {
-			c := newHeldCluster(t, sentBy{workload: "podinfo", pods: []string{"p-0"}, from: 5 * time.Second, to: 2 * time.Minute, rps: 5, source: tc.source})
+			by := tc.by
+			by.pods, by.from, by.to, by.rps = []string{"p-0"}, 5*time.Second, 2*time.Minute, 5
+			by.workload = cmp.Or(by.workload, "podinfo")
+			c := newHeldCluster(t, by)
 			c.target, c.scale = "5", 4
 			for i := range 4 {
 				kept, err := keepIdentity(&metav1.PartialObjectMetadata{ObjectMeta: metav1.ObjectMeta{
@@ -160,11 +168,7 @@ func TestPodsOfEveryKindOfWorkloadAreWaitedFor(t *testing.T) {
 				kept.(*cachedPod).tell(&p)
 				c.pods = append(c.pods, p)
 			}
-			expr := tc.expr
-			if expr == "" {
-				expr = inbound
-			}
-			if v, refused := c.answer(expr, 2*time.Minute); refused != nil || shown(v) != "20 held, 4 expected" {
+			if v, refused := c.answer(cmp.Or(tc.expr, inbound), 2*time.Minute); refused != nil || shown(v) != "20 held, 4 expected" {
 				t.Errorf("got %s (%s), refused %v, want 20 held, 4 expected", shown(v), v.reason, refused)
 			}
 		})
@@ -230,6 +234,7 @@ func TestWhatIsUnknownOfAWorkload(t *testing.T) {
 		sent []sentBy
 		pods func(*heldCluster)
 		expr string
+		at   time.Duration
 		want string // "" is a refusal
 	}{
 		"mute beside a workload of another size": {
@@ -274,6 +279,14 @@ func TestWhatIsUnknownOfAWorkload(t *testing.T) {
 			},
 			want: "30 held, 2 expected",
 		},
+		"all of a workload fell silent more than an hour ago": {
+			sent: []sentBy{sent("small", 65*time.Minute, 2, "s"), sent("large", 2*time.Minute, 20, "l1")},
+			pods: func(c *heldCluster) {
+				c.add("small", -time.Hour, "s")
+				c.add("large", -time.Hour, "l1")
+			},
+			at: 65 * time.Minute, want: "2, 1 expected",
+		},
 		"all of all": {
 			pods: func(c *heldCluster) { c.add("small", -time.Hour, "s") },
 		},
@@ -298,11 +311,7 @@ func TestWhatIsUnknownOfAWorkload(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			c := newHeldCluster(t, tc.sent...)
 			tc.pods(c)
-			expr := tc.expr
-			if expr == "" {
-				expr = namespaceWide
-			}
-			v, refused := c.answer(expr, whole)
+			v, refused := c.answer(cmp.Or(tc.expr, namespaceWide), cmp.Or(tc.at, whole))
 			if tc.want == "" {
 				if refused == nil || refused.outcome != outcomeNoSidecar {
 					t.Errorf("got %s (%s), refused %v, want %s", shown(v), v.reason, refused, outcomeNoSidecar)

@@ -22,8 +22,8 @@ type knowledge struct {
 	mute, bare, unheard int
 	// shares are workloads of some of whose pods nothing is known any more.
 	shares []tally
-	// unpointed are workloads none of whose pods has ever reported, for longer than the holder waits: their Envoys do not send to us. The
-	// first of them by name are enough to tell.
+	// unpointed are workloads none of whose pods has ever reported, for longer than the holder waits, or for an hour: their Envoys do not
+	// send to us. The first of them by name are enough to tell.
 	unpointed []workloadKey
 	// refusing pods have had samples refused for longer than the holder waits, and still have: what they send counts without
 	// them.
@@ -44,7 +44,7 @@ const manyUnpointed = 3
 // tally is what is known of the pods of one workload that an answer means.
 type tally struct {
 	workloadKey
-	// heard: one of them has reported since our start, and is the pod that it was.
+	// heard: one of them has reported within the last hour, and is the pod that it was.
 	heard bool
 	// expected pods should report. Of reporting ones the newest row is at most two flushes old; young ones have begun within the window.
 	expected, reporting, young int
@@ -114,8 +114,9 @@ func (f *flaws) String() string {
 	return strings.Join(parts, ", ")
 }
 
-// look compares what the store has of a query's pods with the pods that exist.
-func (h *holder) look(q *aggregator.Query, a aggregator.Answer, at time.Time) knowledge {
+// look compares what the store has of a query's pods with the pods that exist. namespace is that of the HPA that asks, "" if there is none.
+func (h *holder) look(p *prepared, namespace string, a aggregator.Answer, at time.Time) knowledge {
+	q := p.query
 	l := looking{holder: h, query: q, answer: a, at: at, from: since(a, at)}
 	reporting, young := a.Reporting, 0
 	for _, p := range a.Partial {
@@ -143,8 +144,15 @@ func (h *holder) look(q *aggregator.Query, a aggregator.Answer, at time.Time) kn
 		}
 		return l.k
 	}
-	if q.NamesPods() {
+	switch {
+	case q.NamesPods():
 		h.pods.each(q.Meant(), l.from, l.selected)
+	case p.waypoint && namespace != "": // it names who is called. Who stands before that is not said: as a rule a waypoint of the namespace
+		h.pods.each([]aggregator.Meant{{Namespace: namespace}}, l.from, func(p *knownPod) {
+			if p.waypoint {
+				l.selected(p)
+			}
+		})
 	}
 	for _, w := range l.others() {
 		h.pods.each([]aggregator.Meant{{Namespace: w.namespace, Workload: w.name}}, l.from, l.other)
@@ -290,7 +298,7 @@ func (l *looking) judge(p *knownPod, s aggregator.PodState) {
 	if s.Newest.Before(p.created) { // a name used again: that was another pod
 		s = aggregator.PodState{}
 	}
-	t.heard = t.heard || !s.Newest.IsZero()
+	t.heard = t.heard || l.at.Sub(s.Newest) < goneFor
 	if s.Reporting && !s.Bare {
 		if t.reporting++; s.Oldest.After(l.from) {
 			t.young++

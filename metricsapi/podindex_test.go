@@ -83,12 +83,12 @@ func TestALookCostsThePodsThatTheQueryCanMean(t *testing.T) {
 		a := aggregator.Answer{Window: time.Minute}
 		at := store.Started().Add(time.Minute)
 		x.looked = 0
-		h.look(p.query, a, at)
+		h.look(p, "test", a, at)
 		if x.looked != l.looked {
 			t.Errorf("%s: %d pods looked at, want %d", name, x.looked, l.looked)
 		}
 		h.hold = time.Second // nothing is held: the texts of what is are not counted
-		if n := testing.AllocsPerRun(2, func() { h.look(p.query, a, at) }); n > 10 {
+		if n := testing.AllocsPerRun(2, func() { h.look(p, "test", a, at) }); n > 10 {
 			t.Errorf("%s: %v allocations", name, n)
 		}
 		h.hold = 5 * time.Minute
@@ -115,7 +115,7 @@ func BenchmarkLook(b *testing.B) {
 			before, n := benchCPU(b), 0
 			for b.Loop() {
 				n++
-				h.look(p.query, aggregator.Answer{Window: time.Minute}, store.Started().Add(time.Minute))
+				h.look(p, "test", aggregator.Answer{Window: time.Minute}, store.Started().Add(time.Minute))
 			}
 			b.ReportMetric(float64((benchCPU(b)-before).Microseconds())/float64(n), "µs-of-CPU/op")
 		})
@@ -184,42 +184,40 @@ func TestTheIndexFollowsThePods(t *testing.T) {
 type pagedPods struct {
 	podList
 	mu      sync.Mutex
-	asked   []string // limits and versions of lists
+	asked   []string // limits, versions and fields of lists
+	watches []string // fields of watches
+	streams []string // and of those that begin with all there is
 	expires bool     // the second page has expired once
 }
 
 func (l *pagedPods) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	q := r.URL.Query()
-	if q.Get("watch") != "" || q.Get("sendInitialEvents") != "" {
-		l.podList.ServeHTTP(w, r)
+	if l.refuses(w, r) {
+		w.Header().Set("Content-Type", "application/json")
+		w.WriteHeader(http.StatusGone)
+		_ = json.NewEncoder(w).Encode(metav1.Status{TypeMeta: metav1.TypeMeta{Kind: "Status", APIVersion: "v1"}, Status: metav1.StatusFailure, Reason: metav1.StatusReasonExpired, Code: http.StatusGone})
 		return
 	}
+	l.podList.ServeHTTP(w, r)
+}
+
+// refuses notes what is asked for, and says whether it has expired.
+func (l *pagedPods) refuses(w http.ResponseWriter, r *http.Request) bool {
+	q := r.URL.Query()
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.asked = append(l.asked, "limit "+q.Get("limit")+", version "+q.Get("resourceVersion")+", "+q.Get("fieldSelector"))
-	w.Header().Set("Content-Type", "application/json")
-	first := 0
-	if token := q.Get("continue"); token != "" {
-		if l.expires {
+	switch {
+	case q.Get("sendInitialEvents") != "":
+		l.streams = append(l.streams, q.Get("fieldSelector"))
+	case q.Get("watch") != "":
+		l.watches = append(l.watches, q.Get("fieldSelector"))
+	default:
+		l.asked = append(l.asked, "limit "+q.Get("limit")+", version "+q.Get("resourceVersion")+", "+q.Get("fieldSelector"))
+		if q.Get("continue") != "" && l.expires {
 			l.expires = false
-			w.WriteHeader(http.StatusGone)
-			_ = json.NewEncoder(w).Encode(metav1.Status{TypeMeta: metav1.TypeMeta{Kind: "Status", APIVersion: "v1"}, Status: metav1.StatusFailure, Reason: metav1.StatusReasonExpired, Code: http.StatusGone})
-			return
+			return true
 		}
-		_, _ = fmt.Sscan(token, &first)
 	}
-	end, token := min(first+podPage, l.n), ""
-	if end < l.n {
-		token = fmt.Sprint(end)
-	}
-	_, _ = fmt.Fprintf(w, `{"kind":"PartialObjectMetadataList","apiVersion":"meta.k8s.io/v1","metadata":{"resourceVersion":"9000000","continue":%q},"items":[`, token)
-	for i := first; i < end; i++ {
-		if i > first {
-			_, _ = w.Write([]byte(","))
-		}
-		l.pod(w, i)
-	}
-	_, _ = w.Write([]byte("]}"))
+	return false
 }
 
 // Where the API server does not stream them pods are read in pages, of those that have started, as they are now.
@@ -242,12 +240,17 @@ func TestPodsAreReadInPages(t *testing.T) {
 		if n := len(podsOf(x)); n != api.n {
 			t.Errorf("%d pods are known, want %d", n, api.n)
 		}
-		page := "limit 500, version , status.phase!=Failed,status.phase!=Succeeded,status.phase!=Pending"
+		const started = "status.phase!=Failed,status.phase!=Succeeded,status.phase!=Pending"
+		page := "limit 500, version , " + started
 		want := []string{page, page, page}
 		if expires {
 			want = append(want, page, page)
 		}
+		eventually(t, func() bool { return x.fresh.age() == 0 }, func() string { return "no watch is open" })
 		api.mu.Lock()
+		if got := [][]string{api.streams, api.watches}; !reflect.DeepEqual(got, [][]string{{started}, {started}}) {
+			t.Errorf("watched %q, want pods that have started", got)
+		}
 		if !reflect.DeepEqual(api.asked, want) {
 			t.Errorf("asked for %q, want %q", api.asked, want)
 		}

@@ -29,7 +29,7 @@ type shrunkPods struct {
 // DeepCopyObject is not asked for a copy: nobody changes a list that was read.
 func (l *shrunkPods) DeepCopyObject() runtime.Object { return l }
 
-// listPods is how an informer lists and watches pods. API servers from Kubernetes 1.32 on stream the first list through the watch, and
+// listPods is how an informer lists and watches pods. API servers that have WatchList stream the first list through the watch, and
 // keep shrinks each as it comes. A list from the others is read in pages, each shrunk before the next is asked for.
 func listPods(pods metadata.ResourceInterface, keep cache.TransformFunc) *cache.ListWatch {
 	return &cache.ListWatch{

@@ -22,6 +22,8 @@ type knownPod struct {
 	created  time.Time
 	// wired: it runs an Envoy of Istio's.
 	wired bool
+	// waypoint: it is one, and alone reports with reporter="waypoint".
+	waypoint bool
 	// batch: a Job owns it.
 	batch bool
 	// left is when its deletion began or it finished, zero while it is to stay: nobody waits for it, but what it served until
@@ -35,7 +37,7 @@ type cachedPod struct {
 	name, version                                                   string // version is the API's resourceVersion
 	namespace, workload, app, release, canonical, canonicalRevision unique.Handle[string]
 	created, left                                                   int64 // seconds since 1970; left is 0 while it is to stay
-	wired, batch                                                    bool
+	wired, waypoint, batch                                          bool
 }
 
 // GetObjectMeta is all that an informer asks of an object: its key and whether it has changed.
@@ -56,9 +58,10 @@ func (c *cachedPod) tell(p *knownPod) {
 			Namespace: c.namespace.Value(), Name: c.name, Workload: c.workload.Value(), App: c.app.Value(), Version: c.release.Value(),
 			CanonicalService: c.canonical.Value(), CanonicalRevision: c.canonicalRevision.Value(),
 		},
-		created: time.Unix(c.created, 0),
-		wired:   c.wired,
-		batch:   c.batch,
+		created:  time.Unix(c.created, 0),
+		wired:    c.wired,
+		waypoint: c.waypoint,
+		batch:    c.batch,
 	}
 	if c.left != 0 {
 		p.left = time.Unix(c.left, 0)
@@ -78,7 +81,7 @@ func keepIdentity(object any) (any, error) {
 		name: m.Name, version: m.ResourceVersion, namespace: unique.Make(m.Namespace), workload: unique.Make(meshpod.Workload(m)),
 		app: unique.Make(m.Labels["app"]), release: unique.Make(m.Labels["version"]),
 		canonical: unique.Make(canonical), canonicalRevision: unique.Make(revision),
-		created: m.CreationTimestamp.Unix(), wired: meshpod.HasEnvoy(m), batch: owner != nil && owner.Kind == "Job",
+		created: m.CreationTimestamp.Unix(), wired: meshpod.HasEnvoy(m), waypoint: meshpod.IsWaypoint(m), batch: owner != nil && owner.Kind == "Job",
 	}
 	if p.DeletionTimestamp != nil { // when its grace period ends
 		c.left = p.DeletionTimestamp.Unix()

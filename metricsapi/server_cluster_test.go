@@ -1,6 +1,7 @@
 package metricsapi
 
 import (
+	"context"
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
@@ -200,6 +201,38 @@ func TestServeInACluster(t *testing.T) {
 	if got := s.refused("test", "istio-requests-per-second", "", http.StatusServiceUnavailable); !strings.Contains(got, "no sidecar") {
 		t.Errorf("without a sidecar: %s", got)
 	}
+}
+
+// A server is ready once it has read HPAs and pods: what asks it before could only be held.
+func TestReadyOnceHPAsAndPodsAreRead(t *testing.T) {
+	api := newFakeAPI(t)
+	o, _ := testOptions(t)
+	o.Standalone, o.HPADir, o.BindAddress, o.Kubeconfig = false, "", "127.0.0.1", api.kubeconfig(t)
+	s, err := New(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.listener.Close()
+	ready := func() string {
+		all := ""
+		for _, c := range s.config.ReadyzChecks {
+			if what, ok := c.(readCheck); ok && c.Check(nil) == nil {
+				all += what.Name() + " "
+			}
+		}
+		return all
+	}
+	if got := ready(); got != "" {
+		t.Errorf("before anything is read %sare ready", got)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	var running sync.WaitGroup
+	defer running.Wait()
+	defer cancel()
+	running.Go(func() { _ = s.source.run(ctx) })
+	eventually(t, func() bool { return ready() == "hpas " }, func() string { return ready() + "are ready, want hpas" })
+	running.Go(func() { s.pods.run(ctx) })
+	eventually(t, func() bool { return ready() == "hpas pods " }, func() string { return ready() + "are ready, want hpas pods" })
 }
 
 // Before a raise the API server is asked for the HPA: no watch tells what it has not brought yet.

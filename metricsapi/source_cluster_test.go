@@ -19,7 +19,9 @@ func TestClusterSource(t *testing.T) {
 	object := func(name, query string) *autoscalingv2.HorizontalPodAutoscaler {
 		return asks(t, name, "rps", query).HorizontalPodAutoscaler
 	}
-	client := fake.NewClientset(object("a", "vector(1)"))
+	first := object("a", "vector(1)")
+	first.ManagedFields = []metav1.ManagedFieldsEntry{{Manager: "kubectl", FieldsV1: &metav1.FieldsV1{Raw: []byte(`{"f:spec":{}}`)}}}
+	client := fake.NewClientset(first)
 	hpas := client.AutoscalingV2().HorizontalPodAutoscalers("test")
 	c, _ := newTestCatalog(t)
 	s, err := newClusterSource(client, c, discardLog(), time.Now)
@@ -50,6 +52,9 @@ func TestClusterSource(t *testing.T) {
 		}
 	}
 	wait("a=vector(1)")
+	if h, ok := s.hpa("test", "a"); !ok || h.ManagedFields != nil {
+		t.Errorf("%v is kept, with what nobody reads of it", h)
+	}
 	must(hpas.Create(ctx, object("b", "vector(2)"), metav1.CreateOptions{}))
 	wait("a=vector(1) b=vector(2)")
 	must(hpas.Update(ctx, object("a", "vector(3)"), metav1.UpdateOptions{}))
