@@ -201,11 +201,13 @@ func (x *actor) evaluate(ctx context.Context, q *aggregator.Query) time.Duration
 	at := x.now()
 	var flush time.Duration
 	for _, h := range hpas {
-		l := x.look(h, at)
-		flush = max(flush, l.flush)
-		if st := x.state(h.sourceHPA); st != nil {
-			x.consider(ctx, h, st, l, at)
-		}
+		x.store.Contain("act", h.key().String(), func() {
+			l := x.look(h, at)
+			flush = max(flush, l.flush)
+			if st := x.state(h.sourceHPA); st != nil {
+				x.consider(ctx, h, st, l, at)
+			}
+		})
 	}
 	return flush
 }
@@ -247,7 +249,7 @@ func (x *actor) consider(ctx context.Context, h acting, st *action, l look, at t
 		return
 	}
 	x.raising.Go(func() {
-		x.act(ctx, h, st, l)
+		x.store.Contain("act", h.key().String(), func() { x.act(ctx, h, st, l) })
 		st.mu.Lock()
 		st.busy = false
 		st.mu.Unlock()

@@ -99,20 +99,8 @@ func (x *actor) attempt(ctx context.Context, h acting, st *action, l look) error
 	if h, err = x.afresh(ctx, h); err != nil {
 		return err
 	}
-	at, target := x.now(), targetOf(sc)
-	st.mu.Lock()
-	if x.observes(h) { // as if the target had been raised, so that each step is told once
-		target.Spec, target.Status = max(target.Spec, st.to), max(target.Status, st.to)
-	}
-	st.seen, st.looked = target, at
-	var d horizontal.Decision
-	if !st.lowered(target.Spec, at) {
-		if d = x.decide(h, st, target, at); x.tooSoon(h, st, l, d, at) {
-			d = horizontal.Decision{}
-		}
-	}
-	left := st.yielded
-	st.mu.Unlock()
+	target := targetOf(sc)
+	target, d, left := x.compute(h, st, l, target, x.now())
 	switch {
 	case left:
 		x.metrics.raises.WithLabelValues(raiseYielded).Inc()
@@ -174,6 +162,22 @@ func (x *actor) afresh(ctx context.Context, h acting) (acting, error) {
 		return h, errNotFit
 	}
 	return h, nil
+}
+
+// compute notes how the target was found, and returns what the HPA would ask for now, and whether somebody has lowered the target.
+func (x *actor) compute(h acting, st *action, l look, target horizontal.Target, at time.Time) (_ horizontal.Target, d horizontal.Decision, left bool) {
+	st.mu.Lock()
+	defer st.mu.Unlock() // whatever a value's evaluation does
+	if x.observes(h) {   // as if the target had been raised, so that each step is told once
+		target.Spec, target.Status = max(target.Spec, st.to), max(target.Status, st.to)
+	}
+	st.seen, st.looked = target, at
+	if !st.lowered(target.Spec, at) {
+		if d = x.decide(h, st, target, at); x.tooSoon(h, st, l, d, at) {
+			d = horizontal.Decision{}
+		}
+	}
+	return target, d, st.yielded
 }
 
 // done notes a raise and tells of it.

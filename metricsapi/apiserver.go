@@ -114,6 +114,7 @@ func (s *Server) addSource(o Options, m *metrics) error {
 		return fmt.Errorf("--kubeconfig %s: %w", o.Kubeconfig, err)
 	}
 	s.events = newAPIEvents(events, o.Log, o.Now)
+	s.events.contain = o.Store.Contain
 	c := newCatalog(o.Store, newWarner(s.events.deliver, m))
 	c.words, s.provider.catalog = words, c
 	hpas, err := newClusterSource(client, c, o.Log, o.Now)
@@ -155,6 +156,7 @@ func (s *Server) addHolder(o Options, config *rest.Config) (*clusterScales, erro
 	if s.pods, err = newPodIndex(client, o.Now); err != nil {
 		return nil, err
 	}
+	s.pods.contain = o.Store.Contain
 	targets, err := newClusterScales(config)
 	if err != nil {
 		return nil, err

@@ -80,7 +80,9 @@ func (c *catalog) Replace(list []sourceHPA) {
 	for _, h := range list {
 		a := c.parsed[h.key()]
 		if a == nil || !a.readsAs(h) {
-			a = readHPA(h)
+			if !c.store.Contain("hpas", h.key().String(), func() { a = readHPA(h) }) {
+				continue
+			}
 		}
 		if parsed[h.key()] == nil {
 			parsed[h.key()] = a

@@ -79,6 +79,7 @@ type apiEvents struct {
 	now      func() time.Time
 	done     eventQueue
 	warnings eventQueue
+	contain  contain
 }
 
 type eventQueue workqueue.TypedRateLimitingInterface[*corev1.Event]
@@ -131,7 +132,9 @@ func (e *apiEvents) drain(ctx context.Context, queue eventQueue) {
 		if shutdown || ctx.Err() != nil {
 			return
 		}
-		e.create(ctx, queue, event)
+		if !e.contain.run("events", event.Namespace+"/"+event.Name, func() { e.create(ctx, queue, event) }) {
+			queue.Forget(event)
+		}
 		queue.Done(event)
 	}
 }

@@ -25,6 +25,7 @@ type podIndex struct {
 	indexed  cache.ResourceEventHandlerRegistration // puts what the informer has into the maps
 	fresh    *freshness
 	now      func() time.Time
+	contain  contain
 
 	mu sync.RWMutex
 	// workloads have pods, or have had some; the other maps are of the same, by namespace, name and canonical service.
@@ -78,16 +79,26 @@ func newPodIndex(client metadata.Interface, now func() time.Time) (*podIndex, er
 	if client != nil {
 		pods = client.Resource(schema.GroupVersionResource{Version: "v1", Resource: "pods"}).Namespace(metav1.NamespaceAll)
 	}
-	source := x.fresh.follow(listPods(pods, x.keep))
+	source := x.fresh.follow(listPods(pods, x.transform))
 	x.informer = cache.NewSharedIndexInformer(cache.ToListWatcherWithWatchListSemantics(source, client), &metav1.PartialObjectMetadata{}, 0, cache.Indexers{})
-	if err := x.informer.SetTransform(x.keep); err != nil {
+	if err := x.informer.SetTransform(x.transform); err != nil {
 		return nil, err
 	}
 	var err error
 	x.indexed, err = x.informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
-		AddFunc: x.add, UpdateFunc: x.replace, DeleteFunc: x.forget,
+		AddFunc:    func(o any) { x.contain.run("pods", "one that comes", func() { x.add(o) }) },
+		UpdateFunc: func(o, now any) { x.contain.run("pods", "one that changes", func() { x.replace(o, now) }) },
+		DeleteFunc: func(o any) { x.contain.run("pods", "one that goes", func() { x.forget(o) }) },
 	})
 	return x, err
+}
+
+// transform is keep, which a fault does not let the informer fail: a pod of which nothing can be kept is not one that is known.
+func (x *podIndex) transform(object any) (kept any, err error) {
+	if !x.contain.run("pods", "one that was read", func() { kept, err = x.keep(object) }) {
+		return object, nil
+	}
+	return kept, err
 }
 
 // run keeps the index in step with the API server until the context ends.

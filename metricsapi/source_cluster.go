@@ -63,16 +63,21 @@ func newClusterSource(client kubernetes.Interface, c *catalog, log *slog.Logger,
 		AddFunc:    func(any) { s.wake() },
 		DeleteFunc: func(any) { s.wake() },
 		UpdateFunc: func(old, now any) {
-			before, after := old.(*autoscalingv2.HorizontalPodAutoscaler), now.(*autoscalingv2.HorizontalPodAutoscaler)
-			if changed(before, after) {
-				s.wake()
-			}
-			if s.scaled != nil {
-				s.scaled(before, after)
-			}
+			c.store.Contain("hpas", "a change", func() {
+				s.update(old.(*autoscalingv2.HorizontalPodAutoscaler), now.(*autoscalingv2.HorizontalPodAutoscaler))
+			})
 		},
 	})
 	return s, err
+}
+
+func (s *clusterSource) update(before, after *autoscalingv2.HorizontalPodAutoscaler) {
+	if changed(before, after) {
+		s.wake()
+	}
+	if s.scaled != nil {
+		s.scaled(before, after)
+	}
 }
 
 // stripManagedFields drops what is never read and is the largest part of many an HPA.
@@ -95,16 +100,23 @@ func (s *clusterSource) wake() {
 	}
 }
 
+// replaceAgain is how long after a fault the HPAs are taken anew.
+const replaceAgain = 10 * time.Second
+
 func (s *clusterSource) run(ctx context.Context) error {
 	go s.informer.RunWithContext(ctx)
 	if !cache.WaitForCacheSync(ctx.Done(), s.informer.HasSynced) {
 		return nil // the context has ended
 	}
 	for {
-		if err := s.replace(); err != nil {
+		var err error
+		taken := s.catalog.store.Contain("hpas", "all", func() { err = s.replace() })
+		switch {
+		case err != nil:
 			return err
-		}
-		if s.ready.CompareAndSwap(false, true) {
+		case !taken: // the HPAs of before stay
+			time.AfterFunc(replaceAgain, s.wake)
+		case s.ready.CompareAndSwap(false, true):
 			s.log.Info("hpas synced", "hpas", len(s.catalog.current.Load().hpas))
 		}
 		select {

@@ -39,6 +39,7 @@ type fileSource struct {
 	// Owned by run.
 	files  map[string]*hpaFile // by path
 	dirErr string              // the last error of the folder that was logged
+	untold bool                // a fault has kept what was read from the catalog
 	ready  atomic.Bool
 }
 
@@ -86,7 +87,7 @@ func (s *fileSource) run(ctx context.Context) error {
 		if watcher != nil {
 			_ = watcher.Add(s.dir) // again each time: the folder may have been replaced; its errors show in list
 		}
-		s.relist()
+		s.catalog.store.Contain("hpas", s.dir, s.relist) // after a fault the HPAs of before stay
 		for wait := true; wait; {
 			select {
 			case <-ctx.Done():
@@ -118,7 +119,7 @@ func (s *fileSource) relist() {
 		return
 	}
 	s.dirErr = ""
-	changed := !s.ready.Load()
+	changed := s.untold || !s.ready.Load()
 	for path := range s.files {
 		if !slices.Contains(paths, path) {
 			delete(s.files, path)
@@ -132,7 +133,9 @@ func (s *fileSource) relist() {
 		return
 	}
 	list := s.all()
+	s.untold = true
 	s.catalog.Replace(list)
+	s.untold = false
 	s.ready.Store(true)
 	s.log.Info("hpa files read", "dir", s.dir, "files", len(s.files), "hpas", len(list))
 }
