@@ -32,6 +32,10 @@ type annotated struct {
 	queries map[string]string
 	// foreign holds the external metrics that another collector (json-path, zmon, …) is configured for, in lower case.
 	foreign map[string]bool
+	// others: something in the HPA is configured for another collector.
+	others bool
+	// objects holds what is said of Object metrics, by metric.
+	objects map[string]*objectNotes
 	// surge is what meshpulse's own keys say.
 	surge surgeNotes
 
@@ -64,7 +68,7 @@ func sameNotes(a, b map[string]string) bool {
 // readAnnotations never fails: what cannot be read is a problem, and the rest counts. Keys are read in order, so that the
 // problems of one HPA are always the same.
 func readAnnotations(annotations map[string]string) annotated {
-	a := annotated{legacy: map[string]string{}, queries: map[string]string{}, foreign: map[string]bool{}}
+	a := annotated{legacy: map[string]string{}, queries: map[string]string{}, foreign: map[string]bool{}, objects: map[string]*objectNotes{}}
 	for _, key := range slices.Sorted(maps.Keys(annotations)) {
 		switch {
 		case strings.HasPrefix(key, annotationPrefix):
@@ -111,13 +115,14 @@ func (a *annotated) readMetricConfig(key, value string) {
 	kind, metric, collector := parts[1], parts[2], parts[3]
 	switch {
 	case collector != ourCollector:
+		a.others = true
 		if kind == "external" {
 			a.foreign[strings.ToLower(metric)] = true
 		}
 	case kind == "external":
 		a.readExternal(key, metric, name, value)
 	case kind == "object":
-		a.problem(ReasonObjectNotServed, "annotation %s has no effect: Object metrics are not served yet. Use an External metric: metric-config.external.%s.prometheus/query, and selector type: prometheus", key, metric)
+		a.readObject(metric, name, value)
 	default:
 		a.problem(ReasonBadAnnotation, "annotation %s has no effect: the prometheus collector serves kind external, not %s", key, kind)
 	}

@@ -75,10 +75,7 @@ func TestReadAnnotations(t *testing.T) {
 			annotations: map[string]string{legacy + "rps": " \n"},
 			problems:    []string{"BadAnnotation is empty"},
 		},
-		"Object metrics are not served yet": {
-			annotations: map[string]string{"metric-config.object.rps.prometheus/query": "y"},
-			problems:    []string{"ObjectNotServed Object metrics are not served yet"},
-		},
+		"Object metrics are told of with the spec": {annotations: map[string]string{"metric-config.object.rps.prometheus/query": "y"}},
 		"surge settings": {
 			annotations: map[string]string{"meshpulse.io/surge-window": "20s", "meshpulse.io/surge-ratio": "2", "meshpulse.io/surge-action": "observe"},
 			surge:       surgeNotes{asked: true, config: aggregator.SurgeConfig{Window: 20 * time.Second, Ratio: 2}, action: surgeActionObserve},

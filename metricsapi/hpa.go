@@ -61,6 +61,7 @@ func (h sourceHPA) target() string {
 type autoscaler struct {
 	sourceHPA
 	metrics  []wanted
+	unserved []unserved
 	surge    surgeNotes
 	problems []Problem
 }
@@ -106,6 +107,7 @@ func readHPA(h sourceHPA) *autoscaler {
 			a.advise(w)
 		}
 	}
+	a.readUnserved(notes)
 	a.findUnused(notes, used)
 	a.adviseSurge()
 	return a

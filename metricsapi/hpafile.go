@@ -133,7 +133,11 @@ func decodeHPA(version string, data []byte) (sourceHPA, error) {
 	case "autoscaling/v2beta1":
 		var converted string
 		h.HorizontalPodAutoscaler, converted, err = decodeV2beta1(data)
-		h.problems = []Problem{{ReasonOldVersion, "autoscaling/v2beta1 is gone since Kubernetes 1.25. Write apiVersion: autoscaling/v2, and as spec.metrics:\n" + converted}}
+		others := ""
+		if err == nil && slices.ContainsFunc(h.Spec.Metrics, func(m autoscalingv2.MetricSpec) bool { return m.Pods != nil || m.Object != nil }) {
+			others = "Pods and Object metrics are written as their own events say. "
+		}
+		h.problems = []Problem{{ReasonOldVersion, "autoscaling/v2beta1 is gone since Kubernetes 1.25. " + others + "Write apiVersion: autoscaling/v2, and as spec.metrics:\n" + converted}}
 	default:
 		return h, fmt.Errorf("a HorizontalPodAutoscaler of version %q: write autoscaling/v2", version)
 	}

@@ -20,11 +20,14 @@ type Status struct {
 	Metrics []MetricStatus `json:"metrics"`
 }
 
-// MetricStatus is one external metric of one HPA. Quantities are in Kubernetes' form (10056m).
+// MetricStatus is one metric of one HPA. Quantities are in Kubernetes' form (10056m).
 type MetricStatus struct {
-	Namespace  string `json:"namespace"`
-	HPA        string `json:"hpa"`
-	Metric     string `json:"metric"`
+	Namespace string `json:"namespace"`
+	HPA       string `json:"hpa"`
+	Metric    string `json:"metric"`
+	// Type is Pods or Object for a metric that the custom metrics API has, which is not served here: Error says what to write in its
+	// place. "" is External; others are not shown.
+	Type       string `json:"type,omitempty"`
 	Selector   string `json:"selector"`
 	Expression string `json:"expression,omitempty"`
 	// TargetType is AverageValue or Value, Target the quantity.
@@ -63,8 +66,15 @@ func (s *Server) Status(ctx context.Context) Status {
 	at := s.provider.now()
 	status := Status{Time: at, Metrics: []MetricStatus{}}
 	for _, h := range s.provider.catalog.current.Load().hpas {
+		others := h.unserved
 		for i, w := range h.metrics {
+			for ; len(others) > 0 && others[0].place < w.place; others = others[1:] {
+				status.Metrics = append(status.Metrics, s.unservedStatus(h, others[0]))
+			}
 			status.Metrics = append(status.Metrics, s.metricStatus(ctx, h, w, h.offers[i], at))
+		}
+		for _, u := range others {
+			status.Metrics = append(status.Metrics, s.unservedStatus(h, u))
 		}
 	}
 	return status
@@ -84,6 +94,19 @@ func (s *Server) serveStatus(w http.ResponseWriter, r *http.Request) {
 	}
 	w.Header().Set("Content-Type", "application/json")
 	_, _ = w.Write(append(body, '\n')) // a caller that has gone needs no answer
+}
+
+func (s *Server) unservedStatus(h hpaState, u unserved) MetricStatus {
+	m := MetricStatus{
+		Namespace: h.Namespace, HPA: h.Name, Metric: u.metric.Name, Type: string(u.kind), Error: u.why, TargetType: string(u.target.Type), Target: "<unset>",
+		MinReplicas: h.minReplicas(), MaxReplicas: h.Spec.MaxReplicas, Events: h.problems,
+	}
+	if goal := anyQuantity(u.target); goal != nil {
+		m.Target = goal.String()
+	}
+	m.display("<unknown>", u.target.Type != autoscalingv2.ValueMetricType)
+	m.CurrentReplicas, _ = s.source.replicas(h.Namespace, h.Name)
+	return m
 }
 
 func (s *Server) metricStatus(ctx context.Context, h hpaState, w wanted, o *offer, at time.Time) MetricStatus {

@@ -1,0 +1,245 @@
+package metricsapi
+
+import (
+	"fmt"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// advised finds in a message the annotation, if there is one, and the metric that are to be written in place of what is not served.
+var advised = regexp.MustCompile(`(?:annotation (\S+): '((?:[^']|'')*)' and metric )?(\{type: External, external: .*?\}\}\})(, with N|[.]|$)`)
+
+// follow does what a message says, to the letter, N being 10.
+func follow(t *testing.T, h sourceHPA, message string) sourceHPA {
+	t.Helper()
+	found := advised.FindStringSubmatch(message)
+	if found == nil {
+		t.Fatalf("nothing is advised: %s", message)
+	}
+	annotations := ""
+	if found[1] != "" {
+		annotations = fmt.Sprintf("%s: '%s'", found[1], found[2])
+	}
+	metric := strings.Replace(found[3], `"N"`, `"10"`, 1)
+	text := strings.Replace(hpaText(h.Name, annotations, metric), "namespace: test", "namespace: "+h.Namespace, 1)
+	after := hpaFrom(t, text)
+	after.Spec.ScaleTargetRef = h.Spec.ScaleTargetRef
+	return after
+}
+
+// values are what an HPA's metrics are answered with, in milli, or the errors.
+func (m *callMesh) values(h sourceHPA, at time.Duration) (got []answered) {
+	m.t.Helper()
+	c := newCatalog(m.store, newWarner(func(sourceHPA, Problem) {}, newMetrics(nil)))
+	c.words = vocabulary{keeps: istioOnly}
+	defer c.Close()
+	c.Replace([]sourceHPA{h})
+	r := rules{words: c.words, retention: 5 * time.Minute, started: m.store.Started()}
+	for i, o := range c.current.Load().hpas[0].offers {
+		a := answered{events: c.current.Load().hpas[0].problems}
+		if o == nil {
+			a.err = c.current.Load().hpas[0].metrics[i].why
+		} else {
+			v, _, refused := r.evaluate(m.t.Context(), "metric", o, o.prepared, m.store.Started().Add(at))
+			if a.sum = v.sum(); refused != nil {
+				a.err = refused.message
+			}
+		}
+		got = append(got, a)
+	}
+	return got
+}
+
+// Who does what the event about a metric that is not served says gets the value, at the same target.
+func TestWhatIsAdvisedInPlaceOfOtherMetricsIsServed(t *testing.T) {
+	m := newCallMesh(t)
+	m.run(5*time.Second, 10*time.Minute)
+	const (
+		perReplica = `metric-config.object.istio-requests-total.prometheus/per-replica: "true", `
+		query      = `metric-config.object.istio-requests-total.prometheus/query: '%s'`
+		sum        = `sum(rate(istio_requests_total{destination_workload="podinfo",destination_workload_namespace="test",reporter="destination"}[1m]))`
+		pods       = `count(count(container_memory_usage_bytes{namespace="test",pod=~"podinfo.*"}) by (pod))`
+		object     = `{type: Object, object: {metric: {name: %s}, describedObject: {apiVersion: v1, kind: %s, name: podinfo}, target: {%s}}}`
+		pod        = `{type: Pods, pods: {metric: {name: %s}, target: {%s}}}`
+	)
+	perSecond := 36.0 // of both pods of podinfo
+	both := fmt.Sprintf(query, sum+" / "+pods)
+	for name, tc := range map[string]struct {
+		annotations, metrics, workload, reason string
+		target                                 string // of the advised form
+		want                                   float64
+		notes                                  string
+	}{
+		"istio-hpa's": {
+			annotations: perReplica + both, metrics: fmt.Sprintf(object, "istio-requests-total", "Pod", `type: Value, value: "10"`),
+			target: "AverageValue 10", want: perSecond, notes: "divided by the pods twice",
+		},
+		"divided by the query alone": {
+			annotations: both, metrics: fmt.Sprintf(object, "istio-requests-total", "Pod", `type: Value, value: "10"`),
+			target: "AverageValue 10", want: perSecond, notes: "AverageValue divides by the replicas",
+		},
+		"divided by a scalar": {
+			annotations: fmt.Sprintf(query, sum+` / scalar(count(up{job="podinfo"}))`), metrics: fmt.Sprintf(object, "istio-requests-total", "Pod", `type: Value, value: "10"`),
+			target: "AverageValue 10", want: perSecond,
+		},
+		"per replica alone": {
+			annotations: perReplica + fmt.Sprintf(query, sum), metrics: fmt.Sprintf(object, "istio-requests-total", "Pod", `type: Value, value: 2500m`),
+			target: "AverageValue 2500m", want: perSecond,
+		},
+		"neither": {
+			annotations: fmt.Sprintf(query, sum), metrics: fmt.Sprintf(object, "istio-requests-total", "Service", `type: Value, value: "10"`),
+			target: "Value 10", want: perSecond,
+		},
+		"a query with a quote": {
+			annotations: fmt.Sprintf(query, strings.Replace(sum, `"test"`, `"test",response_code!="it''s"`, 1)), metrics: fmt.Sprintf(object, "istio-requests-total", "Pod", `type: AverageValue, averageValue: "10"`),
+			target: "AverageValue 10", want: perSecond,
+		},
+		"the legacy form as an object": {
+			annotations: `metric-config.object.prometheus-query.prometheus/requests: '` + sum + `'`, target: "AverageValue 10", want: perSecond,
+		},
+		"requests a second of pods": {
+			metrics: fmt.Sprintf(pod, "istio_requests_per_second", `type: AverageValue, averageValue: "100"`),
+			reason:  ReasonPodsNotServed, target: "AverageValue 100", want: perSecond,
+		},
+		"of an odd target": {
+			metrics: fmt.Sprintf(pod, "requests_per_second", `type: Value, averageValue: "5"`),
+			reason:  ReasonPodsNotServed, target: "AverageValue 5", want: perSecond,
+		},
+		"a minute": {
+			metrics: fmt.Sprintf(pod, "istio_requests_per_min", `type: AverageValue, averageValue: "120"`),
+			reason:  ReasonPodsNotServed, target: "AverageValue 2", want: perSecond,
+		},
+		"requests of a service": {
+			metrics: fmt.Sprintf(object, "istio_requests_per_second", "Service", `type: Value, value: "100"`),
+			target:  "AverageValue 100", want: perSecond,
+		},
+		"requests of a deployment": {
+			metrics: fmt.Sprintf(object, "http_request_rate", "Deployment", `type: Value, value: "100"`),
+			target:  "AverageValue 100", want: perSecond,
+		},
+		"errors": {
+			metrics: fmt.Sprintf(pod, "istio_request_errors_per_second", `type: AverageValue, averageValue: "5"`),
+			reason:  ReasonPodsNotServed, target: "AverageValue 5", want: 2,
+		},
+		"a latency in seconds": {
+			metrics: fmt.Sprintf(pod, "istio_request_duration_p99", `type: AverageValue, averageValue: 200m`),
+			reason:  ReasonPodsNotServed, target: "Value 200", want: 50, notes: "milliseconds",
+		},
+		"a latency in milliseconds": {
+			metrics: fmt.Sprintf(object, "http_p99_latency_ms", "Deployment", `type: Value, value: "500"`),
+			target:  "Value 500", want: 50,
+		},
+		"a gateway's requests": {
+			metrics:  fmt.Sprintf(pod, "istio_requests_per_second", `type: AverageValue, averageValue: "100"`),
+			workload: "istio-ingressgateway", reason: ReasonPodsNotServed, target: "AverageValue 100", want: 10,
+		},
+		"a gateway's latency": {
+			metrics:  fmt.Sprintf(pod, "istio_request_p50_latency", `type: AverageValue, averageValue: "100"`),
+			workload: "istio-ingressgateway", reason: ReasonPodsNotServed, target: "Value 100", want: 37,
+		},
+		"requests in flight": {
+			metrics: fmt.Sprintf(pod, "requests-in-flight", `type: AverageValue, averageValue: "3"`),
+			reason:  ReasonPodsNotServed, target: "AverageValue 3", want: perSecond * 0.030,
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := hpaFrom(t, hpaText("podinfo", tc.annotations, tc.metrics))
+			if tc.workload != "" {
+				h.Namespace, h.Spec.ScaleTargetRef.Name = "istio-system", tc.workload
+			}
+			reason := tc.reason
+			if reason == "" {
+				reason = ReasonObjectNotServed
+			}
+			read := readHPA(h)
+			if len(read.problems) != 1 || read.problems[0].Reason != reason {
+				t.Fatalf("events %v, want one of %s", read.problems, reason)
+			}
+			message := read.problems[0].Message
+			if len(message) > 1024 {
+				t.Errorf("%d bytes, and an event has 1024: %s", len(message), message)
+			}
+			if !strings.Contains(message, tc.notes) {
+				t.Errorf("no word of %q: %s", tc.notes, message)
+			}
+			after := follow(t, h, message)
+			goal := after.Spec.Metrics[0].External.Target
+			if got := string(goal.Type) + " " + anyQuantity(goal).String(); got != tc.target {
+				t.Errorf("the target is %s, want %s", got, tc.target)
+			}
+			got := m.values(after, 10*time.Minute)
+			if len(got) != 1 || got[0].err != "" {
+				t.Fatalf("what is advised gives %v: %s", got, message)
+			}
+			for _, p := range got[0].events {
+				if p.Reason != ReasonLatencyStability { // the text says what to set
+					t.Errorf("what is advised has the event %s: %s", p.Reason, p.Message)
+				}
+			}
+			if value := float64(got[0].sum) / 1000; value < 0.97*tc.want || value > 1.03*tc.want {
+				t.Errorf("the value is %v, want %v: %s", value, tc.want, message)
+			}
+		})
+	}
+}
+
+// What cannot be served in another form either is told so, with the reason.
+func TestWhatCannotBeServedInAnyFormIsToldSo(t *testing.T) {
+	object := `{type: Object, object: {metric: {name: m}, describedObject: {kind: Pod, name: x}, target: {type: Value, value: "10"}}}`
+	for query, want := range map[string]string{
+		`scalar(sum(rate(event-service_events_count{application="event-service"}[1m])))`: "not valid PromQL",
+		`rate(http_requests_total{app="ecommerce-app"}[5m])`:                             "http_requests_total",
+		`count(kube_pod_info) / sum(rate(istio_requests_total[1m]))`:                     "kube_pod_info",
+	} {
+		h := hpaFrom(t, hpaText("podinfo", `metric-config.object.m.prometheus/query: '`+query+`'`, object))
+		read := readHPA(h)
+		if len(read.problems) != 1 || !strings.Contains(read.problems[0].Message, "could not be served either: ") || !strings.Contains(read.problems[0].Message, want) || advised.MatchString(read.problems[0].Message) {
+			t.Errorf("%s: %v, want %q", query, read.problems, want)
+		}
+	}
+	for metrics, want := range map[string]string{
+		`{type: Pods, pods: {metric: {name: queue_length}, target: {type: AverageValue, averageValue: "10"}}}`: "metric-config.external.queue_length.prometheus/query",
+		object: "metric-config.external.m.prometheus/query",
+	} {
+		read := readHPA(hpaFrom(t, hpaText("podinfo", "", metrics)))
+		if len(read.problems) != 1 || !strings.Contains(read.problems[0].Message, want) {
+			t.Errorf("%s: %v, want %q", metrics, read.problems, want)
+		}
+	}
+}
+
+// Metrics that kube-metrics-adapter collects otherwise are its business.
+func TestMetricsOfOtherCollectorsAreLeftAlone(t *testing.T) {
+	read := readHPA(hpaFrom(t, hpaText("consumer", `metric-config.pods.queue-length.json-path/json-key: "$.queue", metric-config.pods.queue-length.json-path/path: /metrics`,
+		`{type: Pods, pods: {metric: {name: queue-length}, target: {type: AverageValue, averageValue: 1k}}}, `+
+			`{type: Object, object: {metric: {name: requests-per-second}, describedObject: {apiVersion: networking.k8s.io/v1, kind: Ingress, name: consumer}, target: {type: Value, value: "10"}}}, `+
+			external("app-queue-length", "{matchLabels: {type: sqs-queue-length}}", `type: AverageValue, averageValue: "30"`))))
+	wantProblems(t, read.problems, nil)
+	if len(read.unserved) != 0 || len(read.metrics) != 0 {
+		t.Errorf("metrics %v, unserved %v", read.metrics, read.unserved)
+	}
+}
+
+// /debug/hpas has a line for each Pods and Object metric, in the spec's order, so that it shows all that a switch would break.
+func TestStatusShowsMetricsThatAreNotServed(t *testing.T) {
+	s := startServer(t, nil)
+	s.write("hpa.yaml", hpaText("podinfo", "",
+		`{type: Pods, pods: {metric: {name: istio_requests_per_second}, target: {type: AverageValue, averageValue: "100"}}}, `+
+			external("istio-requests-per-second", "{matchLabels: {destination_workload: podinfo}}", `type: AverageValue, averageValue: "10"`)+`, `+
+			`{type: Resource, resource: {name: cpu, target: {type: Utilization, averageUtilization: 80}}}, `+
+			`{type: Object, object: {metric: {name: rps}, describedObject: {kind: Service, name: podinfo}, target: {type: Value, value: "7"}}}`))
+	eventually(t, func() bool { return len(s.Status(t.Context()).Metrics) == 3 }, func() string { return fmt.Sprint(s.Status(t.Context()).Metrics) })
+	var got []string
+	for _, m := range s.Status(t.Context()).Metrics {
+		served := m.Type == "" || m.Error != "" && m.Value == "" && len(m.Events) == 2
+		got = append(got, fmt.Sprint(m.HPA, " ", m.Type, " ", m.Metric, " ", m.Displayed, " ", served))
+	}
+	want := []string{"podinfo Pods istio_requests_per_second <unknown>/100 (avg) true", "podinfo  istio-requests-per-second <unknown>/10 (avg) true", "podinfo Object rps <unknown>/7 true"}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Errorf("(-want +got):\n%s", d)
+	}
+}
