@@ -102,7 +102,7 @@ func (cs *connections) admit(raw net.Conn) *connection {
 	if !cs.shares.Take(sender, 1) {
 		_ = raw.Close()
 		cs.metrics.closed.WithLabelValues(closedLimit).Inc()
-		cs.warnings.warn(closedLimit+" of connections", sender, "connection refused: too many are open, or it has its share of them: raise --max-connections, or look who opens them",
+		cs.warnings.warn(closedLimit+" of connections", sender, sender, "connection refused: too many are open, or it has its share of them: raise --max-connections, or look who opens them",
 			slog.String("peer", raw.RemoteAddr().String()), slog.Int("max_connections", cs.max))
 		return nil
 	}
@@ -316,7 +316,7 @@ func (cs *connections) shed() {
 func (cs *connections) closed(c *connection, reason, message string, attrs ...any) {
 	_ = c.Close()
 	cs.metrics.closed.WithLabelValues(reason).Inc()
-	cs.warnings.warn(reason, c.sender, message, append(attrs, slog.String("peer", c.Conn.RemoteAddr().String()))...)
+	cs.warnings.warn(reason, c.sender, c.sender, message, append(attrs, slog.String("peer", c.Conn.RemoteAddr().String()))...)
 }
 
 // sweeps is how many looks make up the patience.

@@ -20,6 +20,7 @@ var (
 	errNodeSize  = errors.New("identifier is beyond 1 MiB: Istio's are tens of KB")
 	errNodeName  = errors.New("node names no pod: set metadata NAME and NAMESPACE, or an id of the form sidecar~IP~POD.NAMESPACE~DOMAIN as Istio does")
 	errNodeLong  = errors.New("a workload's name or a label is longer than Kubernetes allows")
+	errNodeOdd   = errors.New("Kubernetes has no pod or namespace of that name: it has lower-case letters, digits, hyphens and, a pod's, dots")
 	errOtherNode = errors.New("a later message of the stream comes from another node: open a stream for each node")
 )
 
@@ -66,12 +67,44 @@ func readNode(identifier []byte) (aggregator.Pod, error) {
 			return aggregator.Pod{}, fmt.Errorf("%s is missing or too long in node %.300q: %w", part.key, node.GetId(), errNodeName)
 		}
 	}
+	for _, part := range []struct {
+		key, value string
+		fits       bool
+	}{{"NAMESPACE", pod.Namespace, len(pod.Namespace) <= maxNamespace && isLabel(pod.Namespace)}, {"NAME", pod.Name, isName(pod.Name)}} {
+		if !part.fits {
+			return aggregator.Pod{}, fmt.Errorf("%s %.300q: %w", part.key, part.value, errNodeOdd)
+		}
+	}
 	for _, value := range []string{pod.Workload, pod.App, pod.Version, pod.CanonicalService, pod.CanonicalRevision} {
 		if len(value) > maxNodeName {
 			return aggregator.Pod{}, fmt.Errorf("%.300q in node %.300q is too long for a name: %w", value, node.GetId(), errNodeLong)
 		}
 	}
 	return pod, nil
+}
+
+// maxNamespace is the longest name of a namespace: a DNS label (RFC 1123).
+const maxNamespace = 63
+
+// isName reports whether a text is a DNS subdomain as Kubernetes has it: labels, joined with dots.
+func isName(text string) bool {
+	for label := range strings.SplitSeq(text, ".") {
+		if !isLabel(label) {
+			return false
+		}
+	}
+	return true
+}
+
+// isLabel reports whether a text is lower-case letters, digits and hyphens, these within.
+func isLabel(text string) bool {
+	for i, c := range []byte(text) {
+		letter := 'a' <= c && c <= 'z' || '0' <= c && c <= '9'
+		if !letter && (c != '-' || i == 0 || i == len(text)-1) {
+			return false
+		}
+	}
+	return text != ""
 }
 
 // decodeNode decodes the parts of the identifier's node that are read.

@@ -58,6 +58,39 @@ func TestTheNodeOfACapture(t *testing.T) {
 	}
 }
 
+func TestNamesThatKubernetesCannotHaveAreRefused(t *testing.T) {
+	for _, c := range []struct {
+		namespace, name string
+		fits            bool
+	}{
+		{"shop", "web-0", true},
+		{"1a", "a.b-c.0", true},
+		{strings.Repeat("n", 63), strings.Repeat("a", 253), true},
+		{strings.Repeat("n", 64), "web-0", false},
+		{"shop.eu", "web-0", false},
+		{"Shop", "web-0", false},
+		{"-shop", "web-0", false},
+		{"shop", "web-0\n", false},
+		{"shop", "web\x00", false},
+		{"shop", "\x1b[31mweb", false},
+		{"shop", "web\u202e0", false},
+		{"shop", "..", false},
+		{"shop", "web..0", false},
+		{"shop", "a/b", false},
+		{"shop", "Web_0", false},
+		{"shop", "web-", false},
+		{"sh op", "web-0", false},
+	} {
+		node := &corev3.Node{Metadata: &structpb.Struct{Fields: map[string]*structpb.Value{
+			"NAMESPACE": structpb.NewStringValue(c.namespace), "NAME": structpb.NewStringValue(c.name),
+		}}}
+		_, err := readNode(identifier(t, node))
+		if c.fits != (err == nil) || err != nil && !errors.Is(err, errNodeOdd) {
+			t.Errorf("%q/%q: error %v", c.namespace, c.name, err)
+		}
+	}
+}
+
 func TestOnlyAnIntervalThatCanBeOneIsBelieved(t *testing.T) {
 	for text, want := range map[string]time.Duration{
 		"1s": time.Second, "1h": time.Hour, "0.25s": 250 * time.Millisecond,

@@ -55,7 +55,7 @@ func repeated(t *testing.T, n, size int) []byte {
 	t.Helper()
 	once := message(t)
 	once = append(once, protowire.AppendBytes(protowire.AppendTag(nil, 1, protowire.BytesType),
-		identifier(t, &corev3.Node{Id: "sidecar~10.0.0.1~web-0." + strings.Repeat("n", size) + "~x"}))...)
+		identifier(t, &corev3.Node{Id: "sidecar~10.0.0.1~web-0.test~" + strings.Repeat("n", size)}))...)
 	return bytes.Repeat(once, n)
 }
 

@@ -58,14 +58,14 @@ func (s *Server) streamMetrics(gs grpc.ServerStream) error {
 	defer st.close()
 	if !s.open.Take(st.sender, 1) {
 		s.metrics.ends.WithLabelValues(endLimit).Inc()
-		s.warnings.warn(endLimit, st.sender, "stream refused: too many are open, or its sender has its share of them: raise --max-streams, or look who opens them",
+		s.warnings.warn(endLimit, st.sender, st.sender, "stream refused: too many are open, or its sender has its share of them: raise --max-streams, or look who opens them",
 			slog.String("peer", st.addr), slog.Int("max_streams", s.config.MaxStreams))
 		return statusTooMany
 	}
 	defer s.open.Give(st.sender, 1)
 	if name := compression(gs.Context()); name != "" {
 		s.metrics.ends.WithLabelValues(endCompressed).Inc()
-		s.warnings.warn(endCompressed, st.subject(), "stream refused: its messages are compressed, which Envoy's metrics sink never does",
+		s.warnings.warn(endCompressed, st.sender, st.subject(), "stream refused: its messages are compressed, which Envoy's metrics sink never does",
 			slog.String("peer", st.addr), slog.String("grpc_encoding", name))
 		return status.Errorf(codes.Unimplemented, "messages are compressed (grpc-encoding %.50q): send them as they are", name)
 	}
@@ -112,7 +112,7 @@ func (st *stream) serve(gs grpc.ServerStream) (reason string, err error) {
 			return endDraining, statusDraining
 		}
 		if err != nil {
-			st.server.warnings.warn(reason, st.subject(), "stream refused", slog.String("peer", st.addr), slog.Any("error", err))
+			st.server.warnings.warn(reason, st.sender, st.subject(), "stream refused", slog.String("peer", st.addr), slog.Any("error", err))
 			return reason, status.Error(codes.InvalidArgument, err.Error())
 		}
 		if d := st.pace.spend(arrival, size, float64(st.server.config.MaxBytesPerSecond)); d > 0 {
@@ -133,7 +133,7 @@ func (st *stream) received(gs grpc.ServerStream, err error) (reason string, told
 	switch status.Code(err) {
 	case codes.ResourceExhausted:
 		st.server.metrics.rejected.WithLabelValues(rejectedSize).Inc()
-		st.server.warnings.warn(endTooLarge, st.subject(), "message is too large, a sidecar tries it again at every flush: raise --max-message-bytes, "+
+		st.server.warnings.warn(endTooLarge, st.sender, st.subject(), "message is too large, a sidecar tries it again at every flush: raise --max-message-bytes, "+
 			"or make it send less (batch_size, a Telemetry resource that drops metrics or tags)", append(st.who(), slog.Any("error", err))...)
 		return endTooLarge, err // gRPC has told the sender
 	case codes.Canceled, codes.DeadlineExceeded, codes.Unavailable:
@@ -242,7 +242,7 @@ func (st *stream) tell(told *bool, reason, subject, message string, err error) {
 	if err != nil {
 		attrs = append(attrs, slog.Any("error", err))
 	}
-	st.server.warnings.warn(reason, subject, message, attrs...)
+	st.server.warnings.warn(reason, st.sender, subject, message, attrs...)
 }
 
 // subject is who is warned about: the pod, or the host where it is not known.

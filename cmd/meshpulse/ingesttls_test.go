@@ -1,6 +1,8 @@
 package main
 
 import (
+	"bytes"
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -8,13 +10,21 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"errors"
+	"fmt"
+	"log/slog"
 	"math/big"
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 )
 
 // writeCertificate writes a self-signed certificate and its key, which serves as server, client and CA.
@@ -79,10 +89,16 @@ func TestIngestCertificateFollowsItsFilesAndKeepsTheLastGoodOne(t *testing.T) {
 	f := ingestTLS{certFile: filepath.Join(dir, "tls.crt"), keyFile: filepath.Join(dir, "tls.key")}
 	synctest.Test(t, func(t *testing.T) {
 		writeCertificate(t, f.certFile, f.keyFile, "first")
-		c, err := f.config()
+		var log bytes.Buffer
+		registry := prometheus.NewRegistry()
+		certificate, err := f.open(slog.New(slog.NewTextHandler(&log, nil)), registry)
 		if err != nil {
 			t.Fatal(err)
 		}
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		go certificate.follow(ctx)
+		c := certificate.config()
 		want := func(name string) {
 			t.Helper()
 			if got, err := handshake(t, c); err != nil || got != name {
@@ -96,8 +112,85 @@ func TestIngestCertificateFollowsItsFilesAndKeepsTheLastGoodOne(t *testing.T) {
 		if err := os.WriteFile(f.certFile, []byte("half"), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(certificateAge + time.Second)
+		time.Sleep(3*certificateAge + time.Second)
 		want("second")
+		if n := strings.Count(log.String(), "cannot be read again"); n != 1 || !strings.Contains(log.String(), "expires=") {
+			t.Errorf("told %d times, want once with the end:\n%s", n, &log)
+		}
+		if n := testutil.ToFloat64(certificate.failures); n != 3 {
+			t.Errorf("%v failures counted, want 3", n)
+		}
+		writeCertificate(t, f.certFile, f.keyFile, "third")
+		time.Sleep(certificateAge + time.Second)
+		want("third")
+		if !strings.Contains(log.String(), "can be read again") {
+			t.Errorf("log:\n%s", &log)
+		}
+		end := time.Now().Add(time.Hour)
+		if err := testutil.GatherAndCompare(registry, strings.NewReader(fmt.Sprintf(`
+			# HELP meshpulse_ingest_certificate_expires_timestamp_seconds When the certificate that the ingest port serves with ends, in seconds since 1970.
+			# TYPE meshpulse_ingest_certificate_expires_timestamp_seconds gauge
+			meshpulse_ingest_certificate_expires_timestamp_seconds %d
+		`, end.Add(-certificateAge-time.Second).Unix())), "meshpulse_ingest_certificate_expires_timestamp_seconds"); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// A pipe that nobody writes to, a device without an end: sidecars come in meanwhile, and the memory stays.
+func TestFilesThatHangOrHaveNoEndKeepNoSidecarOut(t *testing.T) {
+	dir := t.TempDir()
+	f := ingestTLS{certFile: filepath.Join(dir, "tls.crt"), keyFile: filepath.Join(dir, "tls.key")}
+	writeCertificate(t, f.certFile, f.keyFile, "good")
+	certificate, err := f.open(slog.New(slog.DiscardHandler), prometheus.NewRegistry())
+	if err != nil {
+		t.Fatal(err)
+	}
+	pipe := filepath.Join(dir, "pipe")
+	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	large := filepath.Join(dir, "large.pem")
+	if err := os.WriteFile(large, make([]byte, maxPEM+1), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]string{pipe: "not a regular file", "/dev/zero": "not a regular file", large: "beyond"} {
+		if _, err := readPEM("--flag", path); err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "--flag") {
+			t.Errorf("%s: error %v", path, err)
+		}
+	}
+	if name, err := handshake(t, certificate.config()); err != nil || name != "good" {
+		t.Errorf("got %q, %v", name, err)
+	}
+}
+
+func TestAReadThatHangsIsToldAndCounted(t *testing.T) {
+	dir := t.TempDir()
+	f := ingestTLS{certFile: filepath.Join(dir, "tls.crt"), keyFile: filepath.Join(dir, "tls.key")}
+	writeCertificate(t, f.certFile, f.keyFile, "good")
+	synctest.Test(t, func(t *testing.T) {
+		certificate, err := f.open(slog.New(slog.DiscardHandler), prometheus.NewRegistry())
+		if err != nil {
+			t.Fatal(err)
+		}
+		hangs, release := make(chan struct{}), make(chan struct{})
+		certificate.read = func() (*tls.Config, error) {
+			close(hangs)
+			<-release
+			return nil, errors.New("gone")
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		go certificate.follow(ctx)
+		<-hangs
+		time.Sleep(2*certificateAge + time.Second)
+		if n := testutil.ToFloat64(certificate.failures); n != 2 {
+			t.Errorf("%v failures counted, want 2", n)
+		}
+		if name, err := handshake(t, certificate.config()); err != nil || name != "good" {
+			t.Errorf("got %q, %v", name, err)
+		}
+		cancel()
+		close(release)
 	})
 }
 
@@ -117,10 +210,11 @@ func TestIngestClientCAAsksForACertificateFromIt(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c, err := f.config()
+	certificate, err := f.open(slog.New(slog.DiscardHandler), prometheus.NewRegistry())
 	if err != nil {
 		t.Fatal(err)
 	}
+	c := certificate.config()
 	if _, err := handshake(t, c, own); err != nil {
 		t.Errorf("its own: %v", err)
 	}

@@ -60,6 +60,8 @@ type server struct {
 	ingest    net.Listener
 	profiling net.Listener // nil: off
 	draining  chan struct{}
+
+	certificate *ingestCertificate // nil: plaintext
 }
 
 // newServer opens every port and reads every file, so that what is wrong shows before anything runs.
@@ -79,9 +81,10 @@ func newServer(o serveOptions, log *slog.Logger) (_ *server, err error) {
 	if s.store, err = aggregator.New(o.store); err != nil {
 		return nil, usageError{err}
 	}
-	if o.sink.TLS, err = o.ingestTLS.config(); err != nil {
+	if s.certificate, err = o.ingestTLS.open(log, registry); err != nil {
 		return nil, err
 	}
+	o.sink.TLS = s.certificate.config()
 	if s.sink, err = envoystats.NewServer(o.sink, s.store); err != nil {
 		return nil, usageError{err}
 	}
@@ -113,6 +116,7 @@ func (s *server) ready() error {
 // run serves until the context ends or one part fails; then all parts end, and it returns when they have.
 func (s *server) run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
+	go s.certificate.follow(ctx) // not waited for: its files may hang
 	group.Go(func() error {
 		s.store.Run(ctx)
 		return nil
