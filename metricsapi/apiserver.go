@@ -100,6 +100,7 @@ func (s *Server) addSource(o Options, m *metrics) error {
 	if err != nil {
 		return err
 	}
+	measureClock(config, m, o.Now)
 	client, err := kubernetes.NewForConfig(config)
 	if err != nil {
 		return fmt.Errorf("--kubeconfig %s: %w", o.Kubeconfig, err)

@@ -18,6 +18,8 @@ type metrics struct {
 	raiseDelay prometheus.Histogram
 	hpas       prometheus.Gauge
 	queries    prometheus.Gauge
+	// clockBehind is how many seconds our clock is behind the API server's.
+	clockBehind prometheus.Gauge
 
 	refusedConnections prometheus.Counter
 }
@@ -71,6 +73,10 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		queries: f.NewGauge(prometheus.GaugeOpts{
 			Name: "meshpulse_metricsapi_queries",
 			Help: "Queries kept prepared for HPAs.",
+		}),
+		clockBehind: f.NewGauge(prometheus.GaugeOpts{
+			Name: "meshpulse_metricsapi_clock_behind_seconds",
+			Help: "Seconds by which the clock is behind the API server's, to half a second, as its newest answer tells. Beyond 1 each deletion of a pod holds for a window.",
 		}),
 		refusedConnections: f.NewCounter(prometheus.CounterOpts{
 			Name: "meshpulse_metricsapi_refused_connections_total",
