@@ -106,7 +106,7 @@ func TestEachBrokenOrderIsSeen(t *testing.T) {
 				epochs = now
 			case s == stepClosed && epochs != nil:
 				b.epochs.Store(epochs)
-			case s == stepWords:
+			case s == stepHead:
 				epochs = b.epochs.Load()
 			}
 		},

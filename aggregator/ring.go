@@ -217,7 +217,6 @@ func (g *generation) headTo(row int64) {
 
 // admit publishes a row whose words are written: the next after last, or the first of all.
 func (b *block) admit(row int64) {
-	b.gen.hook.after(stepWords)
 	if b.first.Load() > row {
 		b.admitFrom(row)
 	}

@@ -7,7 +7,6 @@ const (
 	stepClaim      step = iota // a row was claimed
 	stepTime                   // it got its time
 	stepHead                   // and became the newest
-	stepWords                  // a column wrote its words of a row
 	stepFirst                  // a column's first row was admitted
 	stepLast                   // its newest
 	stepEpochs                 // epochs of a slab's counts were replaced
