@@ -115,6 +115,7 @@ func TestJudge(t *testing.T) {
 		"a hair below 0":    {expr: rate, values: values(-1e-12), coverage: three, listening: whole, want: []int64{0}},
 		"beyond int64":      {expr: rate, values: values(9.3e15), coverage: three, listening: whole, outcome: outcomeOverflow},
 		"just below int64":  {expr: rate, values: values(9.2e15), coverage: three, listening: whole, want: []int64{9.2e18}},
+		"one beyond int64":  {expr: rate, values: values(9223372036854775.808), coverage: three, listening: whole, outcome: outcomeOverflow},
 		"a sum beyond it":   {expr: rate, values: values(9e15, 9e15), coverage: three, listening: whole, outcome: outcomeOverflow},
 		"the largest float": {expr: rate, values: values(math.MaxFloat64), coverage: three, listening: whole, outcome: outcomeOverflow},
 	}
