@@ -150,19 +150,19 @@ func (st *Stream) leave() {
 	t := st.table
 	t.closeAt = time.Now().Add(rowCloseDelay)
 	if st.timer == nil {
-		st.timer = time.AfterFunc(rowCloseDelay, func() { t.late(st) })
+		st.timer = time.AfterFunc(rowCloseDelay, t.late)
 		return
 	}
 	st.timer.Reset(rowCloseDelay)
 }
 
-// late closes a row for which no message has come in a while. A timer that fired while a message was being taken finds a later
-// time to close.
-func (t *table) late(st *Stream) {
+// late closes a row for which no message has come in a while, whichever stream's timer tells. One that fired while a message was being
+// taken finds a later time to close.
+func (t *table) late() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	defer t.contain(nil, 0)
-	if t.owner == st && !time.Now().Before(t.closeAt) {
+	if !time.Now().Before(t.closeAt) {
 		t.closeRow()
 	}
 }

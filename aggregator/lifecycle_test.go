@@ -1,0 +1,179 @@
+package aggregator
+
+import (
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// A row that is open stays so for the whole delay after its newest message, whenever a timer comes.
+func TestARowIsClosedADelayAfterItsNewestMessage(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, err := New(Config{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		st := s.Connect(Pod{Namespace: "t", Name: "a"})
+		message := func(key uint64) {
+			b := counters(s.started, key, key+1)
+			if err := st.Commit(time.Now(), b, numbered{batch: b}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		open := func() bool {
+			st.table.mu.Lock()
+			defer st.table.mu.Unlock()
+			return st.table.open
+		}
+		message(1)
+		time.Sleep(rowCloseDelay - time.Millisecond)
+		message(2)
+		time.Sleep(2 * time.Millisecond)
+		st.table.late() // a timer that fired while the second message was being taken
+		if !open() {
+			t.Error("the row is closed within the delay")
+		}
+		time.Sleep(rowCloseDelay)
+		synctest.Wait()
+		if open() {
+			t.Error("the row is open after the delay")
+		}
+		st.Close()
+	})
+}
+
+// A series is carried forward for a whole retention, a pod for two flushes more.
+func TestWhatIsSilentIsKeptForAWholeRetention(t *testing.T) {
+	const retention, flush = 10 * time.Second, 5 * time.Second
+	s, err := New(Config{Retention: retention})
+	if err != nil {
+		t.Fatal(err)
+	}
+	st := s.Connect(Pod{Namespace: "t", Name: "a", FlushInterval: flush})
+	now := s.started
+	commit := func(to uint64) {
+		b := counters(now, 1, to)
+		if err := st.Commit(now, b, numbered{batch: b}); err != nil {
+			t.Fatal(err)
+		}
+		now = now.Add(flush)
+	}
+	for range 4 {
+		commit(3)
+	}
+	for i, want := range []int{2, 2, 1} { // the second series was last sent a flush before, two, three
+		commit(2)
+		if n := len(st.table.columns); n != want {
+			t.Errorf("%d series are kept %s after the second was last sent, want %d", n, time.Duration(i+1)*flush, want)
+		}
+	}
+	st.Close()
+	last := s.millis(now.Add(-flush))
+	s.sweep(t.Context(), last+(retention+2*flush).Milliseconds())
+	if st.table.removed {
+		t.Error("the pod is freed within the retention and two flushes")
+	}
+	s.sweep(t.Context(), last+(retention+2*flush).Milliseconds()+1)
+	if !st.table.removed {
+		t.Error("the pod is kept for longer")
+	}
+}
+
+// What selectors remember their place in keeps no table that is gone, and does not grow with the pods that were.
+func TestTablesThatGoAreKeptByNothing(t *testing.T) {
+	const generations, pods = 20, 30
+	s, err := New(Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	stays := s.Connect(Pod{Namespace: "t", Name: "stays"})
+	now := s.started
+	for n := range generations {
+		var streams []*Stream
+		for i := range pods {
+			streams = append(streams, s.Connect(Pod{Namespace: "t", Name: fmt.Sprintf("%d-%d", n, i)}))
+		}
+		for _, st := range append(streams, stays) {
+			b := counters(now, 1, 2)
+			if err := st.Commit(now, b, numbered{batch: b}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for _, st := range streams {
+			st.Close()
+		}
+		now = now.Add(time.Hour)
+		b := counters(now, 1, 2)
+		if err := stays.Commit(now, b, numbered{batch: b}); err != nil {
+			t.Fatal(err)
+		}
+		s.sweep(t.Context(), s.millis(now))
+		refs := s.tables.log.Load().all()
+		if len(refs) > 2*(1+pods)+64+1 {
+			t.Fatalf("%d places are kept after %d generations of %d pods", len(refs), n+1, pods)
+		}
+		live := 0
+		for _, ref := range refs {
+			if table := ref.table.Load(); table != nil {
+				if live++; table != stays.table {
+					t.Errorf("the table of %s is kept", table.pod.Load().Name)
+				}
+			}
+		}
+		if live != 1 {
+			t.Errorf("%d tables are in the log, want the one that stays", live)
+		}
+	}
+}
+
+// The row that the writer overwrites next is not taken: what is read of a row is looked up after its time.
+func TestTheSurgesReaderLosesNoRowToTheNextFlush(t *testing.T) {
+	s, err := New(Config{Retention: 10 * time.Second})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &steady{t: t, store: s, stream: s.Connect(Pod{Namespace: "t", Name: "a", FlushInterval: 5 * time.Second}), now: s.started}
+	q := p.register("sum(rate(istio_requests_total[10s]))")
+	p.flush(20, 10)
+	rows := newSurgeRows(s, q.surge)
+	rows.pass++
+	st := rows.enter(p.stream.table, func(int, int64) {})
+	p.flush(1, 10)
+	column := p.stream.table.columns[0]
+	got := rows.increases(st, column, viewCounter, false)
+	if len(got) < 2 {
+		t.Fatalf("%d rows", len(got))
+	}
+	for i, n := range got {
+		if n != 50 {
+			t.Errorf("row %d of %d rose by %v, want 50", i+1, len(got), n)
+		}
+	}
+}
+
+// A flush of chance is taken for a surge once in 3e8 tests of five seconds, whatever is tested: half of that for each of two lengths.
+func TestASurgeIsToldOnceChanceIsRuledOut(t *testing.T) {
+	told := func(requests float64) Surge {
+		p := newSteady(t)
+		q := p.register("sum(rate(istio_requests_total[1m]))")
+		d, err := q.DetectSurges(SurgeConfig{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		p.flush(240, 2)
+		d.At(p.now)
+		p.flush(1, requests/5)
+		return d.At(p.now)
+	}
+	requests := 15.0
+	for !told(requests).Active {
+		if requests++; requests > 200 {
+			t.Fatal("nothing is a surge")
+		}
+	}
+	const limit = 3e-9 / 2
+	if s := told(requests); s.Tail >= limit || s.Tail < limit/10 {
+		t.Errorf("the first surge is %v requests in a flush where 10 are usual, of probability %.2g; want just below %.2g", requests, s.Tail, limit)
+	}
+}
