@@ -197,6 +197,7 @@ func (st *stream) limited(err error) {
 		st.tell(&st.toldLimit, limitSamples, st.subject(), "samples refused, the rest of the message was taken", err)
 	case errors.Is(err, aggregator.ErrSharedRow):
 		st.tell(&st.toldLimit, limitRows, st.subject(), "sidecar flushes faster than rows are kept, flushes share rows: raise its stats_flush_interval", err)
+	case errors.Is(err, aggregator.ErrSetAside): // the store has told, and the next message begins anew
 	default:
 		st.server.metrics.rejected.WithLabelValues(rejectedOld).Inc()
 		st.tell(&st.toldSuperseded, rejectedOld, st.subject(), "message dropped", err)
