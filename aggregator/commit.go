@@ -21,8 +21,9 @@ type Stream struct {
 	stamp int64 // timestamp_ms of the newest of them
 
 	clock    rowClock
-	flushes  int // flushes of this connection since it has owned the table
-	messages int // messages of the newest one
+	flushes  int   // flushes of this connection since it has owned the table
+	firstRow int64 // the row of the first of them
+	messages int   // messages of the newest one
 	eviction eviction
 	single   int         // how many flushes in a row were one message each
 	timer    *time.Timer // closes the open row; nil before the first

@@ -38,6 +38,8 @@ type PodState struct {
 	Oldest, Newest  time.Time // its rows reach from here to there; Oldest is one flush before its first
 	// Whole: the rows begin with the pod's first, none has been overwritten, and its sidecar had no requests before.
 	Whole bool
+	// Single: one flush has come so far, and how long it took is not known: nothing is, beyond it.
+	Single bool
 	// Bare: samples of it were refused, and none of the series that the query selects reaches back over the window, or to
 	// its first row. Known of a query's partial pods only.
 	Bare bool
@@ -155,6 +157,7 @@ func (t *table) state(at int64, reach time.Duration) PodState {
 		return s
 	}
 	oldest, whole, _ := g.oldest()
+	s.Single = g.unmeasured()
 	s.Rivals = t.rivals(at, reach.Milliseconds())
 	s.Reporting = at-newest <= 2*t.flush.Load()
 	s.Oldest, s.Newest, s.Whole = time.UnixMilli(oldest), time.UnixMilli(newest), whole && !t.begun.Load()

@@ -224,6 +224,9 @@ func (r *reader) native(col *column, pod *Pod, pool *fine) []chunks.Sample {
 		}
 		oldest, hi, check := b.window(math.MinInt64, r.maxt)
 		lo := b.gen.after(oldest, hi, r.mint)
+		if lo == 0 && b.gen.unbounded(r.mint, r.maxt) {
+			lo = 1
+		}
 		if hi < lo {
 			if b.torn(check) {
 				continue

@@ -51,6 +51,7 @@ type over struct {
 	mint    int64
 	maxt    int64
 	factor  float64 // of a series that did not start within the window
+	plain   bool    // of the table's first row alone, whose length is a guess: nothing is extrapolated
 	toStart float64 // seconds to the window's start, as far as extrapolate would go
 	sampled float64 // seconds between first and last sample
 }
@@ -58,6 +59,13 @@ type over struct {
 func (f rangeFunc) over(g *generation, lo, hi, mint, maxt int64) over {
 	o := over{lo: lo, hi: hi, from: lo, f: f, mint: mint, maxt: maxt}
 	o.s = span{firstT: g.time(lo), lastT: g.time(hi), beforeT: g.time(hi - 1), n: hi - lo + 1}
+	if lo == 0 && f != funcIrate && g.unmeasured() {
+		o.plain, o.factor = true, 1
+		if f == funcRate {
+			o.factor = 1000 / float64(maxt-mint)
+		}
+		return o
+	}
 	if o.factor = f.factor(o.s, mint, maxt, -1, 0); f == funcIrate {
 		o.from = hi - 1
 		return o
@@ -81,6 +89,9 @@ func (o *over) mayHaveBegun(first, increase float64) bool {
 }
 
 func (o *over) factorOf(first, increase float64) float64 {
+	if o.plain {
+		return o.factor
+	}
 	return o.f.factor(o.s, o.mint, o.maxt, first, increase)
 }
 
@@ -168,6 +179,9 @@ func (r rangeVector) readFine(sc *scan, i int, p *Pod, j *joiner, pool *fine) (f
 	in := &sc.batch[i]
 	mint := sc.maxt - r.reach
 	lo := max(in.lo, sc.gen.after(sc.lo, sc.hi, mint))
+	if lo == 0 && sc.gen.unbounded(mint, sc.maxt) {
+		lo = 1
+	}
 	if lo >= in.hi {
 		return 0, false
 	}

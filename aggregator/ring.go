@@ -15,6 +15,7 @@ import (
 //  2. publish: a slot is written before block.last (or block.first, for a row before the first) admits its row, and the
 //     row's time before any of them. generation.head follows the time.
 //  3. final: a value that first and last admit is never written again, until its row is claimed away.
+//     A row's time may be corrected, towards the row before, while its table is young (firstrow.go): a reader takes either for it.
 //  4. freeze: a ring that must grow (or be packed) is copied to a new generation, every column's block pointer is switched, and the
 //     old generation is never written again. A reader that still holds an old block sees the past of the switch, whole.
 //
@@ -33,7 +34,8 @@ type generation struct {
 	head  atomic.Int64 // newest row with a time; -1 before the first
 	times []atomic.Int64
 	mask  int64
-	begin int64 // the first row that was copied here; 0 in a table's first generation
+	begin int64        // the first row that was copied here; 0 in a table's first generation
+	bound atomic.Int64 // what bounds the length of the table's first row in milliseconds until it is measured, then 0 (firstrow.go)
 	hook  hook
 }
 
@@ -67,17 +69,21 @@ func (g *generation) newest() (int64, bool) {
 	}
 }
 
-// oldest returns the time of the oldest row that is still in the ring and whether it is the first of all, or false if there
-// is none.
+// oldest returns the time of the oldest row that is still in the ring and from which on all is known, and whether nothing is missing before
+// it; or false if there is none.
 func (g *generation) oldest() (time int64, first, ok bool) {
 	for {
-		r := g.first()
-		if g.head.Load() < r {
+		r, head := g.first(), g.head.Load()
+		if head < r {
 			return 0, false, false
+		}
+		whole := r == 0
+		if whole && head > 0 && g.unmeasured() {
+			r, whole = 1, false
 		}
 		t := g.time(r)
 		if !g.claimed(r) {
-			return t, r == 0, true
+			return t, whole, true
 		}
 	}
 }
@@ -159,6 +165,9 @@ func (g *generation) window(mint, maxt int64) (lo, hi int64) {
 		if hi >= lo && g.time(hi) > maxt {
 			hi = g.after(lo, hi, maxt) - 1
 		}
+		if lo == 0 && g.unbounded(mint, maxt) {
+			lo = 1
+		}
 		if !g.claimed(oldest) {
 			return lo, hi
 		}
@@ -234,6 +243,7 @@ func (b *block) admitFrom(row int64) {
 func (r *ring) moved(slots int64) ring {
 	old := r.gen
 	g := newGeneration(int(slots), old.first(), old.hook)
+	g.bound.Store(old.bound.Load())
 	for row := g.begin; row <= r.row; row++ {
 		g.setTime(row, old.time(row))
 	}

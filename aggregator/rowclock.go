@@ -6,10 +6,12 @@ package aggregator
 type rowClock struct {
 	offsets [offsetSpans]int64 // smallest offset of each span, newest first
 	spans   int                // how many are filled
+	fresh   bool               // the newest flush measured the offset anew
 	started int64              // when the newest span began
 
 	timestamp, arrival int64 // of the newest flush
 	behind             int   // how many flushes in a row were late and yet came at their own pace
+	ahead              int64 // smallest offset of the late ones
 }
 
 const (
@@ -17,20 +19,29 @@ const (
 	offsetSpanMs = 30_000
 )
 
-// row returns the time of a flush that arrived at arrival: never after it. A step of more than one flush interval, of either
-// clock, measures the offset anew.
-func (c *rowClock) row(timestamp, arrival, flush int64) int64 {
+// row returns the time of a flush that arrived at arrival: never after it; and by how much all flushes since the offset was measured came later
+// than this one. A step of either clock measures the offset anew. pace is the time between flushes that has been seen, 0 if none has: then
+// the times of the first two are in doubt where they come closer together than they were sent, or further apart.
+func (c *rowClock) row(timestamp, arrival, flush, pace int64) (at, late int64, doubt bool) {
 	offset := arrival - timestamp
 	if c.spans > 0 {
-		if d := offset - c.smallest(); d < -flush || d > flush && !c.heldUp(timestamp, arrival, flush) {
+		sent, came := timestamp-c.timestamp, arrival-c.arrival // since the flush before
+		d := offset - c.smallest()
+		doubt = pace == 0 && distance(d, 0) > flush/10
+		switch {
+		case -d > flush/10 && c.spans == 1 && c.cameLate(sent, came, pace):
+			late = -d
+		case d < -flush, d > flush/10 && c.setBack(sent, came, d, pace):
 			c.spans = 0
-		} else if d <= flush {
+		case d <= flush/10:
 			c.behind = 0
+		case !c.heldUp(sent, came, offset, d > flush, flush):
+			c.spans, offset = 0, c.ahead
 		}
 	}
 	c.timestamp, c.arrival = timestamp, arrival
-	switch {
-	case c.spans == 0:
+	switch c.fresh = c.spans == 0; {
+	case c.fresh:
 		c.behind = 0
 		c.offsets[0], c.spans, c.started = offset, 1, arrival
 	case arrival-c.started >= offsetSpanMs:
@@ -40,23 +51,56 @@ func (c *rowClock) row(timestamp, arrival, flush int64) int64 {
 	default:
 		c.offsets[0] = min(c.offsets[0], offset)
 	}
-	return timestamp + c.smallest()
+	return timestamp + c.smallest(), late, doubt
 }
 
-// behindFlushes is after how many late flushes it is the sidecar's clock that was set back, and not the network that is slow.
-const behindFlushes = 2
+// cameLate reports whether a flush that is earlier than all before it shows that those came late, and not that the clock was set forward.
+func (c *rowClock) cameLate(sent, came, pace int64) bool {
+	if pace == 0 {
+		return came < sent && sent <= maxUnmeasuredMs
+	}
+	return came < sent && distance(sent, pace) <= distance(came, pace)
+}
 
-// heldUp reports whether a flush that is more than one interval late was held up on its way: the sidecar's clock has gone on. What was
+// maxUnmeasuredMs is how far apart a sidecar's first two flushes may be for what its clock tells of it to be believed.
+const maxUnmeasuredMs = 120_000
+
+func distance(a, b int64) int64 { return max(a-b, b-a) }
+
+// setBack reports whether a flush that seems late by d comes at its own pace, by a clock that was set back since the flush before. Where no pace
+// has been seen it may as well be late: taken for earlier than it is, it would make a rate too high.
+func (c *rowClock) setBack(sent, came, d, pace int64) bool {
+	if pace == 0 {
+		return true
+	}
+	return distance(came, pace) <= pace/4 && distance(sent, pace) > distance(came, pace) && came-sent > d/2
+}
+
+const (
+	// behindFlushes is after how many late flushes it is the sidecar's clock that was set back, and not the network that is slow.
+	behindFlushes = 2
+	// littleBehindFlushes is the same for those that are late by less than a flush, as on a node that is busy for a while.
+	littleBehindFlushes = 6
+)
+
+// heldUp reports whether a flush that is late was held up on its way: the sidecar's clock has gone on. What was
 // held up comes all at once, with the times at which it was sent, and taken as of its arrival it would look like a burst of
 // requests. Where late flushes keep coming at their own pace the clock was set back while the network was away.
-func (c *rowClock) heldUp(timestamp, arrival, flush int64) bool {
-	if timestamp <= c.timestamp {
+func (c *rowClock) heldUp(sent, came, offset int64, far bool, flush int64) bool {
+	if c.behind == 0 || offset < c.ahead {
+		c.ahead = offset
+	}
+	if sent <= 0 {
+		c.ahead = offset
 		return false
 	}
-	if arrival-c.arrival >= flush/2 {
+	if came >= flush/2 {
 		c.behind++
 	}
-	return c.behind < behindFlushes
+	if far {
+		return c.behind < behindFlushes
+	}
+	return c.behind < littleBehindFlushes
 }
 
 func (c *rowClock) smallest() int64 {

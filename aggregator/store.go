@@ -79,7 +79,8 @@ type Store struct {
 	watches   watches
 	detectors list[*SurgeDetector]
 	faults    faults
-	hook      hook // nil but in tests
+	pods      atomic.Pointer[Pods] // nil where nobody knows them
+	hook      hook                 // nil but in tests
 }
 
 // New returns an empty store, or an error that names the setting that is wrong.
@@ -163,6 +164,8 @@ type tables struct {
 	log atomic.Pointer[list[*tableRef]]
 	// gone are the newest rows of pods whose tables were freed: they may still exist, and come back. The oldest are given up.
 	gone bounded[podKey, int64]
+	// flushes are the longest flush intervals that were observed, by workload.
+	flushes bounded[workloadKey, int64]
 }
 
 // tableRef is a table's place in the log: nil once the table is gone, so that the log does not keep its rings.

@@ -46,6 +46,8 @@ type surgeRow struct {
 	intervals []float64
 	// aged: of the pod's first row: it counted before, so its past is unknown.
 	aged bool
+	// first: it is the table's first. How long it took is told by the next.
+	first bool
 }
 
 // surgePod is what the fold keeps of a pod.
@@ -54,7 +56,8 @@ type surgePod struct {
 	end     int64 // until which its counts are spread
 	flush   int64 // its flush interval
 	lastGap int64
-	agreed  bool // the interval has been seen, not only told
+	agreed  bool      // the interval has been seen, not only told
+	first   *surgeRow // its first row, until the second comes
 }
 
 // surgeFold is the state of the fold.
@@ -65,12 +68,15 @@ type surgeFold struct {
 
 	pods   []surgePod
 	counts surgeSeries
-	now    int64 // time of the newest event
-	since  int64 // from which the counts are whole; 0 before the first row
-	unsure int64 // until which counts are guessed: nothing that begins before is tested
-	lost   int64 // newest row of the pod that fell silent last
-	flush  int64 // the longest interval of the reporting pods
-	lively int   // how many report
+	// firsts are what counts hold of first rows that are not measured yet, so many: no test stands on them.
+	firsts     surgeBins
+	unmeasured int
+	now        int64 // time of the newest event
+	since      int64 // from which the counts are whole; 0 before the first row
+	unsure     int64 // until which counts are guessed: nothing that begins before is tested
+	lost       int64 // newest row of the pod that fell silent last
+	flush      int64 // the longest interval of the reporting pods
+	lively     int   // how many report
 
 	lastTest, pending int64 // pending: a test is due then; 0: none
 	lastMark          int64 // the watermark that was tested last
@@ -122,6 +128,7 @@ func surgeReach(window, flush int64) int64 {
 func newSurgeFold(c SurgeConfig, reach int64, series int, flush int64) *surgeFold {
 	f := &surgeFold{ratio: c.Ratio, window: c.Window.Milliseconds(), reach: reach, flush: flush, forget: surgeForget(flush)}
 	f.counts = newSurgeSeries(series, surgeBinWidth(flush), surgeReach(f.window, flush))
+	f.firsts = newSurgeBins(surgeBinWidth(flush), surgeReach(f.window, flush))
 	return f
 }
 
@@ -134,11 +141,12 @@ func (f *surgeFold) spacing() int64 { return max(f.flush/surgeTestsPerF, surgeSp
 
 // copyFrom makes f equal to o, in its own memory.
 func (f *surgeFold) copyFrom(o *surgeFold) {
-	pods, counts := f.pods, f.counts
+	pods, counts, firsts := f.pods, f.counts, f.firsts
 	*f = *o
 	f.pods = append(pods[:0], o.pods...)
-	f.counts = counts
+	f.counts, f.firsts = counts, firsts
 	f.counts.copyFrom(o.counts)
+	f.firsts.copyFrom(&o.firsts)
 }
 
 // row takes the next row.
@@ -167,6 +175,14 @@ func (f *surgeFold) count(r *surgeRow) {
 	p := &f.pods[r.pod]
 	from := p.end
 	switch {
+	case r.first:
+		first := *r
+		p.first, p.newest, p.end = &first, r.at, r.at
+		f.addFirst(&first, first.before, 1)
+		return
+	case p.first != nil:
+		f.countFirst(p, r.at)
+		p.observe(r.at - p.newest)
 	case r.before != 0: // the pod's first, or the first after rows that nobody read
 		from = r.before
 		if r.aged || f.since == 0 || p.newest != 0 {
@@ -176,12 +192,15 @@ func (f *surgeFold) count(r *surgeRow) {
 		p.observe(r.at - p.newest)
 	}
 	// Rows that come one upon the other (a clock was set back, a stalled stream's messages arrived at once) keep their distance.
-	to := max(r.at, from+int64(surgeMinSpread*float64(p.flush)))
+	to := r.at
+	if p.agreed {
+		to = max(to, from+int64(surgeMinSpread*float64(p.flush)))
+	}
 	if to-r.at > surgeMaxLag*p.flush { // they keep coming too fast: what they say of time cannot be told
 		from, to = r.at-p.flush, r.at
 		f.since = max(f.since, r.at)
 	}
-	guess := r.intervals != nil && float64(r.at-from) > surgeGapFlushes*float64(p.flush)
+	guess := p.agreed && r.intervals != nil && float64(r.at-from) > surgeGapFlushes*float64(p.flush)
 	share := 1.0 // what an interval's count stands for: so many times itself
 	if guess {
 		// Of the flushes that were lost nothing is known: they count as the one that came, or it would look like a step.
@@ -196,6 +215,59 @@ func (f *surgeFold) count(r *surgeRow) {
 		f.counts[i].add(from, to, n)
 	}
 	p.newest, p.end = r.at, to
+}
+
+// countFirst spreads what a pod's first row counted, once its second at a time has measured it: taken for shorter it would look like a
+// surge.
+func (f *surgeFold) countFirst(p *surgePod, second int64) {
+	r := p.first
+	f.dropFirst(p)
+	before := r.at - (second - r.at)
+	if r.aged || f.since == 0 {
+		f.since = max(f.since, before)
+	}
+	f.addRow(r, before, 1)
+}
+
+// addFirst counts a first row over the longest time that it may have taken, for what is served of a surge, or takes it back.
+func (f *surgeFold) addFirst(r *surgeRow, before int64, times float64) {
+	if before == 0 {
+		return
+	}
+	f.addRow(r, before, times)
+	n := r.counts[0]
+	if r.intervals != nil {
+		n += r.intervals[0]
+	}
+	f.firsts.add(before, r.at, times*n)
+	f.unmeasured += int(times)
+}
+
+// dropFirst takes a pod's first row back.
+func (f *surgeFold) dropFirst(p *surgePod) {
+	if p.first != nil {
+		f.addFirst(p.first, p.first.before, -1)
+		p.first = nil
+	}
+}
+
+func (f *surgeFold) addRow(r *surgeRow, before int64, times float64) {
+	for i := range f.counts {
+		n := r.counts[i]
+		if r.intervals != nil {
+			n += r.intervals[i]
+		}
+		f.counts[i].add(before, r.at, times*n)
+	}
+}
+
+// tested is what was counted in (from, to] of what is tested.
+func (f *surgeFold) tested(from, to int64) float64 {
+	n := f.counts[0].sum(from, to)
+	if f.unmeasured > 0 {
+		n -= f.firsts.sum(from, to)
+	}
+	return n
 }
 
 // observe takes two intervals in a row that agree within a quarter as the pod's flush interval, as the table does.
@@ -264,6 +336,7 @@ func (f *surgeFold) setFlush(flush int64) {
 	for i := range f.counts {
 		f.counts[i] = f.counts[i].resized(surgeBinWidth(flush), surgeReach(f.window, flush))
 	}
+	f.firsts = f.firsts.resized(surgeBinWidth(flush), surgeReach(f.window, flush))
 }
 
 // lengths is how many flushes the longest tested interval has.
@@ -286,16 +359,15 @@ func (f *surgeFold) limit() float64 {
 // ending goes through the intervals of 1, 2, … flushes that end at a time: of each its count and that of the minute before. It ends
 // where the rows do not tell, or visit says so.
 func (f *surgeFold) ending(end int64, visit func(k int, from int64, count, minute float64) bool) {
-	counts := &f.counts[0]
 	from := end - f.flush
-	count := counts.sum(from, end)
-	minute := counts.sum(from-surgeMinuteMs, from)
+	count := f.tested(from, end)
+	minute := f.tested(from-surgeMinuteMs, from)
 	for k := 1; k <= f.lengths(); k++ {
 		if f.since == 0 || from-surgeMinuteMs < f.since || from < f.unsure || !visit(k, from, count, minute) {
 			return
 		}
-		one := counts.sum(from-f.flush, from) // sums of one flush are all that is added up anew
-		minute += counts.sum(from-f.flush-surgeMinuteMs, from-surgeMinuteMs) - one
+		one := f.tested(from-f.flush, from) // sums of one flush are all that is added up anew
+		minute += f.tested(from-f.flush-surgeMinuteMs, from-surgeMinuteMs) - one
 		count += one
 		from -= f.flush
 	}
@@ -348,7 +420,7 @@ func (f *surgeFold) baseline(minute baseline, from int64) baseline {
 // mean is the rate over (from, to].
 func (f *surgeFold) mean(from, to int64) baseline {
 	from = max(from, f.counts[0].oldest())
-	return f.rate(f.counts[0].sum(from, to), to-from)
+	return f.rate(f.tested(from, to), to-from)
 }
 
 // rate is a count over a time as a rate. One request more than was counted is assumed: none in five minutes is not never.
@@ -423,7 +495,10 @@ func (f *surgeFold) served(now int64) (from, to int64, on bool) {
 }
 
 // forgetPod frees a pod's place.
-func (f *surgeFold) forgetPod(i int) { f.pods[i] = surgePod{} }
+func (f *surgeFold) forgetPod(i int) {
+	f.dropFirst(&f.pods[i])
+	f.pods[i] = surgePod{}
+}
 
 // addPod makes a place for a pod.
 func (f *surgeFold) addPod(i int, flush int64) {

@@ -97,6 +97,10 @@ func (s *surgeRows) enter(t *table, newPod func(place int, flush int64)) *surgeT
 		if len(st.rows) > 0 && (st.next == 0 || st.first > st.next) {
 			st.rows[0].before = g.time(st.first - 1)
 			st.rows[0].aged = st.first > 1 || t.aged.Load()
+			st.rows[0].first = st.first == 1
+			if bound := g.bound.Load(); st.rows[0].first && bound > surgeMinuteMs { // it may have taken long
+				st.rows[0].before = 0
+			}
 		}
 		if !g.claimed(st.first - 1) {
 			break
@@ -115,9 +119,7 @@ func (s *surgeRows) enter(t *table, newPod func(place int, flush int64)) *surgeT
 
 func (s *surgeRows) add(t *table) *surgeTable {
 	st := &surgeTable{pod: *t.pod.Load()}
-	if st.flush = st.pod.FlushInterval.Milliseconds(); st.flush <= 0 {
-		st.flush = defaultFlushMs
-	}
+	st.flush = st.pod.toldFlush()
 	if n := len(s.free); n > 0 {
 		st.place, s.free = s.free[n-1], s.free[:n-1]
 	} else {

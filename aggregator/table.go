@@ -59,6 +59,7 @@ type table struct {
 	flushTime int64     // and its time on our clock
 	rowTime   int64     // the newest row's time: flushTime, but where rows coalesce
 	lastGap   int64     // time between the two newest flushes of a stream
+	observed  int64     // the longest flush interval that was observed and told to the workload, 0 before the first
 	closeAt   time.Time // when the open row closes if no message comes
 	open      bool      // more messages of the newest flush may come
 	held      bool      // the newest flush has no row of its own: the ring is at its cap, flushes coalesce
@@ -101,10 +102,7 @@ const (
 
 func newTable(s *Store, p *Pod) *table {
 	t := &table{store: s, keys: map[uint64]*column{}, byClass: map[*class]*column{}, unreadable: map[uint64]struct{}{}}
-	flush := p.FlushInterval.Milliseconds()
-	if flush <= 0 {
-		flush = defaultFlushMs
-	}
+	flush := p.toldFlush()
 	t.flush.Store(flush)
 	t.pod.Store(p)
 	t.ring = newRing(s.slotsFor(flush), s.hook)
@@ -124,26 +122,30 @@ func (s *Store) maxSlots() int64 { return max(64, s.retention.Load()/minRowSpaci
 func (t *table) beginRow(st *Stream, timestamp, arrival int64) {
 	t.closeRow()
 	flush := t.flush.Load()
-	at := st.clock.row(timestamp, arrival, flush)
-	if t.ring.row < 0 { // the table's first: what was before it lies one flush back
-		if last := t.store.tables.recall(t.pod.Load()); last != 0 {
-			t.gap.Store(&gap{last, at - flush})
-		}
-		t.ring.open(at - flush)
-		t.rowTime = at - flush
-		st.flushes = 0 // a stream that outlived its pod's old table begins anew
+	at, late, doubt := st.clock.row(timestamp, arrival, flush, t.pace())
+	if late > 0 {
+		t.pullBack(st, late)
+	}
+	if t.ring.row < 0 {
+		t.openFirst(at)
 	}
 	at = max(at, t.rowTime+1)
-	if t.flushes > 0 && at-t.flushTime > 2*flush {
-		t.gap.Store(&gap{t.flushTime, at})
-	}
 	if again := st.flushes > 0 && timestamp == t.timestamp; !again { // else a row more of the same flush
 		t.broken = st.flushes == 0 || at-t.flushTime > flush+flush/2
 		if st.flushes > 0 {
 			t.observe(timestamp - t.timestamp)
 		}
+		if st.flushes == 0 || st.clock.fresh { // the offset is measured anew
+			st.firstRow = t.ring.row + 1
+		}
+		if t.ring.row > 0 && t.ring.gen.unmeasured() {
+			t.measureFirst(at, timestamp-t.timestamp)
+		}
 		st.flushes++
 		t.countFlush()
+	}
+	if t.flushTime != 0 && (doubt || at-t.flushTime > 2*t.flush.Load()) {
+		t.gap.Store(&gap{t.flushTime, at, doubt})
 	}
 	t.timestamp, t.flushTime, t.open = timestamp, at, true
 	t.held = !t.makeRoom(at)
@@ -167,8 +169,20 @@ func (t *table) countFlush() {
 	t.torn = false
 }
 
+// pace is the time between the flushes of the stream by its own clock, 0 before the second.
+func (t *table) pace() int64 {
+	if t.observed > 0 {
+		return t.flush.Load()
+	}
+	return t.lastGap
+}
+
 // gap is a time from which a pod has told nothing: between two of its rows, or the rows of two of its tables.
-type gap struct{ from, to int64 }
+// doubt: when it was is not certain, however long it takes.
+type gap struct {
+	from, to int64
+	doubt    bool
+}
 
 // refuse notes that a sample was refused or dropped.
 func (t *table) refuse(at int64) {
@@ -191,10 +205,30 @@ func (t *table) observe(gap int64) {
 		t.lastGap = 0
 		return
 	}
-	if d := gap - t.lastGap; t.lastGap > 0 && max(d, -d) <= max(gap, t.lastGap)/4 {
-		t.flush.Store(max((gap+t.lastGap+1)/2, t.store.retention.Load()/t.store.maxSlots()))
+	before := t.lastGap
+	if told := t.pod.Load().FlushInterval.Milliseconds(); t.observed == 0 && before == 0 && distance(gap, told) <= gap/4 {
+		before = gap // what is told is kept
+	}
+	if before > 0 && distance(gap, before) <= max(gap, before)/4 {
+		t.flushesEvery(max((gap+before+1)/2, t.store.retention.Load()/t.store.maxSlots()))
+	} else if t.observed == 0 && gap < t.flush.Load() { // what was told is not kept: a flush may be lost, but none comes too soon
+		t.flush.Store(max(gap, defaultFlushMs))
 	}
 	t.lastGap = gap
+}
+
+// flushesEvery notes the flush interval that was observed. What was taken for a gap by the told one may be none.
+func (t *table) flushesEvery(flush int64) {
+	t.flush.Store(flush)
+	if t.observed == 0 {
+		if gap := t.gap.Load(); gap != nil && !gap.doubt && gap.to == t.flushTime && gap.to-gap.from <= 2*flush {
+			t.gap.Store(nil)
+		}
+	}
+	if flush > t.observed+t.observed/8 { // seldom: timers jitter
+		t.store.tables.observed(t.pod.Load(), flush)
+		t.observed = flush
+	}
 }
 
 // makeRoom doubles the ring where the next row would overwrite one inside the retention. It returns false where the ring

@@ -115,7 +115,7 @@ func (x *actor) newPods(q *aggregator.Query, g agreement, rows int, at time.Time
 		}
 		s := x.store.Pod(p.identity.Namespace, p.identity.Name, at, 0)
 		all++
-		if s.Newest.Sub(s.Oldest) > time.Duration(rows)*g.flush-g.flush/2 { // Oldest is one flush before the first
+		if rows == 1 && s.Single || s.Newest.Sub(s.Oldest) > time.Duration(rows)*g.flush-g.flush/2 { // Oldest is one flush before the first
 			reported++
 		}
 	})

@@ -158,6 +158,7 @@ func (s *Server) addHolder(o Options, config *rest.Config) (*clusterScales, erro
 		return nil, err
 	}
 	s.pods.contain = o.Store.Contain
+	o.Store.SetPods(s.pods)
 	targets, err := newClusterScales(config)
 	if err != nil {
 		return nil, err

@@ -331,8 +331,8 @@ func TestHold(t *testing.T) {
 		},
 		"one is mute, and one came within the window: as if both served as much as the one that was there": {
 			pods: fixedPods{pod("a", old), pod("b", old), pod("c", 0, young(whole-10*time.Second))},
-			sent: []requests{{pod: "a", from: 5 * time.Second, to: whole}, {pod: "c", from: whole, to: whole}},
-			at:   whole, hpas: average("10"), scale: 3, want: "16251m", reason: "1 sidecars have not been heard of for long", expected: 3,
+			sent: []requests{{pod: "a", from: 5 * time.Second, to: whole}, {pod: "c", from: whole - 5*time.Second, to: whole}},
+			at:   whole, hpas: average("10"), scale: 3, want: "17499m", reason: "1 sidecars have not been heard of for long", expected: 3,
 		},
 		"all was refused for longer than the hold, of pods that have left as well": {
 			pods: fixedPods{pod("a", old), pod("b", old), pod("c", old, left(8*time.Minute))},

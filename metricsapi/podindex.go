@@ -104,6 +104,12 @@ func (x *podIndex) transform(object any) (kept any, err error) {
 // run keeps the index in step with the API server until the context ends.
 func (x *podIndex) run(ctx context.Context) { x.informer.RunWithContext(ctx) }
 
+// Created returns when a pod that exists or has left was made, false if it is not known.
+func (x *podIndex) Created(namespace, name string) (time.Time, bool) {
+	p, ok := x.get(podKey{namespace, name})
+	return p.created, ok
+}
+
 // synced says why the pods are not known, nil while they are.
 func (x *podIndex) synced() error {
 	if err := x.read(); err != nil {

@@ -75,7 +75,11 @@ func (m *mesh) handOver() error {
 	late := *p
 	late.stream = old
 	m.receive(p)
-	err := m.commit(&late, message{stamp: m.now + p.offset, counter: int64(p.counter), interval: int64(p.interval)})
+	message := message{stamp: m.now + p.offset, counter: int64(p.counter), interval: int64(p.interval)}
+	if err := m.flushed(p); err != nil {
+		return err
+	}
+	err := m.commit(&late, message)
 	old.Close()
 	return err
 }

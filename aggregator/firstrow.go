@@ -1,0 +1,138 @@
+package aggregator
+
+import (
+	"math"
+	"time"
+)
+
+// The first row of a table. It is known what its flush counted, and not yet how long that took: what the node tells may not be kept, and who
+// tells nothing may flush every 5 s or every 100. Taken for shorter than it is, its rate is too high by as much. So until the second flush
+// measures it:
+//
+//   - it counts as it is: its length is the longest that may be, and no rate goes beyond what was counted (over.plain);
+//   - where nothing bounds the length within a query's window it has no rate at all: the row before it is not shown;
+//   - the pod is not known beyond it (table.state), Prometheus' engine, which would extrapolate, is not shown the row before it, and no
+//     surge is looked for in it (surgefold.go).
+
+// toldFlush is the flush interval of a pod of which none has been observed: what its node tells, within bounds. A sidecar that does not know the
+// annotation goes on with the usual interval, and nobody waits for hours on a node's word.
+func (p *Pod) toldFlush() int64 {
+	return min(max(p.FlushInterval.Milliseconds(), defaultFlushMs), maxToldFlushMs)
+}
+
+const maxToldFlushMs = 30_000
+
+// Pods is what is known of the cluster's pods beside what they say of themselves. It is safe for concurrent use.
+type Pods interface {
+	// Created returns when the pod was created, false while it is not known to exist.
+	Created(namespace, name string) (time.Time, bool)
+}
+
+// SetPods makes the cluster's pods known. It is called once, before streams connect.
+func (s *Store) SetPods(p Pods) { s.pods.Store(&p) }
+
+// age returns how old the pod is at a time, 0 if that is not known.
+func (s *Store) age(p *Pod, at int64) int64 {
+	pods := s.pods.Load()
+	if pods == nil {
+		return 0
+	}
+	created, ok := (*pods).Created(p.Namespace, p.Name)
+	if !ok {
+		return 0
+	}
+	return max(0, at-created.UnixMilli())
+}
+
+// openFirst opens the row before the first, which begins with what the first flush counted.
+func (t *table) openFirst(at int64) {
+	length, bound := t.firstLength(at)
+	t.ring.gen.bound.Store(bound)
+	t.ring.open(at - length)
+	t.rowTime = at - length
+	if last := t.store.tables.recall(t.pod.Load()); last != 0 {
+		t.gap.Store(&gap{last, at - length, false})
+	}
+}
+
+// firstLength returns how long the first flush may have taken at most, as far as is known, and what bounds that: MaxInt64 if nothing does.
+func (t *table) firstLength(at int64) (length, bound int64) {
+	p := t.pod.Load()
+	told, seen, age := p.FlushInterval.Milliseconds(), t.store.tables.longest(p), t.store.age(p, at)
+	length, bound = max(told, seen, defaultFlushMs), math.MaxInt64
+	if told > 0 || seen > 0 && age == 0 { // another one of the workload may differ: an age says more
+		bound = length
+	}
+	if age > 0 {
+		length, bound = min(length, age), min(bound, age)
+	}
+	return length, bound
+}
+
+// measureFirst corrects the length of the first flush when the second comes at a time: by their distance on our clock, or by the sidecar's where the
+// first one came late.
+func (t *table) measureFirst(at, stamps int64) {
+	g := t.ring.gen
+	length := at - g.time(1)
+	if stamps <= maxUnmeasuredMs {
+		length = max(length, stamps)
+	}
+	g.setTime(0, g.time(1)-length)
+	g.bound.Store(0)
+}
+
+// unbounded reports whether the table's first row has no rate in the window (mint, maxt], so that the row before it is not shown.
+func (g *generation) unbounded(mint, maxt int64) bool {
+	bound := g.bound.Load()
+	return bound != 0 && mint > maxt-bound
+}
+
+// unmeasured reports whether the length of the table's first row is a guess. The row before it is row 0.
+func (g *generation) unmeasured() bool { return g.bound.Load() != 0 }
+
+// pullBack corrects the rows of a stream that came late, all by as much: the first messages may wait long for a process that is busy.
+// A row moves towards the one before, oldest first, so the times of rows grow at any instant.
+func (t *table) pullBack(st *Stream, late int64) {
+	g, first := t.ring.gen, st.firstRow
+	if first < max(1, g.first()) || t.held || t.ring.row < first {
+		return
+	}
+	room := g.time(first) - t.store.started.UnixMilli() // nobody sent before we listened
+	if first == 1 {
+		first = 0
+	} else {
+		room = min(room, g.time(first)-g.time(first-1)-1)
+	}
+	if late = min(late, room); late <= 0 {
+		return
+	}
+	for row := first; row <= t.ring.row; row++ {
+		g.setTime(row, g.time(row)-late)
+	}
+	t.rowTime -= late
+	t.flushTime -= late
+}
+
+// workloadKey names a workload.
+type workloadKey struct{ namespace, name string }
+
+// maxWorkloads bounds the workloads whose flush interval is remembered.
+const maxWorkloads = 50_000
+
+// longest returns the longest flush interval that was observed of the pod's workload, 0 if none was.
+func (ts *tables) longest(p *Pod) int64 {
+	ts.mu.Lock()
+	defer ts.mu.Unlock()
+	flush, _ := ts.flushes.get(workloadKey{p.Namespace, p.Workload})
+	return flush
+}
+
+// observed notes a flush interval of the pod's workload.
+func (ts *tables) observed(p *Pod, flush int64) {
+	ts.mu.Lock()
+	defer ts.mu.Unlock()
+	k := workloadKey{p.Namespace, p.Workload}
+	if was, _ := ts.flushes.get(k); p.Workload != "" && flush > was {
+		ts.flushes.keep(k, flush, maxWorkloads)
+	}
+}
