@@ -177,3 +177,29 @@ func TestASurgeIsToldOnceChanceIsRuledOut(t *testing.T) {
 		t.Errorf("the first surge is %v requests in a flush where 10 are usual, of probability %.2g; want just below %.2g", requests, s.Tail, limit)
 	}
 }
+
+// Whoever is asked for a query's pods at the moment at which one comes finds it, then or the next time.
+func TestAPodIsThereBeforeSelectorsHaveItsPlace(t *testing.T) {
+	s, err := New(Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	q, err := s.Register(`sum(rate(istio_requests_total{destination_workload="w"}[1m]))`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	asked := 0
+	could := func() int { return len(s.couldHave(q.selectors[0], nil)) }
+	s.hook = func(at step) {
+		if at == stepLogged {
+			asked++
+			could()
+		}
+	}
+	for i := range 3 {
+		s.Connect(Pod{Namespace: "t", Name: fmt.Sprint(i), Workload: "w"})
+		if n := could(); n != i+1 || asked != i+1 {
+			t.Errorf("%d pods are found, asked %d times as they came; want %d", n, asked, i+1)
+		}
+	}
+}

@@ -169,6 +169,36 @@ func TestRingConcurrentSafe(t *testing.T) {
 	}
 }
 
+// The engine's reader copies rows one by one while the writer laps it: each value is that of its time.
+func TestTheEngineReadsWholeRowsConcurrentSafe(t *testing.T) {
+	s, err := New(Config{Retention: 10 * time.Second})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &steady{t: t, store: s, stream: s.Connect(Pod{Namespace: "t", Name: "a", FlushInterval: 5 * time.Second}), now: s.started}
+	p.flush(3, 1)
+	start, column := s.started.UnixMilli(), p.stream.table.columns[0]
+	var done atomic.Bool
+	var wg sync.WaitGroup
+	seen := 0
+	wg.Go(func() {
+		r := reader{store: s, mint: math.MinInt64 / 2, maxt: math.MaxInt64 / 2}
+		for !done.Load() || seen == 0 {
+			r.read(column, viewCounter)
+			for i, at := range r.times {
+				if want := float64(at-start) / 1000; r.values[i] != want {
+					t.Errorf("%v at %d ms, want %v", r.values[i], at-start, want)
+					return
+				}
+			}
+			seen += len(r.times)
+		}
+	})
+	p.flush(60_000, 1)
+	done.Store(true)
+	wg.Wait()
+}
+
 // commitEqual commits the n-th flush: twelve counters and six histograms that count the same, and one label set of many.
 func commitEqual(t *testing.T, st *Stream, at time.Time, n int) {
 	b := &Batch{Timestamp: at.UnixMilli()}

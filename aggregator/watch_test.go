@@ -128,7 +128,7 @@ func TestWatchCoalesces(t *testing.T) {
 
 // Whatever other writers mark, and whenever who takes them comes, between any two steps of a mark and of a take: nothing is lost.
 func TestNoMarkIsLostAtAnyStep(t *testing.T) {
-	if lost, runs := lostMarks(t, nil); lost > 0 || runs < 50 {
+	if lost, runs := lostMarks(t, nil); lost > 0 || runs < 100 {
 		t.Errorf("%d of %d queries were not evaluated after their last row", lost, runs)
 	}
 	for name, breaks := range map[string]func(*Store, step){
@@ -190,13 +190,13 @@ func lostMarks(t *testing.T, breaks func(*Store, step)) (lost, runs int) {
 		default:
 		}
 	}
-	actions := []func(at step){
-		func(step) { row(all[0]) }, func(step) { row(all[1]) }, func(step) { row(all[2]) },
-		func(at step) {
-			if at != stepUnmarked { // there is one taker
-				woken()
-			}
-		},
+	actions := []func(at step){func(at step) {
+		if at != stepUnmarked { // there is one taker
+			woken()
+		}
+	}}
+	for i := range all {
+		actions = append(actions, func(step) { row(all[i]) }, func(step) { row(all[i]); row(all[(i+1)%3]) }, func(step) { row(all[i]); row(all[(i+2)%3]) })
 	}
 	for _, action := range actions {
 		for when := range 15 {
