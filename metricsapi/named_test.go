@@ -6,6 +6,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/prometheus/promql/parser"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 
 	"github.com/meshpulse/meshpulse/aggregator"
@@ -193,5 +194,23 @@ func TestTraits(t *testing.T) {
 				t.Errorf("doubt is %q, want %q", got, tc.foreign)
 			}
 		})
+	}
+}
+
+// An HPA's matchExpressions keep the order in which its author wrote the values; a request's come sorted.
+func TestTheOrderOfValuesMeansNothing(t *testing.T) {
+	written, err := metav1.LabelSelectorAsSelector(&metav1.LabelSelector{MatchExpressions: []metav1.LabelSelectorRequirement{
+		{Key: "destination_version", Operator: metav1.LabelSelectorOpIn, Values: []string{"v2", "v1"}}, {Key: "destination_app", Operator: metav1.LabelSelectorOpNotIn, Values: []string{"b", "a"}},
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	asked := mustSelector(t, "destination_app notin (a,b),destination_version in (v1,v2)")
+	if a, b := canonicalSelector(written), canonicalSelector(asked); a != b {
+		t.Errorf("written %q, asked for %q", a, b)
+	}
+	a, _, _ := namedExpression("istio-requests-per-second", "test", written)
+	if b, _, _ := namedExpression("istio-requests-per-second", "test", asked); a != b {
+		t.Errorf("written %s, asked for %s", a, b)
 	}
 }
