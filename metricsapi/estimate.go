@@ -26,12 +26,23 @@ type weight struct {
 	factor float64
 }
 
-// fill counts mute pods as the mean of those of their workload that report, where nothing else is missing: while replicas are kept, only
-// what is seen may ask for more.
-func (h *holder) fill(ctx context.Context, k knowledge, v verdict, p *prepared, a aggregator.Answer, at time.Time) verdict {
-	if k.mute == 0 || k.missing != "" {
-		return v
+// estimate takes into account what is not known of the shares, where nothing else is missing: while replicas are kept, only what is seen
+// may ask for more.
+func (h *holder) estimate(ctx context.Context, o *offer, k knowledge, seen verdict, p *prepared, a aggregator.Answer, at time.Time) (verdict, *refusal) {
+	if len(k.shares) == 0 || k.missing != "" {
+		return seen, nil
 	}
+	filled, err := h.fill(ctx, k, seen, p, a, at)
+	// Of a workload of which nobody reports any more nothing can be said, nor where it cannot be computed.
+	silent := err != nil || slices.ContainsFunc(k.shares, func(t tally) bool { return t.known() == 0 })
+	if o == nil || !silent && (!p.additive || seen.sum() == 0) {
+		return filled, nil
+	}
+	return h.doubt(ctx, o, k, seen, filled, silent, p, a, at)
+}
+
+// fill counts mute pods as the mean of those of their workload that report.
+func (h *holder) fill(ctx context.Context, k knowledge, v verdict, p *prepared, a aggregator.Answer, at time.Time) (verdict, error) {
 	var weights []weight
 	known := 0
 	for i := range k.shares {
@@ -40,32 +51,24 @@ func (h *holder) fill(ctx context.Context, k knowledge, v verdict, p *prepared, 
 			known += t.known()
 		}
 	}
-	filled, ok := h.weigh(ctx, k, v, weights, p, a, at)
-	if ok {
+	filled, changed, err := h.weigh(ctx, k, v, weights, p, a, at)
+	if changed {
 		filled.reason = fmt.Sprintf("%d sidecars have been mute for long and are counted as the mean of the %d that report", k.mute, known)
 	}
-	return filled
+	return filled, err
 }
 
 // doubt lets pods of which nothing is known keep replicas: as if they served as much as those of their workload do that have been there
 // all the window and are to stay, up to what keeps the replicas as they are. More would be a service whose pods fail at their start and
 // are made more and more. filled is what is seen with the mute pods as the mean of all that report, which is too little where some
-// of those have just come or are about to go.
-func (h *holder) doubt(ctx context.Context, o *offer, k knowledge, seen, filled verdict, p *prepared, a aggregator.Answer, at time.Time) (verdict, *refusal) {
-	if len(k.shares) == 0 || k.missing != "" || o == nil {
-		return filled, nil
-	}
-	// Of a workload of which nobody reports any more nothing can be said.
-	silent := slices.ContainsFunc(k.shares, func(t tally) bool { return t.known() == 0 })
-	if !silent && (!p.additive || seen.sum() == 0) {
-		return filled, nil
-	}
+// of those have just come or are about to go, and says nothing of workloads that are silent.
+func (h *holder) doubt(ctx context.Context, o *offer, k knowledge, seen, filled verdict, silent bool, p *prepared, a aggregator.Answer, at time.Time) (verdict, *refusal) {
 	kept, cannot := h.keep(ctx, o, filled.sum())
-	if kept.enough || cannot != nil && !silent {
-		return filled, nil
-	}
-	if cannot != nil {
+	switch {
+	case cannot != nil && silent:
 		return verdict{}, cannot
+	case cannot != nil, kept.enough:
+		return filled, nil
 	}
 	reason := fmt.Sprintf("%d sidecars have not been heard of for long, and may serve as much as the others of their workload", k.mute+k.unheard)
 	if full, ok := h.full(ctx, k, seen, p, a, at); ok && full.sum() < kept.milli {
@@ -88,38 +91,39 @@ func (h *holder) full(ctx context.Context, k knowledge, seen verdict, p *prepare
 		}
 		weights = append(weights, weight{t.workloadKey, float64(t.expected) / float64(t.lasting)})
 	}
-	full, ok := h.weigh(ctx, k, seen, weights, p, a, at)
-	return full, ok
+	full, changed, err := h.weigh(ctx, k, seen, weights, p, a, at)
+	return full, changed && err == nil
 }
 
-// weigh is a verdict with some workloads' parts of it counted so many times; false if there is nothing to count.
-func (h *holder) weigh(ctx context.Context, k knowledge, v verdict, weights []weight, p *prepared, a aggregator.Answer, at time.Time) (verdict, bool) {
+// weigh is a verdict with some workloads' parts of it counted so many times, and whether that is another one. An error is of an
+// expression that cannot be computed so.
+func (h *holder) weigh(ctx context.Context, k knowledge, v verdict, weights []weight, p *prepared, a aggregator.Answer, at time.Time) (verdict, bool, error) {
 	switch {
 	case len(weights) == 0:
-		return v, false
-	case len(k.shares) == 1 && len(weights) == 1 && k.shares[0].known() >= k.known: // nobody else has a part
-		if !p.additive {
-			return v, false
+		return v, false, nil
+	case len(k.shares) == 1 && k.shares[0].known() >= k.known: // nobody else has a part
+		if !p.additive { // a mean does not grow by who is mute
+			return v, false, nil
 		}
-		return v.times(weights[0].factor), true
+		return v.times(weights[0].factor), true, nil
 	}
 	text, ok := h.weighted(p.expr, weights, at.Add(-a.Window))
 	if !ok {
-		return v, false
+		return v, false, nil
 	}
 	q, err := h.store.Query(text)
 	if err != nil {
-		return v, false
+		return v, false, err
 	}
 	more, err := q.Eval(ctx, at)
 	if err != nil {
-		return v, false
+		return v, false, err
 	}
 	factor := sumOf(more.Values) / sumOf(a.Values)
-	if math.IsNaN(factor) || math.IsInf(factor, 0) || factor <= 0 {
-		return v, false
+	if math.IsNaN(factor) || math.IsInf(factor, 0) || factor <= 0 { // nothing is seen that could be counted
+		return v, false, nil
 	}
-	return v.times(factor), true
+	return v.times(factor), true, nil
 }
 
 func sumOf(values []aggregator.Value) float64 {

@@ -315,4 +315,8 @@ func TestAStaleStatusIsNotTheReplicas(t *testing.T) {
 	if _, err := h.replicas(t.Context(), a); err == nil || h.scalesFresh.failed == nil {
 		t.Errorf("a read that failed is not noted: %v", err)
 	}
+	h.hpasFresh, h.scalesFresh = nil, &freshness{what: "scales", now: time.Now}
+	if target, err := h.replicas(t.Context(), a); err != nil || target.Spec != 2 {
+		t.Errorf("no scale could be read for long: got %+v, %v, want the HPA's status", target, err)
+	}
 }

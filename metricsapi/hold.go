@@ -107,7 +107,7 @@ func (h sourceHPA) withinLimits(n int32) int32 {
 }
 
 // replicas are what the HPA's target is meant to have: its scale's spec.replicas. The HPA's own status is from before its
-// last scaling, and only stands in where the scale may not be read or is not there.
+// last scaling, and only stands in where the scale may not be read or is not there, or no scale could be read for a minute.
 func (h *holder) replicas(ctx context.Context, a *autoscaler) (horizontal.Target, error) {
 	target, err := h.scales.replicas(ctx, a.Namespace, a.Spec.ScaleTargetRef)
 	answered := err == nil || apierrors.IsForbidden(err) || apierrors.IsNotFound(err)
@@ -121,7 +121,7 @@ func (h *holder) replicas(ctx context.Context, a *autoscaler) (horizontal.Target
 	if err == nil {
 		return target, nil
 	}
-	if answered && h.hpasFresh.stale() == nil {
+	if (answered || h.scalesFresh.stale() != nil) && h.hpasFresh.stale() == nil {
 		if n, ok := h.status(a.Namespace, a.Name); ok {
 			return horizontal.Target{Spec: n, Status: n}, nil
 		}
@@ -174,8 +174,12 @@ func (k knowledge) problems(o *offer) []Problem {
 			"If it is meant, set envoyMetricsService for it (manifests/istio/pod-annotation.yaml) and restart its pods; if not, name in the query the workload that is (destination_workload)", o, strings.Join(named, ", "))})
 	}
 	for _, what := range k.deaf {
-		ps = append(ps, Problem{ReasonDeafWatch, fmt.Sprintf("metric %s: the API server has told meshpulse nothing of %s for more than a minute, so replicas are raised and not lowered. "+
-			"Check that its ClusterRole still grants what manifests/base/rbac.yaml does, and its log", o, what)})
+		so := "replicas are raised and not lowered"
+		if what == "scales" {
+			so = "what keeps replicas is taken from the HPA's status"
+		}
+		ps = append(ps, Problem{ReasonDeafWatch, fmt.Sprintf("metric %s: the API server has told meshpulse nothing of %s for more than a minute, so %s. "+
+			"Check that its ClusterRole still grants what manifests/base/rbac.yaml does, and its log", o, what, so)})
 	}
 	if k.refusing > 0 {
 		ps = append(ps, Problem{ReasonRefusedSamples, fmt.Sprintf("metric %s: samples of its pods have been refused for longer than --hold, and the value stands without them (a sum counts a pod of which nothing is left as the mean of the others). "+

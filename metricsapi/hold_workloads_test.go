@@ -373,3 +373,30 @@ func TestTheMeanOfAWorkloadIsItsOwn(t *testing.T) {
 		}
 	}
 }
+
+// Where the estimate cannot be computed the replicas stay.
+func TestAnEstimateThatFailsKeepsTheReplicas(t *testing.T) {
+	const whole = 10 * time.Minute
+	c := newHeldCluster(t, sentBy{workload: "small", pods: []string{"s"}, from: 5 * time.Second, to: whole, rps: 2}, sentBy{workload: "large", pods: []string{"l"}, from: 5 * time.Second, to: whole, rps: 20})
+	c.add("small", -time.Hour, "s")
+	c.add("large", -time.Hour, "l", "l2")
+	var h *holder
+	c.change = func(of *holder) { h = of }
+	if v, refused := c.answer(namespaceWide, whole); refused != nil || shown(v) != "42, 3 expected" {
+		t.Fatalf("got %s, refused %v", shown(v), refused)
+	}
+	p, at := register(c.store, preparedKey{expr: namespaceWide}), c.store.Started().Add(whole)
+	asker := asking("podinfo", autoscalingv2.AverageValueMetricType, "20", 3)
+	asker.Spec.MaxReplicas = 100
+	o := &offer{offerKey: offerKey{namespace: "test", metric: "rps"}, prepared: p, owner: asker, askers: []*autoscaler{asker}}
+	a, err := p.query.Eval(t.Context(), at)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	v, refused := h.estimate(ended, o, h.look(p, "test", a, at), verdict{items: []item{{milli: 22_000}}}, p, a, at)
+	if refused != nil || !v.held || v.sum() != 60_000 {
+		t.Errorf("got %s (%s), refused %v, want 60 held", shown(v), v.reason, refused)
+	}
+}

@@ -173,7 +173,7 @@ func (r rules) evaluate(ctx context.Context, subject string, o *offer, p *prepar
 	}
 	if refused == nil {
 		v = r.beforeTheMove(ctx, subject, p, answer, k, v, at)
-		v, refused = r.holder.doubt(ctx, o, k, v, r.holder.fill(ctx, k, v, p, answer, at), p, answer, at)
+		v, refused = r.holder.estimate(ctx, o, k, v, p, answer, at)
 	}
 	v, refused = r.holder.apply(ctx, o, subject, k, v, refused)
 	v.expected = k.expected
