@@ -155,6 +155,7 @@ func TestPodsOfEveryKindOfWorkloadAreWaitedFor(t *testing.T) {
 			by.workload = cmp.Or(by.workload, "podinfo")
 			c := newHeldCluster(t, by)
 			c.target, c.scale = "5", 4
+			c.add("other", -time.Hour, "other") // which the query does not mean
 			for i := range 4 {
 				kept, err := keepIdentity(&metav1.PartialObjectMetadata{ObjectMeta: metav1.ObjectMeta{
 					Namespace: "test", Name: fmt.Sprintf("p-%d", i), GenerateName: "p-", Labels: tc.labels, Annotations: tc.annotations,
