@@ -33,7 +33,7 @@ func (p *scans) put(s *scan) {
 	if cap(s.buf) > maxPooledMessage {
 		return
 	}
-	s.msg, s.seen, s.own, s.identifier = nil, nil, nil, nil
+	s.msg, s.seen, s.own, s.identifier, s.groups = nil, nil, nil, nil, nil
 	p.pool.Put(s)
 }
 

@@ -10,7 +10,7 @@ import (
 type metrics struct {
 	messages, bytes, skipped prometheus.Counter
 	streams, connections     prometheus.Gauge
-	throttled                prometheus.Counter
+	throttled, shared        prometheus.Counter
 	closed                   *prometheus.CounterVec
 	ends                     *prometheus.CounterVec
 	rejected                 *prometheus.CounterVec
@@ -40,6 +40,7 @@ const (
 	limitSeries    = "series_limit"     //
 	limitMemory    = "memory_budget"    //
 	limitRows      = "shared_rows"      // meshpulse_store_shared_rows_total
+	limitCallers   = "caller_values"    // meshpulse_ingest_shared_samples_total
 	limitPace      = "throttled"        // meshpulse_ingest_throttled_messages_total
 	limitForm      = "other_form"       // meshpulse_ingest_dropped_samples_total
 	limitSamples   = "refused_samples"  // meshpulse_ingest_dropped_samples_total
@@ -62,6 +63,7 @@ func newMetrics(r prometheus.Registerer, cs *connections) (*metrics, error) {
 		streams:     prometheus.NewGauge(prometheus.GaugeOpts(opts("streams", "Open streams."))),
 		connections: prometheus.NewGauge(prometheus.GaugeOpts(opts("connections", "Open connections."))),
 		throttled:   counter("throttled_messages_total", "Messages after which their stream had to wait: it sends more than it may."),
+		shared:      counter("shared_samples_total", "Samples that share a series, since their pod has too many whose label values its callers choose."),
 		closed:      vec("closed_connections_total", "Connections that the sink closed or refused, by reason.", "reason"),
 		ends:        vec("stream_ends_total", "Streams that ended, by reason.", "reason"),
 		rejected:    vec("rejected_messages_total", "Messages of which nothing was applied, by reason.", "reason"),
@@ -88,7 +90,7 @@ func newMetrics(r prometheus.Registerer, cs *connections) (*metrics, error) {
 	}
 	pending := prometheus.NewGaugeFunc(prometheus.GaugeOpts(opts("pending_bytes", "Bytes that messages take which have not been taken whole.")),
 		func() float64 { return float64(cs.pending.Load()) })
-	for _, c := range []prometheus.Collector{pending, m.messages, m.bytes, m.skipped, m.streams, m.connections, m.throttled, m.closed, m.ends, m.rejected, samples, dropped} {
+	for _, c := range []prometheus.Collector{pending, m.messages, m.bytes, m.skipped, m.streams, m.connections, m.throttled, m.shared, m.closed, m.ends, m.rejected, samples, dropped} {
 		if err := r.Register(c); err != nil {
 			return nil, err
 		}
@@ -99,6 +101,9 @@ func newMetrics(r prometheus.Registerer, cs *connections) (*metrics, error) {
 // applied adds up what a message that was read held.
 func (m *metrics) applied(s *scan) {
 	m.skipped.Add(float64(s.skipped))
+	if s.shared > 0 {
+		m.shared.Add(float64(s.shared))
+	}
 	for kind := aggregator.Counter; kind <= aggregator.Summary; kind++ {
 		m.samples[kind].Add(float64(s.kinds[kind]))
 	}

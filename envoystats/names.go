@@ -44,6 +44,10 @@ var (
 // Describe implements [aggregator.Describer] for the message that was read last.
 func (s *scan) Describe(i int) (name string, labels []aggregator.Label, err error) {
 	o := s.origins[i]
+	if o.group > 0 {
+		g := s.groups[o.group-1]
+		return g.name, g.labels, nil
+	}
 	family := strings.TrimPrefix(string(s.msg[o.name.from:o.name.to]), statPrefix)
 	labelled := false
 	eachLabel(s.msg[:o.metric.to], int(o.metric.from), func(name, value []byte) {
@@ -136,12 +140,28 @@ func sanitize(name string) string {
 // value either vanished with its dot or left an empty token; both are read as no label.
 type nameParser struct {
 	http, tcp, messages keyOrder
+	known               map[string]bool // labels that Istio's own tags become
+}
+
+// callers reports whether the callers of a pod choose a label's values: the Host header is in two of Istio's tags of what is received, and
+// what Telemetry resources add is made from requests.
+func (p *nameParser) callers(label string, inbound bool) bool {
+	switch label {
+	case "destination_service", "destination_service_name":
+		return inbound
+	}
+	return !p.known[label]
 }
 
 func newNameParser(customTags []string) nameParser {
 	custom := slices.Clone(customTags)
 	slices.Sort(custom) // the order in which the stats filter adds them
+	known := map[string]bool{}
+	for _, key := range slices.Concat(headKeys, httpTail, tcpTail) {
+		known[sanitize(key)] = true
+	}
 	return nameParser{
+		known:    known,
 		http:     newKeyOrder(headKeys, httpTail, custom),
 		tcp:      newKeyOrder(headKeys, tcpTail, custom),
 		messages: newKeyOrder(headKeys, custom),

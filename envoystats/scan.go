@@ -39,7 +39,10 @@ type scanRules struct {
 	maxLabel   int
 	maxLabels  int
 	maxBuckets int
-	names      nameParser
+
+	callerSeries int
+	deltas       bool // counters are intervals
+	names        nameParser
 	// Counters and distributions are hashed under seeds of their own, so a counter and a histogram of one name and
 	// labels differ. Names and labels are hashed apart and xored, so none of the three seeds may be shared.
 	counterSeed, distributionSeed, labelSeed maphash.Seed
@@ -100,6 +103,7 @@ type origin struct {
 	name   span // the family's name
 	metric span // the metric that holds the labels
 	kind   aggregator.Kind
+	group  uint32 // of scan.groups, from 1 on, that it is the sum of; 0: it came so
 }
 
 // scan is the scratch that one message is read into. It is lent to a stream for one message at a time, so it is as many
@@ -122,6 +126,9 @@ type scan struct {
 	skipped uint32                         // families that are not read
 	sizes   bool                           // there are histograms of sizes
 
+	groups []*group // of the stream
+	shared uint32   // samples that share a series
+
 	labels []byte // labels that do not lie together, put together
 
 	tagged map[joinedTags][]aggregator.Label // tags of joined names that were split for this message
@@ -135,7 +142,7 @@ func (s *scan) read(msg []byte, seen *seen) error {
 	s.origins = s.origins[:0]
 	clear(s.tagged)
 	s.refused, s.kinds, s.skipped = [refusals]uint32{}, [aggregator.Summary + 1]uint32{}, 0
-	s.sizes = false
+	s.sizes, s.shared = false, 0
 	for i := 0; i < len(msg); {
 		tag, next := readTag(msg, i)
 		if next == malformed {
@@ -386,7 +393,7 @@ func (s *scan) finish(v *value, name, at span, labels labelRun, timestamp int64)
 	s.batch.Samples = append(s.batch.Samples, aggregator.Sample{
 		Key: key, Timestamp: timestamp, Kind: v.kind, Value: v.value, Count: v.count, First: uint32(first), Last: uint32(last),
 	})
-	s.origins = append(s.origins, origin{name, at, v.kind})
+	s.origins = append(s.origins, origin{name: name, metric: at, kind: v.kind})
 	s.kinds[v.kind]++
 	s.sizes = s.sizes || v.kind == aggregator.Histogram && !s.seen.sizes && isSize(s.msg[name.from:name.to])
 	return true

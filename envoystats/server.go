@@ -50,6 +50,12 @@ type Config struct {
 	// MaxBytesPerSecond bounds what one stream may send, a message counting 4 KiB more, with five seconds' worth at once (default
 	// 16 MiB: more than one flush of MaxMessageBytes in five seconds). Beyond it the stream's next message is read later.
 	MaxBytesPerSecond int
+	// MaxCallerSeries is how many series a stream has before those that differ in what callers of the pod choose share one (default
+	// 10,000, half of what the store takes of a pod): the Host header and Telemetry's own tags, which then are missing, with
+	// otel_metric_overflow="true" in their place.
+	MaxCallerSeries int
+	// CountersAsDeltas is the store's.
+	CountersAsDeltas bool
 	// MaxNameBytes bounds a family's name (default 8 KiB: in Istio's default mode all labels are in it),
 	// MaxLabelBytes the name or value of one label (default 2 KiB), MaxLabels the labels of a series (default 64),
 	// MaxBuckets the buckets of a histogram (default 256). A sample beyond is dropped and counted.
@@ -91,6 +97,7 @@ func (c Config) Validate() error {
 		{"MaxPendingBytes (--max-pending-bytes)", c.MaxPendingBytes, math.MaxInt},
 		{"MemoryLimit (GOMEMLIMIT)", int(c.MemoryLimit), math.MaxInt},
 		{"MaxBytesPerSecond (--max-bytes-per-second)", c.MaxBytesPerSecond, math.MaxInt},
+		{"MaxCallerSeries", c.MaxCallerSeries, math.MaxInt32},
 		{"MaxNameBytes", c.MaxNameBytes, 1 << 20},
 		{"MaxLabelBytes", c.MaxLabelBytes, 1 << 20},
 		{"MaxLabels", c.MaxLabels, 1024},
@@ -145,6 +152,7 @@ func (c Config) withDefaults() Config {
 	c.times.handshake = cmp.Or(c.times.handshake, 30*time.Second)
 	c.times.message = cmp.Or(c.times.message, time.Minute)
 	c.times.turn = cmp.Or(c.times.turn, 5*time.Second)
+	c.MaxCallerSeries = cmp.Or(c.MaxCallerSeries, 10_000)
 	c.MaxNameBytes = cmp.Or(c.MaxNameBytes, 8<<10)
 	c.MaxLabelBytes = cmp.Or(c.MaxLabelBytes, 2<<10)
 	c.MaxLabels = cmp.Or(c.MaxLabels, 64)
@@ -160,6 +168,8 @@ func (c Config) withDefaults() Config {
 func (c Config) rules() *scanRules {
 	r := &scanRules{
 		stopped:          new(atomic.Bool),
+		callerSeries:     c.MaxCallerSeries,
+		deltas:           c.CountersAsDeltas,
 		maxName:          c.MaxNameBytes,
 		maxLabel:         c.MaxLabelBytes,
 		maxLabels:        c.MaxLabels,

@@ -38,8 +38,9 @@ type stream struct {
 	space  uint64    // of the pod's keys: aggregator.Batch.Space
 	out    podStream // nil until the pod is known
 	seen   seen
+	over   overflow
 
-	toldMalformed, toldSuperseded, toldRefused, toldLimit, toldPace, toldForm bool
+	toldMalformed, toldSuperseded, toldRefused, toldLimit, toldPace, toldForm, toldShared bool
 }
 
 // compression is how a stream's messages are compressed, "" if they are not. What gRPC has inflated cannot be bounded any more, so it has
@@ -167,6 +168,11 @@ func (st *stream) message(arrival time.Time, s *scan) (reason string, err error)
 	}
 	s.own, s.batch.Space = (*own)(&st.pod), st.space
 	st.seen.fit(len(s.batch.Samples) + s.batch.Refused)
+	s.share(&st.over)
+	if s.shared > 0 {
+		st.tell(&st.toldShared, limitCallers, st.subject(), "label values that callers choose share a series from now on, sums stay right: the pod has too many. "+
+			"Raise --max-series-per-pod, of which they may be half, or drop tags with a Telemetry resource", nil)
+	}
 	m.applied(s)
 	if s.batch.OtherForm {
 		st.tell(&st.toldForm, limitForm, st.subject(), "sidecar sends Istio's metrics in a form that is not read, so nothing is known of its requests: "+

@@ -96,6 +96,10 @@ func (o *serveOptions) complete() error {
 		o.ingestAddress = net.JoinHostPort(host, defaultIngestPort)
 	}
 	o.api.Retention = o.store.Retention
+	o.sink.CountersAsDeltas = o.store.CountersAsDeltas
+	if o.store.MaxSeriesPerPod > 0 {
+		o.sink.MaxCallerSeries = max(1, o.store.MaxSeriesPerPod/2) // what callers make leaves room for the rest
+	}
 	if limit := debug.SetMemoryLimit(-1); limit != math.MaxInt64 {
 		o.sink.MemoryLimit = limit
 		o.store.MemoryBudget = cmp.Or(o.store.MemoryBudget, limit/4*3) // the rest is for stacks, for messages in work and for what the collector is behind
