@@ -14,21 +14,30 @@ type attack struct {
 	run        func(ctx context.Context, target string)
 }
 
+// What is large is made once: making it would cost the victims more than sending it.
+var (
+	identifiers = sync.OnceValue(func() []byte {
+		return bytes.Repeat(message(&pod{namespace: "evil", name: "many", workload: "many"}), 200_000)
+	})
+	bomb = sync.OnceValue(func() []byte {
+		var b bytes.Buffer
+		w := gzip.NewWriter(&b)
+		_, _ = w.Write(make([]byte, 64<<20)) // a buffer takes everything
+		_ = w.Close()
+		return b.Bytes()
+	})
+)
+
 const attacker = "127.0.0.66"
 
 var attacks = []attack{
 	{"identifiers", "one message that says 200,000 times who reports, 4 connections", each(4, func(c *conn) {
 		c.open(1, endHeaders)
-		p := pod{namespace: "evil", name: "many", workload: "many"}
-		c.message(1, bytes.Repeat(message(&p), 200_000/2), false)
+		c.message(1, identifiers(), false)
 	})},
 	{"gzip", "64 MiB of zeros compressed, 16 connections", each(16, func(c *conn) {
-		var b bytes.Buffer
-		w := gzip.NewWriter(&b)
-		_, _ = w.Write(make([]byte, 64<<20))
-		_ = w.Close()
 		c.open(1, endHeaders, "grpc-encoding", "gzip")
-		c.message(1, b.Bytes(), true)
+		c.message(1, bomb(), true)
 	})},
 	{"padding", "88 KiB of padding on each of 1,000 connections, and news now and then", each(1000, func(c *conn) {
 		c.open(1, endHeaders)

@@ -108,11 +108,13 @@ func TestIngestCertificateFollowsItsFilesAndKeepsTheLastGoodOne(t *testing.T) {
 		want("first")
 		writeCertificate(t, f.certFile, f.keyFile, "second")
 		time.Sleep(certificateAge + time.Second)
+		synctest.Wait()
 		want("second")
 		if err := os.WriteFile(f.certFile, []byte("half"), 0o600); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(3*certificateAge + time.Second)
+		synctest.Wait()
 		want("second")
 		if n := strings.Count(log.String(), "cannot be read again"); n != 1 || !strings.Contains(log.String(), "expires=") {
 			t.Errorf("told %d times, want once with the end:\n%s", n, &log)
@@ -122,6 +124,7 @@ func TestIngestCertificateFollowsItsFilesAndKeepsTheLastGoodOne(t *testing.T) {
 		}
 		writeCertificate(t, f.certFile, f.keyFile, "third")
 		time.Sleep(certificateAge + time.Second)
+		synctest.Wait()
 		want("third")
 		if !strings.Contains(log.String(), "can be read again") {
 			t.Errorf("log:\n%s", &log)
@@ -183,6 +186,7 @@ func TestAReadThatHangsIsToldAndCounted(t *testing.T) {
 		go certificate.follow(ctx)
 		<-hangs
 		time.Sleep(2*certificateAge + time.Second)
+		synctest.Wait()
 		if n := testutil.ToFloat64(certificate.failures); n != 2 {
 			t.Errorf("%v failures counted, want 2", n)
 		}

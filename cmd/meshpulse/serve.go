@@ -22,7 +22,7 @@ const (
 	// shutdownLimit bounds how long streams may take to end after a signal; answers in flight get as long (metricsapi).
 	shutdownLimit = 4 * time.Second
 	// exitLimit is when the process ends whatever it is doing: 5 s are promised, and what comes after them is SIGKILL.
-	exitLimit = 4800 * time.Millisecond
+	exitLimit = 4500 * time.Millisecond
 )
 
 // serve parses the flags and runs the server until the context ends.
