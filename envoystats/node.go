@@ -20,7 +20,7 @@ var (
 	errNodeSize  = errors.New("identifier is beyond 1 MiB: Istio's are tens of KB")
 	errNodeName  = errors.New("node names no pod: set metadata NAME and NAMESPACE, or an id of the form sidecar~IP~POD.NAMESPACE~DOMAIN as Istio does")
 	errNodeLong  = errors.New("a workload's name or a label is longer than Kubernetes allows")
-	errNodeOdd   = errors.New("Kubernetes has no pod or namespace of that name: it has lower-case letters, digits, hyphens and, a pod's, dots")
+	errNodeOdd   = errors.New("no pod or namespace of Kubernetes has such a name, which is of lower-case letters, digits, hyphens and, a pod's, dots")
 	errOtherNode = errors.New("a later message of the stream comes from another node: open a stream for each node")
 )
 
