@@ -29,13 +29,14 @@ func TestWhichMetricsAreWatchedForSurges(t *testing.T) {
 		want                 []aggregator.SurgeConfig
 		problems             []string
 	}{
-		"requests per second, unasked":     {metrics: named, want: []aggregator.SurgeConfig{defaults}},
-		"no other metric, unasked":         {annotations: rate, metrics: promQL + ", " + inFlight, want: []aggregator.SurgeConfig{{}, {}}},
-		"any that can, where annotated":    {annotations: rate + `, meshpulse.io/surge-window: 20s`, metrics: promQL + ", " + inFlight, want: []aggregator.SurgeConfig{{Window: 20 * time.Second, Ratio: 1.5}, {Window: 20 * time.Second, Ratio: 1.5}}},
-		"an action asks for a window":      {annotations: rate + `, meshpulse.io/surge-action: scale`, metrics: promQL, want: []aggregator.SurgeConfig{defaults}},
-		"none where it is off":             {annotations: `meshpulse.io/surge-window: "off"`, metrics: named, want: []aggregator.SurgeConfig{{}}},
-		"a value that cannot be read asks": {annotations: `meshpulse.io/surge-window: "10"`, metrics: named, want: []aggregator.SurgeConfig{defaults}, problems: []string{"BadAnnotation surge-window"}},
-		"a ratio":                          {annotations: `meshpulse.io/surge-ratio: "3"`, metrics: named, want: []aggregator.SurgeConfig{{Window: 10 * time.Second, Ratio: 3}}},
+		"requests per second, unasked":       {metrics: named, want: []aggregator.SurgeConfig{defaults}},
+		"no other metric, unasked":           {annotations: rate, metrics: promQL + ", " + inFlight, want: []aggregator.SurgeConfig{{}, {}}},
+		"any that can, where annotated":      {annotations: rate + `, meshpulse.io/surge-window: 20s`, metrics: promQL + ", " + inFlight, want: []aggregator.SurgeConfig{{Window: 20 * time.Second, Ratio: 1.5}, {Window: 20 * time.Second, Ratio: 1.5}}},
+		"an action asks for a window":        {annotations: rate + `, meshpulse.io/surge-action: scale`, metrics: promQL, want: []aggregator.SurgeConfig{defaults}},
+		"its name with a query of one's own": {annotations: `metric-config.external.istio-requests-per-second.prometheus/query: "sum(rate(istio_requests_total[1m]))"`, metrics: named, want: []aggregator.SurgeConfig{{}}},
+		"none where it is off":               {annotations: `meshpulse.io/surge-window: "off"`, metrics: named, want: []aggregator.SurgeConfig{{}}},
+		"a value that cannot be read asks":   {annotations: `meshpulse.io/surge-window: "10"`, metrics: named, want: []aggregator.SurgeConfig{defaults}, problems: []string{"BadAnnotation surge-window"}},
+		"a ratio":                            {annotations: `meshpulse.io/surge-ratio: "3"`, metrics: named, want: []aggregator.SurgeConfig{{Window: 10 * time.Second, Ratio: 3}}},
 		"an expression without counts": {
 			annotations: mean + `, meshpulse.io/surge-window: 10s`, metrics: promQL, want: []aggregator.SurgeConfig{defaults},
 			problems: []string{"LatencyUnstable ", "SurgeNotServed A surge is told by counts"},
@@ -65,6 +66,8 @@ func TestSurgeOnlyRaises(t *testing.T) {
 	surge := aggregator.Surge{Active: true, Value: 60.2, Rate: 60.2, Baseline: 2, Since: from, From: from, To: from.Add(5 * time.Second)}
 	calm := surge
 	calm.Active = false
+	absurd := surge
+	absurd.Value = 9223372036854775.808 // one beyond int64 in thousandths
 	tests := map[string]struct {
 		seen  []int64
 		surge aggregator.Surge
@@ -73,6 +76,7 @@ func TestSurgeOnlyRaises(t *testing.T) {
 		"a surge above the value":      {seen: []int64{10_000}, surge: surge, want: []int64{60_200}},
 		"a surge below the value":      {seen: []int64{70_000}, surge: surge, want: []int64{70_000}},
 		"no surge":                     {seen: []int64{10_000}, surge: calm, want: []int64{10_000}},
+		"a surge beyond int64":         {seen: []int64{10_000}, surge: absurd, want: []int64{10_000}},
 		"several items are left alone": {seen: []int64{10_000, 20_000}, surge: surge, want: []int64{10_000, 20_000}},
 	}
 	for name, tc := range tests {
