@@ -31,6 +31,7 @@ type benchPod struct {
 	batch    Batch
 	workload int
 	sets     int
+	each     int      // requests of a set in a flush
 	names    []string // of the samples
 	began    time.Time
 	flush    int64
@@ -38,7 +39,7 @@ type benchPod struct {
 
 // newBenchPod connects a pod; ten share a workload, and so their label sets.
 func newBenchPod(s *Store, number, sets int, parts benchParts) *benchPod {
-	p := &benchPod{workload: number / 10, sets: sets, began: s.started}
+	p := &benchPod{workload: number / 10, sets: sets, each: 10, began: s.started}
 	name := fmt.Sprintf("svc-%04d", p.workload)
 	p.stream = s.Connect(Pod{
 		Namespace: "test", Name: fmt.Sprintf("%s-%06d", name, number), Workload: name, App: name, CanonicalService: name, FlushInterval: 5 * time.Second,
@@ -101,6 +102,16 @@ func (p *benchPod) Describe(i int) (string, []Label, error) {
 	return p.names[i], ls, nil
 }
 
+// serve sets the requests of each set in a flush.
+func (p *benchPod) serve(each int) {
+	p.each = each
+	for i := range p.batch.Samples {
+		if s := &p.batch.Samples[i]; s.Kind != Counter {
+			s.Count = uint64(each)
+		}
+	}
+}
+
 // commit sends one flush, five seconds after the one before.
 func (p *benchPod) commit() error {
 	p.flush++
@@ -110,7 +121,7 @@ func (p *benchPod) commit() error {
 		s := &p.batch.Samples[i]
 		s.Timestamp = p.batch.Timestamp
 		if s.Kind == Counter {
-			s.Value = float64(10 * p.flush)
+			s.Value = float64(int64(p.each) * p.flush)
 		}
 	}
 	return p.stream.Commit(at, &p.batch, p)
@@ -368,10 +379,12 @@ func TestCommitAllocatesNothingInTheSteadyState(t *testing.T) {
 	for name, c := range map[string]struct {
 		parts   benchParts
 		watched bool
+		busy    bool
 	}{
 		"histograms and summaries":          {parts: benchAll},
 		"histograms only":                   {parts: benchParts{counter: true, duration: true, sizes: true}},
 		"counters only":                     {parts: benchParts{counter: true}},
+		"of busy series":                    {parts: benchAll, busy: true},
 		"of series that an HPA acts on too": {parts: benchAll, watched: true},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -388,6 +401,9 @@ func TestCommitAllocatesNothingInTheSteadyState(t *testing.T) {
 				go s.Watch(t.Context(), func(*Query) time.Duration { return 0 })
 			}
 			p := newBenchPod(s, 0, 20, c.parts)
+			if c.busy {
+				p.serve(2_000)
+			}
 			p.commits(t, 200) // past the ring's first turn
 			if n := testing.AllocsPerRun(200, func() { p.commits(t, 1) }); n != 0 {
 				t.Errorf("%v allocations a flush, want none", n)

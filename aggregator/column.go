@@ -47,6 +47,7 @@ type intervals struct {
 	quantilesAt int64                         // timestamp_ms of the newest summary
 	quantiles   [len(SummaryQuantiles)]uint16 // and its quantiles
 	stepFlush   uint32                        // number of the flush that step led to
+	ahead       float32                       // how far step was beyond the interval when they were last compared
 	agreed      uint8                         // rows in which step was the interval, up to agreement
 	strikes     uint8                         // rows in succession in which step contradicted the interval
 	summed      bool                          // the column keeps quantiles: a summary came with its first histogram (frame)

@@ -100,3 +100,37 @@ func TestPreparedSelectorsFindEveryPod(t *testing.T) {
 		t.Errorf("the log holds %d tables of %d", n, live)
 	}
 }
+
+// More than two flushes without a row are a gap; what is known of the pod has a hole as long as that.
+func TestMoreThanTwoFlushesWithoutARowAreAGap(t *testing.T) {
+	for missing, gap := range map[time.Duration]bool{9900 * time.Millisecond: false, 10100 * time.Millisecond: true, 14 * time.Second: true} {
+		s, err := New(Config{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		st := s.Connect(Pod{Namespace: "test", Name: "pod"})
+		at := s.started
+		for range 4 {
+			at = at.Add(5 * time.Second)
+			commitEmpty(t, st, at)
+		}
+		before := at
+		at = at.Add(missing)
+		commitEmpty(t, st, at)
+		st.Close()
+		p := s.Pod("test", "pod", at, time.Minute)
+		if gap != !p.GapTo.IsZero() {
+			t.Errorf("%s without a row: the gap ends at %v", missing, p.GapTo)
+		}
+		if gap && (p.GapFrom.UnixMilli() != before.UnixMilli() || p.GapTo.UnixMilli() != at.UnixMilli()) {
+			t.Errorf("%s without a row: the gap is %v to %v, want %v to %v", missing, p.GapFrom, p.GapTo, before, at)
+		}
+	}
+}
+
+func commitEmpty(t *testing.T, st *Stream, at time.Time) {
+	t.Helper()
+	if err := st.Commit(at, &Batch{Timestamp: at.UnixMilli()}, described(nil)); err != nil {
+		t.Fatal(err)
+	}
+}

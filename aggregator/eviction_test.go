@@ -8,6 +8,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/prometheus/model/labels"
 )
 
@@ -339,6 +340,10 @@ func TestIdleCountersWhosePartWasLostAddNothing(t *testing.T) {
 			l.flush(0, false, true)
 			l.flush(0, false, true)
 		},
+		"none: a flush comes in two messages, unlike those before it": func(l *lossy) {
+			l.flush(0, false, true)
+			l.commit(l.message(0, true, false))
+		},
 		"two flushes, then none for a while": func(l *lossy) {
 			l.flush(0, false, true)
 			l.number++
@@ -392,6 +397,90 @@ func TestIdleCountersWhosePartWasLostAddNothing(t *testing.T) {
 					}
 				})
 			})
+		}
+	}
+}
+
+// A counter that comes for the first time in a stream's later flush began at 0, unless it may have been in what was refused.
+func TestANewCounterAfterARefusedSampleIsNotKnownToBeNew(t *testing.T) {
+	for refused, want := range map[int][]float64{0: {0, 2000}, 1: {2000}} {
+		s, err := New(Config{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		st := s.Connect(Pod{Namespace: "test", Name: "pod"})
+		for flush := range 3 {
+			at := s.started.Add(time.Duration(flush) * 5 * time.Second)
+			b, d := &Batch{Timestamp: at.UnixMilli()}, described(nil)
+			switch flush {
+			case 1:
+				b.Refused = refused
+			case 2:
+				b.Samples = []Sample{{Key: 1, Timestamp: b.Timestamp, Kind: Counter, Value: 2000}}
+				d = described{named("istio_tcp_sent_bytes_total", labels.EmptyLabels())}
+			}
+			if err := st.Commit(at, b, d); err != nil {
+				t.Fatal(err)
+			}
+		}
+		st.Close()
+		for name, ps := range stored(t, s) {
+			if got := values(ps); !cmp.Equal(got, want) {
+				t.Errorf("%d refused before: %s shows %v, want %v", refused, name, got, want)
+			}
+		}
+	}
+}
+
+// Envoy evicts with every so manieth flush: what has been missing for as many or more is gone, what was missing for fewer is not.
+func TestWhatAnEvictionPeriodTells(t *testing.T) {
+	var e eviction
+	check := func(told, absent uint32, anew, certain bool) {
+		t.Helper()
+		if a, c := e.tells(absent, told); a != anew || c != certain {
+			t.Errorf("told %d, %+v: %d flushes without it tell anew %v, certain %v, want %v, %v", told, e, absent, a, c, anew, certain)
+		}
+	}
+	check(0, 100, false, false)
+	check(6, 5, false, true)
+	check(6, 6, true, true)
+	e.wentOn(3)
+	check(0, 3, false, true)
+	check(0, 4, false, false)
+	e.restarted(9)
+	check(0, 9, true, true)
+	check(0, 8, false, false)
+	e.restarted(6)
+	check(0, 6, true, true)
+	e.wentOn(7) // so 6 was no eviction
+	check(0, 7, false, true)
+	check(0, 8, false, false)
+	e.restarted(4) // and 7 none of a period that still holds
+	check(0, 4, true, true)
+	check(0, 3, false, true)
+}
+
+func TestAToldEvictionPeriodIsCountedInFlushes(t *testing.T) {
+	for _, c := range []struct {
+		eviction, flush, observed time.Duration
+		want                      uint32
+	}{
+		{0, 0, 5 * time.Second, 0},
+		{30 * time.Second, 0, 5 * time.Second, 6},
+		{30 * time.Second, 0, 5010 * time.Millisecond, 6},
+		{30 * time.Second, 0, 10020 * time.Millisecond, 3}, // another interval than Istio's, which nothing tells
+		{10 * time.Second, time.Second, 1500 * time.Millisecond, 10},
+		{time.Hour, 5 * time.Second, 5010 * time.Millisecond, 720},
+		{time.Second, 5 * time.Second, 5 * time.Second, 1},
+	} {
+		s, err := New(Config{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		table := s.Connect(Pod{Namespace: "test", Name: "pod", EvictionInterval: c.eviction, FlushInterval: c.flush}).table
+		table.flush.Store(c.observed.Milliseconds())
+		if got := table.toldEviction(); got != c.want {
+			t.Errorf("%+v: %d flushes", c, got)
 		}
 	}
 }

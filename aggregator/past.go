@@ -56,7 +56,7 @@ func (t *table) resolve(p pendingCounter, interval float64, intervalKnown bool) 
 	// There is a stored value: a row's, a tombstone's, or of a flush that shares a row still to come.
 	known := c.row >= 0 || c.pastKnown || c.raw > 0
 	if h := c.partner; h != nil {
-		h.strikes = 0
+		h.strikes, h.ahead = 0, 0
 	}
 	switch absent := uint32(t.flushes) - 1 - p.last; {
 	case known && absent < t.whole && (c.row >= 0 || !t.refusedLately()): // a freed one may be among the refused
@@ -205,9 +205,10 @@ const (
 const suspectStep = 1_000
 
 // contradicts reports whether a counter cannot have made a step in an interval that counted so many requests. The two may lie
-// apart by what came between their snapshots, which the next flush evens out, but not so far.
-func contradicts(step, interval float64) bool {
-	return step < 0 || step-interval > suspectStep && step > 10*interval
+// apart by what came between their snapshots, which the next flush evens out, but not so far: what the step was behind before is no part of it.
+func contradicts(step, interval float64, histogram *column) bool {
+	evened := step + min(0, float64(histogram.ahead))
+	return step < 0 || evened-interval > suspectStep && evened > 10*interval
 }
 
 // suspicious reports whether a step of a counter between consecutive flushes is held against its interval before it counts.
@@ -223,11 +224,17 @@ func (t *table) judge(p pendingCounter, interval float64, known bool) {
 		t.advance(c, raw, raw < c.raw)
 		return
 	}
-	tolerance := pairTolerance(interval)
-	if h.strikes > 0 && raw >= h.step && (!known || !within(raw-c.raw, interval, tolerance) && within(raw-h.step, interval, tolerance)) {
-		c.raw = h.step
+	if h.strikes > 0 && raw >= h.step { // it may go on from the value that was not believed
+		tolerance := pairTolerance(interval)
+		goesOn := !within(raw-c.raw, interval, tolerance) && within(raw-h.step, interval, tolerance)
+		if !known { // the smaller step
+			goesOn = h.step > c.raw || raw < c.raw
+		}
+		if goesOn {
+			c.raw = h.step
+		}
 	}
-	if !known || !contradicts(raw-c.raw, interval) {
+	if !known || !contradicts(raw-c.raw, interval, h) {
 		h.strikes = 0
 		h.step, h.stepFlush = t.advance(c, raw, raw < c.raw), uint32(t.flushes)
 		if known {
@@ -250,19 +257,22 @@ func (t *table) judge(p pendingCounter, interval float64, known bool) {
 
 // compare gives up a pair whose two sides do not count the same (a Telemetry override may rename the tags of one): such a
 // histogram does not tell its counter's past. One that has long agreed may be off once, by what came between the snapshots of an Envoy
-// that is short of CPU. Steps that stand on the histogram themselves are not compared.
-func (t *table) compare(histogram *column) {
-	if histogram.partner == nil || histogram.stepFlush != uint32(t.flushes) {
+// that is short of CPU: the next flush evens it out. Steps that stand on the histogram themselves are not compared.
+func (t *table) compare(h *column) {
+	if h.partner == nil || h.stepFlush != uint32(t.flushes) {
 		return
 	}
-	interval := float64(histogram.interval)
+	interval := float64(h.interval)
+	tolerance := pairTolerance(interval)
 	switch {
-	case within(histogram.step, interval, pairTolerance(interval)):
-		histogram.agreed = min(histogram.agreed+1, agreement)
-	case histogram.agreed == agreement:
-		histogram.agreed = 0
+	case within(h.step+float64(h.ahead), interval, tolerance):
+		h.agreed, h.ahead = min(h.agreed+1, agreement), 0
+	case within(h.step, interval, tolerance):
+		h.agreed, h.ahead = 1, 0
+	case h.agreed == agreement && h.ahead == 0:
+		h.ahead = float32(h.step - interval)
 	default:
-		t.unpair(histogram)
+		t.unpair(h)
 	}
 }
 
