@@ -16,8 +16,8 @@ type Coverage struct {
 	// Covered is how far back from the instant the rows of the reporting pods reach: the longest of them, and never
 	// more than the window. A pod that came later is complete from its first row.
 	Covered time.Duration
-	// Watermark is the newest time that every reporting pod has covered, zero if none reports; Flush is the longest of
-	// their flush intervals.
+	// Watermark is the newest time that every reporting pod has covered, zero if none reports, and Flush the longest of their flush intervals: but for
+	// a tenth of them, which may flush more seldom.
 	Watermark time.Time
 	Flush     time.Duration
 	// Partial are the selected pods of which the window is not known in full: silent ones, ones whose rows begin within
@@ -60,7 +60,7 @@ func (q *Query) coverage(at int64) (time.Time, Coverage) {
 	var cov Coverage
 	newest := int64(math.MinInt64)
 	from := at - q.reach.Milliseconds()
-	var pods []*table
+	var pods, named []*table
 	bearing := map[*table]bool{} // of those of which samples were refused
 	for i, sel := range q.selectors {
 		before, asked := cov.Matched, askedBound{selector: sel}
@@ -91,16 +91,21 @@ func (q *Query) coverage(at int64) (time.Time, Coverage) {
 			cov.Matched = before
 			cov.Absent = append(cov.Absent, Absent{Selector: i, Kin: n, Unreported: []Unreported{missing}})
 		}
-		pods = q.store.couldHave(sel, pods)
+		named = q.store.couldHave(sel, named)
 	}
-	for _, t := range distinctTables(pods) {
+	var reporting []lively
+	for _, t := range q.deciders(named, pods, at) {
 		if row, ok := t.newest(); ok && cov.Matched == 0 { // that nobody had a request is known from their flushes
 			newest = max(newest, row)
 		}
 		state := t.state(at, q.reach)
 		state.Bare = !state.Refused.IsZero() && !bearing[t]
-		cov.count(state, time.Duration(t.flush.Load())*time.Millisecond, at, q.reach)
+		cov.count(state, at, q.reach)
+		if state.Reporting {
+			reporting = append(reporting, lively{time.Duration(t.flush.Load()) * time.Millisecond, state.Newest})
+		}
 	}
+	cov.keepPace(reporting)
 	cov.Covered = min(cov.Covered, q.reach)
 	if newest == math.MinInt64 {
 		return time.Time{}, cov
@@ -127,14 +132,10 @@ func distinctTables(ts []*table) []*table {
 }
 
 // count takes a selected pod into account.
-func (c *Coverage) count(p PodState, flush time.Duration, at int64, reach time.Duration) {
+func (c *Coverage) count(p PodState, at int64, reach time.Duration) {
 	if p.Reporting {
 		c.Reporting++
 		c.Covered = max(c.Covered, time.Duration(at-p.Oldest.UnixMilli())*time.Millisecond)
-		c.Flush = max(c.Flush, flush)
-		if c.Watermark.IsZero() || p.Newest.Before(c.Watermark) {
-			c.Watermark = p.Newest
-		}
 	} else {
 		c.Silent++
 	}

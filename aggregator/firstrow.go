@@ -24,8 +24,10 @@ const maxToldFlushMs = 30_000
 
 // Pods is what is known of the cluster's pods beside what they say of themselves. It is safe for concurrent use.
 type Pods interface {
-	// Created returns when the pod was created, false while it is not known to exist.
-	Created(namespace, name string) (time.Time, bool)
+	// Known returns who a pod that exists or has left is and when it was created, false if it is not known.
+	Known(namespace, name string) (identity Pod, created time.Time, ok bool)
+	// Fresh reports whether all pods are known now.
+	Fresh() bool
 }
 
 // SetPods makes the cluster's pods known. It is called once, before streams connect.
@@ -37,7 +39,7 @@ func (s *Store) age(p *Pod, at int64) int64 {
 	if pods == nil {
 		return 0
 	}
-	created, ok := (*pods).Created(p.Namespace, p.Name)
+	_, created, ok := (*pods).Known(p.Namespace, p.Name)
 	if !ok {
 		return 0
 	}

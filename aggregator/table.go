@@ -35,6 +35,7 @@ type table struct {
 	closed atomic.Int64
 	aged   atomic.Bool
 
+	asked   atomic.Int64            // when the cluster did not know the pod, or knownPod; 0: not asked
 	contest atomic.Pointer[contest] // the newest, for readers; nil if there never was one
 
 	mu      sync.Mutex

@@ -56,7 +56,9 @@ func (s *scan) Describe(i int) (name string, labels []aggregator.Label, err erro
 			labels = append(labels, aggregator.Label{Name: sanitize(string(name)), Value: string(value)})
 		}
 	})
-	if !labelled {
+	if labelled {
+		labels = s.own.correct(labels, false)
+	} else {
 		family, labels = s.split(family)
 	}
 	if family == "" {

@@ -46,7 +46,8 @@ func (o *own) space(r *scanRules) uint64 {
 	return maphash.String(r.ownSeed, all) | 1
 }
 
-// correct puts the node's word for what a destination's joined name says of itself. twice says that a key came twice in the name.
+// correct puts the node's word for what a destination's labels say of itself, joined to the name or not: they are the sender's choice as well. twice
+// says that a key came twice in the name.
 func (o *own) correct(labels []aggregator.Label, twice bool) []aggregator.Label {
 	if o == nil || !slices.Contains(labels, aggregator.Label{Name: "reporter", Value: "destination"}) {
 		return labels

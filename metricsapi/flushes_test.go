@@ -125,13 +125,15 @@ func askOn(t *testing.T, expr string, truth float64, alone, known bool, until ti
 	return w
 }
 
-// created tells the store when pods were made.
+// created tells the store which pods there are.
 type created fixedPods
 
-func (c created) Created(namespace, name string) (time.Time, bool) {
+func (c created) Known(namespace, name string) (aggregator.Pod, time.Time, bool) {
 	p, ok := fixedPods(c).get(podKey{namespace, name})
-	return p.created, ok
+	return p.identity, p.created, ok
 }
+
+func (created) Fresh() bool { return true }
 
 // However often sidecars flush, and whatever they tell of it, from the first flush on no answer is more than 1.10 times the truth, and none that is
 // lower stands.

@@ -104,11 +104,14 @@ func (x *podIndex) transform(object any) (kept any, err error) {
 // run keeps the index in step with the API server until the context ends.
 func (x *podIndex) run(ctx context.Context) { x.informer.RunWithContext(ctx) }
 
-// Created returns when a pod that exists or has left was made, false if it is not known.
-func (x *podIndex) Created(namespace, name string) (time.Time, bool) {
+// Known returns who a pod that exists or has left is and when it was created, false if it is not known.
+func (x *podIndex) Known(namespace, name string) (identity aggregator.Pod, created time.Time, ok bool) {
 	p, ok := x.get(podKey{namespace, name})
-	return p.created, ok
+	return p.identity, p.created, ok
 }
+
+// Fresh reports whether all pods are known now.
+func (x *podIndex) Fresh() bool { return x.synced() == nil }
 
 // synced says why the pods are not known, nil while they are.
 func (x *podIndex) synced() error {
