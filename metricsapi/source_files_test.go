@@ -3,6 +3,7 @@ package metricsapi
 import (
 	"bytes"
 	"context"
+	"errors"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -195,6 +196,23 @@ func TestFileSourceReadsNoFileWithoutEnd(t *testing.T) {
 	d.wait("a d")
 	if d.log.count("b.yaml err=") != 1 || d.log.count("c.yaml err=\"more than 16777216 bytes") != 1 {
 		t.Errorf("no error about b.yaml or c.yaml:\n%s", d.log.text.String())
+	}
+}
+
+// endless is a file without end that counts what is read of it.
+type endless struct{ read int }
+
+func (e *endless) Read(p []byte) (int, error) {
+	if e.read += len(p); e.read > 2*maxFileSize {
+		return 0, errors.New("read on and on")
+	}
+	return len(p), nil
+}
+
+func TestAFileWithoutEndIsReadAsFarAsOneMayBe(t *testing.T) {
+	var e endless
+	if _, err := readAtMost(&e); !errors.Is(err, errTooLarge) || e.read > maxFileSize+1 {
+		t.Errorf("%d bytes are read, error %v", e.read, err)
 	}
 }
 
