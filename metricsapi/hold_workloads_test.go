@@ -288,6 +288,22 @@ func TestWhatIsUnknownOfAWorkload(t *testing.T) {
 			},
 			at: 65 * time.Minute, want: "2, 1 expected",
 		},
+		"mute, of a query that names nobody": {
+			sent: []sentBy{sent("small", whole, 2, "s"), sent("small", 4*time.Minute, 2, "s2"), sent("large", whole, 20, "l1")},
+			pods: func(c *heldCluster) {
+				c.add("small", -time.Hour, "s", "s2")
+				c.add("large", -time.Hour, "l1")
+			},
+			expr: `sum(rate(istio_requests_total[1m]))`, want: "24, 3 expected",
+		},
+		"mute beside one that has just come, which says nothing of a mean": {
+			sent: []sentBy{sent("small", whole, 20, "s"), {workload: "small", pods: []string{"y"}, from: whole - 5*time.Second, to: whole, rps: 20}},
+			pods: func(c *heldCluster) {
+				c.add("small", -time.Hour, "s", "s2")
+				c.add("small", whole-15*time.Second, "y")
+			},
+			want: "46666m, 3 expected",
+		},
 		"all of all": {
 			pods: func(c *heldCluster) { c.add("small", -time.Hour, "s") },
 		},

@@ -250,8 +250,7 @@ func (l *looking) other(p *knownPod) {
 		}
 	case partial == nil && p.left.IsZero() && !(l.query.NamesPods() && l.query.Selects(&p.identity)):
 		if s := l.state(p); s.Reporting {
-			l.of(p)
-			l.t.reporting++
+			l.judge(p, s)
 		}
 	}
 }
