@@ -351,7 +351,7 @@ func (r rules) remarks(o *offer, p *prepared, a aggregator.Answer) (ps []Problem
 			switch {
 			case u.Label == model.BucketLabel && !other:
 				remark(ReasonNotReported, "no histogram has a bucket with %s: take one of the bounds that there are (of durations in milliseconds)", u.Matcher)
-			case u.Own && !other && !(value && a.Matched > 0):
+			case u.Own && !(value && a.Matched > 0):
 				remark(ReasonUnreportedValue, "the pods that it means report requests, and none with %s, which says something of themselves: check the spelling, and whether it has changed", u.Matcher)
 			case !u.Own && !value && (r.words.label(u.Label) || !slices.Contains(at.UnknownLabels, u.Label)):
 				remark(ReasonUnreportedValue, "the pods that it means report requests, and none with %s yet: it counts as none. Check the spelling", u.Matcher)

@@ -273,6 +273,31 @@ func TestAValueThatNobodyReports(t *testing.T) {
 	}
 }
 
+// What the pods lack is told when they have something to tell: before, nobody knows.
+func TestNothingIsToldBeforeThePodsReport(t *testing.T) {
+	const (
+		label  = `sum(rate(istio_requests_total{app="podinfo",namespace="test"}[1m]))`
+		metric = `sum(rate(istio_requests{namespace="test"}[1m]))`
+	)
+	m := newCallMesh(t)
+	later := m.calls
+	ask := func(when, expr string, at time.Duration, want bool) {
+		t.Helper()
+		if got := m.ask(vocabulary{keeps: istioOnly}, expr, at); got.err == "" || got.told(ReasonNotReported, "") != want {
+			t.Errorf("%s, %s is %s", when, expr, got)
+		}
+	}
+	ask("before a pod reports", label, time.Second, false)
+	ask("before a pod reports", metric, time.Second, false)
+	m.calls = map[string][]series{}
+	m.run(5*time.Second, time.Minute)
+	ask("before a request", label, time.Minute, false)
+	ask("before a request", metric, time.Minute, true)
+	m.calls = later
+	m.run(65*time.Second, 2*time.Minute)
+	ask("with requests", label, 2*time.Minute, true)
+}
+
 // The event must not change with what is reported, or it would be repeated; the error may.
 func TestWhatIsToldOfAValueDoesNotChange(t *testing.T) {
 	m := newCallMesh(t)
