@@ -11,9 +11,10 @@ import (
 var (
 	ErrSuperseded  = errors.New("another connection of the pod counts, which is newer or proves better whose it is")
 	ErrDuplicate   = errors.New("series already has a sample of this timestamp")
-	ErrSeriesLimit = errors.New("limit of series in all reached")
+	ErrPods        = errors.New("limit of pods reached: in all, or the sender's share of it")
+	ErrSeriesLimit = errors.New("limit of series reached: in all, or the sender's share of it")
 	ErrPodLimit    = errors.New("limit of the pod's series reached")
-	ErrMemory      = errors.New("memory budget reached")
+	ErrMemory      = errors.New("memory budget reached: in all, or the sender's share of it")
 	ErrSharedRow   = errors.New("flushes come faster than rows are kept")
 	ErrBadSeries   = errors.New("name or labels cannot be read")
 	ErrOtherFlush  = errors.New("sample has another timestamp than its message")

@@ -441,7 +441,7 @@ func TestPodsThatGoLeaveTheHeapWhereItWas(t *testing.T) {
 	if grown := after - before; grown > 512<<10 {
 		t.Errorf("heap grew by %d KiB over 100 generations of pods", grown>>10)
 	}
-	if n := s.series.Load(); n != 0 {
+	if n := s.series.Taken(); n != 0 {
 		t.Errorf("%d series are left", n)
 	}
 	if sel := query.selectors[0]; len(sel.selections.all())+len(sel.selections.byTable)+len(sel.classes) != 0 {

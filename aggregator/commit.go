@@ -31,26 +31,36 @@ type Stream struct {
 
 // Connect opens a stream of the pod. Whether it counts is told at each of its messages.
 func (s *Store) Connect(p Pod) *Stream {
-	return &Stream{store: s, pod: &p, number: s.streams.Add(1), table: s.tables.get(s, &p)}
+	st := &Stream{store: s, pod: &p, number: s.streams.Add(1)}
+	st.table, _ = s.tables.get(s, &p) // nil: tried again at its first message
+	return st
 }
 
-// lock returns the pod's table with its mutex held: a new one where the stream's has been freed, or set aside after a fault.
-func (st *Stream) lock() *table {
+// lock returns the pod's table with its mutex held: a new one where the stream's has been freed, or set aside after a fault. The error
+// is that of a limit, with which there is none.
+func (st *Stream) lock() (*table, error) {
 	for {
+		if st.table == nil {
+			t, err := st.store.tables.get(st.store, st.pod)
+			if err != nil {
+				return nil, err
+			}
+			st.table = t
+		}
 		t := st.table
 		t.mu.Lock()
 		if t.aside.Load() != nil && !t.removed {
 			t.discard()
 		}
 		if !t.removed {
-			return t
+			return t, nil
 		}
 		t.mu.Unlock()
 		if st.timer != nil { // it is the old table's
 			st.timer.Stop()
 			st.timer = nil
 		}
-		st.table = st.store.tables.get(st.store, st.pod)
+		st.table = nil
 	}
 }
 
@@ -61,6 +71,9 @@ func (p *Pod) sameWorkload(o *Pod) bool {
 
 // Close ends the stream: its open row is closed. What it sent stays.
 func (st *Stream) Close() {
+	if st.table == nil {
+		return
+	}
 	st.table.mu.Lock()
 	defer st.table.mu.Unlock()
 	if st.timer != nil {
@@ -70,11 +83,15 @@ func (st *Stream) Close() {
 }
 
 // Commit takes a whole message that arrived at the given time. Samples that cannot be kept are counted and dropped one
-// by one. The errors are ErrSuperseded, with which the whole message was dropped, and those of a limit that some of its samples
+// by one. The errors are ErrSuperseded, with which the whole message was dropped, ErrPods, with which nothing is known of the pod, and those of a limit that some of its samples
 // met while the others were taken: ErrPodLimit, ErrSeriesLimit, ErrMemory, ErrOtherFlush; ErrSharedRow, with which nothing is lost but
 // time between samples; ErrSetAside, with which all that the store knows of the pod was given up. Not safe for concurrent use.
 func (st *Stream) Commit(arrival time.Time, b *Batch, d Describer) (err error) {
-	t := st.lock()
+	t, err := st.lock()
+	if err != nil {
+		st.store.metrics.drop(err, len(b.Samples))
+		return err
+	}
 	defer t.mu.Unlock()
 	defer t.contain(&err, len(b.Samples))
 	at := st.store.millis(arrival)
@@ -243,8 +260,12 @@ func (t *table) takeNew(b *Batch, at int64) {
 			columns = append(columns, f.column)
 		}
 	}
-	t.allocate(columns...)
+	err := t.allocate(columns...)
 	for _, f := range t.fresh {
+		if f.column.removed {
+			t.lost(err, at)
+			continue
+		}
 		t.lost(t.bring(f.column, &b.Samples[f.sample], b), at)
 	}
 	t.fresh = nil // rarely needed again
@@ -280,7 +301,13 @@ func (t *table) introduce(s *Sample, b *Batch, i int, d Describer) (*column, err
 		return nil, err
 	}
 	cl, err := t.classOf(s.Key, b.Space, kind, describe)
+	if errors.Is(err, ErrMemory) {
+		return nil, t.short(err)
+	}
 	if err != nil {
+		if t.unreadable == nil {
+			t.unreadable = map[uint64]struct{}{}
+		}
 		if len(t.unreadable) < maxUnreadable {
 			t.unreadable[s.Key] = struct{}{}
 		}
@@ -290,6 +317,10 @@ func (t *table) introduce(s *Sample, b *Batch, i int, d Describer) (*column, err
 		t.store.classes.release(cl)
 		t.keys[s.Key], c.key = c, s.Key
 		return c, nil
+	}
+	if err := t.affordSeries(expectedWords(s)); err != nil {
+		t.store.classes.release(cl)
+		return nil, t.short(err)
 	}
 	return t.addColumn(s.Key, cl), nil
 }
@@ -320,10 +351,8 @@ func (t *table) limited() error {
 	switch {
 	case len(t.byClass) >= t.store.config.MaxSeriesPerPod || t.keysFull():
 		return ErrPodLimit
-	case t.store.series.Load() >= int64(t.store.config.MaxSeries):
-		return ErrSeriesLimit
-	case t.store.full.Load():
-		return ErrMemory
+	case t.shortOf != nil && t.shortAt == t.flushes:
+		return t.shortOf
 	}
 	return nil
 }
@@ -340,7 +369,10 @@ func (t *table) classOf(key, space uint64, kind Kind, describe func() (string, [
 	if err != nil {
 		return nil, err
 	}
-	cl := cs.acquire(name, kind, ls)
+	cl := cs.acquire(t.sender, name, kind, ls)
+	if cl == nil {
+		return nil, ErrMemory
+	}
 	if space != 0 {
 		cs.remember(space^key, cl)
 	}
@@ -356,7 +388,9 @@ func (t *table) addColumn(key uint64, cl *class) *column {
 	if cl.kind == Histogram {
 		c.intervals = &intervals{intervalAt: never, quantilesAt: never}
 	}
-	t.store.series.Add(1)
+	if t.keys == nil {
+		t.keys, t.byClass = map[uint64]*column{}, map[*class]*column{}
+	}
 	t.keys[key] = c
 	t.byClass[cl] = c
 	t.columns = append(t.columns, c)
@@ -456,24 +490,31 @@ func (t *table) takeHistogram(c *column, s *Sample, buckets []Bucket) error {
 		return ErrDuplicate
 	}
 	if !c.layout.holds(buckets) { // bounds are bootstrap: this is another process under the pod's name
-		c = t.rebound(c, s.Key, s.Timestamp, buckets)
+		var err error
+		if c, err = t.rebound(c, s.Key, s.Timestamp, buckets); err != nil {
+			return err
+		}
 	}
 	t.mark(c, s)
 	t.count(c, buckets, s.Count, s.Value, s.Timestamp)
 	return nil
 }
 
-// rebound puts a column with other bounds in a histogram's place, whose flush has the timestamp.
-func (t *table) rebound(c *column, key uint64, timestamp int64, buckets []Bucket) *column {
+// rebound puts a column with other bounds in a histogram's place, whose flush has the timestamp. The error is that of a limit: then
+// the histogram is gone.
+func (t *table) rebound(c *column, key uint64, timestamp int64, buckets []Bucket) (*column, error) {
 	cl := c.class
 	t.store.classes.retain(cl)
 	t.drop(c) // it leaves t.columns with the row
 	t.store.metrics.rebounded.Inc()
+	if err := t.affordSeries(countWords(len(buckets)) + 1 + quantileWords); err != nil {
+		t.store.classes.release(cl)
+		return nil, t.short(err)
+	}
 	n := t.addColumn(key, cl)
 	n.quantiles, n.quantilesAt, n.seen = c.quantiles, c.quantilesAt, c.seen
 	n.frame(t.store.layouts.of(buckets), n.quantilesAt == timestamp)
-	t.allocate(n)
-	return n
+	return n, t.allocate(n)
 }
 
 // count adds an interval to a histogram and publishes the row, where the flush has one.
@@ -521,12 +562,17 @@ func (t *table) addSummary(p pendingSummary) {
 	if c.removed || c.intervalAt == c.quantilesAt {
 		return
 	}
+	var err error
 	switch {
 	case c.block.Load() == nil:
 		c.frame(t.store.layouts.of(nil), true)
-		t.allocate(c)
+		err = t.allocate(c)
 	case len(c.layout.bounds) > 0:
-		c = t.rebound(c, c.key, c.quantilesAt, nil)
+		c, err = t.rebound(c, c.key, c.quantilesAt, nil)
+	}
+	if err != nil {
+		t.lost(err, t.flushTime)
+		return
 	}
 	c.flush, c.timestamp = uint32(t.flushes), c.quantilesAt
 	t.count(c, nil, p.count, p.sum, c.quantilesAt)

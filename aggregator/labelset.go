@@ -59,6 +59,7 @@ type class struct {
 	sameHash  *class      // another one in classes.byHash
 	wire      [2]uint64   // under which classes.byWire has it: tags come in the name or as labels; 0: none
 	gone      bool        // the last user has released it
+	sender    string      // whose share of the memory it is of
 }
 
 // labelsOf returns the labels of a column of the class as a query sees them; suffix is "", "_bucket", "_sum" or "_count".
@@ -87,7 +88,9 @@ const (
 
 // classes interns classes and keeps them by metric name. Its mutex is taken once per new series, never per sample.
 type classes struct {
+	memory *Shares
 	mu     sync.Mutex
+	texts  map[unique.Handle[string]]*text // label values that are held
 	seed   maphash.Seed
 	byHash map[uint64]*class
 	byWire map[uint64]*class // by Batch.Space ^ Sample.Key, both random
@@ -98,8 +101,10 @@ type classes struct {
 	registered selectorIndex
 }
 
-func newClasses() *classes {
+func newClasses(memory *Shares) *classes {
 	return &classes{
+		memory:     memory,
+		texts:      map[unique.Handle[string]]*text{},
 		seed:       maphash.MakeSeed(),
 		byHash:     map[uint64]*class{},
 		byWire:     map[uint64]*class{},
@@ -108,8 +113,51 @@ func newClasses() *classes {
 	}
 }
 
-// acquire returns the class of a series, made if it is new. Every acquire needs its release.
-func (cs *classes) acquire(name string, kind Kind, in []Label) *class {
+// text is a label's value, of which the memory is the first sender's.
+type text struct {
+	users  int
+	sender string
+}
+
+// bytes is what the class itself takes.
+func (c *class) bytes() int64 { return classBytes + labelBytes*int64(len(c.labels)) }
+
+// afford takes memory for a class and for those of its label values that are new. The mutex is held.
+func (cs *classes) afford(c *class) bool {
+	bytes := c.bytes()
+	fresh := map[unique.Handle[string]]bool{}
+	for _, l := range c.labels {
+		if cs.texts[l.value] == nil && !fresh[l.value] {
+			fresh[l.value] = true
+			bytes += textBytes + int64(len(l.value.Value()))
+		}
+	}
+	if !cs.memory.Take(c.sender, bytes) {
+		return false
+	}
+	for _, l := range c.labels {
+		if cs.texts[l.value] == nil {
+			cs.texts[l.value] = &text{sender: c.sender}
+		}
+		cs.texts[l.value].users++
+	}
+	return true
+}
+
+// giveUp gives back what a class has taken, and its values that no other has. The mutex is held.
+func (cs *classes) giveUp(c *class) {
+	cs.memory.Give(c.sender, c.bytes())
+	for _, l := range c.labels {
+		x := cs.texts[l.value]
+		if x.users--; x.users == 0 {
+			cs.memory.Give(x.sender, textBytes+int64(len(l.value.Value())))
+			delete(cs.texts, l.value)
+		}
+	}
+}
+
+// acquire returns the class of a series, made if it is new; nil if the sender has no memory left for it. Every acquire needs its release.
+func (cs *classes) acquire(sender, name string, kind Kind, in []Label) *class {
 	set := newLabelSet(in)
 	hash := cs.hashLabels(set)
 	h := cs.hash(name, kind, hash)
@@ -119,7 +167,10 @@ func (cs *classes) acquire(name string, kind Kind, in []Label) *class {
 		c.users++
 		return c
 	}
-	c := &class{name: strings.Clone(name), kind: kind, labels: set, hash: hash, users: 1, sameHash: cs.byHash[h]}
+	c := &class{name: strings.Clone(name), kind: kind, labels: set, hash: hash, users: 1, sameHash: cs.byHash[h], sender: sender}
+	if !cs.afford(c) {
+		return nil
+	}
 	cs.byHash[h] = c
 	l, _ := cs.byName.LoadOrStore(c.name, &list[*class]{})
 	l.(*list[*class]).add(c)
@@ -216,6 +267,7 @@ func (cs *classes) releaseLocked(c *class) {
 		}
 	}
 	c.gone = true
+	cs.giveUp(c)
 	l, _ := cs.byName.Load(c.name)
 	if l.(*list[*class]).leave(func(o *class) bool { return o.gone }) == 0 {
 		cs.byName.Delete(c.name)

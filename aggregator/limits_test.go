@@ -41,8 +41,8 @@ func TestEachLimitIsToldAndCounted(t *testing.T) {
 	}{
 		"series of a pod": {Config{MaxSeriesPerPod: 3}, 0, ErrPodLimit, 3},
 		"series in all":   {Config{MaxSeries: 4}, 0, ErrSeriesLimit, 4},
-		"memory":          {Config{MemoryBudget: 100}, 101, ErrMemory, 0},
-		"none":            {Config{MemoryBudget: 100}, 100, nil, 10},
+		"memory":          {Config{MemoryBudget: 1 << 20}, 1<<20 + 1, ErrMemory, 0},
+		"none":            {Config{MemoryBudget: 1 << 20}, 100 << 10, nil, 10},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s, err := New(test.config)
@@ -58,7 +58,7 @@ func TestEachLimitIsToldAndCounted(t *testing.T) {
 			if err := st.Commit(now, b, numbered{batch: b}); !errors.Is(err, test.want) {
 				t.Errorf("error %v, want %v", err, test.want)
 			}
-			if got := s.series.Load(); got != int64(test.kept) {
+			if got := s.series.Taken(); got != int64(test.kept) {
 				t.Errorf("%d series are kept, want %d", got, test.kept)
 			}
 			for reason, c := range s.metrics.dropped {
@@ -87,8 +87,8 @@ func TestKeysOfOneSeriesAreBounded(t *testing.T) {
 	if err := st.Commit(now, b, numbered{batch: b, same: true}); !errors.Is(err, ErrPodLimit) {
 		t.Errorf("error %v", err)
 	}
-	if n := len(st.table.keys); n != 20 || s.series.Load() != 1 {
-		t.Errorf("%d keys of %d series, want 20 of 1", n, s.series.Load())
+	if n := len(st.table.keys); n != 20 || s.series.Taken() != 1 {
+		t.Errorf("%d keys of %d series, want 20 of 1", n, s.series.Taken())
 	}
 }
 

@@ -122,8 +122,8 @@ func TestHistogramsThatChangeTheirBoundsAreWithinTheLimit(t *testing.T) {
 		}
 	}
 	st.Close()
-	if n := len(st.table.columns); n != series || s.series.Load() != series {
-		t.Errorf("%d columns and %d series, want %d", n, s.series.Load(), series)
+	if n := len(st.table.columns); n != series || s.series.Taken() != series {
+		t.Errorf("%d columns and %d series, want %d", n, s.series.Taken(), series)
 	}
 	if got := testutil.ToFloat64(s.metrics.rebounded); got != 2*series-1 {
 		t.Errorf("%v histograms changed their bounds, want %d", got, 2*series-1)

@@ -21,6 +21,7 @@ type metrics struct {
 var dropReasons = map[error]string{
 	ErrSuperseded:  "superseded",
 	ErrDuplicate:   "duplicate",
+	ErrPods:        "pods",
 	ErrSeriesLimit: "series_limit",
 	ErrPodLimit:    "pod_series_limit",
 	ErrMemory:      "memory_budget",
@@ -73,8 +74,9 @@ func newMetrics(reg prometheus.Registerer, s *Store) (*metrics, error) {
 	for _, c := range []prometheus.Collector{
 		m.rows, m.shared, m.resets, m.grown, m.rebounded, m.unpaired, m.surges, m.ambiguous, m.contradicted, m.contested, dropped, m.evaluations, m.faults, m.seconds, m.driven,
 		gauge("meshpulse_store_pods", "Pods with a table.", func() float64 { return float64(s.tables.count()) }),
-		gauge("meshpulse_store_series", "Series in memory; a histogram is one.", func() float64 { return float64(s.series.Load()) }),
-		gauge("meshpulse_store_memory_budget_bytes", "Live heap past which new series are refused; 0 without a budget.", func() float64 { return float64(s.config.MemoryBudget) }),
+		gauge("meshpulse_store_series", "Series in memory; a histogram is one.", func() float64 { return float64(s.series.Taken()) }),
+		gauge("meshpulse_store_memory_budget_bytes", "Bytes past which new series are refused; 0 without a budget.", func() float64 { return float64(s.config.MemoryBudget) }),
+		gauge("meshpulse_store_memory_bytes", "What pods, series and their rows may take, rows that are yet to come included.", func() float64 { return float64(s.memory.Taken()) }),
 		gauge("meshpulse_store_retention_seconds", "How far back the rings reach.", func() float64 { return float64(s.retention.Load()) / 1000 }),
 	} {
 		if err := reg.Register(c); err != nil {

@@ -61,6 +61,7 @@ func (st *Stream) takeOver(arrival int64) {
 		t.dispute(st, o, 0, o.heard+2*t.flush.Load())
 	}
 	t.owner, t.strange = st, nil
+	t.sentBy(st.pod.Sender)
 	st.flushes, st.messages, st.single, st.lost, st.since = 0, 0, 0, 0, 0
 	if was := t.pod.Swap(st.pod); !was.sameWorkload(st.pod) {
 		t.store.tables.renamed()

@@ -150,7 +150,7 @@ func TestPreparedSelectorsSelectWhatTheirMatchersDo(t *testing.T) {
 
 // A label set is matched against the queries that ask for one of its values, not against those of other workloads.
 func TestNewLabelSetsAreNotMatchedAgainstOtherWorkloadsQueries(t *testing.T) {
-	cs := newClasses()
+	cs := newClasses(NewShares(unlimited, 0))
 	for i := range 1000 {
 		expr := fmt.Sprintf(`istio_requests_total{reporter="destination",destination_workload="w%d",destination_workload_namespace="n%d"}`, i, i%10)
 		ms, err := parser.ParseMetricSelector(expr)

@@ -10,10 +10,14 @@ import "sync"
 type Shares struct {
 	limit, least int64
 
-	mu    sync.Mutex
-	taken int64
-	of    map[string]int64 // by sender; never 0
+	mu      sync.Mutex
+	taken   int64
+	outside int64            // what is taken by nobody in particular
+	of      map[string]int64 // by sender; never 0
 }
+
+// unlimited is a limit that nobody meets.
+const unlimited = 1 << 60
 
 // NewShares returns the shares of a limit. Up to least nobody is refused while there is any left.
 func NewShares(limit, least int64) *Shares {
@@ -24,7 +28,7 @@ func NewShares(limit, least int64) *Shares {
 func (s *Shares) Take(sender string, n int64) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	left := s.limit - s.taken - n
+	left := s.limit - s.outside - s.taken - n
 	if left < 0 || s.of[sender]+n > max(s.least, int64(2*float64(left)*(float64(left)/float64(s.limit)))) {
 		return false
 	}
@@ -41,6 +45,22 @@ func (s *Shares) Give(sender string, n int64) {
 	if s.of[sender] -= n; s.of[sender] <= 0 {
 		delete(s.of, sender)
 	}
+}
+
+// Move makes what one sender has another's, whatever its share.
+func (s *Shares) Move(from, to string, n int64) {
+	s.Give(from, n)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.taken += n
+	s.of[to] += n
+}
+
+// Outside says what is taken of the limit by nobody in particular.
+func (s *Shares) Outside(n int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.outside = n
 }
 
 // Taken returns what all have together.

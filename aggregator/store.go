@@ -20,8 +20,11 @@ type Config struct {
 	MaxRetention time.Duration
 	// MaxSeries bounds the series of all pods (default 2,000,000), MaxSeriesPerPod those of one (default 20,000).
 	MaxSeries, MaxSeriesPerPod int
-	// MemoryBudget is how many bytes the live heap may have, as the collector last found it, before new series are refused and
-	// rings stop growing (default 0: no budget). What is known goes on being updated.
+	// MaxPods bounds the pods of which something is known (default 50,000).
+	MaxPods int
+	// MemoryBudget is how many bytes what is kept may take, with what the collector last found beside it, before new series are
+	// refused and rings stop growing (default 0: no budget). What is known goes on being updated. Of pods, series and bytes a
+	// sender has a share (Shares).
 	MemoryBudget int64
 	// CountersAsDeltas: senders set report_counters_as_deltas; a counter is the interval since the last flush.
 	CountersAsDeltas bool
@@ -45,6 +48,9 @@ func (c Config) withDefaults() (Config, error) {
 	if c.Logger == nil {
 		c.Logger = slog.Default()
 	}
+	if c.MaxPods == 0 {
+		c.MaxPods = 50_000
+	}
 	if c.MaxSeriesPerPod == 0 {
 		c.MaxSeriesPerPod = 20_000
 	}
@@ -53,8 +59,8 @@ func (c Config) withDefaults() (Config, error) {
 		return c, fmt.Errorf("retention %s is too short: at least 10s, two flushes of a sidecar", c.Retention)
 	case c.MaxRetention < c.Retention:
 		return c, fmt.Errorf("maximum retention %s is shorter than the retention %s", c.MaxRetention, c.Retention)
-	case c.MaxSeries < 0 || c.MaxSeriesPerPod < 0:
-		return c, errors.New("limits of series must not be negative")
+	case c.MaxSeries < 0 || c.MaxSeriesPerPod < 0 || c.MaxPods < 0:
+		return c, errors.New("limits of series and pods must not be negative")
 	case c.MemoryBudget < 0:
 		return c, errors.New("the memory budget must not be negative")
 	}
@@ -65,12 +71,9 @@ func (c Config) withDefaults() (Config, error) {
 type Store struct {
 	config    Config
 	metrics   *metrics
-	started   time.Time    // with its monotonic reading: a step of the wall clock moves nothing
-	retention atomic.Int64 // milliseconds; grows to the longest registered range
-	series    atomic.Int64
+	started   time.Time     // with its monotonic reading: a step of the wall clock moves nothing
+	retention atomic.Int64  // milliseconds; grows to the longest registered range
 	streams   atomic.Uint64 // that have connected so far
-	full      atomic.Bool   // the live heap is beyond the budget
-	liveHeap  func() uint64 // bytes
 	tables    tables
 	classes   *classes
 	layouts   layouts
@@ -81,6 +84,11 @@ type Store struct {
 	faults    faults
 	pods      atomic.Pointer[Pods] // nil where nobody knows them
 	hook      hook                 // nil but in tests
+
+	// What senders have of the limits.
+	podShares, series, memory *Shares
+	liveHeap             func() uint64 // bytes
+	live                 uint64        // as watchMemory last saw it
 }
 
 // New returns an empty store, or an error that names the setting that is wrong.
@@ -89,7 +97,9 @@ func New(c Config) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Store{config: c, started: time.Now(), classes: newClasses(), engine: newEngine(), cells: newCellTables(), liveHeap: heapInUse}
+	s := &Store{config: c, started: time.Now(), engine: newEngine(), cells: newCellTables(), liveHeap: heapInUse}
+	s.podShares, s.series, s.memory = c.newShares()
+	s.classes = newClasses(s.memory)
 	s.watches.wake = make(chan struct{}, 1)
 	s.retention.Store(c.Retention.Milliseconds())
 	s.faults.log = c.Logger
@@ -182,15 +192,22 @@ const maxGone = 50_000
 
 type podKey struct{ namespace, name string }
 
-// get returns the pod's table, made if it is new.
-func (ts *tables) get(s *Store, p *Pod) *table {
+// get returns the pod's table, made if it is new; else the error is ErrPods or ErrMemory.
+func (ts *tables) get(s *Store, p *Pod) (*table, error) {
 	ts.mu.Lock()
 	defer ts.mu.Unlock()
 	k := podKey{p.Namespace, p.Name}
 	if t := ts.byPod[k]; t != nil {
-		return t
+		return t, nil
+	}
+	if !s.podShares.Take(p.Sender, 1) {
+		return nil, ErrPods
 	}
 	t := newTable(s, p)
+	if err := t.afford(t.bytes()); err != nil {
+		s.podShares.Give(p.Sender, 1)
+		return nil, err
+	}
 	ts.made++
 	t.number = ts.made
 	if ts.byPod == nil {
@@ -206,7 +223,7 @@ func (ts *tables) get(s *Store, p *Pod) *table {
 	t.enter(ts.log.Load())
 	l, _ := ts.byNamespace.LoadOrStore(p.Namespace, &list[*table]{})
 	l.(*list[*table]).add(t)
-	return t
+	return t, nil
 }
 
 // find returns the pod's table, or nil and the newest row of the one that was freed, 0 if there was none.

@@ -53,6 +53,12 @@ type table struct {
 	// strange are keys of this stream that were refused at a limit, and are of no series that is known under another key.
 	strange map[uint64]struct{}
 	limit   error // what the message that is being taken has met, nil if none
+	// shortOf is what the sender had no more of in a flush (shortAt), nil if nothing.
+	shortOf error
+	shortAt int64
+	// sender is who has taken so many bytes for the table (memory.go).
+	sender          string
+	taken, promised int64
 
 	pairs     bool      // a request counter of the pod has come with its duration histogram
 	flushes   int64     // how many have come, from all connections
@@ -102,11 +108,11 @@ const (
 )
 
 func newTable(s *Store, p *Pod) *table {
-	t := &table{store: s, keys: map[uint64]*column{}, byClass: map[*class]*column{}, unreadable: map[uint64]struct{}{}}
+	t := &table{store: s, sender: p.Sender}
 	flush := p.toldFlush()
 	t.flush.Store(flush)
 	t.pod.Store(p)
-	t.ring = newRing(s.slotsFor(flush), s.hook)
+	t.ring = newRing(firstSlots, s.hook)
 	t.gen.Store(t.ring.gen)
 	return t
 }
@@ -242,7 +248,7 @@ func (t *table) makeRoom(at int64) bool {
 		return true
 	}
 	if slots < t.store.maxSlots() {
-		if !t.store.full.Load() {
+		if t.afford(t.rowBytes(slots)) == nil {
 			t.grow()
 		}
 		return true
@@ -272,14 +278,32 @@ func (t *table) move(slots int64) {
 	t.ring = moved
 	t.gen.Store(moved.gen)
 	t.store.hook.after(stepGeneration)
+	t.recount()
 }
 
-// allocate gives columns their blocks, in one slab.
-func (t *table) allocate(columns ...*column) {
+// allocate gives columns their blocks, in one slab. Those for which there is no memory are dropped, with ErrMemory.
+func (t *table) allocate(columns ...*column) (err error) {
+	if want := int64(t.store.slotsFor(t.flush.Load())); t.live+t.dead == 0 && t.ring.gen.slots() < want && t.afford(8*want) == nil {
+		t.move(want) // the first: until now rows were times alone
+	}
+	var refused []*column
+	columns = slices.DeleteFunc(columns, func(c *column) bool {
+		if t.affordRows(c) == nil {
+			return false
+		}
+		refused = append(refused, c)
+		return true
+	})
 	for i, b := range newBlocks(t.ring.gen, columns) {
 		t.live += int64(b.width)
 		columns[i].show(b)
 	}
+	for _, c := range refused {
+		err = t.short(ErrMemory)
+		delete(t.keys, c.key)
+		t.drop(c)
+	}
+	return err
 }
 
 // newBlocks returns empty blocks for columns, in one slab of the generation.
@@ -313,6 +337,10 @@ func (t *table) closeRow() {
 	}
 	t.summaries = t.summaries[:0]
 	t.settle(true)
+	if t.promised > 0 { // more than series had
+		t.promised = 0
+		t.recount()
+	}
 	if t.held {
 		return
 	}
@@ -375,10 +403,11 @@ func (t *table) forget(expired []*column) {
 		}
 		delete(t.keys, k)
 		if c.class.kind == Counter {
-			gaveUp := t.past.keep(k, tombstone{c.raw, c.total, c.flush}, 4*t.store.config.MaxSeriesPerPod)
+			gaveUp := t.afford(tombstoneBytes) != nil || t.past.keep(k, tombstone{c.raw, c.total, c.flush}, 4*t.store.config.MaxSeriesPerPod)
 			t.past.lost = t.past.lost || gaveUp
 		}
 	}
+	t.recount()
 }
 
 func (t *table) drop(c *column) {
@@ -388,7 +417,8 @@ func (t *table) drop(c *column) {
 	}
 	delete(t.byClass, c.class)
 	t.store.classes.leave(c)
-	t.store.series.Add(-1)
+	t.store.series.Give(t.sender, 1)
+	t.recount()
 }
 
 // leave gives up a block's words. Those of a slab are freed when all of its columns are gone, or when the ring moves.
@@ -415,6 +445,7 @@ func (t *table) expired(now int64) bool {
 func (t *table) free() {
 	t.removed = true
 	t.gone.Store(true)
+	defer t.giveUp()
 	for _, c := range t.columns {
 		if c != nil && !c.removed { // else a fault has left it
 			t.drop(c)

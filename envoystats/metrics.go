@@ -38,6 +38,7 @@ const (
 const (
 	limitPodSeries = "pod_series_limit" // as meshpulse_store_dropped_samples_total has it
 	limitSeries    = "series_limit"     //
+	limitPods      = "pods"             //
 	limitMemory    = "memory_budget"    //
 	limitRows      = "shared_rows"      // meshpulse_store_shared_rows_total
 	limitCallers   = "caller_values"    // meshpulse_ingest_shared_samples_total

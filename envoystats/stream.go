@@ -196,9 +196,11 @@ func (st *stream) limited(err error) {
 	case errors.Is(err, aggregator.ErrPodLimit):
 		st.tell(&st.toldLimit, limitPodSeries, st.subject(), series+"raise --max-series-per-pod, or drop tags with a Telemetry resource", err)
 	case errors.Is(err, aggregator.ErrSeriesLimit):
-		st.tell(&st.toldLimit, limitSeries, "", series+"raise --max-series", err)
+		st.tell(&st.toldLimit, limitSeries, st.sender, series+"raise --max-series, if not a few senders have most of them", err)
+	case errors.Is(err, aggregator.ErrPods):
+		st.tell(&st.toldLimit, limitPods, st.sender, "what the pod sends is dropped: raise --max-pods, if not a few senders have most of them", err)
 	case errors.Is(err, aggregator.ErrMemory):
-		st.tell(&st.toldLimit, limitMemory, "", series+"raise the memory limit with GOMEMLIMIT, or --memory-budget", err)
+		st.tell(&st.toldLimit, limitMemory, st.sender, series+"raise the memory limit with GOMEMLIMIT, or --memory-budget", err)
 	case errors.Is(err, aggregator.ErrOtherFlush):
 		st.tell(&st.toldLimit, limitSamples, st.subject(), "samples refused, the rest of the message was taken", err)
 	case errors.Is(err, aggregator.ErrSharedRow):
