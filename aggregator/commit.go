@@ -399,7 +399,7 @@ func (t *table) addColumn(key uint64, cl *class) *column {
 	}
 	t.pair(c)
 	t.store.classes.join(c)
-	t.watchEpoch = 0
+	t.watchEpoch, t.rangeEpoch = 0, 0
 	return c
 }
 

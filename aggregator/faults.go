@@ -169,6 +169,6 @@ func (q *Query) aside() error {
 	if until == nil || !time.Now().Before(*until) {
 		return nil
 	}
-	return &QueryError{q.expr, fmt.Sprintf("set aside after a fault of meshpulse, which its log tells (please report it); not tried again before %s UTC",
+	return &QueryError{Expr: q.expr, Reason: fmt.Sprintf("set aside after a fault of meshpulse, which its log tells (please report it); not tried again before %s UTC",
 		until.UTC().Format(time.TimeOnly))}
 }

@@ -25,7 +25,7 @@ const (
 
 // bytes is what the table holds.
 func (t *table) bytes() int64 {
-	return tableBytes + t.rowBytes(t.ring.gen.slots()) + t.promised + columnBytes*int64(len(t.byClass)) + tombstoneBytes*int64(len(t.past.values))
+	return tableBytes + t.rowBytes(t.baseSlots()) + t.promised + columnBytes*int64(len(t.byClass)) + tombstoneBytes*int64(len(t.past.values))
 }
 
 // rowBytes is what rows of so many slots take: a time, and the words of all columns.
@@ -56,12 +56,12 @@ func (t *table) affordSeries(words int) error {
 
 // slots is how many rows a series will have.
 func (t *table) slots() int64 {
-	return max(t.ring.gen.slots(), int64(t.store.slotsFor(t.flush.Load())))
+	return max(t.baseSlots(), int64(t.store.slotsFor(t.flush.Load())))
 }
 
 // affordRows takes memory for a column's rows, that which was promised first.
 func (t *table) affordRows(c *column) error {
-	rows := 8 * t.ring.gen.slots() * int64(c.shape().width)
+	rows := 8 * t.baseSlots() * int64(c.shape().width)
 	promised := min(rows, t.promised)
 	if err := t.afford(rows - promised); err != nil {
 		return err
@@ -94,6 +94,10 @@ func (t *table) recount() {
 		t.store.memory.Give(t.sender, over)
 		t.taken -= over
 	}
+	if over := t.lent - t.rowBytes(t.ring.gen.slots()) + t.rowBytes(t.baseSlots()); t.lent > 0 && over > 0 {
+		t.store.ranges.memory.Give(t.author, over)
+		t.lent -= over
+	}
 }
 
 // sentBy makes what the table holds the sender's.
@@ -112,6 +116,18 @@ func (t *table) giveUp() {
 	t.store.podShares.Give(t.sender, 1)
 	t.store.memory.Give(t.sender, t.taken)
 	t.taken = 0
+	if t.lent > 0 {
+		t.store.ranges.memory.Give(t.author, t.lent)
+		t.lent = 0
+	}
+}
+
+// giveWay leaves to rows beyond the retention what senders do not need.
+func (s *Store) giveWay() {
+	if s.config.MemoryBudget == 0 {
+		return
+	}
+	s.ranges.memory.Outside(max(0, s.memory.Used()-s.config.MemoryBudget+s.config.MemoryBudget/rangesPart))
 }
 
 // newShares returns the shares of what the store keeps.
@@ -129,10 +145,15 @@ func heapInUse() uint64 {
 
 // watchMemory looks what the collector has found beyond what is counted: what streams and answers hold leaves less for series.
 func (s *Store) watchMemory() {
+	if s.config.MemoryBudget == 0 {
+		return
+	}
+	defer s.giveWay()
 	live := s.liveHeap()
-	if s.config.MemoryBudget == 0 || live == s.live {
+	if live == s.live {
 		return // the collector has not run since
 	}
 	s.live = live
-	s.memory.Outside(max(0, int64(live)-s.memory.Taken()))
+	outside := max(0, int64(live)-s.memory.Taken()-s.ranges.memory.Taken())
+	s.memory.Outside(outside)
 }

@@ -9,6 +9,7 @@ import (
 
 // metrics are the store's own: meshpulse_store_* and meshpulse_query_*.
 type metrics struct {
+	shrunk                                                              prometheus.Counter
 	rows, shared, resets, grown, rebounded, unpaired, surges, contested prometheus.Counter
 	ambiguous, contradicted                                             prometheus.Counter
 	dropped                                                             map[error]prometheus.Counter
@@ -37,6 +38,7 @@ func newMetrics(reg prometheus.Registerer, s *Store) (*metrics, error) {
 	m := &metrics{
 		rows:      counter("meshpulse_store_rows_total", "Flushes that became a row of a pod's table."),
 		shared:    counter("meshpulse_store_shared_rows_total", "Flushes that shared a row with the next one: they came faster than rows are kept."),
+		shrunk:    counter("meshpulse_store_rings_shrunk_total", "Rings that gave up rows beyond the retention, which HPAs' share of the memory did not suffice for."),
 		resets:    counter("meshpulse_store_counter_resets_total", "Counters that fell: restarts and evictions of sidecars."),
 		grown:     counter("meshpulse_store_rings_grown_total", "Rings that were doubled because rows came faster or a query reaches further back."),
 		rebounded: counter("meshpulse_store_histograms_rebounded_total", "Histograms whose bounds changed; what they held before is given up."),
@@ -72,12 +74,12 @@ func newMetrics(reg prometheus.Registerer, s *Store) (*metrics, error) {
 		return m, nil
 	}
 	for _, c := range []prometheus.Collector{
-		m.rows, m.shared, m.resets, m.grown, m.rebounded, m.unpaired, m.surges, m.ambiguous, m.contradicted, m.contested, dropped, m.evaluations, m.faults, m.seconds, m.driven,
+		m.rows, m.shared, m.resets, m.grown, m.shrunk, m.rebounded, m.unpaired, m.surges, m.ambiguous, m.contradicted, m.contested, dropped, m.evaluations, m.faults, m.seconds, m.driven,
 		gauge("meshpulse_store_pods", "Pods with a table.", func() float64 { return float64(s.tables.count()) }),
 		gauge("meshpulse_store_series", "Series in memory; a histogram is one.", func() float64 { return float64(s.series.Taken()) }),
 		gauge("meshpulse_store_memory_budget_bytes", "Bytes past which new series are refused; 0 without a budget.", func() float64 { return float64(s.config.MemoryBudget) }),
 		gauge("meshpulse_store_memory_bytes", "What pods, series and their rows may take, rows that are yet to come included.", func() float64 { return float64(s.memory.Taken()) }),
-		gauge("meshpulse_store_retention_seconds", "How far back the rings reach.", func() float64 { return float64(s.retention.Load()) / 1000 }),
+		gauge("meshpulse_store_retention_seconds", "How far back the rings reach, but where a query looks further.", func() float64 { return float64(s.retention) / 1000 }),
 	} {
 		if err := reg.Register(c); err != nil {
 			return nil, fmt.Errorf("the store's own metrics cannot be registered: %w", err)

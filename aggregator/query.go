@@ -18,6 +18,8 @@ import (
 type QueryError struct {
 	Expr   string
 	Reason string
+	// Later: it is refused for what there is no room for now, and may be registered later.
+	Later bool
 }
 
 func (e *QueryError) Error() string {
@@ -35,6 +37,7 @@ type Query struct {
 	plan      plan       // nil: the engine evaluates it
 	surge     *surgePlan // nil: nothing in it can surge
 
+	author     string // who has registered it: a namespace
 	registered bool
 	closed     atomic.Bool
 	asideUntil atomic.Pointer[time.Time] // when a query that was set aside after a fault is tried again
@@ -47,26 +50,29 @@ type Query struct {
 	due     time.Time
 }
 
-// Register checks the expression and keeps it prepared (its series are tracked as they come and go; the rings grow to
-// its range) until Query.Close. It is for the expressions of HPAs. The error is a *QueryError.
-func (s *Store) Register(expr string) (_ *Query, err error) {
+// Register is RegisterFor nobody in particular.
+func (s *Store) Register(expr string) (*Query, error) { return s.RegisterFor("", expr) }
+
+// RegisterFor checks the expression and keeps it prepared (its series are tracked as they come and go; the rings of the pods that it
+// means grow to its range) until Query.Close. It is for the expressions of HPAs, and author is their namespace. The error is a *QueryError;
+// one of a range for which the author may not have the memory may be tried again later.
+func (s *Store) RegisterFor(author, expr string) (_ *Query, err error) {
 	q, err := s.Query(expr)
 	if err != nil {
 		return nil, err
 	}
 	defer q.contain(&err)
-	q.registered = true
+	q.registered, q.author = true, author
 	for i, sel := range q.selectors {
 		s.classes.prepare(sel)
 		if k := q.kin[i]; k != nil {
 			s.classes.prepare(k.selector)
 		}
 	}
-	for reach := q.reach.Milliseconds(); ; {
-		if old := s.retention.Load(); old >= reach || s.retention.CompareAndSwap(old, reach) {
-			return q, nil
-		}
+	if err := q.lengthen(); err != nil {
+		return nil, err
 	}
+	return q, nil
 }
 
 // Query checks the expression for a single use or a few. The error is a *QueryError.
@@ -75,10 +81,10 @@ func (s *Store) Query(expr string) (_ *Query, err error) {
 	defer q.contain(&err)
 	parsed, err := parser.ParseExpr(expr)
 	if err != nil {
-		return nil, &QueryError{expr, "it is not valid PromQL: " + err.Error()}
+		return nil, &QueryError{Expr: expr, Reason: "it is not valid PromQL: " + err.Error()}
 	}
 	if t := parsed.Type(); t != parser.ValueTypeVector && t != parser.ValueTypeScalar {
-		return nil, &QueryError{expr, fmt.Sprintf("it gives a %s; an autoscaler needs an instant vector or a scalar", parser.DocumentedType(t))}
+		return nil, &QueryError{Expr: expr, Reason: fmt.Sprintf("it gives a %s; an autoscaler needs an instant vector or a scalar", parser.DocumentedType(t))}
 	}
 	selectors := compiler{}
 	parser.Inspect(parsed, func(node parser.Node, path []parser.Node) error {
@@ -93,7 +99,7 @@ func (s *Store) Query(expr string) (_ *Query, err error) {
 	q.meant = meantBy(q.selectors)
 	q.plan, q.surge = selectors.compile(parsed), selectors.surges(parsed)
 	if q.reach > s.config.MaxRetention {
-		return nil, &QueryError{expr, fmt.Sprintf("it reaches %s back, but rings reach %s at most: shorten its range or raise --max-retention",
+		return nil, &QueryError{Expr: expr, Reason: fmt.Sprintf("it reaches %s back, but rings reach %s at most: shorten its range or raise --max-retention",
 			q.reach, s.config.MaxRetention)}
 	}
 	return q, nil
@@ -116,6 +122,7 @@ func reachOf(vs *parser.VectorSelector, path []parser.Node) time.Duration {
 // Close gives up what Register prepared: the query answers errors from then on. On a query from Store.Query it does nothing.
 func (q *Query) Close() {
 	q.closed.Store(q.registered)
+	q.store.ranges.remove(q)
 	for i, sel := range q.selectors {
 		q.store.classes.forget(sel)
 		if k := q.kin[i]; k != nil {
@@ -148,7 +155,7 @@ type Answer struct {
 // ended says why the query does not answer, nil if it does.
 func (q *Query) ended() error {
 	if q.closed.Load() {
-		return &QueryError{q.expr, "it was closed"}
+		return &QueryError{Expr: q.expr, Reason: "it was closed"}
 	}
 	return q.aside()
 }

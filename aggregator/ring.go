@@ -242,7 +242,7 @@ func (b *block) admitFrom(row int64) {
 // moved returns a ring of so many slots with the same rows. The old generation stays as it is for whoever reads it.
 func (r *ring) moved(slots int64) ring {
 	old := r.gen
-	g := newGeneration(int(slots), old.first(), old.hook)
+	g := newGeneration(int(slots), max(old.first(), r.row-slots+1), old.hook)
 	g.bound.Store(old.bound.Load())
 	for row := g.begin; row <= r.row; row++ {
 		g.setTime(row, old.time(row))
@@ -257,7 +257,7 @@ func (b *block) copyTo(n *block) {
 	if epochs := b.epochs.Load(); epochs != nil {
 		n.setEpochs((*epochs)[2*b.at:][:b.counts])
 	}
-	first, last := max(b.first.Load(), b.gen.first()), b.last.Load()
+	first, last := max(b.first.Load(), b.gen.first(), n.gen.begin), b.last.Load()
 	for row := first; row <= last; row++ {
 		n.hold(row)
 		src, dst := b.row(row), n.row(row)

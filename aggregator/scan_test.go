@@ -1,6 +1,7 @@
 package aggregator
 
 import (
+	"fmt"
 	"math"
 	"runtime"
 	"sync"
@@ -145,7 +146,9 @@ func scanBesideAWriter(t *testing.T, metric string, parts benchParts) {
 	}
 	for i := range 4000 {
 		if i == 1000 || i == 2000 { // the ring doubles
-			s.retention.Store(2 * s.retention.Load())
+			if _, err := s.Register(fmt.Sprintf("sum(rate(%s[%ds]))", metric, int64(i/1000+1)*s.retention/1000)); err != nil {
+				t.Fatal(err)
+			}
 		}
 		p.commits(t, 1)
 		if i%8 == 0 {

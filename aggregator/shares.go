@@ -63,6 +63,20 @@ func (s *Shares) Outside(n int64) {
 	s.outside = n
 }
 
+// Over reports whether more is taken than there is: what is outside has grown.
+func (s *Shares) Over() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.taken+s.outside > s.limit
+}
+
+// Used returns what is taken, by senders and outside.
+func (s *Shares) Used() int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.taken + s.outside
+}
+
 // Taken returns what all have together.
 func (s *Shares) Taken() int64 {
 	s.mu.Lock()

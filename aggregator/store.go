@@ -71,8 +71,9 @@ func (c Config) withDefaults() (Config, error) {
 type Store struct {
 	config    Config
 	metrics   *metrics
-	started   time.Time     // with its monotonic reading: a step of the wall clock moves nothing
-	retention atomic.Int64  // milliseconds; grows to the longest registered range
+	started   time.Time // with its monotonic reading: a step of the wall clock moves nothing
+	retention int64     // milliseconds
+	ranges    ranges
 	streams   atomic.Uint64 // that have connected so far
 	tables    tables
 	classes   *classes
@@ -87,8 +88,8 @@ type Store struct {
 
 	// What senders have of the limits.
 	podShares, series, memory *Shares
-	liveHeap             func() uint64 // bytes
-	live                 uint64        // as watchMemory last saw it
+	liveHeap                  func() uint64 // bytes
+	live                      uint64        // as watchMemory last saw it
 }
 
 // New returns an empty store, or an error that names the setting that is wrong.
@@ -101,7 +102,11 @@ func New(c Config) (*Store, error) {
 	s.podShares, s.series, s.memory = c.newShares()
 	s.classes = newClasses(s.memory)
 	s.watches.wake = make(chan struct{}, 1)
-	s.retention.Store(c.Retention.Milliseconds())
+	s.retention = c.Retention.Milliseconds()
+	s.ranges.memory = NewShares(unlimited, leastBytes)
+	if c.MemoryBudget > 0 {
+		s.ranges.memory = NewShares(c.MemoryBudget/rangesPart, leastBytes)
+	}
 	s.faults.log = c.Logger
 	if s.metrics, err = newMetrics(c.Registerer, s); err != nil {
 		return nil, err
@@ -151,6 +156,9 @@ func (s *Store) sweep(ctx context.Context, now int64) {
 			return
 		}
 		t.mu.Lock()
+		if !t.removed && t.aside.Load() == nil && s.ranges.epoch.Load() > 0 {
+			t.try(t.fit)
+		}
 		expired := !t.removed && t.expired(now)
 		if expired {
 			t.try(t.free)

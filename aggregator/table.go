@@ -59,6 +59,11 @@ type table struct {
 	// sender is who has taken so many bytes for the table (memory.go).
 	sender          string
 	taken, promised int64
+	// keep is how far back the rows reach that are kept, in milliseconds, and stretch how many times as many as the retention
+	// needs; author is the namespace to which that is lent (ranges.go).
+	keep, stretch, lent int64
+	author              string
+	rangeEpoch          uint64
 
 	pairs     bool      // a request counter of the pod has come with its duration histogram
 	flushes   int64     // how many have come, from all connections
@@ -108,7 +113,7 @@ const (
 )
 
 func newTable(s *Store, p *Pod) *table {
-	t := &table{store: s, sender: p.Sender}
+	t := &table{store: s, sender: p.Sender, stretch: 1, keep: s.retention}
 	flush := p.toldFlush()
 	t.flush.Store(flush)
 	t.pod.Store(p)
@@ -119,11 +124,11 @@ func newTable(s *Store, p *Pod) *table {
 
 // slotsFor is how many rows cover the retention, two more for the flush in progress and its jitter, as a power of two.
 func (s *Store) slotsFor(flush int64) int {
-	n := min((s.retention.Load()+flush-1)/flush+2, s.maxSlots())
+	n := min((s.retention+flush-1)/flush+2, s.maxSlots())
 	return 1 << bits.Len64(uint64(n-1))
 }
 
-func (s *Store) maxSlots() int64 { return max(64, s.retention.Load()/minRowSpacingMs) }
+func (s *Store) maxSlots() int64 { return max(64, s.retention/minRowSpacingMs) }
 
 // beginRow closes the open row and opens the next for a flush of the given timestamp.
 func (t *table) beginRow(st *Stream, timestamp, arrival int64) {
@@ -155,6 +160,7 @@ func (t *table) beginRow(st *Stream, timestamp, arrival int64) {
 		t.gap.Store(&gap{t.flushTime, at, doubt})
 	}
 	t.timestamp, t.flushTime, t.open = timestamp, at, true
+	t.refit()
 	t.held = !t.makeRoom(at)
 	if t.held {
 		t.limit = ErrSharedRow
@@ -193,7 +199,7 @@ type gap struct {
 
 // refuse notes that a sample was refused or dropped.
 func (t *table) refuse(at int64) {
-	if last := t.refused.Load(); last == 0 || at-last > t.store.retention.Load() {
+	if last := t.refused.Load(); last == 0 || at-last > t.keep {
 		t.refusedSince.Store(at)
 	}
 	t.refused.Store(at)
@@ -202,13 +208,13 @@ func (t *table) refuse(at int64) {
 // refusedLately reports whether a sample was refused within the retention of the newest flush.
 func (t *table) refusedLately() bool {
 	last := t.refused.Load()
-	return last != 0 && t.flushTime-last <= t.store.retention.Load()
+	return last != 0 && t.flushTime-last <= t.keep
 }
 
 // observe takes two intervals in a row that agree within a quarter as the flush interval: one alone may be a lost flush.
 // They are told by the sidecar's clock: flushes that the network held up arrive at once.
 func (t *table) observe(gap int64) {
-	if gap <= 0 || gap > t.store.retention.Load() { // that clock was set, or nothing is left of the flush before
+	if gap <= 0 || gap > t.keep { // that clock was set, or nothing is left of the flush before
 		t.lastGap = 0
 		return
 	}
@@ -217,7 +223,7 @@ func (t *table) observe(gap int64) {
 		before = gap // what is told is kept
 	}
 	if before > 0 && distance(gap, before) <= max(gap, before)/4 {
-		t.flushesEvery(max((gap+before+1)/2, t.store.retention.Load()/t.store.maxSlots()))
+		t.flushesEvery(max((gap+before+1)/2, t.store.retention/t.store.maxSlots()))
 	} else if t.observed == 0 && gap < t.flush.Load() { // what was told is not kept: a flush may be lost, but none comes too soon
 		t.flush.Store(max(gap, defaultFlushMs))
 	}
@@ -244,16 +250,17 @@ func (t *table) flushesEvery(flush int64) {
 func (t *table) makeRoom(at int64) bool {
 	slots := t.ring.gen.slots()
 	oldest := t.ring.row + 2 - slots // that is left with the next row
-	if oldest < 1 || t.ring.gen.time(oldest) <= at-t.store.retention.Load() {
+	if oldest < 1 || t.ring.gen.time(oldest) <= at-t.keep {
 		return true
 	}
-	if slots < t.store.maxSlots() {
-		if t.afford(t.rowBytes(slots)) == nil {
+	if base := t.baseSlots(); base < t.store.maxSlots() {
+		if t.afford(t.rowBytes(base)) == nil {
+			t.lend(t.rowBytes(slots) - t.rowBytes(base))
 			t.grow()
 		}
 		return true
 	}
-	return at-t.rowTime >= t.store.retention.Load()/slots
+	return at-t.rowTime >= t.keep/slots
 }
 
 func (t *table) grow() {
@@ -283,8 +290,8 @@ func (t *table) move(slots int64) {
 
 // allocate gives columns their blocks, in one slab. Those for which there is no memory are dropped, with ErrMemory.
 func (t *table) allocate(columns ...*column) (err error) {
-	if want := int64(t.store.slotsFor(t.flush.Load())); t.live+t.dead == 0 && t.ring.gen.slots() < want && t.afford(8*want) == nil {
-		t.move(want) // the first: until now rows were times alone
+	if want := int64(t.store.slotsFor(t.flush.Load())); t.live+t.dead == 0 && t.baseSlots() < want && t.afford(8*want) == nil {
+		t.move(want * t.stretch) // the first: until now rows were times alone
 	}
 	var refused []*column
 	columns = slices.DeleteFunc(columns, func(c *column) bool {
@@ -294,6 +301,11 @@ func (t *table) allocate(columns ...*column) (err error) {
 		refused = append(refused, c)
 		return true
 	})
+	words := int64(0)
+	for _, c := range columns {
+		words += int64(c.shape().width)
+	}
+	t.lend(8 * words * (t.ring.gen.slots() - t.baseSlots()))
 	for i, b := range newBlocks(t.ring.gen, columns) {
 		t.live += int64(b.width)
 		columns[i].show(b)
@@ -345,7 +357,7 @@ func (t *table) closeRow() {
 		return
 	}
 	var expired []*column
-	limit := t.rowTime - t.store.retention.Load()
+	limit := t.rowTime - t.keep
 	removed := false // by other bounds
 	for _, c := range t.columns {
 		switch {
@@ -438,7 +450,7 @@ func (t *table) expired(now int64) bool {
 	if !ok {
 		return true
 	}
-	return now-newest > t.store.retention.Load()+2*t.flush.Load()
+	return now-newest > t.keep+2*t.flush.Load()
 }
 
 // free gives everything up. A stream that is still there gets a new table at its next flush.

@@ -98,7 +98,7 @@ func (c *catalog) Replace(list []sourceHPA) {
 	}
 
 	for key, p := range c.prepared {
-		if needed[key] == nil {
+		if needed[key] != p {
 			p.release()
 		}
 	}
@@ -134,8 +134,8 @@ func (c *catalog) prepare(hpas []*autoscaler) map[preparedKey]*prepared {
 				continue
 			}
 			p := c.prepared[key]
-			if p == nil {
-				p = register(c.store, key)
+			if p == nil || p.later() {
+				p = register(c.store, a.Namespace, key)
 				p.never = c.words.never(p.parts)
 			}
 			needed[key] = p

@@ -2,6 +2,7 @@ package metricsapi
 
 import (
 	"container/list"
+	"errors"
 	"slices"
 	"sync"
 	"time"
@@ -57,9 +58,9 @@ type preparedKey struct {
 
 func (w wanted) preparedKey() preparedKey { return preparedKey{w.expr, w.surge} }
 
-// register keeps the query prepared in the store until it is closed.
-func register(store *aggregator.Store, key preparedKey) *prepared {
-	q, err := store.Register(key.expr)
+// register keeps the query prepared in the store until it is closed, for the namespace that asks for it first.
+func register(store *aggregator.Store, namespace string, key preparedKey) *prepared {
+	q, err := store.RegisterFor(namespace, key.expr)
 	p := newPrepared(key.expr, q, err)
 	if err != nil {
 		return p
@@ -89,6 +90,12 @@ func newPrepared(expr string, q *aggregator.Query, err error) *prepared {
 
 // namesPods says whether the expression tells which pods' series it selects.
 func (p *prepared) namesPods() bool { return p.query == nil || p.query.NamesPods() }
+
+// later says whether the store has refused the query for what there may be room for by now.
+func (p *prepared) later() bool {
+	var refused *aggregator.QueryError
+	return errors.As(p.err, &refused) && refused.Later
+}
 
 // acquire takes part in the query; it is false if the query has been closed.
 func (p *prepared) acquire() bool {

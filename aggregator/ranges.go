@@ -1,0 +1,176 @@
+package aggregator
+
+import (
+	"fmt"
+	"math/bits"
+	"slices"
+	"sync"
+	"sync/atomic"
+)
+
+// ranges are the registered queries that look further back than the retention. The rings of the pods that such a query means are
+// stretched: they have so many times the rows. What that takes is lent to the namespace that asks for it, of a quarter of the memory
+// budget (Shares), and given way where senders need it: nobody's new pod or series is refused for a long range. When the query goes,
+// the rings shrink.
+type ranges struct {
+	memory *Shares
+	mu     sync.Mutex
+	long   []*Query
+	// epoch is another one after each change of the queries.
+	epoch atomic.Uint64
+}
+
+// rangesPart is the part of the memory budget that rows beyond the retention may take.
+const rangesPart = 4
+
+func (r *ranges) add(q *Query) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.long = append(r.long, q)
+	r.epoch.Add(1)
+}
+
+func (r *ranges) remove(q *Query) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if i := slices.Index(r.long, q); i >= 0 {
+		r.long = slices.Delete(r.long, i, i+1)
+		r.epoch.Add(1)
+	}
+}
+
+// all returns the queries, of another slice at each change.
+func (r *ranges) all() []*Query {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.long)
+}
+
+// lengthen stretches the rings of the pods that the query means. Where they do not fit, all is as before and the error says so.
+func (q *Query) lengthen() error {
+	s := q.store
+	if q.reach <= s.config.Retention {
+		return nil
+	}
+	s.giveWay()
+	s.ranges.add(q)
+	for _, t := range s.tables.all.all() {
+		t.mu.Lock()
+		short := false
+		if !t.removed && t.aside.Load() == nil && q.means(t) {
+			t.try(t.fit)
+			short = t.keep < q.reach.Milliseconds()
+		}
+		t.mu.Unlock()
+		if short {
+			q.Close()
+			s.refit(q)
+			return &QueryError{Expr: q.expr, Later: true, Reason: fmt.Sprintf("it reaches %s back, for which the memory that the HPAs of namespace %q may have does not suffice: "+
+				"shorten its range to %s, name a workload, or raise --memory-budget (GOMEMLIMIT)", q.reach, q.author, s.config.Retention)}
+		}
+	}
+	return nil
+}
+
+// refit looks again at the rings that a query has stretched, after it has gone.
+func (s *Store) refit(gone *Query) {
+	for _, t := range s.tables.all.all() {
+		t.mu.Lock()
+		if t.stretch > 1 && t.author == gone.author && !t.removed {
+			t.try(t.fit)
+		}
+		t.mu.Unlock()
+	}
+}
+
+// means reports whether the table's rows are what the query looks at: its pod is asked for by who it is, or has a series that is selected.
+func (q *Query) means(t *table) bool {
+	p := t.pod.Load()
+	for _, sel := range q.selectors {
+		named := sel.sides.destination.asked() || sel.sides.source.asked() || sel.asksForPod()
+		if (named || sel.name == "") && sel.couldBe(p) || q.store.classes.selects(sel, t) {
+			return true
+		}
+	}
+	return false
+}
+
+// selects reports whether a prepared selector selects a series of the table.
+func (cs *classes) selects(sel *selector, t *table) bool {
+	cs.mu.Lock()
+	defer cs.mu.Unlock()
+	for v := viewCounter; v <= viewNative; v++ {
+		if sel.selections.byTable[selectionKey{t, v}] != nil {
+			return true
+		}
+	}
+	return false
+}
+
+// fit stretches or shrinks the ring to what the registered queries ask of it, as far as there is memory.
+func (t *table) fit() {
+	t.rangeEpoch = t.store.ranges.epoch.Load()
+	reach, author := t.store.retention, ""
+	for _, q := range t.store.ranges.all() {
+		if ms := q.reach.Milliseconds(); (ms > reach || ms == reach && q.author == t.author) && q.means(t) {
+			reach, author = ms, q.author
+		}
+	}
+	stretch := int64(1) << bits.Len64(uint64((reach-1)/t.store.retention))
+	if !t.stretchTo(stretch, author) && !t.stretchTo(min(stretch, t.stretch), t.author) {
+		t.stretchTo(1, "")
+	}
+	t.keep = min(reach, t.stretch*t.store.retention)
+}
+
+// stretchTo gives the ring so many times the rows that the retention needs. It returns false, and all is as it was but the loan, if the
+// author may not have them.
+func (t *table) stretchTo(stretch int64, author string) bool {
+	base, r := t.baseSlots(), &t.store.ranges
+	if t.lent > 0 {
+		r.memory.Give(t.author, t.lent)
+		t.lent = 0
+	}
+	extra := t.rowBytes(base*stretch) - t.rowBytes(base)
+	if extra > 0 && !r.memory.Take(author, extra) {
+		return false
+	}
+	t.lent, t.author = extra, author
+	if stretch != t.stretch {
+		t.stretch = stretch
+		t.move(base * stretch)
+	}
+	return true
+}
+
+// baseSlots are the rows that the retention needs.
+func (t *table) baseSlots() int64 { return t.ring.gen.slots() / t.stretch }
+
+// lend takes what more words a row, and more rows for the retention, take beyond it. Where that is too much, the ring shrinks.
+func (t *table) lend(bytes int64) {
+	if t.stretch == 1 {
+		return
+	}
+	if t.store.ranges.memory.Take(t.author, bytes) {
+		t.lent += bytes
+		return
+	}
+	t.shrink()
+}
+
+// shrink gives the rows beyond the retention up.
+func (t *table) shrink() {
+	t.stretchTo(1, "")
+	t.keep = t.store.retention
+	t.store.metrics.shrunk.Inc()
+}
+
+// refit looks whether the ring is what the queries ask for, before a row.
+func (t *table) refit() {
+	switch r := &t.store.ranges; {
+	case t.stretch > 1 && r.memory.Over():
+		t.shrink()
+	case t.rangeEpoch != r.epoch.Load():
+		t.fit()
+	}
+}
