@@ -188,16 +188,15 @@ func (b *block) addCounts(words, before []atomic.Uint64, buckets []Bucket, count
 
 // raise puts the epochs of a row's counts in place, before it is admitted. The counts hold the interval already.
 func (b *block) raise(words []atomic.Uint64, buckets []Bucket, count uint64) {
-	epochs := make([]uint64, b.counts)
-	for i := range epochs {
+	for i := range int(b.counts) {
 		interval := count
 		if i < len(buckets) {
 			interval = buckets[i].Count
 		}
 		low := uint32(words[i/2].Load() >> (32 * (i & 1)))
-		epochs[i] = (b.whole(i, low-uint32(interval)) + interval) >> 31
+		b.setEpoch(i, (b.whole(i, low-uint32(interval))+interval)>>31)
 	}
-	b.setEpochs(epochs)
+	b.gen.hook.after(stepEpochs)
 }
 
 func (c *column) fillQuantiles(words []atomic.Uint64, known bool) {

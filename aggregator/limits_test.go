@@ -3,6 +3,7 @@ package aggregator
 import (
 	"errors"
 	"fmt"
+	"runtime"
 	"testing"
 	"time"
 
@@ -266,4 +267,33 @@ type tcp struct{ batch *Batch }
 
 func (d tcp) Describe(i int) (string, []Label, error) {
 	return "istio_tcp_connections_opened_total", []Label{{"code", fmt.Sprint(d.batch.Samples[i].Key)}}, nil
+}
+
+// Counts that pass into their next epoch at every flush cost each of a pod's histograms the same, however many there are.
+func TestLargeCountsCostNoMoreWithManyHistograms(t *testing.T) {
+	flushed := func(series int) (bytes uint64) {
+		s, err := New(Config{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		st := s.Connect(Pod{Namespace: "test", Name: "pod"})
+		for flush := range 4 {
+			at := s.started.Add(time.Duration(flush) * 5 * time.Second)
+			b := &Batch{Timestamp: at.UnixMilli(), Buckets: []Bucket{{1, MaxIntervalCount / 2}, {2, MaxIntervalCount}}}
+			for key := range uint64(series) {
+				b.Samples = append(b.Samples, Sample{Key: key + 1, Timestamp: b.Timestamp, Kind: Histogram, Count: MaxIntervalCount, Last: 2})
+			}
+			var before, after runtime.MemStats
+			runtime.ReadMemStats(&before)
+			if err := st.Commit(at, b, byKey{b}); err != nil {
+				t.Fatal(err)
+			}
+			runtime.ReadMemStats(&after)
+			bytes = after.TotalAlloc - before.TotalAlloc
+		}
+		return bytes
+	}
+	if few, many := flushed(100), flushed(2000); many > 40*max(few, 10_000) {
+		t.Errorf("a flush of 20 times as many histograms allocates %d bytes for %d", many, few)
+	}
 }

@@ -20,7 +20,7 @@ func TestEachBrokenOrderIsSeen(t *testing.T) {
 		return found
 	}
 	var frozen *block
-	var epochs *[]uint64
+	var epochs []uint64
 	for name, breaks := range map[string]func(*looking, step){
 		"a row is claimed after it got its time": func(l *looking, s step) {
 			if g := l.stream.table.ring.gen; s == stepClaim {
@@ -101,13 +101,17 @@ func TestEachBrokenOrderIsSeen(t *testing.T) {
 			switch {
 			case b == nil:
 			case s == stepEpochs && l.stream.table.ring.gen == b.gen:
-				now := b.epochs.Load()
-				b.epochs.Store(epochs)
+				now := epochsOf(b)
+				for i, epoch := range epochs {
+					b.setEpoch(i, epoch)
+				}
 				epochs = now
-			case s == stepClosed && epochs != nil:
-				b.epochs.Store(epochs)
+			case s == stepClosed:
+				for i, epoch := range epochs {
+					b.setEpoch(i, epoch)
+				}
 			case s == stepHead:
-				epochs = b.epochs.Load()
+				epochs = epochsOf(b)
 			}
 		},
 		"a row is closed before series are carried forward": func(l *looking, s step) {
@@ -137,4 +141,15 @@ func TestEachBrokenOrderIsSeen(t *testing.T) {
 			t.Error("the readers see nothing wrong")
 		}
 	})
+}
+
+// epochsOf returns the epochs of a block's counts.
+func epochsOf(b *block) []uint64 {
+	epochs := make([]uint64, b.counts)
+	if all := b.epochs.Load(); all != nil {
+		for i := range epochs {
+			epochs[i] = (*all)[2*int(b.at)+i].Load()
+		}
+	}
+	return epochs
 }

@@ -125,20 +125,20 @@ func (b *block) whole(i int, low uint32) uint64 {
 	if epochs == nil {
 		return uint64(low)
 	}
-	epoch := (*epochs)[2*int(b.at)+i]
+	epoch := (*epochs)[2*int(b.at)+i].Load()
 	epoch -= (epoch ^ uint64(low>>31)) & 1
 	return epoch<<31 | uint64(low&(1<<31-1))
 }
 
-// setEpochs puts the counts' epochs in place.
-func (b *block) setEpochs(epochs []uint64) {
-	all := make([]uint64, 2*b.rowWords)
-	if old := b.epochs.Load(); old != nil {
-		copy(all, *old)
+// setEpoch puts the i-th count's epoch in place. Each count has its own: readers need no two of them together.
+func (b *block) setEpoch(i int, epoch uint64) {
+	all := b.epochs.Load()
+	if all == nil {
+		made := make([]atomic.Uint64, 2*b.rowWords)
+		all = &made
+		b.epochs.Store(all)
 	}
-	copy(all[2*b.at:], epochs)
-	b.epochs.Store(&all)
-	b.gen.hook.after(stepEpochs)
+	(*all)[2*int(b.at)+i].Store(epoch)
 }
 
 // window returns the present rows with mint < time <= maxt; hi < lo: none. oldest is the row to check with torn.
@@ -255,7 +255,10 @@ func (r *ring) moved(slots int64) ring {
 // copyTo copies the block's rows to one of another generation.
 func (b *block) copyTo(n *block) {
 	if epochs := b.epochs.Load(); epochs != nil {
-		n.setEpochs((*epochs)[2*b.at:][:b.counts])
+		for i := range int(b.counts) {
+			n.setEpoch(i, (*epochs)[2*int(b.at)+i].Load())
+		}
+		n.gen.hook.after(stepEpochs)
 	}
 	first, last := max(b.first.Load(), b.gen.first(), n.gen.begin), b.last.Load()
 	for row := first; row <= last; row++ {

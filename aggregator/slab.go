@@ -16,9 +16,9 @@ type slab struct {
 	shift    uint32 // a chunk holds 1 << shift rows
 	chunks   []atomic.Pointer[chunk]
 	// epochs are the upper 33 bits of the newest row's counts, two a word, of which the row holds the lower 32: the two share a
-	// bit. Nil where all are 0, and never written: the writer puts a new slice here, before it admits a row that needs it. So they
-	// are never behind a row that can be seen, and ahead by one at most: no count grows by 2^31 while a row is in the ring.
-	epochs atomic.Pointer[[]uint64]
+	// bit. Nil where all are 0. The writer replaces a count's before it admits a row that needs it. So they are never behind a row
+	// that can be seen, and ahead by one at most: no count grows by 2^31 while a row is in the ring.
+	epochs atomic.Pointer[[]atomic.Uint64]
 	live   int64 // words a row of columns that are not removed; only the writer uses it
 }
 

@@ -9,7 +9,7 @@ const (
 	stepHead                   // and became the newest
 	stepFirst                  // a column's first row was admitted
 	stepLast                   // its newest
-	stepEpochs                 // epochs of a slab's counts were replaced
+	stepEpochs                 // epochs of a column's counts were replaced
 	stepBlock                  // a column got a block: its first, or one of another generation
 	stepGeneration             // a table got another generation
 	stepClosed                 // the newest row of a table was closed
