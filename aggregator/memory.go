@@ -9,7 +9,7 @@ import (
 // rows, which are exact, and what lies around them, by size:
 const (
 	// tableBytes is a pod without series: the table with its place in maps and lists, and its node's identity.
-	tableBytes = 1500
+	tableBytes = 1700
 	// columnBytes is a series beside its rows: the column, its keys, its places in lists.
 	columnBytes = 500
 	// classBytes is a label set of a metric, labelBytes each of its labels, and textBytes what a label's value takes beside its text.
