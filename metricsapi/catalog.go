@@ -135,7 +135,7 @@ func (c *catalog) prepare(hpas []*autoscaler) map[preparedKey]*prepared {
 			}
 			p := c.prepared[key]
 			if p == nil || p.later() {
-				p = register(c.store, a.Namespace, key)
+				p = registerFor(c.store, a.Namespace, key)
 				p.never = c.words.never(p.parts)
 			}
 			needed[key] = p

@@ -98,7 +98,7 @@ func (c *heldCluster) add(workload string, created time.Duration, names ...strin
 func (c *heldCluster) answer(expr string, at time.Duration) (verdict, *refusal) {
 	asker := asking("podinfo", autoscalingv2.AverageValueMetricType, c.target, c.scale)
 	asker.Spec.MaxReplicas = 100
-	p := register(c.store, "test", preparedKey{expr: expr})
+	p := register(c.store, preparedKey{expr: expr})
 	defer p.close()
 	o := &offer{offerKey: offerKey{namespace: "test", metric: "rps"}, prepared: p, owner: asker, askers: []*autoscaler{asker}}
 	h := &holder{

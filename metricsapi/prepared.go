@@ -58,8 +58,8 @@ type preparedKey struct {
 
 func (w wanted) preparedKey() preparedKey { return preparedKey{w.expr, w.surge} }
 
-// register keeps the query prepared in the store until it is closed, for the namespace that asks for it first.
-func register(store *aggregator.Store, namespace string, key preparedKey) *prepared {
+// registerFor keeps the query prepared in the store until it is closed, for the namespace that asks for it first.
+func registerFor(store *aggregator.Store, namespace string, key preparedKey) *prepared {
 	q, err := store.RegisterFor(namespace, key.expr)
 	p := newPrepared(key.expr, q, err)
 	if err != nil {
