@@ -55,7 +55,7 @@ type evictionCase struct {
 type evictedSet struct {
 	exists, used   bool // the counter
 	value          float64
-	merged, filled bool // its histogram: used, and has requests for the next flush
+	merged         bool // its histogram was used
 	interval, late uint64
 }
 

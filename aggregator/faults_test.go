@@ -108,6 +108,16 @@ func (f *faulty) faults(part string) float64 {
 	return testutil.ToFloat64(f.store.metrics.faults.WithLabelValues(part))
 }
 
+// flushes flushes so often, without a fault.
+func (f *faulty) flushes(n int) {
+	f.t.Helper()
+	for range n {
+		if err := f.flush(); err != nil {
+			f.t.Fatal(err)
+		}
+	}
+}
+
 // panicking describes series, up to one.
 type panicking struct{}
 
@@ -115,23 +125,13 @@ func (panicking) Describe(int) (string, []Label, error) { panic("a defect") }
 
 func TestATableThatPanicsIsSetAsideAndRebuilt(t *testing.T) {
 	f := newFaulty(t)
-	for range 10 {
-		if err := f.flush(); err != nil {
-			t.Fatal(err)
-		}
-	}
+	f.flushes(10)
 	if values, c := f.answer(); values["a"] != 300 || c.Reporting != 2 {
 		t.Fatalf("%v of %d pods before the fault", values, c.Reporting)
 	}
-	known := f.now
 	for round := range 2 { // the second table fares the same
-		f.flush()
-		if round == 1 {
-			known = f.now
-		} else {
-			f.flush()
-			known = f.now
-		}
+		f.flushes(2 - round)
+		known := f.now
 		f.now = f.now.Add(time.Second)
 		if err := f.commit("a", panicking{}); !errors.Is(err, ErrSetAside) {
 			t.Fatalf("the message that panics: %v", err)
@@ -145,9 +145,7 @@ func TestATableThatPanicsIsSetAsideAndRebuilt(t *testing.T) {
 			t.Errorf("after the flush that begins anew: %v, %+v; want nothing of a, a gap in what is known of it", values, c)
 		}
 	}
-	for range 3 {
-		f.flush()
-	}
+	f.flushes(3)
 	if values, _ := f.answer(); values["a"] <= 0 || values["a"] > 300 {
 		t.Errorf("%v after four flushes, want what they hold of a", values)
 	}
@@ -222,7 +220,7 @@ func TestAFaultAtAnyStepSetsTheTableAside(t *testing.T) {
 
 func TestATableThatCannotBeFreedHoldsUpNoOther(t *testing.T) {
 	f := newFaulty(t)
-	f.flush()
+	f.flushes(1)
 	f.store.tables.all.all()[0].columns[0].class = nil
 	f.store.sweep(t.Context(), f.store.millis(f.now.Add(time.Hour)))
 	if n := len(f.store.tables.all.all()); n != 0 {
@@ -232,11 +230,7 @@ func TestATableThatCannotBeFreedHoldsUpNoOther(t *testing.T) {
 		t.Error("the fault is not counted")
 	}
 	f.now = f.now.Add(time.Hour)
-	for range 8 {
-		if err := f.flush(); err != nil {
-			t.Fatal(err)
-		}
-	}
+	f.flushes(8)
 	if values, c := f.answer(); values["a"] != 300 || values["b"] != 300 || c.Reporting != 2 || c.Silent != 0 {
 		t.Errorf("%v of %d pods, %d silent, after both have come back", values, c.Reporting, c.Silent)
 	}
@@ -246,7 +240,7 @@ func TestATableThatCannotBeFreedHoldsUpNoOther(t *testing.T) {
 func TestAFaultOfARowThatIsClosedLateIsContained(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFaulty(t)
-		f.flush()
+		f.flushes(1)
 		table := f.pods["a"].table
 		table.mu.Lock()
 		table.pending = []pendingCounter{{}}
@@ -273,9 +267,7 @@ func TestAQueryThatPanicsIsSetAside(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for range 20 {
-			f.flush()
-		}
+		f.flushes(20)
 		right := f.query.plan
 		f.query.plan = brokenPlan{}
 		for range 3 {
@@ -319,9 +311,7 @@ func TestADetectorThatPanicsSetsItsQueryAside(t *testing.T) {
 			}
 			detectors = append(detectors, d)
 		}
-		for range 20 {
-			f.flush()
-		}
+		f.flushes(20)
 		detectors[0].settled = nil
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
@@ -382,7 +372,7 @@ func TestAnEvaluationThatPanicsHoldsUpNoOther(t *testing.T) {
 
 func TestAClosedQueryAnswersAnError(t *testing.T) {
 	f := newFaulty(t)
-	f.flush()
+	f.flushes(1)
 	adHoc, err := f.store.Query(`count(istio_requests_total)`)
 	if err != nil {
 		t.Fatal(err)
@@ -392,7 +382,7 @@ func TestAClosedQueryAnswersAnError(t *testing.T) {
 		t.Error(err)
 	}
 	f.query.Close()
-	f.flush()
+	f.flushes(1)
 	if a, err := f.query.Eval(context.Background(), f.now); err == nil || !strings.Contains(err.Error(), "closed") {
 		t.Errorf("a closed query answers %v, %v", a.Values, err)
 	}

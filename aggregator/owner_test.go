@@ -55,10 +55,10 @@ func (r *rivalry) send(name string, at float64) bool {
 func (r *rivalry) play(steps string) {
 	for step := range strings.FieldsSeq(steps) {
 		name := step[:1]
-		switch {
-		case step == name:
+		switch step {
+		case name:
 			r.connect(name)
-		case step == name+"/":
+		case name + "/":
 			r.streams[name].Close()
 		default:
 			at, err := strconv.ParseFloat(step[1:], 64)

@@ -21,7 +21,6 @@ type flusher struct {
 	without            bool          // it sends no histograms
 	stream             *aggregator.Stream
 	sent               int
-	last               float64
 	messages           []flushed
 }
 

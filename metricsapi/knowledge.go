@@ -248,7 +248,7 @@ func (l *looking) other(p *knownPod) {
 		if !partial.Newest.IsZero() {
 			l.judge(p, partial.PodState)
 		}
-	case partial == nil && p.left.IsZero() && !(l.query.NamesPods() && l.query.Selects(&p.identity)):
+	case partial == nil && p.left.IsZero() && (!l.query.NamesPods() || !l.query.Selects(&p.identity)):
 		if s := l.state(p); s.Reporting {
 			l.judge(p, s)
 		}

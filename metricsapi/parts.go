@@ -214,7 +214,7 @@ func (v vocabulary) dropped(p part) bool {
 // as Istio's do, has named none.
 func (v vocabulary) metric(p part) bool {
 	asked := func(name string) bool {
-		return v.keeps(name) && !v.keeps("") && !(strings.HasPrefix(name, istioPrefix) && v.keeps(istioPrefix))
+		return v.keeps(name) && !v.keeps("") && (!strings.HasPrefix(name, istioPrefix) || !v.keeps(istioPrefix))
 	}
 	name := p.metric()
 	return p.istio() || v.keeps != nil && name != "" && (asked(name) || asked(baseOf(name)))
@@ -291,7 +291,7 @@ func (r rules) doubt(p part, at aggregator.Absent, a aggregator.Answer, absent a
 		switch {
 		case u.Label == model.BucketLabel:
 			return "no histogram of " + p.String() + " has such a bucket: there are those with le " + strings.Join(u.Values, ", ")
-		case u.Own && !(value && a.Matched > 0): // else it is said to count as that, beside what is there
+		case u.Own && (!value || a.Matched == 0): // else it is said to count as that, beside what is there
 			return "no series matches " + p.String() + ", and it is not known to be 0: its pods report other requests, " + reported(u)
 		}
 	}
@@ -351,7 +351,7 @@ func (r rules) remarks(o *offer, p *prepared, a aggregator.Answer) (ps []Problem
 			switch {
 			case u.Label == model.BucketLabel && !other:
 				remark(ReasonNotReported, "no histogram has a bucket with %s: take one of the bounds that there are (of durations in milliseconds)", u.Matcher)
-			case u.Own && !(value && a.Matched > 0):
+			case u.Own && (!value || a.Matched == 0):
 				remark(ReasonUnreportedValue, "the pods that it means report requests, and none with %s, which says something of themselves: check the spelling, and whether it has changed", u.Matcher)
 			case !u.Own && !value && (r.words.label(u.Label) || !slices.Contains(at.UnknownLabels, u.Label)):
 				remark(ReasonUnreportedValue, "the pods that it means report requests, and none with %s yet: it counts as none. Check the spelling", u.Matcher)

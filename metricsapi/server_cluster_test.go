@@ -212,7 +212,7 @@ func TestReadyOnceHPAsAndPodsAreRead(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer s.listener.Close()
+	defer func() { _ = s.listener.Close() }()
 	ready := func() string {
 		all := ""
 		for _, c := range s.config.ReadyzChecks {

@@ -20,7 +20,7 @@ func TestClusterSource(t *testing.T) {
 		return asks(t, name, "rps", query).HorizontalPodAutoscaler
 	}
 	first := object("a", "vector(1)")
-	first.ManagedFields = []metav1.ManagedFieldsEntry{{Manager: "kubectl", FieldsV1: &metav1.FieldsV1{Raw: []byte(`{"f:spec":{}}`)}}}
+	first.ManagedFields = []metav1.ManagedFieldsEntry{{Manager: "kubectl", FieldsV1: metav1.NewFieldsV1(`{"f:spec":{}}`)}}
 	client := fake.NewClientset(first)
 	hpas := client.AutoscalingV2().HorizontalPodAutoscalers("test")
 	c, _ := newTestCatalog(t)
