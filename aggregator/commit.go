@@ -130,6 +130,9 @@ func (st *Stream) Commit(arrival time.Time, b *Batch, d Describer) (err error) {
 // have been in it. Where it was the next flush's, a counter that was in the newest one is missing from none that is taken for whole.
 func (st *Stream) Missed(arrival time.Time) {
 	t := st.table
+	if t == nil { // refused at a limit
+		return
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.owner == st && !t.removed {
@@ -155,7 +158,7 @@ func (st *Stream) enter(timestamp, arrival int64) {
 	t.beginRow(st, timestamp, arrival)
 	st.messages = 1
 	if again {
-		st.single, t.broken = 0, false
+		st.single = 0
 	}
 }
 

@@ -297,3 +297,13 @@ func TestLargeCountsCostNoMoreWithManyHistograms(t *testing.T) {
 		t.Errorf("a flush of 20 times as many histograms allocates %d bytes for %d", many, few)
 	}
 }
+
+// A pod that there is no room for may send what cannot be read too.
+func TestAMessageMissedOfAPodThatIsRefusedIsNothing(t *testing.T) {
+	s, err := New(Config{MaxPods: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Connect(Pod{Namespace: "test", Name: "first"})
+	s.Connect(Pod{Namespace: "test", Name: "second"}).Missed(s.started)
+}

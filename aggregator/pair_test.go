@@ -141,3 +141,41 @@ func TestAStepThatItsIntervalContradictsCountsAsTheIntervalSays(t *testing.T) {
 		}
 	}
 }
+
+// A sidecar that has begun anew is told by its first flush, in whichever message of it.
+func TestTheSecondMessageOfAFirstFlushFollowsOnNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, err := New(Config{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		send := func(st *Stream, flush int, requests float64, interval uint64) {
+			at := s.started.Add(time.Duration(flush) * 5 * time.Second)
+			b, d := &Batch{Timestamp: at.UnixMilli()}, described{}
+			if requests > 0 {
+				b.Samples = []Sample{{Key: 1, Timestamp: b.Timestamp, Kind: Counter, Value: requests}, {Key: 2, Timestamp: b.Timestamp, Kind: Histogram, Count: interval}}
+				d = described{named(requestsName, labels.EmptyLabels()), named(durationsName, labels.EmptyLabels())}
+			}
+			if err := st.Commit(time.Now(), b, d); err != nil {
+				t.Fatal(err)
+			}
+		}
+		pod := Pod{Namespace: "test", Name: "pod"}
+		st := s.Connect(pod)
+		for flush := 1; flush <= 3; flush++ {
+			time.Sleep(5 * time.Second)
+			send(st, flush, 10_000, 0)
+		}
+		st.Close()
+		time.Sleep(5 * time.Second)
+		st = s.Connect(pod)
+		send(st, 4, 0, 0)
+		time.Sleep(time.Second)
+		send(st, 4, 10_100, 9_000)
+		st.Close()
+		got := values(storedNamed(t, s, requestsName)[`{__name__="istio_requests_total", namespace="test", pod="pod"}`])
+		if len(got) == 0 || got[len(got)-1]-got[0] != 10_100 {
+			t.Errorf("%v, want 10,100 more in the end", got)
+		}
+	})
+}
