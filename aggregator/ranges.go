@@ -76,7 +76,7 @@ func (q *Query) lengthen() error {
 func (s *Store) refit(gone *Query) {
 	for _, t := range s.tables.all.all() {
 		t.mu.Lock()
-		if t.stretch > 1 && t.author == gone.author && !t.removed {
+		if t.stretch > 1 && t.author == gone.author && !t.removed && t.aside.Load() == nil {
 			t.try(t.fit)
 		}
 		t.mu.Unlock()
@@ -146,7 +146,8 @@ func (t *table) stretchTo(stretch int64, author string) bool {
 // baseSlots are the rows that the retention needs.
 func (t *table) baseSlots() int64 { return t.ring.gen.slots() / t.stretch }
 
-// lend takes what more words a row, and more rows for the retention, take beyond it. Where that is too much, the ring shrinks.
+// lend takes what more words a row, and more rows for the retention, which are there by now, take beyond it. Where that is too much, the
+// ring shrinks.
 func (t *table) lend(bytes int64) {
 	if t.stretch == 1 {
 		return

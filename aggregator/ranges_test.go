@@ -205,3 +205,61 @@ func TestLongRangesGiveWayToNewPods(t *testing.T) {
 	}
 	f.rate(`sum(rate(istio_requests_total{namespace="mine"}[5m]))`, 5, 5*time.Minute)
 }
+
+// The rings of a table that was set aside are left as they are when a long range goes.
+func TestAStretchedTableThatWasSetAsideStaysAside(t *testing.T) {
+	f := newRangesFleet(t, 0, 1, 3)
+	f.flush(10)
+	q, err := f.s.RegisterFor("mine", `sum(rate(istio_requests_total{namespace="mine"}[20m]))`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tab := f.streams["mine/pod-0"].table
+	tab.setAside()
+	q.Close()
+	f.s.refit(q)
+	if claim := tab.gen.Load().claim.Load(); claim != allClaimed {
+		t.Errorf("rows up to %d are claimed", claim)
+	}
+}
+
+// Where rows beyond the retention give way to what a pod adds, that is counted in full.
+func TestWhatAPodAddsCountsWhereALongRangeGivesWay(t *testing.T) {
+	for name, add := range map[string]func(f *rangesFleet, st *Stream){
+		"series": func(f *rangesFleet, st *Stream) {
+			b := counters(f.now.Add(time.Second), 1, 51)
+			if err := st.Commit(f.now.Add(time.Second), b, numbered{batch: b}); err != nil {
+				t.Fatal(err)
+			}
+		},
+		"rows": func(f *rangesFleet, st *Stream) {
+			for i := range 300 {
+				at := f.now.Add(time.Duration(i+1) * time.Second)
+				b := counters(at, 1, 4)
+				if err := st.Commit(at, b, numbered{batch: b}); err != nil {
+					t.Fatal(err)
+				}
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newRangesFleet(t, 64<<20, 1, 3)
+			f.flush(100)
+			q, err := f.s.RegisterFor("mine", `sum(rate(istio_requests_total{namespace="mine"}[20m]))`)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer q.Close()
+			r, st := f.s.ranges.memory, f.streams["mine/pod-0"]
+			r.Outside(64<<20/rangesPart - r.Taken())
+			add(f, st)
+			st.Close()
+			if st.table.stretch != 1 {
+				t.Fatal("the rows have not given way")
+			}
+			if taken, held := st.table.taken, st.table.bytes(); taken != held {
+				t.Errorf("%d bytes are counted, %d held", taken, held)
+			}
+		})
+	}
+}

@@ -135,7 +135,7 @@ func (t *table) beginRow(st *Stream, timestamp, arrival int64) {
 	t.closeRow()
 	flush := t.flush.Load()
 	at, late, doubt := st.clock.row(timestamp, arrival, flush, t.pace())
-	if late > 0 {
+	if late > 0 && st.flushes > 0 { // else the newest rows are another's
 		t.pullBack(st, late)
 	}
 	if t.ring.row < 0 {
@@ -255,8 +255,9 @@ func (t *table) makeRoom(at int64) bool {
 	}
 	if base := t.baseSlots(); base < t.store.maxSlots() {
 		if t.afford(t.rowBytes(base)) == nil {
-			t.lend(t.rowBytes(slots) - t.rowBytes(base))
+			more := t.rowBytes(slots) - t.rowBytes(base)
 			t.grow()
+			t.lend(more)
 		}
 		return true
 	}
@@ -305,11 +306,11 @@ func (t *table) allocate(columns ...*column) (err error) {
 	for _, c := range columns {
 		words += int64(c.shape().width)
 	}
-	t.lend(8 * words * (t.ring.gen.slots() - t.baseSlots()))
 	for i, b := range newBlocks(t.ring.gen, columns) {
 		t.live += int64(b.width)
 		columns[i].show(b)
 	}
+	t.lend(8 * words * (t.ring.gen.slots() - t.baseSlots()))
 	for _, c := range refused {
 		err = t.short(ErrMemory)
 		delete(t.keys, c.key)
