@@ -79,7 +79,9 @@ func (t *table) measureFirst(at, stamps int64) {
 	if stamps <= maxUnmeasuredMs {
 		length = max(length, stamps)
 	}
-	g.setTime(0, g.time(1)-length)
+	if g.first() == 0 { // else it has been overwritten: the flush came in many rows
+		g.setTime(0, g.time(1)-length)
+	}
 	g.bound.Store(0)
 }
 
@@ -100,7 +102,7 @@ func (t *table) pullBack(st *Stream, late int64) {
 		return
 	}
 	room := g.time(first) - t.store.started.UnixMilli() // nobody sent before we listened
-	if first == 1 {
+	if first == 1 && g.first() == 0 {
 		first = 0
 	} else {
 		room = min(room, g.time(first)-g.time(first-1)-1)

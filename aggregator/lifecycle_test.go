@@ -203,3 +203,47 @@ func TestAPodIsThereBeforeSelectorsHaveItsPlace(t *testing.T) {
 		}
 	}
 }
+
+// Two of a namespace may be freed before either is removed: one by the sweep, one by its own stream after a fault.
+func TestTheLastTablesOfANamespaceMayGoTogether(t *testing.T) {
+	s, err := New(Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var gone []*table
+	for i := range 2 {
+		tab := s.Connect(Pod{Namespace: "test", Name: fmt.Sprint(i)}).table
+		tab.free()
+		gone = append(gone, tab)
+	}
+	for _, tab := range gone {
+		s.tables.remove(tab)
+	}
+	if n := len(s.tables.in("test")); n != 0 || s.tables.count() != 0 {
+		t.Errorf("%d tables are left", n)
+	}
+}
+
+// Rows of a first flush that comes in many messages overwrite its beginning where the ring may not grow. Times of rows grow all the same.
+func TestAFirstFlushMayOverwriteItsBeginning(t *testing.T) {
+	for rows := range 2 * firstSlots {
+		s, err := New(Config{MemoryBudget: 1 << 20})
+		if err != nil {
+			t.Fatal(err)
+		}
+		st := s.Connect(Pod{Namespace: "test", Name: "pod"})
+		s.memory.Outside(1 << 20)
+		began := s.started.Add(20 * time.Second)
+		for i := range rows + 1 {
+			_ = st.Commit(began.Add(time.Duration(i)*10*time.Millisecond), &Batch{Timestamp: began.UnixMilli()}, nil)
+			st.table.closeRow()
+		}
+		_ = st.Commit(began.Add(time.Second), &Batch{Timestamp: began.Add(5 * time.Second).UnixMilli()}, nil)
+		g := st.table.ring.gen
+		for row := g.first() + 1; row <= st.table.ring.row; row++ {
+			if g.time(row) <= g.time(row-1) {
+				t.Errorf("%d rows: row %d at %d, the one before at %d", rows, row, g.time(row), g.time(row-1))
+			}
+		}
+	}
+}

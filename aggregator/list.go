@@ -36,7 +36,7 @@ func (l *list[T]) leave(gone func(T) bool) int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	old := l.all()
-	l.left++
+	l.left = min(l.left+1, len(old)) // one that was gone when the others were copied has left with them
 	if 2*l.left < len(old) {
 		return len(old) - l.left
 	}

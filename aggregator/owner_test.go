@@ -170,3 +170,27 @@ func TestContestedPodsAreTold(t *testing.T) {
 		t.Errorf("%v messages counted, want 1", got)
 	}
 }
+
+// A stream that counts again knows nothing of the rows of the one that counted meanwhile.
+func TestAStreamThatCountsAgainMovesNoRowsOfOthers(t *testing.T) {
+	s, err := New(Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	send := func(st *Stream, timestamp, arrival time.Duration) {
+		b := counters(s.started.Add(timestamp), 1, 2)
+		if err := st.Commit(s.started.Add(arrival), b, numbered{batch: b}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	pod := Pod{Namespace: "test", Name: "pod"}
+	a := s.Connect(pod)
+	send(a, 3*time.Second, 5*time.Second)
+	b := s.Connect(pod)
+	send(b, 6*time.Second, 6*time.Second)
+	b.Close()
+	send(a, 10*time.Second, 10*time.Second)
+	if at := a.table.ring.gen.time(2) - s.started.UnixMilli(); at != 6000 {
+		t.Errorf("the other's row is at %d ms, want 6000", at)
+	}
+}

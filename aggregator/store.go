@@ -278,8 +278,8 @@ func (ts *tables) remove(t *table) {
 	if len(ts.log.Load().all()) > 2*len(ts.byPod)+64 {
 		ts.relog()
 	}
-	l, _ := ts.byNamespace.Load(p.Namespace)
-	if l.(*list[*table]).leave(gone) == 0 {
+	l, ok := ts.byNamespace.Load(p.Namespace) // not there: the table has left it with another that was gone
+	if ok && l.(*list[*table]).leave(gone) == 0 {
 		ts.byNamespace.Delete(p.Namespace)
 	}
 }
