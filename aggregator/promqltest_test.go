@@ -75,7 +75,8 @@ func (q scriptQuerier) Select(ctx context.Context, _ bool, hints *storage.Select
 		return q.Querier.Select(ctx, true, hints, ms...)
 	}
 	*q.of.rings++
-	rings := querier{store: q.of.store, mint: math.MinInt64 / 2, maxt: math.MaxInt64 / 2}
+	room := math.MaxInt
+	rings := querier{q.of.store, math.MinInt64 / 2, math.MaxInt64 / 2, &room}
 	return withoutPods{rings.Select(ctx, true, hints, ms...)}
 }
 

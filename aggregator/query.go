@@ -3,13 +3,11 @@ package aggregator
 import (
 	"context"
 	"fmt"
-	"log/slog"
 	"strings"
 	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/prometheus/model/labels"
-	"github.com/prometheus/prometheus/promql"
 	"github.com/prometheus/prometheus/promql/parser"
 )
 
@@ -185,51 +183,4 @@ func (q *Query) Eval(ctx context.Context, at time.Time) (_ Answer, err error) {
 	q.store.metrics.evaluations.WithLabelValues("ok").Inc()
 	a.Newest, a.Coverage = q.coverage(q.store.millis(at))
 	return a, nil
-}
-
-// engine is Prometheus' own, for any expression.
-type engine struct{ promql *promql.Engine }
-
-const (
-	engineMaxSamples = 50_000_000
-	engineTimeout    = 10 * time.Second
-)
-
-func newEngine() *engine {
-	return &engine{promql.NewEngine(promql.EngineOpts{
-		Logger:               slog.New(slog.DiscardHandler), // errors are returned, and it has nothing else to say
-		MaxSamples:           engineMaxSamples,
-		Timeout:              engineTimeout,
-		EnableAtModifier:     true,
-		EnableNegativeOffset: true,
-		// The step of a subquery that gives none, as Prometheus' default evaluation_interval; without it the engine panics.
-		NoStepSubqueryIntervalFn: func(int64) int64 { return time.Minute.Milliseconds() },
-	})}
-}
-
-func (e *engine) instant(ctx context.Context, over queryable, expr string, at int64) ([]Value, error) {
-	q, err := e.promql.NewInstantQuery(ctx, over, nil, expr, time.UnixMilli(at))
-	if err != nil {
-		return nil, err
-	}
-	defer q.Close()
-	r := q.Exec(ctx)
-	if r.Err != nil {
-		return nil, r.Err
-	}
-	switch v := r.Value.(type) {
-	case promql.Scalar:
-		return []Value{{V: v.V}}, nil
-	case promql.Vector:
-		values := make([]Value, 0, len(v))
-		for _, s := range v {
-			if s.H != nil {
-				return nil, fmt.Errorf("the result is a histogram; take histogram_quantile, histogram_avg or histogram_sum of it")
-			}
-			values = append(values, Value{s.Metric.Copy(), s.F})
-		}
-		return values, nil
-	default:
-		return nil, fmt.Errorf("the result is a %s", r.Value.Type())
-	}
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/prometheus/prometheus/model/histogram"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/model/value"
+	"github.com/prometheus/prometheus/promql"
 	"github.com/prometheus/prometheus/storage"
 	"github.com/prometheus/prometheus/tsdb/chunkenc"
 	"github.com/prometheus/prometheus/tsdb/chunks"
@@ -19,12 +20,14 @@ import (
 type queryable struct{ store *Store }
 
 func (q queryable) Querier(mint, maxt int64) (storage.Querier, error) {
-	return querier{q.store, mint, maxt}, nil
+	room := q.store.engine.maxSamples
+	return querier{q.store, mint, maxt, &room}, nil
 }
 
 type querier struct {
 	store      *Store
 	mint, maxt int64
+	room       *int // how many samples more the query may copy, for all of its selectors
 }
 
 func (q querier) Close() error { return nil }
@@ -46,14 +49,14 @@ func (q querier) Select(ctx context.Context, sortSeries bool, hints *storage.Sel
 	}
 	sel := newSelector(ms)
 	set := &seriesSet{}
-	r := reader{store: q.store, mint: mint - 1, maxt: maxt} // hints include their start, windows do not
+	r := reader{store: q.store, mint: mint - 1, maxt: maxt, room: q.room} // hints include their start, windows do not
 	for _, c := range q.store.classesOf(sel) {
-		if err := ctx.Err(); err != nil {
-			return storage.ErrSeriesSet(err)
-		}
 		for v, last := c.views(); v <= last; v++ {
 			if sel.matches(c, v) {
 				for _, col := range c.columns.all() {
+					if err := r.ended(ctx); err != nil {
+						return storage.ErrSeriesSet(err)
+					}
 					set.series = r.series(set.series, sel, col, v)
 				}
 			}
@@ -62,6 +65,9 @@ func (q querier) Select(ctx context.Context, sortSeries bool, hints *storage.Sel
 	if r.coarse != nil {
 		pool := q.store.pool(sel, r.mint, r.maxt, r.joiner())
 		for _, col := range r.coarse {
+			if err := r.ended(ctx); err != nil {
+				return storage.ErrSeriesSet(err)
+			}
 			set.series = r.nativeSeries(set.series, col, pool)
 		}
 	}
@@ -104,6 +110,15 @@ type reader struct {
 	values     []float64 // of each row in turn
 	join       *joiner   // of native histograms; nil before the first
 	coarse     []*column // those without ranks: they come last
+	room       *int      // samples, as the engine counts them; what is copied here it has not counted yet
+}
+
+// ended says why no more series are read, nil if they are.
+func (r *reader) ended(ctx context.Context) error {
+	if *r.room < 0 {
+		return promql.ErrTooManySamples("reading the rings")
+	}
+	return ctx.Err()
 }
 
 // series appends the column's series of the view that the selector selects and that have samples.
@@ -186,6 +201,7 @@ func (r *reader) points(flush int64, n, each int) []chunks.Sample {
 			ps = append(ps, point{stale, math.Float64frombits(value.StaleNaN)})
 		}
 	}
+	*r.room -= len(ps)
 	return ps
 }
 
@@ -247,7 +263,9 @@ func (r *reader) native(col *column, pod *Pod, pool *fine) []chunks.Sample {
 				join.spread(f, 1)
 			}
 			r.times = append(r.times, b.gen.time(row))
-			ps = append(ps, nativePoint{b.gen.time(row), f.native(r.store.cells)})
+			h := f.native(r.store.cells)
+			*r.room -= h.Size() / engineSampleBytes
+			ps = append(ps, nativePoint{b.gen.time(row), h})
 		}
 		if b.torn(check) {
 			continue
