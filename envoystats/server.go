@@ -288,7 +288,6 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	var err error
 	select {
 	case <-done:
-		return nil
 	case <-grace.C:
 	case <-ctx.Done():
 		err = ctx.Err()

@@ -65,8 +65,11 @@ func (l *lab) chaosAll(ctx context.Context, seeds []uint64, faults int) error {
 	if len(seeds) == 0 {
 		return errors.New("no seed: give --seed=1,7,42")
 	}
-	text := strings.Trim(fmt.Sprint(seeds), "[]")
-	report := chaos.Report{Versions: l.versions(), Command: fmt.Sprintf("make chaos SEED=%q", text), Hold: chaosHold, Retention: chaosRetention, Budget: chaosBudget}
+	command := fmt.Sprintf("make chaos SEED=%q", strings.Trim(fmt.Sprint(seeds), "[]"))
+	if faults > 0 {
+		command += fmt.Sprint(" FAULTS=", faults)
+	}
+	report := chaos.Report{Versions: l.versions(), Command: command, Hold: chaosHold, Retention: chaosRetention, Budget: chaosBudget}
 	for _, seed := range seeds {
 		seen, err := l.chaosOnce(ctx, seed, faults)
 		if err != nil {

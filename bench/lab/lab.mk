@@ -18,8 +18,8 @@ lab-known:
 lab-ci: lab-build ## the short closed loop of .ci/run
 	@$(LAB_BIN)/lab run --root . --results .cache/lab/results bench/lab/scenarios/ci/guide-rps-short.yaml
 
-chaos: lab-build ## constant load while things go wrong (SEED=1, or several: "1 7 42"; 30 minutes each)
-	@$(LAB_BIN)/lab chaos --root . --seed "$(SEED)"
+chaos: lab-build ## constant load while things go wrong (SEED=1, or several: "1 7 42"; 30 minutes each, FAULTS=100 for fewer)
+	@$(LAB_BIN)/lab chaos --root . --seed "$(SEED)" $(if $(FAULTS),--faults $(FAULTS))
 
 lab-up: lab-build ## only the control plane, until Ctrl-C
 	@$(LAB_BIN)/lab up --root .

@@ -266,7 +266,8 @@ func clash(f Fault, others []Fault) time.Duration {
 func (f Fault) freeFor(kind Kind) time.Duration {
 	switch {
 	case f.Kind == KillAPIServer && (kind == KillAPIServer || slices.Contains(throughTheAPI, kind)),
-		f.Kind == KillMeshpulse && kind == ReplaceCertificates:
+		f.Kind == KillMeshpulse && kind == ReplaceCertificates,
+		f.Kind == DeafWatches && kind == KillAPIServer: // its end goes through the API
 		return f.End() + recovery
 	case f.Kind == kind, kind == KillAPIServer && slices.Contains(throughTheAPI, f.Kind),
 		f.Kind == ReplaceCertificates && kind == KillMeshpulse:
