@@ -21,12 +21,13 @@ import (
 // its answer) and the watch ends. It is safe for concurrent use.
 type freshness struct {
 	what  string // in the plural: pods
-	asked bool   // it is read when it is needed: in step until that fails
+	asked bool   // it is read when it is needed: in step until that fails, and again once nobody has tried for as long as it is believed
 	now   func() time.Time
 
 	mu     sync.Mutex
-	last   time.Time // of the newest success; at first of the beginning
+	last   time.Time // of the newest success; at first of the beginning; of what is asked, else of the first failure
 	failed error     // since then
+	tried  time.Time // when that was
 	open   *openWatch
 }
 
@@ -45,9 +46,16 @@ func newFreshness(what string, now func() time.Time) *freshness {
 func (f *freshness) done(err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.failed = err; err == nil {
-		f.last = f.now()
+	now := f.now()
+	if err == nil || f.asked && !f.failing(now) {
+		f.last = now
 	}
+	f.failed, f.tried = err, now
+}
+
+// failing says whether what is read when it is needed has failed lately. The mutex is held.
+func (f *freshness) failing(now time.Time) bool {
+	return f.failed != nil && now.Sub(f.tried) <= believedFor
 }
 
 // age is how long ago it was last in step.
@@ -55,7 +63,7 @@ func (f *freshness) age() time.Duration {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	now := f.now()
-	if f.open.proved(now) || f.asked && f.failed == nil {
+	if f.open.proved(now) || f.asked && !f.failing(now) {
 		return 0
 	}
 	return max(now.Sub(f.last), 0)

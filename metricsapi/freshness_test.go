@@ -104,18 +104,44 @@ func TestWhatFailsForAMinuteIsNotBelieved(t *testing.T) {
 	if list(); f.stale() != nil || f.age() != 0 {
 		t.Errorf("once there is an answer: %v", f.stale())
 	}
-	f.asked = true
-	if now = now.Add(time.Hour); f.stale() != nil {
-		t.Errorf("what is read when it is needed has not failed: %v", f.stale())
-	}
-	f.done(answer)
-	answer = errors.New("timeout")
-	f.done(answer)
-	if now = now.Add(time.Hour); f.stale() == nil {
-		t.Error("what is read when it is needed has failed for an hour, and is believed")
-	}
 	if f = nil; f.stale() != nil {
 		t.Error("nothing at all is not believed")
+	}
+}
+
+// What is read when it is needed was read last whenever that was. So a read that fails is one that fails, however long nobody has asked before
+// it, and however long nobody asks after it; reads that fail for a minute are not believed.
+func TestWhatIsReadWhenItIsNeededFailsFromItsFirstFailureOn(t *testing.T) {
+	now := time.Now()
+	f := newFreshness("scales", func() time.Time { return now })
+	f.asked = true
+	failed := errors.New("timeout")
+	for _, step := range []struct {
+		after time.Duration
+		err   error
+		stale bool
+	}{
+		{after: time.Hour, err: nil},
+		{after: time.Hour, err: failed},
+		{after: time.Hour, err: failed}, // nobody asked between
+		{after: 15 * time.Second, err: failed},
+		{after: 15 * time.Second, err: failed},
+		{after: 15 * time.Second, err: failed},
+		{after: 15 * time.Second, err: failed},
+		{after: 15 * time.Second, err: failed, stale: true},
+		{after: 15 * time.Second, err: nil},
+		{after: 15 * time.Second, err: failed},
+	} {
+		now = now.Add(step.after)
+		f.done(step.err)
+		if err := f.stale(); (err != nil) != step.stale {
+			t.Errorf("%v after %s: %v, want stale: %v", step.err, step.after, err, step.stale)
+		}
+		now = now.Add(2 * time.Minute)
+		if err := f.stale(); err != nil || f.age() != 0 {
+			t.Errorf("%v, and nobody has asked since: %v, %s", step.err, err, f.age())
+		}
+		now = now.Add(-2 * time.Minute)
 	}
 }
 
@@ -315,8 +341,16 @@ func TestAStaleStatusIsNotTheReplicas(t *testing.T) {
 	if _, err := h.replicas(t.Context(), a); err == nil || h.scalesFresh.failed == nil {
 		t.Errorf("a read that failed is not noted: %v", err)
 	}
-	h.hpasFresh, h.scalesFresh = nil, &freshness{what: "scales", now: time.Now}
+	h.hpasFresh, h.scalesFresh = nil, &freshness{what: "scales", asked: true, now: time.Now, failed: errors.New("timeout"), tried: time.Now(), last: time.Now().Add(-2 * time.Minute)}
 	if target, err := h.replicas(t.Context(), a); err != nil || target.Spec != 2 {
 		t.Errorf("no scale could be read for long: got %+v, %v, want the HPA's status", target, err)
+	}
+	h.scalesFresh = &freshness{what: "scales", asked: true, now: time.Now, last: time.Now().Add(-time.Hour)} // read, an hour ago
+	if target, err := h.replicas(t.Context(), a); err == nil {
+		t.Errorf("one read of a scale has failed: got %+v of a status that may be from before a raise", target)
+	}
+	h.scales, h.scalesFresh = fixedScale(-4), newFreshness("scales", time.Now)
+	if target, err := h.replicas(t.Context(), a); err != nil || target.Spec != 2 || h.scalesFresh.failed != nil {
+		t.Errorf("that there is no such kind is an answer: got %+v, %v, %v", target, err, h.scalesFresh.failed)
 	}
 }

@@ -9,6 +9,7 @@ import (
 
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/api/resource"
 
 	"github.com/meshpulse/meshpulse/aggregator"
@@ -110,7 +111,7 @@ func (h sourceHPA) withinLimits(n int32) int32 {
 // last scaling, and only stands in where the scale may not be read or is not there, or no scale could be read for a minute.
 func (h *holder) replicas(ctx context.Context, a *autoscaler) (horizontal.Target, error) {
 	target, err := h.scales.replicas(ctx, a.Namespace, a.Spec.ScaleTargetRef)
-	answered := err == nil || apierrors.IsForbidden(err) || apierrors.IsNotFound(err)
+	answered := err == nil || apierrors.IsForbidden(err) || apierrors.IsNotFound(err) || meta.IsNoMatchError(err)
 	if h.scalesFresh != nil && ctx.Err() == nil {
 		if answered {
 			h.scalesFresh.done(nil)

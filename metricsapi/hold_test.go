@@ -11,6 +11,7 @@ import (
 
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -54,7 +55,7 @@ type unreadPods struct{ fixedPods }
 
 func (unreadPods) synced() error { return errors.New("the pods have not been read") }
 
-// fixedScale is every target's scale; -1 may not be read, -2 cannot, -3 is not there.
+// fixedScale is every target's scale; -1 may not be read, -2 cannot, -3 is not there, -4 is of a kind that is not there.
 type fixedScale int32
 
 func (n fixedScale) replicas(context.Context, string, autoscalingv2.CrossVersionObjectReference) (horizontal.Target, error) {
@@ -63,6 +64,8 @@ func (n fixedScale) replicas(context.Context, string, autoscalingv2.CrossVersion
 		return horizontal.Target{}, fmt.Errorf("scale: %w", apierrors.NewNotFound(schema.GroupResource{Resource: "deployments/scale"}, "podinfo"))
 	case n == -1:
 		return horizontal.Target{}, apierrors.NewForbidden(schema.GroupResource{Resource: "deployments/scale"}, "podinfo", errors.New("no"))
+	case n == -4:
+		return horizontal.Target{}, fmt.Errorf("scaleTargetRef: %w", &meta.NoKindMatchError{GroupKind: schema.GroupKind{Kind: "Deploymint"}})
 	case n < 0:
 		return horizontal.Target{}, errors.New("timeout")
 	}
