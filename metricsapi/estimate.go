@@ -20,10 +20,11 @@ import (
 // service and its neighbour in a namespace are not. Where all that reports is of one workload the value grows as its pods do. Else the
 // expression is asked once more, with what a workload's pods add counted so many times.
 
-// weight is how many times what a workload's pods add counts.
+// weight is how many times what a workload's pods add counts, but for some of them by name.
 type weight struct {
 	workloadKey
 	factor float64
+	but    []string
 }
 
 // estimate takes into account what is not known of the shares, where nothing else is missing: while replicas are kept, only what is seen
@@ -47,7 +48,7 @@ func (h *holder) fill(ctx context.Context, k knowledge, v verdict, p *prepared, 
 	known := 0
 	for i := range k.shares {
 		if t := &k.shares[i]; t.mute > 0 && t.known() > 0 {
-			weights = append(weights, weight{t.workloadKey, float64(t.known()+t.mute) / float64(t.known())})
+			weights = append(weights, weight{t.workloadKey, float64(t.known()+t.mute) / float64(t.known()), t.unlike()})
 			known += t.known()
 		}
 	}
@@ -89,7 +90,7 @@ func (h *holder) full(ctx context.Context, k knowledge, seen verdict, p *prepare
 		if t.lasting == 0 {
 			return seen, false
 		}
-		weights = append(weights, weight{t.workloadKey, float64(t.expected) / float64(t.lasting)})
+		weights = append(weights, weight{t.workloadKey, float64(t.expected) / float64(t.lasting), nil})
 	}
 	full, changed, err := h.weigh(ctx, k, seen, weights, p, a, at)
 	return full, changed && err == nil
@@ -98,17 +99,18 @@ func (h *holder) full(ctx context.Context, k knowledge, seen verdict, p *prepare
 // weigh is a verdict with some workloads' parts of it counted so many times, and whether that is another one. An error is of an
 // expression that cannot be computed so.
 func (h *holder) weigh(ctx context.Context, k knowledge, v verdict, weights []weight, p *prepared, a aggregator.Answer, at time.Time) (verdict, bool, error) {
-	switch {
-	case len(weights) == 0:
+	alone := len(k.shares) == 1 && k.shares[0].known() >= k.known // nobody else has a part
+	if len(weights) == 0 || alone && !p.additive {                // a mean does not grow by who is mute
 		return v, false, nil
-	case len(k.shares) == 1 && k.shares[0].known() >= k.known: // nobody else has a part
-		if !p.additive { // a mean does not grow by who is mute
-			return v, false, nil
-		}
-		return v.times(weights[0].factor), true, nil
 	}
-	text, ok := h.weighted(p.expr, weights, at.Add(-a.Window))
-	if !ok {
+	text, ok := "", false
+	if !alone || len(weights[0].but) > 0 {
+		text, ok = h.weighted(p.expr, weights, at.Add(-a.Window))
+	}
+	switch {
+	case !ok && alone:
+		return v.times(weights[0].factor), true, nil
+	case !ok:
 		return v, false, nil
 	}
 	q, err := h.store.Query(text)
@@ -154,7 +156,9 @@ func (h *holder) weighted(expr string, weights []weight, since time.Time) (strin
 	for _, each := range weights {
 		var names []string
 		h.pods.each([]aggregator.Meant{{Namespace: each.namespace, Workload: each.name}}, since, func(p *knownPod) {
-			names = append(names, regexp.QuoteMeta(p.identity.Name))
+			if !slices.Contains(each.but, p.identity.Name) {
+				names = append(names, regexp.QuoteMeta(p.identity.Name))
+			}
 		})
 		w.parts = append(w.parts, weighed{each.factor, []*labels.Matcher{
 			labels.MustNewMatcher(labels.MatchEqual, namespaceLabel, each.namespace),

@@ -1,6 +1,7 @@
 package metricsapi
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -33,7 +34,15 @@ func (f fixedPods) each(sets []aggregator.Meant, since time.Time, call func(*kno
 		gone := !p.left.IsZero() && !p.left.After(since)
 		return gone || !slices.ContainsFunc(sets, func(m aggregator.Meant) bool { return in(m, &p) })
 	})
-	slices.SortStableFunc(found, func(a, b knownPod) int { return strings.Compare(a.identity.Workload, b.identity.Workload) })
+	left := func(p knownPod) int { // those that exist come first
+		if p.left.IsZero() {
+			return 0
+		}
+		return 1
+	}
+	slices.SortStableFunc(found, func(a, b knownPod) int {
+		return cmp.Or(strings.Compare(a.identity.Workload, b.identity.Workload), left(a)-left(b))
+	})
 	for i := range found {
 		call(&found[i])
 	}

@@ -302,7 +302,36 @@ func TestWhatIsUnknownOfAWorkload(t *testing.T) {
 				c.add("small", -time.Hour, "s", "s2")
 				c.add("small", whole-15*time.Second, "y")
 			},
-			want: "46666m, 3 expected",
+			want: "43333m, 3 expected", // twice 20, and what it has told
+		},
+		"mute beside many that have just come": {
+			sent: []sentBy{sent("small", whole, 20, "s"), {workload: "small", pods: []string{"y1", "y2", "y3", "y4"}, from: whole - 50*time.Second, to: whole, rps: 20}},
+			pods: func(c *heldCluster) {
+				c.add("small", -time.Hour, "s", "s2")
+				c.add("small", whole-55*time.Second, "y1", "y2", "y3", "y4")
+			},
+			want: "113333m, 6 expected", // twice 20, and 73.3 that they have told: not twice that
+		},
+		"mute beside many that have just come and another workload": {
+			sent: []sentBy{
+				sent("small", whole, 20, "s"), {workload: "small", pods: []string{"y1", "y2", "y3", "y4"}, from: whole - 50*time.Second, to: whole, rps: 20}, sent("large", whole, 30, "l"),
+			},
+			pods: func(c *heldCluster) {
+				c.add("small", -time.Hour, "s", "s2")
+				c.add("small", whole-55*time.Second, "y1", "y2", "y3", "y4")
+				c.add("large", -time.Hour, "l")
+			},
+			want: "143333m, 7 expected",
+		},
+		"all of a workload are mute, and those that reported have left long ago": {
+			sent: []sentBy{sent("small", whole, 2, "s"), sent("large", 2*time.Minute, 20, "l1")},
+			pods: func(c *heldCluster) {
+				c.add("small", -time.Hour, "s")
+				c.add("large", -time.Hour, "l1")
+				c.pods[1].left = c.store.Started().Add(2 * time.Minute)
+				c.add("large", 2*time.Minute, "l2") // a rollout that has lost the way to us
+			},
+			want: "30 held, 2 expected",
 		},
 		"all of all": {
 			pods: func(c *heldCluster) { c.add("small", -time.Hour, "s") },

@@ -44,10 +44,12 @@ const manyUnpointed = 3
 // tally is what is known of the pods of one workload that an answer means.
 type tally struct {
 	workloadKey
-	// heard: one of them has reported within the last hour, and is the pod that it was.
+	// heard: one of them, or that was one of them, has reported within the last hour, and is the pod that it was.
 	heard bool
-	// expected pods should report. Of reporting ones the newest row is at most two flushes old; young ones have begun within the window.
-	expected, reporting, young int
+	// expected pods should report. Of reporting ones the newest row is at most two flushes old.
+	expected, reporting int
+	// young pods are reporting ones that have begun within the window, by name.
+	young []string
 	// mute pods have not reported for longer than the holder waits, nor within the window, or all that is asked for was refused
 	// for as long: bare ones. They are counted as the mean of the known pods of the workload.
 	mute, bare int
@@ -63,10 +65,15 @@ type tally struct {
 
 // known is how many pods make what is seen of the workload.
 func (t *tally) known() int {
-	if t.reporting > t.young {
-		return t.reporting - t.young
+	return t.reporting - len(t.unlike())
+}
+
+// unlike are the pods that make no mean: the young ones, unless all are.
+func (t *tally) unlike() []string {
+	if t.reporting > len(t.young) {
+		return t.young
 	}
-	return t.reporting
+	return nil
 }
 
 // flaws counts why an answer is incomplete, with the name of one pod each.
@@ -146,9 +153,9 @@ func (h *holder) look(p *prepared, namespace string, a aggregator.Answer, at tim
 	}
 	switch {
 	case q.NamesPods():
-		h.pods.each(q.Meant(), l.from, l.selected)
+		h.pods.each(q.Meant(), at.Add(-goneFor), l.selected)
 	case p.waypoint && namespace != "": // it names who is called. Who stands before that is not said: as a rule a waypoint of the namespace
-		h.pods.each([]aggregator.Meant{{Namespace: namespace}}, l.from, func(p *knownPod) {
+		h.pods.each([]aggregator.Meant{{Namespace: namespace}}, at.Add(-goneFor), func(p *knownPod) {
 			if p.waypoint {
 				l.selected(p)
 			}
@@ -207,7 +214,11 @@ func (l *looking) selected(p *knownPod) {
 		return
 	}
 	gone := !p.left.IsZero()
-	if gone && !p.left.After(l.from) || !l.query.Selects(&p.identity) {
+	if gone && !p.left.After(l.from) {
+		l.past(p)
+		return
+	}
+	if !l.query.Selects(&p.identity) {
 		return
 	}
 	if !p.wired && !gone {
@@ -215,6 +226,14 @@ func (l *looking) selected(p *knownPod) {
 		return
 	}
 	l.judge(p, l.state(p))
+}
+
+// past takes into account that a pod of before the window has reported, where of its workload nobody has been heard of so far.
+func (l *looking) past(p *knownPod) {
+	if t := &l.t; t.mute+t.unheard > 0 && !t.heard && t.workloadKey == (workloadKey{p.identity.Namespace, p.identity.Workload}) {
+		s := l.store.Pod(p.identity.Namespace, p.identity.Name, l.at, l.answer.Window)
+		t.heard = !s.Newest.Before(p.created) && l.at.Sub(s.Newest) < goneFor
+	}
 }
 
 // state is what the store knows of a pod.
@@ -300,7 +319,7 @@ func (l *looking) judge(p *knownPod, s aggregator.PodState) {
 	t.heard = t.heard || l.at.Sub(s.Newest) < goneFor
 	if s.Reporting && !s.Bare {
 		if t.reporting++; s.Oldest.After(l.from) {
-			t.young++
+			t.young = append(t.young, name)
 		}
 	}
 	l.k.moved = l.k.moved || p.created.After(l.from) || p.left.After(l.from)
