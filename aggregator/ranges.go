@@ -127,12 +127,15 @@ func (t *table) fit() {
 // author may not have them.
 func (t *table) stretchTo(stretch int64, author string) bool {
 	base, r := t.baseSlots(), &t.store.ranges
-	if t.lent > 0 {
+	if t.lent > 0 && author != t.author {
 		r.memory.Give(t.author, t.lent)
 		t.lent = 0
 	}
 	extra := t.rowBytes(base*stretch) - t.rowBytes(base)
-	if extra > 0 && !r.memory.Take(author, extra) {
+	switch more := extra - t.lent; { // what it has it keeps, whatever others have borrowed since
+	case more < 0:
+		r.memory.Give(author, -more)
+	case more > 0 && !r.memory.Take(author, more):
 		return false
 	}
 	t.lent, t.author = extra, author

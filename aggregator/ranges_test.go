@@ -263,3 +263,30 @@ func TestWhatAPodAddsCountsWhereALongRangeGivesWay(t *testing.T) {
 		})
 	}
 }
+
+// What one namespace has been lent it keeps when another one borrows, in whichever order the rings are looked at again.
+func TestALongRangeKeepsItsRowsWhenAnotherNamespaceBorrows(t *testing.T) {
+	f := newRangesFleet(t, 40<<20, 30, 100)
+	f.flush(10)
+	q, err := f.s.RegisterFor("mine", `sum(rate(istio_requests_total{namespace="mine"}[20m]))`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer q.Close()
+	f.connect("mine", "pod-new")
+	f.flush(1)
+	taken := f.s.ranges.memory.Taken()
+	if !f.s.ranges.memory.Take("others", 2<<20) {
+		t.Fatal("the other namespace may have nothing")
+	}
+	f.s.sweep(t.Context(), f.s.millis(f.now))
+	f.flush(1)
+	for i := range 30 {
+		if n := f.slots(fmt.Sprint("mine/pod-", i)); n != 256 {
+			t.Errorf("pod %d has %d slots", i, n)
+		}
+	}
+	if now := f.s.ranges.memory.Taken() - 2<<20; now != taken {
+		t.Errorf("%d bytes are lent, before %d", now, taken)
+	}
+}

@@ -292,7 +292,9 @@ func (t *table) move(slots int64) {
 // allocate gives columns their blocks, in one slab. Those for which there is no memory are dropped, with ErrMemory.
 func (t *table) allocate(columns ...*column) (err error) {
 	if want := int64(t.store.slotsFor(t.flush.Load())); t.live+t.dead == 0 && t.baseSlots() < want && t.afford(8*want) == nil {
+		more := 8 * (want - t.baseSlots()) * (t.stretch - 1)
 		t.move(want * t.stretch) // the first: until now rows were times alone
+		t.lend(more)
 	}
 	var refused []*column
 	columns = slices.DeleteFunc(columns, func(c *column) bool {
