@@ -35,7 +35,7 @@ type Query struct {
 	plan      plan       // nil: the engine evaluates it
 	surge     *surgePlan // nil: nothing in it can surge
 
-	author     string // who has registered it: a namespace
+	author     string // who has registered it, or asks for it: a namespace, "" where nobody in particular does
 	registered bool
 	closed     atomic.Bool
 	asideUntil atomic.Pointer[time.Time] // when a query that was set aside after a fault is tried again
@@ -101,6 +101,16 @@ func (s *Store) Query(expr string) (_ *Query, err error) {
 			q.reach, s.config.MaxRetention)}
 	}
 	return q, nil
+}
+
+// Like checks another expression for a single use, by whoever has registered this one. The error is a *QueryError.
+func (q *Query) Like(expr string) (*Query, error) {
+	other, err := q.store.Query(expr)
+	if err != nil {
+		return nil, err
+	}
+	other.author = q.author
+	return other, nil
 }
 
 // reachOf is how far back a selector looks: its range and offset and those of the subqueries around it.
@@ -173,7 +183,7 @@ func (q *Query) Eval(ctx context.Context, at time.Time) (_ Answer, err error) {
 		a.Values, compiled = q.plan.eval(q.store, q.store.millis(at))
 	}
 	if !compiled {
-		a.Values, err = q.store.engine.instant(ctx, queryable{q.store}, q.expr, q.store.millis(at))
+		a.Values, err = q.byEngine(ctx, q.store.millis(at))
 	}
 	q.store.metrics.seconds.Observe(time.Since(began).Seconds())
 	if err != nil {

@@ -113,7 +113,7 @@ func (h *holder) weigh(ctx context.Context, k knowledge, v verdict, weights []we
 	case !ok:
 		return v, false, nil
 	}
-	q, err := h.store.Query(text)
+	q, err := p.query.Like(text)
 	if err != nil {
 		return v, false, err
 	}
