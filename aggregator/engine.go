@@ -19,8 +19,13 @@ type engine struct {
 	turns      *turns
 }
 
+// ErrTooMuch is of a query that took more samples or time than one may, and of each evaluation of it in the next minutes, which is
+// refused (enginePause).
+var ErrTooMuch = errors.New("too much: " + engineBetterForm)
+
 const (
-	engineTimeout     = 10 * time.Second
+	engineTimeout     = 3 * time.Second // below that of a request, which may have waited besides
+	enginePause       = 2 * time.Minute
 	engineSampleBytes = 16 // as the engine counts: a histogram is so many samples as it has times so many bytes
 
 	// An eighth of the memory limit is the engine's, shared by the queries that run at a time. Prometheus' default is the most: 800 MB.
@@ -60,7 +65,7 @@ func (e *engine) instant(ctx context.Context, over queryable, expr string, at in
 	defer q.Close()
 	r := q.Exec(ctx)
 	if many := promql.ErrTooManySamples(""); errors.As(r.Err, &many) {
-		return nil, fmt.Errorf("%w, which are more than %d: %s", r.Err, e.maxSamples, engineBetterForm)
+		return nil, fmt.Errorf("%w, which are more than %d", r.Err, e.maxSamples)
 	}
 	if r.Err != nil {
 		return nil, r.Err
@@ -82,7 +87,8 @@ func (e *engine) instant(ctx context.Context, over queryable, expr string, at in
 	}
 }
 
-// byEngine answers the expression by the engine, when it is its author's turn.
+// byEngine answers the expression by the engine, when it is its author's turn. One that is too much is not tried again for a while:
+// it would take the same again, from all others, and answer nothing.
 func (q *Query) byEngine(ctx context.Context, at int64) ([]Value, error) {
 	e := q.store.engine
 	end, err := e.turns.wait(ctx, q.author)
@@ -90,5 +96,27 @@ func (q *Query) byEngine(ctx context.Context, at int64) ([]Value, error) {
 		return nil, fmt.Errorf("it waited for other queries that are not compiled: %w", err)
 	}
 	defer end()
-	return e.instant(ctx, queryable{q.store}, q.expr, at)
+	if until := q.tooMuchUntil.Load(); q.TooMuch() { // also for those that waited meanwhile
+		return nil, fmt.Errorf("%w; it is not tried again before %s UTC", ErrTooMuch, until.UTC().Format(time.TimeOnly))
+	}
+	began := time.Now()
+	values, err := e.instant(ctx, queryable{q.store}, q.expr, at)
+	if err != nil && e.tooMuch(err, time.Since(began)) {
+		until := time.Now().Add(enginePause)
+		q.tooMuchUntil.Store(&until)
+		return nil, fmt.Errorf("%w: %w", err, ErrTooMuch)
+	}
+	return values, err
+}
+
+// tooMuch says whether the query itself ran into a limit: a request may end for having waited, too.
+func (e *engine) tooMuch(err error, ran time.Duration) bool {
+	samples, timeout := promql.ErrTooManySamples(""), promql.ErrQueryTimeout("")
+	return errors.As(err, &samples) || ran >= engineTimeout && (errors.As(err, &timeout) || errors.Is(err, context.DeadlineExceeded))
+}
+
+// TooMuch says whether the query is refused for now because it took more samples or time than one may.
+func (q *Query) TooMuch() bool {
+	until := q.tooMuchUntil.Load()
+	return until != nil && time.Now().Before(*until)
 }

@@ -41,7 +41,7 @@ func TestAQueryOfTooManySamplesIsToldWhatToDo(t *testing.T) {
 	f.s.engine.maxSamples = 100
 	_, err = q.Eval(t.Context(), f.now)
 	if many := promql.ErrTooManySamples(""); err == nil || !strings.Contains(err.Error(), many.Error()) ||
-		!strings.Contains(err.Error(), "more than 100: name a metric and a namespace in each of its selectors, or take a shorter range") {
+		!errors.Is(err, ErrTooMuch) || !strings.Contains(err.Error(), "more than 100: too much: name a metric and a namespace in each of its selectors, or take a shorter range") {
 		t.Errorf("error %v", err)
 	}
 }
@@ -151,4 +151,40 @@ func TestTurnsGoByNamespace(t *testing.T) {
 			t.Errorf("in the order %s", got)
 		}
 	})
+}
+
+func TestAQueryThatIsTooMuchIsRefusedForAWhile(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newRangesFleet(t, 0, 2, 10)
+		f.flush(12)
+		q, err := f.s.RegisterFor("evil", hungry)
+		if err != nil {
+			t.Fatal(err)
+		}
+		room := f.s.engine.maxSamples
+		f.s.engine.maxSamples = 100
+		if _, err := q.Eval(t.Context(), f.now); !errors.Is(err, ErrTooMuch) || !q.TooMuch() {
+			t.Fatalf("beyond the limit: %v", err)
+		}
+		f.s.engine.maxSamples = room // it would answer, if it were run
+		time.Sleep(enginePause - time.Millisecond)
+		if _, err := q.Eval(t.Context(), f.now); !errors.Is(err, ErrTooMuch) || !strings.Contains(err.Error(), "not tried again before") {
+			t.Errorf("within the two minutes: %v", err)
+		}
+		time.Sleep(time.Millisecond)
+		if a, err := q.Eval(t.Context(), f.now); err != nil || len(a.Values) != 1 || q.TooMuch() {
+			t.Errorf("after them: %v, %v", a.Values, err)
+		}
+	})
+}
+
+func TestOnlyAQuerysOwnTimeIsTooMuch(t *testing.T) {
+	e := newEngine()
+	timeout := error(promql.ErrQueryTimeout("expression evaluation"))
+	if !e.tooMuch(timeout, engineTimeout) || !e.tooMuch(context.DeadlineExceeded, engineTimeout) {
+		t.Error("a query that ran for as long as it may")
+	}
+	if e.tooMuch(timeout, time.Second) || e.tooMuch(context.Canceled, engineTimeout) {
+		t.Error("a request that ended sooner")
+	}
 }

@@ -39,6 +39,8 @@ type Query struct {
 	registered bool
 	closed     atomic.Bool
 	asideUntil atomic.Pointer[time.Time] // when a query that was set aside after a fault is tried again
+	// When one that took too much of the engine is (engine.go).
+	tooMuchUntil atomic.Pointer[time.Time]
 
 	watched bool        // under watches.mu
 	marked  atomic.Bool // on the stack of watches
