@@ -72,6 +72,8 @@ type Config struct {
 
 	// times are for tests, which do not want to wait; zero is the default.
 	times times
+	// contain does what a panic must not go beyond; nil does it without.
+	contain func(part, subject string, do func()) bool
 }
 
 // times are how long a connection is waited for.
@@ -209,6 +211,7 @@ type Server struct {
 
 // NewServer returns a sink that reports to the store, or an error that names the setting that is wrong.
 func NewServer(c Config, store *aggregator.Store) (*Server, error) {
+	c.contain = store.Contain
 	return newServer(c, func(p aggregator.Pod) podStream { return store.Connect(p) })
 }
 

@@ -22,6 +22,7 @@ import (
 // What a sender is told when its stream ends; Envoy ignores it, people who debug do not.
 var (
 	statusTooMany  = status.Error(codes.ResourceExhausted, "too many streams, of all or of this sender: raise --max-streams or add a replica")
+	statusFault    = status.Error(codes.Internal, "a fault of the sink, its log says more: open a new stream")
 	statusDraining = status.Error(codes.Unavailable, "sink is shutting down: open a new stream")
 )
 
@@ -72,9 +73,19 @@ func (s *Server) streamMetrics(gs grpc.ServerStream) error {
 	}
 	s.metrics.streams.Inc()
 	defer s.metrics.streams.Dec()
-	reason, err := st.serve(gs)
+	reason, err := endFault, statusFault
+	s.contained(st.subject(), func() { reason, err = st.serve(gs) })
 	s.metrics.ends.WithLabelValues(reason).Inc()
 	return err
+}
+
+// contained serves a stream. A panic ends that stream and no other: its sidecar opens another one.
+func (s *Server) contained(subject string, serve func()) {
+	if s.config.contain == nil {
+		serve()
+		return
+	}
+	s.config.contain("stream", subject, serve)
 }
 
 func newStream(s *Server, ctx context.Context) *stream {
