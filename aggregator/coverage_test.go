@@ -128,6 +128,48 @@ func TestMoreThanTwoFlushesWithoutARowAreAGap(t *testing.T) {
 	}
 }
 
+// lateSettler is a sidecar that flushes every 15 s and tells nothing of it. Its first flush is followed by those of another connection, at 150 s
+// and after.
+func lateSettler(t *testing.T, flushes int) PodState {
+	t.Helper()
+	s, err := New(Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	st := s.Connect(Pod{Namespace: "test", Name: "pod"})
+	commitEmpty(t, st, s.started.Add(15*time.Second))
+	st.Close()
+	st = s.Connect(Pod{Namespace: "test", Name: "pod"})
+	at := s.started.Add(135 * time.Second)
+	for range flushes {
+		at = at.Add(15 * time.Second)
+		commitEmpty(t, st, at)
+	}
+	st.Close()
+	return s.Pod("test", "pod", at, 5*time.Minute)
+}
+
+// What is taken for a gap before the flush interval is known, and is none, does not hide the one before it.
+func TestAGapStaysWhereTheNextIsNone(t *testing.T) {
+	for flushes := 1; flushes < 5; flushes++ {
+		if p := lateSettler(t, flushes); flushes != 2 && p.GapTo.Sub(p.GapFrom) != 135*time.Second {
+			t.Errorf("after %d flushes: the gap is %v to %v, want 135 s", flushes, p.GapFrom, p.GapTo)
+		} else if p.GapTo.IsZero() {
+			t.Errorf("after %d flushes there is no gap", flushes)
+		}
+	}
+}
+
+// The time between the flushes of two connections, in which others may have been lost, does not tell how long the first flush took.
+func TestTwoStreamsDoNotMeasureTheFirstFlush(t *testing.T) {
+	if p := lateSettler(t, 1); !p.Single {
+		t.Errorf("got %+v, want it not to be known how long the first flush took", p)
+	}
+	if p := lateSettler(t, 2); p.Single || p.GapTo.Sub(p.Oldest) != 165*time.Second {
+		t.Errorf("got %+v, want the first flush to have taken 15 s", p)
+	}
+}
+
 func commitEmpty(t *testing.T, st *Stream, at time.Time) {
 	t.Helper()
 	if err := st.Commit(at, &Batch{Timestamp: at.UnixMilli()}, described(nil)); err != nil {

@@ -53,7 +53,7 @@ func (t *table) openFirst(at int64) {
 	t.ring.open(at - length)
 	t.rowTime = at - length
 	if last := t.store.tables.recall(t.pod.Load()); last != 0 {
-		t.gap.Store(&gap{last, at - length, false})
+		t.gap.Store(&gap{from: last, to: at - length})
 	}
 }
 
@@ -71,11 +71,10 @@ func (t *table) firstLength(at int64) (length, bound int64) {
 	return length, bound
 }
 
-// measureFirst corrects the length of the first flush when the second comes at a time: by their distance on our clock, or by the sidecar's where the
-// first one came late.
-func (t *table) measureFirst(at, stamps int64) {
+// measureFirst corrects the length of the first flush when two have followed each other in one stream: by their distance on our clock, or
+// by the sidecar's where the first of them came late.
+func (t *table) measureFirst(length, stamps int64) {
 	g := t.ring.gen
-	length := at - g.time(1)
 	if stamps <= maxUnmeasuredMs {
 		length = max(length, stamps)
 	}

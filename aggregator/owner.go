@@ -119,7 +119,7 @@ func (t *table) rivals(at, reach int64) *Rivals {
 	if c == nil {
 		return nil
 	}
-	sure := c.at != 0 && c.at > at-max(reach, 2*t.flush.Load())
+	sure := c.at != 0 && c.at > at-reach-2*t.flush.Load() // answers go by the newest time that all have covered: so much earlier at most
 	if !sure && at > c.until {
 		return nil
 	}

@@ -194,3 +194,16 @@ func TestAStreamThatCountsAgainMovesNoRowsOfOthers(t *testing.T) {
 		t.Errorf("the other's row is at %d ms, want 6000", at)
 	}
 }
+
+// A contested pod is one for a window and two flushes more: answers also go by the newest time that every pod has covered.
+func TestAPodStaysContestedForTheEarliestWindow(t *testing.T) {
+	r := newRivalry(t)
+	r.play("a a5 b b6 a10 b11 a15 b/") // until a takes over, at 20 s
+	for at := 20.0; at < 120; at += 5 {
+		r.play("a" + strconv.FormatFloat(at, 'f', -1, 64))
+		p := r.store.Pod("test", "web-0", r.store.started.Add(time.Duration(at*float64(time.Second))), time.Minute)
+		if got, want := p.Rivals != nil, at < 20+60+10; got != want {
+			t.Errorf("at %.0f s: contested %v, want %v", at, got, want)
+		}
+	}
+}

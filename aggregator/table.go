@@ -150,14 +150,14 @@ func (t *table) beginRow(st *Stream, timestamp, arrival int64) {
 		if st.flushes == 0 || st.clock.fresh { // the offset is measured anew
 			st.firstRow = t.ring.row + 1
 		}
-		if t.ring.row > 0 && t.ring.gen.unmeasured() {
-			t.measureFirst(at, timestamp-t.timestamp)
+		if t.ring.row > 0 && st.flushes > 0 && t.ring.gen.unmeasured() { // between two streams flushes may have been lost
+			t.measureFirst(at-t.flushTime, timestamp-t.timestamp)
 		}
 		st.flushes++
 		t.countFlush()
 	}
 	if t.flushTime != 0 && (doubt || at-t.flushTime > 2*t.flush.Load()) {
-		t.gap.Store(&gap{t.flushTime, at, doubt})
+		t.gap.Store(&gap{t.flushTime, at, doubt, t.gap.Load().alone()})
 	}
 	t.timestamp, t.flushTime, t.open = timestamp, at, true
 	t.refit()
@@ -195,7 +195,19 @@ func (t *table) pace() int64 {
 type gap struct {
 	from, to int64
 	doubt    bool
+	before   *gap // stays where this one turns out to be none
 }
+
+// alone is the gap without the one before.
+func (g *gap) alone() *gap {
+	if g == nil || g.before == nil {
+		return g
+	}
+	return &gap{g.from, g.to, g.doubt, nil}
+}
+
+// none says whether it is only as long as flushes of an interval may be apart.
+func (g *gap) none(flush int64) bool { return !g.doubt && g.to-g.from <= 2*flush }
 
 // refuse notes that a sample was refused or dropped.
 func (t *table) refuse(at int64) {
@@ -234,9 +246,11 @@ func (t *table) observe(gap int64) {
 func (t *table) flushesEvery(flush int64) {
 	t.flush.Store(flush)
 	if t.observed == 0 {
-		if gap := t.gap.Load(); gap != nil && !gap.doubt && gap.to == t.flushTime && gap.to-gap.from <= 2*flush {
-			t.gap.Store(nil)
+		gap := t.gap.Load()
+		for gap != nil && gap.none(flush) {
+			gap = gap.before
 		}
+		t.gap.Store(gap)
 	}
 	if flush > t.observed+t.observed/8 { // seldom: timers jitter
 		t.store.tables.observed(t.pod.Load(), flush)
