@@ -4,11 +4,11 @@ import (
 	"container/heap"
 	"context"
 	"errors"
-	"fmt"
 	"math"
 	"math/rand/v2"
 	"slices"
 	"strconv"
+	"testing/synctest"
 	"time"
 
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
@@ -25,17 +25,26 @@ type simCluster struct {
 	next   int
 	note   func(format string, args ...any)
 
-	flush time.Duration
-	load  float64 // requests per second, spread over the pods that serve
-	spec  int32   // the scale's spec.replicas
-	pods  []*simPod
-	other []knownPod // pods of the workload without a sidecar, which serve nobody, and pods that are gone
-	made  int
-	last  time.Time // until when requests are counted
+	flush     time.Duration
+	untold    bool    // the sidecars' nodes do not tell the flush
+	eviction  int     // of counters that are not used, in flushes; 0: none
+	rollouts  bool    // a Rollout of Argo's has the pods, and no Deployment
+	template  int     // of its pods
+	load      float64 // requests per second, spread over the pods that serve
+	spec      int32   // the scale's spec.replicas
+	pods      []*simPod
+	beside    []string // namespace/name of pods of a workload whose sidecars never report
+	elsewhere bool     // they are in another namespace
+	made      int
+	last      time.Time // until when requests are counted
 
+	api       simAPI
+	scaleless bool // the API server reads no scales
 	hpa       *autoscalingv2.HorizontalPodAutoscaler
 	hold      time.Duration
 	meshpulse *provider // nil while it is down
+	index     *simIndex // of the meshpulse
+	hpas      *freshness
 	stop      context.CancelFunc
 }
 
@@ -51,12 +60,31 @@ type simPod struct {
 	offset       time.Duration // of the sidecar's clock
 	split        bool          // a flush is two messages
 	process      int           // of the sidecar; a flush that is due belongs to one
-	count        float64       // requests that the sidecar's process has counted
-	told         float64       // of them at the last flush
+	template     int
+	count        float64 // requests that the sidecar's process has counted
+	told         float64 // of them at the last flush
+	flushes      int     // of the sidecar's process
+	sets         [simSets]simSet
 	stream       *aggregator.Stream
+	second       *simSecond
 	cut, stalled bool
 	unreadable   bool
 	delayed      []func()
+}
+
+// simSet is a label set's counter in a sidecar's process.
+type simSet struct {
+	count float64
+	used  bool // since the last eviction: then it is sent
+}
+
+// simSets is how many label sets there are. Where there is eviction all but the first are used now and then.
+const simSets = 4
+
+// simSecond is another stream that reports as a pod.
+type simSecond struct {
+	*aggregator.Stream
+	idle bool // else it has the same numbers
 }
 
 // simEvent is something that happens at a time.
@@ -91,6 +119,7 @@ func (c *simCluster) run(d time.Duration) {
 	for c.events.Len() > 0 && !c.events[0].at.After(end) {
 		e := heap.Pop(&c.events).(simEvent)
 		time.Sleep(time.Until(e.at))
+		synctest.Wait()
 		c.serve()
 		e.do()
 	}
@@ -149,12 +178,16 @@ func (c *simCluster) target() horizontal.Target {
 func (c *simCluster) create(starts time.Duration) *simPod {
 	c.made++
 	p := &simPod{
-		name: "podinfo-" + strconv.Itoa(c.made), created: time.Now().Truncate(time.Second),
+		name: "podinfo-" + strconv.Itoa(c.made), template: c.template, created: time.Now().Truncate(time.Second),
 		offset: time.Duration(c.random.NormFloat64() * float64(20*time.Second)), split: c.random.IntN(4) == 0,
 	}
 	c.pods = append(c.pods, p)
 	c.after(starts, func() {
+		if p.gone {
+			return
+		}
 		p.running = true
+		c.tell(p.object(c.rollouts))
 		c.begin(p)
 		c.after(c.between(time.Second, 10*time.Second), func() { p.ready = true })
 	})
@@ -164,7 +197,7 @@ func (c *simCluster) create(starts time.Duration) *simPod {
 // begin is the start of a sidecar's process: its counters are 0, its first flush comes an interval later.
 func (c *simCluster) begin(p *simPod) {
 	p.process++
-	p.count, p.told = 0, 0
+	p.count, p.told, p.flushes, p.sets = 0, 0, 0, [simSets]simSet{}
 	process := p.process
 	var tick func()
 	tick = func() {
@@ -186,6 +219,9 @@ func (c *simCluster) remove(p *simPod) {
 func (c *simCluster) leave(p *simPod) {
 	if !p.leaving {
 		p.leaving, p.left = true, time.Now().Truncate(time.Second)
+		if p.running {
+			c.tell(p.object(c.rollouts))
+		}
 	}
 }
 
@@ -194,13 +230,11 @@ func (c *simCluster) kill(p *simPod) {
 	if p.gone {
 		return
 	}
-	if p.running {
-		if p.left.IsZero() {
-			p.left = time.Now()
-		}
-		c.other = append(c.other, p.known())
-	}
 	p.gone = true
+	c.endSecond(p)
+	if p.running {
+		c.untell("test/" + p.name)
+	}
 	c.disconnect(p)
 	c.pods = slices.DeleteFunc(c.pods, func(o *simPod) bool { return o == p })
 	c.scale()
@@ -228,16 +262,26 @@ func (c *simCluster) disconnect(p *simPod) {
 	p.delayed = nil
 }
 
-// simFlush describes the series of a flush: one more than there are samples where one cannot be read.
-type simFlush struct{}
+func (c *simCluster) endSecond(p *simPod) {
+	if p.second != nil {
+		p.second.Close()
+		p.second = nil
+	}
+}
 
-func (simFlush) Describe(i int) (string, []aggregator.Label, error) {
-	if i == 2 {
+// simMessage describes what a message's samples are of: a counter and a histogram of each label set, and one that cannot be read.
+type simMessage []aggregator.Sample
+
+const unreadableKey = 99
+
+func (m simMessage) Describe(i int) (string, []aggregator.Label, error) {
+	key := int(m[i].Key)
+	if key == unreadableKey {
 		return "", nil, errors.New("not UTF-8")
 	}
-	return []string{"istio_requests_total", "istio_request_duration_milliseconds"}[i], []aggregator.Label{
+	return []string{"istio_requests_total", "istio_request_duration_milliseconds"}[key%2], []aggregator.Label{
 		{Name: "reporter", Value: "destination"},
-		{Name: "response_code", Value: "200"},
+		{Name: "response_code", Value: strconv.Itoa(200 + key/2)},
 		{Name: "destination_workload", Value: "podinfo"},
 		{Name: "destination_workload_namespace", Value: "test"},
 		{Name: "destination_canonical_service", Value: "podinfo"},
@@ -249,41 +293,26 @@ const simLatency = 10 // ms
 
 // sendFlush is a flush of the sidecar: what it has counted is gone from its interval, whether it arrives or not.
 func (c *simCluster) sendFlush(p *simPod) {
-	count := math.Floor(p.count)
-	interval := count - math.Floor(p.told)
-	p.told = count
+	at := time.Now().Add(p.offset).UnixMilli()
+	batch := c.take(p, at)
 	if c.meshpulse == nil || p.cut {
 		return
 	}
 	if p.stream == nil {
-		p.stream = c.meshpulse.catalog.store.Connect(aggregator.Pod{
-			Namespace: "test", Name: p.name, Workload: "podinfo", CanonicalService: "podinfo", FlushInterval: c.flush,
-		})
+		p.stream = c.connect(p, "10.0.0.1:15000")
 	}
-	at := time.Now().Add(p.offset).UnixMilli()
-	samples := []aggregator.Sample{
-		{Key: 1, Timestamp: at, Kind: aggregator.Counter, Value: count},
-		{Key: 2, Timestamp: at, Kind: aggregator.Histogram, Count: uint64(interval), Value: simLatency * interval, Last: 1},
-		{Key: 3, Timestamp: at, Kind: aggregator.Counter, Value: 1},
-	}
-	if !p.unreadable {
-		samples = samples[:2]
-	}
-	buckets := []aggregator.Bucket{{UpperBound: 25, Count: uint64(interval)}}
+	samples := batch.Samples
 	messages := [][]aggregator.Sample{samples}
-	if p.split {
+	if p.split && len(samples) > 0 {
 		messages = [][]aggregator.Sample{samples[:1], samples[1:]}
 	}
-	if count == 0 { // nothing is used yet
-		messages = [][]aggregator.Sample{nil}
-	}
-	stream, first := p.stream, 0
+	stream := p.stream
 	for i, m := range messages {
-		describe := simOffset(first)
-		first += len(m)
+		part := batch
+		part.Samples = m
 		deliver := func() {
 			if p.stream == stream && stream != nil {
-				_ = stream.Commit(time.Now(), &aggregator.Batch{Timestamp: at, Samples: m, Buckets: buckets}, describe) // an older stream's flush is lost
+				_ = stream.Commit(time.Now(), &part, simMessage(m)) // an older stream's flush is lost
 			}
 		}
 		if p.stalled {
@@ -292,13 +321,67 @@ func (c *simCluster) sendFlush(p *simPod) {
 		}
 		c.after(time.Duration(i*20+c.random.IntN(15))*time.Millisecond, deliver)
 	}
+	if second := p.second; second != nil {
+		if second.idle {
+			batch.Samples = nil
+		}
+		deliver := func() {
+			if p.second == second {
+				_ = second.Commit(time.Now(), &batch, simMessage(batch.Samples))
+			}
+		}
+		if p.stalled { // the network is the pod's: who alone sends is the pod, for all that can be known
+			p.delayed = append(p.delayed, deliver)
+		} else {
+			c.after(time.Duration(c.random.IntN(50))*time.Millisecond, deliver)
+		}
+	}
 }
 
-// simOffset is where a message's samples begin in a flush.
-type simOffset int
+// take is what the sidecar's process has counted since its last flush.
+func (c *simCluster) take(p *simPod, at int64) aggregator.Batch {
+	count := math.Floor(p.count)
+	left := count - math.Floor(p.told)
+	p.told = count
+	p.flushes++
+	b := aggregator.Batch{Timestamp: at}
+	for i := range p.sets {
+		set, interval := &p.sets[i], 0.0
+		switch last := i == len(p.sets)-1; {
+		case last, c.eviction == 0:
+			interval = left
+		case c.random.IntN(4) == 0:
+			interval = min(left, float64(1+c.random.IntN(3)))
+		}
+		left -= interval
+		set.count += interval
+		if set.used = set.used || interval > 0; set.used {
+			n := uint32(len(b.Buckets))
+			b.Buckets = append(b.Buckets, aggregator.Bucket{UpperBound: 25, Count: uint64(interval)})
+			b.Samples = append(b.Samples, aggregator.Sample{Key: uint64(2 * i), Timestamp: at, Kind: aggregator.Counter, Value: set.count},
+				aggregator.Sample{Key: uint64(2*i + 1), Timestamp: at, Kind: aggregator.Histogram, Count: uint64(interval), Value: simLatency * interval, First: n, Last: n + 1})
+		}
+	}
+	if p.unreadable && len(b.Samples) > 0 {
+		b.Samples = append(b.Samples, aggregator.Sample{Key: unreadableKey, Timestamp: at, Kind: aggregator.Counter, Value: 1})
+	}
+	if c.eviction > 0 && p.flushes%c.eviction == 0 { // what has not been used since the last time goes
+		for i := range p.sets {
+			if !p.sets[i].used {
+				p.sets[i].count = 0
+			}
+			p.sets[i].used = false
+		}
+	}
+	return b
+}
 
-func (o simOffset) Describe(i int) (string, []aggregator.Label, error) {
-	return simFlush{}.Describe(i + int(o))
+func (c *simCluster) connect(p *simPod, address string) *aggregator.Stream {
+	pod := aggregator.Pod{Namespace: "test", Name: p.name, Workload: "podinfo", CanonicalService: "podinfo", FlushInterval: c.flush, Address: address}
+	if c.untold {
+		pod.FlushInterval = 0
+	}
+	return c.meshpulse.catalog.store.Connect(pod)
 }
 
 // boot starts a meshpulse that knows nothing.
@@ -311,15 +394,25 @@ func (c *simCluster) boot(config aggregator.Config) {
 	go store.Run(ctx)
 	m := newMetrics(nil)
 	catalog := newCatalog(store, newWarner(func(sourceHPA, Problem) {}, m))
+	c.index = newSimIndex(&c.api)
+	store.SetPods(c.index)
+	c.hpas = newFreshness("hpas", time.Now)
+	scales := newFreshness("scales", time.Now)
+	c.hpas.asked, scales.asked = true, true
 	catalog.Replace([]sourceHPA{{HorizontalPodAutoscaler: c.hpa}})
 	c.meshpulse = &provider{catalog: catalog, metrics: m, now: time.Now, rules: rules{
 		retention: 5 * time.Minute, started: store.Started(),
-		holder: &holder{pods: c, scales: c, settings: horizontal.Settings{Tolerance: horizontal.DefaultTolerance}, store: store, started: store.Started(), hold: c.hold, status: func(string, string) (int32, bool) { return c.spec, true }},
+		holder: &holder{pods: c.index, scales: c, hpasFresh: c.hpas, scalesFresh: scales, settings: horizontal.Settings{Tolerance: horizontal.DefaultTolerance}, store: store, started: store.Started(), hold: c.hold, status: func(string, string) (int32, bool) { return c.spec, true }},
 	}}
+	if !c.index.listed {
+		c.relist(time.Second)
+	}
 	c.stop = func() {
 		for _, p := range c.pods {
 			c.disconnect(p)
+			c.endSecond(p)
 		}
+		c.index.close()
 		catalog.Close()
 		stop()
 	}
@@ -331,123 +424,9 @@ func (c *simCluster) crash() {
 	c.meshpulse = nil
 }
 
-func (p *simPod) known() knownPod {
-	return knownPod{
-		identity: aggregator.Pod{Namespace: "test", Name: p.name, Workload: "podinfo", CanonicalService: "podinfo"},
-		created:  p.created, wired: true, left: p.left,
-	}
-}
-
-// known is what the index of pods has: pods that have left Pending, and those that are gone.
-func (c *simCluster) known() fixedPods {
-	known := slices.Clone(c.other)
-	for _, p := range c.pods {
-		if p.running {
-			known = append(known, p.known())
-		}
-	}
-	return known
-}
-
-func (c *simCluster) each(sets []aggregator.Meant, since time.Time, f func(*knownPod)) {
-	c.known().each(sets, since, f)
-}
-
-func (c *simCluster) get(k podKey) (knownPod, bool) { return c.known().get(k) }
-
-func (c *simCluster) synced() error { return nil }
-
 func (c *simCluster) replicas(context.Context, string, autoscalingv2.CrossVersionObjectReference) (horizontal.Target, error) {
+	if c.scaleless {
+		return horizontal.Target{}, errors.New("no route to host")
+	}
 	return c.target(), nil
-}
-
-// fault does something to the cluster that the load does not see, for a time.
-func (c *simCluster) fault() {
-	pods := slices.DeleteFunc(slices.Clone(c.pods), func(p *simPod) bool { return !p.running })
-	if len(pods) == 0 {
-		return
-	}
-	c.random.Shuffle(len(pods), func(i, j int) { pods[i], pods[j] = pods[j], pods[i] })
-	some := pods[:[]int{1, (len(pods) + 1) / 2, len(pods)}[c.random.IntN(3)]]
-	lasts := c.between(time.Second, 2*time.Minute)
-	spare := len(c.serving()) > 1 && some[0].ready && !some[0].leaving // somebody else serves meanwhile
-	what := ""
-	switch kind := c.random.IntN(9); {
-	case kind == 0:
-		what = fmt.Sprintf("%d sidecars cut off for %s", len(some), lasts)
-		for _, p := range some {
-			p.cut = true
-			if c.random.IntN(2) == 0 { // the other half's connection stays, and a newer one takes over
-				c.disconnect(p)
-			}
-			p.stream = nil
-			c.after(lasts, func() { p.cut = false })
-		}
-	case kind == 1:
-		what = fmt.Sprintf("%d streams stalled for %s", len(some), lasts)
-		for _, p := range some {
-			p.stalled = true
-			c.after(lasts, func() {
-				p.stalled = false
-				for _, deliver := range p.delayed {
-					deliver()
-				}
-				p.delayed = nil
-			})
-		}
-	case kind == 2 && c.meshpulse != nil:
-		down := c.between(100*time.Millisecond, 30*time.Second)
-		what = fmt.Sprintf("meshpulse down for %s", down)
-		c.crash()
-		c.after(down, func() { c.boot(aggregator.Config{}) })
-	case kind == 3 && spare:
-		what = "sidecar restarts: " + some[0].name
-		c.restart(some[0])
-	case kind == 4 && spare:
-		what = "pod is deleted: " + some[0].name
-		c.remove(some[0])
-		c.scale()
-	case kind == 5 && spare:
-		what = "pod is lost: " + some[0].name
-		c.kill(some[0])
-	case kind == 6:
-		what = "rollout"
-		c.rollout(slices.DeleteFunc(slices.Clone(c.pods), func(p *simPod) bool { return p.leaving || p.gone }))
-	case kind == 7:
-		what = fmt.Sprintf("%d clocks set", len(some))
-		for _, p := range some {
-			p.offset += time.Duration(c.random.NormFloat64() * float64(30*time.Second))
-		}
-	case kind == 8:
-		what = fmt.Sprintf("a series of %d sidecars cannot be read for %s", len(some), lasts)
-		for _, p := range some {
-			p.unreadable = true
-			c.after(lasts, func() { p.unreadable = false })
-		}
-	}
-	if what != "" {
-		c.note("%s", what)
-	}
-}
-
-// rollout replaces pods one by one: a new one first, and when it is ready an old one goes.
-func (c *simCluster) rollout(old []*simPod) {
-	if len(old) == 0 {
-		return
-	}
-	n := c.create(c.between(time.Second, 10*time.Second))
-	var wait func()
-	wait = func() {
-		switch {
-		case n.gone || n.leaving:
-		case !n.ready:
-			c.after(time.Second, wait)
-		default:
-			if !old[0].leaving && !old[0].gone {
-				c.remove(old[0])
-			}
-			c.rollout(old[1:])
-		}
-	}
-	c.after(time.Second, wait)
 }

@@ -32,6 +32,7 @@ type simQuery struct {
 	expr   string            // W is the window
 	scale  float64           // the query's value at one request per second; 0: what a request takes
 	value  bool              // the target is of type Value: the truth lies on it, so the replicas stay
+	typo   bool              // it is misspelt, so that nothing is ever known
 }
 
 func simQueries() []simQuery {
@@ -47,13 +48,37 @@ func simQueries() []simQuery {
 		{metric: "istio-requests-in-flight", scale: simLatency / 1000., match: map[string]string{"destination_workload": "podinfo"}},
 		{metric: "rps", scale: 1, value: true, expr: `sum(rate(istio_requests_total` + by + `[W]))`},
 		{metric: "mean", value: true, expr: `sum(rate(istio_request_duration_milliseconds_sum` + by + `[W])) / sum(rate(istio_request_duration_milliseconds_count` + by + `[W]))`},
+		{metric: "rps", scale: 1, expr: `sum(rate(istio_requests_total{destination_workload="podinfo",reporter="destination"}[W]))`},
+		{metric: "rps", scale: 1, expr: `sum(rate(istio_requests_total{response_code=~"2..",destination_workload="podinfo"}[W])) or vector(0)`},
 	}
 }
 
+// simTypos are queries that nothing can answer.
+func simTypos() []simQuery {
+	var qs []simQuery
+	for _, q := range []string{
+		`istio_requests_total{destination_workload="podinf0",reporter="destination"}`,
+		`istio_requests_total{destination_workload="podinf0",destination_workload_namespace="test",reporter="destination"}`,
+		`istio_requests_total{destination_canonical_service="pod-info"}`,
+		`istio_requests_total{destination_workload="podinfo",destination_workload_namespace="tets",reporter="destination"}`,
+		`istio_requests_total{destination_workload="podinfo",reporter="destinaton"}`,
+		`istio_request_total{destination_workload="podinfo",reporter="destination"}`,
+		`istio_requests_total{destination_wrkload="podinfo",reporter="destination"}`,
+	} {
+		rate := "sum(rate(" + q + "[W]))"
+		for _, form := range []string{rate, rate + " or vector(0)", "vector(0) + " + rate} {
+			qs = append(qs, simQuery{metric: "rps", scale: 1, typo: true, expr: form})
+		}
+	}
+	return append(qs, simQuery{metric: "istio-requests-per-second", scale: 1, typo: true, match: map[string]string{"destination_workload": "podinf0"}},
+		simQuery{metric: "istio-requests-per-second", scale: 1, typo: true, match: map[string]string{"destination_wrkload": "podinfo"}})
+}
+
 // TestNoHistoryScalesDownOnConstantLoad lets an HPA watch a Deployment under constant load through random histories of lost
-// streams, restarts of meshpulse and of sidecars, rollouts and churn. Whatever meshpulse knows and does not know, the HPA, by
-// the controller's own arithmetic, must never ask for fewer replicas than the load needs. The load is at least 5 % away from
-// where a replica more or less would do.
+// streams, restarts of meshpulse and of sidecars, rollouts and churn, second streams, an API server that tells nothing, beside workloads that never
+// report. Whatever meshpulse knows and does not know, the HPA, by the controller's own arithmetic, must never ask for fewer replicas than the
+// load needs, and for more than there are only up to a quarter more than it needs, unless sidecars are mute and others stand for them. The load is at least 5 % away from where a replica more
+// or less would do. Of what is misspelt nothing is known, and the replicas stay.
 func TestNoHistoryScalesDownOnConstantLoad(t *testing.T) {
 	for seed := *firstSeed; seed < *firstSeed+*histories; seed++ {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
@@ -66,14 +91,30 @@ func playHistory(t *testing.T, seed uint64) {
 	random := rand.New(rand.NewPCG(seed, 0))
 	var log strings.Builder
 	began := time.Now()
-	c := &simCluster{random: random, last: began}
+	c := &simCluster{random: random, last: began, api: simAPI{pods: map[string]*metav1.PartialObjectMetadata{}}}
 	c.note = func(format string, args ...any) {
 		fmt.Fprintf(&log, "%8.1fs %s\n", time.Since(began).Seconds(), fmt.Sprintf(format, args...))
 	}
 	c.flush = []time.Duration{1, 2, 5, 5, 10}[random.IntN(5)] * time.Second
+	if c.untold = random.IntN(3) == 0; c.untold {
+		c.flush = []time.Duration{10, 15, 20, 30}[random.IntN(4)] * time.Second
+	}
+	if random.IntN(2) == 0 {
+		c.eviction = 1 + random.IntN(6)
+	}
+	c.rollouts = random.IntN(3) == 0
+	c.elsewhere = random.IntN(3) == 0
 	c.hold = []time.Duration{30, 300}[random.IntN(2)] * time.Second
+	if c.flush > 10*time.Second { // who flushes that seldom waits for longer
+		c.hold = 5 * time.Minute
+	}
 	window := []string{"1m", "1m", "2m", "5m"}[random.IntN(4)]
-	if c.flush == 10*time.Second && window == "1m" { // with fewer than a dozen flushes a rate's own edges come near 5 %
+	switch { // with fewer than a dozen flushes a rate's own edges come near 5 %
+	case c.flush > 20*time.Second:
+		window = "6m"
+	case c.flush > 10*time.Second:
+		window = "5m"
+	case c.flush == 10*time.Second && window == "1m":
 		window = "2m"
 	}
 	need := 1 + random.IntN(9)
@@ -83,18 +124,26 @@ func playHistory(t *testing.T, seed uint64) {
 	if need == 1 {
 		c.load = each * (0.5 + 0.45*random.Float64())
 	}
-	q := simQueries()[random.IntN(len(simQueries()))]
+	qs := simQueries()
+	if random.IntN(8) == 0 {
+		qs = simTypos()
+	}
+	q := qs[random.IntN(len(qs))]
 	q.expr = strings.ReplaceAll(q.expr, "W", window)
 	if q.match != nil {
 		q.match[windowKey] = window
 	}
 	c.spec = int32(need + random.IntN(3))
 	c.hpa = q.hpa(c.load, each, random)
-	for range random.IntN(3) {
-		c.other = append(c.other, knownPod{identity: aggregator.Pod{Namespace: "test", Name: fmt.Sprint("idle-", random.Int()), Workload: "podinfo", CanonicalService: "podinfo"}, created: began})
+	for i := range random.IntN(3) { // without a sidecar, they serve nobody
+		c.tell(simObject("test", "podinfo", fmt.Sprint("idle-", i), 0, began, false, c.rollouts))
+	}
+	for range max(0, random.IntN(6)-2) {
+		c.besides(time.Hour)
 	}
 	sync := []time.Duration{5, 15}[random.IntN(2)] * time.Second
-	c.note("%s %s: %.1f rps, %d replicas needed, %d there, flush %s, window %s, hold %s, sync %s", q.metric, q.expr, c.load, need, c.spec, c.flush, window, c.hold, sync)
+	c.note("%s %s: %.1f rps, %d replicas needed, %d there, flush %s (untold: %v), eviction after %d, %d pods beside, window %s, hold %s, sync %s",
+		q.metric, q.expr, c.load, need, c.spec, c.flush, c.untold, c.eviction, len(c.beside), window, c.hold, sync)
 	for range c.spec {
 		p := c.create(c.between(time.Second, 10*time.Second))
 		p.created = p.created.Add(-time.Hour)
@@ -115,14 +164,27 @@ func playHistory(t *testing.T, seed uint64) {
 		reading, why := c.read(q)
 		d := settings.Decide(&c.hpa.Spec, target, []horizontal.Reading{reading}, &past, time.Now())
 		floor := int32(need)
-		if q.value {
+		if q.value || q.typo {
 			floor = c.spec
+		}
+		ceiling := max(c.spec, target.Status) // what keeps them
+		switch {
+		case strings.Contains(why, "mute for long"): // an estimate
+			ceiling = c.hpa.Spec.MaxReplicas
+		case q.value:
+			ceiling = max(ceiling, int32(math.Ceil(1.25*float64(c.spec))))
+		case !q.typo:
+			ceiling = max(ceiling, int32(math.Ceil(1.25*c.load/each)))
 		}
 		if d.Replicas != c.spec {
 			c.note("from %d to %d replicas, value %dm: %s", c.spec, d.Replicas, reading.Milli, why)
 		}
 		if d.Replicas < floor {
 			t.Errorf("history %d: %d replicas asked for, %d needed:\n%s", seed, d.Replicas, floor, log.String())
+			t.FailNow()
+		}
+		if d.Replicas > ceiling {
+			t.Errorf("history %d: %d replicas asked for, at most %d can be meant:\n%s", seed, d.Replicas, ceiling, log.String())
 			t.FailNow()
 		}
 		past.Note(settings, &c.hpa.Spec, target, d, time.Now())
