@@ -26,6 +26,7 @@ const (
 	ReasonSurgeNotActed     = "SurgeNotActed"       // why a target is not raised at surges
 	ReasonBadMetric         = "BadMetric"           // a metric of the spec that an API server would refuse
 	ReasonBadQuery          = "BadQuery"            // the expression is refused
+	ReasonTooMuch           = "TooMuch"             // a query that took more samples or time than one may
 	ReasonNoQuery           = "NoQuery"             // a metric of the spec that nothing says how to compute
 	ReasonUnusedQuery       = "UnusedQuery"         // a query that no metric of the spec asks for
 	ReasonBadSelector       = "BadSelector"         // a metric selector that cannot be served

@@ -150,6 +150,9 @@ func (r rules) see(ctx context.Context, subject string, p *prepared, at time.Tim
 func (r rules) evaluate(ctx context.Context, subject string, o *offer, p *prepared, at time.Time) (verdict, aggregator.Answer, *refusal) {
 	v, answer, refused := r.see(ctx, subject, p, at)
 	if refused != nil && (refused.outcome == outcomeBadQuery || refused.outcome == outcomeFailed) {
+		if o != nil && p.query != nil && p.query.TooMuch() {
+			v.problems = append(v.problems, Problem{ReasonTooMuch, fmt.Sprintf("metric %s gets no value: its query took more samples or time than one may, and is refused for two minutes: %v", o, aggregator.ErrTooMuch)})
+		}
 		return v, answer, refused
 	}
 	var remarks []Problem
