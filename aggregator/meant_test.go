@@ -15,8 +15,8 @@ func TestAQueryMeansAtLeastThePodsThatItSelects(t *testing.T) {
 	}
 	pods = append(pods, Pod{Name: "nameless"})
 	for expr, want := range map[string][]Meant{
-		`x{destination_workload="w1",reporter="destination"}`:                                                 {{Workload: "w1"}},
-		`x{destination_workload="w1"}`:                                                                        {{Workload: "w1"}},
+		`x{destination_workload="w1",reporter="destination"}`: {{Workload: "w1"}},
+		`x{destination_workload="w1"}`:                        {{Workload: "w1"}},
 		`x{destination_workload="w1",destination_workload_namespace="n1",destination_canonical_service="c1"}`: {{"n1", "w1", "c1"}},
 		`x{destination_workload="w1",source_workload="w2",reporter="source"}`:                                 {{Workload: "w2"}},
 		`x{destination_workload="w1",source_workload="w2"}`:                                                   {{Workload: "w1"}, {Workload: "w2"}},
