@@ -17,6 +17,7 @@ func TestAQueryMeansAtLeastThePodsThatItSelects(t *testing.T) {
 	for expr, want := range map[string][]Meant{
 		`x{destination_workload="w1",reporter="destination"}`: {{Workload: "w1"}},
 		`x{destination_workload="w1"}`:                        {{Workload: "w1"}},
+		// With more than one label that names the pod.
 		`x{destination_workload="w1",destination_workload_namespace="n1",destination_canonical_service="c1"}`: {{"n1", "w1", "c1"}},
 		`x{destination_workload="w1",source_workload="w2",reporter="source"}`:                                 {{Workload: "w2"}},
 		`x{destination_workload="w1",source_workload="w2"}`:                                                   {{Workload: "w1"}, {Workload: "w2"}},
