@@ -267,7 +267,7 @@ func (f Fault) freeFor(kind Kind) time.Duration {
 	switch {
 	case f.Kind == KillAPIServer && (kind == KillAPIServer || slices.Contains(throughTheAPI, kind)),
 		f.Kind == KillMeshpulse && kind == ReplaceCertificates,
-		f.Kind == DeafWatches && kind == KillAPIServer: // its end goes through the API
+		f.Kind == DeafWatches && (kind == KillAPIServer || kind == DeafWatches): // its end goes through the API, and gives back what it found
 		return f.End() + recovery
 	case f.Kind == kind, kind == KillAPIServer && slices.Contains(throughTheAPI, f.Kind),
 		f.Kind == ReplaceCertificates && kind == KillMeshpulse:

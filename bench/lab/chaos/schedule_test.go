@@ -63,8 +63,8 @@ func TestEveryScheduleKeepsTheRules(t *testing.T) {
 				if f.Kind == KillMeshpulse && o.Kind == ReplaceCertificates && o.At < f.End()+recovery && f.At < o.End() {
 					t.Errorf("seed %d: meshpulse starts while its files are replaced: %s, %s", seed, f, o)
 				}
-				if f.Kind == KillAPIServer && o.Kind == DeafWatches && o.End() <= f.At && f.At < o.End()+recovery {
-					t.Errorf("seed %d: the API server is killed while rights are given back: %s, %s", seed, o, f)
+				if j != i && (f.Kind == KillAPIServer || f.Kind == DeafWatches) && o.Kind == DeafWatches && o.End() <= f.At && f.At < o.End()+recovery {
+					t.Errorf("seed %d: rights are not given back yet: %s, %s", seed, o, f)
 				}
 				if f.Kind == KillAPIServer && slices.Contains(throughTheAPI, o.Kind) && o.At < f.End() && f.At < o.End() {
 					t.Errorf("seed %d: %s while the API server is down: %s", seed, o, f)
