@@ -11,8 +11,9 @@ import (
 //
 //   - it counts as it is: its length is the longest that may be, and no rate goes beyond what was counted (over.plain);
 //   - where nothing bounds the length within a query's window it has no rate at all: the row before it is not shown;
-//   - the pod is not known beyond it (table.state), Prometheus' engine, which would extrapolate, is not shown the row before it, and no
-//     surge is looked for in it (surgefold.go).
+//   - the pod is not known beyond it (table.state), and no surge is looked for in it (surgefold.go).
+//
+// Prometheus' engine is shown the row before it where a bound is known, and extrapolates there as everywhere (differences.md).
 
 // toldFlush is the flush interval of a pod of which none has been observed: what its node tells, within bounds. A sidecar that does not know the
 // annotation goes on with the usual interval, and nobody waits for hours on a node's word.
