@@ -414,6 +414,9 @@ func TestCommitAllocatesNothingInTheSteadyState(t *testing.T) {
 
 // A hundred generations of pods come and go, each with label sets of its own; what they took is given back.
 func TestPodsThatGoLeaveTheHeapWhereItWas(t *testing.T) {
+	if !inAProcessOfItsOwn(t) {
+		return
+	}
 	const pods, sets = 10, 20
 	s, err := New(Config{})
 	if err != nil {

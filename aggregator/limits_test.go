@@ -271,6 +271,9 @@ func (d tcp) Describe(i int) (string, []Label, error) {
 
 // Counts that pass into their next epoch at every flush cost each of a pod's histograms the same, however many there are.
 func TestLargeCountsCostNoMoreWithManyHistograms(t *testing.T) {
+	if !inAProcessOfItsOwn(t) {
+		return
+	}
 	flushed := func(series int) (bytes uint64) {
 		s, err := New(Config{})
 		if err != nil {

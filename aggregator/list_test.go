@@ -51,6 +51,9 @@ func TestMembersOfAListGoInLinearTime(t *testing.T) {
 // Pods whose series share their label sets, with each other and in a registered query, are freed without a copy of all the others for
 // each of them: what freeing one allocates does not depend on how many there are.
 func TestManyPodsAreFreedInLinearTime(t *testing.T) {
+	if !inAProcessOfItsOwn(t) {
+		return
+	}
 	free := func(pods int) (bytes uint64) {
 		s, err := New(Config{})
 		if err != nil {

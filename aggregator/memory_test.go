@@ -93,6 +93,9 @@ func TestAPodFloodFillsItsSendersShareOnly(t *testing.T) {
 
 // A pod that has no series takes some hundred bytes, whatever flush interval it claims.
 func TestAnIdlePodCostsNextToNothing(t *testing.T) {
+	if !inAProcessOfItsOwn(t) {
+		return
+	}
 	const pods = 4000
 	for _, flush := range []time.Duration{time.Millisecond, 5 * time.Second, time.Hour} {
 		s, err := New(Config{})
@@ -118,6 +121,9 @@ func TestAnIdlePodCostsNextToNothing(t *testing.T) {
 
 // What is counted is what is held: more than nothing less, and not twice as much, when rows are full.
 func TestCountedMemoryIsWhatIsHeld(t *testing.T) {
+	if !inAProcessOfItsOwn(t) {
+		return
+	}
 	for name, labels := range map[string]func(*Batch) Describer{
 		"labels that are shared": func(b *Batch) Describer { return numbered{batch: b} },
 		"labels of its own":      func(b *Batch) Describer { return flood{b, fmt.Sprint(b.Timestamp)} },
