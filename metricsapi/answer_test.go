@@ -249,7 +249,7 @@ func TestALateFlushDoesNotPullARateDown(t *testing.T) {
 	requests{pod: "a", from: 5 * time.Second, to: 2 * time.Minute}.send(store)
 	requests{pod: "b", from: 5 * time.Second, to: 115 * time.Second}.send(store)
 	r := rules{retention: 5 * time.Minute, started: store.Started()}
-	p := register(store, preparedKey{expr: expr})
+	p := register(store, preparedKey{namespace: "test", expr: expr})
 	for after, want := range map[time.Duration]struct {
 		milli  int64
 		reason string

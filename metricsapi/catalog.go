@@ -129,13 +129,13 @@ func (c *catalog) prepare(hpas []*autoscaler) map[preparedKey]*prepared {
 	needed := map[preparedKey]*prepared{}
 	for _, a := range hpas {
 		for _, w := range a.metrics {
-			key := w.preparedKey()
+			key := a.preparedKey(w)
 			if w.expr == "" || needed[key] != nil {
 				continue
 			}
 			p := c.prepared[key]
 			if p == nil || p.later() {
-				p = registerFor(c.store, a.Namespace, key)
+				p = register(c.store, key)
 				p.never = c.words.never(p.parts)
 			}
 			needed[key] = p
@@ -220,7 +220,7 @@ func (s *snapshot) offer(a *autoscaler, w wanted, queries map[preparedKey]*prepa
 		}
 		return
 	}
-	o := &offer{offerKey: key, written: w.written, labels: demanded(w.selector), prepared: queries[w.preparedKey()], owner: a, askers: []*autoscaler{a}}
+	o := &offer{offerKey: key, written: w.written, labels: demanded(w.selector), prepared: queries[a.preparedKey(w)], owner: a, askers: []*autoscaler{a}}
 	s.offers[key] = o
 	s.metrics = append(s.metrics, w.metric)
 	name := offerKey{namespace: a.Namespace, metric: w.metric}
@@ -243,10 +243,10 @@ func offerProblems(a *autoscaler, w wanted, o *offer, queries map[preparedKey]*p
 		return nil
 	}
 	var problems []Problem
-	if err := queries[w.preparedKey()].err; err != nil {
+	if err := queries[a.preparedKey(w)].err; err != nil {
 		problems = append(problems, Problem{ReasonBadQuery, fmt.Sprintf("metric %s: %v", o, err)})
 	}
-	for _, why := range queries[w.preparedKey()].never {
+	for _, why := range queries[a.preparedKey(w)].never {
 		problems = append(problems, Problem{ReasonNotReported, fmt.Sprintf("metric %s gets no value: %s", o, why)})
 	}
 	const better = "Better: a query name of its own for each query"

@@ -151,9 +151,9 @@ func TestCatalogFollowsTheHPAs(t *testing.T) {
 	c.wantRefused(t, "test", "prometheus-query", "query-name=rps", outcomeUnknown, "")
 
 	// The same expression keeps its query when the HPA changes.
-	before := c.prepared[preparedKey{expr: "vector(2)"}]
+	before := c.prepared[preparedKey{namespace: "test", expr: "vector(2)"}]
 	c.Replace([]sourceHPA{asks(t, "renamed", "p95", "vector(2)")})
-	if c.prepared[preparedKey{expr: "vector(2)"}] != before {
+	if c.prepared[preparedKey{namespace: "test", expr: "vector(2)"}] != before {
 		t.Error("an expression that stays was registered anew")
 	}
 	c.Replace(nil)
@@ -335,7 +335,7 @@ func TestCatalogConcurrentSafe(t *testing.T) {
 	}
 	close(stop)
 	readers.Wait()
-	if p := c.prepared[preparedKey{expr: "vector(1)"}]; p.refs != 1 {
+	if p := c.prepared[preparedKey{namespace: "test", expr: "vector(1)"}]; p.refs != 1 {
 		t.Errorf("%d references are left over", p.refs-1)
 	}
 }

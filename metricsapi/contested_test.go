@@ -99,7 +99,7 @@ func TestAContestedPodIsHeld(t *testing.T) {
 				t.Fatal(err)
 			}
 			sendAll(t, store, end, tc.senders)
-			p := register(store, preparedKey{expr: `sum(rate(istio_requests_total{destination_workload="podinfo",destination_workload_namespace="test",reporter="destination"}[1m]))`})
+			p := register(store, preparedKey{namespace: "test", expr: `sum(rate(istio_requests_total{destination_workload="podinfo",destination_workload_namespace="test",reporter="destination"}[1m]))`})
 			hpas := []*autoscaler{asking("podinfo", "AverageValue", "10", 2)}
 			o := &offer{offerKey: offerKey{namespace: "test", metric: "rps"}, prepared: p, owner: hpas[0], askers: hpas}
 			r := rules{retention: 5 * time.Minute, started: store.Started()}

@@ -83,7 +83,7 @@ func askOn(t *testing.T, expr string, truth float64, alone, known bool, until ti
 		f.prepare(store.Started(), until)
 		exist = append(exist, knownPod{identity: aggregator.Pod{Namespace: "test", Name: f.name, Workload: "podinfo"}, wired: true, created: store.Started().Add(f.born)})
 	}
-	p := register(store, preparedKey{expr: expr, surge: aggregator.SurgeConfig{}.WithDefaults()})
+	p := register(store, preparedKey{namespace: "test", expr: expr, surge: aggregator.SurgeConfig{}.WithDefaults()})
 	hpas := []*autoscaler{asking("podinfo", "AverageValue", "10000", 2)}
 	o := &offer{offerKey: offerKey{namespace: "test", metric: "rps"}, prepared: p, owner: hpas[0], askers: hpas}
 	r := rules{retention: 6 * time.Minute, started: store.Started()}
@@ -261,7 +261,7 @@ func TestANewPodCountsFromItsFirstFlush(t *testing.T) {
 			second := &flusher{name: "b", born: 2 * time.Minute, every: 5 * time.Second, phase: 124 * time.Second}
 			second.prepare(store.Started(), 126*time.Second)
 			store.SetPods(created{{identity: aggregator.Pod{Namespace: "test", Name: "b"}, created: store.Started().Add(second.born)}})
-			p, before := register(store, preparedKey{expr: flushed1m}), 0.0
+			p, before := register(store, preparedKey{namespace: "test", expr: flushed1m}), 0.0
 			if first != nil {
 				before = 10
 				first.prepare(store.Started(), 123*time.Second)

@@ -467,7 +467,7 @@ func TestHold(t *testing.T) {
 			if tc.hold == 0 {
 				tc.hold = hold
 			}
-			p := register(store, preparedKey{expr: tc.expr})
+			p := register(store, preparedKey{namespace: "test", expr: tc.expr})
 			var o *offer
 			if tc.hpas != nil {
 				o = &offer{offerKey: offerKey{namespace: "test", metric: "rps"}, prepared: p, owner: tc.hpas[0], askers: tc.hpas}

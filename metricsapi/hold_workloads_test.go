@@ -98,7 +98,7 @@ func (c *heldCluster) add(workload string, created time.Duration, names ...strin
 func (c *heldCluster) answer(expr string, at time.Duration) (verdict, *refusal) {
 	asker := asking("podinfo", autoscalingv2.AverageValueMetricType, c.target, c.scale)
 	asker.Spec.MaxReplicas = 100
-	p := register(c.store, preparedKey{expr: expr})
+	p := register(c.store, preparedKey{namespace: "test", expr: expr})
 	defer p.close()
 	o := &offer{offerKey: offerKey{namespace: "test", metric: "rps"}, prepared: p, owner: asker, askers: []*autoscaler{asker}}
 	h := &holder{
@@ -431,7 +431,7 @@ func TestAnEstimateThatFailsKeepsTheReplicas(t *testing.T) {
 	if v, refused := c.answer(namespaceWide, whole); refused != nil || shown(v) != "42, 3 expected" {
 		t.Fatalf("got %s, refused %v", shown(v), refused)
 	}
-	p, at := register(c.store, preparedKey{expr: namespaceWide}), c.store.Started().Add(whole)
+	p, at := register(c.store, preparedKey{namespace: "test", expr: namespaceWide}), c.store.Started().Add(whole)
 	asker := asking("podinfo", autoscalingv2.AverageValueMetricType, "20", 3)
 	asker.Spec.MaxReplicas = 100
 	o := &offer{offerKey: offerKey{namespace: "test", metric: "rps"}, prepared: p, owner: asker, askers: []*autoscaler{asker}}

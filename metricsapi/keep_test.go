@@ -43,7 +43,7 @@ func TestHeldAnswersKeepReplicasWhilePodsComeAndGo(t *testing.T) {
 			h := asking("podinfo", autoscalingv2.AverageValueMetricType, "10", tc.spec)
 			h.Spec.MaxReplicas = tc.limit
 			h.Spec.Metrics = []autoscalingv2.MetricSpec{{Type: autoscalingv2.ExternalMetricSourceType, External: &autoscalingv2.ExternalMetricSource{Target: h.metrics[0].target}}}
-			p := register(store, preparedKey{expr: expr})
+			p := register(store, preparedKey{namespace: "test", expr: expr})
 			o := &offer{offerKey: offerKey{namespace: "test", metric: "rps"}, prepared: p, owner: h, askers: []*autoscaler{h}}
 			scale := &besides{}
 			absent := knownPod{wired: true, identity: aggregator.Pod{Namespace: "test", Name: "a", Workload: "podinfo"}, created: store.Started().Add(-time.Hour)}

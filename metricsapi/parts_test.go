@@ -433,7 +433,7 @@ func TestPodsOfAnotherForm(t *testing.T) {
 				}
 				r.holder = &holder{pods: pods, scales: fixedScale(2), store: store, started: store.Started(), hold: 5 * time.Minute}
 			}
-			p := register(store, preparedKey{expr: tc.expr})
+			p := register(store, preparedKey{namespace: "test", expr: tc.expr})
 			a := asking("podinfo", autoscalingv2.AverageValueMetricType, "10", 2)
 			o := &offer{offerKey: offerKey{"test", "rps", ""}, prepared: p, owner: a, askers: []*autoscaler{a}}
 			v, _, refused := r.evaluate(t.Context(), "metric rps", o, p, store.Started().Add(tc.at))

@@ -79,7 +79,7 @@ func TestALookCostsThePodsThatTheQueryCanMean(t *testing.T) {
 	x := &countingPods{podIndex: newLargeIndex(t, 50_000)}
 	h := &holder{pods: x, store: store, started: store.Started(), hold: 5 * time.Minute}
 	for name, l := range lookups() {
-		p := register(store, preparedKey{expr: l.expr})
+		p := register(store, preparedKey{namespace: "test", expr: l.expr})
 		a := aggregator.Answer{Window: time.Minute}
 		at := store.Started().Add(time.Minute)
 		x.looked = 0
@@ -109,7 +109,7 @@ func BenchmarkLook(b *testing.B) {
 	x := newLargeIndex(b, 50_000)
 	h := &holder{pods: &countingPods{podIndex: x}, store: store, started: store.Started(), hold: 5 * time.Minute}
 	for name, l := range lookups() {
-		p := register(store, preparedKey{expr: l.expr})
+		p := register(store, preparedKey{namespace: "test", expr: l.expr})
 		b.Run(strings.ReplaceAll(name, " ", "-"), func(b *testing.B) {
 			b.ReportAllocs()
 			before, n := benchCPU(b), 0

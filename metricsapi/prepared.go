@@ -15,7 +15,7 @@ import (
 // adhocLimit bounds the queries of metrics that no HPA asks for.
 const adhocLimit = 256
 
-// prepared is an expression's query, shared by all that ask for it. It is closed when its keeper has released it and the
+// prepared is an expression's query, shared by all of a namespace that ask for it. It is closed when its keeper has released it and the
 // last reader is done.
 type prepared struct {
 	expr string
@@ -50,17 +50,20 @@ type surges interface {
 	Actable() bool
 }
 
-// preparedKey is what HPAs share a prepared query by.
+// preparedKey is what HPAs share a prepared query by: those of one namespace, whose turn at the engine, refusals and share of memory the
+// query has (aggregator.Store.RegisterFor).
 type preparedKey struct {
-	expr  string
-	surge aggregator.SurgeConfig // zero: not watched for surges
+	namespace, expr string
+	surge           aggregator.SurgeConfig // zero: not watched for surges
 }
 
-func (w wanted) preparedKey() preparedKey { return preparedKey{w.expr, w.surge} }
+func (a *autoscaler) preparedKey(w wanted) preparedKey {
+	return preparedKey{a.Namespace, w.expr, w.surge}
+}
 
-// registerFor keeps the query prepared in the store until it is closed, for the namespace that asks for it first.
-func registerFor(store *aggregator.Store, namespace string, key preparedKey) *prepared {
-	q, err := store.RegisterFor(namespace, key.expr)
+// register keeps the query prepared in the store until it is closed.
+func register(store *aggregator.Store, key preparedKey) *prepared {
+	q, err := store.RegisterFor(key.namespace, key.expr)
 	p := newPrepared(key.expr, q, err)
 	if err != nil {
 		return p

@@ -9,11 +9,6 @@ import (
 	"github.com/meshpulse/meshpulse/aggregator"
 )
 
-// register is registerFor the namespace of the tests' HPAs.
-func register(store *aggregator.Store, key preparedKey) *prepared {
-	return registerFor(store, "test", key)
-}
-
 // requestsOf describes each sample as a series of its own.
 type requestsOf struct{ batch *aggregator.Batch }
 
@@ -47,7 +42,7 @@ func TestARangeThatDoesNotFitIsToldAndTriedAgain(t *testing.T) {
 	if got := told.message(ReasonBadQuery); !strings.Contains(got, "1h0m0s back") || !strings.Contains(got, `"test"`) || !strings.Contains(got, "--memory-budget") {
 		t.Errorf("the HPA is told %q", got)
 	}
-	key := preparedKey{expr: "sum(rate(istio_requests_total[1h]))"}
+	key := preparedKey{namespace: "test", expr: "sum(rate(istio_requests_total[1h]))"}
 	refused := c.prepared[key]
 	c.Replace([]sourceHPA{wide, asks(t, "other", "one", "vector(1)")})
 	if c.prepared[key] == refused {
