@@ -13,6 +13,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -226,11 +227,84 @@ func TestNetworkPolicyNamesAllTraffic(t *testing.T) {
 	if !slices.Equal(in, []string{"https", "ingest"}) {
 		t.Errorf("ports %v may be reached, want https and ingest", in)
 	}
+	if got, want := egress(p), []string{"TCP 443", "TCP 6443"}; !slices.Equal(got, want) {
+		t.Errorf("%v may be asked, want %v: the API server and nothing else", got, want)
+	}
+}
+
+// egress are the ports that a policy lets out, "everything" for a rule without any.
+func egress(p *networkingv1.NetworkPolicy) []string {
+	var out []string
 	for _, rule := range p.Spec.Egress {
+		for _, port := range rule.Ports {
+			out = append(out, string(*port.Protocol)+" "+port.Port.String())
+		}
 		if len(rule.Ports) == 0 {
-			t.Errorf("a rule lets everything out: %+v", rule)
+			out = append(out, "everything")
 		}
 	}
+	slices.Sort(out)
+	return out
+}
+
+func TestNamesAreResolvedWhereAsked(t *testing.T) {
+	p := one[*networkingv1.NetworkPolicy](t, renderObjects(t, overlay(t, "dns")), "meshpulse")
+	if got, want := egress(p), []string{"TCP 443", "TCP 53", "TCP 6443", "UDP 53"}; !slices.Equal(got, want) {
+		t.Errorf("%v may be asked, want %v", got, want)
+	}
+}
+
+// TestMeshNamespacesAloneReport asks of namespaces, by their labels, whether the policy lets their pods reach the ingest port.
+func TestMeshNamespacesAloneReport(t *testing.T) {
+	policies := map[string]*networkingv1.NetworkPolicy{}
+	for name, folder := range map[string]string{"base": "base", "component": overlay(t, "mesh-namespaces"), "both": overlay(t, "dns", "mesh-namespaces")} {
+		policies[name] = one[*networkingv1.NetworkPolicy](t, renderObjects(t, folder), "meshpulse")
+	}
+	for _, test := range []struct {
+		what   string
+		labels labels.Set
+		meshed bool
+	}{
+		{"injected", labels.Set{"istio-injection": "enabled"}, true},
+		{"injected by a revision", labels.Set{"istio.io/rev": "canary"}, true},
+		{"in ambient mode", labels.Set{"istio.io/dataplane-mode": "ambient"}, true},
+		{"without labels", nil, false},
+		{"not injected", labels.Set{"istio-injection": "disabled"}, false},
+		{"not in ambient mode", labels.Set{"istio.io/dataplane-mode": "none"}, false},
+	} {
+		for name, p := range policies {
+			want := test.meshed || name == "base"
+			if got := mayReach(t, p, "ingest", test.labels); got != want {
+				t.Errorf("%s: a namespace %s reaches ingest: %v, want %v", name, test.what, got, want)
+			}
+			if !mayReach(t, p, "https", test.labels) {
+				t.Errorf("%s: a namespace %s does not reach https, where the API server may be", name, test.what)
+			}
+		}
+	}
+}
+
+// mayReach tells whether pods of a namespace with these labels get through to the port.
+func mayReach(t *testing.T, p *networkingv1.NetworkPolicy, port string, namespace labels.Set) bool {
+	t.Helper()
+	for _, rule := range p.Spec.Ingress {
+		if !slices.ContainsFunc(rule.Ports, func(r networkingv1.NetworkPolicyPort) bool { return r.Port.StrVal == port }) {
+			continue
+		}
+		if len(rule.From) == 0 {
+			return true
+		}
+		for _, from := range rule.From {
+			selector, err := metav1.LabelSelectorAsSelector(from.NamespaceSelector)
+			if err != nil || from.PodSelector != nil || from.IPBlock != nil {
+				t.Fatalf("%+v (%v) is not judged here", from, err)
+			}
+			if selector.Matches(namespace) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // TestRightsAreLeast holds meshpulse's own role to this table: a new right has to be argued here.

@@ -6,10 +6,13 @@ umask 077 # keys are written to a temporary folder
 
 usage() {
 	cat <<'USAGE'
-usage: install.sh --image IMAGE [--no-apiservice] [--dry-run]
+usage: install.sh --image IMAGE [--component NAME]... [--no-apiservice] [--dry-run]
        install.sh --rotate-cert [--dry-run]
 
-  --image IMAGE      the image to run; build one with `make push IMAGE=…`, or manifests/Dockerfile
+  --image IMAGE      the image to run; build one with `make push IMAGE=…`, which prints its name with the digest that pins it,
+                     or with manifests/Dockerfile
+  --component NAME   change the NetworkPolicy: mesh-namespaces lets only namespaces report that Istio injects, dns is for
+                     clusters that name the API server by host (see components/NAME)
   --no-apiservice    leave external.metrics.k8s.io alone: meshpulse listens, and no HPA asks it
   --rotate-cert      replace the serving certificate and its authority, and nothing else
   --dry-run          look, print what would be done, change nothing
@@ -22,7 +25,7 @@ namespace=meshpulse-system
 service=meshpulse
 secret=meshpulse-serving-cert
 apiservice=v1beta1.external.metrics.k8s.io
-here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
+here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd -P)
 
 say() { printf '%s\n' "$*"; }
 die() {
@@ -129,10 +132,33 @@ claim_api() {
 		die "the API server does not reach meshpulse: kubectl describe apiservice $apiservice says why"
 }
 
+# compose sets $composed to a folder that kustomize renders: the base, or one with components over it.
+compose() {
+	composed=$here/base
+	[ -n "$components" ] || return 0
+	composed=$work/composed
+	mkdir "$composed"
+	top=$(CDPATH='' cd -- "$composed" && pwd -P | sed 's|/[^/]*|../|g')${here#/} # kustomize takes no absolute paths
+	{
+		printf 'resources:\n  - "%s/base"\ncomponents:\n' "$top"
+		for component in $components; do printf '  - "%s/components/%s"\n' "$top" "$component"; done
+	} >"$composed/kustomization.yaml"
+}
+
+# warn_tag says that what a tag names can be replaced under it: by whoever may push, and the next pod runs it with our rights.
+warn_tag() {
+	case $image in
+	*@sha256:*) ;;
+	*) say "WARNING: $image has no digest: whoever can push to that registry decides what runs. make push prints the name that pins it" ;;
+	esac
+}
+
 install() {
+	warn_tag
 	look_at_apiservice
 	[ -z "$claim" ] || refuse_foreign
-	kubectl kustomize "$here/base" >"$work/unset.yaml" # not into a pipe, which would hide its failure
+	compose
+	kubectl kustomize "$composed" >"$work/unset.yaml" # not into a pipe, which would hide its failure
 	sed "s|image: meshpulse:unset|image: $image|" "$work/unset.yaml" >"$work/base.yaml"
 	look_at_secret
 
@@ -191,7 +217,7 @@ rotate() {
 	say "rotated: served within about two minutes, no restart needed"
 }
 
-image='' mode=install dry='' claim=yes
+image='' components='' mode=install dry='' claim=yes
 while [ $# -gt 0 ]; do
 	case $1 in
 	--image)
@@ -200,6 +226,14 @@ while [ $# -gt 0 ]; do
 		shift
 		;;
 	--image=*) image=${1#--image=} ;;
+	--component | --component=*)
+		name=${1#--component=}
+		[ "$1" != --component ] || { name=${2-}; [ $# -lt 2 ] || shift; }
+		case $name in
+		mesh-namespaces | dns) components="$components $name" ;;
+		*) die "--component takes mesh-namespaces or dns, not '$name'" ;;
+		esac
+		;;
 	--no-apiservice) claim='' ;;
 	--rotate-cert) mode=rotate ;;
 	--dry-run) dry=yes ;;
@@ -219,7 +253,7 @@ if [ "$mode" = install ]; then
   make push IMAGE=REGISTRY/meshpulse:TAG"
 	# It ends up in YAML: nothing may come in that is not part of an image's name.
 	case $image in *[!A-Za-z0-9._:/@-]*) die "--image $image is not the name of an image" ;; esac
-elif [ -n "$image" ] || [ -z "$claim" ]; then
+elif [ -n "$image$components" ] || [ -z "$claim" ]; then
 	die "--rotate-cert goes with --dry-run only"
 fi
 for program in kubectl openssl; do

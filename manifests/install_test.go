@@ -12,11 +12,13 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	apiregistration "k8s.io/kube-aggregator/pkg/apis/apiregistration/v1"
 )
 
@@ -204,6 +206,32 @@ func TestInstallAgainKeepsTheCertificate(t *testing.T) {
 	}
 }
 
+// TestInstallComposesComponents renders what the script asked kubectl to render.
+func TestInstallComposesComponents(t *testing.T) {
+	c := newFakeCluster(t, "")
+	c.mustRun("install.sh", "--image", "r.example/meshpulse:1", "--component", "mesh-namespaces", "--component=dns")
+	folder := c.read("composed")
+	if err := os.MkdirAll(folder, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(folder, "kustomization.yaml"), []byte(c.read("composed.yaml")), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p := one[*networkingv1.NetworkPolicy](t, renderObjects(t, folder), "meshpulse")
+	if mayReach(t, p, "ingest", nil) || !slices.Contains(egress(p), "UDP 53") {
+		t.Errorf("the components are not in it: %+v", p.Spec)
+	}
+}
+
+func TestInstallSaysThatATagCanMove(t *testing.T) {
+	for image, want := range map[string]bool{"r.example/meshpulse:1": true, "r.example/meshpulse:1@sha256:0a": false} {
+		c := newFakeCluster(t, "")
+		if out := c.mustRun("install.sh", "--image", image); strings.Contains(out, "no digest") != want {
+			t.Errorf("%s: warned %v, want %v:\n%s", image, !want, want, out)
+		}
+	}
+}
+
 func TestInstallBesideAnotherAdapter(t *testing.T) {
 	c := newFakeCluster(t, "keda/keda-operator-metrics-apiserver")
 	c.mustRun("install.sh", "--image", "r.example/meshpulse:1", "--no-apiservice")
@@ -288,12 +316,15 @@ func TestRotationBesideAnotherAdapter(t *testing.T) {
 
 func TestArgumentsThatAreRefused(t *testing.T) {
 	for name, args := range map[string][]string{
-		"no image":               {"install.sh"},
-		"an image that is YAML":  {"install.sh", "--image", "x\n      hostNetwork: true"},
-		"an image that ends sed": {"install.sh", "--image", "x|e id"},
-		"a word":                 {"install.sh", "please"},
-		"rotation with an image": {"install.sh", "--rotate-cert", "--image", "x"},
-		"uninstall with a word":  {"uninstall.sh", "please"},
+		"no image":                  {"install.sh"},
+		"an image that is YAML":     {"install.sh", "--image", "x\n      hostNetwork: true"},
+		"an image that ends sed":    {"install.sh", "--image", "x|e id"},
+		"a word":                    {"install.sh", "please"},
+		"rotation with an image":    {"install.sh", "--rotate-cert", "--image", "x"},
+		"no component":              {"install.sh", "--image", "x", "--component"},
+		"a foreign component":       {"install.sh", "--image", "x", "--component", "../../x"},
+		"rotation with a component": {"install.sh", "--rotate-cert", "--component", "dns"},
+		"uninstall with a word":     {"uninstall.sh", "please"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := newFakeCluster(t, "")

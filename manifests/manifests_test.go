@@ -146,9 +146,11 @@ func accessor(t *testing.T, object runtime.Object) metav1.Object {
 func TestEveryKustomizationIsRendered(t *testing.T) {
 	rendered := []string{
 		"base",
-		"components/apiservice",   // TestAPIService
-		"components/cert-manager", // TestCertManager
-		"components/surge-action", // TestSurgeActionIsBound
+		"components/apiservice",      // TestAPIService
+		"components/cert-manager",    // TestCertManager
+		"components/dns",             // TestNamesAreResolvedWhereAsked
+		"components/mesh-namespaces", // TestMeshNamespacesAloneReport
+		"components/surge-action",    // TestSurgeActionIsBound
 		"components/surge-action/namespaced",
 		"components/surge-action/role",
 		"examples/app", // TestExampleApp
