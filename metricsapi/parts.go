@@ -40,12 +40,45 @@ func (p part) metric() string {
 	return ""
 }
 
-// named is what the selector says of the metric's name, for messages.
+// naming is the matcher that gives the metric's name, or a list of names (a pattern that matches nothing else); nil where none does.
+func (p part) naming() *labels.Matcher {
+	for _, m := range p.LabelMatchers {
+		list := m.Type == labels.MatchRegexp && len(m.SetMatches()) > 0
+		if m.Name == model.MetricNameLabel && !m.Matches("") && (m.Type == labels.MatchEqual || list) {
+			return m
+		}
+	}
+	return nil
+}
+
+// named is the metric's name, or the list of names, for messages; the selector where there is none.
 func (p part) named() string {
-	if name := nameOf(p.VectorSelector); name != "" {
-		return name
+	if m := p.naming(); m != nil {
+		return m.Value
 	}
 	return p.String()
+}
+
+// namesMetrics returns an *aggregator.QueryError about the first part that names no metric, nil where each does.
+func namesMetrics(expr string, parts []part) error {
+	for _, p := range parts {
+		if p.naming() == nil {
+			return &aggregator.QueryError{Expr: expr, Reason: fmt.Sprintf("its selector %s names no metric, so it would read all that pods report: write the metric's name before the braces, as in %s, "+
+				"and of several metrics each in a selector of its own", p, p.ofRequests())}
+		}
+	}
+	return nil
+}
+
+// ofRequests is the selector with the name of Istio's requests in place of what it says of names.
+func (p part) ofRequests() *parser.VectorSelector {
+	s := &parser.VectorSelector{Name: "istio_requests_total"}
+	for _, m := range p.LabelMatchers {
+		if m.Name != model.MetricNameLabel {
+			s.LabelMatchers = append(s.LabelMatchers, m)
+		}
+	}
+	return s
 }
 
 // istio says whether the selector may name one of the metrics of Istio's stats filter.

@@ -61,14 +61,19 @@ func (a *autoscaler) preparedKey(w wanted) preparedKey {
 	return preparedKey{a.Namespace, w.expr, w.surge}
 }
 
-// register keeps the query prepared in the store until it is closed.
+// register keeps the query prepared in the store until it is closed. Each of its selectors has to name a metric: the author of one that
+// names none would take all series of all pods for a number.
 func register(store *aggregator.Store, key preparedKey) *prepared {
-	q, err := store.RegisterFor(key.namespace, key.expr)
-	p := newPrepared(key.expr, q, err)
-	if err != nil {
+	p := newPrepared(key.expr, nil, nil)
+	if p.err = namesMetrics(key.expr, p.parts); p.err != nil {
 		return p
 	}
-	p.close = q.Close
+	q, err := store.RegisterFor(key.namespace, key.expr)
+	if err != nil {
+		p.err = err
+		return p
+	}
+	p.query, p.close = q, q.Close
 	if key.surge == (aggregator.SurgeConfig{}) {
 		return p
 	}

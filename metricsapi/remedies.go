@@ -7,7 +7,7 @@ import (
 
 // What to write in place of a metric, a label or a value that no sidecar sends. The texts are for errors and events.
 
-// remedyForMetric says what to do about a metric that is not Istio's; the name is "", or a selector in braces, where none is named.
+// remedyForMetric says what to do about a metric that is not Istio's, or a list of such (part.named).
 func remedyForMetric(name string) string {
 	begins := func(prefixes ...string) bool {
 		for _, p := range prefixes {
@@ -18,8 +18,6 @@ func remedyForMetric(name string) string {
 		return false
 	}
 	switch {
-	case name == "" || begins("{"):
-		return "it names no metric: name one of Istio's, such as istio_requests_total"
 	case strings.Contains(name, ":"):
 		return "the name " + name + " is of a recording rule, which is Prometheus' own: write the expression of that rule in its place"
 	case begins("istio_build", "istio_agent_", "istio_cni_", "istiod_"):
