@@ -29,6 +29,9 @@ type Coverage struct {
 	Moved   bool
 	// Absent are the selectors that matched none, in the order of the expression.
 	Absent []Absent
+	// Bearing are pods that have series which selectors select that name no pods: one of each workload that their nodes tell, and all
+	// whose nodes tell none.
+	Bearing []*Pod
 }
 
 // PodState is what the store knows of a pod.
@@ -61,6 +64,7 @@ func (q *Query) coverage(at int64) (time.Time, Coverage) {
 	newest := int64(math.MinInt64)
 	from := at - q.reach.Milliseconds()
 	var pods, named []*table
+	var unnamed bearers
 	bearing := map[*table]bool{} // of those of which samples were refused
 	for i, sel := range q.selectors {
 		before, asked := cov.Matched, askedBound{selector: sel}
@@ -77,6 +81,9 @@ func (q *Query) coverage(at int64) (time.Time, Coverage) {
 				newest = max(newest, last)
 				pods = append(pods, sc.table)
 				asked.look(&sc)
+				if !sel.namesPods() {
+					unnamed.add(sc.table.pod.Load())
+				}
 			} else if sc.table.aside.Load() != nil && !sc.table.gone.Load() {
 				pods = append(pods, sc.table)
 			}
@@ -106,6 +113,7 @@ func (q *Query) coverage(at int64) (time.Time, Coverage) {
 		}
 	}
 	cov.keepPace(reporting)
+	cov.Bearing = unnamed.pods
 	cov.Covered = min(cov.Covered, q.reach)
 	if newest == math.MinInt64 {
 		return time.Time{}, cov
@@ -189,11 +197,55 @@ func (s *Store) Pod(namespace, name string, at time.Time, window time.Duration) 
 // could have them, and which ones should report cannot be told.
 func (q *Query) NamesPods() bool {
 	for _, sel := range q.selectors {
-		if !sel.sides.destination.asked() && !sel.sides.source.asked() && !sel.asksForPod() {
+		if !sel.namesPods() {
 			return false
 		}
 	}
 	return len(q.selectors) > 0
+}
+
+// Names reports whether the pod could have series of a selector that asks for the identity of its pods, by what it says of itself.
+func (q *Query) Names(p *Pod) bool {
+	for _, sel := range q.selectors {
+		if sel.namesPods() && sel.couldBe(p) {
+			return true
+		}
+	}
+	return false
+}
+
+// Open reports whether the query has a selector of series that any pod could have: it asks for no pod's identity, and for what ends of
+// calls report, not waypoints.
+func (q *Query) Open() bool {
+	for _, sel := range q.selectors {
+		if !sel.namesPods() && (sel.sides.destination.reports || sel.sides.source.reports) {
+			return true
+		}
+	}
+	return false
+}
+
+// namesPods reports whether the selector asks for the identity of the pods whose series it selects.
+func (s *selector) namesPods() bool {
+	return s.sides.destination.asked() || s.sides.source.asked() || s.asksForPod()
+}
+
+// bearers are pods that have selected series.
+type bearers struct {
+	pods      []*Pod
+	workloads map[workloadKey]bool
+}
+
+// add adds a pod whose workload is not there yet.
+func (b *bearers) add(p *Pod) {
+	if key := (workloadKey{p.Namespace, p.Workload}); p.Workload != "" && b.workloads[key] {
+		return
+	} else if b.workloads == nil {
+		b.workloads = map[workloadKey]bool{key: true}
+	} else {
+		b.workloads[key] = true
+	}
+	b.pods = append(b.pods, p)
 }
 
 // asked reports whether the side can report what is selected and is asked for by identity.

@@ -13,15 +13,17 @@ type Meant struct{ Namespace, Workload, CanonicalService string }
 // manyMeant bounds into how many sets the alternatives of a regular expression are taken apart.
 const manyMeant = 16
 
-// Meant returns sets of pods that together hold every pod that the query selects (Query.Selects says which of them it does): where to look
+// Meant returns sets of pods that together hold every pod that the query names (Query.Names says which of them it does): where to look
 // for pods that have not reported. Sets may overlap. One without a name is every pod.
 func (q *Query) Meant() []Meant { return q.meant }
 
-// meantBy returns the sets for selectors.
+// meantBy returns the sets for the selectors that name pods.
 func meantBy(selectors []*selector) []Meant {
 	var sets []Meant
 	for _, sel := range selectors {
-		sets = sel.meant(sets)
+		if sel.namesPods() {
+			sets = sel.meant(sets)
+		}
 	}
 	var all []Meant // but for those that lie within others
 	for i, m := range sets {

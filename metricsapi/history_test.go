@@ -49,6 +49,7 @@ func simQueries() []simQuery {
 		{metric: "rps", scale: 1, value: true, expr: `sum(rate(istio_requests_total` + by + `[W]))`},
 		{metric: "mean", value: true, expr: `sum(rate(istio_request_duration_milliseconds_sum` + by + `[W])) / sum(rate(istio_request_duration_milliseconds_count` + by + `[W]))`},
 		{metric: "rps", scale: 1, expr: `sum(rate(istio_requests_total{destination_workload="podinfo",reporter="destination"}[W]))`},
+		{metric: "rps", scale: 1, expr: `sum(rate(istio_requests_total{reporter="destination"}[W]))`},
 		{metric: "rps", scale: 1, expr: `sum(rate(istio_requests_total{response_code=~"2..",destination_workload="podinfo"}[W])) or vector(0)`},
 	}
 }

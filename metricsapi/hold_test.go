@@ -429,8 +429,20 @@ func TestHold(t *testing.T) {
 		"no pod that could have the series": {
 			pods: fixedPods{}, at: 2 * time.Second, scale: 3, hpas: average("10"), reason: "no sidecar that could have one",
 		},
-		"any pod may have the series: only lost streams count": {
+		"any pod may have the series, and one is not back since our start": {
 			expr: any, pods: fixedPods{pod("a", old), pod("b", old)}, sent: []requests{{pod: "a", from: 5 * time.Second, to: 2 * time.Minute}},
+			at: 2 * time.Minute, hpas: average("10"), scale: 3, want: "30", reason: "1 sidecar not back since the start of meshpulse (b)", expected: 2,
+		},
+		"any pod may have the series, and of the workload that has them one is mute": {
+			expr: any, pods: fixedPods{pod("a", old), pod("b", old)}, sent: []requests{{pod: "a", from: 5 * time.Second, to: whole}},
+			at: whole, hpas: average("10"), scale: 3, want: "10", reason: "1 sidecars have been mute", expected: 2,
+		},
+		"any pod may have the series, and of the workload that has them one has just begun": {
+			expr: any, pods: fixedPods{pod("a", old), pod("b", 0, young(whole-5*time.Second))}, sent: []requests{{pod: "a", from: 5 * time.Second, to: whole}},
+			at: whole, hpas: average("10"), scale: 3, want: "30", reason: "1 sidecar not heard of since it began (b)", expected: 2,
+		},
+		"any pod may have the series: a Job's and one without a sidecar have none": {
+			expr: any, pods: fixedPods{pod("a", old), pod("b", old, batch), pod("c", old, unwired)}, sent: []requests{{pod: "a", from: 5 * time.Second, to: 2 * time.Minute}},
 			at: 2 * time.Minute, hpas: average("10"), scale: 3, want: "5", expected: 1,
 		},
 		"the pods are not read yet: the replicas stay": {

@@ -176,6 +176,8 @@ func TestPodsOfEveryKindOfWorkloadAreWaitedFor(t *testing.T) {
 	}
 }
 
+const unnamed = `sum(rate(istio_requests_total{reporter="destination"}[1m]))`
+
 const namespaceWide = `sum(rate(istio_requests_total{destination_workload_namespace="test",reporter="destination"}[1m]))`
 
 // The guides' query means all of a namespace, and beside what is scaled there is a load tester whose sidecar was never pointed at
@@ -295,6 +297,37 @@ func TestWhatIsUnknownOfAWorkload(t *testing.T) {
 				c.add("large", -time.Hour, "l1")
 			},
 			expr: `sum(rate(istio_requests_total[1m]))`, want: "24, 3 expected",
+		},
+		"not back since our start, beside another workload, of a query that names nobody": {
+			sent: []sentBy{sent("small", 2*time.Minute, 2, "s")},
+			pods: func(c *heldCluster) {
+				c.add("small", -time.Hour, "s")
+				c.add("large", -time.Hour, "l1", "l2")
+			},
+			expr: unnamed, at: 2 * time.Minute, want: "30 held, 3 expected",
+		},
+		"never heard of since our start, beside another workload, of a query that names nobody": {
+			sent: []sentBy{sent("small", whole, 2, "s")},
+			pods: func(c *heldCluster) {
+				c.add("small", -time.Hour, "s")
+				c.add("large", -time.Hour, "l1", "l2")
+			},
+			expr: unnamed, want: "2, 1 expected",
+		},
+		"just begun, beside another workload, of a query that names nobody": { // somewhere a pod begins all the time
+			sent: []sentBy{sent("small", whole, 2, "s"), {workload: "caller", pods: []string{"c"}, from: whole - 10*time.Second, to: whole, source: true}},
+			pods: func(c *heldCluster) {
+				c.add("small", -time.Hour, "s")
+				c.add("large", whole-10*time.Second, "l1")
+				c.add("caller", whole-15*time.Second, "c")
+				c.add("caller", whole-5*time.Second, "c2")
+			},
+			expr: unnamed, want: "2, 2 expected",
+		},
+		"a caller is not back since our start, of a query that names whom it calls": {
+			sent: []sentBy{{workload: "caller", pods: []string{"c"}, from: 5 * time.Second, to: 2 * time.Minute, rps: 2, source: true}},
+			pods: func(c *heldCluster) { c.add("caller", -time.Hour, "c", "c2") },
+			expr: `sum(rate(istio_requests_total{reporter="source",destination_workload=""}[1m]))`, at: 2 * time.Minute, want: "30 held, 2 expected",
 		},
 		"mute beside one that has just come, which says nothing of a mean": {
 			sent: []sentBy{sent("small", whole, 20, "s"), {workload: "small", pods: []string{"y"}, from: whole - 5*time.Second, to: whole, rps: 20}},

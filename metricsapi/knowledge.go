@@ -151,19 +151,13 @@ func (h *holder) look(p *prepared, namespace string, a aggregator.Answer, at tim
 		}
 		return l.k
 	}
-	switch {
-	case q.NamesPods():
-		h.pods.each(q.Meant(), at.Add(-goneFor), l.selected)
-	case p.waypoint && namespace != "": // it names who is called. Who stands before that is not said: as a rule a waypoint of the namespace
-		h.pods.each([]aggregator.Meant{{Namespace: namespace}}, at.Add(-goneFor), func(p *knownPod) {
-			if p.waypoint {
-				l.selected(p)
-			}
-		})
+	sets := q.Meant()
+	if p.waypoint && namespace != "" { // it names who is called. Who stands before that is not said: as a rule a waypoint of the namespace
+		l.waypoints = namespace
+		sets = append(slices.Clone(sets), aggregator.Meant{Namespace: namespace})
 	}
-	for _, w := range l.others() {
-		h.pods.each([]aggregator.Meant{{Namespace: w.namespace, Workload: w.name}}, l.from, l.other)
-	}
+	h.pods.each(sets, at.Add(-goneFor), l.selected)
+	l.others()
 	l.conclude()
 	if !q.NamesPods() {
 		l.k.expected = max(l.k.expected, a.Reporting+a.Silent)
@@ -196,6 +190,8 @@ type looking struct {
 	at      time.Time
 	from    time.Time // since when what is known has to be known
 	partial map[podKey]*partialPod
+	// waypoints is the namespace whose waypoints are meant, "" if none are.
+	waypoints string
 
 	k knowledge
 	f flaws
@@ -218,14 +214,22 @@ func (l *looking) selected(p *knownPod) {
 		l.past(p)
 		return
 	}
-	if !l.query.Selects(&p.identity) {
+	if !l.means(p) {
 		return
 	}
 	if !p.wired && !gone {
 		l.k.unknown++
 		return
 	}
+	if partial := l.partial[podKey{p.identity.Namespace, p.identity.Name}]; partial != nil {
+		partial.judged = true
+	}
 	l.judge(p, l.state(p))
+}
+
+// means says whether the query means the pod by what its metadata says.
+func (l *looking) means(p *knownPod) bool {
+	return l.query.Names(&p.identity) || p.waypoint && l.waypoints != "" && l.waypoints == p.identity.Namespace
 }
 
 // past takes into account that a pod of before the window has reported, where of its workload nobody has been heard of so far.
@@ -240,35 +244,67 @@ func (l *looking) past(p *knownPod) {
 func (l *looking) state(p *knownPod) aggregator.PodState {
 	key := podKey{p.identity.Namespace, p.identity.Name}
 	if partial := l.partial[key]; partial != nil {
-		partial.judged = true
 		return partial.PodState
 	}
 	return l.store.Pod(key.namespace, key.name, l.at, l.answer.Window)
 }
 
-// others returns the workloads of pods that have such series though nothing in their metadata says so.
-func (l *looking) others() []workloadKey {
-	var found []workloadKey
-	for key, partial := range l.partial {
-		if p, known := l.pods.get(key); known && !partial.judged && !partial.Newest.IsZero() {
+// others takes the pods into account that have such series though nothing in their metadata says so, and those of their workloads.
+func (l *looking) others() {
+	bearing := l.bearing()
+	found := slices.Clone(bearing)
+	for key, s := range l.partial {
+		if p, known := l.pods.get(key); known && !s.judged && !s.Newest.IsZero() {
 			found = append(found, workloadKey{p.identity.Namespace, p.identity.Workload})
 		}
+	}
+	slices.SortFunc(found, workloadKey.compare)
+	for _, w := range slices.Compact(found) {
+		_, all := slices.BinarySearchFunc(bearing, w, workloadKey.compare)
+		l.pods.each([]aggregator.Meant{{Namespace: w.namespace, Workload: w.name}}, l.from, func(p *knownPod) { l.other(p, all) })
+	}
+	if l.query.Open() && l.at.Sub(l.started) <= l.hold { // whoever was there before our start may have had such series
+		l.pods.each([]aggregator.Meant{{}}, l.at, func(p *knownPod) { l.absent(p, bearing) })
+	}
+}
+
+// bearing returns the workloads whose pods have series that the query selects without naming them, in order.
+func (l *looking) bearing() (found []workloadKey) {
+	for _, p := range l.answer.Bearing {
+		w := workloadKey{p.Namespace, p.Workload}
+		if known, ok := l.pods.get(podKey{p.Namespace, p.Name}); ok && w.name == "" {
+			w.name = known.identity.Workload
+		}
+		found = append(found, w)
 	}
 	slices.SortFunc(found, workloadKey.compare)
 	return slices.Compact(found)
 }
 
-// other takes into account a pod of a workload that has such series though nothing in its metadata says so: where its own state is whole,
-// as one that reports.
-func (l *looking) other(p *knownPod) {
-	key := podKey{p.identity.Namespace, p.identity.Name}
-	switch partial := l.partial[key]; {
-	case partial != nil && !partial.judged:
-		if !partial.Newest.IsZero() {
-			l.judge(p, partial.PodState)
-		}
-	case partial == nil && p.left.IsZero() && (!l.query.NamesPods() || !l.query.Selects(&p.identity)):
-		if s := l.state(p); s.Reporting {
+// absent waits for a pod that is not back since our start, where its workload is none of those that were looked at.
+func (l *looking) absent(p *knownPod, looked []workloadKey) {
+	if p.batch || !p.wired || !p.left.IsZero() || !p.created.Before(l.started) || l.means(p) {
+		return
+	}
+	if _, ok := slices.BinarySearchFunc(looked, workloadKey{p.identity.Namespace, p.identity.Workload}, workloadKey.compare); ok {
+		return
+	}
+	if s := l.state(p); s.Newest.Before(p.created) {
+		l.judge(p, s)
+	}
+}
+
+// other takes into account a pod of a workload that has such series though nothing in its metadata says so: one that has some or
+// reports, and where all of the workload are meant those too that are silent or have not been heard of.
+func (l *looking) other(p *knownPod, all bool) {
+	partial := l.partial[podKey{p.identity.Namespace, p.identity.Name}]
+	switch {
+	case partial != nil && partial.judged, partial == nil && l.means(p):
+	case partial != nil && !partial.Newest.IsZero():
+		l.judge(p, partial.PodState)
+	case p.batch, !p.wired, !p.left.IsZero() && !all:
+	default:
+		if s := l.state(p); s.Reporting || all {
 			l.judge(p, s)
 		}
 	}
