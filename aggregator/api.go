@@ -18,6 +18,7 @@ var (
 	ErrSharedRow   = errors.New("flushes come faster than rows are kept")
 	ErrBadSeries   = errors.New("name or labels cannot be read")
 	ErrOtherFlush  = errors.New("sample has another timestamp than its message")
+	ErrAddress     = errors.New("the sender's address is another pod's")
 )
 
 // Pod is who reports: an Envoy's node, self-reported unless Peer is set.
@@ -29,7 +30,8 @@ type Pod struct {
 	// Labels are the pod's own labels (node metadata LABELS), as far as queries can ask for them: app, version,
 	// service.istio.io/canonical-name, service.istio.io/canonical-revision.
 	App, Version, CanonicalService, CanonicalRevision string
-	// Address is the peer's, as messages tell it, "" if it is not known; Proof is what the connection has shown.
+	// Address is that of who sends, host:port, "" if it is not known: it is held against the pod's. A relay's is not the sender's, and must
+	// not stand here. Proof is what the connection has shown beside it.
 	Address string
 	Proof   Proof
 	// Peer is the SPIFFE ID that mTLS has proven, "" on plaintext.

@@ -12,8 +12,10 @@ type Stream struct {
 	table  *table
 	pod    *Pod
 	number uint64 // a newer stream of the store has a higher one
+	from   sender
 
 	// Under the table's mutex.
+	proof Proof
 	ended bool
 	heard int64 // arrival of its newest message, 0 before the first
 	lost  int64 // arrival of the message by which a stream that it does not know to be dead took over from it; 0: none did
@@ -31,8 +33,10 @@ type Stream struct {
 
 // Connect opens a stream of the pod. Whether it counts is told at each of its messages.
 func (s *Store) Connect(p Pod) *Stream {
-	st := &Stream{store: s, pod: &p, number: s.streams.Add(1)}
-	st.table, _ = s.tables.get(s, &p) // nil: tried again at its first message
+	st := &Stream{store: s, pod: &p, number: s.streams.Add(1), from: p.sender()}
+	if st.identify(s.millis(time.Now())) == nil {
+		st.table, _ = s.tables.get(s, &p) // nil: tried again at its first message
+	}
 	return st
 }
 
@@ -83,10 +87,15 @@ func (st *Stream) Close() {
 }
 
 // Commit takes a whole message that arrived at the given time. Samples that cannot be kept are counted and dropped one
-// by one. The errors are ErrSuperseded, with which the whole message was dropped, ErrPods, with which nothing is known of the pod, and those of a limit that some of its samples
+// by one. The errors are ErrSuperseded and ErrAddress, with which the whole message was dropped, ErrPods, with which nothing is known of the pod, and those of a limit that some of its samples
 // met while the others were taken: ErrPodLimit, ErrSeriesLimit, ErrMemory, ErrOtherFlush; ErrSharedRow, with which nothing is lost but
 // time between samples; ErrSetAside, with which all that the store knows of the pod was given up. Not safe for concurrent use.
 func (st *Stream) Commit(arrival time.Time, b *Batch, d Describer) (err error) {
+	at := st.store.millis(arrival)
+	if err := st.identify(at); err != nil {
+		st.store.metrics.drop(ErrAddress, len(b.Samples))
+		return err
+	}
 	t, err := st.lock()
 	if err != nil {
 		st.store.metrics.drop(err, len(b.Samples))
@@ -94,7 +103,7 @@ func (st *Stream) Commit(arrival time.Time, b *Batch, d Describer) (err error) {
 	}
 	defer t.mu.Unlock()
 	defer t.contain(&err, len(b.Samples))
-	at := st.store.millis(arrival)
+	st.proof = st.from.proof
 	if t.owner != st && !st.counts(at, b.Timestamp) {
 		st.store.metrics.drop(ErrSuperseded, len(b.Samples))
 		return ErrSuperseded

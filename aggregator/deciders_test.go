@@ -2,6 +2,7 @@ package aggregator
 
 import (
 	"fmt"
+	"net/netip"
 	"testing"
 	"time"
 )
@@ -14,7 +15,12 @@ func (c clusterOf) Known(namespace, name string) (Pod, time.Time, bool) {
 	return p, time.UnixMilli(0), ok
 }
 
-func (clusterOf) Fresh() bool { return true }
+func (clusterOf) Fresh() bool  { return true }
+func (clusterOf) InStep() bool { return true }
+
+func (clusterOf) Holder(string, string, netip.Addr) (own bool, other string) { return false, "" }
+
+func (clusterOf) Changes() uint64 { return 0 }
 
 // flushEvery has a pod report a workload's requests at an interval, until a time.
 func flushEvery(t *testing.T, s *Store, p Pod, every, until time.Duration) {

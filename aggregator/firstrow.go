@@ -1,9 +1,6 @@
 package aggregator
 
-import (
-	"math"
-	"time"
-)
+import "math"
 
 // The first row of a table. It is known what its flush counted, and not yet how long that took: what the node tells may not be kept, and who
 // tells nothing may flush every 5 s or every 100. Taken for shorter than it is, its rate is too high by as much. So until the second flush
@@ -22,17 +19,6 @@ func (p *Pod) toldFlush() int64 {
 }
 
 const maxToldFlushMs = 30_000
-
-// Pods is what is known of the cluster's pods beside what they say of themselves. It is safe for concurrent use.
-type Pods interface {
-	// Known returns who a pod that exists or has left is and when it was created, false if it is not known.
-	Known(namespace, name string) (identity Pod, created time.Time, ok bool)
-	// Fresh reports whether all pods are known now.
-	Fresh() bool
-}
-
-// SetPods makes the cluster's pods known. It is called once, before streams connect.
-func (s *Store) SetPods(p Pods) { s.pods.Store(&p) }
 
 // age returns how old the pod is at a time, 0 if that is not known.
 func (s *Store) age(p *Pod, at int64) int64 {

@@ -13,6 +13,7 @@ type metrics struct {
 	rows, shared, resets, grown, rebounded, unpaired, surges, contested prometheus.Counter
 	ambiguous, contradicted                                             prometheus.Counter
 	dropped                                                             map[error]prometheus.Counter
+	addresses                                                           *prometheus.CounterVec
 	evaluations, faults                                                 *prometheus.CounterVec
 	seconds                                                             prometheus.Histogram
 	driven                                                              prometheus.Counter
@@ -29,6 +30,7 @@ var dropReasons = map[error]string{
 	ErrBadSeries:   "bad_series",
 	ErrSetAside:    "set_aside",
 	ErrOtherFlush:  "other_flush",
+	ErrAddress:     "address",
 }
 
 func newMetrics(reg prometheus.Registerer, s *Store) (*metrics, error) {
@@ -54,6 +56,9 @@ func newMetrics(reg prometheus.Registerer, s *Store) (*metrics, error) {
 		faults: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "meshpulse_faults_total", Help: "Panics that were contained, by the part that they were in.",
 		}, []string{"part"}),
+		addresses: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "meshpulse_store_stream_addresses_total", Help: "Streams by whose their address was found to be: the pod's own, another pod's, with which they are refused, or nobody's that is known. One is counted again when that changes.",
+		}, []string{"whose"}),
 		seconds: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "meshpulse_query_duration_seconds", Help: "Time to evaluate an expression.",
 			Buckets: prometheus.ExponentialBuckets(0.00001, 4, 10),
@@ -67,6 +72,9 @@ func newMetrics(reg prometheus.Registerer, s *Store) (*metrics, error) {
 	for err, reason := range dropReasons {
 		m.dropped[err] = dropped.WithLabelValues(reason)
 	}
+	for _, whose := range []string{addressOwn, addressOther, addressNobodys} {
+		m.addresses.WithLabelValues(whose)
+	}
 	gauge := func(name, help string, f func() float64) prometheus.Collector {
 		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, f)
 	}
@@ -74,7 +82,7 @@ func newMetrics(reg prometheus.Registerer, s *Store) (*metrics, error) {
 		return m, nil
 	}
 	for _, c := range []prometheus.Collector{
-		m.rows, m.shared, m.resets, m.grown, m.shrunk, m.rebounded, m.unpaired, m.surges, m.ambiguous, m.contradicted, m.contested, dropped, m.evaluations, m.faults, m.seconds, m.driven,
+		m.rows, m.shared, m.resets, m.grown, m.shrunk, m.rebounded, m.unpaired, m.surges, m.ambiguous, m.contradicted, m.contested, m.addresses, dropped, m.evaluations, m.faults, m.seconds, m.driven,
 		gauge("meshpulse_store_pods", "Pods with a table.", func() float64 { return float64(s.tables.count()) }),
 		gauge("meshpulse_store_series", "Series in memory; a histogram is one.", func() float64 { return float64(s.series.Taken()) }),
 		gauge("meshpulse_store_memory_budget_bytes", "Bytes past which new series are refused; 0 without a budget.", func() float64 { return float64(s.config.MemoryBudget) }),

@@ -36,7 +36,7 @@ type contest struct {
 // counts makes the stream, a message of which has come, the owner of its table, or reports that another one is it. The table's mutex is held.
 func (st *Stream) counts(arrival, timestamp int64) bool {
 	t := st.table
-	if o := t.owner; o != nil && !o.ended && (o.pod.Proof > st.pod.Proof || o.pod.Proof == st.pod.Proof && o.number > st.number && !o.silent(arrival)) {
+	if o := t.owner; o != nil && !o.ended && (o.proof > st.proof || o.proof == st.proof && o.number > st.number && !o.silent(arrival)) {
 		st.outranked(arrival, timestamp)
 		return false
 	}
@@ -76,7 +76,7 @@ func (st *Stream) outranked(arrival, timestamp int64) {
 		st.since++
 	}
 	st.heard, st.stamp = arrival, timestamp
-	switch equal := o.pod.Proof == st.pod.Proof; {
+	switch equal := o.proof == st.proof; {
 	case equal && st.since == 1:
 		t.rival = st
 		t.dispute(o, st, 0, arrival+2*t.flush.Load())

@@ -23,6 +23,7 @@ const (
 	endClosed     = "closed"     // the sender half-closed, as replay does and Envoy never does
 	endLost       = "lost"       // reset or connection gone: how an Envoy that stops ends
 	endNode       = "node"       // no node, or one that names no pod, or another one
+	endAddress    = "address"    // its address is another pod's than it says it is
 	endFault      = "fault"      // a panic while a message was taken
 	endFirst      = "malformed"  // the first message cannot be read, so it is not known who reports
 	endTooLarge   = "too_large"  // a message beyond Config.MaxMessageBytes
@@ -78,7 +79,7 @@ func newMetrics(r prometheus.Registerer, cs *connections) (*metrics, error) {
 	for r := kept + 1; r < refusals; r++ {
 		m.dropped[r] = dropped.WithLabelValues(r.String())
 	}
-	for _, reason := range []string{endClosed, endLost, endNode, endFirst, endTooLarge, endCompressed, endLimit, endDraining, endTransport, endFault} {
+	for _, reason := range []string{endClosed, endLost, endNode, endFirst, endTooLarge, endCompressed, endLimit, endDraining, endTransport, endFault, endAddress} {
 		m.ends.WithLabelValues(reason)
 	}
 	for _, reason := range []string{closedLimit, closedHandshake, closedSilent, closedSlow, closedPending, closedFlood} {

@@ -61,7 +61,7 @@ type Config struct {
 	// MaxBuckets the buckets of a histogram (default 256). A sample beyond is dropped and counted.
 	MaxNameBytes, MaxLabelBytes, MaxLabels, MaxBuckets int
 	// TLS serves the sink over TLS; a client certificate that it verified sets [aggregator.Pod.Peer]. Nil is plaintext:
-	// anyone who reaches the port can then report as any pod.
+	// who reaches the port can then report as any pod whose address the store does not hold against it.
 	TLS *tls.Config
 	// Registerer receives the sink's own metrics; nil keeps them unregistered.
 	Registerer prometheus.Registerer

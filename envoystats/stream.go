@@ -125,7 +125,7 @@ func (st *stream) serve(gs grpc.ServerStream) (reason string, err error) {
 		}
 		if err != nil {
 			st.server.warnings.warn(reason, st.sender, st.subject(), "stream refused", slog.String("peer", st.addr), slog.Any("error", err))
-			return reason, status.Error(codes.InvalidArgument, err.Error())
+			return reason, status.Error(told(reason), err.Error())
 		}
 		if d := st.pace.spend(arrival, size, float64(st.server.config.MaxBytesPerSecond)); d > 0 {
 			st.server.metrics.throttled.Inc()
@@ -135,6 +135,14 @@ func (st *stream) serve(gs grpc.ServerStream) (reason string, err error) {
 			st.conn.resume()
 		}
 	}
+}
+
+// told is the code of the status with which a stream is refused.
+func told(reason string) codes.Code {
+	if reason == endAddress {
+		return codes.PermissionDenied
+	}
+	return codes.InvalidArgument
 }
 
 // received says what it means that a message could not be received.
@@ -194,7 +202,10 @@ func (st *stream) message(arrival time.Time, s *scan) (reason string, err error)
 	if s.batch.Timestamp == 0 {
 		return "", nil // no family in it, so no row
 	}
-	if err := st.out.Commit(arrival, &s.batch, s); err != nil {
+	switch err := st.out.Commit(arrival, &s.batch, s); {
+	case errors.Is(err, aggregator.ErrAddress):
+		return endAddress, err
+	case err != nil:
 		st.limited(err)
 	}
 	return "", nil

@@ -26,7 +26,6 @@ import (
 	genericoptions "k8s.io/apiserver/pkg/server/options"
 	"k8s.io/client-go/kubernetes"
 	autoscalingclient "k8s.io/client-go/kubernetes/typed/autoscaling/v2"
-	"k8s.io/client-go/metadata"
 	"k8s.io/client-go/rest"
 	openapicommon "k8s.io/kube-openapi/pkg/common"
 	adapterserver "sigs.k8s.io/custom-metrics-apiserver/pkg/apiserver"
@@ -150,7 +149,7 @@ func newFreshHPAs(config *rest.Config) (func(ctx context.Context, namespace, nam
 
 // addHolder makes what the rule for incomplete knowledge asks: the pods that exist, and the scales of targets.
 func (s *Server) addHolder(o Options, config *rest.Config) (*clusterScales, error) {
-	client, err := metadata.NewForConfig(paced(config, clientQPS, clientBurst)) // pages follow each other
+	client, err := kubernetes.NewForConfig(paced(config, clientQPS, clientBurst)) // pages follow each other
 	if err != nil {
 		return nil, err
 	}

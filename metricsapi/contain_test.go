@@ -8,11 +8,10 @@ import (
 	"time"
 
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/kubernetes/fake"
-	metadatafake "k8s.io/client-go/metadata/fake"
 	clienttesting "k8s.io/client-go/testing"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -114,17 +113,12 @@ func TestAFaultOfTheHPAsInformerIsContained(t *testing.T) {
 
 func TestAFaultOfThePodsInformerIsContained(t *testing.T) {
 	store, faults := newFaultStore(t)
-	scheme := runtime.NewScheme()
-	if err := metav1.AddMetaToScheme(scheme); err != nil {
-		t.Fatal(err)
-	}
-	pod := func(name string) *metav1.PartialObjectMetadata {
-		return &metav1.PartialObjectMetadata{
-			TypeMeta:   metav1.TypeMeta{APIVersion: "v1", Kind: "Pod"},
+	pod := func(name string) *corev1.Pod {
+		return &corev1.Pod{
 			ObjectMeta: metav1.ObjectMeta{Namespace: "test", Name: name, Annotations: map[string]string{"sidecar.istio.io/status": "{}"}},
 		}
 	}
-	client := metadatafake.NewSimpleMetadataClient(scheme, pod("a"), pod("b"))
+	client := fake.NewClientset(pod("a"), pod("b"))
 	fails := once()
 	x, err := newPodIndex(client, time.Now)
 	if err != nil {
@@ -140,7 +134,7 @@ func TestAFaultOfThePodsInformerIsContained(t *testing.T) {
 		eventually(t, func() bool { return x.synced() == nil && len(podsOf(x)) == n }, func() string { return "the pods are not known" })
 	}
 	known(2)
-	pods := client.Resource(schema.GroupVersionResource{Version: "v1", Resource: "pods"}).Namespace("test")
+	pods := client.CoreV1().Pods("test")
 	if err := pods.Delete(ctx, "a", metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
@@ -167,7 +161,7 @@ func TestAPodThatCannotBeReadIsLeftOut(t *testing.T) {
 	}
 	x.contain, x.leaving = store.Contain, nil // a map that cannot be written
 	deleted := metav1.Now()
-	object := &metav1.PartialObjectMetadata{ObjectMeta: metav1.ObjectMeta{Namespace: "test", Name: "a", DeletionTimestamp: &deleted}}
+	object := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "test", Name: "a", DeletionTimestamp: &deleted}}
 	kept, err := x.transform(object)
 	if kept != any(object) || err != nil || faults() != 1 {
 		t.Errorf("kept %v, %v; %v faults", kept, err, faults())

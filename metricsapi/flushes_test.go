@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -132,7 +133,12 @@ func (c created) Known(namespace, name string) (aggregator.Pod, time.Time, bool)
 	return p.identity, p.created, ok
 }
 
-func (created) Fresh() bool { return true }
+func (created) Fresh() bool  { return true }
+func (created) InStep() bool { return true }
+
+func (created) Holder(string, string, netip.Addr) (own bool, other string) { return false, "" }
+
+func (created) Changes() uint64 { return 0 }
 
 // However often sidecars flush, and whatever they tell of it, from the first flush on no answer is more than 1.10 times the truth, and none that is
 // lower stands.

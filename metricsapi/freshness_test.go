@@ -14,20 +14,21 @@ import (
 	"time"
 
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/watch"
-	"k8s.io/client-go/metadata"
+	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
 )
 
 func TestAWatchIsInStepWhileItIsOpen(t *testing.T) {
 	bookmark := func(end string) watch.Event {
-		return watch.Event{Type: watch.Bookmark, Object: &metav1.PartialObjectMetadata{ObjectMeta: metav1.ObjectMeta{Annotations: map[string]string{metav1.InitialEventsAnnotationKey: end}}}}
+		return watch.Event{Type: watch.Bookmark, Object: &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Annotations: map[string]string{metav1.InitialEventsAnnotationKey: end}}}}
 	}
 	expired := watch.Event{Type: watch.Error, Object: &metav1.Status{Status: metav1.StatusFailure, Message: "too old"}}
-	added := watch.Event{Type: watch.Added, Object: &metav1.PartialObjectMetadata{}}
+	added := watch.Event{Type: watch.Added, Object: &corev1.Pod{}}
 	const minute = time.Minute
 	for name, tc := range map[string]struct {
 		stream bool // the watch begins with all there is
@@ -177,7 +178,7 @@ func TestAPodIndexThatHasGoneDeafIsNotBelieved(t *testing.T) {
 	server := httptest.NewServer(api)
 	defer server.Close()
 	defer server.CloseClientConnections()
-	client, err := metadata.NewForConfig(&rest.Config{Host: server.URL})
+	client, err := kubernetes.NewForConfig(&rest.Config{Host: server.URL})
 	if err != nil {
 		t.Fatal(err)
 	}

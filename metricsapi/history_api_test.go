@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/watch"
@@ -18,7 +19,7 @@ import (
 
 // simAPI is what the API server tells of pods that have left Pending.
 type simAPI struct {
-	pods    map[string]*metav1.PartialObjectMetadata // by namespace/name
+	pods    map[string]*corev1.Pod // by namespace/name
 	version int
 	deaf    bool
 }
@@ -61,6 +62,9 @@ func (x *simIndex) synced() error {
 // Fresh reports whether all pods are known now.
 func (x *simIndex) Fresh() bool { return x.synced() == nil }
 
+// InStep reports whether they are as the API server has them now.
+func (x *simIndex) InStep() bool { return x.listed && x.fresh.age() == 0 }
+
 // list is what an informer begins with, and begins anew with. It reports whether that succeeds.
 func (x *simIndex) list() bool {
 	if _, err := x.source.ListWithContext(context.Background(), metav1.ListOptions{}); err != nil {
@@ -68,7 +72,7 @@ func (x *simIndex) list() bool {
 	}
 	for _, o := range x.informer.GetStore().List() {
 		c := o.(*cachedPod)
-		if key := c.namespace.Value() + "/" + c.name; x.api.pods[key] == nil {
+		if key := c.namespace() + "/" + c.name; x.api.pods[key] == nil {
 			x.goes(key, true)
 		}
 	}
@@ -91,7 +95,7 @@ func (x *simIndex) close() {
 }
 
 // comes is a pod that is new or has changed.
-func (x *simIndex) comes(o *metav1.PartialObjectMetadata) {
+func (x *simIndex) comes(o *corev1.Pod) {
 	c, err := x.keep(o.DeepCopy())
 	if err != nil {
 		panic(err)
@@ -119,7 +123,7 @@ func (x *simIndex) goes(key string, unseen bool) {
 }
 
 // tell is the API server's news of a pod.
-func (c *simCluster) tell(o *metav1.PartialObjectMetadata) {
+func (c *simCluster) tell(o *corev1.Pod) {
 	c.api.version++
 	o.ResourceVersion = strconv.Itoa(c.api.version)
 	c.api.pods[o.Namespace+"/"+o.Name] = o
@@ -157,13 +161,13 @@ func (c *simCluster) relist(in time.Duration) {
 }
 
 // simObject is a pod's metadata as a ReplicaSet of the workload makes it, with a sidecar or without.
-func simObject(namespace, workload, name string, template int, created time.Time, wired, rollout bool) *metav1.PartialObjectMetadata {
+func simObject(namespace, workload, name string, template int, created time.Time, wired, rollout bool) *corev1.Pod {
 	hash, label := strconv.FormatInt(0x7f3b0000+int64(template), 16), "pod-template-hash"
 	if rollout {
 		label = "rollouts-pod-template-hash"
 	}
 	set := workload + "-" + hash
-	o := &metav1.PartialObjectMetadata{ObjectMeta: metav1.ObjectMeta{
+	o := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{
 		Namespace: namespace, Name: name, GenerateName: set + "-", CreationTimestamp: metav1.NewTime(created), Labels: map[string]string{label: hash},
 		OwnerReferences: []metav1.OwnerReference{{APIVersion: "apps/v1", Kind: "ReplicaSet", Name: set, Controller: new(true)}},
 	}}
@@ -173,7 +177,7 @@ func simObject(namespace, workload, name string, template int, created time.Time
 	return o
 }
 
-func (p *simPod) object(rollout bool) *metav1.PartialObjectMetadata {
+func (p *simPod) object(rollout bool) *corev1.Pod {
 	o := simObject("test", "podinfo", p.name, p.template, p.created, true, rollout)
 	if p.leaving {
 		o.DeletionTimestamp, o.DeletionGracePeriodSeconds = new(metav1.NewTime(p.left.Add(30*time.Second))), new(int64(30))

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
@@ -92,7 +93,7 @@ func playHistory(t *testing.T, seed uint64) {
 	random := rand.New(rand.NewPCG(seed, 0))
 	var log strings.Builder
 	began := time.Now()
-	c := &simCluster{random: random, last: began, api: simAPI{pods: map[string]*metav1.PartialObjectMetadata{}}}
+	c := &simCluster{random: random, last: began, api: simAPI{pods: map[string]*corev1.Pod{}}}
 	c.note = func(format string, args ...any) {
 		fmt.Fprintf(&log, "%8.1fs %s\n", time.Since(began).Seconds(), fmt.Sprintf(format, args...))
 	}

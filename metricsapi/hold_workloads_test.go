@@ -12,6 +12,7 @@ import (
 	"time"
 
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -157,7 +158,7 @@ func TestPodsOfEveryKindOfWorkloadAreWaitedFor(t *testing.T) {
 			c.target, c.scale = "5", 4
 			c.add("other", -time.Hour, "other") // which the query does not mean
 			for i := range 4 {
-				kept, err := keepIdentity(&metav1.PartialObjectMetadata{ObjectMeta: metav1.ObjectMeta{
+				kept, err := keepIdentity(&corev1.Pod{ObjectMeta: metav1.ObjectMeta{
 					Namespace: "test", Name: fmt.Sprintf("p-%d", i), GenerateName: "p-", Labels: tc.labels, Annotations: tc.annotations,
 					CreationTimestamp: metav1.NewTime(c.store.Started().Add(-time.Hour)),
 					OwnerReferences:   []metav1.OwnerReference{{Kind: tc.kind, Name: tc.owner, Controller: new(true)}},

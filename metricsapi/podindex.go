@@ -10,16 +10,17 @@ import (
 	"sync"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/client-go/metadata"
+	"k8s.io/client-go/kubernetes"
+	corev1client "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/client-go/tools/cache"
 
 	"github.com/meshpulse/meshpulse/aggregator"
 )
 
-// podIndex knows the pods of the cluster through an informer for their metadata alone, and for a while those that are gone. An answer
-// costs what it looks at, so pods are found by what queries name: namespace and workload, canonical service.
+// podIndex knows the pods of the cluster through an informer, and for a while those that are gone. An answer costs what it looks at, so
+// pods are found by what queries name: namespace and workload, canonical service. A stream is found by its address.
 type podIndex struct {
 	informer cache.SharedIndexInformer
 	indexed  cache.ResourceEventHandlerRegistration // puts what the informer has into the maps
@@ -34,6 +35,7 @@ type podIndex struct {
 	leaving                        map[podKey]leaving       // pods that exist
 	gone                           map[podKey]*workloadPods // where a pod that is gone was
 	pruned                         time.Time
+	addresses                      podAddresses
 }
 
 type workloadKey struct{ namespace, name string }
@@ -70,17 +72,17 @@ type leaving struct{ created, left int64 }
 // --max-retention.
 const goneFor = time.Hour
 
-func newPodIndex(client metadata.Interface, now func() time.Time) (*podIndex, error) {
+func newPodIndex(client kubernetes.Interface, now func() time.Time) (*podIndex, error) {
 	x := &podIndex{
 		fresh: newFreshness("pods", now), now: now, leaving: map[podKey]leaving{}, gone: map[podKey]*workloadPods{}, workloads: map[workloadKey]*workloadPods{},
-		byNamespace: map[string][]*workloadPods{}, byName: map[string][]*workloadPods{}, byService: map[string][]*workloadPods{},
+		byNamespace: map[string][]*workloadPods{}, byName: map[string][]*workloadPods{}, byService: map[string][]*workloadPods{}, addresses: newPodAddresses(),
 	}
-	var pods metadata.ResourceInterface
+	var pods corev1client.PodInterface
 	if client != nil {
-		pods = client.Resource(schema.GroupVersionResource{Version: "v1", Resource: "pods"}).Namespace(metav1.NamespaceAll)
+		pods = client.CoreV1().Pods(metav1.NamespaceAll)
 	}
 	source := x.fresh.follow(listPods(pods, x.transform))
-	x.informer = cache.NewSharedIndexInformer(cache.ToListWatcherWithWatchListSemantics(source, client), &metav1.PartialObjectMetadata{}, 0, cache.Indexers{})
+	x.informer = cache.NewSharedIndexInformer(cache.ToListWatcherWithWatchListSemantics(source, client), &corev1.Pod{}, 0, cache.Indexers{})
 	if err := x.informer.SetTransform(x.transform); err != nil {
 		return nil, err
 	}
@@ -137,7 +139,7 @@ func (x *podIndex) keep(object any) (any, error) {
 	if !ok || c.left == 0 {
 		return kept, err
 	}
-	key := podKey{c.namespace.Value(), c.name}
+	key := podKey{c.namespace(), c.name}
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if was, ok := x.leaving[key]; ok && was.created == c.created {
@@ -151,13 +153,14 @@ func (x *podIndex) add(o any) {
 	if c, ok := o.(*cachedPod); ok {
 		x.mu.Lock()
 		defer x.mu.Unlock()
+		x.addresses.come(c)
 		x.put(c)
 	}
 }
 
 // put adds a pod to its workload. The mutex is held.
 func (x *podIndex) put(c *cachedPod) {
-	key := workloadKey{c.namespace.Value(), c.workload.Value()}
+	key := c.workload()
 	w := x.workloads[key]
 	if w == nil {
 		w = &workloadPods{workloadKey: key}
@@ -171,7 +174,7 @@ func (x *podIndex) put(c *cachedPod) {
 
 // count counts a pod that comes or goes under its canonical service. The mutex is held.
 func (x *podIndex) count(w *workloadPods, c *cachedPod, by int) {
-	name := c.canonical.Value()
+	name := c.of.Value().canonical
 	i := slices.IndexFunc(w.services, func(s serviceCount) bool { return s.name == name })
 	if i < 0 {
 		i = len(w.services)
@@ -216,12 +219,13 @@ func (x *podIndex) replace(before, after any) {
 	}
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	w := x.workloads[workloadKey{old.namespace.Value(), old.workload.Value()}]
+	x.addresses.change(old, c)
+	w := x.workloads[old.workload()]
 	if w == nil {
 		x.put(c)
 		return
 	}
-	if i := slices.Index(w.pods, old); i >= 0 && old.workload == c.workload && old.canonical == c.canonical {
+	if i := slices.Index(w.pods, old); i >= 0 && old.workload() == c.workload() && old.of.Value().canonical == c.of.Value().canonical {
 		w.pods[i] = c
 		return
 	}
@@ -239,7 +243,7 @@ func (x *podIndex) forget(o any) {
 	if !ok {
 		return
 	}
-	now, key := x.now(), podKey{last.namespace.Value(), last.name}
+	now, key := x.now(), podKey{last.namespace(), last.name}
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if x.leaving[key].created == last.created {
@@ -248,7 +252,10 @@ func (x *podIndex) forget(o any) {
 	if now.Sub(x.pruned) > goneFor/10 {
 		x.prune(now)
 	}
-	w, c := x.take(key, last.workload.Value())
+	w, c := x.take(key, last.workload())
+	if c != nil {
+		x.addresses.leave(c)
+	}
 	switch {
 	case c == nil:
 		return
@@ -268,7 +275,7 @@ func (x *podIndex) forget(o any) {
 }
 
 // take takes a pod out of its workload, as a rule the one of that name. The mutex is held.
-func (x *podIndex) take(key podKey, workload string) (*workloadPods, *cachedPod) {
+func (x *podIndex) take(key podKey, workload workloadKey) (*workloadPods, *cachedPod) {
 	out := func(w *workloadPods) *cachedPod {
 		i := slices.IndexFunc(w.pods, func(c *cachedPod) bool { return c.name == key.name })
 		if i < 0 {
@@ -278,7 +285,7 @@ func (x *podIndex) take(key podKey, workload string) (*workloadPods, *cachedPod)
 		w.pods = remove(w.pods, c)
 		return c
 	}
-	if w := x.workloads[workloadKey{key.namespace, workload}]; w != nil {
+	if w := x.workloads[workload]; w != nil {
 		if c := out(w); c != nil {
 			return w, c
 		}

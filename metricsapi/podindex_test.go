@@ -15,7 +15,7 @@ import (
 	"unique"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/metadata"
+	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
 	"github.com/meshpulse/meshpulse/aggregator"
@@ -30,8 +30,10 @@ func newLargeIndex(t testing.TB, pods int) *podIndex {
 	for i := range pods {
 		namespace, workload := i/1000, i/10%100
 		x.put(&cachedPod{
-			name: fmt.Sprintf("w-%d-%d", workload, i), namespace: unique.Make(fmt.Sprintf("ns-%d", namespace)), workload: unique.Make(fmt.Sprintf("w-%d-%d", workload, namespace/2)),
-			app: unique.Make(""), release: unique.Make(""), canonical: unique.Make(fmt.Sprintf("c-%d", i/10)), canonicalRevision: unique.Make("latest"),
+			name: fmt.Sprintf("w-%d-%d", workload, i), of: unique.Make(kindred{
+				namespace: fmt.Sprintf("ns-%d", namespace), workload: fmt.Sprintf("w-%d-%d", workload, namespace/2),
+				canonical: fmt.Sprintf("c-%d", i/10), canonicalRevision: "latest",
+			}),
 			created: time.Now().Add(-time.Hour).Unix(), wired: true,
 		})
 	}
@@ -137,8 +139,7 @@ func TestTheIndexFollowsThePods(t *testing.T) {
 	}
 	pod := func(name, workload, canonical string) *cachedPod {
 		return &cachedPod{
-			name: name, namespace: unique.Make("test"), workload: unique.Make(workload), app: unique.Make(""), release: unique.Make(""),
-			canonical: unique.Make(canonical), canonicalRevision: unique.Make(""), created: now.Unix(), wired: true,
+			name: name, of: unique.Make(kindred{namespace: "test", workload: workload, canonical: canonical}), created: now.Unix(), wired: true,
 		}
 	}
 	has := func(when string, set aggregator.Meant, want ...string) {
@@ -230,7 +231,7 @@ func TestPodsAreReadInPages(t *testing.T) {
 	for _, expires := range []bool{false, true} {
 		api := &pagedPods{podList: podList{2*podPage + 1}, expires: expires}
 		server := httptest.NewServer(api)
-		client, err := metadata.NewForConfig(&rest.Config{Host: server.URL, QPS: -1})
+		client, err := kubernetes.NewForConfig(&rest.Config{Host: server.URL, QPS: -1})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -7,7 +7,7 @@ import (
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/watch"
-	"k8s.io/client-go/metadata"
+	corev1client "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/client-go/tools/cache"
 )
 
@@ -31,7 +31,7 @@ func (l *shrunkPods) DeepCopyObject() runtime.Object { return l }
 
 // listPods is how an informer lists and watches pods. API servers that have WatchList stream the first list through the watch, and
 // keep shrinks each as it comes. A list from the others is read in pages, each shrunk before the next is asked for.
-func listPods(pods metadata.ResourceInterface, keep cache.TransformFunc) *cache.ListWatch {
+func listPods(pods corev1client.PodInterface, keep cache.TransformFunc) *cache.ListWatch {
 	return &cache.ListWatch{
 		ListWithContextFunc: func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
 			options.FieldSelector, options.Limit = startedPods, podPage

@@ -4,6 +4,7 @@ import (
 	"testing"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/tools/cache"
 
@@ -17,8 +18,8 @@ func TestPodsThatAreGoneAreRememberedForAnHour(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	pod := func(name string, change ...func(*metav1.PartialObjectMetadata)) any {
-		p := &metav1.PartialObjectMetadata{ObjectMeta: metav1.ObjectMeta{
+	pod := func(name string, change ...func(*corev1.Pod)) any {
+		p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{
 			Namespace: "test", Name: name, CreationTimestamp: metav1.NewTime(now.Add(-time.Hour)), Annotations: map[string]string{meshpod.StatusAnnotation: "{}"},
 		}}
 		for _, c := range change {
@@ -30,16 +31,16 @@ func TestPodsThatAreGoneAreRememberedForAnHour(t *testing.T) {
 		}
 		return kept
 	}
-	left := func(at time.Time, grace int64) func(*metav1.PartialObjectMetadata) {
-		return func(p *metav1.PartialObjectMetadata) {
+	left := func(at time.Time, grace int64) func(*corev1.Pod) {
+		return func(p *corev1.Pod) {
 			end := metav1.NewTime(at.Add(time.Duration(grace) * time.Second))
 			p.DeletionTimestamp, p.DeletionGracePeriodSeconds = &end, &grace
 		}
 	}
-	born := func(at time.Time) func(*metav1.PartialObjectMetadata) {
-		return func(p *metav1.PartialObjectMetadata) { p.CreationTimestamp = metav1.NewTime(at) }
+	born := func(at time.Time) func(*corev1.Pod) {
+		return func(p *corev1.Pod) { p.CreationTimestamp = metav1.NewTime(at) }
 	}
-	unwired := func(p *metav1.PartialObjectMetadata) { p.Annotations = nil }
+	unwired := func(p *corev1.Pod) { p.Annotations = nil }
 	for name, tc := range map[string]struct {
 		object any
 		left   time.Time // zero: it is not remembered

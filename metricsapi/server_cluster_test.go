@@ -101,7 +101,9 @@ func (f *fakeAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		answer = reviewAccess(r)
 	case last == "events":
 		answer = f.write(r)
-	default: // pods and what else is listed: there are none
+	case last == "pods":
+		answer = corev1.PodList{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "PodList"}, ListMeta: metav1.ListMeta{ResourceVersion: "1"}}
+	default: // what else is listed: there are none
 		answer = metav1.PartialObjectMetadataList{TypeMeta: metav1.TypeMeta{APIVersion: "meta.k8s.io/v1", Kind: "PartialObjectMetadataList"}, ListMeta: metav1.ListMeta{ResourceVersion: "1"}}
 	}
 	w.Header().Set("Content-Type", "application/json")

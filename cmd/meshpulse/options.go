@@ -46,7 +46,7 @@ type serveOptions struct {
 func (o *serveOptions) flags(c console) *pflag.FlagSet {
 	f := newFlags("serve", serveText, c)
 	f.StringVar(&o.ingestAddress, "ingest-address", "", "host:port on which sidecars report, gRPC (default 0.0.0.0:15090, standalone 127.0.0.1:15090)")
-	f.StringVar(&o.ingestTLS.certFile, "ingest-tls-cert-file", "", "certificate (PEM) of the ingest port; it is read again when it changes. Without it the port is plaintext and whoever reaches it can report as any pod")
+	f.StringVar(&o.ingestTLS.certFile, "ingest-tls-cert-file", "", "certificate (PEM) of the ingest port; it is read again when it changes. Without it the port is plaintext")
 	f.StringVar(&o.ingestTLS.keyFile, "ingest-tls-private-key-file", "", "key (PEM) of the certificate")
 	f.StringVar(&o.ingestTLS.clientCAFile, "ingest-client-ca-file", "", "CA certificates (PEM) that a sidecar's certificate must come from; without it none is asked for")
 

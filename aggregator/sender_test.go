@@ -1,0 +1,176 @@
+package aggregator
+
+import (
+	"errors"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/testutil"
+)
+
+// addressBook is what a cluster knows of addresses: the pod of each, by namespace and name. All pods that it names are known.
+type addressBook struct {
+	clusterOf
+	holders map[string]string
+	changes uint64
+	deaf    bool
+}
+
+func (a *addressBook) Holder(namespace, name string, address netip.Addr) (own bool, other string) {
+	switch who := a.holders[address.String()]; who {
+	case namespace + "/" + name:
+		return true, ""
+	default:
+		return false, who
+	}
+}
+
+func (a *addressBook) Changes() uint64 { return a.changes }
+func (a *addressBook) InStep() bool    { return !a.deaf }
+
+// tell is news of whose an address is, nobody's if that is "".
+func (a *addressBook) tell(address, who string) {
+	a.holders[address] = who
+	a.changes++
+}
+
+// addressed is some streams of test/web-0, each of an address of its own, and what the cluster knows of these.
+type addressed struct {
+	*rivalry
+	*addressBook
+}
+
+// The pod's address is 10.0.0.1, that of the pod beside it 10.0.0.2, and 10.0.0.9 is nobody's.
+func newAddressed(t *testing.T) addressed {
+	a := addressed{newRivalry(t), &addressBook{
+		clusterOf: clusterOf{"test/web-0": {}, "test/web-1": {}}, holders: map[string]string{"10.0.0.1": "test/web-0", "10.0.0.2": "test/web-1"},
+	}}
+	a.store.SetPods(a.addressBook)
+	return a
+}
+
+// from opens a stream that says that it is the pod.
+func (a addressed) from(name, address string) {
+	a.streams[name] = a.store.Connect(Pod{Namespace: "test", Name: "web-0", Address: address + ":1", FlushInterval: 5 * time.Second})
+}
+
+// refused says whether a flush of the stream is refused for its address.
+func (a addressed) refused(name string, at float64) error {
+	arrival := a.store.started.Add(time.Duration(at * float64(time.Second)))
+	b := counters(arrival, 1, 2)
+	err := a.streams[name].Commit(arrival, b, numbered{batch: b})
+	if err != nil && !errors.Is(err, ErrAddress) {
+		a.Fatal(err)
+	}
+	return err
+}
+
+// Who sends from the pod's address counts, whoever else says that he is the pod, in whatever order they come.
+func TestThePodsAddressOutweighsAnyOther(t *testing.T) {
+	for name, steps := range map[string]string{"it comes first": "v t v5 t6 v10 t11 v15", "it comes last": "t v v5 t6 v10 t11 v15"} {
+		t.Run(name, func(t *testing.T) {
+			a := newAddressed(t)
+			for step := range strings.FieldsSeq(steps) {
+				switch step {
+				case "v":
+					a.from("v", "10.0.0.1")
+				case "t":
+					a.from("t", "10.0.0.9")
+				default:
+					a.play(step)
+				}
+			}
+			if got := a.taken.String(); got != "v.v.v" {
+				t.Errorf("taken %s, want v.v.v", got)
+			}
+			if got := a.store.Pod("test", "web-0", a.store.started.Add(16*time.Second), time.Minute).Rivals; got != nil {
+				t.Errorf("contested: %+v", got)
+			}
+			if own, nobodys := testutil.ToFloat64(a.store.metrics.addresses.WithLabelValues(addressOwn)), testutil.ToFloat64(a.store.metrics.addresses.WithLabelValues(addressNobodys)); own != 1 || nobodys != 1 {
+				t.Errorf("%v own and %v nobody's are counted", own, nobodys)
+			}
+		})
+	}
+}
+
+// Another pod's address is refused, by name, and what was said leaves no trace.
+func TestAnotherPodsAddressIsRefused(t *testing.T) {
+	a := newAddressed(t)
+	a.from("t", "10.0.0.2")
+	err := a.refused("t", 5)
+	if err == nil || !strings.Contains(err.Error(), "10.0.0.2 is test/web-1's") || !strings.Contains(err.Error(), "test/web-0") {
+		t.Errorf("error %v, want one that names both pods and the address", err)
+	}
+	if n := a.store.tables.count(); n != 0 {
+		t.Errorf("%d pods have tables", n)
+	}
+	if n := testutil.ToFloat64(a.store.metrics.dropped[ErrAddress]); n != 1 {
+		t.Errorf("%v samples are counted, want 1", n)
+	}
+	a.streams["t"].Missed(a.store.started.Add(6 * time.Second))
+	a.streams["t"].Close()
+}
+
+// The informer tells of pods and their addresses when it does: a stream is looked at again when something has changed, and once a second
+// at most.
+func TestAnAddressIsLookedAtAgain(t *testing.T) {
+	a := newAddressed(t)
+	a.tell("10.0.0.1", "")
+	a.from("v", "10.0.0.1")
+	proof := func(want Proof, at float64) {
+		t.Helper()
+		if err := a.refused("v", at); err != nil || a.streams["v"].proof != want {
+			t.Errorf("at %v s: proof %d, error %v, want %d", at, a.streams["v"].proof, err, want)
+		}
+	}
+	proof(ProofNone, 5)
+	a.tell("10.0.0.1", "test/web-0")
+	proof(ProofAddress, 10)
+	a.tell("10.0.0.1", "")
+	proof(ProofAddress, 10.5)
+	proof(ProofNone, 11)
+	a.tell("10.0.0.1", "test/web-0")
+	proof(ProofAddress, 15)
+	a.tell("10.0.0.1", "test/web-7")
+	if err := a.refused("v", 20); err == nil {
+		t.Error("its address is another pod's by now, and it is taken")
+	}
+	if own := testutil.ToFloat64(a.store.metrics.addresses.WithLabelValues(addressOwn)); own != 2 {
+		t.Errorf("its own address is counted %v times, want 2", own)
+	}
+}
+
+// What is not in step refuses nobody: the pod that had the address may be gone. When it is again, it does.
+func TestNobodyIsRefusedByWhatIsNotInStep(t *testing.T) {
+	a := newAddressed(t)
+	a.deaf = true
+	a.from("t", "10.0.0.2")
+	if err := a.refused("t", 5); err != nil {
+		t.Errorf("refused: %v", err)
+	}
+	a.from("v", "10.0.0.1")
+	if err := a.refused("v", 6); err != nil || a.streams["v"].proof != ProofAddress {
+		t.Errorf("the pod's own address proves %d, error %v", a.streams["v"].proof, err)
+	}
+	a.deaf = false
+	if err := a.refused("t", 10); err == nil {
+		t.Error("it is in step, and not refused")
+	}
+}
+
+// Without a cluster, or without an address of who sends, nothing is held against it.
+func TestAnAddressIsComparedInAClusterOnly(t *testing.T) {
+	r := newRivalry(t)
+	a := addressed{r, &addressBook{holders: map[string]string{}}}
+	a.from("t", "10.0.0.2")
+	if err := a.refused("t", 5); err != nil {
+		t.Errorf("standalone: %v", err)
+	}
+	a = newAddressed(t)
+	a.connect("t")
+	if err := a.refused("t", 5); err != nil {
+		t.Errorf("without an address: %v", err)
+	}
+}

@@ -1,0 +1,148 @@
+package metricsapi
+
+import (
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// addressed is an index whose informer is played by hand.
+type addressed struct {
+	*testing.T
+	*podIndex
+	now time.Time
+}
+
+func newAddressed(t *testing.T) *addressed {
+	a := &addressed{T: t, now: time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC)}
+	var err error
+	if a.podIndex, err = newPodIndex(nil, func() time.Time { return a.now }); err != nil {
+		t.Fatal(err)
+	}
+	return a
+}
+
+// pod is one as the API server tells it, with an age and the addresses.
+func (a *addressed) pod(name string, age time.Duration, addresses ...string) *corev1.Pod {
+	p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "test", Name: name, CreationTimestamp: metav1.NewTime(a.now.Add(-age))}}
+	for _, address := range addresses {
+		p.Status.PodIPs = append(p.Status.PodIPs, corev1.PodIP{IP: address})
+	}
+	return p
+}
+
+// tell does what the informer does with news of a pod.
+func (a *addressed) tell(p *corev1.Pod) {
+	kept, err := a.transform(p)
+	if err != nil {
+		a.Fatal(err)
+	}
+	store := a.informer.GetStore()
+	was, exists, _ := store.Get(kept)
+	if err := store.Update(kept); err != nil {
+		a.Fatal(err)
+	}
+	if exists {
+		a.replace(was, kept)
+	} else {
+		a.add(kept)
+	}
+}
+
+// goes is a pod's end.
+func (a *addressed) goes(name string) {
+	was, _, _ := a.informer.GetStore().GetByKey("test/" + name)
+	_ = a.informer.GetStore().Delete(was)
+	a.forget(was)
+}
+
+// whose is whose an address is to who says that he is a pod.
+func (a *addressed) whose(says, address string) string {
+	own, other := a.Holder("test", says, netip.MustParseAddr(address))
+	if own {
+		return "its own"
+	}
+	return strings.TrimPrefix(other, "test/")
+}
+
+func TestWhoseAnAddressIs(t *testing.T) {
+	leaving := func(p *corev1.Pod) *corev1.Pod {
+		p.DeletionTimestamp, p.DeletionGracePeriodSeconds = new(metav1.Now()), new(int64(30))
+		return p
+	}
+	shared := func(p *corev1.Pod) *corev1.Pod { p.Spec.HostNetwork = true; return p }
+	in := func(phase corev1.PodPhase, p *corev1.Pod) *corev1.Pod { p.Status.Phase = phase; return p }
+	const x, y, node = "10.0.0.1", "10.0.0.2", "172.16.0.1"
+	for name, tc := range map[string]struct {
+		play func(a *addressed)
+		want map[string]string // by who says so and where from: "its own", another one's name, "" for nobody's
+	}{
+		"nobody is known":    {func(*addressed) {}, map[string]string{"a " + x: ""}},
+		"a pod's":            {func(a *addressed) { a.tell(a.pod("a", 0, x)) }, map[string]string{"a " + x: "its own", "b " + x: "a", "a " + y: "", "a ::ffff:" + x: "its own"}},
+		"no address yet":     {func(a *addressed) { a.tell(a.pod("a", 0)) }, map[string]string{"a " + x: "", "a ::": ""}},
+		"no such address":    {func(a *addressed) { a.tell(a.pod("a", 0, "x", x)) }, map[string]string{"a " + x: "its own"}},
+		"it comes later":     {func(a *addressed) { a.tell(a.pod("a", 0)); a.tell(a.pod("a", 0, x)) }, map[string]string{"a " + x: "its own", "b " + x: "a"}},
+		"both families":      {func(a *addressed) { a.tell(a.pod("a", 0, x, "fd00::1")) }, map[string]string{"a fd00::1": "its own", "b fd00::1": "a", "b " + x: "a"}},
+		"another one's":      {func(a *addressed) { a.tell(a.pod("a", 0, x)); a.tell(a.pod("b", 0, y)) }, map[string]string{"a " + y: "b", "b " + x: "a", "c " + x: "a"}},
+		"on the node's":      {func(a *addressed) { a.tell(shared(a.pod("a", 0, node))) }, map[string]string{"a " + node: "its own", "b " + node: "", "a " + x: ""}},
+		"two on the node's":  {func(a *addressed) { a.tell(shared(a.pod("a", 0, node))); a.tell(shared(a.pod("b", 0, node))) }, map[string]string{"a " + node: "its own", "b " + node: "its own"}},
+		"gone":               {func(a *addressed) { a.tell(a.pod("a", 0, x)); a.goes("a") }, map[string]string{"a " + x: "", "b " + x: ""}},
+		"has ended":          {func(a *addressed) { a.tell(a.pod("a", 0, x)); a.tell(in(corev1.PodSucceeded, a.pod("a", 0, x))) }, map[string]string{"a " + x: "", "b " + x: ""}},
+		"has failed":         {func(a *addressed) { a.tell(in(corev1.PodFailed, a.pod("a", 0, x))) }, map[string]string{"a " + x: "", "b " + x: ""}},
+		"is being deleted":   {func(a *addressed) { a.tell(a.pod("a", 0, x)); a.tell(leaving(a.pod("a", 0, x))) }, map[string]string{"a " + x: "its own", "b " + x: ""}},
+		"used again":         {func(a *addressed) { a.tell(a.pod("a", time.Hour, x)); a.tell(a.pod("b", 0, x)) }, map[string]string{"b " + x: "its own", "a " + x: "b"}},
+		"used again, unseen": {func(a *addressed) { a.tell(a.pod("b", 0, x)); a.tell(a.pod("a", time.Hour, x)) }, map[string]string{"b " + x: "its own", "a " + x: "b"}},
+		"used again, and the old one goes": {
+			func(a *addressed) { a.tell(a.pod("a", time.Hour, x)); a.tell(a.pod("b", 0, x)); a.goes("a") },
+			map[string]string{"b " + x: "its own", "a " + x: "b"},
+		},
+		"used again, and the new one goes": {
+			func(a *addressed) { a.tell(a.pod("a", time.Hour, x)); a.tell(a.pod("b", 0, x)); a.goes("b") },
+			map[string]string{"a " + x: "its own", "b " + x: ""},
+		},
+		"a StatefulSet's next": {func(a *addressed) { a.tell(a.pod("a", time.Hour, x)); a.tell(a.pod("a", 0, y)) }, map[string]string{"a " + y: "its own", "a " + x: "", "b " + x: ""}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a := newAddressed(t)
+			tc.play(a)
+			for who, want := range tc.want {
+				says, address, _ := strings.Cut(who, " ")
+				if got := a.whose(says, address); got != want {
+					t.Errorf("%s: got %q, want %q", who, got, want)
+				}
+			}
+		})
+	}
+}
+
+// What may change whose an address is is told; what does not is not, since streams are looked at anew for it.
+func TestChangesOfAddressesAreTold(t *testing.T) {
+	a := newAddressed(t)
+	for _, step := range []struct {
+		what string
+		do   func()
+		told bool
+	}{
+		{"a pod comes", func() { a.tell(a.pod("a", 0)) }, true},
+		{"its address comes", func() { a.tell(a.pod("a", 0, "10.0.0.1")) }, true},
+		{"it becomes ready", func() { a.tell(a.pod("a", 0, "10.0.0.1")) }, false},
+		{"its deletion begins", func() {
+			p := a.pod("a", 0, "10.0.0.1")
+			p.DeletionTimestamp = new(metav1.Now())
+			a.tell(p)
+		}, true},
+		{"it goes", func() { a.goes("a") }, true},
+	} {
+		before := a.Changes()
+		if step.do(); a.Changes() != before != step.told {
+			t.Errorf("%s: told %v, want %v", step.what, a.Changes() != before, step.told)
+		}
+	}
+	if len(a.addresses.pods) != 0 {
+		t.Errorf("%d addresses are left", len(a.addresses.pods))
+	}
+}
