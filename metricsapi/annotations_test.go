@@ -1,6 +1,7 @@
 package metricsapi
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -143,6 +144,8 @@ func wantMap[V any](t *testing.T, what string, got, want map[string]V) {
 // wantProblems compares problems, in order, with "REASON part of the message".
 func wantProblems(t *testing.T, got []Problem, want []string) {
 	t.Helper()
+	// Queries of tests are short: most name no reporter. What is said of that has tests of its own.
+	got = slices.DeleteFunc(slices.Clone(got), func(p Problem) bool { return p.Reason == ReasonCallersWord })
 	if len(got) != len(want) {
 		t.Fatalf("got %d problems, want %d: %+v", len(got), len(want), got)
 	}

@@ -173,8 +173,8 @@ func TestCatalogEvents(t *testing.T) {
 		born(asks(t, "older", "rps", "vector(1)"), 10),
 		born(asks(t, "agrees", "rps", "vector(1)"), 30),
 		born(asks(t, "broken", "bad", "sum("), 40),
-		born(asks(t, "reaches", "far", "sum(rate(istio_requests_total[1w]))"), 50),
-		born(asks(t, "matrix", "m", "istio_requests_total[1m]"), 60),
+		born(asks(t, "reaches", "far", "sum(rate(istio_requests_total{reporter='destination'}[1w]))"), 50),
+		born(asks(t, "matrix", "m", "istio_requests_total{reporter='destination'}[1m]"), 60),
 	})
 	c.wantExpr(t, "test", "prometheus-query", "query-name=rps", "vector(1)")
 	want := []string{"broken BadQuery", "matrix BadQuery", "older QueryConflict", "reaches BadQuery", "younger QueryConflict"}

@@ -15,6 +15,8 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/prometheus/prometheus/promql/parser"
+
 	"github.com/meshpulse/meshpulse/aggregator"
 )
 
@@ -242,6 +244,27 @@ func (a *autoscaler) advise(w wanted) {
 	if t.raw != "" {
 		a.problem(ReasonRawCounter, "%s reads the counter %s as it stands: it only grows while its pods live, whatever the load is, and so asks for maxReplicas in the end. Take rate(%s{…}[1m])", what, t.raw, t.raw)
 	}
+	a.adviseOnCallers(what, w)
+}
+
+// adviseOnCallers says whose word a metric takes that others could give.
+func (a *autoscaler) adviseOnCallers(what string, w wanted) {
+	tree, err := parser.ParseExpr(w.expr)
+	if err != nil {
+		return
+	}
+	parts := calledBy(tree)
+	if len(parts) == 0 {
+		return
+	}
+	better := "take " + parts[0].byThemselves(a.Namespace)
+	switch {
+	case w.named && parts[0].namesCallers():
+		better = "add namespace: " + a.Namespace + " to the selector, or the namespace of the callers"
+	case w.named:
+		better = "leave " + reporterKey + ": source out of the selector"
+	}
+	a.problem(ReasonCallersWord, "%s counts what callers say of others, so any pod that reports can add to it: %s, where each pod speaks for itself alone", what, better)
 }
 
 // scaleUpStabilisation is 0 without a setting: the controller's own default.

@@ -210,7 +210,7 @@ func TestExamplesAreReadAsWritten(t *testing.T) {
 	if err != nil || len(files) == 0 {
 		t.Fatalf("no examples: %v", err)
 	}
-	advice := []string{ReasonLatencyAverage, ReasonLatencyStability, ReasonMilliseconds, ReasonNoisyRate}
+	advice := []string{ReasonLatencyAverage, ReasonLatencyStability, ReasonMilliseconds, ReasonNoisyRate, ReasonCallersWord}
 	surge := false
 	for _, file := range files {
 		data, err := os.ReadFile(file)

@@ -46,6 +46,7 @@ const (
 	ReasonLatencyStability  = "LatencyUnstable"     // a latency against Value, stabilised for less than its window
 	ReasonMilliseconds      = "MillisecondsTarget"  // milliseconds against a target below 1
 	ReasonNoisyRate         = "NoisyRate"           // irate
+	ReasonCallersWord       = "CallersWord"         // a query that counts what callers say of others
 	ReasonRawCounter        = "RawCounter"          // a counter without rate
 	ReasonNoBuckets         = "NoBuckets"           // a quantile of buckets, aggregated without le
 	ReasonOldVersion        = "OldVersion"          // autoscaling/v2beta1 or v2beta2 (files only)

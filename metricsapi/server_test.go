@@ -128,7 +128,7 @@ func TestServeSeveralSeries(t *testing.T) {
 		t.Errorf("%d events about several series", got)
 	}
 	m := s.Status(t.Context()).Metrics[0]
-	if m.Value != "2" || len(m.Events) != 1 || m.Events[0].Reason != ReasonSeveralSeries {
+	if m.Value != "2" || len(m.Events) != 2 || m.Events[0].Reason != ReasonCallersWord || m.Events[1].Reason != ReasonSeveralSeries {
 		t.Errorf("the state is %+v", m)
 	}
 }
@@ -194,7 +194,7 @@ func TestServeStatus(t *testing.T) {
 			t.Errorf("metric %d: error %q", i, status.Metrics[i].Error)
 		}
 	}
-	if d := cmp.Diff(map[string]bool{ReasonBadQuery: true, ReasonNoQuery: true, ReasonLatencyStability: true}, reasons); d != "" {
+	if d := cmp.Diff(map[string]bool{ReasonBadQuery: true, ReasonNoQuery: true, ReasonLatencyStability: true, ReasonCallersWord: true}, reasons); d != "" {
 		t.Errorf("events (-want +got):\n%s", d)
 	}
 }

@@ -17,8 +17,8 @@ import (
 func TestWhichMetricsAreWatchedForSurges(t *testing.T) {
 	const (
 		legacy = `metric-config.external.prometheus-query.prometheus/`
-		rate   = legacy + `rps: "sum(rate(istio_requests_total[1m]))"`
-		mean   = legacy + `rps: "sum(rate(istio_request_duration_milliseconds_sum[1m]))/sum(rate(istio_request_duration_milliseconds_count[1m]))"`
+		rate   = legacy + `rps: "sum(rate(istio_requests_total{reporter='destination'}[1m]))"`
+		mean   = legacy + `rps: "sum(rate(istio_request_duration_milliseconds_sum{reporter='destination'}[1m]))/sum(rate(istio_request_duration_milliseconds_count{reporter='destination'}[1m]))"`
 	)
 	promQL := external("prometheus-query", `{matchLabels: {query-name: rps}}`, `type: Value, value: "10"`)
 	named := external("istio-requests-per-second", `{matchLabels: {destination_workload: a}}`, `type: AverageValue, averageValue: "10"`)
@@ -33,7 +33,7 @@ func TestWhichMetricsAreWatchedForSurges(t *testing.T) {
 		"no other metric, unasked":           {annotations: rate, metrics: promQL + ", " + inFlight, want: []aggregator.SurgeConfig{{}, {}}},
 		"any that can, where annotated":      {annotations: rate + `, meshpulse.io/surge-window: 20s`, metrics: promQL + ", " + inFlight, want: []aggregator.SurgeConfig{{Window: 20 * time.Second, Ratio: 1.5}, {Window: 20 * time.Second, Ratio: 1.5}}},
 		"an action asks for a window":        {annotations: rate + `, meshpulse.io/surge-action: scale`, metrics: promQL, want: []aggregator.SurgeConfig{defaults}},
-		"its name with a query of one's own": {annotations: `metric-config.external.istio-requests-per-second.prometheus/query: "sum(rate(istio_requests_total[1m]))"`, metrics: named, want: []aggregator.SurgeConfig{{}}},
+		"its name with a query of one's own": {annotations: `metric-config.external.istio-requests-per-second.prometheus/query: "sum(rate(istio_requests_total{reporter='destination'}[1m]))"`, metrics: named, want: []aggregator.SurgeConfig{{}}},
 		"none where it is off":               {annotations: `meshpulse.io/surge-window: "off"`, metrics: named, want: []aggregator.SurgeConfig{{}}},
 		"a value that cannot be read asks":   {annotations: `meshpulse.io/surge-window: "10"`, metrics: named, want: []aggregator.SurgeConfig{defaults}, problems: []string{"BadAnnotation surge-window"}},
 		"a ratio":                            {annotations: `meshpulse.io/surge-ratio: "3"`, metrics: named, want: []aggregator.SurgeConfig{{Window: 10 * time.Second, Ratio: 3}}},

@@ -230,7 +230,7 @@ func (a *autoscaler) described(of autoscalingv2.CrossVersionObjectReference) (la
 // matchers select its requests in PromQL.
 func (a *autoscaler) matchers(of autoscalingv2.CrossVersionObjectReference) string {
 	if a.gateway() {
-		return fmt.Sprintf("source_workload=%q,source_workload_namespace=%q,reporter=\"source\"", a.Spec.ScaleTargetRef.Name, a.Namespace)
+		return fmt.Sprintf("source_workload=%q,source_workload_namespace=%q,reporter=\"source\",namespace=%[2]q", a.Spec.ScaleTargetRef.Name, a.Namespace)
 	}
 	label, value := a.described(of)
 	return fmt.Sprintf("%s=%q,%s=%q,reporter=\"destination\"", label, value, namespaceKey, a.Namespace)

@@ -1,0 +1,99 @@
+package metricsapi
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/prometheus/prometheus/promql/parser"
+)
+
+// TestWhoTakesTheWordOfCallers holds the form that the event advises: it parses, and takes nobody's word but the pods' own.
+func TestWhoTakesTheWordOfCallers(t *testing.T) {
+	for expr, want := range map[string]string{
+		`sum(rate(istio_requests_total{destination_workload="web"}[1m]))`:                                                            `istio_requests_total{destination_workload="web",reporter="destination"}`,
+		`sum(rate(istio_requests_total{destination_workload="web",reporter="source"}[1m]))`:                                          `istio_requests_total{destination_workload="web",reporter="destination"}`,
+		`sum(rate(istio_requests_total[1m]))`:                                                                                        `istio_requests_total{reporter="destination"}`,
+		`sum(rate(istio_requests_total{reporter=~"source|destination"}[1m]))`:                                                        `istio_requests_total{reporter="destination"}`,
+		`sum(rate(istio_requests_total{source_workload="gw",source_workload_namespace="edge",reporter="source"}[1m]))`:               `istio_requests_total{namespace="edge",reporter="source",source_workload="gw",source_workload_namespace="edge"}`,
+		`sum(rate(istio_requests_total{source_workload="gw"}[1m]))`:                                                                  `istio_requests_total{namespace="own",reporter="source",source_workload="gw"}`,
+		`sum(rate(istio_requests_total{reporter="destination"}[1m])) + sum(rate(istio_tcp_sent_bytes_total{reporter="source"}[1m]))`: `istio_tcp_sent_bytes_total{reporter="destination"}`,
+
+		`sum(rate(istio_requests_total{reporter="destination"}[1m]))`:             "",
+		`sum(rate(istio_requests_total{reporter="waypoint"}[1m]))`:                "",
+		`sum(rate(istio_requests_total{reporter="source",namespace="edge"}[1m]))`: "",
+		`sum(rate(istio_requests_total{pod="web-0"}[1m]))`:                        "",
+		`sum(rate(istio_requests_total{reporter!="source"}[1m]))`:                 "",
+		`sum(rate(http_requests_total[1m]))`:                                      "",
+		`vector(1)`:                                                               "",
+	} {
+		tree, err := parser.ParseExpr(expr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := ""
+		if parts := calledBy(tree); len(parts) > 0 {
+			got = parts[0].byThemselves("own")
+			better, err := parser.ParseExpr(got)
+			if err != nil {
+				t.Errorf("%s: the form does not parse: %v", got, err)
+			} else if again := calledBy(better); len(again) > 0 {
+				t.Errorf("%s: the form still takes the word of callers", got)
+			}
+		}
+		if sorted(got) != sorted(want) {
+			t.Errorf("%s: %s, want %s", expr, got, want)
+		}
+	}
+}
+
+// sorted has a selector's matchers in order: which one stands first says nothing.
+func sorted(selector string) string {
+	tree, err := parser.ParseExpr(selector)
+	if err != nil {
+		return selector
+	}
+	return tree.(*parser.VectorSelector).String()
+}
+
+func TestTheWordOfCallersIsToldOnce(t *testing.T) {
+	const head = `
+apiVersion: autoscaling/v2
+kind: HorizontalPodAutoscaler
+metadata:
+  name: a
+  namespace: shop
+  annotations:
+    metric-config.external.prometheus-query.prometheus/x: QUERY
+spec:
+  maxReplicas: 3
+  scaleTargetRef: {apiVersion: apps/v1, kind: Deployment, name: a}
+  metrics:
+`
+	for name, tc := range map[string]struct{ query, metric, selector, want string }{
+		"PromQL": {
+			`sum(rate(istio_requests_total{destination_workload="web"}[1m])) / sum(rate(istio_requests_total[1m]))`, legacyMetric, "query-name: x",
+			`take istio_requests_total{destination_workload="web",reporter="destination"}`,
+		},
+		"without PromQL":                   {"vector(1)", "istio-requests-per-second", "reporter: source", "leave reporter: source out of the selector"},
+		"without PromQL, of the callers":   {"vector(1)", "istio-requests-per-second", "reporter: source, source_workload: gw", "add namespace: shop to the selector"},
+		"without PromQL, as it is":         {"vector(1)", "istio-requests-per-second", "destination_workload: web", ""},
+		"without PromQL, of one's callers": {"vector(1)", "istio-requests-per-second", "reporter: source, namespace: edge", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a := readHPA(hpaFrom(t, strings.Replace(head, "QUERY", "'"+tc.query+"'", 1)+
+				"    - {type: External, external: {metric: {name: "+tc.metric+", selector: {matchLabels: {"+tc.selector+"}}}, target: {type: AverageValue, averageValue: \"10\"}}}\n"))
+			told := 0
+			for _, p := range a.problems {
+				if p.Reason != ReasonCallersWord {
+					continue
+				}
+				if told++; tc.want == "" || !strings.Contains(p.Message, tc.want) {
+					t.Errorf("told: %s; want %q", p.Message, tc.want)
+				}
+			}
+			if tc.want != "" && told != 1 {
+				t.Errorf("told %d times: %+v", told, a.problems)
+			}
+		})
+	}
+}
