@@ -26,7 +26,8 @@ var ErrTooMuch = errors.New("too much: " + engineBetterForm)
 const (
 	engineTimeout     = 3 * time.Second // below that of a request, which may have waited besides
 	enginePause       = 2 * time.Minute
-	engineSampleBytes = 16 // as the engine counts: a histogram is so many samples as it has times so many bytes
+	engineQuick       = 100 * time.Millisecond // a query that took less goes before the others
+	engineSampleBytes = 16                     // as the engine counts: a histogram is so many samples as it has times so many bytes
 
 	// An eighth of the memory limit is the engine's, shared by the queries that run at a time. Prometheus' default is the most: 800 MB.
 	enginePart         = 8
@@ -91,22 +92,44 @@ func (e *engine) instant(ctx context.Context, over queryable, expr string, at in
 // it would take the same again, from all others, and answer nothing.
 func (q *Query) byEngine(ctx context.Context, at int64) ([]Value, error) {
 	e := q.store.engine
-	end, err := e.turns.wait(ctx, q.author)
+	if err := q.paused(); err != nil {
+		return nil, err
+	}
+	in, end, err := e.turns.wait(ctx, q.author, q.quick.Load())
 	if err != nil {
 		return nil, fmt.Errorf("it waited for other queries that are not compiled: %w", err)
 	}
 	defer end()
-	if until := q.tooMuchUntil.Load(); q.TooMuch() { // also for those that waited meanwhile
-		return nil, fmt.Errorf("%w; it is not tried again before %s UTC", ErrTooMuch, until.UTC().Format(time.TimeOnly))
+	if err := q.paused(); err != nil { // since it has waited
+		return nil, err
 	}
 	began := time.Now()
-	values, err := e.instant(ctx, queryable{q.store}, q.expr, at)
-	if err != nil && e.tooMuch(err, time.Since(began)) {
-		until := time.Now().Add(enginePause)
-		q.tooMuchUntil.Store(&until)
-		return nil, fmt.Errorf("%w: %w", err, ErrTooMuch)
+	values, err := e.instant(in, queryable{q.store}, q.expr, at)
+	return values, q.ran(in, err, time.Since(began))
+}
+
+// ran notes how it went in a turn. It returns the error of the query, which is an ErrTooMuch from now on where it was too much.
+func (q *Query) ran(in context.Context, err error, took time.Duration) error {
+	q.quick.Store(err == nil && took < engineQuick)
+	if err == nil {
+		return nil
 	}
-	return values, err
+	if cause := context.Cause(in); errors.Is(cause, errGaveWay) {
+		err = cause
+	} else if !q.store.engine.tooMuch(err, took) {
+		return err
+	}
+	until := time.Now().Add(enginePause)
+	q.tooMuchUntil.Store(&until)
+	return fmt.Errorf("%w: %w", err, ErrTooMuch)
+}
+
+// paused says that the query is not tried again yet, nil if it is.
+func (q *Query) paused() error {
+	if !q.TooMuch() {
+		return nil
+	}
+	return fmt.Errorf("%w; it is not tried again before %s UTC", ErrTooMuch, q.tooMuchUntil.Load().UTC().Format(time.TimeOnly))
 }
 
 // tooMuch says whether the query itself ran into a limit: a request may end for having waited, too.

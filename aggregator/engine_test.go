@@ -49,7 +49,7 @@ func TestAQueryOfTooManySamplesIsToldWhatToDo(t *testing.T) {
 // evilWait starts five queries of a namespace whose turn it is until end, and returns once they wait. They end with the context.
 func evilWait(ctx context.Context, t *testing.T, f *rangesFleet) (end func(), all *sync.WaitGroup) {
 	t.Helper()
-	end, err := f.s.engine.turns.wait(ctx, "evil")
+	_, end, err := f.s.engine.turns.wait(ctx, "evil", false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -93,8 +93,8 @@ func TestANamespacesQueriesWaitForEachOtherOnly(t *testing.T) {
 		cancel()
 		evil.Wait()
 		end()
-		if n := len(f.s.engine.turns.byNamespace); n != 0 {
-			t.Errorf("%d namespaces are kept of those that neither run nor wait", n)
+		if n := len(f.s.engine.turns.running) + len(f.s.engine.turns.waiting); n != 0 {
+			t.Errorf("%d turns are kept of queries that neither run nor wait", n)
 		}
 	})
 }
@@ -103,7 +103,7 @@ func TestWaitingForATurnEndsWithTheContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newRangesFleet(t, 0, 1, 1)
 		f.s.engine.turns = newTurns(1)
-		end, err := f.s.engine.turns.wait(t.Context(), "evil")
+		_, end, err := f.s.engine.turns.wait(t.Context(), "evil", false)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -120,35 +120,6 @@ func TestWaitingForATurnEndsWithTheContext(t *testing.T) {
 		end()
 		if _, err := q.Eval(t.Context(), f.now); err != nil {
 			t.Errorf("once it is its turn: %v", err)
-		}
-	})
-}
-
-func TestTurnsGoByNamespace(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		turns := newTurns(1)
-		end, err := turns.wait(t.Context(), "evil")
-		if err != nil {
-			t.Fatal(err)
-		}
-		var order []string // in turn, so one at a time
-		var all sync.WaitGroup
-		for _, namespace := range []string{"evil", "evil", "evil", "evil", "evil", "mine"} {
-			all.Go(func() {
-				end, err := turns.wait(t.Context(), namespace)
-				if err != nil {
-					t.Error(err)
-					return
-				}
-				order = append(order, namespace)
-				end()
-			})
-			synctest.Wait()
-		}
-		end()
-		all.Wait()
-		if got := strings.Join(order, " "); got != "mine evil evil evil evil evil" {
-			t.Errorf("in the order %s", got)
 		}
 	})
 }

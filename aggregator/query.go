@@ -41,6 +41,7 @@ type Query struct {
 	asideUntil atomic.Pointer[time.Time] // when a query that was set aside after a fault is tried again
 	// When one that took too much of the engine is (engine.go).
 	tooMuchUntil atomic.Pointer[time.Time]
+	quick        atomic.Bool // when the engine has run it last
 
 	watched bool        // under watches.mu
 	marked  atomic.Bool // on the stack of watches
@@ -112,6 +113,7 @@ func (q *Query) Like(expr string) (*Query, error) {
 		return nil, err
 	}
 	other.author = q.author
+	other.quick.Store(q.quick.Load())
 	return other, nil
 }
 

@@ -1,0 +1,133 @@
+package aggregator
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// begin has the namespace take a turn that is free.
+func (t *turns) begin(tb testing.TB, namespace string) (in context.Context, end func()) {
+	tb.Helper()
+	in, end, err := t.wait(tb.Context(), namespace, false)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return in, end
+}
+
+func TestTurnsGoByNamespace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		turns := newTurns(1)
+		_, end := turns.begin(t, "evil")
+		var order []string // in turn, so one at a time
+		var all sync.WaitGroup
+		for _, w := range []struct {
+			namespace string
+			quick     bool
+		}{{"evil", false}, {"evil", false}, {"evil", true}, {"evil", false}, {"mine", false}, {"other", false}, {"quick", true}, {"mine", false}} {
+			all.Go(func() {
+				_, end, err := turns.wait(t.Context(), w.namespace, w.quick)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				order = append(order, w.namespace)
+				end()
+			})
+			synctest.Wait()
+		}
+		end()
+		all.Wait()
+		if got := strings.Join(order, " "); got != "quick evil mine other evil mine evil evil" {
+			t.Errorf("in the order %s", got)
+		}
+	})
+}
+
+// A turn that takes long ends once another namespace waits, and not for its own.
+func TestALongTurnGivesWay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		turns := newTurns(1)
+		in, end := turns.begin(t, "evil")
+		wait := func(namespace string) (done chan struct{}) {
+			done = make(chan struct{})
+			go func() {
+				_, end, err := turns.wait(t.Context(), namespace, false)
+				if err != nil {
+					t.Error(err)
+				}
+				end()
+				close(done)
+			}()
+			synctest.Wait()
+			return done
+		}
+		again := wait("evil")
+		time.Sleep(2 * turnLong)
+		synctest.Wait()
+		if in.Err() != nil {
+			t.Errorf("it gives way to its own namespace: %v", context.Cause(in))
+		}
+		mine := wait("mine")
+		if !errors.Is(context.Cause(in), errGaveWay) {
+			t.Errorf("another namespace waits, and its context says %v", context.Cause(in))
+		}
+		end()
+		<-mine
+		<-again
+
+		in, end = turns.begin(t, "evil")
+		mine = wait("mine")
+		time.Sleep(turnLong - time.Millisecond)
+		synctest.Wait()
+		if in.Err() != nil {
+			t.Error("it gives way before it has taken long")
+		}
+		time.Sleep(time.Millisecond)
+		synctest.Wait()
+		if !errors.Is(context.Cause(in), errGaveWay) {
+			t.Errorf("it has taken long while another one waited, and its context says %v", context.Cause(in))
+		}
+		end()
+		<-mine
+		if len(turns.running)+len(turns.waiting) != 0 || turns.free != 1 {
+			t.Errorf("left are %d that run, %d that wait, %d places", len(turns.running), len(turns.waiting), turns.free)
+		}
+	})
+}
+
+// A query that has given way is refused for a while, as one that is too much, and asks for no turn meanwhile.
+func TestAQueryThatGaveWayIsTooMuch(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newRangesFleet(t, 0, 2, 10)
+		f.flush(12)
+		e := f.s.engine
+		e.turns = newTurns(1)
+		q, err := f.s.RegisterFor("evil", hungry)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := q.Eval(t.Context(), f.now); err != nil || !q.quick.Load() {
+			t.Fatalf("alone: %v, quick: %t", err, q.quick.Load())
+		}
+		// A turn that others have ended while the query ran.
+		in, cancel := context.WithCancelCause(t.Context())
+		cancel(errGaveWay)
+		if err := q.ran(in, in.Err(), turnLong); !errors.Is(err, ErrTooMuch) || !strings.Contains(err.Error(), "750ms while others waited") {
+			t.Errorf("a query that gave way: %v", err)
+		}
+		_, end := e.turns.begin(t, "other") // so a turn would have to wait
+		defer end()
+		if _, err := q.Eval(t.Context(), f.now); !errors.Is(err, ErrTooMuch) || !strings.Contains(err.Error(), "not tried again before") {
+			t.Errorf("within the two minutes: %v", err)
+		}
+		if q.quick.Load() {
+			t.Error("it still counts as quick")
+		}
+	})
+}
