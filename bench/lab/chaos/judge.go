@@ -143,6 +143,33 @@ func (t Trace) Gaps(from time.Duration) []Gap {
 	return all
 }
 
+// back is how long the API server takes to look at an extension again that was away.
+const back = 5 * time.Second
+
+// nobodyThere says whether one replica cannot answer at a time, whatever it does: the API server or meshpulse was away, or meshpulse
+// had begun while it could not read what there is to answer for.
+func nobodyThere(faults []Fault, at time.Duration) bool {
+	deaf := func(begun time.Duration) bool {
+		return slices.ContainsFunc(faults, func(f Fault) bool {
+			return f.Kind == DeafWatches && f.At <= begun && begun <= f.End() && at <= f.End()+back
+		})
+	}
+	return slices.ContainsFunc(faults, func(f Fault) bool {
+		away := f.Kind == KillMeshpulse || f.Kind == KillAPIServer
+		return away && f.At <= at && (at <= f.End()+back || f.Kind == KillMeshpulse && deaf(f.End()))
+	})
+}
+
+// avoidable is how long there was no answer though there could have been.
+func avoidable(gaps []Gap, faults []Fault) (sum time.Duration) {
+	for _, g := range gaps {
+		if !nobodyThere(faults, g.At) {
+			sum += g.For
+		}
+	}
+	return sum
+}
+
 // Blame is how much of the time without an answer a kind of fault has to answer for, and what the API said most of that time.
 type Blame struct {
 	Silent time.Duration

@@ -99,6 +99,21 @@ func TestTimeWithoutAnAnswerIsPutDownToTheFaultsUnderWay(t *testing.T) {
 	}
 }
 
+func TestAvoidableSilence(t *testing.T) {
+	faults := []Fault{
+		{Kind: KillMeshpulse, At: 10 * time.Second, For: 5 * time.Second},
+		{Kind: KillAPIServer, At: 40 * time.Second, For: 5 * time.Second},
+		{Kind: DeafWatches, At: 100 * time.Second, For: 60 * time.Second},
+		{Kind: KillMeshpulse, At: 110 * time.Second, For: time.Second},
+	}
+	for at, want := range map[time.Duration]bool{9: true, 10: false, 19: false, 21: true, 45: false, 51: true, 105: true, 111: false, 140: false, 164: false, 166: true} {
+		gap := []Gap{{At: at * time.Second, For: time.Second}}
+		if got := avoidable(gap, faults) > 0; got != want {
+			t.Errorf("no answer at %ds: avoidable is %v, want %v", at, got, want)
+		}
+	}
+}
+
 func TestRecovered(t *testing.T) {
 	inFlight := Lane{Load: 42, PerReplica: 18, Target: 1.8} // 4.2 in flight, 3 replicas
 	for name, tc := range map[string]struct {

@@ -107,6 +107,10 @@ func (s Seen) measures() []scenario.Measure {
 		count("answers that ask for too few replicas", len(s.low)),
 		count("answers", s.answers),
 		{Name: "time without an answer", Value: s.silent.Seconds() / s.asked.Seconds(), Unit: "ratio", Better: "lower"},
+		{
+			Name:  "the same, the API server and meshpulse up, and not begun deaf",
+			Value: avoidable(s.gaps, s.Schedule.Faults).Seconds() / s.asked.Seconds(), Unit: "ratio", Better: "lower",
+		},
 		{Name: "flushes lost", Value: max(0, 1-s.FlushesTaken/s.FlushesDue), Unit: "ratio", Better: "lower"},
 		{Name: "samples refused by meshpulse", Value: dropped, Unit: "count"},
 		count("requests sent", s.sent),
