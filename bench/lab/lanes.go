@@ -163,7 +163,11 @@ func (r *loop) answer(ctx context.Context, ln *lane) (value float64, held string
 	if metric.Selector != nil {
 		request = request.Param("labelSelector", metav1.FormatLabelSelector(metric.Selector))
 	}
-	body, err := request.DoRaw(ctx)
+	result := request.Do(ctx)
+	if err := result.Error(); err != nil { // Raw's own error would lack what meshpulse says
+		return math.NaN(), "", err
+	}
+	body, err := result.Raw()
 	if err != nil {
 		return math.NaN(), "", err
 	}
