@@ -69,6 +69,7 @@ func (t *table) measureFirst(length, stamps int64) {
 		g.setTime(0, g.time(1)-length)
 	}
 	g.bound.Store(0)
+	t.second.Store(t.ring.row + 1) // it is opened next
 }
 
 // unbounded reports whether the table's first row has no rate in the window (mint, maxt], so that the row before it is not shown.

@@ -1,6 +1,7 @@
 package aggregator
 
 import (
+	"cmp"
 	"math"
 	"slices"
 )
@@ -46,8 +47,10 @@ type surgeRow struct {
 	intervals []float64
 	// aged: of the pod's first row: it counted before, so its past is unknown.
 	aged bool
-	// first: it is the table's first. How long it took is told by the next.
+	// first: it is the table's first, or comes before its first flush was measured: of that flush too, or of another stream.
 	first bool
+	// began is of the row with which the first flush was measured: when that began, 0 where it is not known any more.
+	began int64
 }
 
 // surgePod is what the fold keeps of a pod.
@@ -57,7 +60,7 @@ type surgePod struct {
 	flush   int64 // its flush interval
 	lastGap int64
 	agreed  bool      // the interval has been seen, not only told
-	first   *surgeRow // its first row, until the second comes
+	first   *surgeRow // its first row and all that came before that was measured, as one
 }
 
 // surgeFold is the state of the fold.
@@ -175,13 +178,11 @@ func (f *surgeFold) count(r *surgeRow) {
 	p := &f.pods[r.pod]
 	from := p.end
 	switch {
-	case r.first:
-		first := *r
-		p.first, p.newest, p.end = &first, r.at, r.at
-		f.addFirst(&first, first.before, 1)
+	case r.first && (p.first != nil || p.newest == 0):
+		f.pendFirst(p, r)
 		return
 	case p.first != nil:
-		f.countFirst(p, r.at)
+		f.countFirst(p, r)
 		p.observe(r.at - p.newest)
 	case r.before != 0: // the pod's first, or the first after rows that nobody read
 		from = r.before
@@ -217,12 +218,34 @@ func (f *surgeFold) count(r *surgeRow) {
 	p.newest, p.end = r.at, to
 }
 
-// countFirst spreads what a pod's first row counted, once its second at a time has measured it: taken for shorter it would look like a
+// pendFirst takes a row of a pod whose first flush is not measured yet: what it counted may have taken longer than the time since the row
+// before.
+func (f *surgeFold) pendFirst(p *surgePod, r *surgeRow) {
+	all := *r
+	if was := p.first; was != nil {
+		f.dropFirst(p)
+		all.before, all.aged = was.before, was.aged
+		all.counts, all.intervals = slices.Clone(was.counts), slices.Clone(was.intervals)
+		if all.intervals == nil && r.intervals != nil {
+			all.intervals = make([]float64, len(r.intervals))
+		}
+		for i := range all.counts {
+			all.counts[i] += r.counts[i]
+			if r.intervals != nil {
+				all.intervals[i] += r.intervals[i]
+			}
+		}
+	}
+	p.first, p.newest, p.end = &all, r.at, r.at
+	f.addFirst(&all, all.before, 1)
+}
+
+// countFirst spreads what a pod's first flush counted, once the row of the second has measured it: taken for shorter it would look like a
 // surge.
-func (f *surgeFold) countFirst(p *surgePod, second int64) {
+func (f *surgeFold) countFirst(p *surgePod, second *surgeRow) {
 	r := p.first
 	f.dropFirst(p)
-	before := r.at - (second - r.at)
+	before := cmp.Or(second.began, r.at-(second.at-r.at))
 	if r.aged || f.since == 0 {
 		f.since = max(f.since, before)
 	}

@@ -91,13 +91,17 @@ func (s *surgeRows) enter(t *table, newPod func(place int, flush int64)) *surgeT
 		}
 		st.first = max(st.next, oldest+1)
 		st.rows = st.rows[:0]
+		second := t.second.Load()
 		for row := st.first; row <= closed; row++ {
-			st.rows = append(st.rows, surgeRow{pod: st.place, at: g.time(row)})
+			r := surgeRow{pod: st.place, at: g.time(row), first: second == 0 || row < second}
+			if row == second && g.first() == 0 {
+				r.began = g.time(0)
+			}
+			st.rows = append(st.rows, r)
 		}
 		if len(st.rows) > 0 && (st.next == 0 || st.first > st.next) {
 			st.rows[0].before = g.time(st.first - 1)
 			st.rows[0].aged = st.first > 1 || t.aged.Load()
-			st.rows[0].first = st.first == 1
 			if bound := g.bound.Load(); st.rows[0].first && bound > surgeMinuteMs { // it may have taken long
 				st.rows[0].before = 0
 			}

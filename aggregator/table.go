@@ -34,6 +34,7 @@ type table struct {
 	// row, so that what it counted before is not known to be nothing; set before the first row closes.
 	closed atomic.Int64
 	aged   atomic.Bool
+	second atomic.Int64 // the row with which the first flush was measured, 0 before
 
 	asked   atomic.Int64            // when the cluster did not know the pod, or knownPod; 0: not asked
 	contest atomic.Pointer[contest] // the newest, for readers; nil if there never was one
