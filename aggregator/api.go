@@ -19,6 +19,7 @@ var (
 	ErrBadSeries   = errors.New("name or labels cannot be read")
 	ErrOtherFlush  = errors.New("sample has another timestamp than its message")
 	ErrAddress     = errors.New("the sender's address is another pod's")
+	ErrForeignPod  = errors.New("the cluster does not know such a pod, or it has left")
 )
 
 // Pod is who reports: an Envoy's node, self-reported unless Peer is set.

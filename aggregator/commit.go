@@ -87,7 +87,7 @@ func (st *Stream) Close() {
 }
 
 // Commit takes a whole message that arrived at the given time. Samples that cannot be kept are counted and dropped one
-// by one. The errors are ErrSuperseded and ErrAddress, with which the whole message was dropped, ErrPods, with which nothing is known of the pod, and those of a limit that some of its samples
+// by one. The errors are ErrSuperseded, ErrAddress and ErrForeignPod, with which the whole message was dropped, ErrPods, with which nothing is known of the pod, and those of a limit that some of its samples
 // met while the others were taken: ErrPodLimit, ErrSeriesLimit, ErrMemory, ErrOtherFlush; ErrSharedRow, with which nothing is lost but
 // time between samples; ErrSetAside, with which all that the store knows of the pod was given up. Not safe for concurrent use.
 func (st *Stream) Commit(arrival time.Time, b *Batch, d Describer) (err error) {
@@ -103,7 +103,10 @@ func (st *Stream) Commit(arrival time.Time, b *Batch, d Describer) (err error) {
 	}
 	defer t.mu.Unlock()
 	defer t.contain(&err, len(b.Samples))
-	st.proof = st.from.proof
+	if st.proof = st.from.proof; t.foreign {
+		st.store.metrics.drop(ErrForeignPod, len(b.Samples))
+		return ErrForeignPod
+	}
 	if t.owner != st && !st.counts(at, b.Timestamp) {
 		st.store.metrics.drop(ErrSuperseded, len(b.Samples))
 		return ErrSuperseded

@@ -22,6 +22,11 @@ func (clusterOf) Holder(string, string, netip.Addr) (own bool, other string) { r
 
 func (clusterOf) Changes() uint64 { return 0 }
 
+func (c clusterOf) Exists(namespace, name string) (exists bool, left time.Time) {
+	_, exists = c[namespace+"/"+name]
+	return exists, time.Time{}
+}
+
 // flushEvery has a pod report a workload's requests at an interval, until a time.
 func flushEvery(t *testing.T, s *Store, p Pod, every, until time.Duration) {
 	t.Helper()

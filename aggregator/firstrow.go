@@ -36,6 +36,7 @@ func (s *Store) age(p *Pod, at int64) int64 {
 // openFirst opens the row before the first, which begins with what the first flush counted.
 func (t *table) openFirst(at int64) {
 	length, bound := t.firstLength(at)
+	t.born = at
 	t.ring.gen.bound.Store(bound)
 	t.ring.open(at - length)
 	t.rowTime = at - length

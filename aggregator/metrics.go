@@ -16,7 +16,7 @@ type metrics struct {
 	addresses                                                           *prometheus.CounterVec
 	evaluations, faults                                                 *prometheus.CounterVec
 	seconds                                                             prometheus.Histogram
-	driven                                                              prometheus.Counter
+	driven, foreign                                                     prometheus.Counter
 }
 
 // dropReasons are the label values of meshpulse_store_dropped_samples_total.
@@ -31,6 +31,7 @@ var dropReasons = map[error]string{
 	ErrSetAside:    "set_aside",
 	ErrOtherFlush:  "other_flush",
 	ErrAddress:     "address",
+	ErrForeignPod:  "foreign_pod",
 }
 
 func newMetrics(reg prometheus.Registerer, s *Store) (*metrics, error) {
@@ -49,6 +50,7 @@ func newMetrics(reg prometheus.Registerer, s *Store) (*metrics, error) {
 		ambiguous: counter("meshpulse_store_ambiguous_returns_total", "Counters without a histogram that came back above their last value when their sidecar's eviction "+
 			"interval was not known: counted as if they had gone on, the smaller of two readings."),
 		contradicted: counter("meshpulse_store_contradicted_counters_total", "Steps of request counters that their duration histograms contradict: the histogram's count was taken."),
+		foreign:      counter("meshpulse_store_foreign_pods_total", "Pods of which what they had sent was given up, since the cluster does not know them."),
 		surges:       counter("meshpulse_query_surges_total", "Surges that were told, of all queries that are watched for them."),
 		evaluations: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "meshpulse_query_evaluations_total", Help: "Evaluated expressions by outcome.",
@@ -82,7 +84,7 @@ func newMetrics(reg prometheus.Registerer, s *Store) (*metrics, error) {
 		return m, nil
 	}
 	for _, c := range []prometheus.Collector{
-		m.rows, m.shared, m.resets, m.grown, m.shrunk, m.rebounded, m.unpaired, m.surges, m.ambiguous, m.contradicted, m.contested, m.addresses, dropped, m.evaluations, m.faults, m.seconds, m.driven,
+		m.rows, m.shared, m.resets, m.grown, m.shrunk, m.rebounded, m.unpaired, m.surges, m.ambiguous, m.contradicted, m.contested, m.foreign, m.addresses, dropped, m.evaluations, m.faults, m.seconds, m.driven,
 		gauge("meshpulse_store_pods", "Pods with a table.", func() float64 { return float64(s.tables.count()) }),
 		gauge("meshpulse_store_series", "Series in memory; a histogram is one.", func() float64 { return float64(s.series.Taken()) }),
 		gauge("meshpulse_store_memory_budget_bytes", "Bytes past which new series are refused; 0 without a budget.", func() float64 { return float64(s.config.MemoryBudget) }),

@@ -15,6 +15,8 @@ import (
 type Pods interface {
 	// Known returns who a pod that exists or has left is and when it was created, false if it is not known.
 	Known(namespace, name string) (identity Pod, created time.Time, ok bool)
+	// Exists reports whether the named pod does, pending ones included, and when one that does not has left, zero if that is not known.
+	Exists(namespace, name string) (exists bool, left time.Time)
 	// Fresh reports whether all pods are known, as of a minute ago at most; InStep whether they are now.
 	Fresh() bool
 	InStep() bool

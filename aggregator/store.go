@@ -26,6 +26,9 @@ type Config struct {
 	// refused and rings stop growing (default 0: no budget). What is known goes on being updated. Of pods, series and bytes a
 	// sender has a share (Shares).
 	MemoryBudget int64
+	// CountForeign: pods count that the cluster does not know, as those of virtual machines and of other clusters. Without a cluster
+	// (SetPods) all do.
+	CountForeign bool
 	// CountersAsDeltas: senders set report_counters_as_deltas; a counter is the interval since the last flush.
 	CountersAsDeltas bool
 	// Logger takes faults that were contained (default slog.Default).
@@ -83,6 +86,7 @@ type Store struct {
 	watches   watches
 	detectors list[*SurgeDetector]
 	faults    faults
+	foreign   foreign
 	pods      atomic.Pointer[Pods] // nil where nobody knows them
 	hook      hook                 // nil but in tests
 
@@ -126,7 +130,7 @@ func (s *Store) millis(t time.Time) int64 {
 	return s.started.UnixMilli() + t.Sub(s.started).Milliseconds()
 }
 
-// Run frees pods that have been silent for longer than the rings reach, and watches the memory, until the context ends.
+// Run frees pods that have been silent for longer than the rings reach or that the cluster does not know, and watches the memory, until the context ends.
 func (s *Store) Run(ctx context.Context) {
 	sweep := time.NewTicker(max(s.config.Retention/10, time.Second))
 	defer sweep.Stop()
@@ -143,8 +147,9 @@ func (s *Store) Run(ctx context.Context) {
 					d.At(now)
 				}
 			}
-		case <-watch.C:
+		case now := <-watch.C:
 			s.Contain("store", "memory", s.watchMemory)
+			s.Contain("store", "foreign pods", func() { s.watchForeign(s.millis(now)) })
 		}
 	}
 }
@@ -200,13 +205,16 @@ const maxGone = 50_000
 
 type podKey struct{ namespace, name string }
 
-// get returns the pod's table, made if it is new; else the error is ErrPods or ErrMemory.
+// get returns the pod's table, made if it is new; else the error is ErrForeignPod, ErrPods or ErrMemory.
 func (ts *tables) get(s *Store, p *Pod) (*table, error) {
 	ts.mu.Lock()
 	defer ts.mu.Unlock()
 	k := podKey{p.Namespace, p.Name}
 	if t := ts.byPod[k]; t != nil {
 		return t, nil
+	}
+	if s.refuses(p, s.millis(time.Now())) {
+		return nil, ErrForeignPod
 	}
 	if !s.podShares.Take(p.Sender, 1) {
 		return nil, ErrPods

@@ -42,6 +42,7 @@ const (
 	limitSeries    = "series_limit"     //
 	limitPods      = "pods"             //
 	limitMemory    = "memory_budget"    //
+	limitForeign   = "foreign_pod"      //
 	limitRows      = "shared_rows"      // meshpulse_store_shared_rows_total
 	limitCallers   = "caller_values"    // meshpulse_ingest_shared_samples_total
 	limitPace      = "throttled"        // meshpulse_ingest_throttled_messages_total

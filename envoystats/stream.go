@@ -41,7 +41,7 @@ type stream struct {
 	seen   seen
 	over   overflow
 
-	toldMalformed, toldSuperseded, toldRefused, toldLimit, toldPace, toldForm, toldShared bool
+	toldMalformed, toldSuperseded, toldRefused, toldLimit, toldPace, toldForm, toldShared, toldForeign bool
 }
 
 // compression is how a stream's messages are compressed, "" if they are not. What gRPC has inflated cannot be bounded any more, so it has
@@ -223,6 +223,8 @@ func (st *stream) limited(err error) {
 		st.tell(&st.toldLimit, limitPods, st.sender, "what the pod sends is dropped: raise --max-pods, if not a few senders have most of them", err)
 	case errors.Is(err, aggregator.ErrMemory):
 		st.tell(&st.toldLimit, limitMemory, st.sender, series+"raise the memory limit with GOMEMLIMIT, or --memory-budget", err)
+	case errors.Is(err, aggregator.ErrForeignPod):
+		st.tell(&st.toldForeign, limitForeign, st.subject(), "what the pod sends is not counted, the cluster does not know it: --foreign-pods=count, if it is a virtual machine or of another cluster", err)
 	case errors.Is(err, aggregator.ErrOtherFlush):
 		st.tell(&st.toldLimit, limitSamples, st.subject(), "samples refused, the rest of the message was taken", err)
 	case errors.Is(err, aggregator.ErrSharedRow):

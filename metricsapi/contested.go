@@ -52,6 +52,12 @@ func contestedProblem(o *offer, pods []aggregator.PodState) (Problem, bool) {
 	return Problem{}, false
 }
 
+// foreignProblem is what the HPAs' authors should know of pods that the cluster does not know: the name of one of them.
+func foreignProblem(o *offer, name string) Problem {
+	return Problem{ReasonForeignPods, fmt.Sprintf("metric %s: pods that the cluster does not know say that they are of those that it means, such as %s: they are not counted. "+
+		"Start meshpulse with --foreign-pods=count if they are virtual machines or of another cluster; else find out what sends as them", o, name)}
+}
+
 func hostOf(address string) string {
 	if host, _, err := net.SplitHostPort(address); err == nil {
 		return host

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/meshpulse/meshpulse/aggregator"
@@ -127,6 +128,53 @@ func TestAContestedPodIsHeld(t *testing.T) {
 			if told != tc.event {
 				t.Errorf("told %v, want %v: %+v", told, tc.event, v.problems)
 			}
+		})
+	}
+}
+
+// A pod that the cluster does not know adds nothing to an answer, and the HPA that it says it is of is told which it is.
+func TestAForeignPodIsToldAndNotCounted(t *testing.T) {
+	for name, count := range map[string]bool{"refused": false, "counted": true} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				store, err := aggregator.New(aggregator.Config{CountForeign: count})
+				if err != nil {
+					t.Fatal(err)
+				}
+				known := fixedPods{{identity: aggregator.Pod{Namespace: "test", Name: "a", Workload: "podinfo"}, wired: true}}
+				store.SetPods(created(known))
+				go store.Run(t.Context())
+				ticks, streams := 0, []*aggregator.Stream{}
+				for _, pod := range []string{"a", "phantom"} {
+					streams = append(streams, store.Connect(aggregator.Pod{Namespace: "test", Name: pod, Workload: "podinfo", Sender: pod}))
+				}
+				for range 18 {
+					time.Sleep(5 * time.Second)
+					ticks++
+					for _, st := range streams {
+						b := &aggregator.Batch{Timestamp: time.Now().UnixMilli()}
+						b.Samples = []aggregator.Sample{{Key: 1, Timestamp: b.Timestamp, Kind: aggregator.Counter, Value: float64(25 * ticks)}}
+						_ = st.Commit(time.Now(), b, requestLabels{}) // a phantom's is refused
+					}
+				}
+				p := register(store, preparedKey{namespace: "test", expr: `sum(rate(istio_requests_total{destination_workload="podinfo",destination_workload_namespace="test",reporter="destination"}[30s]))`})
+				hpas := []*autoscaler{asking("podinfo", "AverageValue", "10", 2)}
+				o := &offer{offerKey: offerKey{namespace: "test", metric: "rps"}, prepared: p, owner: hpas[0], askers: hpas}
+				r := rules{retention: 5 * time.Minute, started: store.Started(), holder: &holder{pods: known, scales: fixedScale(4), store: store, started: store.Started(), hold: 5 * time.Minute}}
+				v, _, refused := r.evaluate(t.Context(), "metric rps", o, p, time.Now())
+				if want := map[bool]string{false: "5", true: "10"}[count]; refused != nil || v.held || number(float64(v.sum())/1000) != want {
+					t.Errorf("got %+v, refused %v, want %s", v, refused, want)
+				}
+				told := ""
+				for _, problem := range v.problems {
+					if problem.Reason == ReasonForeignPods {
+						told += problem.Message
+					}
+				}
+				if strings.Contains(told, "test/phantom") == count {
+					t.Errorf("told %q", told)
+				}
+			})
 		})
 	}
 }

@@ -140,6 +140,11 @@ func (created) Holder(string, string, netip.Addr) (own bool, other string) { ret
 
 func (created) Changes() uint64 { return 0 }
 
+func (c created) Exists(namespace, name string) (exists bool, left time.Time) {
+	p, ok := fixedPods(c).get(podKey{namespace, name})
+	return ok && p.left.IsZero(), p.left
+}
+
 // However often sidecars flush, and whatever they tell of it, from the first flush on no answer is more than 1.10 times the truth, and none that is
 // lower stands.
 func TestNoFlushIntervalMultipliesAnAnswer(t *testing.T) {

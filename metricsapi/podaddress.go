@@ -93,7 +93,7 @@ func (as *podAddresses) leave(c *cachedPod) {
 
 func (as *podAddresses) take(c *cachedPod) {
 	for _, k := range c.addresses {
-		if as.at(k) == c {
+		if was := as.at(k); was != nil && was.name == c.name && was.namespace() == c.namespace() {
 			delete(as.pods, as.hash(k))
 		}
 	}

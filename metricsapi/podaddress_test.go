@@ -1,6 +1,7 @@
 package metricsapi
 
 import (
+	"fmt"
 	"net/netip"
 	"strings"
 	"testing"
@@ -8,6 +9,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/meshpulse/meshpulse/metricsapi/meshpod"
 )
 
 // addressed is an index whose informer is played by hand.
@@ -142,6 +145,38 @@ func TestChangesOfAddressesAreTold(t *testing.T) {
 			t.Errorf("%s: told %v, want %v", step.what, a.Changes() != before, step.told)
 		}
 	}
+	if len(a.addresses.pods) != 0 {
+		t.Errorf("%d addresses are left", len(a.addresses.pods))
+	}
+}
+
+// A pending pod exists, and its sidecar may run before its app does; nothing is expected of it.
+func TestAPendingPodExistsAndIsNotExpected(t *testing.T) {
+	a := newAddressed(t)
+	state := func(want string) {
+		t.Helper()
+		exists, left := a.Exists("test", "a")
+		got := fmt.Sprintf("exists %v, left %v, expected %d, its own address %v", exists, !left.IsZero(), len(podsOf(a.podIndex)), a.whose("a", "10.0.0.1") != "")
+		if got != want {
+			t.Errorf("%s, want %s", got, want)
+		}
+	}
+	state("exists false, left false, expected 0, its own address false")
+	p := a.pod("a", 0)
+	p.Status.Phase, p.Annotations = corev1.PodPending, map[string]string{meshpod.StatusAnnotation: "{}"}
+	a.tell(p)
+	p.Status.PodIPs = []corev1.PodIP{{IP: "10.0.0.1"}}
+	a.tell(p)
+	state("exists true, left false, expected 0, its own address true")
+	p.Status.Phase = corev1.PodRunning
+	a.tell(p)
+	state("exists true, left false, expected 1, its own address true")
+	a.goes("a")
+	state("exists false, left true, expected 1, its own address false")
+	p.Status.Phase = corev1.PodPending // another one of its name, which never runs
+	a.tell(p)
+	a.goes("a")
+	state("exists false, left true, expected 1, its own address false")
 	if len(a.addresses.pods) != 0 {
 		t.Errorf("%d addresses are left", len(a.addresses.pods))
 	}

@@ -106,6 +106,23 @@ func (x *podIndex) transform(object any) (kept any, err error) {
 // run keeps the index in step with the API server until the context ends.
 func (x *podIndex) run(ctx context.Context) { x.informer.RunWithContext(ctx) }
 
+// Exists reports whether a pod does, pending ones included, and when one that does not has left, zero if that is not known.
+func (x *podIndex) Exists(namespace, name string) (exists bool, left time.Time) {
+	if _, exists, _ = x.informer.GetStore().GetByKey(namespace + "/" + name); exists {
+		return true, time.Time{}
+	}
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	if w := x.gone[podKey{namespace, name}]; w != nil {
+		for _, g := range w.gone {
+			if g.name == name {
+				left = g.gone
+			}
+		}
+	}
+	return false, left
+}
+
 // Known returns who a pod that exists or has left is and when it was created, false if it is not known.
 func (x *podIndex) Known(namespace, name string) (identity aggregator.Pod, created time.Time, ok bool) {
 	p, ok := x.get(podKey{namespace, name})
@@ -154,7 +171,9 @@ func (x *podIndex) add(o any) {
 		x.mu.Lock()
 		defer x.mu.Unlock()
 		x.addresses.come(c)
-		x.put(c)
+		if !c.pending {
+			x.put(c)
+		}
 	}
 }
 
@@ -220,6 +239,13 @@ func (x *podIndex) replace(before, after any) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	x.addresses.change(old, c)
+	switch {
+	case old.pending && c.pending:
+		return
+	case old.pending:
+		x.put(c)
+		return
+	}
 	w := x.workloads[old.workload()]
 	if w == nil {
 		x.put(c)
@@ -252,9 +278,10 @@ func (x *podIndex) forget(o any) {
 	if now.Sub(x.pruned) > goneFor/10 {
 		x.prune(now)
 	}
+	x.addresses.leave(last)
 	w, c := x.take(key, last.workload())
 	if c != nil {
-		x.addresses.leave(c)
+		x.addresses.take(c)
 	}
 	switch {
 	case c == nil:
@@ -384,7 +411,7 @@ func (x *podIndex) workloadsOf(set aggregator.Meant, visit func(*workloadPods)) 
 // get returns a pod that exists, else one that is gone, else false.
 func (x *podIndex) get(k podKey) (p knownPod, ok bool) {
 	o, ok, _ := x.informer.GetStore().GetByKey(k.namespace + "/" + k.name) // the error is of a key that cannot be read
-	if c, isPod := o.(*cachedPod); ok && isPod {
+	if c, isPod := o.(*cachedPod); ok && isPod && !c.pending {
 		c.tell(&p)
 		return p, true
 	}

@@ -226,7 +226,7 @@ func (l *pagedPods) refuses(w http.ResponseWriter, r *http.Request) bool {
 	return false
 }
 
-// Where the API server does not stream them pods are read in pages, of those that have started, as they are now.
+// Where the API server does not stream them pods are read in pages, of those that have not ended, as they are now.
 func TestPodsAreReadInPages(t *testing.T) {
 	for _, expires := range []bool{false, true} {
 		api := &pagedPods{podList: podList{2*podPage + 1}, expires: expires}
@@ -246,16 +246,16 @@ func TestPodsAreReadInPages(t *testing.T) {
 		if n := len(podsOf(x)); n != api.n {
 			t.Errorf("%d pods are known, want %d", n, api.n)
 		}
-		const started = "status.phase!=Failed,status.phase!=Succeeded,status.phase!=Pending"
-		page := "limit 500, version , " + started
+		const living = "status.phase!=Failed,status.phase!=Succeeded"
+		page := "limit 500, version , " + living
 		want := []string{page, page, page}
 		if expires {
 			want = append(want, page, page)
 		}
 		eventually(t, func() bool { return x.fresh.age() == 0 }, func() string { return "no watch is open" })
 		api.mu.Lock()
-		if got := [][]string{api.streams, api.watches}; !reflect.DeepEqual(got, [][]string{{started}, {started}}) {
-			t.Errorf("watched %q, want pods that have started", got)
+		if got := [][]string{api.streams, api.watches}; !reflect.DeepEqual(got, [][]string{{living}, {living}}) {
+			t.Errorf("watched %q, want pods that have not ended", got)
 		}
 		if !reflect.DeepEqual(api.asked, want) {
 			t.Errorf("asked for %q, want %q", api.asked, want)

@@ -15,9 +15,8 @@ import (
 // list, 30,000 pods took 348 MB.
 const podPage = 500
 
-// startedPods are the pods of which something is expected: of those that have finished nothing is any more, of pending ones nothing yet.
-var startedPods = fields.AndSelectors(fields.OneTermNotEqualSelector("status.phase", "Failed"),
-	fields.OneTermNotEqualSelector("status.phase", "Succeeded"), fields.OneTermNotEqualSelector("status.phase", "Pending")).String()
+// livingPods are the pods that may send: those that have finished do not any more, and a pending one's sidecar may run already.
+var livingPods = fields.AndSelectors(fields.OneTermNotEqualSelector("status.phase", "Failed"), fields.OneTermNotEqualSelector("status.phase", "Succeeded")).String()
 
 // shrunkPods is a list of cachedPods.
 type shrunkPods struct {
@@ -34,7 +33,7 @@ func (l *shrunkPods) DeepCopyObject() runtime.Object { return l }
 func listPods(pods corev1client.PodInterface, keep cache.TransformFunc) *cache.ListWatch {
 	return &cache.ListWatch{
 		ListWithContextFunc: func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
-			options.FieldSelector, options.Limit = startedPods, podPage
+			options.FieldSelector, options.Limit = livingPods, podPage
 			options.ResourceVersion, options.ResourceVersionMatch = "", "" // a list as of an older version is not cut into pages
 			all := &shrunkPods{}
 			for {
@@ -56,7 +55,7 @@ func listPods(pods corev1client.PodInterface, keep cache.TransformFunc) *cache.L
 			}
 		},
 		WatchFuncWithContext: func(ctx context.Context, options metav1.ListOptions) (watch.Interface, error) {
-			options.FieldSelector = startedPods
+			options.FieldSelector = livingPods
 			return pods.Watch(ctx, options)
 		},
 	}

@@ -41,6 +41,7 @@ type cachedPod struct {
 	addresses              [2]addressKey // of either family; zero: none
 	wired, waypoint, batch bool
 	node                   bool // the addresses are its node's
+	pending                bool // nothing is expected of it yet
 }
 
 // kindred is what the pods of a workload say alike.
@@ -95,7 +96,7 @@ func keepIdentity(object any) (any, error) {
 		name: m.Name, version: m.ResourceVersion,
 		of:      unique.Make(kindred{m.Namespace, meshpod.Workload(m), m.Labels["app"], m.Labels["version"], canonical, revision}),
 		created: m.CreationTimestamp.Unix(), wired: meshpod.HasEnvoy(m), waypoint: meshpod.IsWaypoint(m), batch: owner != nil && owner.Kind == "Job",
-		addresses: addressesOf(p), node: p.Spec.HostNetwork,
+		addresses: addressesOf(p), node: p.Spec.HostNetwork, pending: p.Status.Phase == corev1.PodPending,
 	}
 	if p.DeletionTimestamp != nil { // when its grace period ends
 		c.left = p.DeletionTimestamp.Unix()

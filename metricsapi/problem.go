@@ -38,6 +38,7 @@ const (
 	ReasonUnpointedSidecars = "UnpointedSidecars"   // a workload none of whose sidecars has ever reported
 	ReasonRefusedSamples    = "RefusedSamples"      // samples that have been refused for long
 	ReasonContestedPod      = "ContestedPod"        // two senders report as one pod
+	ReasonForeignPods       = "ForeignPods"         // pods that the cluster does not know report as the query's
 	ReasonDeafWatch         = "DeafWatch"           // the API server tells nothing of pods, HPAs or scales any more
 	ReasonQueryConflict     = "QueryConflict"       // two HPAs, one query name, different queries
 	ReasonSharedTarget      = "SharedTarget"        // HPAs that scale the same target

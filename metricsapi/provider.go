@@ -182,6 +182,9 @@ func (r rules) evaluate(ctx context.Context, subject string, o *offer, p *prepar
 	v.expected = k.expected
 	if o != nil {
 		v.problems = append(k.problems(o), remarks...)
+		if name := p.query.Foreign(at); name != "" {
+			v.problems = append(v.problems, foreignProblem(o, name))
+		}
 	}
 	if refused == nil {
 		v, refused = r.actor.agree(ctx, o, v, at)

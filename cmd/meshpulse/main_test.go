@@ -82,6 +82,7 @@ func TestWrongCallsNameTheFlagAndExitWithTwo(t *testing.T) {
 		"half a certificate":             {standalone("--tls-cert-file=x"), []string{"--tls-private-key-file"}},
 		"half an ingest certificate":     {standalone("--ingest-tls-cert-file=x"), []string{"--ingest-tls-private-key-file"}},
 		"client CAs without TLS":         {standalone("--ingest-client-ca-file=x"), []string{"--ingest-tls-cert-file"}},
+		"foreign pods":                   {standalone("--foreign-pods=some"), []string{"--foreign-pods", "refuse"}},
 		"a log format":                   {standalone("--log-format=xml"), []string{"--log-format", "json"}},
 		"a log level":                    {standalone("--log-level=loud"), []string{"--log-level", "debug"}},
 		"replay without a target":        {[]string{"replay", "x.pb"}, []string{"--target"}},

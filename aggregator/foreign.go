@@ -1,0 +1,148 @@
+package aggregator
+
+import (
+	"sync"
+	"time"
+)
+
+// Pods that the cluster does not know. A name costs nothing: who may invent pods can raise any answer. So in a cluster a pod has to be one that
+// exists. The informer lags, so it has half a minute for that, and its sender has it once; then what it has sent is given up, and what
+// it sends is refused until the pod is known. What a pod has sent that was known stays until it has left the window; half a minute
+// after its end nobody reports as it any more. Nothing is done by what is not in step.
+
+const (
+	// foreignAfter is how long after its first row a pod may be unknown, and may send after its end, in milliseconds.
+	foreignAfter = 30_000
+	// inStepFor is how long what is known has to have been in step before a pod is unknown by it.
+	inStepFor = 10_000
+	// knownFor is how long a pod that exists is believed to.
+	knownFor = 10_000
+	// caughtFor is how long a sender that had pods nobody knows is remembered, of maxCaught such.
+	caughtFor = int64(time.Hour / time.Millisecond)
+	maxCaught = 10_000
+	// maxForeign is how many foreign pods are remembered by name, so that it can be said of a query which say that they are its.
+	maxForeign = 64
+)
+
+// foreign are the pods that the cluster does not know, and who sent as them.
+type foreign struct {
+	// By who watches alone: since when the cluster's pods are in step, 0 if they are not, and when those that existed were last asked for.
+	inStep, asked int64
+
+	mu      sync.Mutex
+	senders bounded[string, int64] // when they were last caught
+	pods    map[podKey]foreigner
+}
+
+// foreigner is a pod that is refused, and when it was first and last.
+type foreigner struct {
+	pod       *Pod
+	since, at int64
+}
+
+// watchForeign gives up what pods have sent that the cluster does not know.
+func (s *Store) watchForeign(now int64) {
+	pods, f := s.pods.Load(), &s.foreign
+	switch {
+	case pods == nil || s.config.CountForeign:
+		return
+	case !(*pods).InStep():
+		f.inStep = 0
+		return
+	case f.inStep == 0:
+		f.inStep = now
+	}
+	if now-f.inStep < inStepFor {
+		return
+	}
+	all := now-f.asked >= knownFor
+	if all {
+		f.asked = now
+	}
+	for _, t := range s.tables.all.all() {
+		if known := t.exists(*pods, now); !t.gone.Load() && (all || !known) {
+			s.judge(t, *pods, known, now)
+		}
+	}
+}
+
+// judge says whether a table's pod is foreign: it was never known, or what was has left.
+func (s *Store) judge(t *table, pods Pods, known bool, now int64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.removed || t.born == 0 {
+		return
+	}
+	p := t.pod.Load()
+	exists, left := pods.Exists(p.Namespace, p.Name)
+	if t.foreign = known && !exists && now-left.UnixMilli() > foreignAfter; known || exists || now-t.born < foreignAfter {
+		return
+	}
+	s.metrics.foreign.Inc()
+	s.foreign.caught(p, now)
+	t.discard()
+}
+
+// caught remembers the pod, and who sent as it.
+func (f *foreign) caught(p *Pod, now int64) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if p.Sender != "" {
+		f.senders.keep(p.Sender, now, maxCaught)
+	}
+	k := podKey{p.Namespace, p.Name}
+	was, known := f.pods[k]
+	if !known {
+		was.since = now
+	}
+	if !known && len(f.pods) >= maxForeign {
+		for k, o := range f.pods {
+			if now-o.at > caughtFor {
+				delete(f.pods, k)
+			}
+		}
+		if len(f.pods) >= maxForeign { // what is told of a query does not change with each
+			return
+		}
+	}
+	if f.pods == nil {
+		f.pods = map[podKey]foreigner{}
+	}
+	f.pods[k] = foreigner{p, was.since, now}
+}
+
+// refuses reports whether a pod that has no table gets none: it does not exist, and its sender has had his time, or it has left long ago.
+func (s *Store) refuses(p *Pod, now int64) bool {
+	pods := s.pods.Load()
+	if pods == nil || s.config.CountForeign || !(*pods).InStep() {
+		return false
+	}
+	exists, left := (*pods).Exists(p.Namespace, p.Name)
+	if exists || !left.IsZero() && now-left.UnixMilli() <= foreignAfter {
+		return false
+	}
+	f := &s.foreign
+	f.mu.Lock()
+	at, caught := f.senders.get(p.Sender)
+	f.mu.Unlock()
+	if left.IsZero() && (!caught || now-at > caughtFor) {
+		return false
+	}
+	f.caught(p, now)
+	return true
+}
+
+// Foreign returns the name of the first of the pods that the cluster does not know and that say that they are of those which the query
+// selects: what they send is not counted. It is "" where there is none.
+func (q *Query) Foreign(at time.Time) (name string) {
+	f, now := &q.store.foreign, q.store.millis(at)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	first := now + 1
+	for k, o := range f.pods {
+		if now-o.at <= caughtFor && o.since < first && q.Selects(o.pod) {
+			name, first = k.namespace+"/"+k.name, o.since
+		}
+	}
+	return name
+}
