@@ -20,11 +20,11 @@ import (
 // service and its neighbour in a namespace are not. Where all that reports is of one workload the value grows as its pods do. Else the
 // expression is asked once more, with what a workload's pods add counted so many times.
 
-// weight is how many times what a workload's pods add counts, but for some of them by name.
+// weight is how many times what a workload's pods add counts: but for some by name, which count once, and for others, which do not count.
 type weight struct {
 	workloadKey
-	factor float64
-	but    []string
+	factor    float64
+	but, none []string
 }
 
 // estimate takes into account what is not known of the shares, where nothing else is missing: while replicas are kept, only what is seen
@@ -42,13 +42,13 @@ func (h *holder) estimate(ctx context.Context, o *offer, k knowledge, seen verdi
 	return h.doubt(ctx, o, k, seen, filled, silent, p, a, at)
 }
 
-// fill counts mute pods as the mean of those of their workload that report.
+// fill counts mute pods as the mean of those of their workload that report, bare ones in place of what is left of them.
 func (h *holder) fill(ctx context.Context, k knowledge, v verdict, p *prepared, a aggregator.Answer, at time.Time) (verdict, error) {
 	var weights []weight
 	known := 0
 	for i := range k.shares {
 		if t := &k.shares[i]; t.mute > 0 && t.known() > 0 {
-			weights = append(weights, weight{t.workloadKey, float64(t.known()+t.mute) / float64(t.known()), t.unlike()})
+			weights = append(weights, weight{t.workloadKey, float64(t.known()+t.mute) / float64(t.known()), t.unlike(), t.bare})
 			known += t.known()
 		}
 	}
@@ -90,7 +90,7 @@ func (h *holder) full(ctx context.Context, k knowledge, seen verdict, p *prepare
 		if t.lasting == 0 {
 			return seen, false
 		}
-		weights = append(weights, weight{t.workloadKey, float64(t.expected) / float64(t.lasting), nil})
+		weights = append(weights, weight{t.workloadKey, float64(t.expected) / float64(t.lasting), nil, t.bare})
 	}
 	full, changed, err := h.weigh(ctx, k, seen, weights, p, a, at)
 	return full, changed && err == nil
@@ -104,7 +104,7 @@ func (h *holder) weigh(ctx context.Context, k knowledge, v verdict, weights []we
 		return v, false, nil
 	}
 	text, ok := "", false
-	if !alone || len(weights[0].but) > 0 {
+	if !alone || len(weights[0].but)+len(weights[0].none) > 0 {
 		text, ok = h.weighted(p.expr, weights, at.Add(-a.Window))
 	}
 	switch {
@@ -156,14 +156,12 @@ func (h *holder) weighted(expr string, weights []weight, since time.Time) (strin
 	for _, each := range weights {
 		var names []string
 		h.pods.each([]aggregator.Meant{{Namespace: each.namespace, Workload: each.name}}, since, func(p *knownPod) {
-			if !slices.Contains(each.but, p.identity.Name) {
-				names = append(names, regexp.QuoteMeta(p.identity.Name))
+			if name := p.identity.Name; !slices.Contains(each.but, name) && !slices.Contains(each.none, name) {
+				names = append(names, name)
 			}
 		})
-		w.parts = append(w.parts, weighed{each.factor, []*labels.Matcher{
-			labels.MustNewMatcher(labels.MatchEqual, namespaceLabel, each.namespace),
-			labels.MustNewMatcher(labels.MatchRegexp, podLabel, strings.Join(names, "|")),
-		}})
+		w.weigh(each.factor, each.namespace, names)
+		w.weigh(0, each.namespace, each.none)
 	}
 	if ofPods(tree) {
 		return w.union(tree, "%s"), true
@@ -188,6 +186,21 @@ type weigher struct {
 type weighed struct {
 	factor float64
 	pods   []*labels.Matcher
+}
+
+// weigh adds a part.
+func (w *weigher) weigh(factor float64, namespace string, pods []string) {
+	if len(pods) == 0 {
+		return
+	}
+	names := make([]string, len(pods))
+	for i, pod := range pods {
+		names[i] = regexp.QuoteMeta(pod)
+	}
+	w.parts = append(w.parts, weighed{factor, []*labels.Matcher{
+		labels.MustNewMatcher(labels.MatchEqual, namespaceLabel, namespace),
+		labels.MustNewMatcher(labels.MatchRegexp, podLabel, strings.Join(names, "|")),
+	}})
 }
 
 // union is an expression of pods with a weight for each: those of the parts first, and then what is left. form is what is made of each

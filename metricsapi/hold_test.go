@@ -359,7 +359,12 @@ func TestHold(t *testing.T) {
 		"all was refused for longer than the hold, and has just been accepted": {
 			pods: fixedPods{pod("a", old), pod("b", old)},
 			sent: []requests{{pod: "a", from: 5 * time.Second, to: whole}, {pod: "b", from: 5 * time.Second, to: whole - 5*time.Second, refused: true}, {pod: "b", from: whole, to: whole}},
-			at:   whole, hpas: average("10"), scale: 4, want: "10834m", reason: "1 sidecars have been mute for long and are counted as the mean of the 1 that report", expected: 2,
+			at:   whole, hpas: average("10"), scale: 4, want: "10001m", reason: "1 sidecars have been mute for long and are counted as the mean of the 1 that report", expected: 2,
+		},
+		"all was refused for longer than the hold, and of what is asked for nearly all the window has been accepted": {
+			pods: fixedPods{pod("a", old), pod("b", old)},
+			sent: []requests{{pod: "a", from: 5 * time.Second, to: whole}, {pod: "b", from: 5 * time.Second, to: whole - 55*time.Second, refused: true}, {pod: "b", from: whole - 50*time.Second, to: whole, unreadable: true}},
+			at:   whole, hpas: average("10"), scale: 4, want: "10", reason: "1 sidecars have been mute for long and are counted as the mean of the 1 that report", expected: 2,
 		},
 		"all of all was refused for longer than the hold": {
 			pods: fixedPods{pod("a", old)}, sent: []requests{{pod: "a", from: 5 * time.Second, to: whole, refused: true}},

@@ -51,8 +51,9 @@ type tally struct {
 	// young pods are reporting ones that have begun within the window, by name.
 	young []string
 	// mute pods have not reported for longer than the holder waits, nor within the window, or all that is asked for was refused
-	// for as long: bare ones. They are counted as the mean of the known pods of the workload.
-	mute, bare int
+	// for as long: bare ones, by name. They are counted as the mean of the known pods of the workload.
+	mute int
+	bare []string
 	// unheard pods are younger than our start and have not reported since, for longer than the holder waits: either they
 	// serve nobody, or their sidecar does not reach us. They may keep replicas, as the mean of those of the workload that report,
 	// and never add any.
@@ -332,7 +333,7 @@ func (l *looking) conclude() {
 		}
 		t.expected -= unknown
 	default:
-		l.k.mute, l.k.bare, l.k.unheard = l.k.mute+t.mute, l.k.bare+t.bare, l.k.unheard+t.unheard
+		l.k.mute, l.k.bare, l.k.unheard = l.k.mute+t.mute, l.k.bare+len(t.bare), l.k.unheard+t.unheard
 		l.k.shares = append(l.k.shares, t)
 		if t.departed != "" { // others serve in its place, mute ones among them: nobody's mean tells how much
 			l.f.add(flawLeft, t.departed)
@@ -391,7 +392,7 @@ func (l *looking) judge(p *knownPod, s aggregator.PodState) {
 		l.f.add(flawRefused, name)
 	case s.Bare:
 		t.mute++
-		t.bare++
+		t.bare = append(t.bare, name)
 		fallthrough
 	default:
 		l.k.refusing++
