@@ -401,6 +401,57 @@ func TestIdleCountersWhosePartWasLostAddNothing(t *testing.T) {
 	}
 }
 
+// What a counter counted while nothing came belongs to that time, and not to a request that brings it back minutes later.
+func TestWhatWasCountedInAGapIsNotCountedLater(t *testing.T) {
+	for name, tc := range map[string]struct {
+		absent   int     // flushes after the gap in which it is left out
+		value    float64 // when it is back, with an interval of 3
+		want     float64 // more than before the gap
+		interval uint64
+	}{
+		"in the first flush after it, it fills the gap": {value: 1100, want: 100, interval: 3},
+		"a flush later":                             {absent: 1, value: 1100, want: 3, interval: 3},
+		"many flushes later":                        {absent: 9, value: 1100, want: 3, interval: 3},
+		"many flushes later, idle":                  {absent: 9, value: 1100, want: 0},
+		"many flushes later, nothing in the gap":    {absent: 9, value: 1003, want: 3, interval: 3},
+		"many flushes later, begun anew":            {absent: 9, value: 3, want: 3, interval: 3},
+		"many flushes later, begun anew in the gap": {absent: 9, value: 53, want: 3, interval: 3},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s, err := New(Config{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			st := s.Connect(Pod{Namespace: "test", Name: "pod"})
+			flush := func(number int, value float64, interval uint64) {
+				t.Helper()
+				at := s.started.Add(time.Duration(number) * 5 * time.Second)
+				b, d := &Batch{Timestamp: at.UnixMilli()}, described(nil)
+				if value > 0 {
+					b.Samples = []Sample{{Key: 1, Timestamp: b.Timestamp, Kind: Counter, Value: value}, {Key: 2, Timestamp: b.Timestamp, Kind: Histogram, Count: interval}}
+					d = described{named(requestsName, labels.EmptyLabels()), named(durationsName, labels.EmptyLabels())}
+				}
+				if err := st.Commit(at, b, d); err != nil {
+					t.Fatal(err)
+				}
+			}
+			for number := range 3 {
+				flush(number, 1000, 0)
+			}
+			for number := 23; number < 23+tc.absent; number++ {
+				flush(number, 0, 0)
+			}
+			flush(23+tc.absent, tc.value, tc.interval)
+			st.Close()
+			for series, ps := range stored(t, s) {
+				if vs := values(ps); strings.Contains(series, "_total") && vs[len(vs)-1]-vs[0] != tc.want {
+					t.Errorf("%s: %v, want %v more than at first", series, vs, tc.want)
+				}
+			}
+		})
+	}
+}
+
 // A counter that comes for the first time in a stream's later flush began at 0, unless it may have been in what was refused.
 func TestANewCounterAfterARefusedSampleIsNotKnownToBeNew(t *testing.T) {
 	for refused, want := range map[int][]float64{0: {0, 2000}, 1: {2000}} {
