@@ -177,6 +177,57 @@ func TestPodsOfEveryKindOfWorkloadAreWaitedFor(t *testing.T) {
 	}
 }
 
+// An expression of several selectors waits for the pods of each: a waypoint's beside a workload's, any pod's beside both.
+func TestEachSelectorWaitsForThePodsThatItMeans(t *testing.T) {
+	const (
+		podinfo  = `sum(rate(istio_requests_total{destination_workload="podinfo",destination_workload_namespace="test",reporter="destination"}[1m]))`
+		waypoint = `sum(rate(istio_requests_total{destination_workload="podinfo",destination_workload_namespace="test",reporter="waypoint"}[1m]))`
+		any      = `sum(rate(istio_requests_total{reporter="destination"}[1m]))`
+		at       = 2 * time.Minute
+	)
+	for name, tc := range map[string]struct {
+		expr         string
+		back, silent []string // since our start, and not any more
+		want         string
+	}{
+		"all are back":                          {expr: podinfo + " + " + waypoint, back: []string{"p1", "p2", "w1", "w2"}, want: "20, 4 expected"},
+		"a waypoint is not back":                {expr: podinfo + " + " + waypoint, back: []string{"p1", "p2", "w1"}, want: "30 held, 4 expected"},
+		"one of the workload is not back":       {expr: podinfo + " + " + waypoint, back: []string{"p1", "w1", "w2"}, want: "30 held, 4 expected"},
+		"the other way round":                   {expr: waypoint + " + " + podinfo, back: []string{"p1", "w1", "w2"}, want: "30 held, 4 expected"},
+		"one of the workload is silent":         {expr: podinfo + " + " + waypoint, back: []string{"p1", "w1", "w2"}, silent: []string{"p2"}, want: "30 held, 4 expected"},
+		"of what is in place of waypoints":      {expr: waypoint + " or " + podinfo, back: []string{"p1", "w1", "w2"}, want: "30 held, 4 expected"},
+		"waypoints alone do not wait for it":    {expr: waypoint, back: []string{"p1", "w1", "w2"}, want: "10, 3 expected"},
+		"the workload does not wait for them":   {expr: podinfo, back: []string{"p1", "p2", "w1"}, want: "10, 2 expected"},
+		"any pod's, beside the workload's":      {expr: podinfo + " + " + any, back: []string{"p1", "w1", "w2", "o"}, want: "30 held, 4 expected"},
+		"any pod's, and who is not named stays": {expr: podinfo + " + " + any, back: []string{"p1", "p2", "w1", "w2"}, want: "30 held, 4 expected"},
+		"any pod's, and all are back":           {expr: podinfo + " + " + any, back: []string{"p1", "p2", "w1", "w2", "o"}, want: "25, 5 expected"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := newHeldCluster(t)
+			c.target = "10"
+			send := func(pod string, to time.Duration) {
+				by := sentBy{workload: map[byte]string{'p': "podinfo", 'w': "waypoint", 'o': "other"}[pod[0]], pods: []string{pod}, from: 5 * time.Second, to: to, rps: 5, waypoint: pod[0] == 'w'}
+				by.send(c.store)
+			}
+			for _, pod := range tc.back {
+				send(pod, at)
+			}
+			for _, pod := range tc.silent {
+				send(pod, at-30*time.Second)
+			}
+			c.add("podinfo", -time.Hour, "p1", "p2")
+			c.add("waypoint", -time.Hour, "w1", "w2")
+			c.add("other", -time.Hour, "o")
+			for i := range c.pods {
+				c.pods[i].waypoint = c.pods[i].identity.Workload == "waypoint"
+			}
+			if v, refused := c.answer(tc.expr, at); refused != nil || shown(v) != tc.want {
+				t.Errorf("got %s (%s), refused %v, want %s", shown(v), v.reason, refused, tc.want)
+			}
+		})
+	}
+}
+
 const unnamed = `sum(rate(istio_requests_total{reporter="destination"}[1m]))`
 
 const namespaceWide = `sum(rate(istio_requests_total{destination_workload_namespace="test",reporter="destination"}[1m]))`
