@@ -40,10 +40,6 @@ bench: build report ## one table of what ingest, queries, memory and answers cos
 bench-soak: build report ## PODS (5000) streams with churn for SOAK (10m), then all reconnect at once
 	@bin/report soak --duration $(or $(SOAK),10m) $(if $(PODS),--pods $(PODS))
 
-attack: build ## what one sender can do to others: each attack beside ten victims (15 minutes; ONLY="gzip steal": some, not written)
-	@$(GO) build -o bin/ ./bench/attack
-	@bin/attack $(if $(FOR),-for $(FOR)) $(ONLY)
-
 fleet: report ## PODS (100) simulated sidecars against TARGET=host:port, until Ctrl-C
 	@exec bin/report fleet --target $(or $(TARGET),127.0.0.1:15090) --pods $(or $(PODS),100)
 

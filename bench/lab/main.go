@@ -26,6 +26,7 @@ const usage = `usage: lab run SCENARIO.yaml...   run scenarios, write their resu
        lab versus SCENARIO.yaml...
                                  the same beside Prometheus with KEDA
        lab chaos --seed N,...    constant load while things go wrong, drawn from the seed
+       lab attack NAME...        what one sender, author or reader can do to others (default all)
        lab up                    boot the control plane and wait for Ctrl-C
        lab app                   the app of the lab's pods
 `
@@ -48,6 +49,9 @@ func run(args []string) error {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	if command == "attacker" {
+		return runAttacker(ctx, args)
+	}
 	flags := flag.NewFlagSet("lab "+command, flag.ContinueOnError)
 	root := flags.String("root", "../..", "the project's root")
 	results := flags.String("results", "", "folder of the results (default: bench/results below root)")
@@ -57,6 +61,7 @@ func run(args []string) error {
 	rounds := flags.Int("rounds", 2, "versus: how often the settings take turns in a scenario that repeats")
 	seeds := flags.String("seed", "1", "chaos: the seeds, a run for each")
 	faults := flags.Int("faults", 0, "chaos: how many faults (default 128)")
+	long := flags.Bool("long", false, "attack: at the defaults of --hold and --retention, what that matters to")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
@@ -79,6 +84,8 @@ func run(args []string) error {
 			return fmt.Errorf("--seed: %w", err)
 		}
 		err = l.chaosAll(ctx, numbers, *faults)
+	case "attack":
+		err = l.attackAll(ctx, *long, flags.Args())
 	case "run":
 		err = l.runAll(ctx, flags.Args())
 	default:

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -32,7 +33,8 @@ type meshpulse struct {
 	cluster *cluster.Cluster
 	dir     string
 	args    []string
-	ingest  string // host:port
+	base    []string // the Deployment's flags
+	ingest  string   // host:port
 	options meshpulseOptions
 
 	mu      sync.Mutex
@@ -49,6 +51,8 @@ type meshpulseOptions struct {
 	apiServer string
 	// ingestTLS serves the ingest port over TLS with a certificate of the lab's authority.
 	ingestTLS bool
+	// memory is its GOMEMLIMIT in bytes, 0 for none.
+	memory int64
 }
 
 const (
@@ -93,6 +97,7 @@ func installMeshpulse(ctx context.Context, l *lab, c *cluster.Cluster, dir strin
 			return nil, fmt.Errorf("apply the manifests: %w", err)
 		}
 	}
+	m.base = flags
 	if err := m.configure(ctx, flags); err != nil {
 		return nil, err
 	}
@@ -184,7 +189,7 @@ func (m *meshpulse) configure(ctx context.Context, flags []string) error {
 		return err
 	}
 	m.ingest = "127.0.0.1:" + strconv.Itoa(ports[0])
-	m.args = append(flags,
+	m.args = append(slices.Clone(flags),
 		"--kubeconfig="+kubeconfig, "--ingest-address="+m.ingest,
 		"--bind-address="+serviceIP, "--secure-port=443",
 		"--tls-cert-file="+filepath.Join(m.dir, "serving.crt"), "--tls-private-key-file="+filepath.Join(m.dir, "serving.key"))
@@ -199,10 +204,17 @@ func (m *meshpulse) configure(ctx context.Context, flags []string) error {
 func (m *meshpulse) launch() error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	command, args := m.lab.meshpulse, m.args
+	if m.options.memory > 0 {
+		command, args = "env", append([]string{"GOMEMLIMIT=" + memoryText(m.options.memory), command}, args...)
+	}
 	var err error
-	m.process, err = process.Start(filepath.Join(m.dir, "meshpulse.log"), m.lab.meshpulse, m.args...)
+	m.process, err = process.Start(filepath.Join(m.dir, "meshpulse.log"), command, args...)
 	return err
 }
+
+// memoryText is a number of bytes as Go reads it.
+func memoryText(bytes int64) string { return strconv.FormatInt(bytes>>20, 10) + "MiB" }
 
 // start starts the process and returns when it listens.
 func (m *meshpulse) start(ctx context.Context) error {

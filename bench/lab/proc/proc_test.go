@@ -17,7 +17,7 @@ func TestUsageCountsFieldsBehindTheName(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := (Usage{CPU: 3, PeakRSS: 2048 * 1024, Received: 4096}); usage != want {
+	if want := (Usage{CPU: 3, PeakRSS: 2048 * 1024, Received: 4096, Written: 1}); usage != want {
 		t.Errorf("got %+v, want %+v", usage, want)
 	}
 	if _, err := parseUsage("42 (cut", "", ""); err == nil {

@@ -15,6 +15,8 @@ type Usage struct {
 	PeakRSS float64
 	// Received is the bytes that its read calls returned: of sockets above all, and of the few files it reads.
 	Received float64
+	// Written is the bytes that its write calls took.
+	Written float64
 }
 
 // clockTicks is USER_HZ, 100 on every Linux that Go runs on.
@@ -55,7 +57,10 @@ func parseUsage(stat, status, io string) (Usage, error) {
 		return Usage{}, err
 	}
 	usage.PeakRSS *= 1024
-	usage.Received, err = numberAfter(io, "rchar:", "")
+	if usage.Received, err = numberAfter(io, "rchar:", ""); err != nil {
+		return Usage{}, err
+	}
+	usage.Written, err = numberAfter(io, "wchar:", "")
 	return usage, err
 }
 

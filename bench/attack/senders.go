@@ -1,0 +1,210 @@
+package attack
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"sync/atomic"
+	"time"
+)
+
+// Pace of every victim: exact, so that the truth is not a sample.
+const (
+	Pace  = 50.0 // requests a second
+	Flush = 2 * time.Second
+)
+
+// Sidecars are honest ones; what happens to them is counted.
+type Sidecars struct {
+	Target string
+	// Authorities of the ingest port's certificate; nil: plaintext.
+	Authorities *x509.CertPool
+	// Series is how many series each reports; the pace is of all together.
+	Series int
+	closed atomic.Int64
+}
+
+// Closed counts the connections that they lost.
+func (s *Sidecars) Closed() int64 { return s.closed.Load() }
+
+func (s *Sidecars) security() *tls.Config {
+	if s.Authorities == nil {
+		return nil
+	}
+	return &tls.Config{RootCAs: s.Authorities, ServerName: "127.0.0.1", NextProtos: []string{"h2"}}
+}
+
+// Run lets one pod flush until the context ends, and connect again when its connection was closed.
+func (s *Sidecars) Run(ctx context.Context, p Pod) {
+	start := time.Now()
+	p.Flush = Flush.String()
+	for ctx.Err() == nil {
+		c, err := dial(ctx, p, s.Target, s.security())
+		if err != nil {
+			sleep(ctx, Flush)
+			continue
+		}
+		c.open(1, endHeaders)
+		for who := &p; ctx.Err() == nil && c.err == nil && !c.ended.Load(); who = nil {
+			now := time.Now()
+			b := message(who)
+			for i := range s.Series {
+				labels := received(p.Namespace, p.Workload, "destination_service_name", numbered("s", i))
+				b = append(b, message(nil, requests(now, Pace*now.Sub(start).Seconds()/float64(s.Series), labels...))...)
+			}
+			c.message(1, b, false)
+			sleep(ctx, Flush)
+		}
+		if ctx.Err() == nil {
+			s.closed.Add(1)
+		}
+		_ = c.Close()
+	}
+}
+
+// oneMessage opens a connection of the pod, sends one message, and goes.
+func oneMessage(ctx context.Context, target string, p, as Pod, b []byte) {
+	c, err := dial(ctx, p, target, nil)
+	if err != nil {
+		return
+	}
+	c.open(1, endHeaders)
+	c.message(1, append(message(&as), b...), false)
+	sleep(ctx, 40*time.Millisecond)
+	_ = c.Close()
+}
+
+// reporting lets a pod flush every second, and connect again, until the context ends.
+func reporting(ctx context.Context, target string, p, as Pod, flush func(elapsed float64) []byte) {
+	for start := time.Now(); ctx.Err() == nil; sleep(ctx, Flush) {
+		c, err := dial(ctx, p, target, nil)
+		if err != nil {
+			continue
+		}
+		c.open(1, endHeaders)
+		for who := &as; ctx.Err() == nil && c.err == nil && !c.ended.Load(); who = nil {
+			c.message(1, append(message(who), flush(time.Since(start).Seconds())...), false)
+			sleep(ctx, Flush)
+		}
+		_ = c.Close()
+	}
+}
+
+func slowone(ctx context.Context, t Target) {
+	p, victim := own("slow"), t.Victims[0]
+	p.Flush = "1h"
+	oneMessage(ctx, t.Ingest, p, p, message(nil, requests(time.Now(), 1, received(victim.Namespace, victim.Workload)...)))
+	<-ctx.Done()
+}
+
+func newnames(ctx context.Context, t Target) {
+	for i := 0; ctx.Err() == nil; i++ {
+		v := t.Victims[0]
+		v.Name, v.Flush = numbered("new", i), "1h"
+		p := own("nobody")
+		oneMessage(ctx, t.Ingest, p, p.as(v), message(nil, requests(time.Now(), 1, received(v.Namespace, v.Workload)...)))
+		sleep(ctx, time.Second)
+	}
+}
+
+func phantom(ctx context.Context, t Target) {
+	p, v := own("phantom"), t.Victims[0]
+	p.Flush = Flush.String()
+	reporting(ctx, t.Ingest, p, p, func(elapsed float64) []byte {
+		return message(nil, requests(time.Now(), 1000*elapsed, received(v.Namespace, v.Workload)...))
+	})
+}
+
+func unknown(ctx context.Context, t Target) {
+	p, v := own("nobody"), t.Victims[0]
+	v.Name, v.Flush = "nobody", Flush.String()
+	reporting(ctx, t.Ingest, p, p.as(v), func(elapsed float64) []byte {
+		return message(nil, requests(time.Now(), 1000*elapsed, received(v.Namespace, v.Workload)...))
+	})
+}
+
+func steal(ctx context.Context, t Target) {
+	for _, v := range t.Victims {
+		p := own("thief")
+		oneMessage(ctx, t.Ingest, p, p.as(v), nil)
+	}
+	<-ctx.Done()
+}
+
+func zero(ctx context.Context, t Target) {
+	parallel(len(t.Victims), func(i int) {
+		p := own("thief")
+		reporting(ctx, t.Ingest, p, p.as(t.Victims[i]), func(float64) []byte {
+			return message(nil, requests(time.Now(), 0, "reporter", "source"))
+		})
+	})
+}
+
+// hostflood is a pod whose callers make up Host headers: its sidecar is honest.
+func hostflood(ctx context.Context, t Target) {
+	p := own("hosty")
+	p.Flush = Flush.String()
+	k := 0
+	reporting(ctx, t.Ingest, p, p, func(float64) (b []byte) {
+		if k < 10 {
+			k++
+		}
+		for i := range 6000 {
+			b = append(b, message(nil, requests(time.Now(), 1, received(p.Namespace, p.Workload, "destination_service", numbered("host", k*6000+i))...))...)
+		}
+		return b
+	})
+}
+
+func labelflood(ctx context.Context, t Target) {
+	parallel(4, func(pods int) {
+		p, k := own(numbered("labels", pods)), 0
+		p.Flush = Flush.String()
+		reporting(ctx, t.Ingest, p, p, func(float64) (b []byte) {
+			if k++; k > 10 {
+				return nil
+			}
+			value := make([]byte, 2000)
+			for i := range value {
+				value[i] = 'v'
+			}
+			for i := range 2500 {
+				labels := received(p.Namespace, p.Workload, "own", numbered("x", k*2500+i))
+				for l := range 50 {
+					labels = append(labels, numbered("label", l), string(value))
+				}
+				b = append(b, message(nil, requests(time.Now(), 1, labels...))...)
+			}
+			return b
+		})
+	})
+}
+
+func podflood(ctx context.Context, t Target) {
+	named(ctx, t, 100_000, func(n, i int) string { return numbered(numbered("flood", n), i) })
+}
+
+func oddnames(ctx context.Context, t Target) {
+	odd := []string{"a\nb", "a\x00b", "a\x1b[31mb", "a\u202eb", "..", "a/b", "A", "-a", "a level=ERROR msg=forged"}
+	named(ctx, t, 10_000, func(n, i int) string { return odd[i%len(odd)] + numbered(numbered("", n), i) })
+}
+
+// named sends a message in each of so many names, over 8 connections at a time.
+func named(ctx context.Context, t Target, count int, name func(connection, i int) string) {
+	parallel(8, func(n int) {
+		for i := 0; ctx.Err() == nil && i < count/8; {
+			p := own("flood")
+			c, err := dial(ctx, p, t.Ingest, nil)
+			if err != nil {
+				return
+			}
+			for s := uint32(1); s < 200 && c.err == nil && ctx.Err() == nil; s, i = s+2, i+1 {
+				p.Name = name(n, i)
+				c.open(s, endHeaders)
+				c.message(s, message(&p, requests(time.Now(), 1)), false)
+			}
+			_ = c.Close()
+		}
+	})
+	<-ctx.Done()
+}

@@ -1,0 +1,167 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/meshpulse/meshpulse/bench/attack"
+	"github.com/meshpulse/meshpulse/bench/lab/cluster"
+	"github.com/meshpulse/meshpulse/bench/lab/proc"
+	"github.com/meshpulse/meshpulse/bench/process"
+)
+
+const (
+	attackHold      = 30 * time.Second
+	attackRetention = time.Minute
+	// attackMemory is GOMEMLIMIT while one attacks, installedMemory as the base sets it, while three do.
+	attackMemory, installedMemory = 512 << 20, 900 << 20
+	attackSeed                    = 1
+	attackTogether                = 3
+	// attackNice is how much the attackers give way: on a real cluster they would have machines of their own.
+	attackNice = 5
+	// attackLong is how long an attack lasts at defaults: --hold and --retention of 5 minutes, and a minute to see the end of them.
+	attackLong = 6 * time.Minute
+)
+
+// assault is one run: what attacks, and under which circumstances.
+type assault struct {
+	name, what   string
+	attacks      []attack.Attack                             // over the wire
+	do           func(ctx context.Context, m *subject) error // what is none, nil if nothing
+	memory       int64                                       // GOMEMLIMIT, bytes
+	lasts, after time.Duration                               // of the attack; of the look at what comes after it
+	defaults     bool                                        // of --hold and --retention
+	files        bool                                        // against a meshpulse of files
+}
+
+// attackAll lets one attack after the other happen, then three together; names leaves others out, and nothing is written then.
+func (l *lab) attackAll(ctx context.Context, long bool, names []string) error {
+	dir, err := l.runDir("attack")
+	if err != nil {
+		return err
+	}
+	c, err := cluster.Boot(ctx, cluster.Config{Binary: l.controlplane, Dir: dir, HPASync: attackSync, DownscaleStabilization: time.Second})
+	if err != nil {
+		return err
+	}
+	defer c.Stop()
+	a := &arena{lab: l, cluster: c, dir: dir}
+	defer a.close()
+	if err := a.setUp(ctx); err != nil {
+		return err
+	}
+	var all []attackResult
+	for _, s := range l.assaults(a, long) {
+		if len(names) > 0 && !slices.Contains(names, s.name) || ctx.Err() != nil {
+			continue
+		}
+		slog.Info("attack", "name", s.name, "what", s.what, "lasts", s.lasts)
+		r := a.suffer(ctx, s)
+		fmt.Println(r.row())
+		all = append(all, r)
+	}
+	report := attackReport{Versions: l.versions(), Date: time.Now(), Long: long, Results: all}
+	if len(names) == 0 && ctx.Err() == nil {
+		if err := report.write(l.results); err != nil {
+			return err
+		}
+	}
+	if bad := slices.DeleteFunc(slices.Clone(all), attackResult.ok); len(bad) > 0 {
+		return fmt.Errorf("%d of %d attacks cost the victims something", len(bad), len(all))
+	}
+	return ctx.Err()
+}
+
+// assaults are all that is tried, or those that last for as long as the defaults.
+func (l *lab) assaults(a *arena, long bool) (all []assault) {
+	const soon, atDefaults = 3 * time.Second, 40 * time.Second
+	for _, x := range attack.All() {
+		s := assault{name: x.Name, what: x.What, attacks: []attack.Attack{x}, memory: attackMemory, lasts: x.For, after: max(soon, x.After)}
+		if long {
+			s.name, s.memory, s.lasts, s.after, s.defaults = x.Name+" at defaults", installedMemory, attackLong, atDefaults, true
+		}
+		if !long || slices.Contains([]string{"slowone", "steal", "hostflood"}, x.Name) {
+			all = append(all, s)
+		}
+	}
+	if long {
+		return all
+	}
+	for _, s := range a.attackers() {
+		s.memory, s.after = attackMemory, soon
+		all = append(all, s)
+	}
+	random := rand.New(rand.NewPCG(attackSeed, 0))
+	for i := range attackTogether {
+		s := assault{name: fmt.Sprint("three together, ", i+1), memory: installedMemory, after: soon}
+		var names []string
+		for _, k := range random.Perm(len(attack.All()))[:3] {
+			x := attack.All()[k]
+			s.attacks, names = append(s.attacks, x), append(names, x.Name)
+			s.lasts, s.after = max(s.lasts, x.For), max(s.after, x.After)
+		}
+		s.what = strings.Join(names, ", ")
+		all = append(all, s)
+	}
+	return all
+}
+
+// attack runs an assault until the context ends, and returns how many MiB were sent over the wire: what goes over the wire in processes of their own, which give way to what they
+// attack, since on a real cluster they would have other machines.
+func (a *arena) attack(ctx context.Context, s assault, m *subject) (sent float64, err error) {
+	text, err := json.Marshal(attack.Target{Ingest: m.ingest, HTTPS: m.https, Victims: a.nodes.running(victimNamespace)})
+	if err != nil {
+		return 0, err
+	}
+	if s.do != nil {
+		return 0, s.do(ctx, m)
+	}
+	var all []int
+	for _, x := range s.attacks {
+		p, err := process.Start(filepath.Join(a.dir, "attacker.log"), "nice", "-n", strconv.Itoa(attackNice), a.lab.self, "attacker", x.Name, string(text))
+		if err != nil {
+			return 0, err
+		}
+		defer p.Kill()
+		all = append(all, p.PID())
+	}
+	<-ctx.Done()
+	for i, pid := range all {
+		usage, err := proc.UsageOf(pid)
+		if err != nil || usage.Written < least {
+			return 0, fmt.Errorf("attacker %s has sent nothing: %w", s.attacks[i].Name, err)
+		}
+		sent += usage.Written / (1 << 20)
+	}
+	return sent, nil
+}
+
+// least is what the smallest attack sends, in bytes: one message.
+const least = 300
+
+// runAttacker is `lab attacker NAME TARGET`.
+func runAttacker(ctx context.Context, args []string) error {
+	if len(args) != 2 {
+		return errors.New("usage: lab attacker NAME TARGET")
+	}
+	var t attack.Target
+	if err := json.Unmarshal([]byte(args[1]), &t); err != nil {
+		return err
+	}
+	for _, x := range attack.All() {
+		if x.Name == args[0] {
+			x.Run(ctx, t)
+			return nil
+		}
+	}
+	return fmt.Errorf("no attack %q", args[0])
+}

@@ -1,0 +1,210 @@
+package main
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/meshpulse/meshpulse/bench/lab/scenario"
+)
+
+// attackReport is all that was seen of attacks.
+type attackReport struct {
+	Versions []string
+	Date     time.Time
+	Long     bool
+	Results  []attackResult
+}
+
+// name is that of the files, and of the command.
+func (r attackReport) name() (file, command string) {
+	if r.Long {
+		return "attack-long", "make attack LONG=1"
+	}
+	return "attack", "make attack"
+}
+
+func (r attackReport) write(dir string) error {
+	file, _ := r.name()
+	var rows []scenario.Row
+	for _, x := range r.Results {
+		for _, m := range x.measures() {
+			rows = append(rows, scenario.RowOf("attack, "+x.Name+": ", m))
+		}
+	}
+	return errors.Join(
+		os.MkdirAll(dir, 0o755),
+		scenario.WriteRows(filepath.Join(dir, file+".json"), rows),
+		os.WriteFile(filepath.Join(dir, file+".md"), []byte(r.markdown()), 0o644),
+	)
+}
+
+// measures are what is compared from run to run.
+func (r attackResult) measures() []scenario.Measure {
+	all := []scenario.Measure{}
+	add := func(name string, value float64, unit string, goal float64) {
+		all = append(all, scenario.Measure{Name: name, Value: value, Unit: unit, Goal: &goal, Better: "lower"})
+	}
+	add("answers that are wrong", float64(r.Wrong), "count", 0)
+	add("answers that are missing", float64(r.Missing), "count", 0)
+	add("answers that are held and name no attacker", float64(r.Unnamed), "count", 0)
+	add("p99 of answers, of that before", r.During/max(r.Before, 0.1), "ratio", patience)
+	add("longest answer of the engine", r.Engine, "s", 4)
+	add("victims' streams closed", float64(r.Closed), "count", 0)
+	add("exits", map[bool]float64{true: 1}[r.Exited], "count", 0)
+	add("memory but pages of files, of GOMEMLIMIT", r.Memory/r.Limit, "ratio", 1.08)
+	add("ended after SIGTERM", r.Ended, "s", 5)
+	all = append(all,
+		scenario.Measure{Name: "answers that are right", Value: float64(r.Right), Unit: "count", Better: "higher"},
+		scenario.Measure{Name: "answers that are held and name an attacker", Value: float64(r.Held), Unit: "count", Better: "lower"},
+		scenario.Measure{Name: "p99 of answers", Value: r.During, Unit: "ms", Better: "lower"})
+	return all
+}
+
+const attackHead = "| attack | what | sent, MiB | right | held | held, unnamed | missing | wrong | p99 before, ms | p99, ms | engine, s | replicas | closed | memory, MiB of | ended in, s | |\n" +
+	"|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|---|\n"
+
+func (r attackResult) row() string {
+	return fmt.Sprintf("| %s | %s | %.1f | %d | %d | %d | %d | %d | %.1f | %.1f | %.2f | %d-%d | %d | %.0f of %.0f | %.1f | %s |",
+		r.Name, r.What, r.Sent, r.Right, r.Held, r.Unnamed, r.Missing, r.Wrong, r.Before, r.During, r.Engine, r.Fewest, r.Most, r.Closed, r.Memory, r.Limit, r.Ended, r.verdict())
+}
+
+func (r attackResult) verdict() string {
+	switch {
+	case r.ok():
+		return "ok"
+	case r.Exited:
+		return "it exited"
+	case r.Wrong+r.Missing+r.Unnamed > 0 || r.Failure != "":
+		return cmp.Or(r.Failure, r.After)
+	case r.Closed > 0:
+		return "victims' streams were closed"
+	case r.slow() || r.Engine > 4:
+		return "slow"
+	case r.Ended > 5:
+		return "ends late"
+	}
+	return "memory"
+}
+
+func (r attackReport) markdown() string {
+	var w strings.Builder
+	_, command := r.name()
+	fmt.Fprintf(&w, "# What one sender, author or caller can do to others\n\n`%s`, %s; %s.\n\n", command, r.Date.UTC().Format("2006-01-02 15:04 UTC"), strings.Join(r.Versions, ", "))
+	knows := fmt.Sprintf("`--hold %s`, `--retention %s`", attackHold, attackRetention)
+	if r.Long {
+		knows = "`--hold` and `--retention` at their defaults of 5 minutes"
+	}
+	fmt.Fprintf(&w, "A real API server and HPA controller (sync %s); %d victims of %.0f requests a second, exactly, and a fleet of %d with 100 series each beside; %s. GOMEMLIMIT is %d MiB, where three attack together %d MiB as installed.\n"+
+		"Asked ten times a second: the victims' compiled query and metric without a query, and once a second a query for Prometheus' engine, while the attack lasts and until what it left is over. "+
+		"Right is within 1 %%; held has a reason that names an attacker's address. The HPA's target is such that a held answer is 4 %% more than the truth, and asks for the %d replicas that there are. "+
+		"Attackers are processes of the same machine that give way to what they attack (nice %d). Memory is what is not pages of files (RssAnon, ten times a second); `memory.peak` of a container was not measured: the lab has no containers.\n\n%s",
+		attackSync, victims, truth/victims, fleetPods, knows, attackMemory>>20, installedMemory>>20, victims, attackNice, attackHead)
+	for _, x := range r.Results {
+		w.WriteString(x.row() + "\n")
+	}
+	fmt.Fprintf(&w, "\nSlow: p99 beyond %d times that before and beyond %d ms, or an answer of the engine beyond 4 s.\n", patience, hiccup)
+	if !r.Long {
+		r.capabilities(&w)
+	}
+	return w.String()
+}
+
+// capability is what somebody can do, by the attacks that show it and the tests that hold what no attack here can show.
+type capability struct {
+	who                  string
+	down, up, hold, dies []string // attacks
+	tests                [4]string
+}
+
+// effect says of one kind of harm what came of the attacks: "no", or what.
+type effect func(attackResult) string
+
+func loses(r attackResult) string {
+	if r.Lowest < 0.99 || r.Fewest < victims {
+		return fmt.Sprintf("%s: lowest answer %.2f of the truth, %d replicas", r.Name, r.Lowest, r.Fewest)
+	}
+	return ""
+}
+
+func gains(r attackResult) string {
+	if r.Highest > 1.05 || r.Most > victims {
+		return fmt.Sprintf("%s: %.1f times the truth, for %.0f s, %d replicas", r.Name, r.Highest, r.Above, r.Most)
+	}
+	return ""
+}
+
+func holds(r attackResult) string {
+	if r.Held+r.Unnamed+r.Missing > 0 {
+		return fmt.Sprintf("%s: held while it lasts, and %.0f s more", r.Name, r.HeldAfter)
+	}
+	return ""
+}
+
+func kills(r attackResult) string {
+	if r.Exited || r.Ended > 5 || r.Memory > 1.08*r.Limit || r.slow() {
+		return r.Name + ": " + r.verdict()
+	}
+	return ""
+}
+
+// capabilities is the table of who can do what, from what was seen.
+func (r attackReport) capabilities(w *strings.Builder) {
+	fmt.Fprint(w, "\n## Who can do what\n\nFrom the runs above, for metrics without a query and for queries with `reporter=\"destination\"`; in brackets what was tried and did not do it. "+
+		"A query without a reporter, or of `source`, adds up what callers say: whoever may report raises it (event `CallersWord` has the form that does not).\n\n"+
+		"| who | scale down | scale up | hold | meshpulse itself |\n|---|---|---|---|---|\n")
+	for _, c := range capabilityTable() {
+		cells := []string{r.cell(c.down, loses, c.tests[0]), r.cell(c.up, gains, c.tests[1]), r.cell(c.hold, holds, c.tests[2]), r.cell(c.dies, kills, c.tests[3])}
+		fmt.Fprintf(w, "| %s | %s |\n", c.who, strings.Join(cells, " | "))
+	}
+}
+
+func (r attackReport) cell(names []string, seen effect, tests string) string {
+	var can, not []string
+	for _, name := range names {
+		for _, x := range r.Results {
+			if x.Name != name {
+				continue
+			}
+			if what := seen(x); what != "" {
+				can = append(can, what)
+			} else {
+				not = append(not, name)
+			}
+		}
+	}
+	text := "no"
+	if len(can) > 0 {
+		text = "**yes**, " + strings.Join(can, "; ")
+	}
+	if len(not) > 0 {
+		text += " (" + strings.Join(not, ", ") + ")"
+	}
+	return strings.TrimPrefix(text+" "+tests, "no (ever) ")
+}
+
+func capabilityTable() []capability {
+	floods := []string{"identifiers", "gzip", "podflood", "oddnames", "padding", "onebyte", "labelflood", "trickle", "connections", "settings", "resets", "emptydata", "continuation", "hostflood"}
+	return []capability{
+		{
+			who: "reaches the ingest port, plaintext, and reports as anybody", down: []string{"zero", "steal", "slowone", "newnames"}, up: []string{"unknown", "phantom"},
+			hold: append([]string{"steal", "zero", "slowone", "newnames", "unknown", "phantom"}, floods...), dies: floods,
+		},
+		{
+			who: "runs a pod in another namespace, and reports as that pod", down: []string{"slowone", "phantom"}, up: []string{"phantom"},
+			hold: []string{"slowone", "phantom", "labelflood", "hostflood"}, dies: floods,
+		},
+		{who: "shares the victims' service account", tests: [4]string{"as who reports as anybody: what a certificate proves is not yet compared", "as above", "as above", "as above"}},
+		{who: "calls a service, and chooses its headers", down: []string{"hostflood"}, hold: []string{"hostflood"}, dies: []string{"hostflood"}, tests: [4]string{1: "makes real load"}},
+		{who: "writes an HPA in a namespace of its own", down: []string{"hpas"}, up: []string{"hpas"}, hold: []string{"hpas"}, dies: []string{"hpas"}, tests: [4]string{1: "but its own"}},
+		{who: "reaches the HTTPS port without a token", down: []string{"https"}, up: []string{"https"}, hold: []string{"https"}, dies: []string{"https"}},
+		{
+			who: "writes to `--hpa-dir` or the certificate's files (standalone: an operator)", down: []string{"files", "certificate"}, up: []string{"files", "certificate"},
+			hold: []string{"files", "certificate"}, dies: []string{"files", "certificate"}, tests: [4]string{"but its HPAs", "but its HPAs"},
+		},
+	}
+}
