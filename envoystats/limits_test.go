@@ -474,3 +474,30 @@ func TestHeadersAreBounded(t *testing.T) {
 	}
 	l.stillRight(t)
 }
+
+// What is begun is a goroutine before anything of ours sees it, so a connection may begin few, and what is beyond is refused.
+func TestAConnectionBeginsFewStreams(t *testing.T) {
+	const refused, frameReset = 7, 3 // REFUSED_STREAM
+	l := serveLimited(t, Config{}, aggregator.Config{})
+	r := l.raw(t).preface()
+	for i := range uint32(20) {
+		r.headersOf(2*i+1, endHeaders)
+	}
+	if err := r.SetReadDeadline(time.Now().Add(20 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	for resets := 0; resets < 4; {
+		head := make([]byte, 9)
+		if _, err := io.ReadFull(r, head); err != nil {
+			t.Fatalf("%d of 20 streams were refused: %v", resets, err)
+		}
+		body := make([]byte, int(head[0])<<16|int(head[1])<<8|int(head[2]))
+		if _, err := io.ReadFull(r, body); err != nil {
+			t.Fatal(err)
+		}
+		if head[3] == frameReset && binary.BigEndian.Uint32(body) == refused {
+			resets++
+		}
+	}
+	l.stillRight(t)
+}
