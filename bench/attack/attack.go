@@ -41,7 +41,7 @@ const (
 	flood = 7 * time.Second
 	claim = 16 * time.Second
 	lie   = 32 * time.Second
-	stays = 12 * time.Second // the window, and two flushes
+	stays = 13 * time.Second // the window, and two flushes
 )
 
 // All are the attacks over the wire.

@@ -11,7 +11,7 @@ import (
 // Pace of every victim: exact, so that the truth is not a sample.
 const (
 	Pace  = 50.0 // requests a second
-	Flush = 2 * time.Second
+	Flush = time.Second
 )
 
 // Sidecars are honest ones; what happens to them is counted.
@@ -53,7 +53,7 @@ func (s *Sidecars) Run(ctx context.Context, p Pod) {
 				b = append(b, message(nil, requests(now, Pace*now.Sub(start).Seconds()/float64(s.Series), labels...))...)
 			}
 			c.message(1, b, false)
-			sleep(ctx, Flush)
+			sleep(ctx, Flush-time.Since(start)%Flush) // a late one is not followed by late ones
 		}
 		if ctx.Err() == nil {
 			s.closed.Add(1)

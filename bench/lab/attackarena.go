@@ -41,15 +41,15 @@ metadata:
   name: web
   namespace: shop
   annotations:
-    metric-config.external.prometheus-query.prometheus/compiled: sum(rate(` + victimQuery + `[6s]))
-    metric-config.external.prometheus-query.prometheus/engine: sum(rate(` + victimQuery + `[6s] offset 1ms))
+    metric-config.external.prometheus-query.prometheus/compiled: sum(rate(` + victimQuery + `[10s]))
+    metric-config.external.prometheus-query.prometheus/engine: sum(rate(` + victimQuery + `[10s] offset 1ms))
 spec:
   minReplicas: 1
   maxReplicas: 100
   scaleTargetRef: {apiVersion: apps/v1, kind: Deployment, name: podinfo}
   metrics:
   - {type: External, external: {metric: {name: prometheus-query, selector: {matchLabels: {query-name: compiled}}}, target: {type: AverageValue, averageValue: "` + victimTarget + `"}}}
-  - {type: External, external: {metric: {name: istio-requests-per-second, selector: {matchLabels: {destination_workload: podinfo, window: 6s}}}, target: {type: AverageValue, averageValue: "` + victimTarget + `"}}}
+  - {type: External, external: {metric: {name: istio-requests-per-second, selector: {matchLabels: {destination_workload: podinfo, window: 10s}}}, target: {type: AverageValue, averageValue: "` + victimTarget + `"}}}
   - {type: External, external: {metric: {name: prometheus-query, selector: {matchLabels: {query-name: engine}}}, target: {type: AverageValue, averageValue: "` + victimTarget + `"}}}
 `
 
@@ -127,7 +127,7 @@ type sent struct {
 // metricOf is what is asked for: by the name of a query, "" for the metric that has none.
 func metricOf(query string) (metric, selector string) {
 	if query == "" {
-		return "istio-requests-per-second", "destination_workload=podinfo,window=6s"
+		return "istio-requests-per-second", "destination_workload=podinfo,window=10s"
 	}
 	return "prometheus-query", "query-name=" + query
 }

@@ -23,6 +23,7 @@ type attackResult struct {
 	Lowest, Highest                      float64 // answers that were not held, of the truth
 	Fewest, Most                         int32   // replicas that the HPA wanted
 	Above, HeldFor, HeldAfter            float64 // seconds: too high; held; from the attack's end to the last held answer
+	Load                                 float64 // average of the machine's last minute, before
 	Sent                                 float64 // MiB over the wire, by the attackers
 	Closed                               int64   // victims' connections
 	Memory, Limit                        float64 // MiB: peak of what is not pages of files, GOMEMLIMIT
@@ -67,6 +68,7 @@ func (a *arena) suffer(ctx context.Context, s assault) (r attackResult) {
 	quiet.watch(ctx, m, 4*time.Second)
 	r.Before = quiet.During
 	closed := shop.Closed()
+	r.Load = load1()
 	attacking, over := context.WithTimeout(ctx, s.lasts)
 	type fate struct {
 		sent float64
@@ -187,6 +189,14 @@ func (r *attackResult) take(s sent, at time.Duration) {
 			r.Above = at.Seconds()
 		}
 	}
+}
+
+// load1 is the machine's load average of the last minute.
+func load1() (load float64) {
+	if b, err := os.ReadFile("/proc/loadavg"); err == nil {
+		_, _ = fmt.Sscan(string(b), &load)
+	}
+	return load
 }
 
 // anonymous is the memory of a process that is not pages of files, in MiB; 0 when it has ended.
