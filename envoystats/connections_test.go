@@ -242,7 +242,9 @@ func TestASenderHasAShareOfTheConnectionsAndStreams(t *testing.T) {
 	for range 80 {
 		l.rawFrom(t, "127.0.0.9").preface()
 	}
-	waitFor(t, "those that are refused", func() bool { return l.metric(t, "closed_connections_total", "limit") >= 25 })
+	waitFor(t, "80 connections and the good one, taken or refused", func() bool {
+		return l.metric(t, "connections", "")+l.metric(t, "closed_connections_total", "limit") == 81
+	})
 	if n := l.metric(t, "connections", ""); n < 40 || n > 51 {
 		t.Errorf("%v connections are open, want half", n)
 	}
