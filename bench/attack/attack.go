@@ -33,7 +33,9 @@ type Attack struct {
 	Name, What string
 	// For is how long it has to last to do what it can, After how long one has to look on to see what stays.
 	For, After time.Duration
-	Run        func(ctx context.Context, t Target)
+	// Sends is what it has to send to be one, in bytes: much less than it does where it has a CPU.
+	Sends float64
+	Run   func(ctx context.Context, t Target)
 }
 
 // Times of attacks: a flood shows at once; who lies has done all that it can once --hold of half a minute is over.
@@ -44,30 +46,32 @@ const (
 	stays = 13 * time.Second // the window, and two flushes
 )
 
+const mb = 1e6
+
 // All are the attacks over the wire.
 func All() []Attack {
 	return []Attack{
-		{"identifiers", "one message that says 200,000 times who reports, 4 connections", flood, 0, identifiers},
-		{"gzip", "64 MiB of zeros compressed, 16 connections", flood, 0, gzipped},
-		{"podflood", "100,000 pods' names, a message each, 8 connections", flood, 0, podflood},
-		{"oddnames", "pods' names that Kubernetes has none of: newline, NUL, ESC, RTL, dots, 8 connections", flood, 0, oddnames},
-		{"padding", "88 KiB of padding on each of 1,000 connections", flood, 0, padding},
-		{"onebyte", "a message of a byte a frame, 16 connections", flood, 0, onebyte},
-		{"labelflood", "2,500 series of 50 labels of 2 KB at each flush, 4 pods", flood, 0, labelflood},
-		{"trickle", "50 messages that are never finished on each of 50 connections that finish others", flood, 0, trickle},
-		{"connections", "5,000 connections to the ingest port that say nothing more", flood, 0, idle(ingest)},
-		{"https", "3,000 connections to the HTTPS port that say nothing", flood, 0, idle(https)},
-		{"settings", "SETTINGS without end, 4 connections", flood, 0, flooding(settingsFrame)},
-		{"resets", "streams that are reset at once, 4 connections", flood, 0, flooding(resetFrames)},
-		{"emptydata", "empty DATA without end, 4 connections", flood, 0, flooding(emptyData)},
-		{"continuation", "a block of headers without end, 4 connections", flood, 0, flooding(endlessHeaders)},
-		{"slowone", "the victims' workload in the labels of another pod that says it flushes every hour, once", lie, stays, slowone},
-		{"newnames", "a new pod's name of the victims' workload a second, each says it flushes every hour, a message each", claim, 0, newnames},
-		{"phantom", "the victims' workload in the labels of another pod, 1,000 requests a second", claim, 0, phantom},
-		{"unknown", "a pod of the victims' workload that the cluster does not know, 1,000 requests a second", lie, stays, unknown},
-		{"steal", "a message in each victim's name, once, and gone", lie, stays, steal},
-		{"zero", "flushes in each victim's name, without requests", lie, stays, zero},
-		{"hostflood", "6,000 more Host headers at each flush of a pod that is called", claim, 0, hostflood},
+		{"identifiers", "one message that says 200,000 times who reports, 4 connections", flood, 0, mb, identifiers},
+		{"gzip", "64 MiB of zeros compressed, 16 connections", flood, 0, mb / 2, gzipped},
+		{"podflood", "100,000 pods' names, a message each, 8 connections", flood, 0, mb, podflood},
+		{"oddnames", "pods' names that Kubernetes has none of: newline, NUL, ESC, RTL, dots, 8 connections", flood, 0, mb / 2, oddnames},
+		{"padding", "88 KiB of padding on each of 1,000 connections", flood, 0, 10 * mb, padding},
+		{"onebyte", "a message of a byte a frame, 16 connections", flood, 0, mb, onebyte},
+		{"labelflood", "250 series of 50 labels of 2 KB at each flush, 4 pods", flood, 0, 20 * mb, labelflood},
+		{"trickle", "50 messages that are never finished on each of 50 connections that finish others", flood, 0, mb, trickle},
+		{"connections", "5,000 connections to the ingest port that say nothing more", flood, 0, mb / 20, idle(ingest)},
+		{"https", "3,000 connections to the HTTPS port that say nothing", flood, 0, mb / 40, idle(https)},
+		{"settings", "SETTINGS without end, 4 connections", flood, 0, mb, flooding(settingsFrame)},
+		{"resets", "streams that are reset at once, 4 connections", flood, 0, mb, flooding(resetFrames)},
+		{"emptydata", "empty DATA without end, 4 connections", flood, 0, mb, flooding(emptyData)},
+		{"continuation", "a block of headers without end, 4 connections", flood, 0, mb, flooding(endlessHeaders)},
+		{"slowone", "the victims' workload in the labels of another pod that says it flushes every hour, once", lie, stays, 500, slowone},
+		{"newnames", "a new pod's name of the victims' workload a second, each says it flushes every hour, a message each", claim, 0, 5000, newnames},
+		{"phantom", "the victims' workload in the labels of another pod, 1,000 requests a second", claim, 0, 3000, phantom},
+		{"unknown", "a pod of the victims' workload that the cluster does not know, 1,000 requests a second", lie, stays, 3000, unknown},
+		{"steal", "a message in each victim's name, once, and gone", lie, stays, 3000, steal},
+		{"zero", "flushes in each victim's name, without requests", lie, stays, 20_000, zero},
+		{"hostflood", "6,000 more Host headers at each flush of a pod that is called", claim, 0, mb, hostflood},
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"strings"
 	"sync/atomic"
 	"time"
 )
@@ -157,6 +158,7 @@ func hostflood(ctx context.Context, t Target) {
 }
 
 func labelflood(ctx context.Context, t Target) {
+	value := strings.Repeat("v", 2000)
 	parallel(4, func(pods int) {
 		p, k := own(numbered("labels", pods)), 0
 		p.Flush = Flush.String()
@@ -164,14 +166,10 @@ func labelflood(ctx context.Context, t Target) {
 			if k++; k > 10 {
 				return nil
 			}
-			value := make([]byte, 2000)
-			for i := range value {
-				value[i] = 'v'
-			}
-			for i := range 2500 {
-				labels := received(p.Namespace, p.Workload, "own", numbered("x", k*2500+i))
+			for i := range 250 { // 25 MB
+				labels := received(p.Namespace, p.Workload, "own", numbered("x", k*250+i))
 				for l := range 50 {
-					labels = append(labels, numbered("label", l), string(value))
+					labels = append(labels, numbered("label", l), value)
 				}
 				b = append(b, message(nil, requests(time.Now(), 1, labels...))...)
 			}

@@ -137,16 +137,13 @@ func (a *arena) attack(ctx context.Context, s assault, m *subject) (sent float64
 	<-ctx.Done()
 	for i, pid := range all {
 		usage, err := proc.UsageOf(pid)
-		if err != nil || usage.Written < least {
-			return 0, fmt.Errorf("attacker %s has sent nothing: %w", s.attacks[i].Name, err)
+		if err != nil || usage.Written < s.attacks[i].Sends {
+			return 0, errors.Join(err, fmt.Errorf("attacker %s has sent %.0f bytes, less than the %.0f that make it one", s.attacks[i].Name, usage.Written, s.attacks[i].Sends))
 		}
 		sent += usage.Written / (1 << 20)
 	}
 	return sent, nil
 }
-
-// least is what the smallest attack sends, in bytes: one message.
-const least = 300
 
 // runAttacker is `lab attacker NAME TARGET`.
 func runAttacker(ctx context.Context, args []string) error {
