@@ -40,8 +40,8 @@ type Attack struct {
 
 // Times of attacks: a flood shows at once; who lies has done all that it can once --hold of half a minute is over.
 const (
-	flood = 7 * time.Second
-	claim = 16 * time.Second
+	flood = 5 * time.Second
+	claim = 14 * time.Second
 	lie   = 32 * time.Second
 	stays = 13 * time.Second // the window, and two flushes
 )

@@ -23,10 +23,15 @@ type Sidecars struct {
 	// Series is how many series each reports; the pace is of all together.
 	Series int
 	closed atomic.Int64
+	late   atomic.Int64 // ns
 }
 
 // Closed counts the connections that they lost.
 func (s *Sidecars) Closed() int64 { return s.closed.Load() }
+
+// Late is by how much the latest of their flushes missed its time, since Late was called: whether the machine lets them keep up. A rate over
+// irregular flushes is lower at times, whoever computes it.
+func (s *Sidecars) Late() time.Duration { return time.Duration(s.late.Swap(0)) }
 
 func (s *Sidecars) security() *tls.Config {
 	if s.Authorities == nil {
@@ -54,7 +59,12 @@ func (s *Sidecars) Run(ctx context.Context, p Pod) {
 				b = append(b, message(nil, requests(now, Pace*now.Sub(start).Seconds()/float64(s.Series), labels...))...)
 			}
 			c.message(1, b, false)
-			sleep(ctx, Flush-time.Since(start)%Flush) // a late one is not followed by late ones
+			wait := Flush - time.Since(start)%Flush // a late one is not followed by late ones
+			due := time.Now().Add(wait)
+			sleep(ctx, wait)
+			if late := int64(time.Since(due)); late > s.late.Load() {
+				s.late.Store(late)
+			}
 		}
 		if ctx.Err() == nil {
 			s.closed.Add(1)

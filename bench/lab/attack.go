@@ -68,9 +68,10 @@ func (l *lab) attackAll(ctx context.Context, long bool, names []string) error {
 		r := a.suffer(ctx, s)
 		fmt.Println(r.row())
 		all = append(all, r)
-	}
-	report := attackReport{Versions: l.versions(), Date: time.Now(), Long: long, Results: all}
-	if len(names) == 0 && ctx.Err() == nil {
+		report := attackReport{Versions: l.versions(), Date: time.Now(), Long: long, Results: all}
+		if len(names) > 0 || ctx.Err() != nil {
+			continue
+		}
 		if err := report.write(l.results); err != nil {
 			return err
 		}

@@ -28,13 +28,13 @@ const (
 	truth = victims * attack.Pace
 	// victimTarget is a pod's target of the victims' HPA: within the HPA's tolerance of the truth, so that it wants the replicas that
 	// there are, and far enough that an answer that only keeps them is not the truth.
-	victimTarget = "52"
+	victimTarget = 52
 	attackSync   = 5 * time.Second
 )
 
 const victimQuery = `istio_requests_total{reporter="destination",destination_workload="podinfo",destination_workload_namespace="shop"}`
 
-// victimHPA has a compiled query, one for Prometheus' engine, and a metric without a query.
+// victimHPA, with victimTarget, has a compiled query, one for Prometheus' engine, and a metric without a query.
 const victimHPA = `apiVersion: autoscaling/v2
 kind: HorizontalPodAutoscaler
 metadata:
@@ -48,9 +48,9 @@ spec:
   maxReplicas: 100
   scaleTargetRef: {apiVersion: apps/v1, kind: Deployment, name: podinfo}
   metrics:
-  - {type: External, external: {metric: {name: prometheus-query, selector: {matchLabels: {query-name: compiled}}}, target: {type: AverageValue, averageValue: "` + victimTarget + `"}}}
-  - {type: External, external: {metric: {name: istio-requests-per-second, selector: {matchLabels: {destination_workload: podinfo, window: 10s}}}, target: {type: AverageValue, averageValue: "` + victimTarget + `"}}}
-  - {type: External, external: {metric: {name: prometheus-query, selector: {matchLabels: {query-name: engine}}}, target: {type: AverageValue, averageValue: "` + victimTarget + `"}}}
+  - {type: External, external: {metric: {name: prometheus-query, selector: {matchLabels: {query-name: compiled}}}, target: {type: AverageValue, averageValue: "52"}}}
+  - {type: External, external: {metric: {name: istio-requests-per-second, selector: {matchLabels: {destination_workload: podinfo, window: 10s}}}, target: {type: AverageValue, averageValue: "52"}}}
+  - {type: External, external: {metric: {name: prometheus-query, selector: {matchLabels: {query-name: engine}}}, target: {type: AverageValue, averageValue: "52"}}}
 `
 
 // arena is a cluster with victims, a fleet and the attackers' own pods.

@@ -24,6 +24,7 @@ type attackResult struct {
 	Fewest, Most                         int32   // replicas that the HPA wanted
 	Above, HeldFor, HeldAfter            float64 // seconds: too high; held; from the attack's end to the last held answer
 	Load                                 float64 // average of the machine's last minute, before
+	Late                                 float64 // ms by which a victim's own sender missed a flush
 	Sent                                 float64 // MiB over the wire, by the attackers
 	Closed                               int64   // victims' connections
 	Memory, Limit                        float64 // MiB: peak of what is not pages of files, GOMEMLIMIT
@@ -69,6 +70,7 @@ func (a *arena) suffer(ctx context.Context, s assault) (r attackResult) {
 	r.Before = quiet.During
 	closed := shop.Closed()
 	r.Load = load1()
+	shop.Late()
 	attacking, over := context.WithTimeout(ctx, s.lasts)
 	type fate struct {
 		sent float64
@@ -90,7 +92,7 @@ func (a *arena) suffer(ctx context.Context, s assault) (r attackResult) {
 	ended.watch(ctx, m, s.after)
 	ended.HeldAfter, ended.HeldFor, ended.During = ended.HeldFor, r.HeldFor, max(ended.During, r.During)
 	r = ended
-	r.Closed = shop.Closed() - closed
+	r.Closed, r.Late = shop.Closed()-closed, shop.Late().Seconds()*1000
 	select {
 	case <-m.exited:
 		r.Exited = true
