@@ -206,6 +206,9 @@ func (r *loop) setUp(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		if err := ln.gateway.Register(ctx, r.cluster.Client); err != nil {
+			return err
+		}
 		r.lanes = append(r.lanes, ln)
 		r.mu.Lock()
 		r.gateways[sl.Namespace] = ln.gateway

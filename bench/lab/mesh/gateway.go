@@ -7,6 +7,11 @@ import (
 	"path/filepath"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+
 	"github.com/meshpulse/meshpulse/bench/sidecar"
 )
 
@@ -14,7 +19,11 @@ import (
 // that are ready.
 type Gateway struct {
 	envoy *sidecar.Sidecar
+	pod   *corev1.Pod
 }
+
+// gatewayNamespace is where gateways are.
+const gatewayNamespace = "istio-ingress"
 
 // GatewayConfig says whose gateway it is and how it reports.
 type GatewayConfig struct {
@@ -31,17 +40,45 @@ func StartGateway(ctx context.Context, c GatewayConfig) (*Gateway, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, err
 	}
+	name, address := "gateway-"+c.Namespace, fmt.Sprintf("127.97.255.%d", c.Index+1)
 	envoy, err := sidecar.Start(ctx, sidecar.Options{
 		Binary: c.Envoy, Dir: dir,
-		Pod: "gateway-" + c.Namespace, Namespace: "istio-ingress", Workload: "gateway",
-		Address: fmt.Sprintf("127.97.255.%d", c.Index+1), InboundPort: inboundPort, AdminPort: adminPort,
+		Pod: name, Namespace: gatewayNamespace, Workload: "gateway",
+		Address: address, InboundPort: inboundPort, AdminPort: adminPort,
 		Reporter: sidecar.Source, DestinationWorkload: c.Workload, DestinationNamespace: c.Namespace,
 		Sink: c.Sink, FlushInterval: c.FlushInterval,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("gateway of %s/%s: %w", c.Namespace, c.Workload, err)
 	}
-	return &Gateway{envoy: envoy}, nil
+	return &Gateway{envoy: envoy, pod: gatewayPod(name, address)}, nil
+}
+
+func gatewayPod(name, address string) *corev1.Pod {
+	return &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Namespace: gatewayNamespace, Name: name, Labels: map[string]string{"operator.istio.io/component": "IngressGateways"}},
+		Spec:       corev1.PodSpec{SchedulerName: "nobody", Containers: []corev1.Container{{Name: "istio-proxy", Image: "none"}}},
+		Status:     corev1.PodStatus{Phase: corev1.PodRunning, PodIP: address, PodIPs: []corev1.PodIP{{IP: address}}},
+	}
+}
+
+// Register makes the gateway one of the cluster's pods, which nobody schedules and runs: what reports has to be known.
+func (g *Gateway) Register(ctx context.Context, client kubernetes.Interface) error {
+	_, err := client.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: gatewayNamespace}}, metav1.CreateOptions{})
+	if err != nil && !apierrors.IsAlreadyExists(err) {
+		return err
+	}
+	pod, err := client.CoreV1().Pods(gatewayNamespace).Create(ctx, g.pod, metav1.CreateOptions{})
+	for apierrors.IsForbidden(err) && ctx.Err() == nil { // a namespace gets its service account a moment later
+		time.Sleep(100 * time.Millisecond)
+		pod, err = client.CoreV1().Pods(gatewayNamespace).Create(ctx, g.pod, metav1.CreateOptions{})
+	}
+	if err != nil {
+		return fmt.Errorf("gateway's pod: %w", err)
+	}
+	pod.Status = g.pod.Status
+	_, err = client.CoreV1().Pods(gatewayNamespace).UpdateStatus(ctx, pod, metav1.UpdateOptions{})
+	return err
 }
 
 // URL is where requests enter.
