@@ -31,6 +31,8 @@ type Pod struct {
 	// Labels are the pod's own labels (node metadata LABELS), as far as queries can ask for them: app, version,
 	// service.istio.io/canonical-name, service.istio.io/canonical-revision.
 	App, Version, CanonicalService, CanonicalRevision string
+	// Waypoint: the cluster knows it as one (Pods.Known). What others say that they report as a waypoint does not count as that.
+	Waypoint bool
 	// Address is that of who sends, host:port, "" if it is not known: it is held against the pod's. A relay's is not the sender's, and must
 	// not stand here. Proof is what the connection has shown beside it.
 	Address string
@@ -120,6 +122,10 @@ func (b *Batch) Reset() {
 	b.Timestamp, b.Refused, b.RefusedAlways, b.OtherForm = 0, 0, 0, false
 	b.Samples, b.Buckets, b.Quantiles = b.Samples[:0], b.Buckets[:0], b.Quantiles[:0]
 }
+
+// MisreadTags is the label that holds what a sender says of itself and others know better, so that series which differ in it alone stay
+// apart.
+const MisreadTags = "misread_tags"
 
 // Label is a label of a series.
 type Label struct{ Name, Value string }

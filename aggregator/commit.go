@@ -112,6 +112,7 @@ func (st *Stream) Commit(arrival time.Time, b *Batch, d Describer) (err error) {
 		return ErrSuperseded
 	}
 	st.heard, t.limit = at, nil
+	t.posing(st.from.poses)
 	st.enter(b.Timestamp, at)
 	if b.Refused > 0 {
 		t.refuse(at)
@@ -307,15 +308,18 @@ func (t *table) introduce(s *Sample, b *Batch, i int, d Describer) (*column, err
 	if kind == Summary {
 		kind = Histogram
 	}
-	describe := func() (string, []Label, error) { return d.Describe(i) }
+	describe := func() (string, []Label, error) {
+		name, labels, err := d.Describe(i)
+		return name, t.said(labels), err
+	}
 	if err := t.limited(); err != nil {
-		if c := t.known(s.Key, b.Space, kind, describe); c != nil {
+		if c := t.known(s.Key, t.space(b), kind, describe); c != nil {
 			return c, nil
 		}
 		t.limit = err
 		return nil, err
 	}
-	cl, err := t.classOf(s.Key, b.Space, kind, describe)
+	cl, err := t.classOf(s.Key, t.space(b), kind, describe)
 	if errors.Is(err, ErrMemory) {
 		return nil, t.short(err)
 	}

@@ -3,6 +3,7 @@ package aggregator
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 )
 
@@ -38,7 +39,8 @@ type sender struct {
 	refused error
 	looked  int64  // when, 0: never
 	changes uint64 // Pods.Changes then
-	doubt   bool   // it was another pod's by what is not in step
+	doubt   bool   // it was another pod's, or a waypoint, by what is not in step
+	poses   bool   // where it says that it reports as a waypoint: it is none
 }
 
 // Values of the whose label of meshpulse_store_stream_addresses_total.
@@ -62,7 +64,7 @@ const lookAgain = 1000
 // identify says why the stream is refused for its address, nil if it is not. It looks when something has changed, once a second at most.
 func (st *Stream) identify(at int64) error {
 	pods := st.store.pods.Load()
-	if pods == nil || !st.from.address.IsValid() {
+	if pods == nil {
 		return nil
 	}
 	changes := (*pods).Changes()
@@ -73,12 +75,18 @@ func (st *Stream) identify(at int64) error {
 	return st.from.refused
 }
 
-// look finds out whose the stream's address is.
+// look finds out whose the stream's address is, and whether its pod is a waypoint.
 func (st *Stream) look(pods Pods) {
 	f, p := &st.from, st.pod
+	identity, _, known := pods.Known(p.Namespace, p.Name)
+	f.doubt = !known && !pods.Fresh()
+	f.poses = !identity.Waypoint && !f.doubt
+	if !f.address.IsValid() {
+		return
+	}
 	own, other := pods.Holder(p.Namespace, p.Name, f.address)
 	was := f.whose
-	f.proof, f.whose, f.refused, f.doubt = p.Proof, addressNobodys, nil, false
+	f.proof, f.whose, f.refused = p.Proof, addressNobodys, nil
 	switch {
 	case own:
 		f.proof, f.whose = max(p.Proof, ProofAddress), addressOwn
@@ -92,3 +100,46 @@ func (st *Stream) look(pods Pods) {
 		st.store.metrics.addresses.WithLabelValues(f.whose).Inc()
 	}
 }
+
+// reporterWaypoint is the value of the label reporter that waypoints alone send.
+const reporterWaypoint = "waypoint"
+
+// posing notes whether the table's pod only poses as a waypoint, by its stream's word. Where that has changed its series are named anew.
+func (t *table) posing(poses bool) {
+	if t.poses == poses {
+		return
+	}
+	t.poses, t.cursor, t.strange = poses, nil, nil
+	clear(t.keys)
+}
+
+// said returns a series' labels as they count: without the reporter of one that poses as a waypoint.
+func (t *table) said(ls []Label) []Label {
+	i := slices.Index(ls, Label{labelReporter, reporterWaypoint})
+	if !t.poses || i < 0 {
+		return ls
+	}
+	misread := labelReporter + "." + reporterWaypoint
+	kept := make([]Label, 0, len(ls))
+	for j, l := range ls {
+		switch {
+		case j == i:
+		case l.Name == MisreadTags:
+			misread += "." + l.Value
+		default:
+			kept = append(kept, l)
+		}
+	}
+	return append(kept, Label{MisreadTags, misread})
+}
+
+// space is that of the batch's keys: the same name has other labels where they are of one that poses.
+func (t *table) space(b *Batch) uint64 {
+	if t.poses && b.Space != 0 {
+		return b.Space ^ posingSpace
+	}
+	return b.Space
+}
+
+// posingSpace tells two spaces apart; they are odd.
+const posingSpace = 1 << 63

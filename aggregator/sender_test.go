@@ -15,7 +15,8 @@ type addressBook struct {
 	clusterOf
 	holders map[string]string
 	changes uint64
-	deaf    bool
+	deaf    bool // not in step
+	stale   bool // for longer
 }
 
 func (a *addressBook) Holder(namespace, name string, address netip.Addr) (own bool, other string) {
@@ -28,7 +29,8 @@ func (a *addressBook) Holder(namespace, name string, address netip.Addr) (own bo
 }
 
 func (a *addressBook) Changes() uint64 { return a.changes }
-func (a *addressBook) InStep() bool    { return !a.deaf }
+func (a *addressBook) InStep() bool    { return !a.deaf && !a.stale }
+func (a *addressBook) Fresh() bool     { return !a.stale }
 
 // tell is news of whose an address is, nobody's if that is "".
 func (a *addressBook) tell(address, who string) {
@@ -172,5 +174,91 @@ func TestAnAddressIsComparedInAClusterOnly(t *testing.T) {
 	a.connect("t")
 	if err := a.refused("t", 5); err != nil {
 		t.Errorf("without an address: %v", err)
+	}
+}
+
+// waypointRequests are what a waypoint sends, and what any sidecar does.
+type waypointRequests struct{ more []Label }
+
+func (w waypointRequests) Describe(i int) (string, []Label, error) {
+	reporter := []string{"waypoint", "destination"}[i]
+	return "istio_requests_total", append([]Label{{"reporter", reporter}, {"destination_workload", "podinfo"}}, w.more...), nil
+}
+
+// Only who is known as a waypoint reports as one; the others' word is kept apart.
+func TestOnlyWaypointsReportAsSuch(t *testing.T) {
+	for name, tc := range map[string]struct {
+		pod       string
+		alone     bool   // standalone
+		deaf      bool   // nothing is known of the pods
+		comes     bool   // it is known as a waypoint at the third flush
+		space     uint64 // of the keys
+		more      []Label
+		waypoints int // series
+		misread   string
+	}{
+		"a waypoint":                     {pod: "waypoint", waypoints: 1},
+		"a waypoint, in a space":         {pod: "waypoint", space: 7, waypoints: 1},
+		"a pod that is none":             {pod: "web-0", misread: "reporter.waypoint"},
+		"a pod that is none, in a space": {pod: "web-0", space: 7, misread: "reporter.waypoint"},
+		"with misread tags of its own":   {pod: "web-0", more: []Label{{MisreadTags, "x"}}, misread: "reporter.waypoint.x"},
+		"nobody":                         {pod: "phantom", misread: "reporter.waypoint"},
+		"standalone":                     {pod: "phantom", alone: true, waypoints: 1},
+		"nothing is known":               {pod: "phantom", deaf: true, waypoints: 1},
+		"it is known later":              {pod: "late", comes: true, waypoints: 1},
+		"it is known later, in a space":  {pod: "late", comes: true, space: 7, waypoints: 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRivalry(t)
+			c := &addressBook{clusterOf: clusterOf{"test/waypoint": {Waypoint: true}, "test/web-0": {}}}
+			if tc.deaf {
+				c.stale = true
+			}
+			if !tc.alone {
+				r.store.SetPods(c)
+			}
+			send := func(pod string, more []Label, flushes int) {
+				st := r.store.Connect(Pod{Namespace: "test", Name: pod})
+				for n := range flushes {
+					if n == 2 && tc.comes {
+						c.clusterOf["test/late"] = Pod{Waypoint: true}
+						c.changes++
+					}
+					arrival := r.store.started.Add(time.Duration(n+1) * 5 * time.Second)
+					b := &Batch{Timestamp: arrival.UnixMilli(), Space: tc.space}
+					for i := range 2 {
+						b.Samples = append(b.Samples, Sample{Key: uint64(i + 1), Timestamp: b.Timestamp, Kind: Counter, Value: float64(n)})
+					}
+					if err := st.Commit(arrival, b, waypointRequests{more}); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+			send("waypoint", nil, 1) // whose keys mean the same, but for who sends them
+			send(tc.pod, tc.more, 4)
+			count := func(selector string) int {
+				q, err := r.store.Query(`count(rate(istio_requests_total{pod="` + tc.pod + `",` + selector + `}[11s]))`)
+				if err != nil {
+					t.Fatal(err)
+				}
+				a, err := q.Eval(t.Context(), r.store.started.Add(20*time.Second))
+				if err != nil {
+					t.Fatal(err)
+				}
+				if len(a.Values) == 0 {
+					return 0
+				}
+				return int(a.Values[0].V)
+			}
+			if n := count(`reporter="waypoint"`); n != tc.waypoints {
+				t.Errorf("%d series are a waypoint's, want %d", n, tc.waypoints)
+			}
+			if n := count(`reporter="destination"`); n != 1 {
+				t.Errorf("%d series of the destination", n)
+			}
+			if n := count(`misread_tags="` + tc.misread + `",reporter=""`); n != 1-tc.waypoints {
+				t.Errorf("%d series are kept apart as %q", n, tc.misread)
+			}
+		})
 	}
 }

@@ -44,6 +44,7 @@ type table struct {
 	rival   *Stream // one that the newest contest is with, nil if it has ended
 	removed bool    // freed; a stream that still writes gets a new table
 	born    int64   // time of the first row, 0 before it
+	poses   bool    // its pod is no waypoint, in a cluster (sender.go)
 	foreign bool    // its pod has left, and is not taken for one that sends any more (foreign.go)
 	ring    ring
 	keys    map[uint64]*column // by the key on the wire

@@ -8,9 +8,8 @@ import (
 	"github.com/meshpulse/meshpulse/aggregator"
 )
 
-// misreadTags holds what a joined name says of the reporter and the reporter knows better, so that series which differ in it alone
-// stay apart.
-const misreadTags = "misread_tags"
+// misreadTags holds what a joined name says of the reporter and the reporter knows better.
+const misreadTags = aggregator.MisreadTags
 
 // own is what a sidecar knows of its own pod.
 //

@@ -71,7 +71,7 @@ func (c *cachedPod) tell(p *knownPod) {
 	*p = knownPod{
 		identity: aggregator.Pod{
 			Namespace: of.namespace, Name: c.name, Workload: of.workload, App: of.app, Version: of.release,
-			CanonicalService: of.canonical, CanonicalRevision: of.canonicalRevision,
+			CanonicalService: of.canonical, CanonicalRevision: of.canonicalRevision, Waypoint: c.waypoint,
 		},
 		created:  time.Unix(c.created, 0),
 		wired:    c.wired,
