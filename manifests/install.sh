@@ -175,17 +175,22 @@ install() {
 		return
 	fi
 
-	kubectl apply -f "$work/base.yaml"
-	if [ -z "$ca" ]; then
+	if [ -z "$ca" ]; then # before the pod, which could not start without it
 		make_certificate
+		kubectl apply -f "$here/base/namespace.yaml"
 		secret_manifest | kubectl create -f -
 		ca=$(openssl base64 -A -in "$work/ca.crt")
 	fi
+	kubectl apply -f "$work/base.yaml"
 	warn_expiry
-	kubectl -n "$namespace" rollout status deployment/meshpulse --timeout=180s ||
+	kubectl -n "$namespace" rollout status deployment/meshpulse --timeout=180s || {
+		say "Warnings of the last hour in $namespace:"
+		kubectl -n "$namespace" get events --field-selector=type=Warning --sort-by=.lastTimestamp \
+			-o 'jsonpath={range .items[*]}  {.involvedObject.kind} {.involvedObject.name}: {.reason}: {.message}{"\n"}{end}' | tail -n 5
 		die "meshpulse did not become ready, so $apiservice was not touched. What it says:
   kubectl -n $namespace describe pod -l app.kubernetes.io/name=meshpulse
   kubectl -n $namespace logs -l app.kubernetes.io/name=meshpulse"
+	}
 	if [ -n "$claim" ]; then
 		claim_api
 		say "installed: HPAs with external metrics ask meshpulse now"

@@ -190,6 +190,26 @@ func TestInstallOfAnEmptyCluster(t *testing.T) {
 	}
 }
 
+// A pod that starts before its Secret cannot mount it, which is the first event that a user would see.
+func TestThePodStartsWithItsSecret(t *testing.T) {
+	c := newFakeCluster(t, "")
+	c.mustRun("install.sh", "--image", "r.example/meshpulse:1")
+	var order []string
+	for _, call := range c.changes() {
+		switch {
+		case strings.HasSuffix(call, "/namespace.yaml"):
+			order = append(order, "namespace")
+		case strings.HasSuffix(call, "/base.yaml"):
+			order = append(order, "base")
+		case call == "create -f -":
+			order = append(order, "created")
+		}
+	}
+	if want := []string{"namespace", "created", "base", "created"}; !slices.Equal(order, want) { // the Secret, and last the APIService
+		t.Errorf("%v, want %v", order, want)
+	}
+}
+
 func TestInstallAgainKeepsTheCertificate(t *testing.T) {
 	c := newFakeCluster(t, "")
 	c.mustRun("install.sh", "--image=r.example/meshpulse:1")
@@ -254,6 +274,9 @@ func TestInstallDoesNotClaimBeforeThePodIsReady(t *testing.T) {
 	out, err := c.run("install.sh", "--image", "r.example/meshpulse:1")
 	if err == nil || !strings.Contains(out, "kubectl -n meshpulse-system logs") {
 		t.Errorf("%v\n%s", err, out)
+	}
+	if !strings.Contains(out, "ErrImagePull") {
+		t.Errorf("what the cluster says of the pod is not told:\n%s", out)
 	}
 	if c.read("apiservice.yaml") != "" {
 		t.Error("it claimed the API")
