@@ -121,6 +121,11 @@ func TestProbes(t *testing.T) {
 		ready.HTTPGet.Scheme != corev1.URISchemeHTTPS || ready.HTTPGet.Port != intstr.FromString("https") {
 		t.Errorf("readiness probe is %+v: want /readyz over HTTPS on port https", ready)
 	}
+	// The first probe comes while the process starts, and fails. With a long period the pod is out of the Service until the second one; what
+	// is slow for a while must not put it there.
+	if next := ready.PeriodSeconds; next < 1 || next > 2 || next*ready.FailureThreshold < 15 {
+		t.Errorf("readiness is asked for every %d s and lost after %d failures: want every 2 s at most, and lost after 15 s at the least", next, ready.FailureThreshold)
+	}
 	// The ingest port is accepted on from the start to the end; HTTPS is served only once the API server answers.
 	if alive == nil || alive.TCPSocket == nil || alive.TCPSocket.Port != intstr.FromString("ingest") {
 		t.Errorf("liveness probe is %+v: want a connection to port ingest", alive)
