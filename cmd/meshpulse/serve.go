@@ -23,6 +23,9 @@ const (
 	shutdownLimit = 4 * time.Second
 	// exitLimit is when the process ends whatever it is doing: 5 s are promised, and what comes after them is SIGKILL.
 	exitLimit = 4500 * time.Millisecond
+	// lingering is how long a pod serves on before that: kube-proxy takes its address out of the Services once a second at most, after the
+	// endpoints' controller has. Without it one question in a rolling update went to a port that was closed (bench/lab/node).
+	lingering = 3 * time.Second
 )
 
 // serve parses the flags and runs the server until the context ends.
@@ -48,7 +51,20 @@ func serve(ctx context.Context, args []string, c console) error {
 	if err != nil {
 		return err
 	}
-	return s.run(ctx)
+	return s.run(o.lingers(ctx, log))
+}
+
+// lingers returns a context that ends after ctx: in a pod later, for the API server and the sidecars are still led there.
+func (o *serveOptions) lingers(ctx context.Context, log *slog.Logger) context.Context {
+	if o.api.Standalone || o.api.Kubeconfig != "" {
+		return ctx
+	}
+	later, end := context.WithCancel(context.WithoutCancel(ctx))
+	context.AfterFunc(ctx, func() {
+		log.Info("told to end: serving until the cluster's nodes know", "for", lingering)
+		time.AfterFunc(lingering, end)
+	})
+	return later
 }
 
 // server is the wired process: one way in, one way out, and the store between them.

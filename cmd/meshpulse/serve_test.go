@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -38,6 +39,34 @@ func TestTheProcessEndsWithinFiveSecondsWhateverItIsDoing(t *testing.T) {
 					t.Errorf("error %v", err)
 				}
 				time.Sleep(test.takes) // of the bubble's clock: it may end
+			})
+		})
+	}
+}
+
+// A pod that is told to end is asked until the cluster's nodes know it; by hand and in the lab the end is at once.
+func TestAPodServesOnUntilTheClusterKnows(t *testing.T) {
+	for name, test := range map[string]struct {
+		standalone bool
+		kubeconfig string
+		want       time.Duration
+	}{
+		"in a pod":        {false, "", lingering},
+		"by a kubeconfig": {false, "admin.kubeconfig", 0},
+		"standalone":      {true, "", 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var o serveOptions
+				o.api.Standalone, o.api.Kubeconfig = test.standalone, test.kubeconfig
+				told, cancel := context.WithCancel(t.Context())
+				start := time.Now()
+				ctx := o.lingers(told, slog.New(slog.DiscardHandler))
+				time.AfterFunc(time.Minute, cancel)
+				<-ctx.Done()
+				if took := time.Since(start) - time.Minute; took != test.want {
+					t.Errorf("it serves on for %s, want %s", took, test.want)
+				}
 			})
 		})
 	}
