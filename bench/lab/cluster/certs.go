@@ -114,8 +114,8 @@ func encodePEM(kind string, der []byte) []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der})
 }
 
-// writePKI lays out every key and certificate of a control plane under dir.
-func writePKI(dir string) (*Authority, error) {
+// writePKI lays out every key and certificate of a control plane under dir; the API server serves under the names.
+func writePKI(dir string, serving []string) (*Authority, error) {
 	ca, err := NewAuthority("meshpulse-lab")
 	if err != nil {
 		return nil, err
@@ -138,7 +138,6 @@ func writePKI(dir string) (*Authority, error) {
 			return nil, err
 		}
 	}
-	serving := []string{"127.0.0.1", "127.96.0.1", "localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc"}
 	for _, err := range []error{
 		ca.WriteFiles(dir, "apiserver", "kube-apiserver", nil, serving),
 		ca.WriteFiles(dir, "admin", "lab-admin", []string{"system:masters"}, nil),

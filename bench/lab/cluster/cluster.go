@@ -1,6 +1,6 @@
 // Package cluster boots a real Kubernetes control plane on loopback: etcd, kube-apiserver with RBAC and the
 // aggregation layer, and kube-controller-manager with the controllers that an HPA needs. It knows nothing of meshpulse
-// or of Envoy. There is no kubelet and no scheduler: package mesh plays the node.
+// or of Envoy. Without an Address there is no kubelet and no scheduler: package mesh plays the node.
 package cluster
 
 import (
@@ -33,6 +33,11 @@ type Config struct {
 	// DownscaleStabilization is how long the HPA controller waits before it scales down an HPA that sets no behavior; 0 is
 	// Kubernetes' default, 5 minutes.
 	DownscaleStabilization time.Duration
+	// Address is where the API server listens, host:port, for nodes and pods that reach it there. By default it is a free port on
+	// loopback, which is for a cluster without nodes.
+	Address string
+	// Services is the range of the Services' addresses (default 127.96.0.0/16).
+	Services string
 }
 
 // Cluster is a running control plane.
@@ -58,7 +63,7 @@ type Cluster struct {
 
 const bootTimeout = 60 * time.Second
 
-// controllers are what an HPA over a Deployment needs; the others would only cost CPU.
+// controllers are what an HPA over a Deployment needs where there is no node; the others would only cost CPU.
 const controllers = "horizontal-pod-autoscaler-controller,deployment-controller,replicaset-controller," +
 	"endpointslice-controller,serviceaccount-controller,namespace-controller,garbage-collector-controller"
 
@@ -70,6 +75,9 @@ func Boot(ctx context.Context, config Config) (*Cluster, error) {
 	}
 	if config.DownscaleStabilization == 0 {
 		config.DownscaleStabilization = 5 * time.Minute
+	}
+	if config.Services == "" {
+		config.Services = "127.96.0.0/16"
 	}
 	start := time.Now()
 	pki := filepath.Join(config.Dir, "pki")
@@ -87,7 +95,7 @@ func Boot(ctx context.Context, config Config) (*Cluster, error) {
 
 func (c *Cluster) boot(ctx context.Context, pki string) error {
 	var err error
-	if c.CA, err = writePKI(pki); err != nil {
+	if c.CA, err = writePKI(pki, c.config.servingNames()); err != nil {
 		return fmt.Errorf("certificates: %w", err)
 	}
 	etcdURL, err := c.startEtcd(ctx)
@@ -101,6 +109,38 @@ func (c *Cluster) boot(ctx context.Context, pki string) error {
 }
 
 func (c *Cluster) pki(name string) string { return filepath.Join(c.config.Dir, "pki", name) }
+
+// servingNames are the API server's. The first address of the Services' range is its own.
+func (c Config) servingNames() []string {
+	names := []string{"127.0.0.1", "localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc"}
+	if host, _, err := net.SplitHostPort(c.Address); err == nil {
+		names = append(names, host)
+	}
+	if first, _, err := net.ParseCIDR(c.Services); err == nil {
+		first = first.To4()
+		first[3]++
+		names = append(names, first.String())
+	}
+	return names
+}
+
+// listen is where the API server listens, and what that takes.
+func (c *Cluster) listen() (address string, flags []string, err error) {
+	if c.config.Address == "" {
+		ports, err := FreePorts(1)
+		if err != nil {
+			return "", nil, err
+		}
+		// A loopback address is no valid endpoint.
+		return net.JoinHostPort("127.0.0.1", strconv.Itoa(ports[0])), []string{"--endpoint-reconciler-type=none"}, nil
+	}
+	return c.config.Address, []string{
+		"--enable-admission-plugins=NodeRestriction",
+		"--allow-privileged=true", // what may be is said by each namespace's pod security
+		"--kubelet-client-certificate=" + c.pki("admin.crt"), "--kubelet-client-key=" + c.pki("admin.key"),
+		"--kubelet-certificate-authority=" + c.pki("ca.crt"), "--kubelet-preferred-address-types=InternalIP",
+	}, nil
+}
 
 func (c *Cluster) startEtcd(ctx context.Context) (url string, err error) {
 	ports, err := FreePorts(2)
@@ -117,31 +157,33 @@ func (c *Cluster) startEtcd(ctx context.Context) (url string, err error) {
 }
 
 func (c *Cluster) startAPIServer(ctx context.Context, etcdURL string) error {
-	ports, err := FreePorts(1)
+	address, flags, err := c.listen()
 	if err != nil {
 		return err
 	}
-	c.Server = "https://127.0.0.1:" + strconv.Itoa(ports[0])
-	c.serve = []string{
-		"--etcd-servers=" + etcdURL,
-		"--bind-address=127.0.0.1", "--advertise-address=127.0.0.1", "--secure-port=" + strconv.Itoa(ports[0]),
-		"--endpoint-reconciler-type=none", // a loopback address is no valid endpoint
-		"--service-cluster-ip-range=127.96.0.0/16",
+	host, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return err
+	}
+	c.Server = "https://" + address
+	c.serve = append(flags,
+		"--etcd-servers="+etcdURL,
+		"--bind-address="+host, "--advertise-address="+host, "--secure-port="+port,
+		"--service-cluster-ip-range="+c.config.Services,
 		"--authorization-mode=Node,RBAC",
-		"--client-ca-file=" + c.pki("ca.crt"),
-		"--tls-cert-file=" + c.pki("apiserver.crt"), "--tls-private-key-file=" + c.pki("apiserver.key"),
+		"--client-ca-file="+c.pki("ca.crt"),
+		"--tls-cert-file="+c.pki("apiserver.crt"), "--tls-private-key-file="+c.pki("apiserver.key"),
 		"--service-account-issuer=https://kubernetes.default.svc",
-		"--service-account-key-file=" + c.pki("sa.key"), "--service-account-signing-key-file=" + c.pki("sa.key"),
-		"--requestheader-client-ca-file=" + c.pki("front-proxy-ca.crt"),
+		"--service-account-key-file="+c.pki("sa.key"), "--service-account-signing-key-file="+c.pki("sa.key"),
+		"--requestheader-client-ca-file="+c.pki("front-proxy-ca.crt"),
 		"--requestheader-allowed-names=front-proxy-client",
 		"--requestheader-username-headers=X-Remote-User",
 		"--requestheader-group-headers=X-Remote-Group",
 		"--requestheader-extra-headers-prefix=X-Remote-Extra-",
-		"--proxy-client-cert-file=" + c.pki("front-proxy-client.crt"),
-		"--proxy-client-key-file=" + c.pki("front-proxy-client.key"),
+		"--proxy-client-cert-file="+c.pki("front-proxy-client.crt"),
+		"--proxy-client-key-file="+c.pki("front-proxy-client.key"),
 		"--enable-aggregator-routing=false", // an aggregated API is reached at its Service's clusterIP
-		"--v=1",
-	}
+		"--v=1")
 	if c.apiserver, err = c.start("kube-apiserver", c.serve...); err != nil {
 		return err
 	}
@@ -165,6 +207,10 @@ func (c *Cluster) startControllers(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	run := controllers
+	if c.config.Address != "" {
+		run = "*" // Kubernetes' default: nodes need more of them, and pods the rest
+	}
 	kubeconfig := filepath.Join(c.config.Dir, "controller-manager.kubeconfig")
 	if err := WriteKubeconfig(kubeconfig, Kubeconfig{Server: c.Server, CAFile: c.pki("ca.crt"), CertFile: c.pki("controller-manager.crt"), KeyFile: c.pki("controller-manager.key")}); err != nil {
 		return err
@@ -178,7 +224,8 @@ func (c *Cluster) startControllers(ctx context.Context) error {
 		"--service-account-private-key-file="+c.pki("sa.key"), "--root-ca-file="+c.pki("ca.crt"),
 		"--horizontal-pod-autoscaler-sync-period="+c.config.HPASync.String(),
 		"--horizontal-pod-autoscaler-downscale-stabilization="+c.config.DownscaleStabilization.String(),
-		"--controllers="+controllers, "--v=1")
+		"--flex-volume-plugin-dir="+filepath.Join(c.config.Dir, "plugins"), // by default below /usr
+		"--controllers="+run, "--v=1")
 	if err != nil {
 		return err
 	}

@@ -1,0 +1,203 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+)
+
+// cgroupRoot is the folder below which the kubelet keeps its control groups, the one thing that does not end with a namespace.
+const cgroupRoot = "/meshpulse-lab"
+
+const cgroups = "/sys/fs/cgroup"
+
+// picture is what a run could leave on the host, as sets of lines by kind.
+type picture map[string][]string
+
+// changing are settings that tell of the machine's work, not of what somebody has set.
+var changing = regexp.MustCompile(`^/proc/sys/(kernel/(random/|ns_last_pid|pty/nr|perf_event_max_sample_rate)|net/netfilter/nf_conntrack_count|vm/stat_refresh)`)
+
+// look takes the picture.
+func (l *lab) look() (picture, error) {
+	p := picture{}
+	for _, name := range []string{"/", "/etc", "/opt", "/usr/libexec", "/var/lib", "/run/netns", "/sys/class/net", cgroups} {
+		entries, err := os.ReadDir(name)
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			return nil, err
+		}
+		for _, entry := range entries {
+			p["entries of "+name] = append(p["entries of "+name], entry.Name())
+		}
+	}
+	for _, hierarchy := range hierarchies() {
+		entries, err := os.ReadDir(hierarchy)
+		if err != nil {
+			return nil, err
+		}
+		for _, entry := range entries {
+			if entry.IsDir() {
+				p["control groups"] = append(p["control groups"], filepath.Join(hierarchy, entry.Name()))
+			}
+		}
+	}
+	mounts, err := os.ReadFile("/proc/self/mounts")
+	if err != nil {
+		return nil, err
+	}
+	p["mounts"] = strings.Split(string(mounts), "\n")
+	rules, err := l.rules()
+	if err != nil {
+		return nil, err
+	}
+	p["firewall rules"] = strings.Split(rules, "\n")
+	p["settings"] = settings()
+	return p, l.addProcesses(p)
+}
+
+// rules are the host's firewall rules without their counters.
+func (l *lab) rules() (string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "env", append(l.environment(), "nft", "--stateless", "list", "ruleset")...)
+	out, err := cmd.Output()
+	if err != nil {
+		return "", fmt.Errorf("nft list ruleset (a kernel without nf_tables has no node): %w", err)
+	}
+	legacy, err := os.ReadFile("/proc/net/ip_tables_names")
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return "", err
+	}
+	return string(out) + string(legacy), nil
+}
+
+func settings() []string {
+	var all []string
+	for _, root := range []string{"/proc/sys/kernel", "/proc/sys/vm", "/proc/sys/net"} {
+		// What cannot be read is not readable to a kubelet either, or has gone with its interface.
+		_ = filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+			if err != nil || d.IsDir() || changing.MatchString(path) {
+				return nil
+			}
+			if value, err := os.ReadFile(path); err == nil {
+				all = append(all, path+" = "+strings.TrimSpace(string(value)))
+			}
+			return nil
+		})
+	}
+	return all
+}
+
+// addProcesses adds those that run a program of the project's .cache/lab, other than this one: all of a node's do, or are children of one.
+func (l *lab) addProcesses(p picture) error {
+	return processes(func(pid int, command []string) bool {
+		shim := strings.Contains(command[0], "containerd-shim") || strings.Contains(command[0], l.tools)
+		if shim || slices.Contains(command, "inside") || slices.ContainsFunc(command, func(arg string) bool { return strings.HasPrefix(arg, l.state) }) {
+			p["processes"] = append(p["processes"], fmt.Sprint(pid, " ", strings.Join(command, " ")))
+		}
+		return true
+	})
+}
+
+// same is an error that says what one picture has and the other has not.
+func (p picture) same(after picture) error {
+	var errs []error
+	kinds := map[string]bool{}
+	for kind := range p {
+		kinds[kind] = true
+	}
+	for kind := range after {
+		kinds[kind] = true
+	}
+	for kind := range kinds {
+		for _, line := range after[kind] {
+			if !slices.Contains(p[kind], line) {
+				errs = append(errs, fmt.Errorf("left on the host, in %s: %s", kind, line))
+			}
+		}
+		for _, line := range p[kind] {
+			if !slices.Contains(after[kind], line) {
+				errs = append(errs, fmt.Errorf("gone from the host, of %s: %s", kind, line))
+			}
+		}
+	}
+	slices.SortFunc(errs, func(a, b error) int { return strings.Compare(a.Error(), b.Error()) })
+	return errors.Join(errs...)
+}
+
+// hierarchies are the roots of the control groups: one each controller with version 1, one with version 2.
+func hierarchies() []string {
+	if _, err := os.Stat(filepath.Join(cgroups, "cgroup.controllers")); err == nil {
+		return []string{cgroups}
+	}
+	all, _ := filepath.Glob(filepath.Join(cgroups, "*", "cgroup.procs")) // the pattern is right
+	for i, file := range all {
+		all[i] = filepath.Dir(file)
+	}
+	return all
+}
+
+// makeCgroups makes the folder that the kubelet is to find in each hierarchy.
+func makeCgroups() error {
+	all := hierarchies()
+	if len(all) == 0 {
+		return fmt.Errorf("no control groups in %s: a kubelet cannot run", cgroups)
+	}
+	for _, hierarchy := range all {
+		if err := os.Mkdir(filepath.Join(hierarchy, cgroupRoot), 0o755); err != nil && !errors.Is(err, os.ErrExist) {
+			return fmt.Errorf("control group (is %s writable?): %w", hierarchy, err)
+		}
+	}
+	return nil
+}
+
+// tidy removes what does not end with the namespaces: the control groups, empty by now, and the run's state.
+func (l *lab) tidy() error {
+	var errs []error
+	for _, hierarchy := range hierarchies() {
+		var folders []string
+		root := filepath.Join(hierarchy, cgroupRoot)
+		_ = filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error { // one that is not there has nothing below it
+			if err == nil && d.IsDir() {
+				folders = append(folders, path)
+			}
+			return nil
+		})
+		for _, folder := range slices.Backward(folders) { // children first
+			errs = append(errs, removeCgroup(folder))
+		}
+	}
+	return errors.Join(append(errs, l.keepLogs(), os.RemoveAll(l.state))...)
+}
+
+// removeCgroup removes a folder whose processes have been killed; the kernel may take a moment to see that.
+func removeCgroup(folder string) error {
+	for range 100 {
+		err := os.Remove(folder)
+		if err == nil || errors.Is(err, os.ErrNotExist) {
+			return nil
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	return os.Remove(folder)
+}
+
+// kernelHas is an error where the kernel does not know the file system and cannot load it.
+func kernelHas(filesystem string) error {
+	_ = exec.Command("modprobe", filesystem).Run() // where there are modules
+	known, err := os.ReadFile("/proc/filesystems")
+	if err != nil {
+		return err
+	}
+	if !slices.Contains(strings.Fields(string(known)), filesystem) {
+		return fmt.Errorf("the kernel has no file system %q, which containers need", filesystem)
+	}
+	return nil
+}

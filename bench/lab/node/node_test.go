@@ -1,0 +1,190 @@
+package main
+
+import (
+	"archive/tar"
+	"encoding/json"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
+
+	"github.com/meshpulse/meshpulse/metricsapi/meshpod"
+)
+
+func TestCommandsAreTheReadmesOwn(t *testing.T) {
+	readme, err := os.ReadFile("../../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for paragraph, want := range map[string]line{
+		"**Scale by requests**": {"kubectl get --raw /apis/external.metrics.k8s.io/v1beta1", "prometheus-query"},
+		"**Scale by latency**":  {"kubectl apply -f manifests/examples/latency-average.yaml", "or latency-p95.yaml"},
+		"it adopts what holds and takes back the rest. Opt-in, twice:": {"kubectl -n test annotate hpa podinfo-total meshpulse.io/surge-action=scale", ""},
+		"a token with the ClusterRole `meshpulse:observer`:":           {"kubectl -n meshpulse-system port-forward svc/meshpulse 6443:443 &", ""},
+		"**Scale one workload**":                                       {"kubectl -n test exec deploy/loadtester -c loadtester -- hey -z 5m -c 10 -q 5 http://podinfo:9898", ""},
+	} {
+		lines, err := commands(string(readme), paragraph)
+		if err != nil {
+			t.Error(err)
+		}
+		found := false
+		for _, l := range lines {
+			found = found || l == want
+		}
+		if !found {
+			t.Errorf("%s: %q is not among %q", paragraph, want, lines)
+		}
+	}
+	if _, err := commands(string(readme), "**Scale by magic**"); err == nil {
+		t.Error("a paragraph that is not there gives commands")
+	}
+}
+
+func TestCommandsEndWithTheirBlock(t *testing.T) {
+	got, err := commands("\n**A**\n\n    one # said\n    two\n\ntext\n\n    three\n", "**A**")
+	want := []line{{"one", "said"}, {"two", ""}}
+	if diff := cmp.Diff(want, got, cmp.AllowUnexported(line{})); err != nil || diff != "" {
+		t.Errorf("%v %s", err, diff)
+	}
+}
+
+func podOf(annotations map[string]string) *corev1.Pod {
+	return &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{
+			GenerateName: "podinfo-6fcd8c889-", Labels: map[string]string{"app": "podinfo", "pod-template-hash": "6fcd8c889"}, Annotations: annotations,
+			OwnerReferences: []metav1.OwnerReference{{Kind: "ReplicaSet", Name: "podinfo-6fcd8c889", Controller: new(true)}},
+		},
+		Spec: corev1.PodSpec{Containers: []corev1.Container{{
+			Name:           "podinfod",
+			Ports:          []corev1.ContainerPort{{Name: "http", ContainerPort: 9898}},
+			ReadinessProbe: &corev1.Probe{ProbeHandler: corev1.ProbeHandler{HTTPGet: &corev1.HTTPGetAction{Port: intstr.FromString("http")}}},
+		}}},
+	}
+}
+
+func TestASidecarTakesTheAppsPortByName(t *testing.T) {
+	wiring, err := os.ReadFile("../../../manifests/istio/pod-annotation.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, config, _ := strings.Cut(string(wiring), "proxy.istio.io/config: |\n")
+	pod := podOf(map[string]string{proxyConfig: config})
+	if err := inject(pod, "test"); err != nil {
+		t.Fatal(err)
+	}
+	app, proxy := pod.Spec.Containers[0], pod.Spec.Containers[1]
+	if app.ReadinessProbe.HTTPGet.Port != intstr.FromInt32(9898) || app.Ports[0].Name != "" {
+		t.Errorf("the app's port and probe: %+v, %+v", app.Ports, app.ReadinessProbe.HTTPGet)
+	}
+	if want := []corev1.ContainerPort{{Name: "http", ContainerPort: inboundPort}}; !cmp.Equal(want, proxy.Ports) {
+		t.Errorf("the sidecar's ports: %+v", proxy.Ports)
+	}
+	env := map[string]string{}
+	for _, variable := range proxy.Env {
+		env[variable.Name] = variable.Value
+	}
+	if env["SINK"] != "meshpulse-ingest.meshpulse-system.svc.cluster.local:15090" || env["WORKLOAD"] != "podinfo" || env["APP_PORT"] != "9898" {
+		t.Errorf("the sidecar is told %v", env)
+	}
+	if !meshpod.HasEnvoy(&pod.ObjectMeta) {
+		t.Error("the pod does not count as one of the mesh")
+	}
+}
+
+func TestAPodWithoutASinkKeepsItsPort(t *testing.T) {
+	pod := podOf(nil)
+	if err := inject(pod, "test"); err != nil {
+		t.Fatal(err)
+	}
+	if len(pod.Spec.Containers) != 2 || pod.Spec.Containers[0].Ports[0].Name != "http" {
+		t.Errorf("%+v", pod.Spec.Containers)
+	}
+	if err := inject(podOf(map[string]string{proxyConfig: "{"}), "test"); err == nil {
+		t.Error("an annotation that is no YAML is taken")
+	}
+}
+
+func TestAnImageHoldsItsFiles(t *testing.T) {
+	dir := t.TempDir()
+	program := filepath.Join(dir, "program")
+	if err := os.WriteFile(program, []byte("content"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(dir, "image.tar")
+	if err := (image{"lab.local/x:lab", map[string]string{"bin/program": program}, []string{"/bin/program"}, "1:1"}).write(file); err != nil {
+		t.Fatal(err)
+	}
+	blobs := untar(t, file)
+	type descriptor struct{ Digest string }
+	var index struct {
+		Manifests []struct {
+			descriptor
+			Annotations map[string]string
+		}
+	}
+	var manifest struct {
+		Config descriptor
+		Layers []descriptor
+	}
+	decode := func(name string, into any) {
+		t.Helper()
+		if err := json.Unmarshal(blobs[name], into); err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+	}
+	blob := func(d descriptor) string { return "blobs/sha256/" + strings.TrimPrefix(d.Digest, "sha256:") }
+	decode("index.json", &index)
+	if got := index.Manifests[0].Annotations["io.containerd.image.name"]; got != "lab.local/x:lab" {
+		t.Errorf("named %q", got)
+	}
+	decode(blob(index.Manifests[0].descriptor), &manifest)
+	layer := filepath.Join(dir, "layer.tar")
+	if err := os.WriteFile(layer, blobs[blob(manifest.Layers[0])], 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got := string(untar(t, layer)["bin/program"]); got != "content" {
+		t.Errorf("the layer's file holds %q", got)
+	}
+}
+
+func untar(t *testing.T, file string) map[string][]byte {
+	t.Helper()
+	f, err := os.Open(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = f.Close() }()
+	found := map[string][]byte{}
+	r := tar.NewReader(f)
+	for {
+		header, err := r.Next()
+		if err == io.EOF {
+			return found
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if found[header.Name], err = io.ReadAll(r); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestWhatHasChangedOnAHostIsNamed(t *testing.T) {
+	before := picture{"mounts": {"a", "b"}, "settings": {"x = 1"}}
+	if err := before.same(picture{"mounts": {"b", "a"}, "settings": {"x = 1"}}); err != nil {
+		t.Error(err)
+	}
+	err := before.same(picture{"mounts": {"a", "c"}, "settings": {"x = 1"}, "processes": {"1 kubelet"}})
+	for _, want := range []string{"gone from the host, of mounts: b", "left on the host, in mounts: c", "left on the host, in processes: 1 kubelet"} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v does not say %q", err, want)
+		}
+	}
+}
