@@ -221,7 +221,7 @@ type readCheck struct {
 // Name is what /readyz?verbose says.
 func (c readCheck) Name() string {
 	if c.read() == nil && c.fresh.stale() != nil {
-		return c.what + " (nothing heard of them for more than a minute: replicas are not lowered)"
+		return c.what + " (nothing heard of them for more than 20 seconds: replicas are not lowered)"
 	}
 	return c.what
 }

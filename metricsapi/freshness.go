@@ -21,7 +21,7 @@ import (
 // its answer) and the watch ends. It is safe for concurrent use.
 type freshness struct {
 	what  string // in the plural: pods
-	asked bool   // it is read when it is needed: in step until that fails, and again once nobody has tried for as long as it is believed
+	asked bool   // it is read when it is needed: in step until that fails, and again once nobody has tried for askedFor
 	now   func() time.Time
 
 	mu     sync.Mutex
@@ -32,8 +32,12 @@ type freshness struct {
 }
 
 const (
-	// believedFor is how long what is not in step any more is believed: a restart of the API server takes less.
-	believedFor = time.Minute
+	// askedFor is how long what is read when it is needed is believed once that fails. HPAs are looked at as rarely as each half minute.
+	askedFor = time.Minute
+	// watchedFor is how long a cache is believed whose watch is not open: whoever may watch has it open again within seconds. A pod that
+	// takes over from one that has left meanwhile is not known, and so not waited for; its share of the load leaves the windows
+	// of the queries bit by bit, a third of it in this time from one of a minute.
+	watchedFor = 20 * time.Second
 	// watchProves is how long a watch has to have been open to be one: who may not watch is told at once.
 	watchProves = time.Second
 )
@@ -55,7 +59,7 @@ func (f *freshness) done(err error) {
 
 // failing says whether what is read when it is needed has failed lately. The mutex is held.
 func (f *freshness) failing(now time.Time) bool {
-	return f.failed != nil && now.Sub(f.tried) <= believedFor
+	return f.failed != nil && now.Sub(f.tried) <= askedFor
 }
 
 // age is how long ago it was last in step.
@@ -88,8 +92,11 @@ func (f *freshness) stale() error {
 	if f == nil {
 		return nil
 	}
-	age := f.age()
-	if age <= believedFor {
+	age, limit := f.age(), watchedFor
+	if f.asked {
+		limit = askedFor
+	}
+	if age <= limit {
 		return nil
 	}
 	f.mu.Lock()

@@ -175,12 +175,12 @@ func (k knowledge) problems(o *offer) []Problem {
 			"If it is meant, set envoyMetricsService for it (manifests/istio/pod-annotation.yaml) and restart its pods; if not, name in the query the workload that is (destination_workload)", o, strings.Join(named, ", "))})
 	}
 	for _, what := range k.deaf {
-		so := "replicas are raised and not lowered"
+		long, so := "20 seconds", "replicas are raised and not lowered"
 		if what == "scales" {
-			so = "what keeps replicas is taken from the HPA's status"
+			long, so = "a minute", "what keeps replicas is taken from the HPA's status"
 		}
-		ps = append(ps, Problem{ReasonDeafWatch, fmt.Sprintf("metric %s: the API server has told meshpulse nothing of %s for more than a minute, so %s. "+
-			"Check that its ClusterRole still grants what manifests/base/rbac.yaml does, and its log", o, what, so)})
+		ps = append(ps, Problem{ReasonDeafWatch, fmt.Sprintf("metric %s: the API server has told meshpulse nothing of %s for more than %s, so %s. "+
+			"Check that its ClusterRole still grants what manifests/base/rbac.yaml does, and its log", o, what, long, so)})
 	}
 	if k.refusing > 0 {
 		ps = append(ps, Problem{ReasonRefusedSamples, fmt.Sprintf("metric %s: samples of its pods have been refused for longer than --hold, and the value stands without them (a sum counts a pod of which nothing is left as the mean of the others). "+
