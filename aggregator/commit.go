@@ -3,6 +3,7 @@ package aggregator
 import (
 	"errors"
 	"math"
+	"slices"
 	"time"
 )
 
@@ -175,9 +176,9 @@ func (st *Stream) enter(timestamp, arrival int64) {
 	}
 }
 
-// leave closes the row where the stream's flushes are one message each, else soon.
+// leave closes the row where the stream's flushes are one message each and this one is no part whose histograms are to come, else soon.
 func (st *Stream) leave() {
-	if st.single >= 2 && st.messages == 1 {
+	if st.single >= 2 && st.messages == 1 && !st.table.awaits() {
 		st.table.closeRow()
 		return
 	}
@@ -188,6 +189,13 @@ func (st *Stream) leave() {
 		return
 	}
 	st.timer.Reset(rowCloseDelay)
+}
+
+// awaits reports whether a request counter of the open flush is new and without its histogram, as in no other flush of the pod.
+func (t *table) awaits() bool {
+	return t.pairs && slices.ContainsFunc(t.pending, func(p pendingCounter) bool {
+		return p.col.class.name == requestsName && p.col.partner == nil && p.col.row < 0 && !p.col.pastKnown
+	})
 }
 
 // late closes a row for which no message has come in a while, whichever stream's timer tells. One that fired while a message was being

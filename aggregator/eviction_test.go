@@ -401,6 +401,39 @@ func TestIdleCountersWhosePartWasLostAddNothing(t *testing.T) {
 	}
 }
 
+// An idle sidecar's flush is one message. The first request may make it two, and its histogram is in the second.
+func TestTheFirstRequestOfASidecarThatWasIdleCounts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, err := New(Config{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		l := &lossy{t: t, store: s}
+		l.connect()
+		stamp := func() int64 { return s.started.Add(time.Duration(l.number) * 5 * time.Second).UnixMilli() }
+		part := func(key uint64, name, code string, kind Kind) {
+			l.commit(&Batch{Timestamp: stamp(), Samples: []Sample{{Key: key, Timestamp: stamp(), Kind: kind, Value: 2, Count: 2}}}, described{named(name, labels.FromStrings("response_code", code))})
+			time.Sleep(20 * time.Millisecond)
+		}
+		part(1, requestsName, "200", Counter)
+		part(2, durationsName, "200", Histogram)
+		for range 4 {
+			l.number++
+			l.commit(&Batch{Timestamp: stamp()}, nil)
+		}
+		l.number++
+		part(3, requestsName, "201", Counter)
+		part(4, durationsName, "201", Histogram)
+		l.stream.Close()
+		synctest.Wait()
+		for series, ps := range stored(t, s) {
+			if got := values(ps); strings.Contains(series, "_total") && !cmp.Equal(got[len(got)-2:], []float64{0, 2}) && strings.Contains(series, "201") {
+				t.Errorf("%s: %v, want 0 and 2", series, got)
+			}
+		}
+	})
+}
+
 // What a counter counted while nothing came belongs to that time, and not to a request that brings it back minutes later.
 func TestWhatWasCountedInAGapIsNotCountedLater(t *testing.T) {
 	for name, tc := range map[string]struct {
