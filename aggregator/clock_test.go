@@ -60,3 +60,36 @@ func TestRowTimes(t *testing.T) {
 		})
 	}
 }
+
+// Where the first message of a stream turns out to have come late, the gap before it ends when that was sent, as its row does.
+func TestAGapEndsWhereARowMovesTo(t *testing.T) {
+	s := mustStore(t)
+	at := s.started
+	flush := func(st *Stream, sent, came time.Time) {
+		t.Helper()
+		b := counters(sent, 1, 3)
+		if err := st.Commit(came, b, numbered{batch: b}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	pod := Pod{Namespace: "test", Name: "pod", FlushInterval: 5 * time.Second}
+	st := s.Connect(pod)
+	for range 6 {
+		at = at.Add(5 * time.Second)
+		flush(st, at, at)
+	}
+	st.Close()
+	last := at
+	for range 2 { // two gaps, both before rows that move
+		at = at.Add(time.Minute)
+		st = s.Connect(pod)
+		flush(st, at, at.Add(3*time.Second))
+		flush(st, at.Add(5*time.Second), at.Add(5*time.Second))
+		if g := st.table.gap.Load(); g == nil || g.from != s.millis(last) || g.to != s.millis(at) || st.table.ring.gen.time(st.table.ring.row-1) != s.millis(at) {
+			t.Errorf("silent from %d to %d, and the gap is %+v", s.millis(last), s.millis(at), g)
+		}
+		at = at.Add(5 * time.Second)
+		last = at
+		st.Close()
+	}
+}

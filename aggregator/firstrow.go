@@ -98,6 +98,7 @@ func (t *table) pullBack(st *Stream, late int64) {
 	if late = min(late, room); late <= 0 {
 		return
 	}
+	t.gap.Store(t.gap.Load().pullBack(g.time(first), late))
 	for row := first; row <= t.ring.row; row++ {
 		g.setTime(row, g.time(row)-late)
 	}

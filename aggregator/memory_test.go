@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/prometheus/prometheus/model/labels"
 )
 
 // flood describes series with many long labels of their own.
@@ -212,5 +214,30 @@ func TestNothingIsCountedWhenAllHasGone(t *testing.T) {
 	}
 	if len(s.classes.texts) != 0 {
 		t.Errorf("%d label values are still counted", len(s.classes.texts))
+	}
+}
+
+// The memory that a series was promised when it was taken is there for its rows, though others have taken theirs meanwhile.
+func TestWhatWasPromisedToASeriesIsThere(t *testing.T) {
+	s, err := New(Config{MemoryBudget: 64 << 20})
+	if err != nil {
+		t.Fatal(err)
+	}
+	st := s.Connect(Pod{Namespace: "test", Name: "pod", Sender: "sender"})
+	summaries := &Batch{Timestamp: s.started.UnixMilli(), Quantiles: make([]float64, len(SummaryQuantiles)), Samples: []Sample{
+		{Key: 1, Timestamp: s.started.UnixMilli(), Kind: Summary, Count: 10, Last: uint32(len(SummaryQuantiles))},
+	}}
+	describe := described{named("istio_request_duration_milliseconds", labels.EmptyLabels())}
+	if err := st.Commit(s.started, summaries, describe); err != nil {
+		t.Fatal(err)
+	}
+	s.memory.Outside(65 << 20) // nothing is left
+	histogram := &Batch{Timestamp: summaries.Timestamp, Samples: []Sample{{Key: 1, Timestamp: summaries.Timestamp, Kind: Histogram, Count: 10, Value: 100}}}
+	for i := range 20 {
+		histogram.Buckets = append(histogram.Buckets, Bucket{float64(i + 1), 10})
+	}
+	histogram.Samples[0].Last = 20
+	if err := st.Commit(s.started, histogram, describe); err != nil {
+		t.Errorf("its histogram: %v", err)
 	}
 }

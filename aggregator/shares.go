@@ -24,10 +24,14 @@ func NewShares(limit, least int64) *Shares {
 	return &Shares{limit: limit, least: least, of: map[string]int64{}}
 }
 
-// Take takes n for the sender and reports whether it may have that; where not, nothing is taken.
+// Take takes n for the sender and reports whether it may have that; where not, nothing is taken. Nothing more is never refused: what a
+// sender has, and was promised, it keeps when others' taking shrinks its share.
 func (s *Shares) Take(sender string, n int64) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if n == 0 {
+		return true
+	}
 	left := s.limit - s.outside - s.taken - n
 	if left < 0 || s.of[sender]+n > max(s.least, int64(2*float64(left)*(float64(left)/float64(s.limit)))) {
 		return false

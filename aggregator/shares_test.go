@@ -65,3 +65,18 @@ func TestSharesAreForgottenWithTheirSender(t *testing.T) {
 		t.Errorf("%d senders are remembered with %d", len(s.of), s.Taken())
 	}
 }
+
+// What a sender has it keeps: nothing more is never too much, however little is left for others' sake.
+func TestNothingMoreIsNeverRefused(t *testing.T) {
+	s := NewShares(1000, 10)
+	if !s.Take("first", 400) || !s.Take("second", 200) {
+		t.Fatal("there is room for both")
+	}
+	if s.Take("first", 1) || !s.Take("first", 0) {
+		t.Error("beyond its share by what others took, the first may not have more, and may have nothing more")
+	}
+	s.Outside(2000)
+	if s.Take("second", 1) || !s.Take("second", 0) {
+		t.Error("beyond the limit")
+	}
+}
