@@ -59,9 +59,9 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	switch {
 	case c.Retention < 10*time.Second:
-		return c, fmt.Errorf("retention %s is too short: at least 10s, two flushes of a sidecar", c.Retention)
+		return c, fmt.Errorf("--retention %s is too short: at least 10s, two flushes of a sidecar", c.Retention)
 	case c.MaxRetention < c.Retention:
-		return c, fmt.Errorf("maximum retention %s is shorter than the retention %s", c.MaxRetention, c.Retention)
+		return c, fmt.Errorf("--retention %s is longer than --max-retention %s: shorten the one or raise the other", c.Retention, c.MaxRetention)
 	case c.MaxSeries < 0 || c.MaxSeriesPerPod < 0 || c.MaxPods < 0:
 		return c, errors.New("limits of series and pods must not be negative")
 	case c.MemoryBudget < 0:

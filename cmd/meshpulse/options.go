@@ -90,6 +90,9 @@ func (o *serveOptions) flags(c console) *pflag.FlagSet {
 	return f
 }
 
+// leastBudget leaves something for series: the heap of a process without any is some 15 MiB, and counts.
+const leastBudget = 32 << 20
+
 // complete fills in what depends on other flags and says what is wrong with them.
 func (o *serveOptions) complete() error {
 	if o.ingestAddress == "" {
@@ -104,11 +107,15 @@ func (o *serveOptions) complete() error {
 	if o.store.MaxSeriesPerPod > 0 {
 		o.sink.MaxCallerSeries = max(1, o.store.MaxSeriesPerPod/2) // what callers make leaves room for the rest
 	}
+	var errs []error
+	if o.store.MemoryBudget != 0 && o.store.MemoryBudget < leastBudget {
+		errs = append(errs, fmt.Errorf("--memory-budget %d is less than the process takes by itself: give 32Mi or more, or leave it out for 3/4 of GOMEMLIMIT", o.store.MemoryBudget))
+	}
 	if limit := debug.SetMemoryLimit(-1); limit != math.MaxInt64 {
 		o.sink.MemoryLimit = limit
 		o.store.MemoryBudget = cmp.Or(o.store.MemoryBudget, limit/4*3) // the rest is for stacks, for messages in work and for what the collector is behind
 	}
-	errs := []error{o.api.Validate(), o.ingestTLS.validate()}
+	errs = append(errs, o.api.Validate(), o.ingestTLS.validate())
 	if err := o.sink.Validate(); err != nil {
 		errs = append(errs, fmt.Errorf("ingest: %w", err))
 	}
