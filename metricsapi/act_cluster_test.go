@@ -20,6 +20,9 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apiserver/pkg/authentication/user"
+	"k8s.io/apiserver/pkg/authorization/authorizer"
+	"k8s.io/apiserver/pkg/endpoints/handlers/responsewriters"
 	"k8s.io/client-go/scale/fake"
 	kubetesting "k8s.io/client-go/testing"
 
@@ -36,6 +39,7 @@ type fakeScales struct {
 	conflicts    int         // writes by others that come before our next ones
 	other        func(int32) // what they write
 	forbidden    bool
+	denied       error    // by admission
 	granted      []string // resources that may be written all the same, as in --resource of kubectl create clusterrole
 	written      []int32
 }
@@ -82,7 +86,13 @@ func (f *fakeScales) object(namespace string) *autoscalingv1.Scale {
 
 func (f *fakeScales) update(resource schema.GroupResource, s *autoscalingv1.Scale) error {
 	if f.forbidden && !slices.Contains(f.granted, resource.String()+"/scale") {
-		return apierrors.NewForbidden(resource, s.Name, errors.New("no"))
+		return responsewriters.ForbiddenStatusError(authorizer.AttributesRecord{
+			User: &user.DefaultInfo{Name: "system:serviceaccount:meshpulse-system:meshpulse"}, Verb: "update", Namespace: s.Namespace,
+			APIGroup: resource.Group, Resource: resource.Resource, Subresource: "scale", Name: s.Name, ResourceRequest: true,
+		}, "")
+	}
+	if f.denied != nil {
+		return f.denied
 	}
 	if f.conflicts > 0 {
 		f.conflicts--

@@ -2,6 +2,7 @@ package metricsapi
 
 import (
 	"errors"
+	"net/http"
 	"regexp"
 	"strings"
 	"testing"
@@ -13,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	webhookerrors "k8s.io/apiserver/pkg/admission/plugin/webhook/errors"
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
 )
@@ -134,5 +136,26 @@ func TestTheRemedyForARolloutHelps(t *testing.T) {
 	}
 	if got := testutil.ToFloat64(a.x.metrics.raises.WithLabelValues(raiseForbidden)); got != 1 {
 		t.Errorf("forbidden %v times", got)
+	}
+}
+
+// What admission denies is no want of a right: who runs the policy is told, and no role.
+func TestWhatAdmissionDeniesTakesNoRole(t *testing.T) {
+	for name, denied := range map[string]error{
+		"a webhook":                      webhookerrors.ToStatusErr("freeze.example.org", &metav1.Status{Code: http.StatusForbidden, Reason: metav1.StatusReasonForbidden, Message: "no scaling on Fridays"}),
+		"a webhook that says no more":    webhookerrors.ToStatusErr("freeze.example.org", &metav1.Status{Code: http.StatusForbidden}),
+		"a policy of the API server's":   apierrors.NewForbidden(schema.GroupResource{Group: "apps", Resource: "deployments"}, "podinfo", errors.New("ValidatingAdmissionPolicy 'freeze.example.org' with binding 'all' denied request: no")),
+		"a webhook that speaks of users": webhookerrors.ToStatusErr("freeze.example.org", &metav1.Status{Code: http.StatusForbidden, Message: `User "x" cannot scale on Fridays`}),
+	} {
+		t.Run(name, func(t *testing.T) {
+			a := newActTest(t, scaleAction)
+			a.scales.denied = denied
+			a.surge(60)
+			a.look()
+			message := a.events.message(ReasonSurgeNotActed)
+			if !strings.Contains(message, "freeze.example.org") || !strings.Contains(message, "policy of the cluster") || strings.Contains(message, "components/surge-action") || strings.Contains(message, "kubectl") {
+				t.Errorf("told %q", message)
+			}
+		})
 	}
 }

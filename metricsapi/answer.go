@@ -130,7 +130,7 @@ func (r rules) judgeNothing(subject string, p *prepared, a aggregator.Answer) (v
 	}
 	for _, part := range p.parts {
 		if !part.istio() {
-			return verdict{}, refuse(outcomeNoValue, "%s: no series matches. It is not known to be 0: %s: %s", subject, remedyForMetric(part.named()), p.expr)
+			return verdict{}, refuse(outcomeNoValue, "%s: no series matches. It is not known to be 0: %s: %s", subject, r.words.remedyForMetric(part.named()), p.expr)
 		}
 	}
 	return verdict{items: []item{{}}, reason: "no request yet"}, nil

@@ -80,7 +80,7 @@ func (c *catalog) Replace(list []sourceHPA) {
 	for _, h := range list {
 		a := c.parsed[h.key()]
 		if a == nil || !a.readsAs(h) {
-			if !c.store.Contain("hpas", h.key().String(), func() { a = readHPA(h) }) {
+			if !c.store.Contain("hpas", h.key().String(), func() { a = readHPA(h, c.words.tags...) }) {
 				continue
 			}
 		}

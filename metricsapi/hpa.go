@@ -66,6 +66,7 @@ type autoscaler struct {
 	unserved []unserved
 	surge    surgeNotes
 	problems []Problem
+	tags     []string // that Telemetry resources add, as far as --custom-tags says
 }
 
 // wanted is an external metric that an HPA asks for and an expression that says how to compute it.
@@ -85,9 +86,9 @@ type wanted struct {
 	surge aggregator.SurgeConfig
 }
 
-// readHPA never fails: what cannot be read is a problem, and the rest counts.
-func readHPA(h sourceHPA) *autoscaler {
-	a := &autoscaler{sourceHPA: h}
+// readHPA never fails: what cannot be read is a problem, and the rest counts. tags are labels that Telemetry resources add to Istio's.
+func readHPA(h sourceHPA, tags ...string) *autoscaler {
+	a := &autoscaler{sourceHPA: h, tags: tags}
 	notes := readAnnotations(h.Annotations)
 	a.surge, a.problems = notes.surge, append(slices.Clone(h.problems), notes.problems...)
 	used := map[string]bool{} // annotations, as metric/key
@@ -197,7 +198,9 @@ func (a *autoscaler) readNamed(w *wanted) {
 	}
 	w.expr, w.named = expr, true
 	for _, name := range unknown {
-		a.problem(ReasonUnknownLabel, "metric %s selects by %s, which is not a label that Istio sets: unless a Telemetry resource adds it, nothing matches", w.written, name)
+		if !slices.Contains(a.tags, name) {
+			a.problem(ReasonUnknownLabel, "metric %s selects by %s, which is not a label that Istio sets: unless a Telemetry resource adds it, nothing matches", w.written, name)
+		}
 	}
 }
 

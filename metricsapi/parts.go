@@ -280,7 +280,7 @@ func (r rules) missing(p *prepared, a aggregator.Answer, absent absentParts) (wh
 			continue
 		}
 		if r.words.dropped(part) {
-			return part.never(), true
+			return r.words.neverOf(part), true
 		}
 		if doubt := r.doubt(part, at, a, absent); doubt != "" && why == "" {
 			why = doubt
@@ -289,12 +289,12 @@ func (r rules) missing(p *prepared, a aggregator.Answer, absent absentParts) (wh
 	return why, false
 }
 
-// never says of a part whose metric is not kept what to write instead.
-func (p part) never() string {
+// neverOf says of a part whose metric is not kept what to write instead.
+func (v vocabulary) neverOf(p part) string {
 	if p.istio() {
 		return "metric " + p.metric() + " is not kept, so it is not known to be 0: widen --keep"
 	}
-	why := "no sidecar reports " + p.String() + " here, and none will: " + remedyForMetric(p.metric())
+	why := "no sidecar reports " + p.String() + " here, and none will: " + v.remedyForMetric(p.metric())
 	if p.countsPods() {
 		why += ". " + remedyForPods
 	}
@@ -310,7 +310,7 @@ func (r rules) doubt(p part, at aggregator.Absent, a aggregator.Answer, absent a
 	case at.UnknownMetric && !r.words.metric(p) && other: // two ways to ask for the same, and one of them is there
 		return ""
 	case at.UnknownMetric && !r.words.metric(p):
-		return "no series matches " + p.String() + ", and it is not known to be 0: " + remedyForMetric(p.named())
+		return "no series matches " + p.String() + ", and it is not known to be 0: " + r.words.remedyForMetric(p.named())
 	}
 	for _, name := range p.unknownLabels(r.words) {
 		if slices.Contains(at.UnknownLabels, name) {
@@ -342,7 +342,7 @@ func reported(u aggregator.Unreported) string {
 // never says which parts no sidecar will ever report.
 func (v vocabulary) never(parts []part) (whys []string) {
 	for _, p := range parts {
-		if why := p.never(); v.dropped(p) && !slices.Contains(whys, why) {
+		if why := v.neverOf(p); v.dropped(p) && !slices.Contains(whys, why) {
 			whys = append(whys, why)
 		}
 	}
@@ -373,7 +373,7 @@ func (r rules) remarks(o *offer, p *prepared, a aggregator.Answer) (ps []Problem
 		case part.nobodys():
 			remark(ReasonNotReported, "the reporter of %s is none of destination, source and waypoint, so nothing reports it: check the spelling", part)
 		case at.UnknownMetric && !r.words.metric(part):
-			remark(ReasonNotReported, "no sidecar reports %s: %s", part, remedyForMetric(part.named()))
+			remark(ReasonNotReported, "no sidecar reports %s: %s", part, r.words.remedyForMetric(part.named()))
 		}
 		for _, name := range part.unknownLabels(r.words) {
 			if !at.UnknownMetric && slices.Contains(at.UnknownLabels, name) {

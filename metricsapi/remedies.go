@@ -7,6 +7,15 @@ import (
 
 // What to write in place of a metric, a label or a value that no sidecar sends. The texts are for errors and events.
 
+// remedyForMetric is the function's, but for Envoy's own metrics where they are kept: they have the names that Envoy gives them.
+func (v vocabulary) remedyForMetric(name string) string {
+	own, prometheus := strings.CutPrefix(name, "envoy_")
+	if !prometheus || v.keeps == nil || !v.keeps(own) {
+		return remedyForMetric(name)
+	}
+	return fmt.Sprintf("the envoy_ of %s is what Prometheus' form of Envoy's metrics begins with, and no sidecar sends it: write %s in its place (where sidecars do not emit tags as labels, the tags are in the name)", name, own)
+}
+
 // remedyForMetric says what to do about a metric that is not Istio's, or a list of such (part.named).
 func remedyForMetric(name string) string {
 	begins := func(prefixes ...string) bool {
@@ -36,7 +45,7 @@ func remedyForMetric(name string) string {
 }
 
 func anothers(name string) string {
-	return "Istio does not set the metric " + name + ": meshpulse has the Istio metrics of sidecars only, and what another exporter has another adapter has to serve. Else check the spelling"
+	return "Istio does not set the metric " + name + ": meshpulse has what sidecars send only, and what another exporter has another adapter has to serve. Else check the spelling"
 }
 
 // remedyForLabel says what to do about a label that no series has. Most are labels that Prometheus adds to what it scrapes, which no

@@ -122,3 +122,34 @@ func TestAnothersMetricIsToldBeforeAnySidecarReports(t *testing.T) {
 		t.Errorf("got %s", got)
 	}
 }
+
+// Where Envoy's own metrics are kept, they are there under the names that Envoy sends.
+func TestTheRemedyForEnvoysOwnMetricWhereItIsKept(t *testing.T) {
+	m := newCallMesh(t)
+	m.calls["db-0"] = append(m.calls["db-0"], series{name: "cluster_upstream_rq_total", labels: map[string]string{"cluster_name": "x"}, add: 5})
+	m.run(5*time.Second, 10*time.Minute)
+	for name, keeps := range map[string]func(string) bool{
+		"all":             func(string) bool { return true },
+		"those of theirs": func(metric string) bool { return istioOnly(metric) || strings.HasPrefix(metric, "cluster_") },
+	} {
+		words := vocabulary{keeps: keeps}
+		got := m.ask(words, `sum(rate(envoy_cluster_upstream_rq_total[1m]))`, 10*time.Minute)
+		better := regexp.MustCompile(`write (\w+) in its place`).FindStringSubmatch(got.err)
+		if better == nil || strings.Contains(got.err, "not read") {
+			t.Fatalf("%s are kept: %s", name, got)
+		}
+		if after := m.ask(words, "sum(rate("+better[1]+"[1m]))", 10*time.Minute); after.err != "" || after.sum <= 0 {
+			t.Errorf("%s are kept: the remedy %s gives %s", name, better[1], after)
+		}
+	}
+}
+
+// A label that somebody has said is added is not told of as one that Istio does not set, on a metric without PromQL too.
+func TestACustomTagIsAKnownLabelOfANamedMetric(t *testing.T) {
+	c, told := newTestCatalog(t)
+	c.words.tags = []string{"region"}
+	c.Replace([]sourceHPA{hpaFrom(t, hpaText("one", "", external("istio-requests-per-second", "{matchLabels: {destination_workload: podinfo, region: eu, tenant: a}}", `type: AverageValue, averageValue: "10"`)))})
+	if events := told.take(); len(events) != 1 || !strings.Contains(told.message(ReasonUnknownLabel), "selects by tenant") {
+		t.Errorf("told %q, %q", events, told.message(ReasonUnknownLabel))
+	}
+}

@@ -3,6 +3,7 @@ package metricsapi
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
@@ -82,7 +83,7 @@ func readScale(ctx context.Context, kinds *kinds, client scale.ScalesGetter, nam
 	return sc, nil
 }
 
-// deniedError is a scale that meshpulse has no right to read or to write.
+// deniedError is a scale that meshpulse has no right to read or to write, or that a policy of the cluster keeps from being written.
 type deniedError struct {
 	resource schema.GroupResource
 	err      error
@@ -91,8 +92,17 @@ type deniedError struct {
 func (e *deniedError) Error() string { return e.err.Error() }
 func (e *deniedError) Unwrap() error { return e.err }
 
-// remedy says what gives the right. The component's role names what nearly all HPAs scale; another kind takes one of its own.
+// noRight says whether it is the API server's authorisation that says no, which names who may not do what; admission does not.
+func (e *deniedError) noRight() bool {
+	_, said, user := strings.Cut(e.Error(), ` is forbidden: User "`)
+	return user && strings.Contains(said, `" cannot `)
+}
+
+// remedy says what helps. The component's role names what nearly all HPAs scale; another kind takes one of its own.
 func (e *deniedError) remedy() string {
+	if !e.noRight() {
+		return fmt.Sprintf("not for want of a right, but by a policy of the cluster (%v): let whoever runs it except meshpulse's service account, or set surge-action to observe or off", e.err)
+	}
 	if e.resource.Group == "apps" && (e.resource.Resource == "deployments" || e.resource.Resource == "statefulsets") {
 		return "apply manifests/components/surge-action, for all namespaces or for this one"
 	}
