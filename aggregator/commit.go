@@ -312,6 +312,12 @@ func (t *table) introduce(s *Sample, b *Batch, i int, d Describer) (*column, err
 	if _, bad := t.unreadable[s.Key]; bad {
 		return nil, ErrBadSeries
 	}
+	if t.flushTime-t.vainSince >= defaultFlushMs {
+		t.vain, t.vainSince = 0, t.flushTime
+	}
+	if t.vain >= t.store.config.MaxSeriesPerPod {
+		return nil, ErrBadSeries
+	}
 	kind := s.Kind
 	if kind == Summary {
 		kind = Histogram
@@ -332,6 +338,7 @@ func (t *table) introduce(s *Sample, b *Batch, i int, d Describer) (*column, err
 		return nil, t.short(err)
 	}
 	if err != nil {
+		t.vain++
 		if t.unreadable == nil {
 			t.unreadable = map[uint64]struct{}{}
 		}

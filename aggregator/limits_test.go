@@ -310,3 +310,51 @@ func TestAMessageMissedOfAPodThatIsRefusedIsNothing(t *testing.T) {
 	s.Connect(Pod{Namespace: "test", Name: "first"})
 	s.Connect(Pod{Namespace: "test", Name: "second"}).Missed(s.started)
 }
+
+// unreadableFrom is a description of samples, of which those from some key on cannot be read.
+type unreadableFrom struct {
+	numbered
+	key   uint64
+	asked *int
+}
+
+func (d unreadableFrom) Describe(i int) (string, []Label, error) {
+	*d.asked++
+	if d.batch.Samples[i].Key >= d.key {
+		return "", nil, errors.New("a reserved label")
+	}
+	return d.numbered.Describe(i)
+}
+
+// A message may hold a million series that cannot be read: in five seconds no more of them are looked at than a pod may have. The known
+// ones count, and a new one that can be read is taken later.
+func TestSeriesThatCannotBeReadAreNotAllLookedAt(t *testing.T) {
+	const most = 2000
+	s, err := New(Config{MaxSeriesPerPod: most})
+	if err != nil {
+		t.Fatal(err)
+	}
+	st, asked, at := s.Connect(Pod{Namespace: "test", Name: "pod"}), 0, s.started
+	commit := func(keys uint64) error {
+		b := counters(at, 1, keys)
+		return st.Commit(at, b, unreadableFrom{numbered{batch: b}, 11, &asked})
+	}
+	if err := commit(11); err != nil || asked != 10 {
+		t.Fatalf("%d are asked for: %v", asked, err)
+	}
+	for flush := range 4 { // within five seconds
+		at = at.Add(time.Second)
+		if _ = commit(20_000); asked > 10+most {
+			t.Fatalf("flush %d: %d are asked for", flush, asked)
+		}
+	}
+	if n := st.table.columns; len(n) != 10 || st.table.flushTime != s.millis(at) {
+		t.Errorf("%d series are known", len(n))
+	}
+	at, asked = at.Add(5*time.Second), 0
+	b := counters(at, 1, 11)
+	b.Samples = append(b.Samples, Sample{Key: 1 << 40, Timestamp: b.Timestamp, Kind: Counter, Value: 1})
+	if err := st.Commit(at, b, unreadableFrom{numbered{batch: b}, 1 << 50, &asked}); err != nil || len(st.table.columns) != 11 {
+		t.Errorf("a flush later %d series are known: %v", len(st.table.columns), err)
+	}
+}

@@ -71,6 +71,8 @@ type table struct {
 
 	pairs     bool      // a request counter of the pod has come with its duration histogram
 	flushes   int64     // how many have come, from all connections
+	vain      int       // how many series were described in vain since vainSince: in 5 s no more than a pod may have
+	vainSince int64     // time of a flush
 	timestamp int64     // timestamp_ms of the newest flush
 	flushTime int64     // and its time on our clock
 	rowTime   int64     // the newest row's time: flushTime, but where rows coalesce
