@@ -181,3 +181,20 @@ func TestAPendingPodExistsAndIsNotExpected(t *testing.T) {
 		t.Errorf("%d addresses are left", len(a.addresses.pods))
 	}
 }
+
+// Who may report as a waypoint is told by the pod that the API server has, whatever the pod says of itself.
+func TestTheIndexKnowsWaypoints(t *testing.T) {
+	a := newAddressed(t)
+	waypoint := a.pod("waypoint", 0)
+	waypoint.Labels = map[string]string{meshpod.ManagedLabel: "istio.io-mesh-controller"}
+	gateway := a.pod("gateway", 0)
+	gateway.Labels = map[string]string{meshpod.ManagedLabel: "istio.io-gateway-controller"}
+	for _, p := range []*corev1.Pod{waypoint, gateway, a.pod("web", 0)} {
+		a.tell(p)
+	}
+	for name, want := range map[string]bool{"waypoint": true, "gateway": false, "web": false, "nobody": false} {
+		if p, _, _ := a.Known("test", name); p.Waypoint != want {
+			t.Errorf("%s is a waypoint: %v, want %v", name, p.Waypoint, want)
+		}
+	}
+}
