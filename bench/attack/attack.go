@@ -71,6 +71,8 @@ func All() []Attack {
 		{"unknown", "a pod of the victims' workload that the cluster does not know, 1,000 requests a second", lie, stays, 3000, unknown},
 		{"steal", "a message in each victim's name, once, and gone", lie, stays, 3000, steal},
 		{"zero", "flushes in each victim's name, without requests", lie, stays, 20_000, zero},
+		{"posed", "flushes in each victim's name, without requests, from the address of a pod of the attacker's", lie, stays, 3000, posed},
+		{"waypoint", "the victims' workload as a waypoint has it, 1,000 requests a second, by a pod that is none", claim, 0, 3000, waypoint},
 		{"hostflood", "6,000 more Host headers at each flush of a pod that is called", claim, 0, mb, hostflood},
 	}
 }

@@ -142,9 +142,24 @@ func steal(ctx context.Context, t Target) {
 	<-ctx.Done()
 }
 
-func zero(ctx context.Context, t Target) {
+func zero(ctx context.Context, t Target) { zeroed(ctx, t, own("thief")) }
+
+func posed(ctx context.Context, t Target) { zeroed(ctx, t, own("flood")) }
+
+// waypoint says what only a waypoint can: which workload is called is not its own there.
+func waypoint(ctx context.Context, t Target) {
+	p, v := own("phantom"), t.Victims[0]
+	p.Flush = Flush.String()
+	reporting(ctx, t.Ingest, p, p, func(elapsed float64) []byte {
+		labels := received(v.Namespace, v.Workload)
+		labels[1] = "waypoint"
+		return message(nil, requests(time.Now(), 1000*elapsed, labels...))
+	})
+}
+
+// zeroed flushes in the victims' names, from the address of a pod.
+func zeroed(ctx context.Context, t Target, p Pod) {
 	parallel(len(t.Victims), func(i int) {
-		p := own("thief")
 		reporting(ctx, t.Ingest, p, p.as(t.Victims[i]), func(float64) []byte {
 			return message(nil, requests(time.Now(), 0, "reporter", "source"))
 		})

@@ -207,8 +207,8 @@ func capabilityTable() []capability {
 	floods := []string{"identifiers", "gzip", "podflood", "oddnames", "padding", "onebyte", "labelflood", "trickle", "connections", "settings", "resets", "emptydata", "continuation", "hostflood"}
 	return []capability{
 		{
-			who: "reaches the ingest port, plaintext, and reports as anybody", down: []string{"zero", "steal", "slowone", "newnames"}, up: []string{"unknown", "phantom"},
-			hold: append([]string{"steal", "zero", "slowone", "newnames", "unknown", "phantom"}, floods...), dies: floods,
+			who: "reaches the ingest port, plaintext, and reports as anybody", down: []string{"zero", "posed", "steal", "slowone", "newnames"}, up: []string{"unknown", "phantom", "waypoint"},
+			hold: append([]string{"steal", "zero", "posed", "slowone", "newnames", "unknown", "phantom", "waypoint"}, floods...), dies: floods,
 		},
 		{
 			who: "runs a pod in another namespace, and reports as that pod", down: []string{"slowone", "phantom"}, up: []string{"phantom"},
