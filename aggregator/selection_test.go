@@ -97,7 +97,12 @@ func (c *churn) flush(st *Stream, pick func(...string) string) {
 	_ = st.Commit(c.at, b, d) // superseded or not
 }
 
+// check compares while no row closes: one that does so of itself (late) lets go of columns.
 func (c *churn) check() (columns int) {
+	for _, t := range c.store.tables.all.all() {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+	}
 	for _, q := range c.queries {
 		sel := q.selectors[0]
 		got := selected(c.t, sel.selections.all())
