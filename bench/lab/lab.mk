@@ -80,12 +80,17 @@ COREDNS_VERSION     := v1.15.0
 KUBE_ROUTER_VERSION := v2.1.0
 LAB_NODE            := $(LAB_BIN)/node-$(KUBE_VERSION) $(LAB_BIN)/coredns-$(COREDNS_VERSION) $(LAB_BIN)/kube-router-$(KUBE_ROUTER_VERSION)
 
-.PHONY: lab-node lab-node-build
+.PHONY: lab-node lab-node-root lab-node-build lab-node-binaries
 
-lab-node: lab-node-build ## the README's way on a real node, from install.sh to uninstall.sh; root (5 minutes, the first time some 10 CPU-minutes more)
+lab-node: lab-node-root lab-node-build ## the README's way on a real node, from install.sh to uninstall.sh; root (5 minutes, the first time some 10 CPU-minutes more)
 	@$(LAB_BIN)/lab-node run --root .
 
-lab-node-build: lab-controlplane envoy $(LAB_NODE) $(LAB_BIN)/podinfo
+lab-node-root: # told before anything is built
+	@test "$$(id -u)" = 0 || { echo "make lab-node: a node is run by root (namespaces, mounts, control groups), inside namespaces that end with it: sudo make lab-node" >&2; exit 1; }
+
+lab-node-binaries: $(LAB_CONTROLPLANE) $(LAB_NODE) $(LAB_BIN)/podinfo
+
+lab-node-build: lab-node-binaries envoy
 	@bench/lab/node/get-tools
 	@$(MAKE) --no-print-directory image IMAGE=lab.local/meshpulse:lab PLATFORMS=linux/$$($(GO) env GOARCH)
 	@cd bench/lab && CGO_ENABLED=0 ../tools/progress $(GO) build -v -trimpath -ldflags "-s -w" -o ../../$(LAB_BIN)/pod ./node/pod

@@ -110,9 +110,6 @@ func (l *lab) boot(ctx context.Context) (*node, error) {
 	if err := os.Symlink(l.binary("controlplane-"+kubeVersion), filepath.Join(l.state, "bin", "kubectl")); err != nil {
 		return nil, err
 	}
-	if err := makeCgroups(); err != nil {
-		return nil, err
-	}
 	imported := make(chan error, 1)
 	go func() { imported <- n.startContainerd(ctx) }() // beside the control plane's start: both wait for the disk
 	n.cluster, err = cluster.Boot(ctx, cluster.Config{

@@ -37,7 +37,10 @@ func (l *lab) look() (picture, error) {
 			p["entries of "+name] = append(p["entries of "+name], entry.Name())
 		}
 	}
-	for _, hierarchy := range hierarchies() {
+	for _, hierarchy := range hierarchies(cgroups) {
+		if reach, err := os.ReadFile(filepath.Join(hierarchy, "cgroup.subtree_control")); err == nil {
+			p["controllers"] = append(p["controllers"], hierarchy+": "+strings.TrimSpace(string(reach)))
+		}
 		entries, err := os.ReadDir(hierarchy)
 		if err != nil {
 			return nil, err
@@ -133,35 +136,61 @@ func (p picture) same(after picture) error {
 }
 
 // hierarchies are the roots of the control groups: one each controller with version 1, one with version 2.
-func hierarchies() []string {
-	if _, err := os.Stat(filepath.Join(cgroups, "cgroup.controllers")); err == nil {
-		return []string{cgroups}
+func hierarchies(root string) []string {
+	if _, err := os.Stat(filepath.Join(root, "cgroup.controllers")); err == nil {
+		return []string{root}
 	}
-	all, _ := filepath.Glob(filepath.Join(cgroups, "*", "cgroup.procs")) // the pattern is right
+	all, _ := filepath.Glob(filepath.Join(root, "*", "cgroup.procs")) // the pattern is right
 	for i, file := range all {
 		all[i] = filepath.Dir(file)
 	}
 	return all
 }
 
-// makeCgroups makes the folder that the kubelet is to find in each hierarchy.
-func makeCgroups() error {
-	all := hierarchies()
+// makeCgroups makes the folder that the kubelet is to find in each hierarchy, with every controller in it. It returns which controllers
+// it had to let reach there, with version 2, so that tidy can take them back.
+func makeCgroups(root string) (enabled []string, err error) {
+	all := hierarchies(root)
 	if len(all) == 0 {
-		return fmt.Errorf("no control groups in %s: a kubelet cannot run", cgroups)
+		return nil, fmt.Errorf("no control groups in %s: a kubelet cannot run", root)
 	}
 	for _, hierarchy := range all {
 		if err := os.Mkdir(filepath.Join(hierarchy, cgroupRoot), 0o755); err != nil && !errors.Is(err, os.ErrExist) {
-			return fmt.Errorf("control group (is %s writable?): %w", hierarchy, err)
+			return nil, fmt.Errorf("control group (is %s writable?): %w", hierarchy, err)
 		}
 	}
-	return nil
+	there, err := os.ReadFile(filepath.Join(root, "cgroup.controllers"))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil // version 1 has a hierarchy for each
+	}
+	if err != nil {
+		return nil, err
+	}
+	reach, err := os.ReadFile(filepath.Join(root, "cgroup.subtree_control"))
+	if err != nil {
+		return nil, err
+	}
+	for _, controller := range strings.Fields(string(there)) {
+		if !slices.Contains(strings.Fields(string(reach)), controller) {
+			enabled = append(enabled, controller)
+		}
+	}
+	return enabled, subtree(root, "+", enabled)
 }
 
-// tidy removes what does not end with the namespaces: the control groups, empty by now, and the run's state.
-func (l *lab) tidy() error {
+// subtree lets controllers reach the folders below the root (+), or no more (-).
+func subtree(root, sign string, controllers []string) error {
+	if len(controllers) == 0 {
+		return nil
+	}
+	return os.WriteFile(filepath.Join(root, "cgroup.subtree_control"), []byte(sign+strings.Join(controllers, " "+sign)), 0)
+}
+
+// tidy removes what does not end with the namespaces: the control groups, empty by now, with the controllers that were let reach them, and
+// the run's state.
+func (l *lab) tidy(enabled []string) error {
 	var errs []error
-	for _, hierarchy := range hierarchies() {
+	for _, hierarchy := range hierarchies(cgroups) {
 		var folders []string
 		root := filepath.Join(hierarchy, cgroupRoot)
 		_ = filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error { // one that is not there has nothing below it
@@ -174,7 +203,7 @@ func (l *lab) tidy() error {
 			errs = append(errs, removeCgroup(folder))
 		}
 	}
-	return errors.Join(append(errs, l.keepLogs(), os.RemoveAll(l.state))...)
+	return errors.Join(append(errs, subtree(cgroups, "-", enabled), l.keepLogs(), os.RemoveAll(l.state))...)
 }
 
 // removeCgroup removes a folder whose processes have been killed; the kernel may take a moment to see that.

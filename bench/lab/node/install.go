@@ -66,7 +66,7 @@ func (n *node) install(ctx context.Context) error {
 
 // answers is an error when the API server cannot ask meshpulse, or is not answered.
 func (n *node) answers(ctx context.Context) error {
-	_, err := n.cluster.Client.RESTClient().Get().AbsPath(externals).Timeout(5 * time.Second).DoRaw(ctx)
+	_, err := n.cluster.Client.RESTClient().Get().AbsPath(externals).Timeout(20 * time.Second).DoRaw(ctx)
 	return err
 }
 

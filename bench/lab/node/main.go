@@ -122,11 +122,14 @@ func (l *lab) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	failed := l.inNamespaces(ctx)
+	enabled, failed := makeCgroups(cgroups)
+	if failed == nil {
+		failed = l.inNamespaces(ctx)
+	}
 	if ctx.Err() != nil {
 		failed = fmt.Errorf("ended before it was done: %w", context.Cause(ctx))
 	}
-	failed = errors.Join(failed, l.tidy())
+	failed = errors.Join(failed, l.tidy(enabled))
 	after, err := l.look()
 	if err != nil {
 		return errors.Join(failed, err)

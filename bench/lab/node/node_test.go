@@ -188,3 +188,39 @@ func TestWhatHasChangedOnAHostIsNamed(t *testing.T) {
 		}
 	}
 }
+
+func TestControllersReachTheKubeletsFolderAndNoLonger(t *testing.T) {
+	root := t.TempDir()
+	write := func(name, content string) {
+		t.Helper()
+		if err := os.WriteFile(filepath.Join(root, name), []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	reach := func() string {
+		t.Helper()
+		content, err := os.ReadFile(filepath.Join(root, "cgroup.subtree_control"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(content)
+	}
+	write("cgroup.controllers", "cpuset cpu memory pids\n")
+	write("cgroup.subtree_control", "cpu pids\n")
+	enabled, err := makeCgroups(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if info, err := os.Stat(filepath.Join(root, cgroupRoot)); err != nil || !info.IsDir() {
+		t.Errorf("no folder for the kubelet: %v", err)
+	}
+	if got := reach(); got != "+cpuset +memory" { // what a kernel would be told
+		t.Errorf("told %q", got)
+	}
+	if err := subtree(root, "-", enabled); err != nil || reach() != "-cpuset -memory" {
+		t.Errorf("%v, taken back %q", err, reach())
+	}
+	if _, err := makeCgroups(t.TempDir()); err == nil {
+		t.Error("a machine without control groups gives no error")
+	}
+}
