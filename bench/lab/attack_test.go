@@ -65,13 +65,16 @@ func TestWhoCanDoWhatFollowsFromWhatWasSeen(t *testing.T) {
 		seen   effect
 		want   string
 	}{
-		{held, loses, "no (zero, steal) "},
-		{held, holds, "**yes**, zero: 99 of 100 answers, the last 12 s after it (steal) "},
-		{fell, loses, "**yes**, zero: lowest answer 0.50 of the truth, 5 replicas "},
+		{held, loses, "no (zero, steal)"},
+		{held, holds, "**yes**, zero: 99 of 100 answers, the last 12 s after it (steal)"},
+		{fell, loses, "**yes**, zero: lowest answer 0.50 of the truth, 5 replicas"},
 	} {
 		if got := tc.report.cell([]string{"zero", "steal"}, tc.seen, ""); got != tc.want {
 			t.Errorf("got %q, want %q", got, tc.want)
 		}
+	}
+	if got := held.cell([]string{"hpas"}, loses, ""); got != "not tried" {
+		t.Errorf("what was not tried is %q", got)
 	}
 }
 

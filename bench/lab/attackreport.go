@@ -122,11 +122,11 @@ func (r attackReport) markdown() string {
 	return w.String()
 }
 
-// capability is what somebody can do, by the attacks that show it and the tests that hold what no attack here can show.
+// capability is what somebody can do, by the attacks that show it, and what is said beside them.
 type capability struct {
 	who                  string
 	down, up, hold, dies []string // attacks
-	tests                [4]string
+	said                 [4]string
 }
 
 // effect says of one kind of harm what came of the attacks: "no", or what.
@@ -174,12 +174,12 @@ func (r attackReport) capabilities(w *strings.Builder) {
 		"A query without a reporter, or of `source`, adds up what callers say: whoever may report raises it (event `CallersWord` has the form that does not).\n\n"+
 		"| who | scale down | scale up | hold | meshpulse itself (exit, memory, SIGTERM, answers beyond 4 s) |\n|---|---|---|---|---|\n", victims)
 	for _, c := range capabilityTable() {
-		cells := []string{r.cell(c.down, loses, c.tests[0]), r.cell(c.up, gains, c.tests[1]), r.cell(c.hold, holds, c.tests[2]), r.cell(c.dies, kills, c.tests[3])}
+		cells := []string{r.cell(c.down, loses, c.said[0]), r.cell(c.up, gains, c.said[1]), r.cell(c.hold, holds, c.said[2]), r.cell(c.dies, kills, c.said[3])}
 		fmt.Fprintf(w, "| %s | %s |\n", c.who, strings.Join(cells, " | "))
 	}
 }
 
-func (r attackReport) cell(names []string, seen effect, tests string) string {
+func (r attackReport) cell(names []string, seen effect, said string) string {
 	var can, not []string
 	for _, name := range names {
 		for _, x := range r.Results {
@@ -193,14 +193,19 @@ func (r attackReport) cell(names []string, seen effect, tests string) string {
 			}
 		}
 	}
-	text := "no"
-	if len(can) > 0 {
-		text = "**yes**, " + strings.Join(can, "; ")
+	var text []string
+	switch {
+	case len(can) > 0:
+		text = append(text, "**yes**, "+strings.Join(can, "; "))
+	case len(not) > 0:
+		text = append(text, "no")
+	case said == "":
+		text = append(text, "not tried")
 	}
 	if len(not) > 0 {
-		text += " (" + strings.Join(not, ", ") + ")"
+		text = append(text, "("+strings.Join(not, ", ")+")")
 	}
-	return strings.TrimPrefix(text+" "+tests, "no (ever) ")
+	return strings.Trim(strings.Join(text, " ")+" "+said, " ")
 }
 
 func capabilityTable() []capability {
@@ -214,13 +219,13 @@ func capabilityTable() []capability {
 			who: "runs a pod in another namespace, and reports as that pod", down: []string{"slowone", "phantom"}, up: []string{"phantom"},
 			hold: []string{"slowone", "phantom", "labelflood", "hostflood"}, dies: floods,
 		},
-		{who: "shares the victims' service account", tests: [4]string{"as who reports as anybody: what a certificate proves is not yet compared", "as above", "as above", "as above"}},
-		{who: "calls a service, and chooses its headers", down: []string{"hostflood"}, hold: []string{"hostflood"}, dies: []string{"hostflood"}, tests: [4]string{1: "makes real load"}},
-		{who: "writes an HPA in a namespace of its own", down: []string{"hpas"}, up: []string{"hpas"}, hold: []string{"hpas"}, dies: []string{"hpas"}, tests: [4]string{1: "but its own"}},
+		{who: "shares the victims' service account", said: [4]string{"as who reports as anybody: what a certificate proves is not yet compared", "as that", "as that", "as that"}},
+		{who: "calls a service, and chooses its headers", down: []string{"hostflood"}, hold: []string{"hostflood"}, dies: []string{"hostflood"}, said: [4]string{1: "makes real load"}},
+		{who: "writes an HPA in a namespace of its own", down: []string{"hpas"}, up: []string{"hpas"}, hold: []string{"hpas"}, dies: []string{"hpas"}, said: [4]string{1: "but of its own"}},
 		{who: "reaches the HTTPS port without a token", down: []string{"https"}, up: []string{"https"}, hold: []string{"https"}, dies: []string{"https"}},
 		{
 			who: "writes to `--hpa-dir` or the certificate's files (standalone: an operator)", down: []string{"files", "certificate"}, up: []string{"files", "certificate"},
-			hold: []string{"files", "certificate"}, dies: []string{"files", "certificate"}, tests: [4]string{"but its HPAs", "but its HPAs"},
+			hold: []string{"files", "certificate"}, dies: []string{"files", "certificate"}, said: [4]string{"but by its own HPAs", "but by its own HPAs"},
 		},
 	}
 }
