@@ -9,21 +9,21 @@ import (
 	"time"
 )
 
-// Pace of every victim: exact, so that the truth is not a sample.
-const (
-	Pace  = 50.0 // requests a second
-	Flush = time.Second
-)
+// Flush is the interval of whoever flushes.
+const Flush = time.Second
 
 // Sidecars are honest ones; what happens to them is counted.
 type Sidecars struct {
 	Target string
 	// Authorities of the ingest port's certificate; nil: plaintext.
 	Authorities *x509.CertPool
-	// Series is how many series each reports; the pace is of all together.
+	// Series is how many series each reports.
 	Series int
-	closed atomic.Int64
-	late   atomic.Int64 // ns
+	// PerSecond is the requests of all of them together: however many there are, they share it.
+	PerSecond float64
+	running   atomic.Int64
+	closed    atomic.Int64
+	late      atomic.Int64 // ns
 }
 
 // Closed counts the connections that they lost.
@@ -44,6 +44,9 @@ func (s *Sidecars) security() *tls.Config {
 func (s *Sidecars) Run(ctx context.Context, p Pod) {
 	start := time.Now()
 	p.Flush = Flush.String()
+	s.running.Add(1)
+	defer s.running.Add(-1)
+	last, requested := start, 0.0
 	for ctx.Err() == nil {
 		c, err := dial(ctx, p, s.Target, s.security())
 		if err != nil {
@@ -53,10 +56,12 @@ func (s *Sidecars) Run(ctx context.Context, p Pod) {
 		c.open(1, endHeaders)
 		for who := &p; ctx.Err() == nil && c.err == nil && !c.ended.Load(); who = nil {
 			now := time.Now()
+			requested += s.PerSecond / float64(s.running.Load()) * now.Sub(last).Seconds()
+			last = now
 			b := message(who)
 			for i := range s.Series {
 				labels := received(p.Namespace, p.Workload, "destination_service_name", numbered("s", i))
-				b = append(b, message(nil, requests(now, Pace*now.Sub(start).Seconds()/float64(s.Series), labels...))...)
+				b = append(b, message(nil, requests(now, requested/float64(s.Series), labels...))...)
 			}
 			c.message(1, b, false)
 			wait := Flush - time.Since(start)%Flush // a late one is not followed by late ones

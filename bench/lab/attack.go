@@ -34,6 +34,7 @@ const (
 
 // assault is one run: what attacks, and under which circumstances.
 type assault struct {
+	order        int
 	name, what   string
 	attacks      []attack.Attack                             // over the wire
 	do           func(ctx context.Context, m *subject) error // what is none, nil if nothing
@@ -43,7 +44,7 @@ type assault struct {
 	files        bool                                        // against a meshpulse of files
 }
 
-// attackAll lets one attack after the other happen, then three together; names leaves others out, and nothing is written then.
+// attackAll lets one attack after the other happen, then three together. With names only those, and what was seen of the others before stays.
 func (l *lab) attackAll(ctx context.Context, long bool, names []string) error {
 	dir, err := l.runDir("attack")
 	if err != nil {
@@ -59,25 +60,31 @@ func (l *lab) attackAll(ctx context.Context, long bool, names []string) error {
 	if err := a.setUp(ctx); err != nil {
 		return err
 	}
-	var all []attackResult
-	for _, s := range l.assaults(a, long) {
+	report := attackReport{Versions: l.versions(), Date: time.Now(), Long: long}
+	if err := report.read(l.results, names); err != nil {
+		return err
+	}
+	bad := 0
+	for i, s := range l.assaults(a, long) {
 		if len(names) > 0 && !slices.Contains(names, s.name) || ctx.Err() != nil {
 			continue
 		}
 		slog.Info("attack", "name", s.name, "what", s.what, "lasts", s.lasts)
+		s.order = i
 		r := a.suffer(ctx, s)
 		fmt.Println(r.row())
-		all = append(all, r)
-		report := attackReport{Versions: l.versions(), Date: time.Now(), Long: long, Results: all}
-		if len(names) > 0 || ctx.Err() != nil {
-			continue
+		if !r.ok() {
+			bad++
 		}
-		if err := report.write(l.results); err != nil {
-			return err
+		report.add(r)
+		if ctx.Err() == nil {
+			if err := report.write(l.results); err != nil {
+				return err
+			}
 		}
 	}
-	if bad := slices.DeleteFunc(slices.Clone(all), attackResult.ok); len(bad) > 0 {
-		return fmt.Errorf("%d of %d attacks cost the victims something", len(bad), len(all))
+	if bad > 0 {
+		return fmt.Errorf("%d attacks cost the victims something", bad)
 	}
 	return ctx.Err()
 }

@@ -25,7 +25,7 @@ const (
 	victimNamespace, fleetNamespace = "shop", "fleet"
 	victims, fleetPods              = 10, 40
 	// truth is what the victims receive in all, in requests a second.
-	truth = victims * attack.Pace
+	truth = 500.0
 	// victimTarget is a pod's target of the victims' HPA: within the HPA's tolerance of the truth, so that it wants the replicas that
 	// there are, and far enough that an answer that only keeps them is not the truth.
 	victimTarget = 52

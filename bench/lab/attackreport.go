@@ -2,12 +2,14 @@ package main
 
 import (
 	"cmp"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math"
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"time"
 
@@ -32,17 +34,39 @@ func (r attackReport) name() (file, command string) {
 
 func (r attackReport) write(dir string) error {
 	file, _ := r.name()
+	slices.SortStableFunc(r.Results, func(a, b attackResult) int { return a.Order - b.Order })
 	var rows []scenario.Row
 	for _, x := range r.Results {
 		for _, m := range x.measures() {
 			rows = append(rows, scenario.RowOf("attack, "+x.Name+": ", m))
 		}
 	}
+	seen, err := json.MarshalIndent(r.Results, "", " ")
 	return errors.Join(
+		err,
 		os.MkdirAll(dir, 0o755),
+		os.WriteFile(filepath.Join(dir, file+"-seen.json"), seen, 0o644),
 		scenario.WriteRows(filepath.Join(dir, file+".json"), rows),
 		os.WriteFile(filepath.Join(dir, file+".md"), []byte(r.markdown()), 0o644),
 	)
+}
+
+// read takes what was seen before of those that are not tried anew.
+func (r *attackReport) read(dir string, names []string) error {
+	if len(names) == 0 {
+		return nil
+	}
+	file, _ := r.name()
+	data, err := os.ReadFile(filepath.Join(dir, file+"-seen.json"))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	return errors.Join(err, json.Unmarshal(data, &r.Results))
+}
+
+// add takes what was seen of one, in place of what was seen of it before.
+func (r *attackReport) add(seen attackResult) {
+	r.Results = append(slices.DeleteFunc(r.Results, func(x attackResult) bool { return x.Name == seen.Name }), seen)
 }
 
 // measures are what is compared from run to run.

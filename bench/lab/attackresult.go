@@ -15,6 +15,7 @@ import (
 
 // attackResult is what an assault has cost.
 type attackResult struct {
+	Order      int // among all
 	Name, What string
 	// Answers: within a hundredth of the truth; held with a reason that names an attacker; held with another; none; anything else.
 	Right, Held, Unnamed, Missing, Wrong int
@@ -45,15 +46,15 @@ func (r attackResult) ok() bool {
 
 // suffer starts a meshpulse, lets its victims be seen, and attacks.
 func (a *arena) suffer(ctx context.Context, s assault) (r attackResult) {
-	r = attackResult{Name: s.name, What: s.what, Limit: float64(s.memory) / (1 << 20), Lowest: 1, Highest: 1, Fewest: victims, Most: victims}
+	r = attackResult{Order: s.order, Name: s.name, What: s.what, Limit: float64(s.memory) / (1 << 20), Lowest: 1, Highest: 1, Fewest: victims, Most: victims}
 	m, err := a.install(ctx, s)
 	if err != nil {
 		r.Failure = brief(err.Error())
 		return r
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	shop := &attack.Sidecars{Target: m.ingest, Series: 5, Authorities: m.authorities}
-	fleet := &attack.Sidecars{Target: m.ingest, Series: 100, Authorities: m.authorities}
+	shop := &attack.Sidecars{Target: m.ingest, Series: 5, PerSecond: truth, Authorities: m.authorities}
+	fleet := &attack.Sidecars{Target: m.ingest, Series: 100, PerSecond: truth, Authorities: m.authorities}
 	var all sync.WaitGroup
 	defer all.Wait()
 	defer cancel()
@@ -108,9 +109,9 @@ func (a *arena) suffer(ctx context.Context, s assault) (r attackResult) {
 
 // settled returns when the victims' answers are the truth and not held.
 func settled(ctx context.Context, m *subject) error {
-	for end := time.Now().Add(time.Minute); ; {
+	for end := time.Now().Add(2 * time.Minute); ; {
 		a, b := m.ask(ctx, "compiled"), m.ask(ctx, "")
-		if a.right() && b.right() && a.held+b.held == "" {
+		if a.right() && b.right() && a.held+b.held == "" && (m.desired(ctx) == victims || m.folder != "") {
 			return nil
 		}
 		if time.Now().After(end) || !sleep(ctx, 200*time.Millisecond) {
