@@ -110,7 +110,7 @@ func (l *lab) assaults(a *arena, long bool) (all []assault) {
 	}
 	random := rand.New(rand.NewPCG(attackSeed, 0))
 	for i := range attackTogether {
-		s := assault{name: fmt.Sprint("three together, ", i+1), memory: installedMemory, after: soon}
+		s := assault{name: fmt.Sprint("together-", i+1), memory: installedMemory, after: soon}
 		var names []string
 		for _, k := range random.Perm(len(attack.All()))[:3] {
 			x := attack.All()[k]
