@@ -366,6 +366,16 @@ func TestWhatIsUnknownOfAWorkload(t *testing.T) {
 			},
 			expr: unnamed, want: "2, 1 expected",
 		},
+		"a Job's and one that is younger than our start, not heard of, of a query that names nobody": {
+			sent: []sentBy{sent("small", 2*time.Minute, 2, "s")},
+			pods: func(c *heldCluster) {
+				c.add("small", -time.Hour, "s")
+				c.add("job", -time.Hour, "j")
+				c.pods[1].batch = true
+				c.add("large", time.Minute, "l1")
+			},
+			expr: unnamed, at: 2 * time.Minute, want: "2, 1 expected",
+		},
 		"just begun, beside another workload, of a query that names nobody": { // somewhere a pod begins all the time
 			sent: []sentBy{sent("small", whole, 2, "s"), {workload: "caller", pods: []string{"c"}, from: whole - 10*time.Second, to: whole, source: true}},
 			pods: func(c *heldCluster) {
@@ -428,6 +438,22 @@ func TestWhatIsUnknownOfAWorkload(t *testing.T) {
 				c.add("large", -time.Hour, "l1")
 			},
 			expr: `sum(rate(istio_requests_total{destination_workload="small",destination_workload_namespace="test",reporter="destination"}[1m]))`,
+		},
+		"no requests, and one is mute: a mean of nothing is nothing": {
+			sent: []sentBy{sent("small", whole, 0, "s"), sent("small", 4*time.Minute, 0, "s2"), sent("large", whole, 0, "l1")},
+			pods: func(c *heldCluster) {
+				c.add("small", -time.Hour, "s", "s2")
+				c.add("large", -time.Hour, "l1")
+			},
+			want: "0, 3 expected",
+		},
+		"mute beside one that is not back over the window: what is seen is not counted as more than that": {
+			sent: []sentBy{sent("small", whole, 20, "s"), {workload: "large", pods: []string{"l1"}, from: whole - 20*time.Second, to: whole, rps: 1}},
+			pods: func(c *heldCluster) {
+				c.add("small", -time.Hour, "s", "s2")
+				c.add("large", -time.Hour, "l1")
+			},
+			want: "30 held, 3 expected", // what is seen, 20, asks for less; twice that would ask for more
 		},
 		"no request yet, beside one that was never pointed at us": {
 			sent: []sentBy{sent("small", whole, 2, "s")},
