@@ -70,11 +70,12 @@ func sameNotes(a, b map[string]string) bool {
 func readAnnotations(annotations map[string]string) annotated {
 	a := annotated{legacy: map[string]string{}, queries: map[string]string{}, foreign: map[string]bool{}, objects: map[string]*objectNotes{}}
 	for _, key := range slices.Sorted(maps.Keys(annotations)) {
+		value := strings.TrimSpace(annotations[key]) // a block of YAML ends with a line's end
 		switch {
 		case strings.HasPrefix(key, annotationPrefix):
-			a.readMetricConfig(key, annotations[key])
+			a.readMetricConfig(key, value)
 		case strings.HasPrefix(key, ownPrefix):
-			a.readOwn(key, annotations[key])
+			a.readOwn(key, value)
 		}
 	}
 	return a
@@ -137,7 +138,6 @@ func (a *annotated) readExternal(key, metric, name, value string) {
 	case "prometheus-server", "prometheus-server-alias":
 		a.problem(ReasonIgnoredAnnotation, "annotation %s has no effect: queries are answered from what the sidecars report, no Prometheus server is asked. Remove it", key)
 	default:
-		value = strings.TrimSpace(value) // a block of YAML ends with a line's end
 		switch {
 		case value == "":
 			a.problem(ReasonBadAnnotation, "annotation %s is empty: give a PromQL expression", key)

@@ -109,6 +109,18 @@ func TestReadAnnotations(t *testing.T) {
 			annotations: map[string]string{"meshpulse.io/surge-ratio": "0", "meshpulse.io/surge-window": "0s"},
 			problems:    []string{"BadAnnotation a number above 1", "BadAnnotation a duration from 1s to 30s"},
 		},
+		"blocks of YAML, which end with a line's end": {
+			annotations: map[string]string{
+				legacy + "rps": "sum(x)\n", legacy + "interval": "30s\n",
+				"meshpulse.io/surge-window": "20s\n", "meshpulse.io/surge-ratio": " 2\n", "meshpulse.io/surge-action": "scale\n",
+			},
+			legacy: map[string]string{"rps": "sum(x)"},
+			surge:  surgeNotes{asked: true, config: aggregator.SurgeConfig{Window: 20 * time.Second, Ratio: 2}, action: surgeActionScale},
+		},
+		"a surge window that is off, in a block": {
+			annotations: map[string]string{"meshpulse.io/surge-window": "off\n"},
+			surge:       surgeNotes{off: true},
+		},
 		"an unknown key of ours": {
 			annotations: map[string]string{"meshpulse.io/surge": "on"},
 			problems:    []string{"BadAnnotation is not known"},

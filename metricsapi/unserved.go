@@ -39,7 +39,7 @@ func (a *annotated) readObject(metric, name, value string) {
 	case name == "per-replica":
 		n.perReplica = value == "true"
 	case name == queryKey, strings.EqualFold(metric, legacyMetric):
-		n.queries[name] = strings.TrimSpace(value)
+		n.queries[name] = value
 	}
 }
 
