@@ -144,7 +144,7 @@ func heardOf(a aggregator.Answer) bool {
 // noValue says which part of an expression has no series, where others have.
 func (r rules) noValue(subject string, p *prepared, a aggregator.Answer, absent absentParts) *refusal {
 	if s := absent.in(p.tree); s != nil {
-		return refuse(outcomeNoValue, "%s: no value, since no series matches %s, one of its parts. Where that is to count as 0, write (… or vector(0)) around it: %s", subject, s, p.expr)
+		return refuse(outcomeNoValue, "%s: no value, since no series matches %s, one of its parts%s: %s", subject, s, p.asNone(s, absent), p.expr)
 	}
 	return refuse(outcomeNoValue, "%s: %d series match, but the expression gives no value now: %s", subject, a.Matched, p.expr)
 }

@@ -364,6 +364,10 @@ func (r rules) remarks(o *offer, p *prepared, a aggregator.Answer) (ps []Problem
 	if otherForm(a) {
 		remark(ReasonUnreadMetrics, "%s. Nothing is known of their requests", otherFormText)
 	}
+	var blank *parser.VectorSelector // for which the expression has no value, though others of its parts have
+	if a.Matched > 0 && len(a.Values) == 0 {
+		blank = absent.in(p.tree)
+	}
 	for _, part := range p.parts {
 		at, ok := absent[part.VectorSelector]
 		other, value := part.beside(absent)
@@ -387,7 +391,11 @@ func (r rules) remarks(o *offer, p *prepared, a aggregator.Answer) (ps []Problem
 			case u.Own && (!value || a.Matched == 0):
 				remark(ReasonUnreportedValue, "the pods that it means report requests, and none with %s, which says something of themselves: check the spelling, and whether it has changed", u.Matcher)
 			case !u.Own && !value && (r.words.label(u.Label) || !slices.Contains(at.UnknownLabels, u.Label)):
-				remark(ReasonUnreportedValue, "the pods that it means report requests, and none with %s yet: it counts as none. Check the spelling", u.Matcher)
+				counts := "it counts as none"
+				if part.VectorSelector == blank {
+					counts = "the expression has no value" + p.asNone(blank, absent)
+				}
+				remark(ReasonUnreportedValue, "the pods that it means report requests, and none with %s yet: %s. Check the spelling", u.Matcher, counts)
 			}
 		}
 	}
