@@ -97,9 +97,7 @@ func readHPA(h sourceHPA, tags ...string) *autoscaler {
 			a.checkType(m)
 			continue // Resource, ContainerResource, Pods and Object metrics are others' business
 		}
-		if goal := targetQuantity(m.External.Target); goal == nil || goal.Sign() <= 0 {
-			a.problem(ReasonBadMetric, "external metric %s has no target that replicas could follow from: set target.type AverageValue with averageValue, or Value with value, above 0", nameOfMetric(m.External.Metric))
-		}
+		a.checkTarget(m.External)
 		w, ours := a.readMetric(m.External, notes, used)
 		if !ours {
 			continue
@@ -132,6 +130,20 @@ func (a *autoscaler) checkType(m autoscalingv2.MetricSpec) {
 	case autoscalingv2.ResourceMetricSourceType, autoscalingv2.ContainerResourceMetricSourceType, autoscalingv2.PodsMetricSourceType, autoscalingv2.ObjectMetricSourceType:
 	default:
 		a.problem(ReasonBadMetric, "there is no metric type %q: write External, Resource, ContainerResource, Pods or Object", m.Type)
+	}
+}
+
+// checkTarget tells of a target that an API server would refuse, or that is another kind of metric's.
+func (a *autoscaler) checkTarget(m *autoscalingv2.ExternalMetricSource) {
+	const better = "set target.type AverageValue with averageValue, or Value with value, above 0"
+	name, target := nameOfMetric(m.Metric), m.Target
+	switch goal := targetQuantity(target); {
+	case target.Type != autoscalingv2.AverageValueMetricType && target.Type != autoscalingv2.ValueMetricType:
+		a.problem(ReasonBadMetric, "external metric %s has target.type %q, which is none of an External metric: %s", name, target.Type, better)
+	case goal == nil || goal.Sign() <= 0:
+		a.problem(ReasonBadMetric, "external metric %s has no target that replicas could follow from: %s", name, better)
+	case target.Value != nil && target.AverageValue != nil:
+		a.problem(ReasonBadMetric, "external metric %s has both target.value and target.averageValue: leave out the one that is not of its target.type %s", name, target.Type)
 	}
 }
 

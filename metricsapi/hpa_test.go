@@ -59,6 +59,30 @@ func TestReadHPA(t *testing.T) {
 			want:        []metric{{"prometheus-query", "query-name = rps", "sum(rate(istio_requests_total[1m]))"}},
 			problems:    []string{"BadMetric external metric prometheus-query (query-name: rps) has no target"},
 		},
+		"a target's type that there is not": {
+			annotations: legacy + `rps: ` + rate,
+			metrics:     external("prometheus-query", `{matchLabels: {query-name: rps}}`, `type: Avg, averageValue: "10"`),
+			want:        []metric{{"prometheus-query", "query-name = rps", "sum(rate(istio_requests_total[1m]))"}},
+			problems:    []string{`BadMetric external metric prometheus-query (query-name: rps) has target.type "Avg", which is none of an External metric: set target.type AverageValue`},
+		},
+		"no type of a target": {
+			annotations: legacy + `rps: ` + rate,
+			metrics:     external("prometheus-query", `{matchLabels: {query-name: rps}}`, `averageValue: "10"`),
+			want:        []metric{{"prometheus-query", "query-name = rps", "sum(rate(istio_requests_total[1m]))"}},
+			problems:    []string{`BadMetric has target.type ""`},
+		},
+		"a target's type of Resource metrics": {
+			annotations: legacy + `rps: ` + rate,
+			metrics:     external("prometheus-query", `{matchLabels: {query-name: rps}}`, `type: Utilization, averageValue: "10"`),
+			want:        []metric{{"prometheus-query", "query-name = rps", "sum(rate(istio_requests_total[1m]))"}},
+			problems:    []string{`BadMetric has target.type "Utilization", which is none of an External metric`},
+		},
+		"two targets": {
+			annotations: legacy + `rps: ` + rate,
+			metrics:     external("prometheus-query", `{matchLabels: {query-name: rps}}`, `type: Value, averageValue: "10", value: "20"`),
+			want:        []metric{{"prometheus-query", "query-name = rps", "sum(rate(istio_requests_total[1m]))"}},
+			problems:    []string{`BadMetric has both target.value and target.averageValue: leave out the one that is not of its target.type Value`},
+		},
 		"a type that there is not, and one without its field": {
 			metrics:  `{type: Externl}, {type: External}, {type: Resource}`,
 			problems: []string{`BadMetric there is no metric type "Externl"`, "BadMetric a metric of type External has no field external"},

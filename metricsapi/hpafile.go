@@ -2,6 +2,7 @@ package metricsapi
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -13,6 +14,7 @@ import (
 	"strings"
 
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	kjson "sigs.k8s.io/json"
 	"sigs.k8s.io/yaml"
@@ -142,25 +144,82 @@ func decodeHPA(version string, data []byte) (sourceHPA, error) {
 		return h, fmt.Errorf("a HorizontalPodAutoscaler of version %q: write autoscaling/v2", version)
 	}
 	if err != nil {
-		return h, fmt.Errorf("not a HorizontalPodAutoscaler: %w", err)
+		return h, fmt.Errorf("not a HorizontalPodAutoscaler: %w", cmp.Or(badQuantities(data), err))
 	}
 	h.TypeMeta = metav1.TypeMeta{APIVersion: "autoscaling/v2", Kind: "HorizontalPodAutoscaler"}
 	if h.Namespace == "" {
 		h.Namespace = metav1.NamespaceDefault
 	}
-	switch {
-	case h.Name == "":
-		return h, errors.New("a HorizontalPodAutoscaler without metadata.name")
-	case h.Spec.MaxReplicas < 1:
-		return h, fmt.Errorf("HorizontalPodAutoscaler %s: spec.maxReplicas is %d, it must be 1 or more", h.Name, h.Spec.MaxReplicas)
-	}
+	unknown := ""
 	if version == "autoscaling/v2" || version == "autoscaling/v2beta2" {
 		var strict autoscalingv2.HorizontalPodAutoscaler
-		if unknown, err := kjson.UnmarshalStrict(data, &strict); err == nil && len(unknown) > 0 {
-			h.problems = append(h.problems, Problem{ReasonUnknownField, fmt.Sprintf("a field is not known and has no effect: %v", errors.Join(unknown...))})
+		if fields, err := kjson.UnmarshalStrict(data, &strict); err == nil && len(fields) > 0 {
+			unknown = fmt.Sprintf("a field is not known and has no effect: %v", errors.Join(fields...))
+			h.problems = append(h.problems, Problem{ReasonUnknownField, unknown})
 		}
 	}
+	if err := checkSpec(h); err != nil && unknown != "" { // misspelt, it may be what is missing
+		return h, fmt.Errorf("%w; %s", err, unknown)
+	} else if err != nil {
+		return h, err
+	}
 	return h, nil
+}
+
+// checkSpec says what an API server would refuse of an HPA, but for its metrics (autoscaler.checkType, autoscaler.checkTarget).
+func checkSpec(h sourceHPA) error {
+	bad := func(format string, args ...any) error {
+		return fmt.Errorf("HorizontalPodAutoscaler %s: %w", h.Name, fmt.Errorf(format, args...))
+	}
+	spec := h.Spec
+	switch {
+	case h.Name == "":
+		return errors.New("a HorizontalPodAutoscaler without metadata.name")
+	case spec.MaxReplicas < 1:
+		return bad("spec.maxReplicas is %d, it must be 1 or more", spec.MaxReplicas)
+	case spec.MinReplicas != nil && *spec.MinReplicas < 0:
+		return bad("spec.minReplicas is %d, it must be 0 or more", *spec.MinReplicas)
+	case spec.MinReplicas != nil && *spec.MinReplicas > spec.MaxReplicas:
+		return bad("spec.minReplicas is %d, it must not be above spec.maxReplicas, which is %d: lower the one or raise the other", *spec.MinReplicas, spec.MaxReplicas)
+	case spec.ScaleTargetRef.Kind == "" || spec.ScaleTargetRef.Name == "":
+		return bad("spec.scaleTargetRef lacks kind or name: name what is scaled, as in {apiVersion: apps/v1, kind: Deployment, name: podinfo}")
+	}
+	return nil
+}
+
+// badQuantities names the quantities of an HPA's metrics that are none, which the decoders' own error does not; nil where all are.
+func badQuantities(data []byte) error {
+	var object struct {
+		Spec struct {
+			Metrics any `json:"metrics"`
+		} `json:"spec"`
+	}
+	if err := json.Unmarshal(data, &object); err != nil {
+		return nil // the decoder of the version says it better
+	}
+	var errs []error
+	var look func(path, key string, v any)
+	look = func(path, key string, v any) {
+		switch v := v.(type) {
+		case map[string]any:
+			for _, key := range slices.Sorted(maps.Keys(v)) {
+				look(path+"."+key, key, v[key])
+			}
+		case []any:
+			for i, item := range v {
+				look(fmt.Sprintf("%s[%d]", path, i), "", item)
+			}
+		case string:
+			switch key {
+			case "value", "averageValue", "targetValue", "targetAverageValue":
+				if _, err := resource.ParseQuantity(v); err != nil {
+					errs = append(errs, fmt.Errorf("%s: %q is not a quantity: write a number such as \"10\", or of thousandths \"500m\"", path, v))
+				}
+			}
+		}
+	}
+	look("spec.metrics", "", object.Spec.Metrics)
+	return errors.Join(errs...)
 }
 
 func decodeV2(data []byte) (*autoscalingv2.HorizontalPodAutoscaler, error) {

@@ -45,8 +45,8 @@ func TestReadHPAFile(t *testing.T) {
 		},
 		"JSON": {
 			path: "a.json", want: []string{"test/a", "default/b"},
-			text: `{"apiVersion":"autoscaling/v2","kind":"HorizontalPodAutoscaler","metadata":{"name":"a","namespace":"test"},"spec":{"maxReplicas":1}}` +
-				"\n" + `{"apiVersion":"autoscaling/v2","kind":"HorizontalPodAutoscaler","metadata":{"name":"b"},"spec":{"maxReplicas":1}}`,
+			text: `{"apiVersion":"autoscaling/v2","kind":"HorizontalPodAutoscaler","metadata":{"name":"a","namespace":"test"},"spec":{"maxReplicas":1,"scaleTargetRef":{"kind":"Deployment","name":"a"}}}` +
+				"\n" + `{"apiVersion":"autoscaling/v2","kind":"HorizontalPodAutoscaler","metadata":{"name":"b"},"spec":{"maxReplicas":1,"scaleTargetRef":{"kind":"Deployment","name":"b"}}}`,
 		},
 		"v2beta2": {
 			text: strings.Replace(minimalHPA("a"), "autoscaling/v2", "autoscaling/v2beta2", 1), want: []string{"default/a"},
@@ -70,8 +70,30 @@ func TestReadHPAFile(t *testing.T) {
 		"half a JSON":                {path: "a.json", text: "{\n\"kind\":", err: "line 1: not JSON"},
 		"no name":                    {text: minimalHPA(`""`), err: "line 1: a HorizontalPodAutoscaler without metadata.name"},
 		"no maximum":                 {text: "# x\n---\n" + strings.Replace(minimalHPA("a"), "maxReplicas: 3, ", "", 1), err: "line 2: HorizontalPodAutoscaler a: spec.maxReplicas is 0"},
-		"a wrong type":               {text: strings.Replace(minimalHPA("a"), "maxReplicas: 3", "maxReplicas: many", 1), err: "line 1: not a HorizontalPodAutoscaler"},
-		"autoscaling/v1":             {text: strings.Replace(minimalHPA("a"), "autoscaling/v2", "autoscaling/v1", 1), want: []string{"default/a"}},
+		"the maximum misspelt": {
+			text: strings.Replace(minimalHPA("a"), "maxReplicas", "maxReplica", 1),
+			err:  `HorizontalPodAutoscaler a: spec.maxReplicas is 0, it must be 1 or more; a field is not known and has no effect: unknown field "spec.maxReplica"`,
+		},
+		"a minimum above the maximum": {
+			text: strings.Replace(minimalHPA("a"), "spec: {", "spec: {minReplicas: 20, ", 1),
+			err:  "HorizontalPodAutoscaler a: spec.minReplicas is 20, it must not be above spec.maxReplicas, which is 3: lower the one or raise the other",
+		},
+		"a negative minimum": {
+			text: strings.Replace(minimalHPA("a"), "spec: {", "spec: {minReplicas: -1, ", 1), err: "spec.minReplicas is -1, it must be 0 or more",
+		},
+		"nothing to scale": {
+			text: strings.Replace(minimalHPA("a"), ", scaleTargetRef: {kind: Deployment, name: a}", "", 1), err: "HorizontalPodAutoscaler a: spec.scaleTargetRef lacks kind or name: name what is scaled",
+		},
+		"a target that is no quantity": {
+			text: strings.Replace(minimalHPA("a"), "spec: {", `spec: {metrics: [{type: External, external: {metric: {name: x}, target: {type: AverageValue, averageValue: "ten"}}}], `, 1),
+			err:  `line 1: not a HorizontalPodAutoscaler: spec.metrics[0].external.target.averageValue: "ten" is not a quantity: write a number such as "10"`,
+		},
+		"a target of v2beta1 that is no quantity": {
+			text: strings.NewReplacer("autoscaling/v2", "autoscaling/v2beta1", "spec: {", `spec: {metrics: [{type: External, external: {metricName: x, targetValue: "a lot"}}], `).Replace(minimalHPA("a")),
+			err:  `spec.metrics[0].external.targetValue: "a lot" is not a quantity`,
+		},
+		"a wrong type":   {text: strings.Replace(minimalHPA("a"), "maxReplicas: 3", "maxReplicas: many", 1), err: "line 1: not a HorizontalPodAutoscaler"},
+		"autoscaling/v1": {text: strings.Replace(minimalHPA("a"), "autoscaling/v2", "autoscaling/v1", 1), want: []string{"default/a"}},
 		"a version that there is not": {
 			text: minimalHPA("a") + "---\n" + strings.Replace(minimalHPA("b"), "autoscaling/v2", "autoscaling/v3", 1) + "---\n" + minimalHPA("c"),
 			want: []string{"default/a", "default/c"}, err: `line 5: a HorizontalPodAutoscaler of version "autoscaling/v3": write autoscaling/v2`,

@@ -116,7 +116,7 @@ func TestFileSourceFollowsTheFolder(t *testing.T) {
 	}
 
 	d.write("b.yml", minimalHPA("b")+"---\n"+minimalHPA("c"))
-	d.write("d.json", `{"apiVersion":"autoscaling/v2","kind":"HorizontalPodAutoscaler","metadata":{"name":"d"},"spec":{"maxReplicas":1}}`)
+	d.write("d.json", `{"apiVersion":"autoscaling/v2","kind":"HorizontalPodAutoscaler","metadata":{"name":"d"},"spec":{"maxReplicas":1,"scaleTargetRef":{"kind":"Deployment","name":"d"}}}`)
 	d.write("notes.txt", "hello")
 	d.write(".hidden.yaml", minimalHPA("hidden"))
 	d.do(os.Mkdir(filepath.Join(d.path, "folder.yaml"), 0o700))
