@@ -5,6 +5,7 @@ import (
 	"math"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/meshpulse/meshpulse/aggregator"
@@ -86,6 +87,9 @@ func (r rules) judge(subject string, p *prepared, a aggregator.Answer, at time.T
 	case p.selects && a.Matched == 0 && otherForm(a):
 		return verdict{}, refuse(outcomeNoValue, "%s: no series, and it is not known to be 0: its %s: %s", subject, otherFormText, p.expr)
 	case p.selects && a.Reporting == 0 && (a.Matched == 0 || r.holder != nil || nothingLeft(a)):
+		if others := r.othersReport(p, at); others != "" {
+			why = strings.TrimPrefix(why+"; "+others, "; ")
+		}
 		return verdict{}, r.noSidecar(subject, p, a, why)
 	case why != "":
 		return verdict{}, refuse(outcomeNoValue, "%s: %s: %s", subject, why, p.expr)
@@ -147,6 +151,25 @@ func (r rules) noValue(subject string, p *prepared, a aggregator.Answer, absent 
 		return refuse(outcomeNoValue, "%s: no value, since no series matches %s, one of its parts%s: %s", subject, s, p.asNone(s, absent), p.expr)
 	}
 	return refuse(outcomeNoValue, "%s: %d series match, but the expression gives no value now: %s", subject, a.Matched, p.expr)
+}
+
+// manyReporting is how many workloads an error names.
+const manyReporting = 5
+
+// othersReport says which workloads report where none that a query means does: its name may be misspelt. It is "" where there is none.
+func (r rules) othersReport(p *prepared, at time.Time) string {
+	if p.query == nil || p.waypoint || !p.namesPods() {
+		return ""
+	}
+	names := p.query.ReportingWorkloads(at, r.holder == nil)
+	if len(names) == 0 {
+		return ""
+	}
+	more := ""
+	if len(names) > manyReporting {
+		names, more = names[:manyReporting], ", …"
+	}
+	return "others do report: " + strings.Join(names, ", ") + more
 }
 
 func (r rules) noSidecar(subject string, p *prepared, a aggregator.Answer, doubt string) *refusal {

@@ -1,0 +1,31 @@
+package aggregator
+
+import (
+	"maps"
+	"slices"
+	"time"
+)
+
+// ReportingWorkloads returns the workloads whose pods report at an instant, as namespace/workload and sorted, of the namespaces whose pods the query
+// means. Where everywhere is true and there is none, it is those of all namespaces. It looks at every pod there, so it is for errors.
+func (q *Query) ReportingWorkloads(at time.Time, everywhere bool) []string {
+	found := map[string]bool{}
+	now := q.store.millis(at)
+	look := func(tables []*table) {
+		for _, t := range tables {
+			pod := t.pod.Load()
+			if name := pod.Namespace + "/" + pod.Workload; pod.Workload != "" && !found[name] && !t.gone.Load() && t.state(now, time.Minute).Reporting {
+				found[name] = true
+			}
+		}
+	}
+	for _, m := range q.meant {
+		if m.Namespace != "" {
+			look(q.store.tables.in(m.Namespace))
+		}
+	}
+	if len(found) == 0 && everywhere {
+		look(q.store.tables.all.all())
+	}
+	return slices.Sorted(maps.Keys(found))
+}
