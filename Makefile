@@ -50,7 +50,7 @@ beside: build report envoy ## a real Prometheus scrapes the Envoys that push to 
 	@$(MAKE) --no-print-directory $(LAB_BIN)/prometheus-$(PROMETHEUS_VERSION)
 	@bin/report beside --prometheus $(LAB_BIN)/prometheus-$(PROMETHEUS_VERSION)
 
-surge: report ## the study of surges: false scale-ups, delay, overshoot, over simulated days (DAYS=40 of each kind and flush)
+surge: report ## the study of surges: false scale-ups, delay, overshoot, over simulated days (40 of each kind and flush; DAYS=1: fewer, printed and not kept)
 	@bin/report surge $(if $(DAYS),--days $(DAYS))
 
 image: image-binaries ## bin/meshpulse-image.tar, an OCI archive without Docker (IMAGE=REGISTRY/meshpulse:TAG, PLATFORMS="linux/amd64 linux/arm64")

@@ -56,6 +56,10 @@ func (l *lab) attackAll(ctx context.Context, long bool, names []string) error {
 	}
 	defer c.Stop()
 	a := &arena{lab: l, cluster: c, dir: dir}
+	assaults := l.assaults(a, long)
+	if err := known(names, assaults); err != nil {
+		return err
+	}
 	defer a.close()
 	if err := a.setUp(ctx); err != nil {
 		return err
@@ -65,7 +69,7 @@ func (l *lab) attackAll(ctx context.Context, long bool, names []string) error {
 		return err
 	}
 	bad := 0
-	for i, s := range l.assaults(a, long) {
+	for i, s := range assaults {
 		if len(names) > 0 && !slices.Contains(names, s.name) || ctx.Err() != nil {
 			continue
 		}
@@ -87,6 +91,20 @@ func (l *lab) attackAll(ctx context.Context, long bool, names []string) error {
 		return fmt.Errorf("%d attacks cost the victims something", bad)
 	}
 	return ctx.Err()
+}
+
+// known returns an error about the first name that is no assault's.
+func known(names []string, all []assault) error {
+	var there []string
+	for _, s := range all {
+		there = append(there, s.name)
+	}
+	for _, name := range names {
+		if !slices.Contains(there, name) {
+			return fmt.Errorf("no attack %q: they are %s", name, strings.Join(there, "; "))
+		}
+	}
+	return nil
 }
 
 // assaults are all that is tried, or those that last for as long as the defaults.

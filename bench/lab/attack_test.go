@@ -114,3 +114,18 @@ func TestThreeTogetherAreDrawnFromTheSeed(t *testing.T) {
 		t.Errorf("another draw gives others:\n%s", diff)
 	}
 }
+
+// An attack that is misspelt is no run of none, which would be a good one.
+func TestAnUnknownAttackIsRefusedWithThoseThatThereAre(t *testing.T) {
+	for _, long := range []bool{false, true} {
+		all := (&lab{}).assaults(&arena{}, long)
+		for _, s := range all {
+			if err := known([]string{s.name}, all); err != nil {
+				t.Error(err)
+			}
+		}
+		if err := known([]string{all[0].name, "nosuch"}, all); err == nil || !strings.Contains(err.Error(), `"nosuch"`) || !strings.Contains(err.Error(), all[0].name) {
+			t.Errorf("an unknown attack: %v", err)
+		}
+	}
+}

@@ -21,6 +21,8 @@ type surgeStudy struct {
 	runs   int     // of each step
 	faults int     // at each flush interval
 
+	results string // the folder that takes them
+
 	mu     sync.Mutex // below: of the workers
 	alarms []surge.Alarms
 	told   map[surge.Cell]map[surge.Rise][]surge.Told
@@ -41,15 +43,38 @@ var (
 	}{{1, 0.9}, {10, 0.09}, {100, 0.01}}
 )
 
-func runSurge(ctx context.Context, args []string) error {
-	var results string
-	st := &surgeStudy{told: map[surge.Cell]map[surge.Rise][]surge.Told{}}
+// The whole study is what results are kept of.
+const (
+	wholeDays   = 40
+	wholeRuns   = 10
+	wholeFaults = 2500
+)
+
+// newSurgeStudy reads the flags.
+func newSurgeStudy(args []string) (st *surgeStudy, err error) {
+	st = &surgeStudy{told: map[surge.Cell]map[surge.Rise][]surge.Told{}}
 	f := flag.NewFlagSet("surge", flag.ContinueOnError)
-	f.StringVar(&results, "results", "bench/results", "folder that takes the results")
-	f.Float64Var(&st.days, "days", 40, "simulated days of steady traffic of each kind at each flush interval")
-	f.IntVar(&st.runs, "runs", 10, "runs of each step")
-	f.IntVar(&st.faults, "faults", 2500, "faults at each flush interval")
+	f.StringVar(&st.results, "results", "bench/results", "folder that takes the results of a whole study")
+	f.Float64Var(&st.days, "days", wholeDays, "simulated days of steady traffic of each kind at each flush interval; of other than the default, and of fewer runs or faults, the results are printed and not kept")
+	f.IntVar(&st.runs, "runs", wholeRuns, "runs of each step")
+	f.IntVar(&st.faults, "faults", wholeFaults, "faults at each flush interval")
 	if err := f.Parse(args); err != nil {
+		return nil, err
+	}
+	if !(st.days >= 1) {
+		return nil, fmt.Errorf("--days %g (DAYS of make surge) is below 1: give 1 or more; %d are a whole study", st.days, wholeDays)
+	}
+	return st, nil
+}
+
+// whole says whether the study is one whose results are kept: none of it was left out.
+func (st *surgeStudy) whole(ctx context.Context) bool {
+	return st.days == wholeDays && st.runs == wholeRuns && st.faults == wholeFaults && ctx.Err() == nil
+}
+
+func runSurge(ctx context.Context, args []string) error {
+	st, err := newSurgeStudy(args)
+	if err != nil {
 		return err
 	}
 	began := time.Now()
@@ -73,7 +98,10 @@ func runSurge(ctx context.Context, args []string) error {
 	}
 	t.note("It took %s.", time.Since(began).Round(time.Second))
 	fmt.Print(t.markdown())
-	return t.write(results, "surge")
+	if !st.whole(ctx) {
+		return nil
+	}
+	return t.write(st.results, "surge")
 }
 
 // work runs all jobs, as many at a time as there are processors.
