@@ -106,15 +106,15 @@ func (c Config) Validate() error {
 		{"MaxBuckets", c.MaxBuckets, 4096},
 	} {
 		if limit.value < 0 || limit.value > limit.max {
-			return fmt.Errorf("%w: %s is %d, must be between 1 and %d (0 for the default)", ErrConfig, limit.name, limit.value, limit.max)
+			return fmt.Errorf("%w: %s is %d, must be between 1 and %d: leave it out for the default", ErrConfig, limit.name, limit.value, limit.max)
 		}
 	}
 	if c.Keep != nil && len(c.Keep) == 0 {
-		return fmt.Errorf("%w: nothing is to be kept: give at least one prefix, such as istio_", ErrConfig)
+		return fmt.Errorf("%w: nothing is to be kept (--keep): give at least one prefix, such as istio_, or leave it out for that", ErrConfig)
 	}
 	for _, tag := range c.CustomTags {
 		if tag == "" || strings.Contains(tag, ".") {
-			return fmt.Errorf("%w: custom tag %q: a tag's name is not empty and has no dots", ErrConfig, tag)
+			return fmt.Errorf("%w: custom tag %q (--custom-tags): a tag's name is not empty and has no dots", ErrConfig, tag)
 		}
 	}
 	return nil

@@ -165,20 +165,20 @@ const maxPEM = 4 << 20
 func readPEM(flag, path string) ([]byte, error) {
 	info, err := os.Stat(path)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", flag, err)
+		return nil, fmt.Errorf("%s: %w: give a file in PEM that can be read", flag, err)
 	}
 	if !info.Mode().IsRegular() {
 		return nil, fmt.Errorf("%s %s is not a regular file: give one in PEM", flag, path)
 	}
 	f, err := os.Open(path)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", flag, err)
+		return nil, fmt.Errorf("%s: %w: give a file in PEM that can be read", flag, err)
 	}
 	defer func() { _ = f.Close() }()
 	b, err := io.ReadAll(io.LimitReader(f, maxPEM+1)) // a size that is told may be wrong
 	switch {
 	case err != nil:
-		return nil, fmt.Errorf("%s: %w", flag, err)
+		return nil, fmt.Errorf("%s: %w: give a file in PEM that can be read", flag, err)
 	case len(b) > maxPEM:
 		return nil, fmt.Errorf("%s %s is beyond %d MiB: give one in PEM", flag, path, maxPEM>>20)
 	}

@@ -9,6 +9,7 @@ import (
 	"math"
 	"net"
 	"runtime/debug"
+	"strconv"
 
 	"github.com/spf13/pflag"
 
@@ -122,6 +123,7 @@ func (o *serveOptions) complete() error {
 	if _, _, err := net.SplitHostPort(o.ingestAddress); err != nil {
 		errs = append(errs, fmt.Errorf("--ingest-address: %w: give host:port", err))
 	}
+	errs = append(errs, o.roomForMessages(), o.ownPorts())
 	if _, _, err := net.SplitHostPort(o.profilingAddress); o.profilingAddress != "" && err != nil {
 		errs = append(errs, fmt.Errorf("--profiling-address: %w: give host:port", err))
 	}
@@ -135,6 +137,49 @@ func (o *serveOptions) complete() error {
 		errs = append(errs, fmt.Errorf("--log-level %q is none of debug, info, warn and error", o.logLevel))
 	}
 	return errors.Join(errs...)
+}
+
+// roomForMessages says what is wrong with a bound of unfinished messages below a few of the largest: their connections would be closed.
+func (o *serveOptions) roomForMessages() error {
+	const usual, several = 64 << 20, 4
+	if largest := cmp.Or(o.sink.MaxMessageBytes, usual); o.sink.MaxPendingBytes > 0 && o.sink.MaxPendingBytes/several < largest {
+		return fmt.Errorf("--max-pending-bytes %d is less than %d times --max-message-bytes, which is %d: raise the one or lower the other", o.sink.MaxPendingBytes, several, largest)
+	}
+	return nil
+}
+
+// ownPorts says which addresses meshpulse would take from itself.
+func (o *serveOptions) ownPorts() error {
+	host := o.api.BindAddress
+	if host == "" {
+		host = "0.0.0.0"
+		if o.api.Standalone {
+			host = "127.0.0.1"
+		}
+	}
+	https := net.JoinHostPort(host, strconv.Itoa(o.api.SecurePort))
+	var errs []error
+	for _, pair := range [][4]string{
+		{"--ingest-address", o.ingestAddress, "--bind-address and --secure-port", https},
+		{"--profiling-address", o.profilingAddress, "--bind-address and --secure-port", https},
+		{"--profiling-address", o.profilingAddress, "--ingest-address", o.ingestAddress},
+	} {
+		if sameAddress(pair[1], pair[3]) {
+			errs = append(errs, fmt.Errorf("%s %s is what meshpulse itself listens on (%s, %s): give them ports of their own", pair[0], pair[1], pair[2], pair[3]))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// sameAddress reports whether nobody can listen on both; a port of 0 is a free one.
+func sameAddress(a, b string) bool {
+	hostA, portA, errA := net.SplitHostPort(a)
+	hostB, portB, errB := net.SplitHostPort(b)
+	if errA != nil || errB != nil || portA != portB || portA == "0" {
+		return false
+	}
+	all := func(host string) bool { ip := net.ParseIP(host); return host == "" || ip != nil && ip.IsUnspecified() }
+	return hostA == hostB || all(hostA) || all(hostB)
 }
 
 // logger writes in the format of the flags, which complete has checked.
