@@ -104,6 +104,9 @@ func (st *Stream) Commit(arrival time.Time, b *Batch, d Describer) (err error) {
 	}
 	defer t.mu.Unlock()
 	defer t.contain(&err, len(b.Samples))
+	if t.foreign {
+		t.foreign = st.store.refuses(st.pod, at)
+	}
 	if st.proof = st.from.proof; t.foreign {
 		st.store.metrics.drop(ErrForeignPod, len(b.Samples))
 		return ErrForeignPod

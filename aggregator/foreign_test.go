@@ -232,3 +232,75 @@ func TestForeignPodsAreTold(t *testing.T) {
 		}
 	})
 }
+
+// A pod whose name is used again after more than half a minute is a pod that exists: nothing of it is refused.
+func TestAPodThatIsBackIsNotRefused(t *testing.T) {
+	for name, deaf := range map[string]bool{"in step": false, "the watch ends as it comes": true} {
+		t.Run(name, func(t *testing.T) {
+			inCluster(t, Config{}, func(r *reports) {
+				st := r.store.Connect(pod("known", "10.0.0.9"))
+				r.until(st, 20*time.Second)
+				st.Close()
+				r.census.set("test/known", false)
+				time.Sleep(61 * time.Second) // the next one of a StatefulSet waits for its volume
+				r.census.set("test/known", true)
+				if deaf {
+					r.census.set("", false)
+				}
+				st = r.store.Connect(pod("known", "10.0.0.10"))
+				refused := 0
+				for range 12 {
+					if r.flush(st) != nil {
+						refused++
+					}
+					time.Sleep(5 * time.Second)
+				}
+				if refused > 0 {
+					t.Errorf("%d of its first 12 flushes were refused though the cluster knows it", refused)
+				}
+			})
+		})
+	}
+}
+
+// A waypoint that is known late has its requests counted once.
+func TestAWaypointThatIsKnownLateIsCountedOnce(t *testing.T) {
+	for name, space := range map[string]uint64{"tags": 0, "in a space": 7} {
+		t.Run(name, func(t *testing.T) {
+			r := newRivalry(t)
+			c := &addressBook{clusterOf: clusterOf{"test/web-0": {}}}
+			r.store.SetPods(c)
+			st := r.store.Connect(Pod{Namespace: "test", Name: "late", FlushInterval: 5 * time.Second})
+			for n := range 24 {
+				if n == 6 {
+					c.clusterOf["test/late"] = Pod{Waypoint: true}
+					c.changes++
+				}
+				arrival := r.store.started.Add(time.Duration(n+1) * 5 * time.Second)
+				b := &Batch{Timestamp: arrival.UnixMilli(), Space: space}
+				for i := range 2 {
+					b.Samples = append(b.Samples, Sample{Key: uint64(i + 1), Timestamp: b.Timestamp, Kind: Counter, Value: float64((n + 1) * 500)})
+				}
+				if err := st.Commit(arrival, b, waypointRequests{}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			for _, sel := range []string{`reporter="waypoint"`, `reporter="destination"`} {
+				q, err := r.store.Query(`sum(rate(istio_requests_total{pod="late",` + sel + `}[30s]))`)
+				if err != nil {
+					t.Fatal(err)
+				}
+				a, err := q.Eval(t.Context(), r.store.started.Add(120*time.Second))
+				if err != nil {
+					t.Fatal(err)
+				}
+				t.Log(sel, a.Values)
+				for _, v := range a.Values {
+					if v.V > 105 || v.V < 95 {
+						t.Errorf("%s: %v requests a second, there were 100", sel, v.V)
+					}
+				}
+			}
+		})
+	}
+}

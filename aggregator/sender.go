@@ -58,17 +58,26 @@ func (p *Pod) sender() sender {
 	return sender{address: a.Addr().Unmap().WithZone(""), proof: p.Proof}
 }
 
-// lookAgain is how often, in milliseconds, a stream's address is looked at where pods come and go without end.
-const lookAgain = 1000
+const (
+	// lookAgain is how often, in milliseconds, a stream's address is looked at where pods come and go without end.
+	lookAgain = 1000
+	// settledFor is how long that is not done again, in milliseconds, once the address was the pod's: in a large cluster pods come and go
+	// between any two flushes.
+	settledFor = 30_000
+)
 
-// identify says why the stream is refused for its address, nil if it is not. It looks when something has changed, once a second at most.
+// identify says why the stream is refused for its address, nil if it is not. It looks when something has changed, once a second at most,
+// and once in half a minute where the address was the pod's.
 func (st *Stream) identify(at int64) error {
 	pods := st.store.pods.Load()
 	if pods == nil {
 		return nil
 	}
-	changes := (*pods).Changes()
-	if f := &st.from; f.looked == 0 || (changes != f.changes || f.doubt) && at-f.looked >= lookAgain {
+	changes, f, again := (*pods).Changes(), &st.from, int64(lookAgain)
+	if f.whose == addressOwn && !f.doubt {
+		again = settledFor
+	}
+	if f.looked == 0 || (changes != f.changes || f.doubt) && at-f.looked >= again {
 		f.looked, f.changes = at, changes
 		st.look(*pods)
 	}
@@ -110,7 +119,15 @@ func (t *table) posing(poses bool) {
 		return
 	}
 	t.poses, t.cursor, t.strange = poses, nil, nil
+	for k, c := range t.keys { // what it has counted goes on under the other name
+		if !c.removed && c.class.kind == Counter {
+			t.past.keep(k, tombstone{c.raw, c.total, c.flush}, 4*t.store.config.MaxSeriesPerPod)
+		}
+	}
 	clear(t.keys)
+	for _, c := range t.columns { // a link leads to the series of a key
+		c.next = nil
+	}
 }
 
 // said returns a series' labels as they count: without the reporter of one that poses as a waypoint.

@@ -115,8 +115,8 @@ func TestAnotherPodsAddressIsRefused(t *testing.T) {
 	a.streams["t"].Close()
 }
 
-// The informer tells of pods and their addresses when it does: a stream is looked at again when something has changed, and once a second
-// at most.
+// The informer tells of pods and their addresses when it does: a stream is looked at again when something has changed, once a second
+// at most, and once in half a minute where its address was the pod's.
 func TestAnAddressIsLookedAtAgain(t *testing.T) {
 	a := newAddressed(t)
 	a.tell("10.0.0.1", "")
@@ -131,12 +131,13 @@ func TestAnAddressIsLookedAtAgain(t *testing.T) {
 	a.tell("10.0.0.1", "test/web-0")
 	proof(ProofAddress, 10)
 	a.tell("10.0.0.1", "")
-	proof(ProofAddress, 10.5)
-	proof(ProofNone, 11)
+	proof(ProofAddress, 35)
+	proof(ProofNone, 40)
 	a.tell("10.0.0.1", "test/web-0")
-	proof(ProofAddress, 15)
+	proof(ProofNone, 40.5)
+	proof(ProofAddress, 45)
 	a.tell("10.0.0.1", "test/web-7")
-	if err := a.refused("v", 20); err == nil {
+	if err := a.refused("v", 75); err == nil {
 		t.Error("its address is another pod's by now, and it is taken")
 	}
 	if own := testutil.ToFloat64(a.store.metrics.addresses.WithLabelValues(addressOwn)); own != 2 {
@@ -260,5 +261,67 @@ func TestOnlyWaypointsReportAsSuch(t *testing.T) {
 				t.Errorf("%d series are kept apart as %q", n, tc.misread)
 			}
 		})
+	}
+}
+
+// waypointRates is of a pod of two series, reporter="waypoint" and "destination", each 100 a second, flushed every 5 s for two minutes; at the
+// seventh flush change happens. It returns the rates of the first as answers
+// have them at each flush, by the second.
+func waypointRates(t *testing.T, c *addressBook, name string, change func()) (rates map[int]float64) {
+	r := newRivalry(t)
+	r.store.SetPods(c)
+	st := r.store.Connect(Pod{Namespace: "test", Name: name, FlushInterval: 5 * time.Second})
+	rates = map[int]float64{}
+	q, err := r.store.Query(`sum(rate(istio_requests_total{pod="` + name + `",reporter="waypoint"}[11s]))`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for n := range 24 {
+		if n == 6 {
+			change()
+			c.changes++
+		}
+		arrival := r.store.started.Add(time.Duration(n+1) * 5 * time.Second)
+		b := &Batch{Timestamp: arrival.UnixMilli()}
+		for i := range 2 {
+			b.Samples = append(b.Samples, Sample{Key: uint64(i + 1), Timestamp: b.Timestamp, Kind: Counter, Value: float64((n + 1) * 500)})
+		}
+		if err := st.Commit(arrival, b, waypointRequests{}); err != nil {
+			t.Fatal(err)
+		}
+		st.table.mu.Lock()
+		st.table.closeRow()
+		st.table.mu.Unlock()
+		a, err := q.Eval(t.Context(), arrival)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, v := range a.Values {
+			rates[(n+1)*5] = v.V
+		}
+	}
+	return rates
+}
+
+// A waypoint that is known late goes on with what it has counted.
+func TestAWaypointIsNeverCountedForMoreThanItServes(t *testing.T) {
+	c := &addressBook{clusterOf: clusterOf{"test/web-0": {}}}
+	rates := waypointRates(t, c, "late", func() { c.clusterOf["test/late"] = Pod{Waypoint: true} })
+	for at, v := range rates {
+		if v > 101 {
+			t.Errorf("at %d s: %v a second, it serves 100", at, v)
+		}
+	}
+	if rates[120] < 99 {
+		t.Errorf("at 120 s: %v a second, it serves 100", rates[120])
+	}
+}
+
+// What was taken for a waypoint while nothing was known is none from the flush on at which that is known.
+func TestWhoIsFoundToBeNoWaypointCountsForNoneFromThenOn(t *testing.T) {
+	c := &addressBook{clusterOf: clusterOf{"test/web-0": {}}, stale: true}
+	rates := waypointRates(t, c, "pod", func() { c.clusterOf["test/pod"] = Pod{}; c.stale = false })
+	if v := rates[120]; v != 0 {
+		t.Errorf("at 120 s: %v a second in a waypoint's name", v)
 	}
 }

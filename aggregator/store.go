@@ -207,19 +207,25 @@ type podKey struct{ namespace, name string }
 
 // get returns the pod's table, made if it is new; else the error is ErrForeignPod, ErrPods or ErrMemory.
 func (ts *tables) get(s *Store, p *Pod) (*table, error) {
-	ts.mu.Lock()
-	defer ts.mu.Unlock()
 	k := podKey{p.Namespace, p.Name}
-	if t := ts.byPod[k]; t != nil {
+	ts.mu.Lock()
+	t := ts.byPod[k]
+	ts.mu.Unlock()
+	if t != nil {
 		return t, nil
 	}
-	if s.refuses(p, s.millis(time.Now())) {
+	if s.refuses(p, s.millis(time.Now())) { // asks for the cluster's pods, whose readers ask for tables: not with the mutex held
 		return nil, ErrForeignPod
+	}
+	ts.mu.Lock()
+	defer ts.mu.Unlock()
+	if t := ts.byPod[k]; t != nil {
+		return t, nil
 	}
 	if !s.podShares.Take(p.Sender, 1) {
 		return nil, ErrPods
 	}
-	t := newTable(s, p)
+	t = newTable(s, p)
 	if err := t.afford(t.bytes()); err != nil {
 		s.podShares.Give(p.Sender, 1)
 		return nil, err

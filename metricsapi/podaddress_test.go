@@ -3,6 +3,7 @@ package metricsapi
 import (
 	"fmt"
 	"net/netip"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -10,6 +11,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/meshpulse/meshpulse/aggregator"
 	"github.com/meshpulse/meshpulse/metricsapi/meshpod"
 )
 
@@ -197,4 +199,51 @@ func TestTheIndexKnowsWaypoints(t *testing.T) {
 			t.Errorf("%s is a waypoint: %v, want %v", name, p.Waypoint, want)
 		}
 	}
+}
+
+// heldIndex is an index whose answer to whether a pod exists waits.
+type heldIndex struct {
+	*podIndex
+	asked, goOn chan struct{}
+}
+
+func (heldIndex) InStep() bool { return true }
+func (heldIndex) Fresh() bool  { return true }
+
+func (s heldIndex) Exists(namespace, name string) (bool, time.Time) {
+	close(s.asked)
+	<-s.goOn
+	return s.podIndex.Exists(namespace, name)
+}
+
+// An answer looks at pods with the index' mutex held for reading and asks the store for each; a stream that opens asks the index with the
+// mutex of the store's tables held. While a change of the index waits between them, all three wait for ever.
+func TestAnAnswerAndAStreamThatOpensDoNotWaitForEachOther(t *testing.T) {
+	a := newAddressed(t)
+	store, err := aggregator.New(aggregator.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	asked, goOn := make(chan struct{}), make(chan struct{})
+	store.SetPods(heldIndex{a.podIndex, asked, goOn})
+	a.tell(a.pod("known", time.Hour, "10.0.0.1"))
+	other := a.pod("other", time.Hour, "10.0.0.2")
+	kept, _ := a.transform(other)
+	a.each([]aggregator.Meant{{}}, a.now, func(*knownPod) { // as holder.look does
+		go store.Connect(aggregator.Pod{Namespace: "test", Name: "phantom"})
+		<-asked
+		go a.add(kept) // news of a pod
+		for a.mu.TryRLock() {
+			a.mu.RUnlock()
+			runtime.Gosched()
+		}
+		close(goOn)
+		done := make(chan struct{})
+		go func() { store.Pod("test", "known", a.now, time.Minute); close(done) }() // looking.state
+		select {
+		case <-done:
+		case <-time.After(30 * time.Second):
+			t.Error("deadlock: the answer waits for the store's tables, the stream for the index, and the news for the answer")
+		}
+	})
 }
