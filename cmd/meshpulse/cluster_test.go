@@ -89,7 +89,7 @@ func inCluster(t *testing.T, args []string, pods ...corev1.Pod) (*server, *apiSe
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	var running sync.WaitGroup
-	running.Go(func() { _ = s.run(ctx) })
+	running.Go(func() { _ = s.run(ctx, ctx) })
 	t.Cleanup(func() {
 		cancel()
 		http.CloseClientConnections()

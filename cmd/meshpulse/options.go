@@ -23,8 +23,8 @@ const serveText = `Takes flushes of Envoy sidecars in and answers the external m
   meshpulse serve                                 in a cluster, see manifests/
   meshpulse serve --standalone --hpa-dir DIR      on one machine: HPAs from YAML files
 
-/healthz, /livez, /readyz, /metrics and /debug/hpas are on the secure port. SIGTERM drains and ends within 5 s,
-in a pod 3 s later: until then the cluster still sends it there.
+/healthz, /livez, /readyz, /metrics and /debug/hpas are on the secure port. SIGTERM drains and ends within 5 s;
+a pod first serves on for 2.5 s of them, while the cluster still sends it there.
 Memory: set GOMEMLIMIT (such as 900MiB) some 10 % below the container's limit; --memory-budget then bounds what is kept.
 Bytes are a number, or as Kubernetes writes them: 64Mi.`
 

@@ -19,13 +19,13 @@ import (
 )
 
 const (
-	// shutdownLimit bounds how long streams may take to end after a signal; answers in flight get as long (metricsapi).
+	// shutdownLimit bounds how long streams may take to end; answers in flight get as long (metricsapi).
 	shutdownLimit = 4 * time.Second
-	// exitLimit is when the process ends whatever it is doing: 5 s are promised, and what comes after them is SIGKILL.
+	// exitLimit is how long after the signal the process ends whatever it is doing: within 5 s, as is promised.
 	exitLimit = 4500 * time.Millisecond
-	// lingering is how long a pod serves on before that: kube-proxy takes its address out of the Services once a second at most, after the
+	// lingering is how much of that a pod serves on for: kube-proxy takes its address out of the Services once a second at most, after the
 	// endpoints' controller has. Without it one question in a rolling update went to a port that was closed (bench/lab/node).
-	lingering = 3 * time.Second
+	lingering = 2500 * time.Millisecond
 )
 
 // serve parses the flags and runs the server until the context ends.
@@ -51,7 +51,7 @@ func serve(ctx context.Context, args []string, c console) error {
 	if err != nil {
 		return err
 	}
-	return s.run(o.lingers(ctx, log))
+	return s.run(ctx, o.lingers(ctx, log))
 }
 
 // lingers returns a context that ends after ctx: in a pod later, for the API server and the sidecars are still led there.
@@ -129,8 +129,8 @@ func (s *server) ready() error {
 	}
 }
 
-// run serves until the context ends or one part fails; then all parts end, and it returns when they have.
-func (s *server) run(ctx context.Context) error {
+// run serves until the context ends, some time after told has, or one part fails; then all parts end, and it returns when they have.
+func (s *server) run(told, ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	go s.certificate.follow(ctx) // not waited for: its files may hang
 	group.Go(func() error {
@@ -152,20 +152,22 @@ func (s *server) run(ctx context.Context) error {
 		return s.drain()
 	})
 	s.log.Info("serving", "version", version(), "ingest", s.ingest.Addr().String(), "https", s.api.Addr().String())
-	err := ended(ctx, group.Wait)
+	err := ended(told, ctx, group.Wait)
 	if err == nil {
 		s.log.Info("stopped")
 	}
 	return err
 }
 
-// ended waits for the parts to end, and for no longer than exitLimit once the context has.
-func ended(ctx context.Context, wait func() error) error {
+// ended waits for the parts to end, and for no longer than exitLimit once the process is told to end, or a part that fails has ended the
+// context.
+func ended(told, ctx context.Context, wait func() error) error {
 	done := make(chan error, 1)
 	go func() { done <- wait() }()
 	select {
 	case err := <-done:
 		return err
+	case <-told.Done():
 	case <-ctx.Done():
 	}
 	limit := time.NewTimer(exitLimit)

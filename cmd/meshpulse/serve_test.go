@@ -27,7 +27,7 @@ func TestTheProcessEndsWithinFiveSecondsWhateverItIsDoing(t *testing.T) {
 				ctx, cancel := context.WithCancel(t.Context())
 				start := time.Now()
 				time.AfterFunc(time.Minute, cancel) // it runs for a while
-				err := ended(ctx, func() error {
+				err := ended(ctx, ctx, func() error {
 					<-ctx.Done()
 					time.Sleep(test.takes)
 					return test.err
@@ -42,6 +42,38 @@ func TestTheProcessEndsWithinFiveSecondsWhateverItIsDoing(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A pod serves on for a part of them.
+func TestAPodEndsWithinFiveSecondsOfTheSignal(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		told, cancel := context.WithCancel(t.Context())
+		var o serveOptions
+		later := o.lingers(told, slog.New(slog.DiscardHandler))
+		start := time.Now()
+		cancel()
+		hang := make(chan struct{})
+		err := ended(told, later, func() error { <-hang; return nil })
+		close(hang)
+		if took := time.Since(start); took <= lingering || took >= 5*time.Second || err == nil {
+			t.Errorf("it ends %s after the signal: %v", took, err)
+		}
+	})
+}
+
+// A part that fails ends all others at once, in a pod too.
+func TestAFailureEndsTheProcessWithinFiveSeconds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		start := time.Now()
+		cancel()
+		hang := make(chan struct{})
+		err := ended(t.Context(), ctx, func() error { <-hang; return nil })
+		close(hang)
+		if took := time.Since(start); took >= 5*time.Second || err == nil {
+			t.Errorf("it ends %s after the failure: %v", took, err)
+		}
+	})
 }
 
 // A pod that is told to end is asked until the cluster's nodes know it; by hand and in the lab the end is at once.
