@@ -8,13 +8,14 @@ import (
 	"time"
 )
 
-// turns bounds how many of the engine's queries run: one at a time of each namespace, and few in all. Those that are known to be quick
-// go first, and then the namespace that has waited longest: it has one place, however many queries it has. One that has run for
-// turnLong ends as soon as another namespace waits.
+// turns bounds how many of the engine's queries run: one at a time of each namespace, and few in all. One that is known to be quick
+// and one that is not go first by turns, so neither kind waits for more than one of the other; among its kind the namespace that has waited
+// longest does: it has one place, however many queries it has. One that has run for turnLong ends as soon as another namespace waits.
 type turns struct {
 	mu      sync.Mutex
 	free    int
 	number  uint64
+	slow    bool             // the next one is preferably not quick: the last one was
 	running map[string]*turn // by namespace
 	waiting []*turn          // as they have come
 }
@@ -101,6 +102,7 @@ func (t *turns) next() {
 			break
 		}
 		t.free--
+		t.slow = first.quick
 		t.running[first.namespace] = first
 		t.waiting = slices.DeleteFunc(t.waiting, func(o *turn) bool { return o == first })
 		close(first.began)
@@ -115,7 +117,7 @@ func (t *turns) next() {
 // first is whose turn it is next, nil where nobody waits but for others of its namespace.
 func (t *turns) first() (first *turn) {
 	for _, w := range t.waiting {
-		before := first == nil || w.quick && !first.quick || w.quick == first.quick && w.place < first.place
+		before := first == nil || w.quick == first.quick && w.place < first.place || w.quick != first.quick && w.quick != t.slow
 		if before && t.running[w.namespace] == nil {
 			first = w
 		}

@@ -3,6 +3,7 @@ package aggregator
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"sync"
 	"testing"
@@ -43,9 +44,76 @@ func TestTurnsGoByNamespace(t *testing.T) {
 		}
 		end()
 		all.Wait()
-		if got := strings.Join(order, " "); got != "quick evil mine other evil mine evil evil" {
+		if got := strings.Join(order, " "); got != "quick mine evil other mine evil evil evil" {
 			t.Errorf("in the order %s", got)
 		}
+	})
+}
+
+// Quick queries of others come without end: one that is not known to be quick has its turn all the same, after one of them at most.
+func TestAQueryThatIsNotQuickHasItsTurn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		turns := newTurns(1)
+		quick, cancel := context.WithCancel(t.Context())
+		var running sync.WaitGroup
+		for i := range 50 {
+			running.Go(func() {
+				for {
+					_, end, err := turns.wait(quick, fmt.Sprint("quick-", i), true)
+					if err != nil {
+						return
+					}
+					time.Sleep(90 * time.Millisecond)
+					end()
+				}
+			})
+		}
+		synctest.Wait()
+		time.Sleep(10 * time.Millisecond) // of the first one's turn
+		began := time.Now()
+		ctx, done := context.WithTimeout(t.Context(), 4*time.Second)
+		defer done()
+		_, end, err := turns.wait(ctx, "mine", false)
+		if took := time.Since(began); err != nil || took > 180*time.Millisecond {
+			t.Errorf("it waits for %s: %v", took, err)
+		}
+		cancel()
+		if err == nil {
+			end()
+		}
+		running.Wait()
+	})
+}
+
+// And quick ones wait for one of the others at most.
+func TestAQuickQueryGoesFirstEverySecondTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		turns := newTurns(1)
+		slow, cancel := context.WithCancel(t.Context())
+		var running sync.WaitGroup
+		for i := range 50 {
+			running.Go(func() {
+				for {
+					in, end, err := turns.wait(slow, fmt.Sprint("slow-", i), false)
+					if err != nil {
+						return
+					}
+					<-in.Done() // it gives way
+					end()
+				}
+			})
+		}
+		synctest.Wait()
+		for range 10 {
+			began := time.Now()
+			_, end, err := turns.wait(t.Context(), "mine", true)
+			if took := time.Since(began); err != nil || took > turnLong {
+				t.Errorf("it waits for %s: %v", took, err)
+			}
+			end()
+		}
+		cancel()
+		running.Wait()
 	})
 }
 
