@@ -19,14 +19,15 @@ type engine struct {
 	turns      *turns
 }
 
-// ErrTooMuch is of a query that took more samples or time than one may, and of each evaluation of it in the next minutes, which is
-// refused (enginePause).
+// ErrTooMuch is of a query that took more samples or time than one may, or has given way several times in a row, and of each
+// evaluation of it in the next minutes, which is refused (enginePause).
 var ErrTooMuch = errors.New("too much: " + engineBetterForm)
 
 const (
 	engineTimeout     = 3 * time.Second // below that of a request, which may have waited besides
 	enginePause       = 2 * time.Minute
-	engineQuick       = 100 * time.Millisecond // a query that took less goes before the others
+	engineYields      = 3                      // so often one may give way without an answer between: others' load, too, makes a query slow
+	engineQuick       = 100 * time.Millisecond // a query that took less does not wait for all that are not (turns)
 	engineSampleBytes = 16                     // as the engine counts: a histogram is so many samples as it has times so many bytes
 
 	// An eighth of the memory limit is the engine's, shared by the queries that run at a time. Prometheus' default is the most: 800 MB.
@@ -112,9 +113,13 @@ func (q *Query) byEngine(ctx context.Context, at int64) ([]Value, error) {
 func (q *Query) ran(in context.Context, err error, took time.Duration) error {
 	q.quick.Store(err == nil && took < engineQuick)
 	if err == nil {
+		q.yields.Store(0)
 		return nil
 	}
 	if cause := context.Cause(in); errors.Is(cause, errGaveWay) {
+		if q.yields.Add(1) < engineYields {
+			return fmt.Errorf("%w: %s", cause, engineBetterForm)
+		}
 		err = cause
 	} else if !q.store.engine.tooMuch(err, took) {
 		return err

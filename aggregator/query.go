@@ -41,7 +41,8 @@ type Query struct {
 	asideUntil atomic.Pointer[time.Time] // when a query that was set aside after a fault is tried again
 	// When one that took too much of the engine is (engine.go).
 	tooMuchUntil atomic.Pointer[time.Time]
-	quick        atomic.Bool // when the engine has run it last
+	quick        atomic.Bool  // when the engine has run it last
+	yields       atomic.Int32 // how often it has given way since it was answered last
 
 	watched bool        // under watches.mu
 	marked  atomic.Bool // on the stack of watches

@@ -169,8 +169,42 @@ func TestALongTurnGivesWay(t *testing.T) {
 	})
 }
 
-// A query that has given way is refused for a while, as one that is too much, and asks for no turn meanwhile.
-func TestAQueryThatGaveWayIsTooMuch(t *testing.T) {
+// gaveWay notes that others have ended the query's turn while it ran.
+func (q *Query) gaveWay(ctx context.Context) error {
+	in, cancel := context.WithCancelCause(ctx)
+	cancel(errGaveWay)
+	return q.ran(in, in.Err(), turnLong)
+}
+
+// A query that has given way to others is none that takes too much: their load may have made it slow.
+func TestAQueryThatGaveWayIsTriedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newRangesFleet(t, 0, 2, 10)
+		f.flush(12)
+		f.s.engine.turns = newTurns(1)
+		q, err := f.s.RegisterFor("mine", hungry)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 3 * engineYields { // never so often in a row
+			for range engineYields - 1 {
+				if err := q.gaveWay(t.Context()); !errors.Is(err, errGaveWay) || errors.Is(err, ErrTooMuch) ||
+					!strings.Contains(err.Error(), "750ms while others waited: name a metric and a namespace") {
+					t.Fatalf("it gives way: %v", err)
+				}
+			}
+			if q.quick.Load() || q.TooMuch() {
+				t.Fatalf("quick: %t, too much: %t", q.quick.Load(), q.TooMuch())
+			}
+			if _, err := q.Eval(t.Context(), f.now); err != nil || !q.quick.Load() {
+				t.Fatalf("alone: %v, quick: %t", err, q.quick.Load())
+			}
+		}
+	})
+}
+
+// One that never ends before it gives way is refused for a while, as one that is too much, and asks for no turn meanwhile.
+func TestAQueryThatGaveWayThreeTimesInARowIsTooMuch(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newRangesFleet(t, 0, 2, 10)
 		f.flush(12)
@@ -180,22 +214,25 @@ func TestAQueryThatGaveWayIsTooMuch(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := q.Eval(t.Context(), f.now); err != nil || !q.quick.Load() {
-			t.Fatalf("alone: %v, quick: %t", err, q.quick.Load())
+		for range 2 {
+			if err := q.gaveWay(t.Context()); errors.Is(err, ErrTooMuch) {
+				t.Errorf("it gives way: %v", err)
+			}
 		}
-		// A turn that others have ended while the query ran.
-		in, cancel := context.WithCancelCause(t.Context())
-		cancel(errGaveWay)
-		if err := q.ran(in, in.Err(), turnLong); !errors.Is(err, ErrTooMuch) || !strings.Contains(err.Error(), "750ms while others waited") {
-			t.Errorf("a query that gave way: %v", err)
+		if err := q.ran(t.Context(), context.Canceled, time.Second); errors.Is(err, ErrTooMuch) {
+			t.Errorf("its request ends: %v", err)
+		}
+		if err := q.gaveWay(t.Context()); !errors.Is(err, ErrTooMuch) || !strings.Contains(err.Error(), "750ms while others waited") {
+			t.Errorf("it gives way for the third time without an answer: %v", err)
 		}
 		_, end := e.turns.begin(t, "other") // so a turn would have to wait
-		defer end()
 		if _, err := q.Eval(t.Context(), f.now); !errors.Is(err, ErrTooMuch) || !strings.Contains(err.Error(), "not tried again before") {
 			t.Errorf("within the two minutes: %v", err)
 		}
-		if q.quick.Load() {
-			t.Error("it still counts as quick")
+		end()
+		time.Sleep(enginePause)
+		if _, err := q.Eval(t.Context(), f.now); err != nil {
+			t.Errorf("after them: %v", err)
 		}
 	})
 }
