@@ -2,6 +2,7 @@ package metricsapi
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -9,8 +10,10 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/tools/cache"
+	"k8s.io/klog/v2"
 )
 
 // A cache of what the API server has goes on answering when nothing comes in any more: its rights were taken away, the API server is
@@ -108,19 +111,55 @@ func (f *freshness) stale() error {
 func (f *freshness) follow(from *cache.ListWatch) *cache.ListWatch {
 	return &cache.ListWatch{
 		ListWithContextFunc: func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
-			list, err := from.ListWithContextFunc(ctx, options)
-			f.done(err)
+			list, err := persist(ctx, f, true, func() (runtime.Object, error) { return from.ListWithContextFunc(ctx, options) })
+			if err == nil {
+				f.done(nil)
+			}
 			return list, err
 		},
 		WatchFuncWithContext: func(ctx context.Context, options metav1.ListOptions) (watch.Interface, error) {
-			w, err := from.WatchFuncWithContext(ctx, options)
+			lists := options.SendInitialEvents != nil && *options.SendInitialEvents // where that fails, client-go lists
+			w, err := persist(ctx, f, !lists, func() (watch.Interface, error) { return from.WatchFuncWithContext(ctx, options) })
 			if err != nil {
-				f.done(err)
 				return nil, err
 			}
-			return f.watch(w, options.SendInitialEvents != nil && *options.SendInitialEvents), nil
+			return f.watch(w, lists), nil
 		},
 	}
+}
+
+// askAgain is how soon what has failed is asked again, with a fifth of jitter. Left to itself client-go's reflector waits up to a minute, and
+// all of that is time in which replicas are not lowered, or after a start in which nothing is answered.
+const askAgain = 5 * time.Second
+
+// persist asks the API server, again and again while it refuses or cannot be reached. What says that the question itself is wrong is the
+// reflector's to change.
+func persist[T any](ctx context.Context, f *freshness, again bool, ask func() (T, error)) (T, error) {
+	for tries := 0; ; tries++ {
+		answer, err := ask()
+		if err == nil {
+			return answer, nil
+		}
+		f.done(err)
+		if !again || !passes(err) {
+			return answer, err
+		}
+		if tries%12 == 0 { // once a minute
+			klog.FromContext(ctx).Error(err, "The API server does not tell, and is asked again", "what", f.what)
+		}
+		select {
+		case <-ctx.Done():
+			return answer, err
+		case <-time.After(wait.Jitter(askAgain, 0.2)):
+		}
+	}
+}
+
+// passes reports whether the same question may be answered later.
+func passes(err error) bool {
+	var status apierrors.APIStatus
+	return !errors.As(err, &status) || apierrors.IsForbidden(err) || apierrors.IsUnauthorized(err) || apierrors.IsTooManyRequests(err) ||
+		apierrors.IsServiceUnavailable(err) || apierrors.IsInternalError(err)
 }
 
 // openWatch is a watch whose events are looked at as they pass.

@@ -5,18 +5,23 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
 	"sync"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
@@ -78,35 +83,68 @@ func TestAWatchIsInStepWhileItIsOpen(t *testing.T) {
 	}
 }
 
-// What an informer asks for and does not get is counted from the last time that it did.
-func TestAListThatFailsIsNotBelievedForLong(t *testing.T) {
-	now := time.Now()
-	var answer error
-	f := newFreshness("pods", func() time.Time { return now })
-	source := f.follow(&cache.ListWatch{
-		ListWithContextFunc:  func(context.Context, metav1.ListOptions) (runtime.Object, error) { return &shrunkPods{}, answer },
-		WatchFuncWithContext: func(context.Context, metav1.ListOptions) (watch.Interface, error) { return nil, answer },
-	})
-	list := func() { _, _ = source.ListWithContext(t.Context(), metav1.ListOptions{}) }
-	list()
-	answer = errors.New("no route to host")
-	for range 4 {
-		if now = now.Add(watchedFor / 4); f.stale() != nil {
+// What an informer asks for and does not get is counted from the last time that it did, and asked again within seconds.
+func TestWhatFailsIsNotBelievedForLongAndSoonAskedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var answer atomic.Pointer[error]
+		no := errors.New("no route to host")
+		answer.Store(new(error))
+		f := newFreshness("pods", time.Now)
+		source := f.follow(&cache.ListWatch{
+			ListWithContextFunc: func(context.Context, metav1.ListOptions) (runtime.Object, error) {
+				return &shrunkPods{}, *answer.Load()
+			},
+		})
+		list := func() { _, _ = source.ListWithContext(t.Context(), metav1.ListOptions{}) }
+		list()
+		answer.Store(&no)
+		listed := make(chan struct{})
+		go func() { list(); close(listed) }()
+		time.Sleep(watchedFor)
+		if f.stale() != nil {
 			t.Errorf("after %s: %v", f.age(), f.stale())
 		}
-		list()
-		_, _ = source.WatchWithContext(t.Context(), metav1.ListOptions{})
-	}
-	now = now.Add(time.Second)
-	if err := f.stale(); err == nil || !strings.Contains(err.Error(), "the API server has told nothing of them for 21s: no route to host") {
-		t.Errorf("after 21 seconds: %v", err)
-	}
-	answer = nil
-	if list(); f.stale() != nil || f.age() != 0 {
-		t.Errorf("once there is an answer: %v", f.stale())
-	}
-	if f = nil; f.stale() != nil {
-		t.Error("nothing at all is not believed")
+		time.Sleep(10 * time.Minute)
+		if err := f.stale(); err == nil || !strings.Contains(err.Error(), "the API server has told nothing of them for 10m20s: no route to host") {
+			t.Errorf("after ten minutes: %v", err)
+		}
+		answer.Store(new(error))
+		time.Sleep(askAgain * 6 / 5)
+		synctest.Wait()
+		select {
+		case <-listed:
+		default:
+			t.Error("it is not listed by now")
+		}
+		if f.stale() != nil {
+			t.Errorf("once there is an answer: %v", f.stale())
+		}
+		if f = nil; f.stale() != nil {
+			t.Error("nothing at all is not believed")
+		}
+	})
+}
+
+// What asking again does not mend is client-go's to take otherwise.
+func TestWhichErrorsAreAskedAgain(t *testing.T) {
+	pods := schema.GroupResource{Resource: "pods"}
+	for name, tc := range map[string]struct {
+		err  error
+		want bool
+	}{
+		"no right":                {apierrors.NewForbidden(pods, "", errors.New("no")), true},
+		"no token":                {apierrors.NewUnauthorized("no"), true},
+		"not reached":             {&net.OpError{Op: "dial", Err: syscall.ECONNREFUSED}, true},
+		"busy":                    {apierrors.NewTooManyRequests("busy", 1), true},
+		"starting":                {apierrors.NewServiceUnavailable("starting"), true},
+		"the version has expired": {apierrors.NewResourceExpired("old"), false},
+		"no such option":          {apierrors.NewInvalid(schema.GroupKind{}, "", nil), false},
+		"no such resource":        {apierrors.NewNotFound(pods, ""), false},
+		"not that far yet":        {apierrors.NewTimeoutError("too large resource version", 1), false},
+	} {
+		if got := passes(tc.err); got != tc.want {
+			t.Errorf("%s: %v", name, got)
+		}
 	}
 }
 
