@@ -65,9 +65,12 @@ func (x *simIndex) Fresh() bool { return x.synced() == nil }
 // InStep reports whether they are as the API server has them now.
 func (x *simIndex) InStep() bool { return x.listed && x.fresh.age() == 0 }
 
-// list is what an informer begins with, and begins anew with. It reports whether that succeeds.
+// list is what an informer begins with, and begins anew with. It reports whether that succeeds. It asks once: the cluster, which asks again,
+// goes on meanwhile.
 func (x *simIndex) list() bool {
-	if _, err := x.source.ListWithContext(context.Background(), metav1.ListOptions{}); err != nil {
+	once, end := context.WithCancel(context.Background())
+	end()
+	if _, err := x.source.ListWithContext(once, metav1.ListOptions{}); err != nil {
 		return false
 	}
 	for _, o := range x.informer.GetStore().List() {
@@ -155,7 +158,7 @@ func (c *simCluster) relist(in time.Duration) {
 	index := c.index
 	c.after(in, func() {
 		if c.meshpulse != nil && c.index == index && index.watch == nil && !index.list() {
-			c.relist(min(2*in, 30*time.Second))
+			c.relist(askAgain)
 		}
 	})
 }
