@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -30,7 +31,7 @@ type simIndex struct {
 	api    *simAPI
 	source *cache.ListWatch
 	watch  *watch.FakeWatcher // nil while none is open
-	listed bool
+	listed atomic.Bool
 }
 
 func newSimIndex(api *simAPI) *simIndex {
@@ -53,7 +54,7 @@ func newSimIndex(api *simAPI) *simIndex {
 }
 
 func (x *simIndex) synced() error {
-	if !x.listed {
+	if !x.listed.Load() {
 		return errors.New("the pods have not been read from the API server yet")
 	}
 	return x.fresh.stale()
@@ -63,7 +64,7 @@ func (x *simIndex) synced() error {
 func (x *simIndex) Fresh() bool { return x.synced() == nil }
 
 // InStep reports whether they are as the API server has them now.
-func (x *simIndex) InStep() bool { return x.listed && x.fresh.age() == 0 }
+func (x *simIndex) InStep() bool { return x.listed.Load() && x.fresh.age() == 0 }
 
 // list is what an informer begins with, and begins anew with. It reports whether that succeeds. It asks once: the cluster, which asks again,
 // goes on meanwhile.
@@ -82,7 +83,8 @@ func (x *simIndex) list() bool {
 	for _, key := range slices.Sorted(maps.Keys(x.api.pods)) {
 		x.comes(x.api.pods[key])
 	}
-	x.watch, x.listed = watch.NewFake(), true
+	x.watch = watch.NewFake()
+	x.listed.Store(true)
 	if _, err := x.source.WatchWithContext(context.Background(), metav1.ListOptions{}); err != nil {
 		panic(err)
 	}

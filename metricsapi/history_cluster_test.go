@@ -404,7 +404,7 @@ func (c *simCluster) boot(config aggregator.Config) {
 		retention: 5 * time.Minute, started: store.Started(),
 		holder: &holder{pods: c.index, scales: c, hpasFresh: c.hpas, scalesFresh: scales, settings: horizontal.Settings{Tolerance: horizontal.DefaultTolerance}, store: store, started: store.Started(), hold: c.hold, status: func(string, string) (int32, bool) { return c.spec, true }},
 	}}
-	if !c.index.listed {
+	if !c.index.listed.Load() {
 		c.relist(time.Second)
 	}
 	c.stop = func() {
