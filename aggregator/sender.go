@@ -18,7 +18,7 @@ type Pods interface {
 	Known(namespace, name string) (identity Pod, created time.Time, ok bool)
 	// Exists reports whether the named pod does, pending ones included, and when one that does not has left, zero if that is not known.
 	Exists(namespace, name string) (exists bool, left time.Time)
-	// Fresh reports whether all pods are known, as of a minute ago at most; InStep whether they are now.
+	// Fresh reports whether all pods are known, as of some seconds ago at most; InStep whether they are now.
 	Fresh() bool
 	InStep() bool
 	// Holder returns whose an address is: the named pod's own, or another one's (NAMESPACE/NAME), or nobody's that is known. What pods share
