@@ -3,9 +3,7 @@ package manifests
 import (
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"slices"
-	"strings"
 	"testing"
 )
 
@@ -16,7 +14,7 @@ func TestFlags(t *testing.T) {
 		t.Fatalf("build: %v\n%s", err, out)
 	}
 	t.Run("the Deployment's are taken", func(t *testing.T) { deploymentFlags(t, program) })
-	t.Run("the README names all and no other", func(t *testing.T) { readmeFlags(t, program) })
+	t.Run("the documents name all and no other", func(t *testing.T) { documentedFlags(t, program) })
 }
 
 // deploymentFlags adds --help, which is looked at only after every flag before it was taken.
@@ -31,33 +29,37 @@ func deploymentFlags(t *testing.T, program string) {
 	}
 }
 
-func readmeFlags(t *testing.T, program string) {
-	text := readme(t)
+// documentedFlags: the list is what --help says (cmd/meshpulse/readme_test.go). What is said of a flag elsewhere is said of one that is
+// there, and of none of another program.
+func documentedFlags(t *testing.T, program string) {
 	known := map[string]bool{}
 	for _, command := range []string{"serve", "replay"} {
 		help, err := exec.Command(program, command, "--help").Output()
 		if err != nil {
 			t.Fatal(err)
 		}
-		flags := regexp.MustCompile(`(?m)^ +(--[a-z-]+)`).FindAllStringSubmatch(string(help), -1)
+		flags := words(`(?m)^ +(--[a-z-]+)`, string(help))
 		if len(flags) == 0 {
 			t.Fatalf("%s --help lists no flags:\n%s", command, help)
 		}
 		for _, flag := range flags {
-			known[flag[1]] = true
-			if !strings.Contains(text, "`"+flag[1]+"`") && !strings.Contains(text, "`"+command+" "+flag[1]) {
-				t.Errorf("%s's %s is not in the README", command, flag[1])
+			known[flag] = true
+			if !slices.Contains(words(`(?m)^ +(--[a-z-]+)`, read(t, "cmd/meshpulse/README.md")), flag) {
+				t.Errorf("%s's %s is not in cmd/meshpulse/README.md", command, flag)
 			}
 		}
 	}
-	_, table, found := strings.Cut(text, "## Flags of serve")
-	if !found {
-		t.Fatal("the README has no table of flags")
+	for _, script := range []string{"manifests/install.sh", "manifests/uninstall.sh", "bench/lab/node/main.go"} {
+		for _, flag := range words(`(--[a-z][a-z-]*)`, read(t, script)) {
+			known[flag] = true
+		}
 	}
-	table, _, _ = strings.Cut(table, "\n## ")
-	for _, flag := range regexp.MustCompile("`(--[a-z-]+)`").FindAllStringSubmatch(table, -1) {
-		if !known[flag[1]] {
-			t.Errorf("the README names %s, which the program does not know", flag[1])
+	known["--help"] = true
+	for _, document := range documents(t) {
+		for _, flag := range words("`(--[a-z-]+)[ =`]", read(t, document)) {
+			if !known[flag] {
+				t.Errorf("%s names %s, which neither the program nor a script knows", document, flag)
+			}
 		}
 	}
 }

@@ -34,7 +34,7 @@ const (
 //     be off by 30 %.
 //   - An error is a response code of 5xx, as in the success rates of Istio's own dashboards ("non-5xx responses"). A failed gRPC call is
 //     none: its response code is 200 and its status in grpc_response_status, of which the dashboards leave open what a failure is
-//     (NOT_FOUND may be an answer). The README has the PromQL for the codes that Envoy takes for 5xx. The "or vector(0)" makes the ratio 0 where there are requests and no error has ever
+//     (NOT_FOUND may be an answer). README.md has the PromQL for the codes that Envoy takes for 5xx. The "or vector(0)" makes the ratio 0 where there are requests and no error has ever
 //     been counted; without requests the denominator is missing or 0, and so is the ratio.
 //
 // A function and not a variable: nobody can change it.

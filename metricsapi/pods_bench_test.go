@@ -78,7 +78,7 @@ var container = `{"name":"c","image":"registry.example/c:1","env":[` + strings.R
 	`{"name":"POD_IP","valueFrom":{"fieldRef":{"fieldPath":"status.podIP"}}}],"volumeMounts":[` + strings.Repeat(`{"name":"a","mountPath":"/var/run/a"},`, 11) + `{"name":"b","mountPath":"/b"}]}`
 
 // BenchmarkPodIndex reads the pods of a cluster through the real client, informer and transform, and weighs what is left of them.
-// The sum for 50,000 pods, and how much more there is while they are read, are in the README.
+// The sum for 50,000 pods, and how much more there is while they are read, are in manifests/README.md.
 func BenchmarkPodIndex(b *testing.B) {
 	for _, pods := range []int{5_000, 50_000} {
 		b.Run(fmt.Sprintf("pods=%d", pods), func(b *testing.B) {

@@ -18,30 +18,28 @@ import (
 // line is one command of a document, with the comment behind it.
 type line struct{ command, comment string }
 
-// commands are those of the first block after the paragraph that begins with the text.
-func commands(document, paragraph string) ([]line, error) {
-	_, rest, found := strings.Cut(document, "\n"+paragraph)
+// commands are those of the first block of a shell after the line that begins with the text.
+func commands(document, begins string) ([]line, error) {
+	_, rest, found := strings.Cut("\n"+document, "\n"+begins)
 	if !found {
-		return nil, fmt.Errorf("the README has no paragraph that begins with %q", paragraph)
+		return nil, fmt.Errorf("the document has no line that begins with %q", begins)
+	}
+	_, block, _ := strings.Cut(rest, "\n```sh\n")
+	block, _, closed := strings.Cut(block, "\n```")
+	if !closed {
+		return nil, fmt.Errorf("the document has no commands below %q", begins)
 	}
 	var lines []line
-	for text := range strings.Lines(rest) {
-		if indented, ok := strings.CutPrefix(strings.TrimRight(text, "\n"), "    "); ok {
-			command, comment, _ := strings.Cut(indented, " # ")
-			lines = append(lines, line{strings.TrimSpace(command), strings.TrimSpace(comment)})
-		} else if len(lines) > 0 {
-			break
-		}
-	}
-	if len(lines) == 0 {
-		return nil, fmt.Errorf("the README has no commands below %q", paragraph)
+	for text := range strings.Lines(block) {
+		command, comment, _ := strings.Cut(strings.TrimRight(text, "\n"), " # ")
+		lines = append(lines, line{strings.TrimSpace(command), strings.TrimSpace(comment)})
 	}
 	return lines, nil
 }
 
-// guide is one of the README's: its commands and what it says that becomes of the replicas.
+// guide is one of those in manifests/examples: its commands and what it says that becomes of the replicas.
 type guide struct {
-	paragraph, hpa string
+	heading, hpa string
 	// least and most are the replicas that its load asks for.
 	least, most int
 }
@@ -50,9 +48,9 @@ type guide struct {
 const scaled = 150 * time.Second
 
 func (n *node) guideSteps() []step {
-	first := guide{"**Scale by requests**", "podinfo-total", 2, 2}
-	latency := guide{"**Scale by latency**", "podinfo-latency-avg", 5, 5} // its maxReplicas: "any traffic asks for maxReplicas"
-	second := guide{"**Scale one workload**", "podinfo", 5, 6}
+	first := guide{"### Scale by requests", "podinfo-total", 2, 2}
+	latency := guide{"### Scale by latency", "podinfo-latency-avg", 5, 5} // its maxReplicas: "any traffic asks for maxReplicas"
+	second := guide{"### Scale one workload", "podinfo", 5, 6}
 	var w *watcher
 	var served []byte
 	return []step{
@@ -66,7 +64,7 @@ func (n *node) guideSteps() []step {
 		}},
 		{"guide 1, by requests: hey at 20/s, 1 -> 2 replicas", func(ctx context.Context) error { return n.follow(ctx, first) }},
 		{"guide 1, hey -q 15 at 30/s, 2 -> 3 replicas", func(ctx context.Context) error { return n.faster(ctx, first) }},
-		{"the right to act at a surge is given as the README says", n.mayAct},
+		{"the right to act at a surge is given as the documents say", n.mayAct},
 		{"guide 1, by latency: as written any traffic asks for maxReplicas, 3 -> 5, and an event says why", func(ctx context.Context) error {
 			if err := n.follow(ctx, latency); err != nil {
 				return err
@@ -93,22 +91,33 @@ func (n *node) guideSteps() []step {
 			}
 			return n.follow(ctx, second)
 		}},
-		{"/debug/hpas with a token of the observer, as the README says", n.observed},
+		{"/debug/hpas with a token of the observer, as the documents say", n.observed},
 	}
 }
 
-// block are the commands of a paragraph of the README.
-func (n *node) block(paragraph string) ([]line, error) {
-	document, err := os.ReadFile(filepath.Join(n.root, "README.md"))
+// The documents whose commands are run.
+const (
+	guides    = "manifests/examples/README.md"
+	reference = "metricsapi/README.md"
+	runbook   = "manifests/runbook.md"
+)
+
+// block are the commands below a line of a document.
+func (n *node) block(document, begins string) ([]line, error) {
+	content, err := os.ReadFile(filepath.Join(n.root, document))
 	if err != nil {
 		return nil, err
 	}
-	return commands(string(document), paragraph)
+	lines, err := commands(string(content), begins)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", document, err)
+	}
+	return lines, nil
 }
 
 // mayAct gives the right and looks whether meshpulse has it.
 func (n *node) mayAct(ctx context.Context) error {
-	lines, err := n.block("it adopts what holds and takes back the rest. Opt-in, twice:")
+	lines, err := n.block(reference, "## Acting at a surge")
 	if err != nil {
 		return err
 	}
@@ -123,10 +132,15 @@ func (n *node) mayAct(ctx context.Context) error {
 
 // observed reads what meshpulse says of its HPAs through a forwarded port.
 func (n *node) observed(ctx context.Context) error {
-	lines, err := n.block("a token with the ClusterRole `meshpulse:observer`:")
+	lines, err := n.block(runbook, "## Look inside")
 	if err != nil {
 		return err
 	}
+	after, err := n.block(runbook, "Afterwards take the right back")
+	if err != nil {
+		return err
+	}
+	lines = append(lines, after...)
 	for _, l := range lines {
 		command, beside := strings.CutSuffix(l.command, " &")
 		switch {
@@ -157,7 +171,7 @@ func (n *node) observed(ctx context.Context) error {
 
 // follow runs a guide's commands and waits until its replicas are there.
 func (n *node) follow(ctx context.Context, g guide) error {
-	lines, err := n.block(g.paragraph)
+	lines, err := n.block(guides, g.heading)
 	if err != nil {
 		return err
 	}
@@ -172,7 +186,7 @@ func (n *node) follow(ctx context.Context, g guide) error {
 	return n.scales(ctx, g)
 }
 
-// follow1 runs one command. Those that the README gives a terminal of their own run on beside the next ones. What it says behind a --raw
+// follow1 runs one command. Those that the document gives a terminal of their own run on beside the next ones. What it says behind a --raw
 // is held to be in the answer; a number is asked for until there is one, as it says that the first flush has to come.
 func (n *node) follow1(ctx context.Context, l line) error {
 	switch {
@@ -197,7 +211,7 @@ func (n *node) follow1(ctx context.Context, l line) error {
 
 // faster replaces the load by one of 15 a second and worker.
 func (n *node) faster(ctx context.Context, g guide) error {
-	lines, err := n.block(g.paragraph)
+	lines, err := n.block(guides, g.heading)
 	if err != nil {
 		return err
 	}

@@ -1,6 +1,6 @@
 // Command node runs meshpulse the way users do, on a real Kubernetes node that needs no registry and leaves nothing behind: kubelet,
 // containerd, CNI, kube-proxy, CoreDNS and kube-router in namespaces of their own, the image of `make image`, manifests/install.sh
-// unchanged, and the README's guides command by command. See ../README.md.
+// unchanged, and the guides and other commands of the documents. See ../README.md.
 //
 // Not real are the sidecars' injection (injector.go plays Istio's) and the Envoy, which is the stock one without Istio's filters.
 package main

@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -17,40 +18,40 @@ import (
 	"github.com/meshpulse/meshpulse/metricsapi/meshpod"
 )
 
-func TestCommandsAreTheReadmesOwn(t *testing.T) {
-	readme, err := os.ReadFile("../../../README.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for paragraph, want := range map[string]line{
-		"**Scale by requests**": {"kubectl get --raw /apis/external.metrics.k8s.io/v1beta1", "prometheus-query"},
-		"**Scale by latency**":  {"kubectl apply -f manifests/examples/latency-average.yaml", "or latency-p95.yaml"},
-		"it adopts what holds and takes back the rest. Opt-in, twice:": {"kubectl -n test annotate hpa podinfo-total meshpulse.io/surge-action=scale", ""},
-		"a token with the ClusterRole `meshpulse:observer`:":           {"kubectl -n meshpulse-system port-forward svc/meshpulse 6443:443 &", ""},
-		"**Scale one workload**":                                       {"kubectl -n test exec deploy/loadtester -c loadtester -- hey -z 5m -c 10 -q 5 http://podinfo:9898", ""},
+func TestCommandsAreTheDocumentsOwn(t *testing.T) {
+	n := &node{root: "../../.."}
+	for _, wanted := range []struct {
+		document, begins string
+		line             line
+	}{
+		{guides, "### Scale by requests", line{"kubectl get --raw /apis/external.metrics.k8s.io/v1beta1", "prometheus-query"}},
+		{guides, "### Scale by latency", line{"kubectl apply -f manifests/examples/latency-average.yaml", "or latency-p95.yaml"}},
+		{guides, "### Scale one workload", line{"kubectl -n test exec deploy/loadtester -c loadtester -- hey -z 5m -c 10 -q 5 http://podinfo:9898", ""}},
+		{reference, "## Acting at a surge", line{"kubectl -n test annotate hpa podinfo-total meshpulse.io/surge-action=scale", ""}},
+		{runbook, "## Look inside", line{"kubectl -n meshpulse-system port-forward svc/meshpulse 6443:443 &", ""}},
+		{runbook, "Afterwards take the right back", line{"kubectl delete clusterrolebinding meshpulse-observer", ""}},
 	} {
-		lines, err := commands(string(readme), paragraph)
+		lines, err := n.block(wanted.document, wanted.begins)
 		if err != nil {
 			t.Error(err)
 		}
-		found := false
-		for _, l := range lines {
-			found = found || l == want
-		}
-		if !found {
-			t.Errorf("%s: %q is not among %q", paragraph, want, lines)
+		if !slices.Contains(lines, wanted.line) {
+			t.Errorf("%s, %s: %q is not among %q", wanted.document, wanted.begins, wanted.line, lines)
 		}
 	}
-	if _, err := commands(string(readme), "**Scale by magic**"); err == nil {
-		t.Error("a paragraph that is not there gives commands")
+	if _, err := n.block(guides, "### Scale by magic"); err == nil {
+		t.Error("a heading that is not there gives commands")
 	}
 }
 
 func TestCommandsEndWithTheirBlock(t *testing.T) {
-	got, err := commands("\n**A**\n\n    one # said\n    two\n\ntext\n\n    three\n", "**A**")
+	got, err := commands("## A\n\ntext\n\n```sh\none # said\ntwo\n```\n\ntext\n\n```sh\nthree\n```\n", "## A")
 	want := []line{{"one", "said"}, {"two", ""}}
 	if diff := cmp.Diff(want, got, cmp.AllowUnexported(line{})); err != nil || diff != "" {
 		t.Errorf("%v %s", err, diff)
+	}
+	if _, err := commands("## A\n\ntext\n", "## A"); err == nil {
+		t.Error("a heading without commands gives some")
 	}
 }
 
