@@ -64,8 +64,8 @@ func words(expression, text string) []string {
 	return slices.Sorted(maps.Keys(found))
 }
 
-// section returns what stands below a heading, up to the next one that is not below it.
-func section(t *testing.T, document, heading string) string {
+// below returns what stands below a heading, up to the next one that is not below it.
+func below(t *testing.T, document, heading string) string {
 	t.Helper()
 	_, rest, found := strings.Cut("\n"+read(t, document), "\n"+heading+"\n")
 	if !found {
@@ -98,7 +98,7 @@ func same(t *testing.T, what, document string, inCode, inDocument []string) {
 
 func TestTheRunbookHasEveryEvent(t *testing.T) {
 	const document = "manifests/runbook.md"
-	events := section(t, document, "## Events")
+	events := below(t, document, "## Events")
 	rows := strings.Join(words(`(?m)^\| (`+"`[^|]*"+`) \|`, events), " ")
 	_, done, _ := strings.Cut(events, "Normal events say")
 	same(t, "event", document, words(`\bReason\w+\s*=\s*"(\w+)"`, code(t, "metricsapi")), words("`([A-Z]\\w+)`", rows+done))
@@ -107,12 +107,12 @@ func TestTheRunbookHasEveryEvent(t *testing.T) {
 func TestTheReferenceHasEveryNamedMetric(t *testing.T) {
 	const document = "metricsapi/README.md"
 	same(t, "metric", document, words(`case "(istio-[\w-]+)"`, code(t, "metricsapi")),
-		words("`(istio-[\\w-]+)`", section(t, document, "## Metrics that need no PromQL")))
+		words("`(istio-[\\w-]+)`", below(t, document, "## Metrics that need no PromQL")))
 }
 
 func TestTheReferenceHasEveryAnnotation(t *testing.T) {
 	const document = "metricsapi/README.md"
-	same(t, "annotation", document, words(`(meshpulse\.io/[a-z][a-z-]*[a-z])`, code(t, "metricsapi")), words(`(meshpulse\.io/[a-z][a-z-]*[a-z])`, read(t, document)))
+	same(t, "annotation meshpulse.io/", document, words(`"(surge-[a-z]+)"`, code(t, "metricsapi")), words(`meshpulse\.io/([a-z-]+[a-z])`, read(t, document)))
 }
 
 // TestDocumentsNameMetricsThatAre: an alert on a metric that was renamed never fires.

@@ -19,7 +19,7 @@ import (
 )
 
 func TestCommandsAreTheDocumentsOwn(t *testing.T) {
-	n := &node{root: "../../.."}
+	n := &node{lab: &lab{root: "../../.."}}
 	for _, wanted := range []struct {
 		document, begins string
 		line             line
