@@ -405,8 +405,12 @@ func (c compiler) binary(e *parser.BinaryExpr) plan {
 	case b.leftConst, b.rightConst:
 		return b
 	}
-	// Between vectors: one-to-one on all labels, which is plain where both sides group by the same.
+	// Between vectors: one-to-one on all labels, which is plain where both sides group by the same. Where neither has labels it
+	// makes no difference how they are matched.
 	m := e.VectorMatching
+	if len(groupingOf(left)) == 0 && len(groupingOf(right)) == 0 {
+		return b
+	}
 	if m == nil || m.Card != parser.CardOneToOne || m.On || len(m.MatchingLabels) > 0 || !sameGrouping(left, right) {
 		return nil
 	}

@@ -312,7 +312,7 @@ func TestADetectorThatPanicsSetsItsQueryAside(t *testing.T) {
 			detectors = append(detectors, d)
 		}
 		f.flushes(20)
-		detectors[0].settled = nil
+		detectors[0].rules = nil
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
 		go f.store.Run(ctx)

@@ -3,7 +3,6 @@ package aggregator
 import (
 	"context"
 	"math"
-	"math/rand/v2"
 	"testing"
 	"time"
 )
@@ -126,41 +125,5 @@ func TestADetectorBeginsRightAfterTheRingHasGrown(t *testing.T) {
 				t.Errorf("%d flushes before the ring grows: %+v, want ready and quiet", flushes, s)
 			}
 		}
-	}
-}
-
-// Whatever times the bins are asked for, they count what was added and is not older than they reach.
-func TestSurgeBinsTakeAnyTime(t *testing.T) {
-	r := rand.New(rand.NewPCG(1, 2))
-	for range 200 {
-		const width, reach = 100, 5_000
-		b := newSurgeBins(width, reach)
-		at := func() int64 {
-			switch r.IntN(4) {
-			case 0:
-				return r.Int64N(20_000) - 5_000
-			case 1:
-				return r.Int64N(3_000)
-			}
-			return 1_700_000_000_000 + r.Int64N(20_000)
-		}
-		all := 0.0
-		for range 50 {
-			from := at()
-			to := from + r.Int64N(2_000)
-			b.add(from, to, 1)
-			all++
-			if n := b.sum(at(), at()); n < 0 || n > all+1e-6 {
-				t.Fatalf("%v of %v were counted", n, all)
-			}
-			if r.IntN(10) == 0 {
-				b = b.resized(width+r.Int64N(100), reach)
-			}
-		}
-	}
-	b := newSurgeBins(100, 5_000)
-	b.add(0, 1_000, 10)
-	if n := b.sum(-1_000_000, 1_000); n != 10 {
-		t.Errorf("%v in all time, want 10", n)
 	}
 }

@@ -99,7 +99,8 @@ func (s *Store) Query(expr string) (_ *Query, err error) {
 		return nil
 	})
 	q.meant = meantBy(q.selectors)
-	q.plan, q.surge = selectors.compile(parsed), selectors.surges(parsed)
+	q.plan = selectors.compile(parsed)
+	q.surge = surgeOf(q.plan)
 	if q.reach > s.config.MaxRetention {
 		return nil, &QueryError{Expr: expr, Reason: fmt.Sprintf("it reaches %s back, but rings reach %s at most: shorten its range or raise --max-retention",
 			q.reach, s.config.MaxRetention)}

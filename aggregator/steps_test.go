@@ -267,8 +267,8 @@ func (l *looking) name(c *column) string {
 
 // collect reads the rows that are closed as the surge detectors do: each once.
 func (l *looking) collect() {
-	for _, r := range l.surge.collect(nil, func(int, int64) {}) {
-		l.rose += r.counts[0]
+	for _, r := range l.surge.collect(func(int, int64) {}) {
+		l.rose += r.Counts[0]
 	}
 }
 

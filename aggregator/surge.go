@@ -3,55 +3,16 @@ package aggregator
 import (
 	"errors"
 	"fmt"
-	"math"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/meshpulse/meshpulse/aggregator/internal/surge"
 	"github.com/prometheus/prometheus/promql/parser"
 )
 
 // SurgeConfig is what a surge detector can be told. The zero value of a field means its default.
-type SurgeConfig struct {
-	// Window is how much of the newest past is tested: intervals of one flush, two flushes, … up to it, at least one flush
-	// (default 10s).
-	Window time.Duration
-	// Ratio is how far above its baseline a rate must be to be a surge (default 1.5).
-	Ratio float64
-}
-
-// Defaults of SurgeConfig.
-const (
-	defaultSurgeWindow = 10 * time.Second
-	defaultSurgeRatio  = 1.5
-)
-
-// maxSurgeWindow keeps the tested interval well below the minute that it is compared with.
-const maxSurgeWindow = 30 * time.Second
-
-// WithDefaults returns the settings in full.
-func (c SurgeConfig) WithDefaults() SurgeConfig {
-	if c.Window == 0 {
-		c.Window = defaultSurgeWindow
-	}
-	if c.Ratio == 0 {
-		c.Ratio = defaultSurgeRatio
-	}
-	return c
-}
-
-// Validate says which setting is wrong, and what it may be.
-func (c SurgeConfig) Validate() error {
-	c = c.WithDefaults()
-	switch {
-	case c.Window < time.Second || c.Window > maxSurgeWindow:
-		return fmt.Errorf("surge window %s: it has to be from 1s to %s", c.Window, maxSurgeWindow)
-	case !(c.Ratio > 1) || math.IsInf(c.Ratio, 0):
-		return fmt.Errorf("surge ratio %g: it has to be a number above 1", c.Ratio)
-	}
-	return nil
-}
+type SurgeConfig = surge.Config
 
 // ErrNoSurge is an expression in which nothing can surge: it is no sum of rates of requests, messages or a histogram's _count,
 // and no ratio with such a numerator. Latencies never surge: a numerator of now over a denominator of a minute would be
@@ -72,7 +33,7 @@ func CanSurge(expr string) bool {
 		}
 		return nil
 	})
-	return selectors.surges(parsed) != nil
+	return surgeOf(selectors.compile(parsed)) != nil
 }
 
 // Surge is what a [SurgeDetector] says at an instant. It depends on the rows that the store has and on the instant alone, not
@@ -107,13 +68,10 @@ type SurgeDetector struct {
 	plan   *surgePlan
 	closed atomic.Bool
 
-	mu   sync.Mutex // between askers; no writer of a table takes it
-	rows *surgeRows
-	// settled is the fold over the rows before which no other can come any more, latest that over all rows, and waiting are those
-	// between them, in order.
-	settled, latest *surgeFold
-	waiting         []surgeRow
-	triggers        uint64 // of settled, as counted in the store's metrics
+	mu       sync.Mutex // between askers; no writer of a table takes it
+	rows     *surgeRows
+	rules    *surge.Detector
+	triggers uint64 // of rules, as counted in the store's metrics
 }
 
 // DetectSurges begins to look for surges of a registered query. The error is ErrNoSurge, or says which setting is wrong.
@@ -134,10 +92,8 @@ func (q *Query) DetectSurges(c SurgeConfig) (*SurgeDetector, error) {
 
 // begin has the detector know nothing: the rows that the rings have are to be read.
 func (d *SurgeDetector) begin() {
-	fold := func() *surgeFold {
-		return newSurgeFold(d.config, d.query.reach.Milliseconds(), d.plan.series(), defaultFlushMs)
-	}
-	d.rows, d.settled, d.latest, d.waiting, d.triggers = newSurgeRows(d.query.store, d.plan), fold(), fold(), nil, 0
+	d.rows, d.triggers = newSurgeRows(d.query.store, d.plan), 0
+	d.rules = surge.New(d.config, d.query.reach.Milliseconds(), d.plan.series(), defaultFlushMs)
 }
 
 // Actable reports whether a surge may be acted on before the HPA looks. In-flight may not: it is triggered by requests, but
@@ -160,55 +116,30 @@ func (d *SurgeDetector) At(at time.Time) Surge {
 
 // catchUp takes the rows that have been closed since the last time.
 func (d *SurgeDetector) catchUp(now int64) {
-	had := len(d.waiting)
-	d.waiting = d.rows.collect(d.waiting, func(place int, flush int64) {
-		d.settled.addPod(place, flush)
-		d.latest.addPod(place, flush)
-	})
-	if len(d.waiting) > had {
-		d.rows.inOrder(d.waiting)
-		d.settle(now)
-		d.latest.copyFrom(d.settled)
-		for i := range d.waiting {
-			d.latest.row(&d.waiting[i])
+	if rows := d.rows.collect(d.rules.AddPod); len(rows) > 0 {
+		d.rules.Take(rows, d.rows.settled(now), d.rows.byName())
+		d.rows.forget(now-d.rules.Reach(), d.rules.ForgetPod)
+		if fired := d.rules.Triggers(); fired > d.triggers {
+			d.query.store.metrics.surges.Add(float64(fired - d.triggers))
+			d.triggers = fired
 		}
-		d.rows.forget(now-surgeReach(d.settled.window, d.settled.flush), func(place int) {
-			d.settled.forgetPod(place)
-			d.latest.forgetPod(place)
-		})
 	}
-	d.latest.idle(now)
-}
-
-// settle takes the rows before which no other can come any more off the waiting ones.
-func (d *SurgeDetector) settle(now int64) {
-	until, n := d.rows.settled(now), 0
-	for n < len(d.waiting) && d.waiting[n].at <= until {
-		d.settled.row(&d.waiting[n])
-		n++
-	}
-	d.waiting = slices.Delete(d.waiting, 0, n)
-	if fired := d.settled.triggers; fired > d.triggers {
-		d.query.store.metrics.surges.Add(float64(fired - d.triggers))
-		d.triggers = fired
-	}
+	d.rules.Idle(now)
 }
 
 func (d *SurgeDetector) answer(now int64) Surge {
-	f := d.latest
-	s := Surge{Flush: time.Duration(f.flush) * time.Millisecond, Ready: f.ready()}
-	if f.now > 0 {
-		s.Newest = time.UnixMilli(f.now)
+	is := d.rules.At(now)
+	s := Surge{Flush: time.Duration(is.Flush) * time.Millisecond, Ready: is.Ready}
+	if is.Newest > 0 {
+		s.Newest = time.UnixMilli(is.Newest)
 	}
-	from, to, on := f.served(now)
-	if !on {
+	if !is.Active {
 		return s
 	}
-	s.Active = true
-	s.From, s.To = time.UnixMilli(from), time.UnixMilli(to)
-	s.Value, s.Rate = d.plan.over(f.counts, from, to)
-	s.Baseline, s.Tail = f.surge.baseline, f.surge.tail
-	s.Since, s.Triggered = time.UnixMilli(f.surge.from), time.UnixMilli(f.surge.triggered)
+	s.Active, s.Baseline, s.Tail = true, is.Baseline, is.Tail
+	s.From, s.To = time.UnixMilli(is.From), time.UnixMilli(is.To)
+	s.Value, s.Rate = d.plan.over(d.rules, is.From, is.To)
+	s.Since, s.Triggered = time.UnixMilli(is.Since), time.UnixMilli(is.Triggered)
 	return s
 }
 

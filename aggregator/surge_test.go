@@ -67,86 +67,6 @@ func mustStore(t *testing.T) *Store {
 	return s
 }
 
-func TestSurgeSettings(t *testing.T) {
-	for _, c := range []SurgeConfig{{Window: time.Millisecond}, {Window: time.Minute}, {Window: -time.Second}, {Ratio: 1}, {Ratio: -1}, {Ratio: math.NaN()}, {Ratio: math.Inf(1)}} {
-		if c.Validate() == nil {
-			t.Errorf("%+v is taken", c)
-		}
-	}
-	for _, c := range []SurgeConfig{{}, {Window: time.Second, Ratio: 1.1}, {Window: 30 * time.Second}} {
-		if err := c.Validate(); err != nil {
-			t.Errorf("%+v: %v", c, err)
-		}
-	}
-}
-
-// TestCountTail compares with the negative binomial's and Poisson's own terms, added up.
-func TestCountTail(t *testing.T) {
-	for _, tc := range []struct{ x, mean, dispersion float64 }{{1, 2, 0}, {12, 2, 0}, {40, 10, 0}, {12, 2, 0.5}, {60, 10, 0.1}, {300, 10, 0.5}, {25, 20, 1e-3}} {
-		log := func(n float64) float64 { // of the probability of n
-			lg := func(v float64) float64 { l, _ := math.Lgamma(v); return l }
-			if tc.dispersion == 0 {
-				return n*math.Log(tc.mean) - tc.mean - lg(n+1)
-			}
-			r := 1 / tc.dispersion
-			p := tc.mean / (r + tc.mean)
-			return lg(n+r) - lg(r) - lg(n+1) + r*math.Log1p(-p) + n*math.Log(p)
-		}
-		want := 0.0
-		for n := tc.x; n < tc.x+5000; n++ {
-			want += math.Exp(log(n))
-		}
-		if got := countTail(tc.x, tc.mean, tc.dispersion); math.Abs(got-want) > 1e-9*want {
-			t.Errorf("tail of %+v: %g, want %g", tc, got, want)
-		}
-	}
-	if countTail(0, 1, 0.1) != 1 || countTail(3, 0, 0.1) != 0 {
-		t.Error("the tail of nothing")
-	}
-}
-
-// TestSurgeBins compares with the counts themselves: an interval is good to the bins at its ends.
-func TestSurgeBins(t *testing.T) {
-	r := rand.New(rand.NewPCG(1, 2))
-	const width = 100
-	b := newSurgeBins(width, 60_000)
-	type spread struct {
-		from, to int64
-		count    float64
-	}
-	var all []spread
-	now := int64(1_700_000_000_000)
-	for range 3000 {
-		now += r.Int64N(200)
-		s := spread{now - r.Int64N(5000), now + r.Int64N(300), float64(r.IntN(50))}
-		if s.to <= s.from {
-			continue
-		}
-		b.add(s.from, s.to, s.count)
-		all = append(all, s)
-		to := now - r.Int64N(1000)
-		from := to - r.Int64N(50_000)
-		want, atEnds := 0.0, 0.0
-		for _, s := range all {
-			part := func(from, to int64) float64 {
-				return s.count * float64(max(0, min(to, s.to)-max(from, s.from))) / float64(s.to-s.from)
-			}
-			want += part(from, to)
-			atEnds += part(from-width, from+width) + part(to-width, to+width)
-		}
-		if got := b.sum(from, to); math.Abs(got-want) > atEnds+1e-6 {
-			t.Fatalf("%d ms: %g, want %g", to-from, got, want)
-		}
-	}
-	wide := b.resized(250, 60_000)
-	for back := int64(1000); back < 50_000; back += 1700 {
-		got, want := wide.sum(now-back, now), b.sum(now-back, now)
-		if math.Abs(got-want) > 0.02*want+100 {
-			t.Errorf("in other bins: %g, was %g", got, want)
-		}
-	}
-}
-
 // surgePods are pods that flush a counter each, in a synctest bubble.
 type surgePods struct {
 	t     *testing.T
@@ -237,7 +157,7 @@ func TestStepIsToldAndLetGo(t *testing.T) {
 			t.Fatalf("told in row %d", first)
 		}
 		s := rows[first]
-		if s.Triggered.Sub(step) > 10*time.Second || s.Tail > surgeTail || math.Abs(s.Baseline-2) > 0.4 || s.Newest.Before(s.To) {
+		if s.Triggered.Sub(step) > 10*time.Second || s.Tail > 3e-9 || math.Abs(s.Baseline-2) > 0.4 || s.Newest.Before(s.To) {
 			t.Errorf("told as %+v", s)
 		}
 		for _, s := range rows[first+1:] {
@@ -457,7 +377,7 @@ func TestRowsAreReadOnce(t *testing.T) {
 		}
 		d.At(now)
 	}
-	got := d.latest.counts[0].sum(0, math.MaxInt64/2)
+	got := d.rules.Count(0, 0, math.MaxInt64/2)
 	if want := float64(pods * 7 * (flushes - 1)); math.Abs(got-want) > 1e-6 {
 		t.Errorf("%g requests were counted, want %g", got, want)
 	}

@@ -3,6 +3,7 @@ package aggregator
 import (
 	"strings"
 
+	"github.com/meshpulse/meshpulse/aggregator/internal/surge"
 	"github.com/prometheus/prometheus/promql/parser"
 )
 
@@ -38,11 +39,11 @@ func (p *surgePlan) addTo(series []float64, term int, n float64) {
 }
 
 // over evaluates the expression over an interval: its value, and the rate of what is tested.
-func (p *surgePlan) over(counts surgeSeries, from, to int64) (value, rate float64) {
+func (p *surgePlan) over(counts *surge.Detector, from, to int64) (value, rate float64) {
 	seconds := float64(to-from) / 1000
-	rates := make([]float64, len(counts))
-	for i := range counts {
-		rates[i] = counts[i].sum(from, to) / seconds
+	rates := make([]float64, p.series())
+	for i := range rates {
+		rates[i] = counts.Count(i, from, to) / seconds
 	}
 	if p.plain() {
 		return p.value(rates), rates[0]
@@ -56,10 +57,10 @@ type surgeTerm struct {
 	counted bool
 }
 
-// surges compiles the plan for a surge, or returns nil where nothing in the expression can be tested.
-func (c compiler) surges(e parser.Expr) *surgePlan {
+// surgeOf returns how a surge of a compiled expression is told, nil where nothing in it can be tested.
+func surgeOf(of plan) *surgePlan {
 	p := &surgePlan{}
-	value, weights, ok := c.surgeValue(p, e)
+	value, weights, ok := p.part(of)
 	if !ok || weights == nil {
 		return nil
 	}
@@ -71,31 +72,31 @@ func (c compiler) surges(e parser.Expr) *surgePlan {
 	return p
 }
 
-// surgeValue compiles a part: how it follows from the rates, and the weights of what in it is tested, nil for a number.
-func (c compiler) surgeValue(p *surgePlan, e parser.Expr) (value func([]float64) float64, weights []float64, ok bool) {
-	switch e := unparen(e).(type) {
-	case *parser.NumberLiteral:
-		k := e.Val
-		return func([]float64) float64 { return k }, nil, true
-	case *parser.AggregateExpr:
-		return c.surgeSum(p, e)
-	case *parser.BinaryExpr:
-		return c.surgeBinary(p, e)
+// part returns how a part follows from the rates, and the weights of what in it is tested, nil for a number.
+func (p *surgePlan) part(of plan) (value func(rates []float64) float64, weights []float64, ok bool) {
+	switch of := of.(type) {
+	case constant:
+		return func([]float64) float64 { return float64(of) }, nil, true
+	case *aggregation:
+		return p.sum(of)
+	case *orElse: // what stands in where there is nothing does not surge
+		return p.part(of.of)
+	case *binary:
+		return p.arithmetic(of)
 	}
 	return nil, nil, false
 }
 
-// surgeSum compiles sum(rate(counts[…])).
-func (c compiler) surgeSum(p *surgePlan, e *parser.AggregateExpr) (func([]float64) float64, []float64, bool) {
-	over, ok := c.rangeVector(e.Expr)
-	if !ok || e.Op != parser.SUM || e.Without || len(e.Grouping) > 0 {
+// sum is sum(rate(counts[…])).
+func (p *surgePlan) sum(of *aggregation) (func([]float64) float64, []float64, bool) {
+	if of.op != parser.SUM || len(of.by) > 0 {
 		return nil, nil, false
 	}
 	scale := 1.0
-	if over.f == funcIncrease {
-		scale = float64(over.reach) / 1000
+	if of.over.f == funcIncrease {
+		scale = float64(of.over.reach) / 1000
 	}
-	tested, served, ok := countsOf(over.sel)
+	tested, served, ok := countsOf(of.over.sel)
 	if !ok {
 		return nil, nil, false
 	}
@@ -131,22 +132,15 @@ func (p *surgePlan) term(t surgeTerm) int {
 	return len(p.terms) - 1
 }
 
-// surgeBinary compiles sums and multiples of counts, and ratios, which trigger on their numerator.
-func (c compiler) surgeBinary(p *surgePlan, e *parser.BinaryExpr) (func([]float64) float64, []float64, bool) {
-	left, lw, ok := c.surgeValue(p, e.LHS)
-	if !ok {
+// arithmetic is sums and multiples of counts, and ratios, which trigger on their numerator.
+func (p *surgePlan) arithmetic(of *binary) (func([]float64) float64, []float64, bool) {
+	left, lw, lok := p.part(of.left)
+	right, rw, rok := p.part(of.right)
+	if !lok || !rok {
 		return nil, nil, false
 	}
-	if e.Op == parser.LOR && isVectorCall(e.RHS) { // "or vector(0)" stands in where there is nothing to surge
-		return left, lw, true
-	}
-	right, rw, ok := c.surgeValue(p, e.RHS)
-	if !ok {
-		return nil, nil, false
-	}
-	b := &binary{op: e.Op}
-	value := func(rates []float64) float64 { return b.apply(left(rates), right(rates)) }
-	switch e.Op {
+	value := func(rates []float64) float64 { return of.apply(left(rates), right(rates)) }
+	switch of.op {
 	case parser.ADD:
 		return value, addWeights(lw, rw), true
 	case parser.MUL:
@@ -159,11 +153,6 @@ func (c compiler) surgeBinary(p *surgePlan, e *parser.BinaryExpr) (func([]float6
 		}
 	}
 	return nil, nil, false
-}
-
-func isVectorCall(e parser.Expr) bool {
-	call, ok := unparen(e).(*parser.Call)
-	return ok && call.Func.Name == "vector"
 }
 
 func addWeights(a, b []float64) []float64 {

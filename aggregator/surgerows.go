@@ -3,6 +3,8 @@ package aggregator
 import (
 	"cmp"
 	"slices"
+
+	"github.com/meshpulse/meshpulse/aggregator/internal/surge"
 )
 
 // surgeRows reads the closed rows of the selected pods off the rings, each once. It takes no lock that a writer holds.
@@ -27,7 +29,7 @@ type surgeTable struct {
 	newest int64  // time of the newest row that was read
 	flush  int64  // as the node says
 	first  int64  // of the rows below
-	rows   []surgeRow
+	rows   []surge.Row
 }
 
 func newSurgeRows(s *Store, p *surgePlan) *surgeRows {
@@ -35,7 +37,7 @@ func newSurgeRows(s *Store, p *surgePlan) *surgeRows {
 }
 
 // collect returns the rows that have been closed since the last call, in no order.
-func (s *surgeRows) collect(into []surgeRow, newPod func(place int, flush int64)) []surgeRow {
+func (s *surgeRows) collect(newPod func(place int, flush int64)) (rows []surge.Row) {
 	s.pass++
 	// A pod's rows are looked up before its columns: the other way round, rows that a column closed which had not joined yet when
 	// the columns were looked up would be taken as read without it.
@@ -61,11 +63,11 @@ func (s *surgeRows) collect(into []surgeRow, newPod func(place int, flush int64)
 	}
 	for _, t := range s.tables {
 		if t.pass == s.pass {
-			into = append(into, t.rows...)
+			rows = append(rows, t.rows...)
 			t.rows = nil
 		}
 	}
-	return into
+	return rows
 }
 
 // enter begins to read a table's new rows, once in a pass: their times.
@@ -93,17 +95,17 @@ func (s *surgeRows) enter(t *table, newPod func(place int, flush int64)) *surgeT
 		st.rows = st.rows[:0]
 		second := t.second.Load()
 		for row := st.first; row <= closed; row++ {
-			r := surgeRow{pod: st.place, at: g.time(row), first: second == 0 || row < second}
+			r := surge.Row{Pod: st.place, At: g.time(row), First: second == 0 || row < second}
 			if row == second && g.first() == 0 {
-				r.began = g.time(0)
+				r.Began = g.time(0)
 			}
 			st.rows = append(st.rows, r)
 		}
 		if len(st.rows) > 0 && (st.next == 0 || st.first > st.next) {
-			st.rows[0].before = g.time(st.first - 1)
-			st.rows[0].aged = st.first > 1 || t.aged.Load()
-			if bound := g.bound.Load(); st.rows[0].first && bound > surgeMinuteMs { // it may have taken long
-				st.rows[0].before = 0
+			st.rows[0].Before = g.time(st.first - 1)
+			st.rows[0].Aged = st.first > 1 || t.aged.Load()
+			if bound := g.bound.Load(); st.rows[0].First && bound > surge.MinuteMs { // it may have taken long
+				st.rows[0].Before = 0
 			}
 		}
 		if !g.claimed(st.first - 1) {
@@ -113,10 +115,10 @@ func (s *surgeRows) enter(t *table, newPod func(place int, flush int64)) *surgeT
 	series := s.plan.series()
 	counts := make([]float64, series*len(st.rows))
 	for i := range st.rows {
-		st.rows[i].counts, counts = counts[:series:series], counts[series:]
+		st.rows[i].Counts, counts = counts[:series:series], counts[series:]
 	}
 	if len(st.rows) > 0 {
-		st.next, st.newest = closed+1, st.rows[len(st.rows)-1].at
+		st.next, st.newest = closed+1, st.rows[len(st.rows)-1].At
 	}
 	return st
 }
@@ -140,12 +142,12 @@ func (s *surgeRows) read(st *surgeTable, col *column, v view, term int) {
 	interval := v != viewCounter || s.store.config.CountersAsDeltas
 	for i, n := range increases {
 		r := &st.rows[i]
-		into := r.counts
+		into := r.Counts
 		if interval {
-			if r.intervals == nil {
-				r.intervals = make([]float64, len(r.counts))
+			if r.Intervals == nil {
+				r.Intervals = make([]float64, len(r.Counts))
 			}
-			into = r.intervals
+			into = r.Intervals
 		}
 		s.plan.addTo(into, term, n)
 	}
@@ -204,7 +206,7 @@ func (s *surgeRows) forget(since int64, gone func(place int)) {
 func (s *surgeRows) settled(now int64) int64 {
 	oldest := now
 	for _, st := range s.tables {
-		if st.newest != 0 && now-st.newest <= min(surgeSettleFlushes*st.flush, surgeLongMs) {
+		if st.newest != 0 && now-st.newest <= min(surgeSettleFlushes*st.flush, surge.LongMs) {
 			oldest = min(oldest, st.newest)
 		}
 	}
@@ -215,16 +217,17 @@ func (s *surgeRows) settled(now int64) int64 {
 // delivers them at once, with the times at which they were sent. Never longer than the fold reaches back: a node may claim a flush of an hour.
 const surgeSettleFlushes = 4
 
-// inOrder sorts rows by time, those of one time by their pods' names.
-func (s *surgeRows) inOrder(rows []surgeRow) {
-	names := make([]*Pod, s.places)
+// byName compares pods, by their places, by name.
+func (s *surgeRows) byName() func(a, b int) int {
+	pods := make([]*Pod, s.places)
 	for _, st := range s.tables {
-		names[st.place] = &st.pod
+		pods[st.place] = &st.pod
 	}
-	slices.SortStableFunc(rows, func(a, b surgeRow) int {
-		if a.at != b.at || a.pod == b.pod || names[a.pod] == nil || names[b.pod] == nil {
-			return cmp.Compare(a.at, b.at)
+	return func(a, b int) int {
+		p, o := pods[a], pods[b]
+		if a == b || p == nil || o == nil {
+			return 0
 		}
-		return cmp.Or(cmp.Compare(names[a.pod].Namespace, names[b.pod].Namespace), cmp.Compare(names[a.pod].Name, names[b.pod].Name))
-	})
+		return cmp.Or(cmp.Compare(p.Namespace, o.Namespace), cmp.Compare(p.Name, o.Name))
+	}
 }

@@ -1,39 +1,39 @@
-package aggregator
+package surge
 
 import "slices"
 
-// surgeBins hold counts by time: a ring of bins of one width on our clock. What a row counts is spread evenly over the time
+// bins hold counts by time: a ring of bins of one width on our clock. What a row counts is spread evenly over the time
 // that it covers, so a sum over any interval is good to a part of one bin.
-type surgeBins struct {
+type bins struct {
 	width  int64     // milliseconds
 	head   int64     // number of the newest bin; bin n covers [n*width, (n+1)*width)
 	newest int64     // until which anything was counted: the newest bin is filled up to there
-	bins   []float64 // bin n at n mod len
+	counts []float64 // bin n at n mod len
 	blocks []float64 // sums of blockBins bins each
 }
 
 const blockBins = 16
 
-// newSurgeBins returns bins that reach back over the given time, in milliseconds.
-func newSurgeBins(width, reach int64) surgeBins {
+// newBins returns bins that reach back over the given time, in milliseconds.
+func newBins(width, reach int64) bins {
 	blocks := (reach/width + 2*blockBins) / blockBins
-	return surgeBins{width: width, bins: make([]float64, blocks*blockBins), blocks: make([]float64, blocks)}
+	return bins{width: width, counts: make([]float64, blocks*blockBins), blocks: make([]float64, blocks)}
 }
 
 // copyFrom makes b equal to o, in its own memory.
-func (b *surgeBins) copyFrom(o *surgeBins) {
+func (b *bins) copyFrom(o *bins) {
 	b.width, b.head, b.newest = o.width, o.head, o.newest
-	b.bins = append(b.bins[:0], o.bins...)
+	b.counts = append(b.counts[:0], o.counts...)
 	b.blocks = append(b.blocks[:0], o.blocks...)
 }
 
-func (b *surgeBins) slot(bin int64) int64 { return bin % int64(len(b.bins)) }
+func (b *bins) slot(bin int64) int64 { return bin % int64(len(b.counts)) }
 
 // advance makes bins up to the one that holds the time.
-func (b *surgeBins) advance(time int64) {
+func (b *bins) advance(time int64) {
 	bin := time / b.width
-	if bin-b.head >= int64(len(b.bins)) {
-		clear(b.bins)
+	if bin-b.head >= int64(len(b.counts)) {
+		clear(b.counts)
 		clear(b.blocks)
 		b.head = bin
 		return
@@ -41,11 +41,11 @@ func (b *surgeBins) advance(time int64) {
 	for b.head < bin {
 		b.head++
 		i := b.slot(b.head)
-		b.blocks[i/blockBins] -= b.bins[i]
-		b.bins[i] = 0
+		b.blocks[i/blockBins] -= b.counts[i]
+		b.counts[i] = 0
 		if i%blockBins == blockBins-1 { // no rounding is left over from one lap to the next
 			b.blocks[i/blockBins] = 0
-			for _, c := range b.bins[i-blockBins+1 : i] {
+			for _, c := range b.counts[i-blockBins+1 : i] {
 				b.blocks[i/blockBins] += c
 			}
 		}
@@ -53,10 +53,10 @@ func (b *surgeBins) advance(time int64) {
 }
 
 // oldest returns the start of the oldest bin. No bin lies before 1970, whatever time the newest has.
-func (b *surgeBins) oldest() int64 { return max(0, b.head-int64(len(b.bins))+1+blockBins) * b.width }
+func (b *bins) oldest() int64 { return max(0, b.head-int64(len(b.counts))+1+blockBins) * b.width }
 
 // add spreads a count evenly over (from, to]. What lies before the oldest bin is dropped.
-func (b *surgeBins) add(from, to int64, count float64) {
+func (b *bins) add(from, to int64, count float64) {
 	if count == 0 || to <= from {
 		return
 	}
@@ -69,14 +69,14 @@ func (b *surgeBins) add(from, to int64, count float64) {
 		end := min(to, (bin+1)*b.width)
 		i := b.slot(bin)
 		c := per * float64(end-from)
-		b.bins[i] += c
+		b.counts[i] += c
 		b.blocks[i/blockBins] += c
 		from = end
 	}
 }
 
 // sum returns the count in (from, to]; times beyond the newest bin count as nothing, times before the oldest too.
-func (b *surgeBins) sum(from, to int64) float64 {
+func (b *bins) sum(from, to int64) float64 {
 	from, to = max(from, b.oldest()), min(to, b.newest)
 	if to <= from {
 		return 0
@@ -93,44 +93,44 @@ func (b *surgeBins) sum(from, to int64) float64 {
 			bin += blockBins
 			continue
 		}
-		s += b.bins[i]
+		s += b.counts[i]
 		bin++
 	}
 	return s
 }
 
 // part is what a bin holds of the time within it, evenly over what of it has been counted.
-func (b *surgeBins) part(bin, from, to int64) float64 {
+func (b *bins) part(bin, from, to int64) float64 {
 	width := min(b.width, b.newest-bin*b.width)
 	if to <= from || width <= 0 {
 		return 0
 	}
-	return b.bins[b.slot(bin)] * min(1, float64(to-from)/float64(width))
+	return b.counts[b.slot(bin)] * min(1, float64(to-from)/float64(width))
 }
 
 // resized returns the same counts in bins of another width.
-func (b *surgeBins) resized(width, reach int64) surgeBins {
-	n := newSurgeBins(width, reach)
+func (b *bins) resized(width, reach int64) bins {
+	n := newBins(width, reach)
 	n.head = b.head * b.width / width
 	n.advance((b.head + 1) * b.width)
 	for bin := b.oldest() / b.width; bin <= b.head; bin++ {
-		n.add(bin*b.width, min((bin+1)*b.width, b.newest), b.bins[b.slot(bin)])
+		n.add(bin*b.width, min((bin+1)*b.width, b.newest), b.counts[b.slot(bin)])
 	}
 	return n
 }
 
-// surgeSeries are the bins of what is tested (the first) and, where that is not all there is, of the plan's terms.
-type surgeSeries []surgeBins
+// series are the bins of what is tested (the first) and, where that is not all there is, of the plan's terms.
+type series []bins
 
-func newSurgeSeries(n int, width, reach int64) surgeSeries {
-	s := make(surgeSeries, n)
+func newSeries(n int, width, reach int64) series {
+	s := make(series, n)
 	for i := range s {
-		s[i] = newSurgeBins(width, reach)
+		s[i] = newBins(width, reach)
 	}
 	return s
 }
 
-func (s *surgeSeries) copyFrom(o surgeSeries) {
+func (s *series) copyFrom(o series) {
 	*s = slices.Grow((*s)[:0], len(o))[:len(o)]
 	for i := range o {
 		(*s)[i].copyFrom(&o[i])

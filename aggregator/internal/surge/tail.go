@@ -1,4 +1,4 @@
-package aggregator
+package surge
 
 import (
 	"math"
@@ -6,10 +6,10 @@ import (
 	"gonum.org/v1/gonum/mathext"
 )
 
-// surgeTailOf is the probability that chance gives a count of x or more where mean is expected. The counts are a negative
+// tailOf is the probability that chance gives a count of x or more where mean is expected. The counts are a negative
 // binomial's: a Poisson's about a rate that is gamma distributed. Requests that come in groups do no worse. But where the
 // variance is many times a Poisson's it is the rate itself that is drawn, and a lognormal one has a heavier tail.
-func surgeTailOf(x, mean, dispersion float64) float64 {
+func tailOf(x, mean, dispersion float64) float64 {
 	const drawn = 20 // variance over a Poisson's: groups are seldom larger
 	tail := countTail(x, mean, dispersion)
 	if dispersion*mean > drawn && x > 0 {
