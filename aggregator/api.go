@@ -4,6 +4,8 @@ import (
 	"errors"
 	"sync/atomic"
 	"time"
+
+	"github.com/meshpulse/meshpulse/aggregator/internal/fine"
 )
 
 // Reasons for which [Stream.Commit] drops a sample. They are also the values of the reason label of
@@ -48,7 +50,7 @@ type Pod struct {
 	// begin anew.
 	EvictionInterval time.Duration
 	// InclusiveBounds: since Envoy 1.38 a histogram's bucket holds the values equal to its upper bound, and a quantile's place
-	// within its bin is another (cells.go, fine.go).
+	// within its bin is another (internal/fine).
 	InclusiveBounds bool
 }
 
@@ -63,7 +65,7 @@ const (
 )
 
 // SummaryQuantiles are the quantiles of an Envoy summary, in this order (Envoy: source/common/stats/histogram_impl.cc).
-var SummaryQuantiles = [10]float64{0, .25, .5, .75, .9, .95, .99, .995, .999, 1}
+var SummaryQuantiles = fine.Quantiles
 
 // Sizes are Istio's histograms of bytes. Beside their buckets they have no finer view: nobody scales by it, and it would be a seventh
 // of a label set's memory and a twentieth of a flush's CPU.

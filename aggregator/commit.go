@@ -5,6 +5,8 @@ import (
 	"math"
 	"slices"
 	"time"
+
+	"github.com/meshpulse/meshpulse/aggregator/internal/fine"
 )
 
 // Stream is one connection of a pod: the only writer of the pod's table while it is the one that counts (owner.go).
@@ -577,13 +579,9 @@ func (t *table) takeSummary(c *column, s *Sample, quantiles []float64) error {
 	c.quantilesAt, c.seen = s.Timestamp, t.flushTime
 	inclusive := t.pod.Load().InclusiveBounds
 	for i := range c.quantiles {
-		switch {
-		case i >= len(quantiles):
-			c.quantiles[i] = 0
-		case inclusive:
-			c.quantiles[i] = quantileCode(quantiles[i])
-		default:
-			c.quantiles[i] = olderQuantileCode(SummaryQuantiles[i], quantiles[i])
+		c.quantiles[i] = 0
+		if i < len(quantiles) {
+			c.quantiles[i] = fine.Code(i, quantiles[i], inclusive)
 		}
 	}
 	if alone && c.intervalAt != s.Timestamp {

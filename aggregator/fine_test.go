@@ -16,46 +16,21 @@ var istioBounds = []float64{0.5, 1, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 50
 // recorded is what an Envoy keeps of durations; it gives what the sidecar then sends, as seen in captures.
 type recorded struct{ durations.Recorded }
 
-// buckets are cumulative: a bucket holds the bins that begin at its bound or below, before Envoy 1.38 those that end there.
+// buckets are cumulative.
 func (r *recorded) buckets(bounds []float64, inclusive bool) []Bucket {
 	buckets := make([]Bucket, len(bounds))
 	for i, b := range bounds {
-		n := 0.0
-		for bin, c := range r.Bins {
-			from, to := durations.Edges(bin)
-			if to <= b*(1+1e-12) || inclusive && from <= b*(1+1e-12) {
-				n += c
-			}
-		}
-		buckets[i] = Bucket{b, uint64(n)}
+		buckets[i] = Bucket{b, uint64(r.Below(b, inclusive))}
 	}
 	return buckets
 }
 
-// quantiles are a summary's. Before Envoy 1.38 quantile q of n requests was at q n, and k of m requests of a bin at k/m.
-func (r *recorded) quantiles(older bool) []float64 {
-	var qs []float64
+// quantiles are a summary's.
+func (r *recorded) quantiles(older bool) (qs []float64) {
 	for _, q := range SummaryQuantiles {
-		bin, place := r.At(q)
-		if older {
-			bin, place = r.reached(q * r.Count)
-		}
-		from, to := durations.Edges(bin)
-		qs = append(qs, from+(to-from)*place)
+		qs = append(qs, r.Quantile(q, older))
 	}
 	return qs
-}
-
-// reached returns the first bin that ends at a rank or beyond, with the rank's place there.
-func (r *recorded) reached(rank float64) (bin int, place float64) {
-	below := 0.0
-	for bin, c := range r.Bins {
-		if c > 0 && below+c >= rank {
-			return bin, (rank - below) / c
-		}
-		below += c
-	}
-	return 0, math.NaN()
 }
 
 // distribution draws durations in milliseconds.

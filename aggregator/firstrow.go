@@ -8,7 +8,7 @@ import "math"
 //
 //   - it counts as it is: its length is the longest that may be, and no rate goes beyond what was counted (over.plain);
 //   - where nothing bounds the length within a query's window it has no rate at all: the row before it is not shown;
-//   - the pod is not known beyond it (table.state), and no surge is looked for in it (surgefold.go).
+//   - the pod is not known beyond it (table.state), and no surge is looked for in it (internal/surge).
 //
 // Prometheus' engine is shown the row before it where a bound is known, and extrapolates there as everywhere (differences.md).
 

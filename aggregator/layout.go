@@ -4,13 +4,15 @@ import (
 	"math"
 	"slices"
 	"sync"
+
+	"github.com/meshpulse/meshpulse/aggregator/internal/fine"
 )
 
 // layout is a histogram's buckets: shared by all series that have the same, which is nearly all of a mesh.
 type layout struct {
 	bounds []float64 // upper bounds without +Inf, ascending
 	le     []string  // as Envoy's Prometheus exposition writes them, "+Inf" last
-	// ends are where each bucket ends, in cells: since Envoy 1.38 another cell than before (cellsBelow), so there are two.
+	// ends are where each bucket ends, in cells: since Envoy 1.38 another cell than before (fine.CellsBelow), so there are two.
 	inclusive, exclusive []uint16
 }
 
@@ -18,8 +20,8 @@ func newLayout(bounds []float64) *layout {
 	l := &layout{bounds: bounds}
 	for _, b := range bounds {
 		l.le = append(l.le, formatBound(b))
-		l.inclusive = append(l.inclusive, cellsBelow(b, true))
-		l.exclusive = append(l.exclusive, cellsBelow(b, false))
+		l.inclusive = append(l.inclusive, fine.CellsBelow(b, true))
+		l.exclusive = append(l.exclusive, fine.CellsBelow(b, false))
 	}
 	l.le = append(l.le, formatBound(math.Inf(1)))
 	return l

@@ -5,6 +5,7 @@ import (
 	"math"
 	"slices"
 
+	"github.com/meshpulse/meshpulse/aggregator/internal/fine"
 	"github.com/prometheus/prometheus/model/histogram"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/model/value"
@@ -107,10 +108,10 @@ type reader struct {
 	mint, maxt int64
 	builder    labels.ScratchBuilder
 	times      []int64
-	values     []float64 // of each row in turn
-	join       *joiner   // of native histograms; nil before the first
-	coarse     []*column // those without ranks: they come last
-	room       *int      // samples, as the engine counts them; what is copied here it has not counted yet
+	values     []float64    // of each row in turn
+	join       *fine.Joiner // of native histograms; nil before the first
+	coarse     []*column    // those without ranks: they come last
+	room       *int         // samples, as the engine counts them; what is copied here it has not counted yet
 }
 
 // ended says why no more series are read, nil if they are.
@@ -212,7 +213,7 @@ func (r *reader) stale(i int, flush int64) (int64, bool) {
 }
 
 // nativeSeries appends the column as a native histogram, if it has samples. One without ranks is spread as the pool is.
-func (r *reader) nativeSeries(to []storage.Series, col *column, pool *fine) []storage.Series {
+func (r *reader) nativeSeries(to []storage.Series, col *column, pool *fine.Counts) []storage.Series {
 	pod := col.table.pod.Load()
 	samples := r.native(col, pod, pool)
 	if len(samples) == 0 {
@@ -221,9 +222,9 @@ func (r *reader) nativeSeries(to []storage.Series, col *column, pool *fine) []st
 	return append(to, storage.NewListSeries(col.class.labelsOf(&r.builder, pod, "", ""), samples))
 }
 
-func (r *reader) joiner() *joiner {
+func (r *reader) joiner() *fine.Joiner {
 	if r.join == nil {
-		r.join = newJoiner(r.store.cells)
+		r.join = fine.NewJoiner(r.store.cells)
 	}
 	return r.join
 }
@@ -231,7 +232,7 @@ func (r *reader) joiner() *joiner {
 // native returns the rows of a column as native histograms, none if there are none in the time asked for. They count from
 // the ring's oldest row, not from the series' beginning: rates and increases, which is what a histogram is good for, do not
 // see the difference. What is before the first of them is joined apart: a window's increase depends on its own rows only.
-func (r *reader) native(col *column, pod *Pod, pool *fine) []chunks.Sample {
+func (r *reader) native(col *column, pod *Pod, pool *fine.Counts) []chunks.Sample {
 	flush, join := col.table.flush.Load(), r.joiner()
 	for {
 		b := col.block.Load()
@@ -250,20 +251,20 @@ func (r *reader) native(col *column, pod *Pod, pool *fine) []chunks.Sample {
 			return nil
 		}
 		r.times = r.times[:0]
-		f := newFine()
+		var f fine.Counts
 		ps := make([]chunks.Sample, 0, hi-lo+2)
-		join.read(b, col.layout, pod, oldest, lo)
-		join.shapeFor(b, pool)
-		join.spread(f, 1)
-		join.read(b, col.layout, pod, lo, hi)
-		join.shapeFor(b, pool)
+		readFineRows(join, b, col.layout, pod, oldest, lo)
+		join.Shape(pool)
+		join.Spread(&f, 1)
+		readFineRows(join, b, col.layout, pod, lo, hi)
+		join.Shape(pool)
 		for row := lo; row <= hi; row++ {
 			if row > lo {
-				join.read(b, col.layout, pod, row-1, row)
-				join.spread(f, 1)
+				readFineRows(join, b, col.layout, pod, row-1, row)
+				join.Spread(&f, 1)
 			}
 			r.times = append(r.times, b.gen.time(row))
-			h := f.native(r.store.cells)
+			h := f.Native(r.store.cells)
 			*r.room -= h.Size() / engineSampleBytes
 			ps = append(ps, nativePoint{b.gen.time(row), h})
 		}

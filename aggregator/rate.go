@@ -1,6 +1,10 @@
 package aggregator
 
-import "math"
+import (
+	"math"
+
+	"github.com/meshpulse/meshpulse/aggregator/internal/fine"
+)
 
 // span is what a range function needs of one series: its first and last samples in the window and how many there are.
 // That is all, because stored counters are monotone: whatever resets happened in between are already added up.
@@ -175,7 +179,7 @@ func (r rangeVector) fines(s *Store, at int64) scan { return newScan(s, r.sel, m
 // readFine reads what the finer view of the batch's i-th column counts in the window, with its shape, and returns the factor that
 // makes the function's value of it; false if there are fewer than two rows. A column without ranks is spread as the pool is.
 // The caller checks torn before it takes what was read.
-func (r rangeVector) readFine(sc *scan, i int, p *Pod, j *joiner, pool *fine) (factor float64, ok bool) {
+func (r rangeVector) readFine(sc *scan, i int, p *Pod, j *fine.Joiner, pool *fine.Counts) (factor float64, ok bool) {
 	in := &sc.batch[i]
 	mint := sc.maxt - r.reach
 	lo := max(in.lo, sc.gen.after(sc.lo, sc.hi, mint))
@@ -187,19 +191,19 @@ func (r rangeVector) readFine(sc *scan, i int, p *Pod, j *joiner, pool *fine) (f
 	}
 	o := r.f.over(sc.gen, lo, in.hi, mint, sc.maxt)
 	b, l := in.block, in.column.layout
-	j.read(b, l, p, lo, in.hi)
-	j.shapeFor(b, pool)
+	readFineRows(j, b, l, p, lo, in.hi)
+	j.Shape(pool)
 	if o.from > lo {
-		j.read(b, l, p, o.from, in.hi)
+		readFineRows(j, b, l, p, o.from, in.hi)
 	}
 	all := int(b.counts) - 1
 	first := b.countIn(b.row(lo), all) - b.countIn(b.row(in.lo), all)
-	return o.factorOf(first, j.sure.count), true
+	return o.factorOf(first, j.Count()), true
 }
 
 // pool counts what the selected series with ranks tell of (mint, maxt]: the shape of those without.
-func (s *Store) pool(sel *selector, mint, maxt int64, j *joiner) *fine {
-	pool := newFine()
+func (s *Store) pool(sel *selector, mint, maxt int64, j *fine.Joiner) *fine.Counts {
+	pool := &fine.Counts{}
 	for sc := newScan(s, sel, mint, maxt, 2); sc.begin(); {
 		if sc.view != viewNative {
 			sc.done()
@@ -211,12 +215,12 @@ func (s *Store) pool(sel *selector, mint, maxt int64, j *joiner) *fine {
 			if !in.block.ranked() {
 				continue
 			}
-			j.read(in.block, in.column.layout, p, in.lo, in.hi)
+			readFineRows(j, in.block, in.column.layout, p, in.lo, in.hi)
 			if sc.torn() {
 				break
 			}
-			j.shapeFor(in.block, nil)
-			j.spread(pool, 1)
+			j.Shape(nil)
+			j.Spread(pool, 1)
 		}
 		sc.doneBefore(read)
 	}

@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/meshpulse/meshpulse/aggregator/internal/fine"
 	"github.com/prometheus/client_golang/prometheus"
 )
 
@@ -81,7 +82,7 @@ type Store struct {
 	tables    tables
 	classes   *classes
 	layouts   layouts
-	cells     *cellTables
+	cells     *fine.Tables
 	engine    *engine
 	watches   watches
 	detectors list[*SurgeDetector]
@@ -102,7 +103,7 @@ func New(c Config) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Store{config: c, started: time.Now(), engine: newEngine(), cells: newCellTables(), liveHeap: heapInUse}
+	s := &Store{config: c, started: time.Now(), engine: newEngine(), cells: fine.NewTables(), liveHeap: heapInUse}
 	s.podShares, s.series, s.memory = c.newShares()
 	s.classes = newClasses(s.memory)
 	s.watches.wake = make(chan struct{}, 1)

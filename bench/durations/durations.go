@@ -71,6 +71,41 @@ func (r *Recorded) At(q float64) (bin int, place float64) {
 	return 0, math.NaN()
 }
 
+// Reached returns the first bin that ends at a rank or beyond, with the rank's place there: before Envoy 1.38 quantile q of n requests
+// was at q n, and k of m requests of a bin at k/m.
+func (r *Recorded) Reached(rank float64) (bin int, place float64) {
+	below := 0.0
+	for bin, n := range r.Bins {
+		if n > 0 && below+n >= rank {
+			return bin, (rank - below) / n
+		}
+		below += n
+	}
+	return 0, math.NaN()
+}
+
+// Below returns how many requests a bucket holds that ends at a bound: those of the bins that begin there or below, before Envoy 1.38
+// (not inclusive) of those that end there or below.
+func (r *Recorded) Below(bound float64, inclusive bool) (n float64) {
+	for bin, c := range r.Bins {
+		from, to := Edges(bin)
+		if to <= bound*(1+1e-12) || inclusive && from <= bound*(1+1e-12) {
+			n += c
+		}
+	}
+	return n
+}
+
+// Quantile returns what a summary tells of q. older is one of an Envoy before 1.38.
+func (r *Recorded) Quantile(q float64, older bool) float64 {
+	bin, place := r.At(q)
+	if older {
+		bin, place = r.Reached(q * r.Count)
+	}
+	from, to := Edges(bin)
+	return from + (to-from)*place
+}
+
 // Within is the interval that an answer is held in: within 5 % or 1 ms of [Q(q-0.01), Q(q+0.01)], for P99 within 10 % of
 // [Q(0.985), Q(0.995)], each request standing for its bin.
 func (r *Recorded) Within(q float64) (from, to float64) {

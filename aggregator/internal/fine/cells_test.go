@@ -1,4 +1,4 @@
-package aggregator
+package fine
 
 import (
 	"math"
@@ -24,8 +24,8 @@ func TestACellIsABinOfEnvoys(t *testing.T) {
 			if got, at := locate(v); got != cell || to > 0 && math.Abs(at-(float64(place)+0.5)/100) > 1e-9 {
 				t.Errorf("%v is at %v of cell %d, want %d of 100 of %d", v, at, got, place, cell)
 			}
-			code := quantileCode(v)
-			if got, at := quantileCell(code); got != cell || to > 0 && at != int((float64(place)+0.5)/100*cellPlaces) {
+			code := codeOf(v)
+			if got, at := cellOf(code); got != cell || to > 0 && at != int((float64(place)+0.5)/100*cellPlaces) {
 				t.Errorf("%v: code %d is place %d of cell %d, want cell %d", v, code, at, got, cell)
 			}
 		}
@@ -34,13 +34,13 @@ func TestACellIsABinOfEnvoys(t *testing.T) {
 
 func TestQuantilesThatNoBinHoldsHaveACodeOrNone(t *testing.T) {
 	for v, want := range map[float64]int{0: 0, 0.3: 0, 7.5: 7, 1e15: cellCount - 1, math.MaxFloat64: cellCount - 1} {
-		code := quantileCode(v)
-		if got, place := quantileCell(code); code == 0 || got != want || place < 0 || place >= cellPlaces {
+		code := codeOf(v)
+		if got, place := cellOf(code); code == 0 || got != want || place < 0 || place >= cellPlaces {
 			t.Errorf("%v: code %d of cell %d, want %d", v, code, got, want)
 		}
 	}
 	for _, v := range []float64{math.NaN(), -1, math.Inf(1), math.Inf(-1)} {
-		if code := quantileCode(v); code != 0 {
+		if code := codeOf(v); code != 0 {
 			t.Errorf("%v: code %d, want none", v, code)
 		}
 	}
@@ -52,7 +52,7 @@ func TestAnOlderQuantileAtTheEndOfItsBinIsInIt(t *testing.T) {
 		q, v float64
 		cell float64
 	}{{0, 1000, 1000}, {.25, 1025, 1000}, {.5, 1050, 1000}, {1, 1100, 1000}, {0, 3, 3}, {.25, 3.05, 3}, {.5, 3.1, 3}, {.75, 1050, 1000}, {1, 100, 99}, {.5, 0, 0}} {
-		cell, _ := quantileCell(olderQuantileCode(c.q, c.v))
+		cell, _ := cellOf(olderCode(c.q, c.v))
 		if cellFrom(cell) != c.cell {
 			t.Errorf("quantile %v at %v is in the cell of %v, want %v", c.q, c.v, cellFrom(cell), c.cell)
 		}
@@ -64,27 +64,27 @@ func TestABucketEndsWhereTheRuleOfItsEnvoySays(t *testing.T) {
 	for _, inclusive := range []bool{true, false} {
 		for _, b := range bounds {
 			for bin := range (durations.Recorded{}).Bins {
-				var r recorded
+				var r durations.Recorded
 				r.Bins[bin] = 1
 				from, _ := durations.Edges(bin)
 				if from != math.Floor(from) {
 					continue
 				}
 				cell, _ := locate(from)
-				counted := r.buckets([]float64{b}, inclusive)[0].Count == 1
-				if got := cell < int(cellsBelow(b, inclusive)); got != counted {
+				counted := r.Below(b, inclusive) == 1
+				if got := cell < int(CellsBelow(b, inclusive)); got != counted {
 					t.Errorf("bound %v, inclusive %t, bin from %v: %t, want %t", b, inclusive, from, got, counted)
 				}
 			}
 		}
 	}
-	if got := cellsBelow(-1, true); got != 0 {
+	if got := CellsBelow(-1, true); got != 0 {
 		t.Errorf("a bucket below 0 holds %d cells", got)
 	}
 }
 
 func TestACellIsDividedAmongTheNativeBucketsThatItLiesIn(t *testing.T) {
-	tables := newCellTables()
+	tables := NewTables()
 	for c := 1; c < cellCount; c++ {
 		from, to := tables.from[c], tables.from[c+1]
 		if c < wholeCells {
@@ -93,7 +93,7 @@ func TestACellIsDividedAmongTheNativeBucketsThatItLiesIn(t *testing.T) {
 		total := 0.0
 		for i, share := range tables.shares[c] {
 			bucket := int(tables.first[c]) + i
-			lower, upper := math.Exp2(float64(bucket-1)/finePerTwo), math.Exp2(float64(bucket)/finePerTwo)
+			lower, upper := math.Exp2(float64(bucket-1)/perTwo), math.Exp2(float64(bucket)/perTwo)
 			if share > 1e-9 && (upper < from*(1-1e-9) || lower > to*(1+1e-9)) {
 				t.Errorf("cell [%v, %v) has %v in the bucket (%v, %v]", from, to, share, lower, upper)
 			}
@@ -111,29 +111,34 @@ func FuzzJoin(f *testing.F) {
 	f.Add(uint64(2), []byte{0, 200, 0, 1}, false)
 	f.Fuzz(func(t *testing.T, seed uint64, flushes []byte, wild bool) {
 		r := rand.New(rand.NewPCG(seed, 3))
-		tables := newCellTables()
-		j, all := newJoiner(tables), 0.0
-		ends := newLayout(istioBounds).inclusive
+		tables := NewTables()
+		j, all := NewJoiner(tables), 0.0
+		bounds := []float64{0.5, 1, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10000, 30000, 60000, 300000, 600000, 1800000, 3600000}
+		var ends []uint16
+		for _, b := range bounds {
+			ends = append(ends, CellsBelow(b, true))
+		}
 		for _, requests := range flushes[:min(len(flushes), 50)] {
-			draw := mixture(r)
-			var flush recorded
+			at, wide := 2*math.Pow(2000, r.Float64()), 3*r.Float64()*float64(r.IntN(2)) // one value, or many
+			var flush durations.Recorded
 			for range requests {
-				flush.Record(draw(r))
+				flush.Record(min(at*math.Exp(wide*r.NormFloat64()), 3e6))
 			}
 			var cumulative []uint32
-			for _, b := range flush.buckets(istioBounds, r.IntN(2) == 0) {
-				cumulative = append(cumulative, uint32(b.Count))
+			inclusive := r.IntN(2) == 0
+			for _, b := range bounds {
+				cumulative = append(cumulative, uint32(flush.Below(b, inclusive)))
 			}
 			cumulative = append(cumulative, uint32(flush.Count))
-			var codes [len(SummaryQuantiles)]uint16
-			for i, q := range flush.quantiles(false) {
-				codes[i] = quantileCode(q)
+			var codes [len(Quantiles)]uint16
+			for i, q := range Quantiles {
+				codes[i] = codeOf(flush.Quantile(q, false))
 				if wild { // quantiles that do not belong to these buckets, nor to each other
 					codes[i] = uint16(r.IntN(cellCount*cellPlaces + 1))
 				}
 			}
 			if flush.Count > 0 {
-				j.open(ends, cumulative, &codes)
+				j.Take(ends, cumulative, &codes)
 			}
 			all += flush.Count
 		}
@@ -142,8 +147,8 @@ func FuzzJoin(f *testing.F) {
 		}
 		j.shapeEvenly()
 		checkTotal(t, "evenly", j.shape[j.sure.lo:j.sure.hi+1], all)
-		one := newFine()
-		j.spread(one, 1)
+		one := &Counts{}
+		j.Spread(one, 1)
 		for from := range one.cells {
 			if c := one.cells[from]; !(c >= 0) {
 				t.Errorf("cell %d counts %v", from, c)
@@ -157,7 +162,7 @@ func FuzzJoin(f *testing.F) {
 				t.Fatalf("%+v is left at cell %d", e, c)
 			}
 		}
-		h := one.native(tables)
+		h := one.Native(tables)
 		checkTotal(t, "native", append([]float64{h.ZeroCount}, h.PositiveBuckets...), all)
 	})
 }

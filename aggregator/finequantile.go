@@ -1,6 +1,7 @@
 package aggregator
 
 import (
+	"github.com/meshpulse/meshpulse/aggregator/internal/fine"
 	"github.com/prometheus/prometheus/promql"
 	"github.com/prometheus/prometheus/promql/parser/posrange"
 )
@@ -13,25 +14,25 @@ type fineQuantile struct {
 }
 
 func (h *fineQuantile) eval(s *Store, at int64) ([]Value, bool) {
-	groups := fineGroups{by: h.by, join: newJoiner(s.cells)}
+	groups := fineGroups{by: h.by, join: fine.NewJoiner(s.cells)}
 	if left := h.add(s, at, &groups, nil); left {
 		h.add(s, at, &groups, s.pool(h.over.sel, at-h.over.reach, at, groups.join))
 	}
-	return groups.values(h.by, func(f *fine) float64 {
-		v, _ := promql.HistogramQuantile(h.q, f.native(s.cells), "", posrange.PositionRange{})
+	return groups.values(h.by, func(f *fine.Counts) float64 {
+		v, _ := promql.HistogramQuantile(h.q, f.Native(s.cells), "", posrange.PositionRange{})
 		return v
 	}), true
 }
 
 // fineGroups is the groups of an evaluation, and its scratch.
 type fineGroups struct {
-	grouper[fine]
+	grouper[fine.Counts]
 	by   []string
-	join *joiner
+	join *fine.Joiner
 }
 
 // add adds the series with ranks to their groups, or where there is a pool those without. It reports whether it left some.
-func (h *fineQuantile) add(s *Store, at int64, to *fineGroups, pool *fine) (left bool) {
+func (h *fineQuantile) add(s *Store, at int64, to *fineGroups, pool *fine.Counts) (left bool) {
 	for sc := h.over.fines(s, at); sc.begin(); {
 		if sc.view != viewNative {
 			sc.done()
@@ -51,10 +52,7 @@ func (h *fineQuantile) add(s *Store, at int64, to *fineGroups, pool *fine) (left
 				continue
 			}
 			g := to.of(to.by, sc.batch[read].column.class, p)
-			if g.cells == nil {
-				*g = *newFine()
-			}
-			to.join.spread(g, factor)
+			to.join.Spread(g, factor)
 		}
 		sc.doneBefore(read)
 	}
