@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/meshpulse/meshpulse/aggregator/internal/fine"
+	"github.com/meshpulse/meshpulse/aggregator/internal/ring"
 )
 
 // Reasons for which [Stream.Commit] drops a sample. They are also the values of the reason label of
@@ -86,15 +87,11 @@ type Sample struct {
 	First, Last uint32
 }
 
-// MaxIntervalCount is the largest count of an interval: rows keep halves of words, which one step may not overtake (slab.epochs). It is
-// 85 million requests a second at a flush of 25 s.
-const MaxIntervalCount = 1<<31 - 1
+// MaxIntervalCount is the largest count of an interval: 85 million requests a second at a flush of 25 s.
+const MaxIntervalCount = ring.MaxIntervalCount
 
 // Bucket is one bucket of an interval histogram. The +Inf bucket is not sent; it is Sample.Count.
-type Bucket struct {
-	UpperBound float64
-	Count      uint64 // observations up to UpperBound, never less than in the bucket before
-}
+type Bucket = ring.Bucket
 
 // Batch is a whole valid message: the scratch of one stream.
 type Batch struct {

@@ -71,7 +71,7 @@ func (p *benchPod) add(name string, kind Kind) {
 		case Histogram:
 			s.First = uint32(len(p.batch.Buckets))
 			for _, bound := range benchBounds {
-				p.batch.Buckets = append(p.batch.Buckets, Bucket{bound, uint64(10 * (1 - math.Exp(-bound/80)))})
+				p.batch.Buckets = append(p.batch.Buckets, Bucket{UpperBound: bound, Count: uint64(10 * (1 - math.Exp(-bound/80)))})
 			}
 			s.Last = uint32(len(p.batch.Buckets))
 		case Summary:
@@ -337,8 +337,8 @@ func benchmarkWriters(b *testing.B, readers int) {
 		running.Go(func() {
 			for next := time.Now(); !stop.Load(); next = next.Add(time.Second / readsPerSecond) {
 				time.Sleep(time.Until(next))
-				row := all[0].stream.table.gen.Load().head.Load()
-				readAll(over, s, s.millis(s.started.Add(time.Duration(row)*5*time.Second)), locked.Load())
+				at, _ := all[0].stream.table.gen.Load().Newest()
+				readAll(over, s, at, locked.Load())
 				reads.Add(1)
 			}
 		})

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/meshpulse/meshpulse/aggregator/internal/fine"
+	"github.com/meshpulse/meshpulse/aggregator/internal/ring"
 )
 
 // Stream is one connection of a pod: the only writer of the pod's table while it is the one that counts (owner.go).
@@ -20,15 +21,15 @@ type Stream struct {
 	// Under the table's mutex.
 	proof Proof
 	ended bool
-	heard int64 // arrival of its newest message, 0 before the first
-	lost  int64 // arrival of the message by which a stream that it does not know to be dead took over from it; 0: none did
-	since int   // flushes since another stream counts
-	stamp int64 // timestamp_ms of the newest of them
+	heard int64      // arrival of its newest message, 0 before the first
+	lost  int64      // arrival of the message by which a stream that it does not know to be dead took over from it; 0: none did
+	since int        // flushes since another stream counts
+	stamp ring.Stamp // timestamp_ms of the newest of them
 
-	clock    rowClock
-	flushes  int   // flushes of this connection since it has owned the table
-	firstRow int64 // the row of the first of them
-	messages int   // messages of the newest one
+	clock    ring.Clock
+	flushes  int      // flushes of this connection since it has owned the table
+	firstRow ring.Row // the row of the first of them
+	messages int      // messages of the newest one
 	eviction eviction
 	single   int         // how many flushes in a row were one message each
 	timer    *time.Timer // closes the open row; nil before the first
@@ -113,13 +114,13 @@ func (st *Stream) Commit(arrival time.Time, b *Batch, d Describer) (err error) {
 		st.store.metrics.drop(ErrForeignPod, len(b.Samples))
 		return ErrForeignPod
 	}
-	if t.owner != st && !st.counts(at, b.Timestamp) {
+	if t.owner != st && !st.counts(at, ring.Stamp(b.Timestamp)) {
 		st.store.metrics.drop(ErrSuperseded, len(b.Samples))
 		return ErrSuperseded
 	}
 	st.heard, t.limit = at, nil
 	t.posing(st.from.poses)
-	st.enter(b.Timestamp, at)
+	st.enter(ring.Stamp(b.Timestamp), at)
 	if b.Refused > 0 {
 		t.refuse(at)
 		t.torn = t.torn || b.Refused > b.RefusedAlways
@@ -162,7 +163,7 @@ func (st *Stream) Missed(arrival time.Time) {
 
 // enter makes the flush of the timestamp the table's newest. A known timestamp after its row was closed gets a row more:
 // what the first one holds is final.
-func (st *Stream) enter(timestamp, arrival int64) {
+func (st *Stream) enter(timestamp ring.Stamp, arrival int64) {
 	t := st.table
 	if t.open && t.timestamp == timestamp {
 		st.messages++
@@ -273,7 +274,7 @@ func (t *table) await(c *column, s *Sample, b *Batch, i int) {
 	}
 	c.waiting = true
 	if c.intervals != nil {
-		c.frame(t.store.layouts.of(b.Buckets[s.First:s.Last]), c.quantilesAt == s.Timestamp)
+		c.frame(t.store.layouts.of(b.Buckets[s.First:s.Last]), c.quantilesAt == s.stamp())
 	}
 }
 
@@ -464,15 +465,18 @@ const (
 	durationsName = "istio_request_duration_milliseconds"
 )
 
+// stamp is the sample's timestamp, which is by the sidecar's clock.
+func (s *Sample) stamp() ring.Stamp { return ring.Stamp(s.Timestamp) }
+
 // mark notes that the open flush holds the series, and returns the flush that held it last.
 func (t *table) mark(c *column, s *Sample) (last uint32) {
 	last = c.flush
-	c.flush, c.timestamp, c.seen = uint32(t.flushes), s.Timestamp, t.flushTime
+	c.flush, c.timestamp, c.seen = uint32(t.flushes), s.stamp(), t.flushTime
 	return last
 }
 
 func (t *table) takeCounter(c *column, s *Sample) error {
-	if c.timestamp == s.Timestamp {
+	if c.timestamp == s.stamp() {
 		return ErrDuplicate
 	}
 	last := t.mark(c, s)
@@ -498,7 +502,7 @@ func (t *table) takeCounter(c *column, s *Sample) error {
 		return nil
 	}
 	h.step, h.stepFlush = step, c.flush
-	if h.intervalAt == s.Timestamp { // it has come before
+	if h.intervalAt == s.stamp() { // it has come before
 		t.compare(h)
 	}
 	return nil
@@ -507,7 +511,7 @@ func (t *table) takeCounter(c *column, s *Sample) error {
 // publish writes a counter's value to the open row, where the flush has one.
 func (t *table) publish(c *column) {
 	if !t.held {
-		c.writeCounter(t.ring.row)
+		c.writeCounter(&t.ring)
 	}
 }
 
@@ -525,28 +529,28 @@ func (t *table) advance(c *column, raw float64, reset bool) (step float64) {
 }
 
 func (t *table) takeHistogram(c *column, s *Sample, buckets []Bucket) error {
-	if c.intervalAt == s.Timestamp {
+	if c.intervalAt == s.stamp() {
 		return ErrDuplicate
 	}
 	if !c.layout.holds(buckets) { // bounds are bootstrap: this is another process under the pod's name
 		var err error
-		if c, err = t.rebound(c, s.Key, s.Timestamp, buckets); err != nil {
+		if c, err = t.rebound(c, s.Key, s.stamp(), buckets); err != nil {
 			return err
 		}
 	}
 	t.mark(c, s)
-	t.count(c, buckets, s.Count, s.Value, s.Timestamp)
+	t.count(c, buckets, s.Count, s.Value, s.stamp())
 	return nil
 }
 
 // rebound puts a column with other bounds in a histogram's place, whose flush has the timestamp. The error is that of a limit: then
 // the histogram is gone.
-func (t *table) rebound(c *column, key uint64, timestamp int64, buckets []Bucket) (*column, error) {
+func (t *table) rebound(c *column, key uint64, timestamp ring.Stamp, buckets []Bucket) (*column, error) {
 	cl := c.class
 	t.store.classes.retain(cl)
 	t.drop(c) // it leaves t.columns with the row
 	t.store.metrics.rebounded.Inc()
-	if err := t.affordSeries(countWords(len(buckets)) + 1 + quantileWords); err != nil {
+	if err := t.affordSeries(ring.Histogram(len(buckets), true).Words()); err != nil {
 		t.store.classes.release(cl)
 		return nil, t.short(err)
 	}
@@ -557,13 +561,13 @@ func (t *table) rebound(c *column, key uint64, timestamp int64, buckets []Bucket
 }
 
 // count adds an interval to a histogram and publishes the row, where the flush has one.
-func (t *table) count(c *column, buckets []Bucket, count uint64, sum float64, timestamp int64) {
+func (t *table) count(c *column, buckets []Bucket, count uint64, sum float64, timestamp ring.Stamp) {
 	c.interval, c.intervalAt = count, timestamp
 	c.total += sum
 	if t.held {
 		c.hold(buckets, count)
 	} else {
-		c.writeInterval(t.ring.row, buckets, count, c.quantilesAt == timestamp)
+		c.writeInterval(&t.ring, buckets, count, c.quantilesAt == timestamp)
 	}
 	t.compare(c)
 }
@@ -571,12 +575,12 @@ func (t *table) count(c *column, buckets []Bucket, count uint64, sum float64, ti
 // takeSummary keeps the quantiles for the histogram that follows. A sidecar that sends summaries alone gets a histogram
 // without buckets: its count and sum.
 func (t *table) takeSummary(c *column, s *Sample, quantiles []float64) error {
-	if c.quantilesAt == s.Timestamp {
+	if c.quantilesAt == s.stamp() {
 		return ErrDuplicate
 	}
 	// The one before came without a histogram, or this is a process whose clock is behind: a histogram that follows tells.
-	alone := c.layout == nil || len(c.layout.bounds) == 0 || c.quantilesAt > c.intervalAt || s.Timestamp < c.intervalAt
-	c.quantilesAt, c.seen = s.Timestamp, t.flushTime
+	alone := c.layout == nil || len(c.layout.bounds) == 0 || c.quantilesAt > c.intervalAt || s.stamp() < c.intervalAt
+	c.quantilesAt, c.seen = s.stamp(), t.flushTime
 	inclusive := t.pod.Load().InclusiveBounds
 	for i := range c.quantiles {
 		c.quantiles[i] = 0
@@ -584,7 +588,7 @@ func (t *table) takeSummary(c *column, s *Sample, quantiles []float64) error {
 			c.quantiles[i] = fine.Code(i, quantiles[i], inclusive)
 		}
 	}
-	if alone && c.intervalAt != s.Timestamp {
+	if alone && c.intervalAt != s.stamp() {
 		t.summaries = append(t.summaries, pendingSummary{c, s.Count, s.Value})
 	}
 	return nil

@@ -133,7 +133,7 @@ func (p *historyPod) step(r *rand.Rand) {
 		}
 		for _, bound := range p.bounds {
 			c, _ := slices.BinarySearch(requests, bound+1)
-			b.Buckets = append(b.Buckets, Bucket{bound, uint64(c)})
+			b.Buckets = append(b.Buckets, Bucket{UpperBound: bound, Count: uint64(c)})
 		}
 		h.Last = uint32(len(b.Buckets))
 		b.Samples = append(b.Samples, h)
@@ -169,7 +169,10 @@ func randomExpr(r *rand.Rand) string {
 			selector("istio_request_duration_milliseconds"), pick("10s", "30s", "1m"))
 	}
 	operand := func() string {
-		switch r.IntN(7) {
+		switch r.IntN(8) {
+		case 4: // neither side has labels
+			return fmt.Sprintf("(sum(rate(%s[30s])) %s %s sum(increase(%s[1m])))", selector("istio_requests_total"), pick("+", "-", "*", "/"),
+				pick("on ()", "on (code)", "ignoring (code)", "on () group_left ()", "on (pod) group_right (code)"), selector("istio_requests_total"))
 		case 3:
 			return fmt.Sprintf("(%s or %s vector(%s))", aggregate(), pick("", "on ()", "ignoring (code)"), pick("0", "1.5"))
 		case 2:
@@ -299,6 +302,7 @@ func TestGuideQueriesAreCompiled(t *testing.T) {
 		`sum(rate(istio_request_duration_milliseconds_sum` + sel + `[1m])) /sum(rate(istio_request_duration_milliseconds_count` + sel + `[1m]))`,
 		`histogram_quantile(0.95,sum(irate(istio_request_duration_milliseconds_bucket` + sel + `[5m]))by (le))`,
 		`(sum(rate(istio_requests_total{response_code=~"5.."}[1m])) or vector(0)) / sum(rate(istio_requests_total` + sel + `[1m]))`,
+		`sum(rate(a[1m])) / on () sum(rate(b[1m]))`,
 		"sum(\n rate(\n istio_requests_total{\n destination_workload=\"podinfo\"\n }[1m]\n )\n)",
 	} {
 		if q, err := s.Query(expr); err != nil || q.plan == nil {
@@ -307,7 +311,7 @@ func TestGuideQueriesAreCompiled(t *testing.T) {
 	}
 	for _, expr := range []string{
 		`sum(rate(istio_requests_total[1m] offset 1m))`, `sum(rate(istio_requests_total[1m] @ 10))`, `sum without (code) (rate(istio_requests_total[1m]))`,
-		`max_over_time(istio_requests_total[1m])`, `sum(rate(b_bucket{le="5"}[1m]))`, `sum(rate({job="x"}[1m]))`, `sum(rate(a[1m])) / on () sum(rate(b[1m]))`,
+		`max_over_time(istio_requests_total[1m])`, `sum(rate(b_bucket{le="5"}[1m]))`, `sum(rate({job="x"}[1m]))`, `sum by (x) (rate(a[1m])) / on (x) sum by (x) (rate(b[1m]))`,
 		`sum(rate(a[1m])) or sum(rate(b[1m]))`, `sum by (x) (rate(a[1m])) or vector(0)`, `sum(rate(a[1m])) or vector(time())`,
 	} {
 		if q, err := s.Query(expr); err != nil || q.plan != nil {

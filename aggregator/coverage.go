@@ -157,7 +157,7 @@ func (t *table) state(at int64, reach time.Duration) PodState {
 	p := t.pod.Load()
 	s := PodState{Namespace: p.Namespace, Name: p.Name}
 	g := t.gen.Load()
-	newest, ok := g.newest()
+	newest, ok := g.Newest()
 	if aside := t.aside.Load(); aside != nil { // a pod that fell silent then
 		s.Oldest, s.Newest = time.UnixMilli(*aside), time.UnixMilli(*aside)
 		return s
@@ -165,8 +165,8 @@ func (t *table) state(at int64, reach time.Duration) PodState {
 	if !ok {
 		return s
 	}
-	oldest, whole, _ := g.oldest()
-	s.Single = g.unmeasured()
+	oldest, whole, _ := g.Oldest()
+	s.Single = g.Unmeasured()
 	s.Rivals = t.rivals(at, reach.Milliseconds())
 	s.Reporting = at-newest <= 2*t.flush.Load()
 	s.Oldest, s.Newest, s.Whole = time.UnixMilli(oldest), time.UnixMilli(newest), whole && !t.begun.Load()

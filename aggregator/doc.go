@@ -1,7 +1,7 @@
 // Package aggregator keeps what sidecars report in memory and answers queries over it.
 //
 // Data comes in through [Store.Connect] and [Stream.Commit], lives in one table a pod (a flush is a row, a series a
-// column of a ring, see ring.go), and goes out through [Store.Register] or [Store.Query] and [Query.Eval].
+// column of a ring, see internal/ring), and goes out through [Store.Register] or [Store.Query] and [Query.Eval].
 // Beside a query, [Query.DetectSurges] looks at its newest flushes (surge.go), and [Store.Watch] tells which queries a flush
 // belongs to as soon as it is committed (watch.go).
 //

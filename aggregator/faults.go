@@ -9,6 +9,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/meshpulse/meshpulse/aggregator/internal/ring"
 )
 
 // A fault is a panic: a defect of ours. It must not end the process, which serves everybody else, nor may anything be answered from
@@ -110,22 +112,22 @@ func (t *table) try(do func()) {
 // with the newest row that was closed.
 func (t *table) setAside() {
 	g := t.gen.Load()
-	newest, _ := g.newest()
+	newest, _ := g.Newest()
 	if closed := t.closed.Load(); closed > 0 {
-		newest = g.time(closed)
+		newest = g.Time(ring.Row(closed))
 	}
 	t.aside.Store(&newest)
 	t.open = false
-	g.claimAll()
-	t.ring.gen.claimAll()
+	others := []*ring.Rows{g}
 	for _, c := range t.columns {
 		if c == nil { // while one was taken out
 			continue
 		}
 		if b := c.block.Load(); b != nil { // of a generation that the table does not have yet
-			b.gen.claimAll()
+			others = append(others, b.Rows())
 		}
 	}
+	t.ring.End(others...)
 }
 
 // discard frees a table that was set aside, with the mutex held: its pod's next one knows nothing of the past but when it ended.

@@ -11,6 +11,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/meshpulse/meshpulse/aggregator/internal/ring"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 )
 
@@ -23,7 +24,7 @@ type faulty struct {
 	n     int
 	pods  map[string]*Stream
 	query *Query
-	hook  hook
+	hook  ring.Hook
 }
 
 func newFaulty(t *testing.T) *faulty {
@@ -36,7 +37,7 @@ func newFaulty(t *testing.T) *faulty {
 	if f.query, err = f.store.Register(`sum by (pod) (increase(istio_requests_total[30s]))`); err != nil {
 		t.Fatal(err)
 	}
-	f.store.hook = func(at step) {
+	f.store.hook = func(at ring.Step) {
 		if f.hook != nil {
 			f.hook(at)
 		}
@@ -162,13 +163,13 @@ func TestATableThatPanicsIsSetAsideAndRebuilt(t *testing.T) {
 
 // Wherever the writer fails between two stores, nothing of what it has left is answered, and the pod begins anew.
 func TestAFaultAtAnyStepSetsTheTableAside(t *testing.T) {
-	seen := map[step]bool{}
-	for at := stepClaim; at <= stepClosed; at++ {
+	seen := map[ring.Step]bool{}
+	for at := ring.StepClaim; at <= stepClosed; at++ {
 		for occurrence := range 12 {
 			f := newFaulty(t)
 			n, fired := 0, false
 			var known, closed time.Time
-			f.hook = func(s step) {
+			f.hook = func(s ring.Step) {
 				if s != at || fired {
 					return
 				}

@@ -20,7 +20,7 @@ type recorded struct{ durations.Recorded }
 func (r *recorded) buckets(bounds []float64, inclusive bool) []Bucket {
 	buckets := make([]Bucket, len(bounds))
 	for i, b := range bounds {
-		buckets[i] = Bucket{b, uint64(r.Below(b, inclusive))}
+		buckets[i] = Bucket{UpperBound: b, Count: uint64(r.Below(b, inclusive))}
 	}
 	return buckets
 }

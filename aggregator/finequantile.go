@@ -40,7 +40,7 @@ func (h *fineQuantile) add(s *Store, at int64, to *fineGroups, pool *fine.Counts
 		}
 		p, read := sc.table.pod.Load(), 0
 		for ; read < sc.n; read++ {
-			if sc.batch[read].block.ranked() != (pool == nil) {
+			if sc.batch[read].block.Ranked() != (pool == nil) {
 				left = true
 				continue
 			}

@@ -1,47 +1,28 @@
 package aggregator
 
-import "github.com/meshpulse/meshpulse/aggregator/internal/fine"
+import (
+	"github.com/meshpulse/meshpulse/aggregator/internal/fine"
+	"github.com/meshpulse/meshpulse/aggregator/internal/ring"
+)
 
 // readFineRows has the joiner take a pod's rows (lo, hi]. It reads what the ring holds; the caller checks torn.
-func readFineRows(j *fine.Joiner, b *block, l *layout, p *Pod, lo, hi int64) {
+func readFineRows(j *fine.Joiner, b *ring.Block, l *layout, p *Pod, lo, hi ring.Row) {
 	j.Reset(p.InclusiveBounds)
 	ends := l.ends(p)
-	n := int(b.counts)
-	words, ranked := countWords(n-1), b.ranked()
 	var scratch [32]uint32
-	cumulative := scratch[:]
-	if 2*words > len(scratch) {
-		cumulative = make([]uint32, 2*words)
-	}
-	var codes [len(fine.Quantiles)]uint16
-	before := b.row(lo)
+	var codes [ring.Quantiles]uint16
+	before := b.At(lo)
 	for row := lo + 1; row <= hi; row++ {
-		now := b.row(row)
-		was := before
+		now := b.At(row)
+		cumulative := b.Interval(before, now, scratch[:])
 		before = now
-		if now[words-1].Load() == was[words-1].Load() { // nothing in this interval
+		if cumulative == nil {
 			continue
 		}
-		for i := range words {
-			n, w := now[i].Load(), was[i].Load()
-			cumulative[2*i], cumulative[2*i+1] = uint32(n)-uint32(w), uint32(n>>32)-uint32(w>>32)
+		if b.Ranked() {
+			b.Codes(now, &codes)
 		}
-		if ranked {
-			var four uint64
-			for i := range codes {
-				if i&3 == 0 {
-					four = now[words+1+i/4].Load()
-				}
-				codes[i] = uint16(four)
-				four >>= 16
-			}
-		}
-		if cumulative[n-1] > 0 {
-			j.Take(ends, cumulative[:n], &codes)
-		}
+		j.Take(ends, cumulative, &codes)
 	}
-	j.SetSum(b.sumIn(b.row(hi)) - b.sumIn(b.row(lo)))
+	j.SetSum(b.Sum(b.At(hi)) - b.Sum(b.At(lo)))
 }
-
-// ranked reports whether the block's rows tell ranks.
-func (b *block) ranked() bool { return int(b.width) > countWords(int(b.counts)-1)+1 }

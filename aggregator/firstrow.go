@@ -1,6 +1,10 @@
 package aggregator
 
-import "math"
+import (
+	"math"
+
+	"github.com/meshpulse/meshpulse/aggregator/internal/ring"
+)
 
 // The first row of a table. It is known what its flush counted, and not yet how long that took: what the node tells may not be kept, and who
 // tells nothing may flush every 5 s or every 100. Taken for shorter than it is, its rate is too high by as much. So until the second flush
@@ -37,8 +41,8 @@ func (s *Store) age(p *Pod, at int64) int64 {
 func (t *table) openFirst(at int64) {
 	length, bound := t.firstLength(at)
 	t.born = at
-	t.ring.gen.bound.Store(bound)
-	t.ring.open(at - length)
+	t.ring.BoundFirst(bound)
+	t.ring.Open(at - length)
 	t.rowTime = at - length
 	if last := t.store.tables.recall(t.pod.Load()); last != 0 {
 		t.gap.Store(&gap{from: last, to: at - length})
@@ -62,46 +66,30 @@ func (t *table) firstLength(at int64) (length, bound int64) {
 // measureFirst corrects the length of the first flush when two have followed each other in one stream: by their distance on our clock, or
 // by the sidecar's where the first of them came late.
 func (t *table) measureFirst(length, stamps int64) {
-	g := t.ring.gen
-	if stamps <= maxUnmeasuredMs {
+	if stamps <= ring.MaxUnmeasuredMs {
 		length = max(length, stamps)
 	}
-	if g.first() == 0 { // else it has been overwritten: the flush came in many rows
-		g.setTime(0, g.time(1)-length)
-	}
-	g.bound.Store(0)
-	t.second.Store(t.ring.row + 1) // it is opened next
+	t.ring.MeasureFirst(length)
+	t.second.Store(int64(t.ring.Newest() + 1)) // it is opened next
 }
-
-// unbounded reports whether the table's first row has no rate in the window (mint, maxt], so that the row before it is not shown.
-func (g *generation) unbounded(mint, maxt int64) bool {
-	bound := g.bound.Load()
-	return bound != 0 && mint > maxt-bound
-}
-
-// unmeasured reports whether the length of the table's first row is a guess. The row before it is row 0.
-func (g *generation) unmeasured() bool { return g.bound.Load() != 0 }
 
 // pullBack corrects the rows of a stream that came late, all by as much: the first messages may wait long for a process that is busy.
-// A row moves towards the one before, oldest first, so the times of rows grow at any instant.
 func (t *table) pullBack(st *Stream, late int64) {
-	g, first := t.ring.gen, st.firstRow
-	if first < max(1, g.first()) || t.held || t.ring.row < first {
+	g, first := t.ring.Rows(), st.firstRow
+	if first < max(1, g.First()) || t.held || t.ring.Newest() < first {
 		return
 	}
-	room := g.time(first) - t.store.started.UnixMilli() // nobody sent before we listened
-	if first == 1 && g.first() == 0 {
+	room := g.Time(first) - t.store.started.UnixMilli() // nobody sent before we listened
+	if first == 1 && g.First() == 0 {
 		first = 0
 	} else {
-		room = min(room, g.time(first)-g.time(first-1)-1)
+		room = min(room, g.Time(first)-g.Time(first-1)-1)
 	}
 	if late = min(late, room); late <= 0 {
 		return
 	}
-	t.gap.Store(t.gap.Load().pullBack(g.time(first), late))
-	for row := first; row <= t.ring.row; row++ {
-		g.setTime(row, g.time(row)-late)
-	}
+	t.gap.Store(t.gap.Load().pullBack(g.Time(first), late))
+	t.ring.PullBack(first, late)
 	t.rowTime -= late
 	t.flushTime -= late
 }

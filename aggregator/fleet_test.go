@@ -244,7 +244,7 @@ func (f *fleet) histogram(p *fleetPod, s *fleetSeries, b *Batch) {
 	c := uint64(0)
 	for _, bound := range p.bounds {
 		c += f.r.Uint64N(s.interval - c + 1)
-		b.Buckets = append(b.Buckets, Bucket{bound, c})
+		b.Buckets = append(b.Buckets, Bucket{UpperBound: bound, Count: c})
 	}
 	h.Last = uint32(len(b.Buckets))
 	b.Samples = append(b.Samples, h)

@@ -51,12 +51,12 @@ func TestAGrownRingKnowsNoMoreThanItsRows(t *testing.T) {
 	const reach = 20 * time.Minute
 	p := newSteady(t)
 	p.flush(200, 10)
-	slots := p.stream.table.ring.gen.slots()
+	slots := p.stream.table.ring.Slots()
 	q := p.register("sum(rate(istio_requests_total[20m]))")
 	first := p.store.Time(p.now.Add(-time.Duration(slots-1) * 5 * time.Second)) // of the rows that are there
 	for range 4 {
 		p.flush(20, 10)
-		if p.stream.table.ring.gen.slots() == slots {
+		if p.stream.table.ring.Slots() == slots {
 			t.Fatal("the ring has not grown")
 		}
 		state := p.store.Pod("t", "a", p.now, reach)

@@ -5,6 +5,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/meshpulse/meshpulse/aggregator/internal/ring"
 )
 
 // A row that is open stays so for the whole delay after its newest message, whenever a timer comes.
@@ -190,7 +192,7 @@ func TestAPodIsThereBeforeSelectorsHaveItsPlace(t *testing.T) {
 	}
 	asked := 0
 	could := func() int { return len(s.couldHave(q.selectors[0], nil)) }
-	s.hook = func(at step) {
+	s.hook = func(at ring.Step) {
 		if at == stepLogged {
 			asked++
 			could()
@@ -239,10 +241,10 @@ func TestAFirstFlushMayOverwriteItsBeginning(t *testing.T) {
 			st.table.closeRow()
 		}
 		_ = st.Commit(began.Add(time.Second), &Batch{Timestamp: began.Add(5 * time.Second).UnixMilli()}, nil)
-		g := st.table.ring.gen
-		for row := g.first() + 1; row <= st.table.ring.row; row++ {
-			if g.time(row) <= g.time(row-1) {
-				t.Errorf("%d rows: row %d at %d, the one before at %d", rows, row, g.time(row), g.time(row-1))
+		g := st.table.ring.Rows()
+		for row := g.First() + 1; row <= st.table.ring.Newest(); row++ {
+			if g.Time(row) <= g.Time(row-1) {
+				t.Errorf("%d rows: row %d at %d, the one before at %d", rows, row, g.Time(row), g.Time(row-1))
 			}
 		}
 	}

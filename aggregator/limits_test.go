@@ -195,7 +195,7 @@ func TestAMessageIsOneRow(t *testing.T) {
 	if err := st.Commit(now, b, numbered{batch: b}); err != nil {
 		t.Fatal(err)
 	}
-	row, slots := st.table.ring.row, st.table.ring.gen.slots()
+	row, slots := st.table.ring.Newest(), st.table.ring.Slots()
 	now = now.Add(5 * time.Second)
 	b = counters(now, 1, 2)
 	for i := range int64(1300) {
@@ -205,8 +205,8 @@ func TestAMessageIsOneRow(t *testing.T) {
 	if err := st.Commit(now, b, numbered{batch: b}); !errors.Is(err, ErrOtherFlush) {
 		t.Errorf("error %v", err)
 	}
-	if got := st.table.ring.row - row; got != 1 || st.table.ring.gen.slots() != slots {
-		t.Errorf("%d rows more, %d slots for %d", got, st.table.ring.gen.slots(), slots)
+	if got := st.table.ring.Newest() - row; got != 1 || st.table.ring.Slots() != slots {
+		t.Errorf("%d rows more, %d slots for %d", got, st.table.ring.Slots(), slots)
 	}
 	if got := testutil.ToFloat64(s.metrics.dropped[ErrOtherFlush]); got != 1300 {
 		t.Errorf("%v samples are counted, want 1300", got)
@@ -282,7 +282,7 @@ func TestLargeCountsCostNoMoreWithManyHistograms(t *testing.T) {
 		st := s.Connect(Pod{Namespace: "test", Name: "pod"})
 		for flush := range 4 {
 			at := s.started.Add(time.Duration(flush) * 5 * time.Second)
-			b := &Batch{Timestamp: at.UnixMilli(), Buckets: []Bucket{{1, MaxIntervalCount / 2}, {2, MaxIntervalCount}}}
+			b := &Batch{Timestamp: at.UnixMilli(), Buckets: []Bucket{{UpperBound: 1, Count: MaxIntervalCount / 2}, {UpperBound: 2, Count: MaxIntervalCount}}}
 			for key := range uint64(series) {
 				b.Samples = append(b.Samples, Sample{Key: key + 1, Timestamp: b.Timestamp, Kind: Histogram, Count: MaxIntervalCount, Last: 2})
 			}

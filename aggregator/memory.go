@@ -3,6 +3,8 @@ package aggregator
 import (
 	"cmp"
 	runtimemetrics "runtime/metrics"
+
+	"github.com/meshpulse/meshpulse/aggregator/internal/ring"
 )
 
 // What is kept of senders is counted before it is taken, for each of them (Shares): pods, series, and bytes. Bytes are the words of
@@ -29,7 +31,13 @@ func (t *table) bytes() int64 {
 }
 
 // rowBytes is what rows of so many slots take: a time, and the words of all columns.
-func (t *table) rowBytes(slots int64) int64 { return 8 * slots * (1 + t.live + t.dead) }
+func (t *table) rowBytes(slots int64) int64 { return 8 * slots * (1 + t.words()) }
+
+// words is what a row takes beside its time.
+func (t *table) words() int64 {
+	live, dead := t.ring.Words()
+	return live + dead
+}
 
 // afford takes memory for what the table is about to allocate. It returns ErrMemory if the sender may not have it.
 func (t *table) afford(bytes int64) error {
@@ -56,12 +64,12 @@ func (t *table) affordSeries(words int) error {
 
 // slots is how many rows a series will have.
 func (t *table) slots() int64 {
-	return max(t.baseSlots(), int64(t.store.slotsFor(t.flush.Load())))
+	return max(t.baseSlots(), t.store.slotsFor(t.flush.Load()))
 }
 
 // affordRows takes memory for a column's rows, that which was promised first.
 func (t *table) affordRows(c *column) error {
-	rows := 8 * t.baseSlots() * int64(c.shape().width)
+	rows := 8 * t.baseSlots() * int64(c.shape().Words())
 	promised := min(rows, t.promised)
 	if err := t.afford(rows - promised); err != nil {
 		return err
@@ -76,9 +84,9 @@ func expectedWords(s *Sample) int {
 	case Counter:
 		return 1
 	case Histogram:
-		return countWords(int(s.Last-s.First)) + 1 + quantileWords
+		return ring.Histogram(int(s.Last-s.First), true).Words()
 	default: // its histogram follows, and has Istio's buckets
-		return countWords(20) + 1 + quantileWords
+		return ring.Histogram(20, true).Words()
 	}
 }
 
@@ -94,7 +102,7 @@ func (t *table) recount() {
 		t.store.memory.Give(t.sender, over)
 		t.taken -= over
 	}
-	if over := t.lent - t.rowBytes(t.ring.gen.slots()) + t.rowBytes(t.baseSlots()); t.lent > 0 && over > 0 {
+	if over := t.lent - t.rowBytes(t.ring.Slots()) + t.rowBytes(t.baseSlots()); t.lent > 0 && over > 0 {
 		t.store.ranges.memory.Give(t.author, over)
 		t.lent -= over
 	}

@@ -234,7 +234,7 @@ func TestWhatWasPromisedToASeriesIsThere(t *testing.T) {
 	s.memory.Outside(65 << 20) // nothing is left
 	histogram := &Batch{Timestamp: summaries.Timestamp, Samples: []Sample{{Key: 1, Timestamp: summaries.Timestamp, Kind: Histogram, Count: 10, Value: 100}}}
 	for i := range 20 {
-		histogram.Buckets = append(histogram.Buckets, Bucket{float64(i + 1), 10})
+		histogram.Buckets = append(histogram.Buckets, Bucket{UpperBound: float64(i + 1), Count: 10})
 	}
 	histogram.Samples[0].Last = 20
 	if err := st.Commit(s.started, histogram, describe); err != nil {

@@ -395,7 +395,7 @@ func newOracle(t *testing.T, seed uint64) (*oracle, []time.Time) {
 		s, instants = f.store, f.instants
 	})
 	for _, t := range s.tables.all.all() { // first flushes alone are meant to differ: differences.md
-		t.ring.gen.bound.Store(0)
+		t.ring.BoundFirst(0)
 	}
 	e := newEngine().promql
 	instants = append(instants[max(0, len(instants)-5):], edges(t, s, seed)...)

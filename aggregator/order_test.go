@@ -1,125 +1,123 @@
 package aggregator
 
-import "testing"
+import (
+	"testing"
+
+	"github.com/meshpulse/meshpulse/aggregator/internal/ring"
+)
 
 // Each breakage makes what readers find wrong in one way.
 func TestEachBrokenOrderIsSeen(t *testing.T) {
-	each := func(l *looking, do func(*block)) {
+	each := func(l *looking, do func(*ring.Block)) {
 		for _, c := range l.stream.table.columns {
 			if b := c.block.Load(); b != nil {
 				do(b)
 			}
 		}
 	}
-	counted := func(l *looking) (found *block) {
-		each(l, func(b *block) {
-			if b.counts > 0 {
+	counted := func(l *looking) (found *ring.Block) {
+		each(l, func(b *ring.Block) {
+			if b.Counts() > 0 {
 				found = b
 			}
 		})
 		return found
 	}
-	var frozen *block
+	var frozen *ring.Block
 	var epochs []uint64
-	for name, breaks := range map[string]func(*looking, step){
-		"a row is claimed after it got its time": func(l *looking, s step) {
-			if g := l.stream.table.ring.gen; s == stepClaim {
-				g.claim.Add(-1)
-			} else if s == stepHead && g.claim.Load() < g.head.Load() {
-				g.claim.Add(1)
+	for name, breaks := range map[string]func(*looking, ring.Step){
+		"a row is claimed after it got its time": func(l *looking, s ring.Step) {
+			if g := l.stream.table.ring.Rows(); s == ring.StepClaim {
+				claimOf(g).Add(-1)
+			} else if s == ring.StepHead && claimOf(g).Load() < headOf(g).Load() {
+				claimOf(g).Add(1)
 			}
 		},
-		"a row is claimed after its words are written": func(l *looking, s step) {
-			if g := l.stream.table.ring.gen; s == stepClaim {
-				g.claim.Add(-1)
+		"a row is claimed after its words are written": func(l *looking, s ring.Step) {
+			if g := l.stream.table.ring.Rows(); s == ring.StepClaim {
+				claimOf(g).Add(-1)
 			} else if s == stepClosed {
-				g.claim.Store(g.head.Load())
+				claimOf(g).Store(headOf(g).Load())
 			}
 		},
-		"a row is the newest before it has its time": func(l *looking, s step) {
-			if g := l.stream.table.ring.gen; s == stepClaim {
-				g.head.Store(g.claim.Load())
+		"a row is the newest before it has its time": func(l *looking, s ring.Step) {
+			if g := l.stream.table.ring.Rows(); s == ring.StepClaim {
+				headOf(g).Store(claimOf(g).Load())
 			}
 		},
-		"a row is admitted before its words are written": func(l *looking, s step) {
-			if s == stepHead && l.stream.table.ring.row > 0 {
-				each(l, func(b *block) {
-					if b.last.Load() >= 0 {
-						b.last.Store(l.stream.table.ring.row)
+		"a row is admitted before its words are written": func(l *looking, s ring.Step) {
+			if s == ring.StepHead && l.stream.table.ring.Newest() > 0 {
+				each(l, func(b *ring.Block) {
+					if lastOf(b).Load() >= 0 {
+						lastOf(b).Store(int64(l.stream.table.ring.Newest()))
 					}
 				})
 			}
 		},
-		"a first row is admitted before its words are written": func(l *looking, s step) {
+		"a first row is admitted before its words are written": func(l *looking, s ring.Step) {
 			if s == stepBlock {
-				each(l, func(b *block) {
-					if b.last.Load() < 0 {
-						b.hold(l.stream.table.ring.row)
-						b.first.Store(l.stream.table.ring.row)
-						b.last.Store(l.stream.table.ring.row)
+				each(l, func(b *ring.Block) {
+					if lastOf(b).Load() < 0 {
+						l.stream.table.ring.PutCounter(b, 0)
 					}
 				})
 			}
 		},
-		"an admitted row is written again": func(l *looking, s step) {
-			if b := counted(l); s == stepLast && b != nil && b.last.Load() >= 0 {
-				b.row(b.last.Load())[0].Add(1)
+		"an admitted row is written again": func(l *looking, s ring.Step) {
+			if b := counted(l); s == ring.StepLast && b != nil && lastOf(b).Load() >= 0 {
+				wordsOf(b, ring.Row(lastOf(b).Load()))[0].Add(1)
 			}
 		},
-		"an old generation is written": func(l *looking, s step) {
-			switch row := l.stream.table.ring.row; {
+		"an old generation is written": func(l *looking, s ring.Step) {
+			switch row := l.stream.table.ring.Newest(); {
 			case s == stepClosed:
 				frozen = counted(l)
-			case s == stepGeneration && frozen != nil && frozen.gen != l.stream.table.ring.gen:
-				frozen.row(row)[0].Add(1 << 32)
+			case s == stepGeneration && frozen != nil && frozen.Rows() != l.stream.table.ring.Rows():
+				wordsOf(frozen, row)[0].Add(1 << 32)
 			}
 		},
-		"a generation is shown before its blocks": func(l *looking, s step) {
-			each(l, func(b *block) {
-				if s == stepBlock && b.gen != l.stream.table.ring.gen {
-					l.stream.table.gen.Store(b.gen)
+		"a generation is shown before its blocks": func(l *looking, s ring.Step) {
+			each(l, func(b *ring.Block) {
+				if s == stepBlock && b.Rows() != l.stream.table.ring.Rows() {
+					l.stream.table.gen.Store(b.Rows())
 				}
 			})
 		},
-		"a block is shown before rows are copied to it": func(l *looking, s step) {
-			each(l, func(b *block) {
-				if last := b.last.Load(); s == stepBlock && last >= 0 {
-					b.last.Store(-1)
+		"a block is shown before rows are copied to it": func(l *looking, s ring.Step) {
+			each(l, func(b *ring.Block) {
+				if last := lastOf(b).Load(); s == stepBlock && last >= 0 {
+					lastOf(b).Store(-1)
 					l.breaks = nil
 					l.look(s)
-					b.last.Store(last)
+					lastOf(b).Store(last)
 				}
 			})
 		},
-		"a ring that has grown takes slots for rows": func(l *looking, s step) {
+		"a ring that has grown takes slots for rows": func(l *looking, s ring.Step) {
 			if s == stepGeneration {
-				l.stream.table.ring.gen.begin = 0
+				*beginOf(l.stream.table.ring.Rows()) = 0
 			}
 		},
-		"epochs are raised after the row is admitted": func(l *looking, s step) {
+		"epochs are raised after the row is admitted": func(l *looking, s ring.Step) {
 			b := counted(l)
 			switch {
 			case b == nil:
-			case s == stepEpochs && l.stream.table.ring.gen == b.gen:
-				now := epochsOf(b)
-				for i, epoch := range epochs {
-					b.setEpoch(i, epoch)
-				}
+			case s == ring.StepEpochs && l.stream.table.ring.Rows() == b.Rows():
+				now := loadEpochs(b)
+				storeEpochs(b, epochs)
 				epochs = now
 			case s == stepClosed:
-				for i, epoch := range epochs {
-					b.setEpoch(i, epoch)
-				}
-			case s == stepHead:
-				epochs = epochsOf(b)
+				storeEpochs(b, epochs)
+			case s == ring.StepHead:
+				epochs = loadEpochs(b)
 			}
 		},
-		"a row is closed before series are carried forward": func(l *looking, s step) {
-			if s == stepHead {
-				l.stream.table.closed.Store(l.stream.table.ring.row)
+		"a row is closed before series are carried forward": func(l *looking, s ring.Step) {
+			if s == ring.StepHead {
+				l.stream.table.closed.Store(int64(l.stream.table.ring.Newest()))
 			}
 		},
-		"a pod is selected before its series": func(l *looking, s step) {
+		"a pod is selected before its series": func(l *looking, s ring.Step) {
 			if sels := l.counters.selectors[0].selections.all(); s == stepSelected && len(sels) > 0 {
 				columns := sels[0].columns.head.Swap(nil)
 				l.breaks = nil
@@ -143,13 +141,16 @@ func TestEachBrokenOrderIsSeen(t *testing.T) {
 	})
 }
 
-// epochsOf returns the epochs of a block's counts.
-func epochsOf(b *block) []uint64 {
-	epochs := make([]uint64, b.counts)
-	if all := b.epochs.Load(); all != nil {
-		for i := range epochs {
-			epochs[i] = (*all)[2*int(b.at)+i].Load()
-		}
+func loadEpochs(b *ring.Block) []uint64 {
+	epochs := make([]uint64, b.Counts())
+	for i := range epochsOf(b) {
+		epochs[i] = epochsOf(b)[i].Load()
 	}
 	return epochs
+}
+
+func storeEpochs(b *ring.Block, epochs []uint64) {
+	for i := range epochsOf(b)[:min(len(epochs), len(epochsOf(b)))] {
+		epochsOf(b)[i].Store(epochs[i])
+	}
 }

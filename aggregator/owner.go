@@ -1,5 +1,7 @@
 package aggregator
 
+import "github.com/meshpulse/meshpulse/aggregator/internal/ring"
+
 // Who counts for a pod. Several streams may say that they are one: an Envoy that has connected anew while its old connection is not
 // seen to have ended, two processes in one pod, a forger. Of those that send one counts, the table's owner:
 //
@@ -34,7 +36,7 @@ type contest struct {
 }
 
 // counts makes the stream, a message of which has come, the owner of its table, or reports that another one is it. The table's mutex is held.
-func (st *Stream) counts(arrival, timestamp int64) bool {
+func (st *Stream) counts(arrival int64, timestamp ring.Stamp) bool {
 	t := st.table
 	if o := t.owner; o != nil && !o.ended && (o.proof > st.proof || o.proof == st.proof && o.number > st.number && !o.silent(arrival)) {
 		st.outranked(arrival, timestamp)
@@ -70,7 +72,7 @@ func (st *Stream) takeOver(arrival int64) {
 
 // outranked notes a message that does not count. One flush of a connection that is gone may have been on its way; a second one is of a
 // process that lives.
-func (st *Stream) outranked(arrival, timestamp int64) {
+func (st *Stream) outranked(arrival int64, timestamp ring.Stamp) {
 	t, o := st.table, st.table.owner
 	if st.since == 0 || timestamp != st.stamp {
 		st.since++

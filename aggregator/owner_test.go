@@ -190,7 +190,7 @@ func TestAStreamThatCountsAgainMovesNoRowsOfOthers(t *testing.T) {
 	send(b, 6*time.Second, 6*time.Second)
 	b.Close()
 	send(a, 10*time.Second, 10*time.Second)
-	if at := a.table.ring.gen.time(2) - s.started.UnixMilli(); at != 6000 {
+	if at := a.table.ring.Rows().Time(2) - s.started.UnixMilli(); at != 6000 {
 		t.Errorf("the other's row is at %d ms, want 6000", at)
 	}
 }

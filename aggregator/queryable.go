@@ -132,7 +132,7 @@ func (r *reader) series(to []storage.Series, sel *selector, col *column, v view)
 	if v == viewNative {
 		switch b := col.block.Load(); {
 		case b == nil:
-		case b.ranked():
+		case b.Ranked():
 			to = r.nativeSeries(to, col, nil)
 		default:
 			r.coarse = append(r.coarse, col)
@@ -165,28 +165,28 @@ func (r *reader) read(col *column, v view) (each int) {
 		if b == nil {
 			return 0
 		}
-		lo, hi, oldest := b.window(r.mint, r.maxt)
+		lo, hi, oldest := b.Window(r.mint, r.maxt)
 		if hi < lo {
 			return 0
 		}
 		r.times, r.values = r.times[:0], r.values[:0]
 		for row := lo; row <= hi; row++ {
-			r.times = append(r.times, b.gen.time(row))
-			words := b.row(row)
+			r.times = append(r.times, b.Rows().Time(row))
+			words := b.At(row)
 			switch v {
 			case viewCounter:
-				r.values = append(r.values, valueIn(words))
+				r.values = append(r.values, words.Counter())
 			case viewSum:
-				r.values = append(r.values, b.sumIn(words))
+				r.values = append(r.values, b.Sum(words))
 			case viewCount:
-				r.values = append(r.values, b.countIn(words, int(b.counts)-1))
+				r.values = append(r.values, b.Count(words, b.Counts()-1))
 			case viewBucket:
-				for i := range int(b.counts) {
-					r.values = append(r.values, b.countIn(words, i))
+				for i := range b.Counts() {
+					r.values = append(r.values, b.Count(words, i))
 				}
 			}
 		}
-		if !b.torn(oldest) {
+		if !b.Torn(oldest) {
 			return len(r.values) / len(r.times)
 		}
 	}
@@ -239,13 +239,13 @@ func (r *reader) native(col *column, pod *Pod, pool *fine.Counts) []chunks.Sampl
 		if b == nil { // it has just gone
 			return nil
 		}
-		oldest, hi, check := b.window(math.MinInt64, r.maxt)
-		lo := b.gen.after(oldest, hi, r.mint)
-		if lo == 0 && b.gen.unbounded(r.mint, r.maxt) {
+		oldest, hi, check := b.Window(math.MinInt64, r.maxt)
+		lo := b.Rows().After(oldest, hi, r.mint)
+		if lo == 0 && b.Rows().Unbounded(r.mint, r.maxt) {
 			lo = 1
 		}
 		if hi < lo {
-			if b.torn(check) {
+			if b.Torn(check) {
 				continue
 			}
 			return nil
@@ -263,12 +263,12 @@ func (r *reader) native(col *column, pod *Pod, pool *fine.Counts) []chunks.Sampl
 				readFineRows(join, b, col.layout, pod, row-1, row)
 				join.Spread(&f, 1)
 			}
-			r.times = append(r.times, b.gen.time(row))
+			r.times = append(r.times, b.Rows().Time(row))
 			h := f.Native(r.store.cells)
 			*r.room -= h.Size() / engineSampleBytes
-			ps = append(ps, nativePoint{b.gen.time(row), h})
+			ps = append(ps, nativePoint{b.Rows().Time(row), h})
 		}
-		if b.torn(check) {
+		if b.Torn(check) {
 			continue
 		}
 		for i := len(r.times) - 1; i >= 0; i-- {

@@ -147,7 +147,7 @@ func (t *table) stretchTo(stretch int64, author string) bool {
 }
 
 // baseSlots are the rows that the retention needs.
-func (t *table) baseSlots() int64 { return t.ring.gen.slots() / t.stretch }
+func (t *table) baseSlots() int64 { return t.ring.Slots() / t.stretch }
 
 // lend takes what more words a row, and more rows for the retention, which are there by now, take beyond it. Where that is too much, the
 // ring shrinks.

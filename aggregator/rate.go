@@ -4,6 +4,7 @@ import (
 	"math"
 
 	"github.com/meshpulse/meshpulse/aggregator/internal/fine"
+	"github.com/meshpulse/meshpulse/aggregator/internal/ring"
 )
 
 // span is what a range function needs of one series: its first and last samples in the window and how many there are.
@@ -48,8 +49,8 @@ var rangeFuncs = map[string]rangeFunc{"rate": funcRate, "increase": funcIncrease
 
 // over is a range function over the rows lo to hi of a generation, which lie in (mint, maxt]: what all series with these rows share.
 type over struct {
-	lo, hi  int64
-	from    int64 // the row that the increase counts from: lo, of irate the last but one
+	lo, hi  ring.Row
+	from    ring.Row // the row that the increase counts from: lo, of irate the last but one
 	f       rangeFunc
 	s       span
 	mint    int64
@@ -60,10 +61,10 @@ type over struct {
 	sampled float64 // seconds between first and last sample
 }
 
-func (f rangeFunc) over(g *generation, lo, hi, mint, maxt int64) over {
+func (f rangeFunc) over(g *ring.Rows, lo, hi ring.Row, mint, maxt int64) over {
 	o := over{lo: lo, hi: hi, from: lo, f: f, mint: mint, maxt: maxt}
-	o.s = span{firstT: g.time(lo), lastT: g.time(hi), beforeT: g.time(hi - 1), n: hi - lo + 1}
-	if lo == 0 && f != funcIrate && g.unmeasured() {
+	o.s = span{firstT: g.Time(lo), lastT: g.Time(hi), beforeT: g.Time(hi - 1), n: int64(hi - lo + 1)}
+	if lo == 0 && f != funcIrate && g.Unmeasured() {
 		o.plain, o.factor = true, 1
 		if f == funcRate {
 			o.factor = 1000 / float64(maxt-mint)
@@ -142,22 +143,22 @@ func (vs *rangeValues) read(to []float64) []float64 {
 		if in.lo != o.lo || in.hi != o.hi { // seldom: what columns of a pod have in common
 			*o = vs.r.f.over(vs.gen, in.lo, in.hi, vs.mint, vs.maxt)
 		}
-		from, last := in.block.row(o.from), in.block.row(o.hi)
+		from, last := in.block.At(o.from), in.block.At(o.hi)
 		switch vs.view {
 		case viewCounter:
-			first := valueIn(from)
-			to = append(to, o.of(first, valueIn(last)-first))
+			first := from.Counter()
+			to = append(to, o.of(first, last.Counter()-first))
 		case viewSum:
-			first := in.block.sumIn(from)
-			to = append(to, o.of(first, in.block.sumIn(last)-first))
+			first := in.block.Sum(from)
+			to = append(to, o.of(first, in.block.Sum(last)-first))
 		case viewCount:
-			n := int(in.block.counts) - 1
-			first := in.block.countIn(from, n)
-			to = append(to, o.of(first, in.block.countIn(last, n)-first))
+			n := in.block.Counts() - 1
+			first := in.block.Count(from, n)
+			to = append(to, o.of(first, in.block.Count(last, n)-first))
 		case viewBucket:
-			for n := range int(in.block.counts) {
-				first := in.block.countIn(from, n)
-				to = append(to, o.of(first, in.block.countIn(last, n)-first))
+			for n := range in.block.Counts() {
+				first := in.block.Count(from, n)
+				to = append(to, o.of(first, in.block.Count(last, n)-first))
 			}
 		}
 	}
@@ -167,7 +168,7 @@ func (vs *rangeValues) read(to []float64) []float64 {
 // each returns how many values read appends for the batch's i-th column.
 func (vs *rangeValues) each(i int) int {
 	if vs.view == viewBucket {
-		return int(vs.batch[i].block.counts)
+		return vs.batch[i].block.Counts()
 	}
 	return 1
 }
@@ -182,8 +183,8 @@ func (r rangeVector) fines(s *Store, at int64) scan { return newScan(s, r.sel, m
 func (r rangeVector) readFine(sc *scan, i int, p *Pod, j *fine.Joiner, pool *fine.Counts) (factor float64, ok bool) {
 	in := &sc.batch[i]
 	mint := sc.maxt - r.reach
-	lo := max(in.lo, sc.gen.after(sc.lo, sc.hi, mint))
-	if lo == 0 && sc.gen.unbounded(mint, sc.maxt) {
+	lo := max(in.lo, sc.gen.After(sc.lo, sc.hi, mint))
+	if lo == 0 && sc.gen.Unbounded(mint, sc.maxt) {
 		lo = 1
 	}
 	if lo >= in.hi {
@@ -196,8 +197,8 @@ func (r rangeVector) readFine(sc *scan, i int, p *Pod, j *fine.Joiner, pool *fin
 	if o.from > lo {
 		readFineRows(j, b, l, p, o.from, in.hi)
 	}
-	all := int(b.counts) - 1
-	first := b.countIn(b.row(lo), all) - b.countIn(b.row(in.lo), all)
+	all := b.Counts() - 1
+	first := b.Count(b.At(lo), all) - b.Count(b.At(in.lo), all)
 	return o.factorOf(first, j.Count()), true
 }
 
@@ -212,7 +213,7 @@ func (s *Store) pool(sel *selector, mint, maxt int64, j *fine.Joiner) *fine.Coun
 		p, read := sc.table.pod.Load(), 0
 		for ; read < sc.n; read++ {
 			in := &sc.batch[read]
-			if !in.block.ranked() {
+			if !in.block.Ranked() {
 				continue
 			}
 			readFineRows(j, in.block, in.column.layout, p, in.lo, in.hi)

@@ -3,6 +3,8 @@ package aggregator
 import (
 	"math"
 	"slices"
+
+	"github.com/meshpulse/meshpulse/aggregator/internal/ring"
 )
 
 // scan visits the columns that a selector selects and that have rows in a window, a batch of one pod at a time:
@@ -16,7 +18,7 @@ import (
 //		sc.done()
 //	}
 //
-// It reads as ring.go has it. What a series costs is the memory that it lies in, which the last query has seldom left in the
+// It reads as internal/ring has it. What a series costs is the memory that it lies in, which the last query has seldom left in the
 // cache. So the columns of a batch are taken step by step, all blocks, then all bounds, then all values: loads of one step do
 // not depend on each other, and the processor waits for many of them at a time instead of one after the other.
 type scan struct {
@@ -29,8 +31,8 @@ type scan struct {
 	table   *table
 	view    view
 
-	gen    *generation // of the batch
-	lo, hi int64       // its rows in the window; hi < lo: none
+	gen    *ring.Rows // of the batch
+	lo, hi ring.Row   // its rows in the window; hi < lo: none
 
 	n     int // columns in the batch
 	batch [scanBatch]inWindow
@@ -39,8 +41,8 @@ type scan struct {
 // inWindow is a column's rows in the window, lo to hi.
 type inWindow struct {
 	column *column
-	block  *block
-	lo, hi int64
+	block  *ring.Block
+	lo, hi ring.Row
 }
 
 // scanBatch is enough to keep the processor's outstanding loads (a dozen or two) busy.
@@ -73,15 +75,15 @@ func (sc *scan) begin() bool {
 		if in.block == nil {
 			continue
 		}
-		if in.block.gen != sc.gen {
+		if in.block.Rows() != sc.gen {
 			if sc.n > 0 { // the ring grows at this moment: what is in the new one makes a batch of its own
 				sc.taken = i
 				break
 			}
-			sc.gen = in.block.gen
-			sc.lo, sc.hi = sc.gen.window(sc.mint, sc.maxt)
+			sc.gen = in.block.Rows()
+			sc.lo, sc.hi = sc.gen.Window(sc.mint, sc.maxt)
 		}
-		if in.lo, in.hi = in.block.present(sc.lo, sc.hi); in.hi-in.lo+1 >= sc.least {
+		if in.lo, in.hi = in.block.Present(sc.lo, sc.hi); int64(in.hi-in.lo+1) >= sc.least {
 			sc.batch[sc.n] = in
 			sc.n++
 		}
@@ -91,7 +93,7 @@ func (sc *scan) begin() bool {
 
 // torn reports whether the writer has claimed a row of the window, so that what was read of the batch may be mixed.
 func (sc *scan) torn() bool {
-	if sc.n == 0 || !sc.gen.claimed(sc.lo) {
+	if sc.n == 0 || !sc.gen.Claimed(sc.lo) {
 		return false
 	}
 	sc.gen = nil // and with it the window
@@ -111,22 +113,22 @@ func (sc *scan) doneBefore(i int) {
 
 // newest returns the time of the batch's newest row in the window.
 func (sc *scan) newest() int64 {
-	newest := int64(-1)
+	newest := ring.Row(-1)
 	for i := range sc.batch[:sc.n] {
 		newest = max(newest, sc.batch[i].hi)
 	}
 	if newest < 0 {
 		return math.MinInt64
 	}
-	return sc.gen.time(newest)
+	return sc.gen.Time(newest)
 }
 
 // reaches reports whether one of the batch's columns has rows since a time, or since the first row of the window: a pod's first
 // row is one flush before its first flush, and only a column whose past is known is in it.
 func (sc *scan) reaches(from int64) bool {
-	from = max(from, sc.gen.time(min(sc.lo+1, sc.hi)))
+	from = max(from, sc.gen.Time(min(sc.lo+1, sc.hi)))
 	for i := range sc.batch[:sc.n] {
-		if sc.gen.time(sc.batch[i].lo) <= from {
+		if sc.gen.Time(sc.batch[i].lo) <= from {
 			return true
 		}
 	}
@@ -143,10 +145,4 @@ func (sc *scan) moved() bool {
 	return false
 }
 
-func (in *inWindow) moved() bool {
-	word := 0
-	if in.block.counts != 0 { // the last count holds all observations
-		word = (int(in.block.counts) - 1) / 2
-	}
-	return in.block.row(in.lo)[word].Load() != in.block.row(in.hi)[word].Load()
-}
+func (in *inWindow) moved() bool { return in.block.Moved(in.lo, in.hi) }

@@ -8,6 +8,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/meshpulse/meshpulse/aggregator/internal/ring"
 )
 
 // scanStore is a store of one pod whose ring has few slots.
@@ -46,14 +48,12 @@ func readSteps(sc *scan) (columns, wrong int) {
 }
 
 // isStep says whether a row is the flush's of its number: 10 requests more than the one before, of 800 ms in all.
-func isStep(b *block, row int64) bool {
-	words := b.row(row)
-	if b.counts == 0 {
-		return valueIn(words) == float64(10*row)
+func isStep(b *ring.Block, row ring.Row) bool {
+	is := b.At(row)
+	if b.Counts() == 0 {
+		return is.Counter() == float64(10*row)
 	}
-	last := int(b.counts) - 1
-	sum := math.Float64frombits(words[countWords(last)].Load())
-	return uint32(words[last/2].Load()>>(32*(last%2))) == uint32(10*row) && sum == float64(800*row)
+	return b.Count(is, b.Counts()-1) == float64(10*row) && b.Sum(is) == float64(800*row)
 }
 
 func TestABatchThatTheWriterOvertakesIsReadAgain(t *testing.T) {
@@ -88,8 +88,12 @@ func TestABatchIsOfOneGeneration(t *testing.T) {
 	sc := newScan(s, sel, math.MinInt64, math.MaxInt64, 1)
 	table := p.stream.table
 	move := func(columns []*column) {
-		for i, b := range newBlocks(table.ring.moved(2*table.ring.gen.slots()).gen, columns) {
-			columns[i].block.Load().copyTo(b)
+		var old []*ring.Block
+		for _, c := range columns {
+			old = append(old, c.block.Load())
+		}
+		_, blocks := table.ring.Moved(2*table.ring.Slots(), old)
+		for i, b := range blocks {
 			columns[i].block.Store(b)
 		}
 	}
@@ -100,7 +104,7 @@ func TestABatchIsOfOneGeneration(t *testing.T) {
 	columns, batches := 0, 0
 	for ; sc.begin(); batches++ {
 		for i := range sc.batch[:sc.n] {
-			if sc.batch[i].block.gen != sc.gen {
+			if sc.batch[i].block.Rows() != sc.gen {
 				t.Errorf("batch %d has columns of several generations", batches)
 			}
 		}

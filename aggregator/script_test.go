@@ -310,7 +310,7 @@ func (s *script) sample(b *Batch, d *described, line string) {
 		case strings.HasPrefix(o, "sum="):
 			sample.Value = s.number(o[4:])
 		case bucket:
-			b.Buckets = append(b.Buckets, Bucket{s.number(k), uint64(s.number(v))})
+			b.Buckets = append(b.Buckets, Bucket{UpperBound: s.number(k), Count: uint64(s.number(v))})
 		default:
 			b.Quantiles = append(b.Quantiles, s.number(o))
 		}

@@ -47,7 +47,7 @@ func (ss *selections) put(c *column, v view) {
 
 func (ss *selections) publish(sel *selection) {
 	ss.add(sel)
-	sel.table.store.hook.after(stepSelected)
+	sel.table.store.hook.After(stepSelected)
 }
 
 func (ss *selections) take(c *column, v view) {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"testing"
 	"time"
+	"unsafe"
 )
 
 // byKey names the series of a batch by their keys.
@@ -35,27 +36,32 @@ func TestASlabOfWhichMostIsDeadIsPacked(t *testing.T) {
 		flush(number, before)
 	}
 	table := st.table
-	shared := table.columns[0].block.Load().slab
-	if shared.rowWords != before || table.columns[before-1].block.Load().slab != shared {
-		t.Fatalf("%d words a row, want one slab of %d", shared.rowWords, before)
+	shared := slabOf(table.columns[0])
+	if rowWords(table.columns[0]) != before || slabOf(table.columns[before-1]) != shared {
+		t.Fatalf("%d words a row, want one slab of %d", rowWords(table.columns[0]), before)
 	}
 	number := 3
 	for ; len(table.columns) > after && number < 20; number++ {
 		flush(number, after)
 	}
 	st.Close()
-	packed := table.columns[0].block.Load().slab
-	if len(table.columns) != after || packed == shared || packed.rowWords != after || table.live != after || table.dead != 0 {
-		t.Fatalf("%d series in %d words a row, %d alive and %d dead; want %d in as many", len(table.columns), packed.rowWords, table.live, table.dead, after)
+	packed := slabOf(table.columns[0])
+	live, dead := table.ring.Words()
+	if len(table.columns) != after || packed == shared || rowWords(table.columns[0]) != after || live != after || dead != 0 {
+		t.Fatalf("%d series in %d words a row, %d alive and %d dead; want %d in as many", len(table.columns), rowWords(table.columns[0]), live, dead, after)
 	}
 	for i, c := range table.columns {
 		b := c.block.Load()
-		_, hi, _ := b.window(0, 1<<62)
-		if got, want := valueIn(b.row(hi)), float64(100*(number-1)+i); got != want {
+		_, hi, _ := b.Window(0, 1<<62)
+		if got, want := b.At(hi).Counter(), float64(100*(number-1)+i); got != want {
 			t.Errorf("%s: %v in the newest row, want %v", c.class.name, got, want)
 		}
-		if got := valueIn(b.row(hi)) - valueIn(b.row(hi-1)); got != 100 {
+		if got := b.At(hi).Counter() - b.At(hi-1).Counter(); got != 100 {
 			t.Errorf("%s: %v more than in the row before, want 100", c.class.name, got)
 		}
 	}
 }
+
+// slabOf says which columns lie together, and rowWords how many words a row of all of those has.
+func slabOf(c *column) unsafe.Pointer { return *inside[unsafe.Pointer](c.block.Load(), "slab") }
+func rowWords(c *column) int64        { return *inside[int64](c.block.Load(), "rowWords") }

@@ -10,6 +10,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/meshpulse/meshpulse/aggregator/internal/ring"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/model/value"
 )
@@ -25,7 +26,7 @@ type looking struct {
 	t      *testing.T
 	store  *Store
 	stream *Stream
-	breaks func(l *looking, s step)
+	breaks func(l *looking, s ring.Step)
 	trust  bool // readers do not look at claim again
 	inside bool // readers are looking; what they put together for themselves is no step
 
@@ -47,7 +48,7 @@ type looking struct {
 
 const lookRetention = 10 * time.Second
 
-func newLooking(t *testing.T, breaks func(*looking, step)) *looking {
+func newLooking(t *testing.T, breaks func(*looking, ring.Step)) *looking {
 	s, err := New(Config{Retention: lookRetention})
 	if err != nil {
 		t.Fatal(err)
@@ -72,7 +73,7 @@ func newLooking(t *testing.T, breaks func(*looking, step)) *looking {
 	return l
 }
 
-func (l *looking) fail(s step, format string, args ...any) {
+func (l *looking) fail(s ring.Step, format string, args ...any) {
 	if l.wrong++; l.first == "" {
 		l.first = fmt.Sprintf("after step %d of row %d: ", s, len(l.times)) + fmt.Sprintf(format, args...)
 	}
@@ -98,7 +99,7 @@ func (l *looking) flush(after time.Duration, messages int, counters map[string]f
 	}
 	if interval > 0 {
 		ls := named("looked_size", labels.EmptyLabels())
-		full.Buckets = []Bucket{{1, interval / 2}}
+		full.Buckets = []Bucket{{UpperBound: 1, Count: interval / 2}}
 		full.Samples = append(full.Samples, Sample{Key: 1, Timestamp: at, Kind: Histogram, Value: 3, Count: interval, Last: 1})
 		d = append(d, ls)
 		l.expect(looked("size_bucket", "le", "1"), at, before, float64(interval/2), true)
@@ -153,7 +154,7 @@ func (l *looking) alive(series string) bool {
 }
 
 // look is called after each step.
-func (l *looking) look(s step) {
+func (l *looking) look(s ring.Step) {
 	if l.inside || l.stream == nil { // the pod is just coming
 		return
 	}
@@ -173,13 +174,13 @@ func (l *looking) look(s step) {
 			}
 		}
 	}
-	if s == stepMarked && l.stream.table.closed.Load() != l.stream.table.ring.row {
+	if s == stepMarked && ring.Row(l.stream.table.closed.Load()) != l.stream.table.ring.Newest() {
 		l.fail(s, "a query is marked before the row is closed")
 	}
 }
 
 // whole reads everything, as the engine does, between two steps.
-func (l *looking) whole(s step) {
+func (l *looking) whole(s ring.Step) {
 	if len(l.times) < 2 {
 		return
 	}
@@ -218,18 +219,18 @@ func (l *looking) whole(s step) {
 }
 
 // halves reads the values of rows that were looked up one to seven steps ago, as the compiled queries do.
-func (l *looking) halves(s step) {
+func (l *looking) halves(s ring.Step) {
 	var kept []scan
 	for _, sc := range l.pending {
 		var wrong []string
 		for _, in := range sc.batch[:sc.n] {
 			for row := in.lo; row <= in.hi; row++ {
-				at, words := sc.gen.time(row), in.block.row(row)
+				at, is := sc.gen.Time(row), in.block.At(row)
 				v := 0.0
-				if in.block.counts == 0 {
-					v = valueIn(words)
+				if in.block.Counts() == 0 {
+					v = is.Counter()
 				} else {
-					v = in.block.countIn(words, int(in.block.counts)-1)
+					v = in.block.Count(is, in.block.Counts()-1)
 				}
 				if want, ok := l.truth[l.name(in.column)][at]; !ok || want != v {
 					wrong = append(wrong, fmt.Sprintf("%s was looked up and is %v at %d, want %v", l.name(in.column), v, at, want))
@@ -273,7 +274,7 @@ func (l *looking) collect() {
 }
 
 // state asks how far back the pod's rows reach.
-func (l *looking) state(s step) {
+func (l *looking) state(s ring.Step) {
 	if len(l.times) < 2 {
 		return
 	}
@@ -286,7 +287,7 @@ func (l *looking) state(s step) {
 		l.fail(s, "the pod's rows are told to reach from %s to %s, whole: %v", p.Oldest, p.Newest, p.Whole)
 	}
 	for _, c := range l.stream.table.columns {
-		if b := c.block.Load(); b != nil && l.stream.table.gen.Load() != b.gen && l.stream.table.ring.gen != l.stream.table.gen.Load() {
+		if b := c.block.Load(); b != nil && l.stream.table.gen.Load() != b.Rows() && l.stream.table.ring.Rows() != l.stream.table.gen.Load() {
 			l.fail(s, "the table shows a generation in which a column has no block yet")
 		}
 	}
@@ -326,7 +327,7 @@ func (l *looking) run() *looking {
 	return l
 }
 
-func lookAtEveryStep(t *testing.T, trust bool, breaks func(*looking, step)) (l *looking) {
+func lookAtEveryStep(t *testing.T, trust bool, breaks func(*looking, ring.Step)) (l *looking) {
 	synctest.Test(t, func(t *testing.T) { // the row's timer never fires: time stands still
 		l = newLooking(t, breaks)
 		l.trust = trust
@@ -351,7 +352,7 @@ func TestReadersSeeOnlyWhatWasWrittenAfterEachStep(t *testing.T) {
 	if l.rose != want {
 		t.Errorf("the surge's reader saw a rise of %v in all, want %v", l.rose, want)
 	}
-	if slots := l.stream.table.ring.gen.slots(); slots != 32 || l.stream.table.ring.gen.begin == 0 {
-		t.Errorf("the ring has %d slots and begins with row %d; the test wants one that grew after it had wrapped", slots, l.stream.table.ring.gen.begin)
+	if slots, begin := l.stream.table.ring.Slots(), *beginOf(l.stream.table.ring.Rows()); slots != 32 || begin == 0 {
+		t.Errorf("the ring has %d slots and begins with row %d; the test wants one that grew after it had wrapped", slots, begin)
 	}
 }

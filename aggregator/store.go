@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/meshpulse/meshpulse/aggregator/internal/fine"
+	"github.com/meshpulse/meshpulse/aggregator/internal/ring"
 	"github.com/prometheus/client_golang/prometheus"
 )
 
@@ -89,7 +90,7 @@ type Store struct {
 	faults    faults
 	foreign   foreign
 	pods      atomic.Pointer[Pods] // nil where nobody knows them
-	hook      hook                 // nil but in tests
+	hook      ring.Hook            // nil but in tests
 
 	// What senders have of the limits.
 	podShares, series, memory *Shares
@@ -198,7 +199,7 @@ type tableRef struct{ table atomic.Pointer[table] }
 // enter comes into a log, for readers that have its place by then.
 func (t *table) enter(log *list[*tableRef]) {
 	log.add(t.ref)
-	t.store.hook.after(stepLogged)
+	t.store.hook.After(stepLogged)
 }
 
 // maxGone bounds what is remembered of pods whose tables were freed.

@@ -26,6 +26,7 @@ func TestWhatCanSurge(t *testing.T) {
 		"a multiple":                            {expr: `2 * sum(rate(istio_requests_total[1m])) / 3`, can: true},
 		"a sum of sums":                         {expr: `sum(rate(istio_requests_total[1m])) + sum(rate(istio_request_messages_total[1m]))`, can: true},
 		"a ratio of counts":                     {expr: `sum(rate(istio_requests_total{response_code="500"}[1m])) / sum(rate(istio_requests_total[1m]))`, can: true},
+		"a ratio of counts that are matched":    {expr: `sum(rate(istio_requests_total{response_code="500"}[1m])) / on () group_left () sum(rate(istio_requests_total[1m]))`, can: true},
 		"a ratio that may have no numerator":    {expr: `(sum(rate(istio_requests_total{response_code="500"}[1m])) or vector(0)) / sum(rate(istio_requests_total[1m]))`, can: true},
 		"in flight, by its count":               {expr: `sum(rate(istio_request_duration_milliseconds_sum[1m])) / 1000`, can: true, notActable: true},
 		"a mean latency":                        {expr: `sum(rate(istio_request_duration_milliseconds_sum[1m])) / sum(rate(istio_request_duration_milliseconds_count[1m]))`},

@@ -61,7 +61,7 @@ func (p *surgeTestPod) pod() Pod {
 func (p *surgeTestPod) send(all *surgePods, stamp int64, series uint64) {
 	all.t.Helper()
 	l := labels.FromStrings("code", string(rune('0'+series)))
-	b := &Batch{Timestamp: stamp, Buckets: []Bucket{{1, 900}}, Samples: []Sample{
+	b := &Batch{Timestamp: stamp, Buckets: []Bucket{{UpperBound: 1, Count: 900}}, Samples: []Sample{
 		{Key: series, Timestamp: stamp, Kind: Counter, Value: p.total},
 		{Key: series + 10, Timestamp: stamp, Kind: Histogram, Count: 900, Value: 900, Last: 1},
 	}}

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"slices"
 
+	"github.com/meshpulse/meshpulse/aggregator/internal/ring"
 	"github.com/meshpulse/meshpulse/aggregator/internal/surge"
 )
 
@@ -24,11 +25,11 @@ type surgeRows struct {
 type surgeTable struct {
 	pod    Pod
 	place  int
-	pass   uint64 // the newest pass that saw it
-	next   int64  // the row to read next; 0: none has been read
-	newest int64  // time of the newest row that was read
-	flush  int64  // as the node says
-	first  int64  // of the rows below
+	pass   uint64   // the newest pass that saw it
+	next   ring.Row // the row to read next; 0: none has been read
+	newest int64    // time of the newest row that was read
+	flush  int64    // as the node says
+	first  ring.Row // of the rows below
 	rows   []surge.Row
 }
 
@@ -81,34 +82,34 @@ func (s *surgeRows) enter(t *table, newPod func(place int, flush int64)) *surgeT
 		newPod(st.place, st.flush)
 	}
 	st.pass = s.pass
-	closed := t.closed.Load()
+	closed := ring.Row(t.closed.Load())
 	if closed < max(st.next, 1) {
 		return st
 	}
 	for {
 		g := t.gen.Load()
-		oldest := g.first()
+		oldest := g.First()
 		if oldest > 0 {
 			oldest++ // the next to be overwritten
 		}
 		st.first = max(st.next, oldest+1)
 		st.rows = st.rows[:0]
-		second := t.second.Load()
+		second := ring.Row(t.second.Load())
 		for row := st.first; row <= closed; row++ {
-			r := surge.Row{Pod: st.place, At: g.time(row), First: second == 0 || row < second}
-			if row == second && g.first() == 0 {
-				r.Began = g.time(0)
+			r := surge.Row{Pod: st.place, At: g.Time(row), First: second == 0 || row < second}
+			if row == second && g.First() == 0 {
+				r.Began = g.Time(0)
 			}
 			st.rows = append(st.rows, r)
 		}
 		if len(st.rows) > 0 && (st.next == 0 || st.first > st.next) {
-			st.rows[0].Before = g.time(st.first - 1)
+			st.rows[0].Before = g.Time(st.first - 1)
 			st.rows[0].Aged = st.first > 1 || t.aged.Load()
-			if bound := g.bound.Load(); st.rows[0].First && bound > surge.MinuteMs { // it may have taken long
+			if bound := g.Bound(); st.rows[0].First && bound > surge.MinuteMs { // it may have taken long
 				st.rows[0].Before = 0
 			}
 		}
-		if !g.claimed(st.first - 1) {
+		if !g.Claimed(st.first - 1) {
 			break
 		}
 	}
@@ -162,33 +163,32 @@ func (s *surgeRows) increases(st *surgeTable, col *column, v view, counted bool)
 		if b == nil {
 			return s.scratch
 		}
-		first := max(st.first, b.gen.first()+1, b.first.Load()+1)
-		last := min(st.first+int64(len(st.rows))-1, b.last.Load())
-		if last < first {
+		oldest, last := b.Present(max(st.first-1, b.Rows().First()), st.first+ring.Row(len(st.rows))-1)
+		if last <= oldest {
 			return s.scratch
 		}
-		before := b.counted(first-1, v, counted)
-		for row := first; row <= last; row++ {
-			value := b.counted(row, v, counted)
+		before := countedIn(b, oldest, v, counted)
+		for row := oldest + 1; row <= last; row++ {
+			value := countedIn(b, row, v, counted)
 			s.scratch[row-st.first] = value - before
 			before = value
 		}
-		if !b.torn(first - 1) {
+		if !b.Torn(oldest) {
 			return s.scratch
 		}
 	}
 }
 
-// counted reads a row of a counter, a histogram's count, or its sum where that is selected and not its count meant.
-func (b *block) counted(row int64, v view, counted bool) float64 {
-	words := b.row(row)
+// countedIn reads a row of a counter, a histogram's count, or its sum where that is selected and not its count meant.
+func countedIn(b *ring.Block, row ring.Row, v view, counted bool) float64 {
+	is := b.At(row)
 	switch {
 	case v == viewCounter:
-		return valueIn(words)
+		return is.Counter()
 	case v == viewSum && !counted:
-		return b.sumIn(words)
+		return b.Sum(is)
 	}
-	return b.countIn(words, int(b.counts)-1)
+	return b.Count(is, b.Counts()-1)
 }
 
 // forget gives up the tables of which nothing has come since a time and that the last pass did not see.

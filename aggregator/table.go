@@ -7,6 +7,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/meshpulse/meshpulse/aggregator/internal/ring"
 )
 
 // table is what is known of one pod. It belongs to the pod's identity, not to a connection, so history survives reconnects.
@@ -14,12 +16,12 @@ import (
 // mu is taken once per message by the stream that owns the table (uncontended in the steady state); readers never take it.
 type table struct {
 	store  *Store
-	number uint64                     // no other table of the store has it
-	ref    *tableRef                  // its place in the store's log
-	pod    atomic.Pointer[Pod]        // as the newest connection's node says
-	gen    atomic.Pointer[generation] // the ring's newest generation, for readers
-	flush  atomic.Int64               // observed flush interval in milliseconds
-	gap    atomic.Pointer[gap]        // the newest one, nil if there was none
+	number uint64                    // no other table of the store has it
+	ref    *tableRef                 // its place in the store's log
+	pod    atomic.Pointer[Pod]       // as the newest connection's node says
+	gen    atomic.Pointer[ring.Rows] // the ring's newest generation, for readers
+	flush  atomic.Int64              // observed flush interval in milliseconds
+	gap    atomic.Pointer[gap]       // the newest one, nil if there was none
 	// refused is the time of the newest sample that was refused or dropped, refusedSince when that began; 0 if none was.
 	refused, refusedSince atomic.Int64
 	// otherForm is when some of them were last Istio's metrics under names that are not read.
@@ -46,7 +48,7 @@ type table struct {
 	born    int64   // time of the first row, 0 before it
 	poses   bool    // its pod is no waypoint, in a cluster (sender.go)
 	foreign bool    // its pod has left, and is not taken for one that sends any more (foreign.go)
-	ring    ring
+	ring    ring.Ring
 	keys    map[uint64]*column // by the key on the wire
 	byClass map[*class]*column
 	columns []*column
@@ -69,21 +71,21 @@ type table struct {
 	author              string
 	rangeEpoch          uint64
 
-	pairs     bool      // a request counter of the pod has come with its duration histogram
-	flushes   int64     // how many have come, from all connections
-	vain      int       // how many series were described in vain since vainSince: in 5 s no more than a pod may have
-	vainSince int64     // time of a flush
-	timestamp int64     // timestamp_ms of the newest flush
-	flushTime int64     // and its time on our clock
-	rowTime   int64     // the newest row's time: flushTime, but where rows coalesce
-	lastGap   int64     // time between the two newest flushes of a stream
-	observed  int64     // the longest flush interval that was observed and told to the workload, 0 before the first
-	closeAt   time.Time // when the open row closes if no message comes
-	open      bool      // more messages of the newest flush may come
-	held      bool      // the newest flush has no row of its own: the ring is at its cap, flushes coalesce
-	broken    bool      // the newest flush does not follow the one before: first of a stream, or after a lost flush
-	torn      bool      // a part of the newest flush was refused that may be of known series
-	whole     uint32    // how many flushes directly before the newest one are known to be whole: of its stream, none lost, none torn
+	pairs     bool       // a request counter of the pod has come with its duration histogram
+	flushes   int64      // how many have come, from all connections
+	vain      int        // how many series were described in vain since vainSince: in 5 s no more than a pod may have
+	vainSince int64      // time of a flush
+	timestamp ring.Stamp // timestamp_ms of the newest flush
+	flushTime int64      // and its time on our clock
+	rowTime   int64      // the newest row's time: flushTime, but where rows coalesce
+	lastGap   int64      // time between the two newest flushes of a stream
+	observed  int64      // the longest flush interval that was observed and told to the workload, 0 before the first
+	closeAt   time.Time  // when the open row closes if no message comes
+	open      bool       // more messages of the newest flush may come
+	held      bool       // the newest flush has no row of its own: the ring is at its cap, flushes coalesce
+	broken    bool       // the newest flush does not follow the one before: first of a stream, or after a lost flush
+	torn      bool       // a part of the newest flush was refused that may be of known series
+	whole     uint32     // how many flushes directly before the newest one are known to be whole: of its stream, none lost, none torn
 
 	// Of the open flush: counters whose past is not known yet, and columns that so far have only a summary.
 	pending   []pendingCounter
@@ -91,8 +93,6 @@ type table struct {
 	summaries []pendingSummary
 	// fresh are samples of the message whose columns have no block yet.
 	fresh []freshSample
-	// live and dead are the words a row of columns that are there, and of removed ones that share a slab with such.
-	live, dead int64
 
 	// watching are the watched queries that a row marks, as of watchEpoch; 0: to be found anew.
 	watching   []*Query
@@ -123,13 +123,13 @@ func newTable(s *Store, p *Pod) *table {
 	flush := p.toldFlush()
 	t.flush.Store(flush)
 	t.pod.Store(p)
-	t.ring = newRing(firstSlots, s.hook)
-	t.gen.Store(t.ring.gen)
+	t.ring = ring.New(firstSlots, s.hook)
+	t.gen.Store(t.ring.Rows())
 	return t
 }
 
 // slotsFor is how many rows cover the retention, two more for the flush in progress and its jitter, as a power of two.
-func (s *Store) slotsFor(flush int64) int {
+func (s *Store) slotsFor(flush int64) int64 {
 	n := min((s.retention+flush-1)/flush+2, s.maxSlots())
 	return 1 << bits.Len64(uint64(n-1))
 }
@@ -137,27 +137,27 @@ func (s *Store) slotsFor(flush int64) int {
 func (s *Store) maxSlots() int64 { return max(64, s.retention/minRowSpacingMs) }
 
 // beginRow closes the open row and opens the next for a flush of the given timestamp.
-func (t *table) beginRow(st *Stream, timestamp, arrival int64) {
+func (t *table) beginRow(st *Stream, timestamp ring.Stamp, arrival int64) {
 	t.closeRow()
 	flush := t.flush.Load()
-	at, late, doubt := st.clock.row(timestamp, arrival, flush, t.pace())
+	at, late, doubt := st.clock.Row(timestamp, arrival, flush, t.pace())
 	if late > 0 && st.flushes > 0 { // else the newest rows are another's
 		t.pullBack(st, late)
 	}
-	if t.ring.row < 0 {
+	if t.ring.Newest() < 0 {
 		t.openFirst(at)
 	}
 	at = max(at, t.rowTime+1)
 	if again := st.flushes > 0 && timestamp == t.timestamp; !again { // else a row more of the same flush
 		t.broken = st.flushes == 0 || at-t.flushTime > flush+flush/2
 		if st.flushes > 0 {
-			t.observe(timestamp - t.timestamp)
+			t.observe(int64(timestamp - t.timestamp))
 		}
-		if st.flushes == 0 || st.clock.fresh { // the offset is measured anew
-			st.firstRow = t.ring.row + 1
+		if st.flushes == 0 || st.clock.Fresh() { // the offset is measured anew
+			st.firstRow = t.ring.Newest() + 1
 		}
-		if t.ring.row > 0 && st.flushes > 0 && t.ring.gen.unmeasured() { // between two streams flushes may have been lost
-			t.measureFirst(at-t.flushTime, timestamp-t.timestamp)
+		if t.ring.Newest() > 0 && st.flushes > 0 && t.ring.Rows().Unmeasured() { // between two streams flushes may have been lost
+			t.measureFirst(at-t.flushTime, int64(timestamp-t.timestamp))
 		}
 		st.flushes++
 		t.countFlush()
@@ -174,7 +174,7 @@ func (t *table) beginRow(st *Stream, timestamp, arrival int64) {
 		return
 	}
 	t.rowTime = at
-	t.ring.open(at)
+	t.ring.Open(at)
 	t.store.metrics.rows.Inc()
 }
 
@@ -261,6 +261,8 @@ func (t *table) observe(gap int64) {
 	t.lastGap = gap
 }
 
+func distance(a, b int64) int64 { return max(a-b, b-a) }
+
 // flushesEvery notes the flush interval that was observed. What was taken for a gap by the told one may be none.
 func (t *table) flushesEvery(flush int64) {
 	t.flush.Store(flush)
@@ -281,9 +283,9 @@ func (t *table) flushesEvery(flush int64) {
 // is at its cap and the row has to share the next one's slot. Beyond the memory budget the oldest row is overwritten instead: only
 // queries that look so far back know less then.
 func (t *table) makeRoom(at int64) bool {
-	slots := t.ring.gen.slots()
-	oldest := t.ring.row + 2 - slots // that is left with the next row
-	if oldest < 1 || t.ring.gen.time(oldest) <= at-t.keep {
+	slots := t.ring.Slots()
+	oldest := t.ring.Newest() + 2 - ring.Row(slots) // that is left with the next row
+	if oldest < 1 || t.ring.Rows().Time(oldest) <= at-t.keep {
 		return true
 	}
 	if base := t.baseSlots(); base < t.store.maxSlots() {
@@ -298,33 +300,31 @@ func (t *table) makeRoom(at int64) bool {
 }
 
 func (t *table) grow() {
-	t.move(2 * t.ring.gen.slots())
+	t.move(2 * t.ring.Slots())
 	t.store.metrics.grown.Inc()
 }
 
 // move copies the rows to a new generation, in which the columns lie together in the order in which they came.
 func (t *table) move(slots int64) {
-	old, columns := make([]*block, 0, len(t.columns)), make([]*column, 0, len(t.columns))
+	old, columns := make([]*ring.Block, 0, len(t.columns)), make([]*column, 0, len(t.columns))
 	for _, c := range t.columns {
 		if b := c.block.Load(); b != nil {
 			old, columns = append(old, b), append(columns, c)
 		}
 	}
-	moved := t.ring.moved(slots)
-	for i, b := range newBlocks(moved.gen, columns) {
-		old[i].copyTo(b)
+	moved, blocks := t.ring.Moved(slots, old)
+	for i, b := range blocks {
 		columns[i].show(b)
 	}
-	t.dead = 0
 	t.ring = moved
-	t.gen.Store(moved.gen)
-	t.store.hook.after(stepGeneration)
+	t.gen.Store(moved.Rows())
+	t.store.hook.After(stepGeneration)
 	t.recount()
 }
 
 // allocate gives columns their blocks, in one slab. Those for which there is no memory are dropped, with ErrMemory.
 func (t *table) allocate(columns ...*column) (err error) {
-	if want := int64(t.store.slotsFor(t.flush.Load())); t.live+t.dead == 0 && t.baseSlots() < want && t.afford(8*want) == nil {
+	if want := t.store.slotsFor(t.flush.Load()); t.words() == 0 && t.baseSlots() < want && t.afford(8*want) == nil {
 		more := 8 * (want - t.baseSlots()) * (t.stretch - 1)
 		t.move(want * t.stretch) // the first: until now rows were times alone
 		t.lend(more)
@@ -337,40 +337,20 @@ func (t *table) allocate(columns ...*column) (err error) {
 		refused = append(refused, c)
 		return true
 	})
-	words := int64(0)
-	for _, c := range columns {
-		words += int64(c.shape().width)
+	words, shapes := t.words(), make([]ring.Shape, len(columns))
+	for i, c := range columns {
+		shapes[i] = c.shape()
 	}
-	for i, b := range newBlocks(t.ring.gen, columns) {
-		t.live += int64(b.width)
+	for i, b := range t.ring.Blocks(shapes) {
 		columns[i].show(b)
 	}
-	t.lend(8 * words * (t.ring.gen.slots() - t.baseSlots()))
+	t.lend(8 * (t.words() - words) * (t.ring.Slots() - t.baseSlots()))
 	for _, c := range refused {
 		err = t.short(ErrMemory)
 		delete(t.keys, c.key)
 		t.drop(c)
 	}
 	return err
-}
-
-// newBlocks returns empty blocks for columns, in one slab of the generation.
-func newBlocks(g *generation, columns []*column) []*block {
-	if len(columns) == 0 {
-		return nil
-	}
-	words := int64(0)
-	for _, c := range columns {
-		words += int64(c.shape().width)
-	}
-	s := newSlab(g, int(words))
-	s.live = words
-	blocks, at := make([]*block, len(columns)), int64(0)
-	for i, c := range columns {
-		blocks[i] = newBlock(s, at, c.shape())
-		at += int64(blocks[i].width)
-	}
-	return blocks
 }
 
 // closeRow ends the newest row: what is still open about its counters is decided, and series that the flush did not hold
@@ -401,20 +381,20 @@ func (t *table) closeRow() {
 			removed = true
 		case c.seen < limit:
 			expired = append(expired, c)
-		case c.row < t.ring.row:
-			c.repeat(t.ring.row)
+		case c.row < t.ring.Newest():
+			c.repeat(&t.ring)
 		}
 	}
 	if t.closed.Load() == 0 && t.countedBefore() {
 		t.aged.Store(true)
 	}
-	t.closed.Store(t.ring.row)
-	t.store.hook.after(stepClosed)
+	t.closed.Store(int64(t.ring.Newest()))
+	t.store.hook.After(stepClosed)
 	if expired != nil || removed {
 		t.forget(expired)
 		t.columns = slices.DeleteFunc(t.columns, func(c *column) bool { return c.removed })
-		if t.dead > t.live { // label sets come and go
-			t.move(t.ring.gen.slots())
+		if live, dead := t.ring.Words(); dead > live { // label sets come and go
+			t.move(t.ring.Slots())
 		}
 	}
 	t.markQueries()
@@ -461,23 +441,12 @@ func (t *table) forget(expired []*column) {
 func (t *table) drop(c *column) {
 	c.removed, c.next = true, nil
 	if b := c.block.Load(); b != nil {
-		t.leave(b)
+		t.ring.Leave(b)
 	}
 	delete(t.byClass, c.class)
 	t.store.classes.leave(c)
 	t.store.series.Give(t.sender, 1)
 	t.recount()
-}
-
-// leave gives up a block's words. Those of a slab are freed when all of its columns are gone, or when the ring moves.
-func (t *table) leave(b *block) {
-	width := int64(b.width)
-	t.live -= width
-	if b.live -= width; b.live > 0 {
-		t.dead += width
-	} else {
-		t.dead -= b.rowWords - width
-	}
 }
 
 // expired reports whether the pod has been silent for longer than the rings reach.
@@ -507,7 +476,7 @@ func (t *table) newest() (int64, bool) {
 	if aside := t.aside.Load(); aside != nil {
 		return *aside, true
 	}
-	return t.gen.Load().newest()
+	return t.gen.Load().Newest()
 }
 
 // tombstones remember the counters of freed series by key; beyond the limit the oldest are given up.

@@ -6,6 +6,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/meshpulse/meshpulse/aggregator/internal/ring"
 )
 
 // Watched queries are marked by the rows that are committed, and one goroutine evaluates the marked ones (Store.Watch).
@@ -60,9 +62,9 @@ func (q *Query) Watch(on bool) {
 }
 
 // tell has tables look anew for the watched queries of their series.
-func (w *watches) tell(epoch uint64, h hook) {
+func (w *watches) tell(epoch uint64, h ring.Hook) {
 	w.epoch.Store(epoch)
-	h.after(stepWatched)
+	h.After(stepWatched)
 }
 
 // Mark marks the query as a committed row would.
@@ -92,17 +94,17 @@ func (w *watches) push(q, top *Query) bool {
 	if !w.marked.CompareAndSwap(top, q) {
 		return false
 	}
-	q.store.hook.after(stepMarked)
+	q.store.hook.After(stepMarked)
 	return true
 }
 
 // rouse wakes who takes the marked queries.
-func (w *watches) rouse(h hook) {
+func (w *watches) rouse(h ring.Hook) {
 	select {
 	case w.wake <- struct{}{}:
 	default:
 	}
-	h.after(stepWoken)
+	h.After(stepWoken)
 }
 
 // take returns the marked queries, none twice. A row that is committed from now on marks its queries anew.
@@ -119,7 +121,7 @@ func (w *watches) take(into []*Query) []*Query {
 
 func (q *Query) unmark() {
 	q.marked.Store(false)
-	q.store.hook.after(stepUnmarked)
+	q.store.hook.After(stepUnmarked)
 }
 
 // markQueries marks the queries that the table's series belong to. The table's mutex is held.

@@ -10,6 +10,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/meshpulse/meshpulse/aggregator/internal/ring"
 )
 
 // taken names what has been marked since the last call, in order.
@@ -131,13 +133,13 @@ func TestNoMarkIsLostAtAnyStep(t *testing.T) {
 	if lost, runs := lostMarks(t, nil); lost > 0 || runs < 100 {
 		t.Errorf("%d of %d queries were not evaluated after their last row", lost, runs)
 	}
-	for name, breaks := range map[string]func(*Store, step){
-		"a query is pushed before it knows what lies below it": func(s *Store, at step) {
+	for name, breaks := range map[string]func(*Store, ring.Step){
+		"a query is pushed before it knows what lies below it": func(s *Store, at ring.Step) {
 			if q := s.watches.marked.Load(); at == stepMarked && q != nil {
 				q.next = nil
 			}
 		},
-		"who takes them is woken before there is one to take": func(s *Store, at step) {
+		"who takes them is woken before there is one to take": func(s *Store, at ring.Step) {
 			if at == stepWoken {
 				select {
 				case <-s.watches.wake:
@@ -145,7 +147,7 @@ func TestNoMarkIsLostAtAnyStep(t *testing.T) {
 				}
 			}
 		},
-		"a query that was taken cannot be marked": func(s *Store, at step) {
+		"a query that was taken cannot be marked": func(s *Store, at ring.Step) {
 			if at == stepWoken {
 				for q := s.watches.marked.Load(); q != nil; q = q.next {
 					s.watches.marked.CompareAndSwap(q, q.next)
@@ -163,7 +165,7 @@ func TestNoMarkIsLostAtAnyStep(t *testing.T) {
 
 // lostMarks marks and takes three queries, has another writer mark one of them or the taker come at each step in turn, and counts
 // the queries of which the last row was not seen.
-func lostMarks(t *testing.T, breaks func(*Store, step)) (lost, runs int) {
+func lostMarks(t *testing.T, breaks func(*Store, ring.Step)) (lost, runs int) {
 	s, err := New(Config{})
 	if err != nil {
 		t.Fatal(err)
@@ -190,18 +192,18 @@ func lostMarks(t *testing.T, breaks func(*Store, step)) (lost, runs int) {
 		default:
 		}
 	}
-	actions := []func(at step){func(at step) {
+	actions := []func(at ring.Step){func(at ring.Step) {
 		if at != stepUnmarked { // there is one taker
 			woken()
 		}
 	}}
 	for i := range all {
-		actions = append(actions, func(step) { row(all[i]) }, func(step) { row(all[i]); row(all[(i+1)%3]) }, func(step) { row(all[i]); row(all[(i+2)%3]) })
+		actions = append(actions, func(ring.Step) { row(all[i]) }, func(ring.Step) { row(all[i]); row(all[(i+1)%3]) }, func(ring.Step) { row(all[i]); row(all[(i+2)%3]) })
 	}
 	for _, action := range actions {
 		for when := range 15 {
 			steps, inside := 0, false
-			s.hook = func(at step) {
+			s.hook = func(at ring.Step) {
 				if inside {
 					return
 				}
@@ -255,7 +257,7 @@ func TestAQueryIsWatchedBeforePodsAreTold(t *testing.T) {
 		t.Fatal(err)
 	}
 	told := 0
-	s.hook = func(at step) {
+	s.hook = func(at ring.Step) {
 		if at == stepWatched {
 			told++
 			pod.commits(t, 1)

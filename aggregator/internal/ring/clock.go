@@ -1,17 +1,21 @@
-package aggregator
+package ring
 
-// rowClock turns a sidecar's timestamps into times of our own clock, in milliseconds: timestamp + the smallest
+// Stamp is a time by a sidecar's own clock, in unix milliseconds.
+type Stamp int64
+
+// Clock turns a sidecar's timestamps into times of our own clock, in milliseconds: timestamp + the smallest
 // (arrival - timestamp) of the connection's last five minutes. The smallest, because a message can be late but never
 // early; so a row's time does not jitter with the network, and a wrong sidecar clock costs nothing.
-type rowClock struct {
+type Clock struct {
 	offsets [offsetSpans]int64 // smallest offset of each span, newest first
 	spans   int                // how many are filled
 	fresh   bool               // the newest flush measured the offset anew
 	started int64              // when the newest span began
 
-	timestamp, arrival int64 // of the newest flush
-	behind             int   // how many flushes in a row were late and yet came at their own pace
-	ahead              int64 // smallest offset of the late ones
+	timestamp Stamp // of the newest flush
+	arrival   int64 // and when it came
+	behind    int   // how many flushes in a row were late and yet came at their own pace
+	ahead     int64 // smallest offset of the late ones
 }
 
 const (
@@ -19,13 +23,13 @@ const (
 	offsetSpanMs = 30_000
 )
 
-// row returns the time of a flush that arrived at arrival: never after it; and by how much all flushes since the offset was measured came later
+// Row returns the time of a flush that arrived at arrival: never after it; and by how much all flushes since the offset was measured came later
 // than this one. A step of either clock measures the offset anew. pace is the time between flushes that has been seen, 0 if none has: then
 // the times of the first two are in doubt where they come closer together than they were sent, or further apart.
-func (c *rowClock) row(timestamp, arrival, flush, pace int64) (at, late int64, doubt bool) {
-	offset := arrival - timestamp
+func (c *Clock) Row(timestamp Stamp, arrival, flush, pace int64) (at, late int64, doubt bool) {
+	offset := arrival - int64(timestamp)
 	if c.spans > 0 {
-		sent, came := timestamp-c.timestamp, arrival-c.arrival // since the flush before
+		sent, came := int64(timestamp-c.timestamp), arrival-c.arrival // since the flush before
 		d := offset - c.smallest()
 		doubt = pace == 0 && distance(d, 0) > flush/10
 		switch {
@@ -51,25 +55,28 @@ func (c *rowClock) row(timestamp, arrival, flush, pace int64) (at, late int64, d
 	default:
 		c.offsets[0] = min(c.offsets[0], offset)
 	}
-	return timestamp + c.smallest(), late, doubt
+	return int64(timestamp) + c.smallest(), late, doubt
 }
 
 // cameLate reports whether a flush that is earlier than all before it shows that those came late, and not that the clock was set forward.
-func (c *rowClock) cameLate(sent, came, pace int64) bool {
+func (c *Clock) cameLate(sent, came, pace int64) bool {
 	if pace == 0 {
-		return came < sent && sent <= maxUnmeasuredMs
+		return came < sent && sent <= MaxUnmeasuredMs
 	}
 	return came < sent && distance(sent, pace) <= distance(came, pace)
 }
 
-// maxUnmeasuredMs is how far apart a sidecar's first two flushes may be for what its clock tells of it to be believed.
-const maxUnmeasuredMs = 120_000
+// MaxUnmeasuredMs is how far apart a sidecar's first two flushes may be for what its clock tells of it to be believed.
+const MaxUnmeasuredMs = 120_000
+
+// Fresh reports whether the newest flush measured the offset anew.
+func (c *Clock) Fresh() bool { return c.fresh }
 
 func distance(a, b int64) int64 { return max(a-b, b-a) }
 
 // setBack reports whether a flush that seems late by d comes at its own pace, by a clock that was set back since the flush before. Where no pace
 // has been seen it may as well be late: taken for earlier than it is, it would make a rate too high.
-func (c *rowClock) setBack(sent, came, d, pace int64) bool {
+func (c *Clock) setBack(sent, came, d, pace int64) bool {
 	if pace == 0 {
 		return true
 	}
@@ -86,7 +93,7 @@ const (
 // heldUp reports whether a flush that is late was held up on its way: the sidecar's clock has gone on. What was
 // held up comes all at once, with the times at which it was sent, and taken as of its arrival it would look like a burst of
 // requests. Where late flushes keep coming at their own pace the clock was set back while the network was away.
-func (c *rowClock) heldUp(sent, came, offset int64, far bool, flush int64) bool {
+func (c *Clock) heldUp(sent, came, offset int64, far bool, flush int64) bool {
 	if c.behind == 0 || offset < c.ahead {
 		c.ahead = offset
 	}
@@ -103,7 +110,7 @@ func (c *rowClock) heldUp(sent, came, offset int64, far bool, flush int64) bool 
 	return c.behind < littleBehindFlushes
 }
 
-func (c *rowClock) smallest() int64 {
+func (c *Clock) smallest() int64 {
 	m := c.offsets[0]
 	for _, o := range c.offsets[1:c.spans] {
 		m = min(m, o)

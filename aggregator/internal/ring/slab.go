@@ -1,4 +1,4 @@
-package aggregator
+package ring
 
 import (
 	"math/bits"
@@ -11,7 +11,7 @@ import (
 // The rows come in chunks, made when the first of their rows is written: the memory of a pod grows with what is known of it.
 // The writer makes a chunk before it admits a row of it, so a reader never meets one that is missing.
 type slab struct {
-	gen      *generation
+	rows     *Rows
 	rowWords int64  // of all columns
 	shift    uint32 // a chunk holds 1 << shift rows
 	chunks   []atomic.Pointer[chunk]
@@ -33,21 +33,21 @@ const (
 	largeChunkWords = 64 << 10 / 8
 )
 
-func newSlab(g *generation, rowWords int) *slab {
+func newSlab(g *Rows, rowWords int) *slab {
 	shift := bits.Len(uint(max(smallChunkWords/rowWords, 1))) - 1
 	if rowWords >= wideRowWords {
 		shift = bits.Len(uint(largeChunkWords / rowWords)) // more than half of largeChunkWords, up to twice as many
 	}
 	shift = min(shift, bits.Len(uint(g.slots()))-1)
 	return &slab{
-		gen: g, rowWords: int64(rowWords), shift: uint32(shift),
+		rows: g, rowWords: int64(rowWords), shift: uint32(shift),
 		chunks: make([]atomic.Pointer[chunk], g.slots()>>shift),
 	}
 }
 
 // hold makes the row's chunk where there is none yet.
-func (s *slab) hold(row int64) {
-	if c := &s.chunks[row&s.gen.mask>>s.shift]; c.Load() == nil {
+func (s *slab) hold(row Row) {
+	if c := &s.chunks[int64(row)&s.rows.mask>>s.shift]; c.Load() == nil {
 		c.Store(&chunk{make([]atomic.Uint64, s.rowWords<<s.shift)})
 	}
 }

@@ -2,12 +2,7 @@ package aggregator
 
 import (
 	"context"
-	"go/ast"
-	"go/parser"
-	"go/token"
 	"math"
-	"path/filepath"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -15,97 +10,6 @@ import (
 
 	"github.com/prometheus/prometheus/model/labels"
 )
-
-// wordOf is what a row's word holds in tests of blocks.
-func wordOf(row int64, i int) uint64 { return uint64(row)<<8 | uint64(i) }
-
-const testWidth = 4
-
-// newTestBlock returns a block between two others.
-func newTestBlock(g *generation) *block {
-	return newBlock(newSlab(g, testWidth+2), 1, shape{width: testWidth})
-}
-
-func TestRingKeepsRowsWhenItGrows(t *testing.T) {
-	r := newRing(4, nil)
-	b := newTestBlock(r.gen)
-	write := func() {
-		r.open(10 * (r.row + 1))
-		b.hold(r.row)
-		for i := range b.row(r.row) {
-			b.row(r.row)[i].Store(wordOf(r.row, i))
-		}
-		b.admit(r.row)
-	}
-	check := func(first, last int64) {
-		t.Helper()
-		lo, hi, _ := b.window(math.MinInt64, math.MaxInt64)
-		if lo != first || hi != last || r.gen.first() != first {
-			t.Errorf("rows %d to %d, the ring's first is %d; want %d to %d", lo, hi, r.gen.first(), first, last)
-		}
-		for row := lo; row <= hi; row++ {
-			for i := range b.row(row) {
-				if got := b.row(row)[i].Load(); got != wordOf(row, i) || r.gen.time(row) != 10*row {
-					t.Errorf("row %d, word %d: %d at %d, want %d", row, i, got, r.gen.time(row), wordOf(row, i))
-				}
-			}
-		}
-	}
-	for range 6 {
-		write()
-	}
-	check(2, 5)
-	for _, slots := range []int64{8, 16} { // it grows again before what was overwritten is out of its reach
-		moved := r.moved(slots)
-		n := newTestBlock(moved.gen)
-		b.copyTo(n)
-		r, b = moved, n
-		write()
-	}
-	check(2, 7)
-	write()
-	for _, c := range []struct{ mint, maxt, lo, hi int64 }{
-		{20, 40, 3, 4}, {19, 39, 2, 3}, {0, 1000, 2, 8}, {80, 1000, 9, 8}, {0, 10, 2, 1},
-	} {
-		if lo, hi, _ := b.window(c.mint, c.maxt); lo != c.lo || hi != c.hi {
-			t.Errorf("window (%d, %d]: rows %d to %d, want %d to %d", c.mint, c.maxt, lo, hi, c.lo, c.hi)
-		}
-	}
-	for r.row < 17 {
-		write()
-	}
-	check(2, 17)
-	write()
-	check(3, 18)
-}
-
-// Which rows are there is said by generation.first. Who derives it from the claim forgets that a ring that grew has slots for rows
-// that were overwritten before.
-func TestOnlyTheRingLooksAtItsClaim(t *testing.T) {
-	files, err := filepath.Glob("*.go")
-	if err != nil || len(files) < 20 {
-		t.Fatalf("%d files, %v", len(files), err)
-	}
-	found := 0
-	for _, name := range files {
-		file, err := parser.ParseFile(token.NewFileSet(), name, nil, 0)
-		if err != nil {
-			t.Fatal(err)
-		}
-		ast.Inspect(file, func(n ast.Node) bool {
-			if s, ok := n.(*ast.SelectorExpr); ok && s.Sel.Name == "claim" {
-				found++
-				if name != "ring.go" && !strings.HasSuffix(name, "_test.go") {
-					t.Errorf("%s reads a generation's claim: ask for its first row", name)
-				}
-			}
-			return true
-		})
-	}
-	if found == 0 {
-		t.Error("no claim is found: this test cannot fail")
-	}
-}
 
 // One writer whose ring grows, and label sets that come and go; readers: all series of a flush count the same, so every answer has
 // one number. What is being committed at that instant is left out (differences.md).
@@ -164,7 +68,7 @@ func TestRingConcurrentSafe(t *testing.T) {
 	}
 	done.Store(true)
 	wg.Wait()
-	if slots := st.table.ring.gen.slots(); slots < 256 {
+	if slots := st.table.ring.Slots(); slots < 256 {
 		t.Errorf("the ring has %d slots: it has not grown", slots)
 	}
 }
@@ -211,7 +115,7 @@ func commitEqual(t *testing.T, st *Stream, at time.Time, n int) {
 	for k := range 12 {
 		add(Sample{Kind: Counter, Value: float64(8 * (n + 1))}, "istio_requests_total", "k"+string(rune('a'+k)))
 	}
-	b.Buckets = []Bucket{{1, 3}, {2, 4}}
+	b.Buckets = []Bucket{{UpperBound: 1, Count: 3}, {UpperBound: 2, Count: 4}}
 	for k := range 6 {
 		add(Sample{Kind: Histogram, Value: 1, Count: 8, Last: 2}, "istio_request_duration_milliseconds", "h"+string(rune('a'+k)))
 	}
