@@ -104,7 +104,8 @@ func (d *demo) withSidecars(ctx context.Context, envoy string) (err error) {
 		targets = append(targets, s.Address())
 	}
 	d.load = load.Start(ctx, load.Options{
-		Targets: targets, Rate: rate, Header: http.Header{"X-Source-Workload": {"loadtester"}, "X-Source-Namespace": {"test"}},
+		Targets: targets, Profile: load.Steady(rate, load.Endless), Remember: 2 * window,
+		Header: http.Header{"X-Source-Workload": {"loadtester"}, "X-Source-Namespace": {"test"}},
 	})
 	defer d.load.Stop()
 	d.say("load: %g requests a second over %d sidecars; the first flush comes after 5 s, and a rate over [1m] has reached the load after a minute", rate, sidecars)

@@ -21,7 +21,7 @@ func TestGuidesHPAsWorkUnchanged(t *testing.T) {
 	s := serve(t, standalone.Options{HPADir: hpas})
 	first, second := envoy(t, s, "podinfo-0", joined), envoy(t, s, "podinfo-1", labelled)
 	g := load.Start(t.Context(), load.Options{
-		Targets: []string{first.Address(), second.Address()}, Rate: rate, Header: http.Header{"X-Duration": {"40"}},
+		Targets: []string{first.Address(), second.Address()}, Profile: load.Steady(rate, load.Endless), Header: http.Header{"X-Duration": {"40"}},
 	})
 	t.Cleanup(g.Stop)
 

@@ -35,7 +35,7 @@ func TestASidecarThatMeetsItsLimitsCostsNobodyElse(t *testing.T) {
 	if got, err := value(t.Context(), s, "flood"); err != nil || got < 1 || got > 50 {
 		t.Errorf("%v series of requests are kept of the flood, %v, want 50 at most", got, err)
 	}
-	log, err := os.ReadFile(s.Log())
+	log, err := os.ReadFile(s.Log)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -108,7 +108,7 @@ func TestRateAverageAndQuantileAgreeWithTheLoad(t *testing.T) {
 	s := serve(t, standalone.Options{HPADir: hpas})
 	first, second := envoy(t, s, "podinfo-0", joined), envoy(t, s, "podinfo-1", labelled)
 	g := load.Start(t.Context(), load.Options{
-		Targets: []string{first.Address(), second.Address()}, Rate: 50, Header: http.Header{"X-Duration": {"40"}},
+		Targets: []string{first.Address(), second.Address()}, Profile: load.Steady(50, load.Endless), Header: http.Header{"X-Duration": {"40"}},
 	})
 	t.Cleanup(g.Stop)
 	await(t, "the windows fill", func() error {

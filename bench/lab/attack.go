@@ -15,7 +15,6 @@ import (
 
 	"github.com/meshpulse/meshpulse/bench/attack"
 	"github.com/meshpulse/meshpulse/bench/lab/cluster"
-	"github.com/meshpulse/meshpulse/bench/lab/proc"
 	"github.com/meshpulse/meshpulse/bench/process"
 )
 
@@ -162,11 +161,11 @@ func (a *arena) attack(ctx context.Context, s assault, m *subject) (sent float64
 	}
 	<-ctx.Done()
 	for i, pid := range all {
-		usage, err := proc.UsageOf(pid)
-		if err != nil || usage.Written < s.attacks[i].Sends {
-			return 0, errors.Join(err, fmt.Errorf("attacker %s has sent %.0f bytes, less than the %.0f that make it one", s.attacks[i].Name, usage.Written, s.attacks[i].Sends))
+		usage, err := process.UsageOf(pid)
+		if err != nil || float64(usage.Written) < s.attacks[i].Sends {
+			return 0, errors.Join(err, fmt.Errorf("attacker %s has sent %d bytes, less than the %.0f that make it one", s.attacks[i].Name, usage.Written, s.attacks[i].Sends))
 		}
-		sent += usage.Written / (1 << 20)
+		sent += float64(usage.Written) / (1 << 20)
 	}
 	return sent, nil
 }

@@ -15,6 +15,8 @@ import (
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/meshpulse/meshpulse/bench/web"
 )
 
 const evilAuthors = 100
@@ -36,7 +38,7 @@ func (a *arena) evilHPAs(ctx context.Context, m *subject) error {
 		all.Go(func() {
 			for i := w; ctx.Err() == nil && a.evilErr == nil; i += 20 {
 				path := fmt.Sprintf("https://%s/apis/external.metrics.k8s.io/v1beta1/namespaces/author-%d/prometheus-query?labelSelector=query-name%%3Dx", m.https, i%evilAuthors)
-				_, _ = fetch(ctx, a.client, path) // an answer would be a surprise
+				_, _ = web.Get(ctx, a.client, path) // an answer would be a surprise
 			}
 		})
 	}

@@ -23,9 +23,10 @@ import (
 	"github.com/meshpulse/meshpulse/bench/lab/chaos"
 	"github.com/meshpulse/meshpulse/bench/lab/cluster"
 	"github.com/meshpulse/meshpulse/bench/lab/link"
-	"github.com/meshpulse/meshpulse/bench/lab/load"
 	"github.com/meshpulse/meshpulse/bench/lab/mesh"
 	"github.com/meshpulse/meshpulse/bench/lab/scenario"
+	"github.com/meshpulse/meshpulse/bench/load"
+	"github.com/meshpulse/meshpulse/bench/web"
 )
 
 const (
@@ -223,7 +224,8 @@ func (r *chaosRun) run(ctx context.Context) error {
 			Target: ln.hpa.Spec.Metrics[0].External.Target.AverageValue.AsApproximateFloat64(),
 			Action: ln.hpa.Annotations["meshpulse.io/"+surgeAction] == "scale" && slices.Contains(r.meshpulse.options.components, surgeAction),
 		}
-		loads.Go(func() { ln.generator.Run(watching, r.begin, ln.Load) })
+		ln.send(watching, r.begin)
+		loads.Go(ln.generator.Wait)
 		others.Go(func() { r.lookAt(watching, ln, &r.traces[i]) })
 		others.Go(func() { r.ask(watching, ln, &r.traces[i]) })
 	}
@@ -377,7 +379,7 @@ func (r *chaosRun) scrape(ctx context.Context) {
 		if p == nil {
 			continue
 		}
-		if body, err := fetch(ctx, client, metricsURL); err == nil {
+		if body, err := web.Get(ctx, client, metricsURL); err == nil {
 			r.count(p.PID(), string(body))
 		}
 	}
@@ -410,8 +412,8 @@ func (r *chaosRun) sumUp(ctx context.Context) error {
 	}
 	told := 0
 	for i, ln := range r.lanes {
-		result := ln.generator.Result()
-		r.traces[i].Sent, r.traces[i].Failed = result.Sent, result.Failed
+		seen := ln.generator.All()
+		r.traces[i].Sent, r.traces[i].Failed = seen.Requests, seen.Failed
 		events, err := r.cluster.Client.CoreV1().Events(ln.Namespace).List(ctx, metav1.ListOptions{FieldSelector: "reason=SurgeScaled"})
 		if err != nil {
 			return err

@@ -34,7 +34,7 @@ func (r *loop) heyOnce(ctx context.Context, ln *lane, i int, start time.Time) er
 	segment := ln.Load[i]
 	log := filepath.Join(r.dir, fmt.Sprintf("hey-%s-%d.log", ln.Namespace, i))
 	p, err := process.Start(log, filepath.Join(r.lab.cache, "bin", "hey"), "-z", segment.For.Duration.String(),
-		"-c", strconv.Itoa(segment.Hey.Workers), "-q", strconv.FormatFloat(segment.Hey.Rate, 'g', -1, 64), ln.gateway.URL())
+		"-c", strconv.Itoa(segment.Hey.Workers), "-q", strconv.FormatFloat(segment.Hey.Rate, 'g', -1, 64), "http://"+ln.gateway.Address()+"/")
 	if err != nil {
 		return err
 	}

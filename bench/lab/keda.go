@@ -18,8 +18,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/meshpulse/meshpulse/bench/lab/cluster"
-	"github.com/meshpulse/meshpulse/bench/lab/proc"
 	"github.com/meshpulse/meshpulse/bench/process"
+	"github.com/meshpulse/meshpulse/bench/prometheus"
 )
 
 // keda is the peer's path: Prometheus scrapes the sidecars, KEDA's operator asks it, KEDA's adapter answers the HPA
@@ -27,7 +27,7 @@ import (
 type keda struct {
 	lab               *lab
 	cluster           *cluster.Cluster
-	prometheus        *promServer
+	prometheus        *prometheus.Server
 	operator, adapter *process.Process
 	silent            string
 }
@@ -99,7 +99,7 @@ func (k *keda) start(ctx context.Context, dir, runDir string, scrape time.Durati
 	if err != nil {
 		return err
 	}
-	err = proc.Await(ctx, k.adapter, time.Minute, func() error {
+	err = k.adapter.Await(ctx, time.Minute, func(ctx context.Context) error {
 		return k.cluster.Client.RESTClient().Get().AbsPath("/apis/external.metrics.k8s.io/v1beta1").Do(ctx).Error()
 	})
 	if err != nil {
@@ -169,7 +169,7 @@ func (k *keda) prepare(ctx context.Context, hpa *autoscalingv2.HorizontalPodAuto
 		"minReplicaCount": 1, "maxReplicaCount": hpa.Spec.MaxReplicas,
 		"advanced": map[string]any{"horizontalPodAutoscalerConfig": horizontal},
 		"triggers": []any{map[string]any{"type": "prometheus", "metricType": "AverageValue", "metadata": map[string]any{
-			"serverAddress": k.prometheus.url, "query": query, "threshold": target.AverageValue.String(),
+			"serverAddress": k.prometheus.URL(), "query": query, "threshold": target.AverageValue.String(),
 		}}},
 	}
 	object, err := json.Marshal(map[string]any{
@@ -187,14 +187,16 @@ func (k *keda) restart(context.Context) error {
 }
 
 func (k *keda) failed() error {
-	return errors.Join(proc.Ended(k.prometheus.process), proc.Ended(k.operator), proc.Ended(k.adapter))
+	return errors.Join(k.prometheus.Ended(), k.operator.Ended(), k.adapter.Ended())
 }
 
 func (k *keda) processes() map[string]int {
-	return map[string]int{"prometheus": k.prometheus.process.PID(), "keda-operator": k.operator.PID(), "keda-adapter": k.adapter.PID()}
+	return map[string]int{"prometheus": k.prometheus.PID(), "keda-operator": k.operator.PID(), "keda-adapter": k.adapter.PID()}
 }
 
-func (k *keda) wireBytes(ctx context.Context) (float64, error) { return k.prometheus.scraped(ctx) }
+func (k *keda) wireBytes(ctx context.Context) (float64, error) {
+	return k.prometheus.Value(ctx, scrapedBytes)
+}
 
 func (k *keda) stop() {
 	if k == nil {
@@ -205,5 +207,7 @@ func (k *keda) stop() {
 			p.Kill()
 		}
 	}
-	k.prometheus.stop()
+	if k.prometheus != nil {
+		k.prometheus.Kill()
+	}
 }

@@ -56,13 +56,16 @@ KEDA_VERSION       := v2.21.0
 LAB_PEERS          := $(LAB_BIN)/prometheus-$(PROMETHEUS_VERSION) $(LAB_BIN)/keda-operator-$(KEDA_VERSION) $(LAB_BIN)/keda-adapter-$(KEDA_VERSION)
 VERSUS             := bench/lab/scenarios/step.yaml bench/lab/scenarios/sawtooth.yaml
 
-.PHONY: versus versus-all
+.PHONY: versus versus-all plot
 
 versus: lab-build $(LAB_PEERS) ## side by side with Prometheus and KEDA (under 60 minutes)
 	@$(LAB_BIN)/lab versus --root . $(VERSUS)
 
 versus-all: lab-build $(LAB_PEERS) ## the same in every setting (2 hours)
 	@$(LAB_BIN)/lab versus --root . --all --rounds 1 $(VERSUS)
+
+plot: ## bench/results/versus.svg anew from versus.json; versus and versus-all do it themselves
+	@cd bench/lab && $(GO) run . plot
 
 $(LAB_BIN)/prometheus-$(PROMETHEUS_VERSION): bench/lab/peers/prometheus/go.mod
 	@mkdir -p $(LAB_BIN)

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -25,6 +26,7 @@ import (
 const usage = `usage: lab run SCENARIO.yaml...   run scenarios, write their results
        lab versus SCENARIO.yaml...
                                  the same beside Prometheus with KEDA
+       lab plot                  the plot of what versus has left, anew
        lab chaos --seed N,...    constant load while things go wrong, drawn from the seed
        lab attack NAME...        what one sender, author or reader can do to others (default all)
        lab up                    boot the control plane and wait for Ctrl-C
@@ -65,7 +67,14 @@ func run(args []string) error {
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
-	l, release, err := newLab(*root, *results)
+	l, err := foldersOf(*root, *results)
+	if err != nil {
+		return err
+	}
+	if command == "plot" {
+		return l.plot()
+	}
+	release, err := l.take()
 	if err != nil {
 		return err
 	}
@@ -122,36 +131,38 @@ const kubeVersion = "v1.37.0"
 // those of the last five are kept.
 const runNeeds = 1 << 30
 
-// newLab finds the programs and takes the machine's lock; what is missing is named with its remedy.
-func newLab(root, results string) (*lab, func(), error) {
+// foldersOf are a lab's; results "" are the project's.
+func foldersOf(root, results string) (*lab, error) {
 	root, err := filepath.Abs(root)
-	if err != nil {
-		return nil, nil, err
-	}
-	l := &lab{root: root, cache: filepath.Join(root, ".cache", "lab"), results: results}
-	if l.results == "" {
-		l.results = filepath.Join(root, "bench", "results")
-	}
+	return &lab{
+		root: root, cache: filepath.Join(root, ".cache", "lab"), results: cmp.Or(results, filepath.Join(root, "bench", "results")),
+	}, err
+}
+
+// take finds the programs and takes the machine's lock; what is missing is named with its remedy.
+func (l *lab) take() (release func(), err error) {
 	l.controlplane = filepath.Join(l.cache, "bin", "controlplane-"+kubeVersion)
-	l.meshpulse = filepath.Join(root, "bin", "meshpulse")
+	l.meshpulse = filepath.Join(l.root, "bin", "meshpulse")
 	if l.self, err = os.Executable(); err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	if l.envoy, err = sidecar.EnvoyBinary(); err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	if _, err := os.Stat(l.controlplane); err != nil {
-		return nil, nil, fmt.Errorf("%w: run `make lab-controlplane`", err)
+		return nil, fmt.Errorf("%w: run `make lab-controlplane`", err)
 	}
 	if err := os.MkdirAll(l.cache, 0o755); err != nil {
-		return nil, nil, proc.NameFullDisk(err, root, runNeeds)
+		return nil, proc.NameFullDisk(err, l.root, runNeeds)
 	}
 	if err := proc.CheckDisk(l.cache, runNeeds); err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	release, err := proc.Lock(filepath.Join(l.cache, "lock"))
-	return l, release, err
+	return proc.Lock(filepath.Join(l.cache, "lock"))
 }
+
+// seen is the folder of what is only looked at of a run: too much to be kept with the project.
+func (l *lab) seen() string { return filepath.Join(l.cache, "results") }
 
 // peer is the binary of a program beside which meshpulse is measured.
 func (l *lab) peer(name, version string) string {

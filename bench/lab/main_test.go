@@ -9,15 +9,16 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/yaml"
 
-	"github.com/meshpulse/meshpulse/bench/lab/proc"
+	"github.com/meshpulse/meshpulse/bench/process"
 )
 
 func TestMeterKeepsWhatEndedProcessesHaveUsed(t *testing.T) {
+	const s = time.Second
 	m := &meter{
 		part:   map[int]string{1: "sidecars", 2: "sidecars", 3: "meshpulse"},
-		before: map[int]proc.Usage{1: {CPU: 2}, 3: {CPU: 1}},
+		before: map[int]process.Usage{1: {CPU: 2 * s}, 3: {CPU: s}},
 		// 1 and 3 ran before the first reading, 2 started after it and has ended.
-		last: map[int]proc.Usage{1: {CPU: 5, PeakRSS: 40}, 2: {CPU: 4, PeakRSS: 30}, 3: {CPU: 1.5, PeakRSS: 90}},
+		last: map[int]process.Usage{1: {CPU: 5 * s, Peak: 40}, 2: {CPU: 4 * s, Peak: 30}, 3: {CPU: 3 * s / 2, Peak: 90}},
 	}
 	want := map[string]cost{"sidecars": {cpu: 7, rss: 70}, "meshpulse": {cpu: 0.5, rss: 90}}
 	if diff := cmp.Diff(want, m.costs(), cmp.AllowUnexported(cost{})); diff != "" {

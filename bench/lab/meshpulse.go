@@ -22,8 +22,8 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/meshpulse/meshpulse/bench/lab/cluster"
-	"github.com/meshpulse/meshpulse/bench/lab/proc"
 	"github.com/meshpulse/meshpulse/bench/process"
+	"github.com/meshpulse/meshpulse/bench/web"
 )
 
 // meshpulse is the program under test, outside a pod but with its own manifests: its Service, its APIService, its
@@ -222,7 +222,7 @@ func (m *meshpulse) start(ctx context.Context) error {
 		return err
 	}
 	p := m.current()
-	err := proc.Await(ctx, p, 30*time.Second, func() error {
+	err := p.Await(ctx, 30*time.Second, func(ctx context.Context) error {
 		return m.cluster.Client.RESTClient().Get().AbsPath("/apis/external.metrics.k8s.io/v1beta1").Do(ctx).Error()
 	})
 	if err != nil {
@@ -270,7 +270,7 @@ func (m *meshpulse) current() *process.Process {
 
 func (m *meshpulse) failed() error {
 	if p := m.current(); p != nil {
-		return proc.Ended(p)
+		return p.Ended()
 	}
 	return nil
 }
@@ -289,7 +289,7 @@ const (
 )
 
 func (m *meshpulse) wireBytes(ctx context.Context) (float64, error) {
-	body, err := fetch(ctx, m.cluster.AdminClient(), metricsURL)
+	body, err := web.Get(ctx, m.cluster.AdminClient(), metricsURL)
 	if err != nil {
 		return 0, err
 	}

@@ -2,12 +2,9 @@ package main
 
 import (
 	"context"
-	"fmt"
-	"io"
-	"net/http"
 	"time"
 
-	"github.com/meshpulse/meshpulse/bench/lab/proc"
+	"github.com/meshpulse/meshpulse/bench/process"
 )
 
 // cost is what one part of a path has used.
@@ -23,7 +20,7 @@ func (c *cost) add(other cost) {
 
 // meter watches the processes of a path: pods come and go, so what each has used is read every second and kept.
 type meter struct {
-	before, last map[int]proc.Usage
+	before, last map[int]process.Usage
 	part         map[int]string
 }
 
@@ -31,7 +28,7 @@ type meter struct {
 // started under the meter's eyes.
 func (m *meter) read(processes map[int]string, first bool) {
 	for pid, part := range processes {
-		usage, err := proc.UsageOf(pid)
+		usage, err := process.UsageOf(pid)
 		if err != nil {
 			continue // it has ended; its last reading stands
 		}
@@ -48,9 +45,9 @@ func (m *meter) costs() map[string]cost {
 	sums := map[string]cost{}
 	for pid, usage := range m.last {
 		c := sums[m.part[pid]]
-		c.cpu += usage.CPU - m.before[pid].CPU
-		c.rss += usage.PeakRSS
-		c.received += usage.Received - m.before[pid].Received
+		c.cpu += (usage.CPU - m.before[pid].CPU).Seconds()
+		c.rss += float64(usage.Peak)
+		c.received += float64(usage.Received - m.before[pid].Received)
 		sums[m.part[pid]] = c
 	}
 	return sums
@@ -58,7 +55,7 @@ func (m *meter) costs() map[string]cost {
 
 // meterUntil reads every second until ctx ends.
 func (r *loop) meterUntil(ctx context.Context) *meter {
-	m := &meter{before: map[int]proc.Usage{}, last: map[int]proc.Usage{}, part: map[int]string{}}
+	m := &meter{before: map[int]process.Usage{}, last: map[int]process.Usage{}, part: map[int]string{}}
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	for first := true; ; first = false {
@@ -84,25 +81,4 @@ func (r *loop) processes() map[int]string {
 		all[pid] = part
 	}
 	return all
-}
-
-// fetch is the body of a GET that must answer 200.
-func fetch(ctx context.Context, client *http.Client, url string) ([]byte, error) {
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
-	if err != nil {
-		return nil, err
-	}
-	response, err := client.Do(request)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = response.Body.Close() }()
-	body, err := io.ReadAll(response.Body)
-	if err != nil {
-		return nil, err
-	}
-	if response.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("%s: %s: %.300s", url, response.Status, body)
-	}
-	return body, nil
 }

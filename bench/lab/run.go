@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"net/http"
 	"os"
 	"path/filepath"
 	"sync"
@@ -14,9 +15,9 @@ import (
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 
 	"github.com/meshpulse/meshpulse/bench/lab/cluster"
-	"github.com/meshpulse/meshpulse/bench/lab/load"
 	"github.com/meshpulse/meshpulse/bench/lab/mesh"
 	"github.com/meshpulse/meshpulse/bench/lab/scenario"
+	"github.com/meshpulse/meshpulse/bench/load"
 )
 
 // source is where the HPA controller gets its numbers: meshpulse, or a peer beside which it is measured.
@@ -87,7 +88,7 @@ func (l *lab) runAll(ctx context.Context, paths []string) error {
 		}
 		report := scenario.Report{Scenario: s, Runs: runs, Versions: l.versions(), Date: time.Now(), Command: "make lab SCENARIO=" + s.Name}
 		fmt.Print(report.Markdown())
-		if err := report.Write(l.results); err != nil {
+		if err := report.Write(l.results, l.seen()); err != nil {
 			return err
 		}
 		if !report.OK() {
@@ -213,7 +214,6 @@ func (r *loop) setUp(ctx context.Context) error {
 		r.mu.Lock()
 		r.gateways[sl.Namespace] = ln.gateway
 		r.mu.Unlock()
-		ln.generator = load.NewGenerator(ln.gateway.URL())
 		if err := r.createLane(ctx, ln); err != nil {
 			return err
 		}
@@ -266,7 +266,8 @@ func (r *loop) drive(ctx context.Context) error {
 		if part > 0 {
 			ln.start = ln.start.Add(rand.N(part))
 		}
-		loads.Go(func() { ln.generator.Run(ctx, ln.start, ln.Load) })
+		ln.send(ctx, ln.start)
+		loads.Go(ln.generator.Wait)
 		loads.Go(func() { r.runHey(ctx, ln) })
 	}
 	watching, stop := context.WithCancel(ctx)
@@ -287,7 +288,7 @@ func (r *loop) drive(ctx context.Context) error {
 			others.Wait()
 			for _, ln := range r.lanes {
 				var err error
-				ln.trace.Requests = ln.generator.Result()
+				ln.trace.Requests = ln.generator.All()
 				if ln.trace.Events, ln.trace.Conditions, err = r.inspect(ctx, ln); err != nil {
 					return err
 				}
@@ -306,6 +307,13 @@ func (r *loop) drive(ctx context.Context) error {
 			}
 		}
 	}
+}
+
+// send begins with the lane's load.
+func (ln *lane) send(ctx context.Context, begin time.Time) {
+	ln.generator = load.Start(ctx, load.Options{
+		Targets: []string{ln.gateway.Address()}, Profile: ln.Load, Begin: begin, Header: http.Header{"X-Source-Workload": {"lab-load"}},
+	})
 }
 
 // waitEnd waits for the end of the longest profile: its last requests may have come long before.

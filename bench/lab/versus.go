@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -214,7 +215,7 @@ func (s setting) goal(of, name string) *float64 {
 	}
 }
 
-// writeVersus leaves versus.md and versus.json.
+// writeVersus leaves versus.md and versus.json, and draws the step.
 func (l *lab) writeVersus(outcomes []*outcome, start time.Time, all bool) error {
 	if err := os.MkdirAll(l.results, 0o755); err != nil {
 		return err
@@ -228,7 +229,34 @@ func (l *lab) writeVersus(outcomes []*outcome, start time.Time, all bool) error 
 			rows = append(rows, scenario.RowOf(o.scenario+", "+o.setting.name+": ", m))
 		}
 	}
-	return scenario.WriteRows(filepath.Join(l.results, "versus.json"), rows)
+	if err := scenario.WriteRows(filepath.Join(l.results, "versus.json"), rows); err != nil {
+		return err
+	}
+	if slices.ContainsFunc(outcomes, func(o *outcome) bool { return o.scenario == "step" }) {
+		return l.plot()
+	}
+	return nil
+}
+
+// plot draws versus.svg from versus.json.
+func (l *lab) plot() error {
+	step, err := scenario.Load(filepath.Join(l.root, "bench", "lab", "scenarios", "step.yaml"))
+	if err != nil {
+		return err
+	}
+	data, err := os.ReadFile(filepath.Join(l.results, "versus.json"))
+	if err != nil {
+		return err
+	}
+	var rows []scenario.Row
+	if err := json.Unmarshal(data, &rows); err != nil {
+		return err
+	}
+	svg, err := scenario.StepPlot(step, rows)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(l.results, "versus.svg"), []byte(svg), 0o644)
 }
 
 func (l *lab) printVersus(outcomes []*outcome, start time.Time, all bool) string {

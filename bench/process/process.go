@@ -103,7 +103,7 @@ func (p *Process) Kill() {
 
 // Tail returns the last lines of the log.
 func (p *Process) Tail(lines int) string {
-	all, err := p.lines()
+	all, err := p.Lines()
 	if err != nil {
 		return err.Error()
 	}
@@ -120,7 +120,7 @@ const bug = "envoy bug failure"
 // Cause returns the lines of the log that say why the process has ended: from the first on that only a dying program writes, else the
 // last ones.
 func (p *Process) Cause(lines int) string {
-	all, err := p.lines()
+	all, err := p.Lines()
 	if err != nil {
 		return err.Error()
 	}
@@ -133,8 +133,8 @@ func (p *Process) Cause(lines int) string {
 	return strings.Join(cause[:min(lines, len(cause))], "\n")
 }
 
-// lines are those that this process has written.
-func (p *Process) lines() ([]string, error) {
+// Lines are those of the log that this process has written.
+func (p *Process) Lines() ([]string, error) {
 	b, err := os.ReadFile(p.Log)
 	if err != nil {
 		return nil, err

@@ -1,10 +1,13 @@
 package process
 
 import (
+	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 // stack is what Go's runtime adds: some forty lines, the registers last.
@@ -52,5 +55,34 @@ func TestStopSaysWhyAProcessHadEnded(t *testing.T) {
 				t.Errorf("%d lines: %v", lines, err)
 			}
 		})
+	}
+}
+
+func TestUsageCountsFieldsBehindTheName(t *testing.T) {
+	stat := "42 (a (strange) name) S 1 42 42 0 -1 4194304 100 0 0 0 250 50 0 0 20 0 1 0 100 1000 200"
+	usage, err := parseUsage(stat, "Name:\tx\nVmHWM:\t  2048 kB\nVmRSS:\t 1024 kB\nRssAnon:\t 512 kB\n", "rchar: 4096\nwchar: 1\n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := (Usage{CPU: 3 * time.Second, Resident: 1 << 20, Peak: 2 << 20, Anonymous: 1 << 19, Received: 4096, Written: 1}); usage != want {
+		t.Errorf("got %+v, want %+v", usage, want)
+	}
+	if _, err := parseUsage("42 (cut", "", ""); err == nil {
+		t.Error("a stat that was cut is no usage")
+	}
+	own, err := UsageOf(os.Getpid())
+	if err != nil || own.Peak == 0 || own.Received == 0 {
+		t.Errorf("our own: got %+v, %v", own, err)
+	}
+}
+
+func TestAwaitTellsWhyAProcessIsNotReady(t *testing.T) {
+	p, err := Start(filepath.Join(t.TempDir(), "log"), "sh", "-c", "echo no such thing; exit 3")
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = p.Await(t.Context(), time.Minute, func(context.Context) error { return errors.New("not yet") })
+	if err == nil || !strings.Contains(err.Error(), "code 3") || !strings.Contains(err.Error(), "no such thing") {
+		t.Errorf("got %v, want the exit code and the end of the log", err)
 	}
 }

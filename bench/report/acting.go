@@ -32,8 +32,7 @@ func actingRows(ctx context.Context, s settings, t *table) error {
 		return err
 	}
 	defer own.Kill()
-	f, err := startSelf(ctx, s, "fleet", "--target", own.Ingest, "--pods", strconv.Itoa(l.pods), "--pods-per-workload", strconv.Itoa(actingPods),
-		"--label-sets", strconv.Itoa(l.labelSets), "--interval", l.interval.String())
+	f, err := startSelf(ctx, s, "fleet", fleetArgs(own.Ingest, l, "--pods-per-workload", strconv.Itoa(actingPods))...)
 	if err != nil {
 		return err
 	}
@@ -59,6 +58,12 @@ func actingRows(ctx context.Context, s settings, t *table) error {
 		fmt.Fprintf(os.Stderr, "%d HPAs %s: %v\n", state.hpas, state.annotations, costs[0])
 		*state.cpu += costs[0].receiver / 2
 	}
+	actingTold(t, without, asking, acting)
+	return nil
+}
+
+// actingTold tells the CPU of a flush without HPAs, with those that do not act, and with those that do.
+func actingTold(t *table, without, asking, acting time.Duration) {
 	what := fmt.Sprintf("acting at surges, 5,000 streams of 20 label sets, 1,000 HPAs of %d pods: CPU ", actingPods)
 	t.add(what+"of ingest without HPAs", micros(without), "us/flush", "lower")
 	t.add(what+"with HPAs of which none acts", micros(asking), "us/flush", "lower")
@@ -67,7 +72,6 @@ func actingRows(ctx context.Context, s settings, t *table) error {
 	share := func(d time.Duration) float64 { return 100 * float64(d-without) / float64(without) }
 	t.add(what+"that HPAs add of which none acts, of ingest's", share(asking), "%", "lower")
 	t.atMost(what+"that marking and evaluating add, of ingest's", share(acting), "%", 10)
-	return nil
 }
 
 // actingState is what HPAs there are, and what is measured with them.
@@ -99,21 +103,15 @@ spec:
 	if err := os.WriteFile(filepath.Join(dir, "hpas.yaml"), []byte(b.String()), 0o600); err != nil {
 		return err
 	}
-	w := watch{meshpulse: own, client: insecureClient()}
-	defer w.client.CloseIdleConnections()
-	for deadline := time.Now().Add(time.Minute); ; {
-		known, err := w.gauge(ctx, "meshpulse_metricsapi_hpas")
-		if err != nil {
-			return err
+	err := until(ctx, time.Minute, func() error {
+		known, err := own.gauge(ctx, "meshpulse_metricsapi_hpas")
+		if err == nil && int(known) != state.hpas {
+			err = fmt.Errorf("%v HPAs of %d are known", known, state.hpas)
 		}
-		if int(known) == state.hpas {
-			return wait(ctx, 2*flushInterval) // the detectors read what the rings have once
-		}
-		if time.Now().After(deadline) {
-			return fmt.Errorf("%v HPAs of %d are known", known, state.hpas)
-		}
-		if err := wait(ctx, 200*time.Millisecond); err != nil {
-			return err
-		}
+		return err
+	})
+	if err != nil {
+		return err
 	}
+	return wait(ctx, 2*flushInterval) // the detectors read what the rings have once
 }

@@ -1,8 +1,8 @@
 package main
 
 import (
+	"cmp"
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -14,13 +14,16 @@ import (
 	"sync"
 	"time"
 
+	traffic "github.com/meshpulse/meshpulse/bench/load"
 	"github.com/meshpulse/meshpulse/bench/standalone"
+	"github.com/meshpulse/meshpulse/bench/web"
 )
 
 const (
 	queryMetric = "prometheus-query"
 	apiHPAs     = 1000
-	apiRate     = 100 // requests a second, of each server
+	apiRate     = 100         // requests a second, of each server
+	apiWarm     = time.Second // not counted: the first connections, handshakes and caches
 	apiTime     = 20 * time.Second
 )
 
@@ -42,7 +45,7 @@ func apiRows(ctx context.Context, s settings, t *table) error {
 		return err
 	}
 	defer fixed.Kill()
-	f, err := startSelf(ctx, s, "fleet", "--target", own.Ingest, "--pods", fmt.Sprint(l.pods), "--label-sets", fmt.Sprint(l.labelSets))
+	f, err := startSelf(ctx, s, "fleet", fleetArgs(own.Ingest, l)...)
 	if err != nil {
 		return err
 	}
@@ -54,14 +57,19 @@ func apiRows(ctx context.Context, s settings, t *table) error {
 	if err != nil {
 		return err
 	}
+	apiTold(t, answers, constants)
+	return nil
+}
+
+// apiTold holds the latencies of answers, in order, against those of a constant answer.
+func apiTold(t *table, answers, constants []time.Duration) {
 	const what = "external metrics GET, 1,000 HPAs, 100 requests/s"
 	t.add(what+": p50 of a constant answer", millis(quantile(constants, .5)), "ms", "lower")
 	t.add(what+": p50 of meshpulse", millis(quantile(answers, .5)), "ms", "lower")
 	t.add(what+": p99 of a constant answer", millis(quantile(constants, .99)), "ms", "lower")
 	t.add(what+": p99 of meshpulse", millis(quantile(answers, .99)), "ms", "lower")
-	t.atMost(what+": ratio of p99", float64(quantile(answers, .99))/float64(quantile(constants, .99)), "x", 1.5)
+	t.atMost(what+": ratio of p99", ratio(quantile(answers, .99), quantile(constants, .99)), "x", 1.5)
 	t.note("Both servers were asked at the same time, each at 100 requests/s, while 200 sidecars of 20 label sets reported to meshpulse; each answer of meshpulse sums over 200 series.")
-	return nil
 }
 
 func millis(d time.Duration) float64 { return float64(d.Nanoseconds()) / 1e6 }
@@ -102,16 +110,14 @@ spec:
 
 // ask sends requests to both servers at a steady rate, whatever their answers take, and returns the latencies in order.
 func ask(ctx context.Context, own, fixed *child) (answers, constants []time.Duration, err error) {
-	// The certificates are self-made and in memory; the addresses are this machine's own.
-	transport := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, ForceAttemptHTTP2: true}
-	client := &http.Client{Transport: transport, Timeout: 10 * time.Second}
+	client := web.Insecure()
+	client.Transport.(*http.Transport).ForceAttemptHTTP2 = true // as the API server asks
 	defer client.CloseIdleConnections()
 	var mu sync.Mutex
-	var pending sync.WaitGroup
 	var failed error
 	send := func(server *child, into *[]time.Duration, scheduled time.Time) {
 		path := standalone.MetricPath("test", queryMetric, fmt.Sprintf("query-name=query-%d", rand.IntN(apiHPAs)))
-		_, err := get(ctx, client, "https://"+server.HTTPS+path)
+		_, err := web.Get(ctx, client, "https://"+server.HTTPS+path)
 		took := time.Since(scheduled)
 		mu.Lock()
 		defer mu.Unlock()
@@ -120,31 +126,20 @@ func ask(ctx context.Context, own, fixed *child) (answers, constants []time.Dura
 		}
 		*into = append(*into, took)
 	}
-	warm := apiRate // the first connections, handshakes and caches
-	tick := time.NewTicker(time.Second / apiRate)
-	defer tick.Stop()
-	for i := range warm + int(apiTime.Seconds()*apiRate) {
-		select {
-		case <-ctx.Done():
-			return nil, nil, ctx.Err()
-		case <-tick.C:
-		}
+	traffic.Loop(ctx, time.Now(), traffic.Steady(apiRate, apiWarm+apiTime), func(i int, _ time.Time) {
 		a, c := &answers, &constants
-		if i < warm {
+		if i < apiRate*int(apiWarm.Seconds()) {
 			a, c = new([]time.Duration), new([]time.Duration)
 		}
-		pending.Go(func() {
-			if i%2 == 0 { // neither is always the first
-				send(own, a, time.Now())
-				send(fixed, c, time.Now())
-			} else {
-				send(fixed, c, time.Now())
-				send(own, a, time.Now())
-			}
-		})
-	}
-	pending.Wait()
+		if i%2 == 0 { // neither is always the first
+			send(own, a, time.Now())
+			send(fixed, c, time.Now())
+		} else {
+			send(fixed, c, time.Now())
+			send(own, a, time.Now())
+		}
+	})
 	slices.Sort(answers)
 	slices.Sort(constants)
-	return answers, constants, failed
+	return answers, constants, cmp.Or(failed, ctx.Err())
 }

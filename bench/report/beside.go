@@ -2,20 +2,17 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"math"
 	"net/http"
-	"net/url"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"time"
 
 	traffic "github.com/meshpulse/meshpulse/bench/load"
-	"github.com/meshpulse/meshpulse/bench/process"
+	"github.com/meshpulse/meshpulse/bench/prometheus"
 	"github.com/meshpulse/meshpulse/bench/sidecar"
 	"github.com/meshpulse/meshpulse/bench/standalone"
 )
@@ -80,8 +77,7 @@ type beside struct {
 	pods       []*besidePod
 	queries    *queries
 	server     *standalone.Server
-	prometheus *process.Process
-	url        string // Prometheus'
+	prometheus *prometheus.Server
 }
 
 // runBeside lets a real Prometheus scrape the Envoys that push here, while pods join, leave and restart.
@@ -92,7 +88,7 @@ func runBeside(ctx context.Context, args []string) (err error) {
 	}
 	t := newTable("make beside", time.Now())
 	t.title = "The same Envoys, scraped by Prometheus and pushing to meshpulse"
-	if t.Versions["Prometheus server"], err = prometheusVersion(s); err != nil {
+	if t.Versions["Prometheus server"], err = prometheus.Version(s.prometheus); err != nil {
 		return err
 	}
 	b := &beside{s: s, dir: filepath.Join(s.work, "beside"), pods: besidePods(), queries: newQueries()}
@@ -104,7 +100,11 @@ func runBeside(ctx context.Context, args []string) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := b.rows(ctx, t, minutes); err != nil {
+	run, err := b.overTheRun(ctx)
+	if err != nil {
+		return err
+	}
+	if err := besideTold(t, run, minutes); err != nil {
 		return err
 	}
 	fmt.Print(t.markdown())
@@ -128,32 +128,14 @@ func (b *beside) start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := b.writeTargets(); err != nil {
-		return err
-	}
-	const address = "127.0.0.1:19091"
-	b.url = "http://" + address
-	b.prometheus, err = process.Start(filepath.Join(b.dir, "prometheus.log"), b.s.prometheus, "--config.file="+b.config(),
-		"--storage.tsdb.path="+filepath.Join(b.dir, "data"), "--web.listen-address="+address, "--web.enable-lifecycle")
-	if err != nil {
-		return err
-	}
-	for limit := time.Now().Add(30 * time.Second); ; {
-		if _, err := get(ctx, http.DefaultClient, b.url+"/-/ready"); err == nil {
-			return nil
-		} else if time.Now().After(limit) {
-			return fmt.Errorf("prometheus: %w:\n%s", err, b.prometheus.Tail(10))
-		}
-		if err := wait(ctx, 100*time.Millisecond); err != nil {
-			return err
-		}
-	}
+	b.prometheus, err = prometheus.Start(ctx, prometheus.Options{
+		Binary: b.s.prometheus, Dir: filepath.Join(b.dir, "prometheus"), Address: "127.0.0.1:19091", Config: b.config(),
+	})
+	return err
 }
 
-func (b *beside) config() string { return filepath.Join(b.dir, "prometheus.yml") }
-
-// writeTargets tells Prometheus which pods there are.
-func (b *beside) writeTargets() error {
+// config tells Prometheus which pods there are.
+func (b *beside) config() string {
 	var text strings.Builder
 	fmt.Fprintf(&text, `global: {scrape_interval: %[1]s, scrape_timeout: %[1]s}
 scrape_configs:
@@ -171,28 +153,11 @@ scrape_configs:
 				strings.TrimPrefix(p.sidecar.AdminURL(), "http://"), p.name, p.name)
 		}
 	}
-	return os.WriteFile(b.config(), []byte(text.String()), 0o600)
+	return text.String()
 }
 
 // targets tells a running Prometheus.
-func (b *beside) targets(ctx context.Context) error {
-	if err := b.writeTargets(); err != nil {
-		return err
-	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, b.url+"/-/reload", nil)
-	if err != nil {
-		return err
-	}
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return err
-	}
-	_ = resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		return fmt.Errorf("prometheus does not take its targets: %s:\n%s", resp.Status, b.prometheus.Tail(5))
-	}
-	return nil
-}
+func (b *beside) targets(ctx context.Context) error { return b.prometheus.Reload(ctx, b.config()) }
 
 func (b *beside) join(ctx context.Context, i int) error {
 	p := b.pods[i]
@@ -204,7 +169,10 @@ func (b *beside) join(ctx context.Context, i int) error {
 	if err != nil {
 		return err
 	}
-	p.load = traffic.Start(ctx, traffic.Options{Targets: []string{p.sidecar.Address()}, Rate: besideRate, Header: http.Header{"X-Source-Workload": {"client"}}})
+	p.load = traffic.Start(ctx, traffic.Options{
+		Targets: []string{p.sidecar.Address()}, Profile: traffic.Steady(besideRate, traffic.Endless),
+		Header: http.Header{"X-Source-Workload": {"client"}},
+	})
 	return nil
 }
 
@@ -212,7 +180,7 @@ func (b *beside) join(ctx context.Context, i int) error {
 func (p *besidePod) quiet() {
 	if p.load != nil {
 		p.load.Stop()
-		seen := p.load.Between(time.Time{}, time.Now())
+		seen := p.load.All()
 		p.sent += seen.Requests - seen.Failed
 		p.load = nil
 	}
@@ -275,7 +243,7 @@ func (b *beside) live(ctx context.Context) ([]besideAnswer, error) {
 			if err != nil {
 				return nil, err
 			}
-			theirs, err := b.ask(ctx, besideMinute(w))
+			theirs, err := b.prometheus.Value(ctx, besideMinute(w))
 			if err != nil {
 				return nil, err
 			}
@@ -324,82 +292,58 @@ func (b *beside) calm(workload string, now time.Duration) bool {
 	return true
 }
 
-// promResult is an instant answer of Prometheus' API: of a vector its values, of a matrix its samples.
-type promResult struct {
-	Value  [2]any
-	Values [][2]any
-}
-
-func (b *beside) query(ctx context.Context, expr string) ([]promResult, error) {
-	body, err := get(ctx, http.DefaultClient, b.url+"/api/v1/query?"+url.Values{"query": {expr}}.Encode())
-	if err != nil {
-		return nil, err
-	}
-	var answer struct{ Data struct{ Result []promResult } }
-	if err := json.Unmarshal(body, &answer); err != nil {
-		return nil, fmt.Errorf("prometheus: %w", err)
-	}
-	return answer.Data.Result, nil
-}
-
-func (b *beside) ask(ctx context.Context, expr string) (float64, error) {
-	result, err := b.query(ctx, expr)
-	if err != nil {
-		return 0, err
-	}
-	if len(result) != 1 {
-		return 0, fmt.Errorf("prometheus: %d values of %s", len(result), expr)
-	}
-	return strconv.ParseFloat(fmt.Sprint(result[0].Value[1]), 64)
-}
-
-// grown is what Prometheus has seen a workload's counters grow by, resets added up: its increase without extrapolation.
-func (b *beside) grown(ctx context.Context, workload string) (grown float64, err error) {
-	series, err := b.query(ctx, besideSelector(workload)+"[7m]")
-	if err != nil {
-		return 0, err
-	}
-	for _, s := range series {
-		last := math.NaN()
-		for _, v := range s.Values {
-			now, err := strconv.ParseFloat(fmt.Sprint(v[1]), 64)
-			if err != nil {
-				return 0, err
-			}
-			switch {
-			case now >= last:
-				grown += now - last
-			case now < last:
-				grown += now
-			}
-			last = now
+// grown is what a counter has grown by, resets added up: its increase without extrapolation.
+func grown(samples []float64) (sum float64) {
+	for i := 1; i < len(samples); i++ {
+		if last, now := samples[i-1], samples[i]; now >= last {
+			sum += now - last
+		} else {
+			sum += now
 		}
 	}
-	return grown, nil
+	return sum
 }
 
-func (b *beside) rows(ctx context.Context, t *table, answers []besideAnswer) error {
+// counted is what of a workload's requests over the run was answered, and what both have counted.
+type counted struct {
+	workload              string
+	sent, own, prometheus float64
+}
+
+// overTheRun asks both what they have counted.
+func (b *beside) overTheRun(ctx context.Context) (all []counted, err error) {
+	for _, w := range besideWorkloads {
+		c := counted{workload: w}
+		for _, p := range b.pods {
+			if p.workload == w {
+				c.sent += float64(p.sent)
+			}
+		}
+		if c.own, err = b.queries.ask(ctx, b.server, besideGrown(w)); err != nil {
+			return nil, err
+		}
+		series, err := b.prometheus.Samples(ctx, besideSelector(w)+"[7m]")
+		if err != nil {
+			return nil, err
+		}
+		for _, samples := range series {
+			c.prometheus += grown(samples)
+		}
+		all = append(all, c)
+	}
+	return all, nil
+}
+
+// besideTold tells what both have counted over the run, and how far apart their last minutes are.
+func besideTold(t *table, run []counted, answers []besideAnswer) error {
 	fmt.Fprintf(&t.body, "Five minutes, 12 Envoys of four workloads, %d requests a second each; flush and scrape every %s.\n\n## Over the run\n\n"+
 		"Counters' growth without extrapolation, resets added up.\n\n"+
 		"| workload | requests answered | meshpulse | Prometheus |\n|---|--:|--:|--:|\n", besideRate, besideScrape)
-	for _, w := range besideWorkloads {
-		sent := 0
-		for _, p := range b.pods {
-			if p.workload == w {
-				sent += p.sent
-			}
-		}
-		own, err := b.queries.ask(ctx, b.server, besideGrown(w))
-		if err != nil {
-			return err
-		}
-		theirs, err := b.grown(ctx, w)
-		if err != nil {
-			return err
-		}
-		fmt.Fprintf(&t.body, "| %s | %d | %.0f (%+.2f %%) | %.0f (%+.2f %%) |\n", w, sent, own, 100*(own/float64(sent)-1), theirs, 100*(theirs/float64(sent)-1))
-		t.add(w+": requests of the run that meshpulse has not counted", float64(sent)-own, "requests", "lower")
-		t.add(w+": requests of the run that Prometheus has not counted", float64(sent)-theirs, "requests", "lower")
+	for _, c := range run {
+		fmt.Fprintf(&t.body, "| %s | %.0f | %.0f (%+.2f %%) | %.0f (%+.2f %%) |\n",
+			c.workload, c.sent, c.own, 100*(c.own/c.sent-1), c.prometheus, 100*(c.prometheus/c.sent-1))
+		t.add(c.workload+": requests of the run that meshpulse has not counted", c.sent-c.own, "requests", "lower")
+		t.add(c.workload+": requests of the run that Prometheus has not counted", c.sent-c.prometheus, "requests", "lower")
 	}
 	t.body.WriteString("\n## increase(…[1m]), outside of joins and restarts\n\nThe sum of all such answers, asked every 15 s at the same time.\n\n" +
 		"| workload | answers | meshpulse | Prometheus | apart | worst single one |\n|---|--:|--:|--:|--:|--:|\n")

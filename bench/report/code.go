@@ -53,6 +53,11 @@ func codeRows(ctx context.Context, s settings, t *table) error {
 		}
 		out += o
 	}
+	return codeTold(t, out)
+}
+
+// codeTold tells what go test has printed of the benchmarks.
+func codeTold(t *table, out string) error {
 	found := parseBenchmarks(out)
 	for _, f := range figures {
 		v, ok := found[f.benchmark][f.unit]
@@ -101,9 +106,7 @@ func parseBenchmarks(out string) map[string]map[string]float64 {
 			continue
 		}
 		name := strings.TrimPrefix(f[0], "Benchmark")
-		if i := strings.LastIndexByte(name, '-'); i > strings.LastIndexByte(name, '/') {
-			name = name[:i]
-		} else if i > 0 {
+		if i := strings.LastIndexByte(name, '-'); i > 0 {
 			if _, err := strconv.Atoi(name[i+1:]); err == nil {
 				name = name[:i]
 			}

@@ -19,6 +19,8 @@ import (
 	generatedcore "sigs.k8s.io/custom-metrics-apiserver/pkg/generated/openapi/core"
 	generatedexternal "sigs.k8s.io/custom-metrics-apiserver/pkg/generated/openapi/externalmetrics"
 	"sigs.k8s.io/custom-metrics-apiserver/pkg/provider"
+
+	"github.com/meshpulse/meshpulse/bench/standalone"
 )
 
 // constant answers every request for an external metric with the same value: what the library alone costs.
@@ -69,7 +71,7 @@ func serveConstant(ctx context.Context, _ []string) error {
 	if err != nil {
 		return err
 	}
-	if err := tellServing(serving{HTTPS: l.Addr().String()}); err != nil {
+	if err := tellServing(standalone.Serving{HTTPS: l.Addr().String()}); err != nil {
 		return err
 	}
 	return server.GenericAPIServer.PrepareRun().RunWithContext(ctx)

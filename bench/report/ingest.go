@@ -11,6 +11,10 @@ import (
 	"slices"
 	"strconv"
 	"time"
+
+	"github.com/meshpulse/meshpulse/bench/fleet"
+	"github.com/meshpulse/meshpulse/bench/process"
+	"github.com/meshpulse/meshpulse/bench/web"
 )
 
 // load is what a receiver is put under.
@@ -28,7 +32,7 @@ func (l load) away() int64 { return int64(2 * float64(l.churn) * l.interval.Minu
 type cost struct {
 	flushes                 int64
 	receiver, sender        time.Duration // CPU a flush
-	resident, peak          int64
+	resident                int64
 	anonymous, idle         int64 // of resident, what is not pages of files; the same before the load
 	flushBytes              int64
 	lateMs                  int64
@@ -145,10 +149,7 @@ func putUnder(ctx context.Context, s settings, sub subject, certs *certificates,
 		r.Kill()
 		return loaded{}, err
 	}
-	args := []string{
-		"--target", r.Ingest, "--pods", strconv.Itoa(l.pods), "--label-sets", strconv.Itoa(l.labelSets),
-		"--interval", l.interval.String(), "--labels=" + strconv.FormatBool(l.labels),
-	}
+	args := fleetArgs(r.Ingest, l)
 	if certs != nil {
 		args = append(args, "--ca-file", certs.cert)
 	}
@@ -162,81 +163,58 @@ func putUnder(ctx context.Context, s settings, sub subject, certs *certificates,
 
 // idleMemory waits until a receiver answers, and returns its memory that is not pages of files.
 func idleMemory(ctx context.Context, r *child) (int64, error) {
-	for deadline := time.Now().Add(time.Minute); ; {
+	err := until(ctx, time.Minute, func() error {
 		_, err := r.messages(ctx)
-		if err == nil {
-			_, _, anonymous, err := memory(r.PID())
-			return anonymous, err
-		}
-		if time.Now().After(deadline) {
-			return 0, err
-		}
-		if err := wait(ctx, 200*time.Millisecond); err != nil {
-			return 0, err
-		}
+		return err
+	})
+	if err != nil {
+		return 0, err
 	}
+	u, err := process.UsageOf(r.PID())
+	return u.Anonymous, err
 }
 
 // steady waits until every sidecar has a stream, but for churn, and has flushed so often.
 func steady(ctx context.Context, f *child, l load, flushes int) error {
-	deadline := time.Now().Add(l.interval*time.Duration(flushes) + time.Minute)
-	for {
+	return until(ctx, l.interval*time.Duration(flushes)+time.Minute, func() error {
 		st, err := f.fleetStats(ctx)
-		if err != nil {
-			return err
+		if err == nil && (st.Streams < int64(l.pods)-l.away() || st.Flushes < int64(flushes*l.pods)) {
+			err = fmt.Errorf("fleet is not steady: %+v", st)
 		}
-		if st.Streams >= int64(l.pods)-l.away() && st.Flushes >= int64(flushes*l.pods) {
-			return nil
-		}
-		if time.Now().After(deadline) {
-			return fmt.Errorf("fleet is not steady: %+v", st)
-		}
-		if err := wait(ctx, 200*time.Millisecond); err != nil {
-			return err
-		}
-	}
+		return err
+	})
 }
 
 // caughtUp waits until the receiver has read what was sent, but for what is on its way: thousands of new pods at once take it
 // some seconds, which gRPC's windows hide from the sender.
 func caughtUp(ctx context.Context, r, f *child) error {
-	for deadline := time.Now().Add(2 * time.Minute); ; {
+	return until(ctx, 2*time.Minute, func() error {
 		st, err := f.fleetStats(ctx)
 		if err != nil {
 			return err
 		}
 		n, err := r.messages(ctx)
-		if err != nil {
-			return err
+		if err == nil && st.Flushes-n > max(5, st.Streams/100) {
+			err = fmt.Errorf("%d of %d flushes have been received", n, st.Flushes)
 		}
-		if st.Flushes-n <= max(5, st.Streams/100) {
-			return nil
-		}
-		if time.Now().After(deadline) {
-			return fmt.Errorf("%d of %d flushes have been received", n, st.Flushes)
-		}
-		if err := wait(ctx, 200*time.Millisecond); err != nil {
-			return err
-		}
-	}
+		return err
+	})
 }
 
 // reading is what a receiver and its sender have done so far.
 type reading struct {
-	at       time.Time
-	receiver time.Duration
-	sender   time.Duration
-	flushes  int64
-	bytes    int64
-	failed   int64
-	late     int64
+	at               time.Time
+	receiver, sender process.Usage
+	fleet            fleet.Stats
 }
 
-func (p loaded) read(ctx context.Context) (reading, error) {
-	st, err := p.sender.fleetStats(ctx)
-	rc, e1 := cpuTime(p.receiver.PID())
-	fc, e2 := cpuTime(p.sender.PID())
-	return reading{time.Now(), rc, fc, st.Flushes, st.Bytes, st.Failed, st.LateMs}, errors.Join(err, e1, e2)
+func (p loaded) read(ctx context.Context) (r reading, err error) {
+	var e1, e2, e3 error
+	r.fleet, e1 = p.sender.fleetStats(ctx)
+	r.receiver, e2 = process.UsageOf(p.receiver.PID())
+	r.sender, e3 = process.UsageOf(p.sender.PID())
+	r.at = time.Now()
+	return r, errors.Join(e1, e2, e3)
 }
 
 // count takes CPU time and flushes over the measuring time.
@@ -253,30 +231,32 @@ func count(ctx context.Context, s settings, all []loaded) ([]cost, error) {
 	}
 	costs := make([]cost, len(all))
 	for i, p := range all {
-		if costs[i], err = p.since(ctx, before[i]); err != nil {
+		after, err := p.read(ctx)
+		if err != nil {
 			return nil, err
 		}
+		if costs[i], err = between(before[i], after); err != nil {
+			return nil, err
+		}
+		costs[i].idle = p.idle
 	}
 	return costs, nil
 }
 
-// since is the cost since a reading.
-func (p loaded) since(ctx context.Context, a reading) (cost, error) {
-	b, err := p.read(ctx)
-	if err != nil {
-		return cost{}, err
-	}
-	n := b.flushes - a.flushes
-	if n == 0 {
+// between is the cost from a reading to a later one.
+func between(a, b reading) (cost, error) {
+	n := b.fleet.Flushes - a.fleet.Flushes
+	if n <= 0 {
 		return cost{}, errors.New("nothing was flushed")
 	}
-	resident, peak, anonymous, err := memory(p.receiver.PID())
+	receiver, sender := b.receiver.CPU-a.receiver.CPU, b.sender.CPU-a.sender.CPU
 	seconds := b.at.Sub(a.at).Seconds()
 	return cost{
-		flushes: n, receiver: (b.receiver - a.receiver) / time.Duration(n), sender: (b.sender - a.sender) / time.Duration(n),
-		resident: resident, peak: peak, anonymous: anonymous, idle: p.idle, flushBytes: (b.bytes - a.bytes) / n, lateMs: b.late, failed: b.failed,
-		receiverShare: (b.receiver - a.receiver).Seconds() / seconds, measured: seconds,
-	}, err
+		flushes: n, receiver: receiver / time.Duration(n), sender: sender / time.Duration(n),
+		resident: b.receiver.Resident, anonymous: b.receiver.Anonymous,
+		flushBytes: (b.fleet.Bytes - a.fleet.Bytes) / n, lateMs: b.fleet.LateMs, failed: b.fleet.Failed,
+		receiverShare: receiver.Seconds() / seconds, measured: seconds,
+	}, nil
 }
 
 // profile keeps profiles of meshpulse under load: of its CPU time, and of who waits for whom.
@@ -285,7 +265,7 @@ func profile(ctx context.Context, s settings, l load) error {
 		return err
 	}
 	for _, kind := range []struct{ file, path string }{{"cpu", "profile"}, {"mutex", "mutex"}, {"block", "block"}} {
-		b, err := get(ctx, http.DefaultClient, "http://"+profilingAddress+"/debug/pprof/"+kind.path+"?seconds=10")
+		b, err := web.Get(ctx, http.DefaultClient, "http://"+profilingAddress+"/debug/pprof/"+kind.path+"?seconds=10")
 		if err != nil {
 			return err
 		}

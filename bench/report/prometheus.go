@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"debug/buildinfo"
 	"errors"
 	"flag"
 	"fmt"
@@ -18,6 +17,9 @@ import (
 
 	"github.com/meshpulse/meshpulse/bench/fleet"
 	"github.com/meshpulse/meshpulse/bench/process"
+	"github.com/meshpulse/meshpulse/bench/prometheus"
+	"github.com/meshpulse/meshpulse/bench/standalone"
+	"github.com/meshpulse/meshpulse/bench/web"
 )
 
 // serveExposition shows what the sidecars of a fleet would at /stats/prometheus/POD, and at /stats how often it was asked.
@@ -55,7 +57,7 @@ func serveExposition(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	if err := tellServing(serving{HTTPS: address}); err != nil {
+	if err := tellServing(standalone.Serving{HTTPS: address}); err != nil {
 		return err
 	}
 	<-ctx.Done()
@@ -67,7 +69,7 @@ var prometheusLoad = load{pods: 100, labelSets: 20, interval: flushInterval, war
 
 // prometheusRows compare meshpulse with a real Prometheus that scrapes the same families at the same interval, at the same time.
 func prometheusRows(ctx context.Context, s settings, t *table) error {
-	version, err := prometheusVersion(s)
+	version, err := prometheus.Version(s.prometheus)
 	if err != nil {
 		t.note("No comparison with Prometheus: %v.", err)
 		return nil
@@ -90,17 +92,22 @@ func prometheusRows(ctx context.Context, s settings, t *table) error {
 		return err
 	}
 	fmt.Fprintf(os.Stderr, "%-28s %v\n", "Prometheus, 100 sidecars", theirs)
-	own, floor := costs[0], costs[1]
+	prometheusTold(t, theirs, costs[0], costs[1])
+	return nil
+}
+
+// prometheusTold holds Prometheus' cost of a scrape against meshpulse's and the null sink's of a flush.
+func prometheusTold(t *table, theirs, own, floor cost) {
 	const what = "100 sidecars of 20 label sets every 5 s"
 	t.add(what+": CPU of Prometheus", micros(theirs.receiver), "us/scrape", "lower")
 	t.add(what+": CPU of meshpulse", micros(own.receiver), "us/flush", "lower")
 	t.add(what+": CPU of the null sink", micros(floor.receiver), "us/flush", "lower")
 	t.atLeast(what+": Prometheus' CPU over meshpulse's", ratio(theirs.receiver, own.receiver), "x", 30)
-	t.add(what+": RSS of Prometheus", float64(theirs.resident)/(1<<20), "MiB", "lower")
-	t.add(what+": RSS of meshpulse", float64(own.resident)/(1<<20), "MiB", "lower")
+	t.add(what+": RSS of Prometheus", mebi(theirs.resident), "MiB", "lower")
+	t.add(what+": RSS of meshpulse", mebi(own.resident), "MiB", "lower")
 	t.atLeast(what+": Prometheus' RSS over meshpulse's", ratio(theirs.resident, own.resident), "x", 10)
-	t.add(what+": of Prometheus' RSS, not pages of files", float64(theirs.anonymous)/(1<<20), "MiB", "lower")
-	t.add(what+": of meshpulse's RSS, not pages of files", float64(own.anonymous)/(1<<20), "MiB", "lower")
+	t.add(what+": of Prometheus' RSS, not pages of files", mebi(theirs.anonymous), "MiB", "lower")
+	t.add(what+": of meshpulse's RSS, not pages of files", mebi(own.anonymous), "MiB", "lower")
 	t.add(what+": Prometheus' over meshpulse's, without pages of files", ratio(theirs.anonymous, own.anonymous), "x", "higher")
 	t.add(what+": what a label set takes of Prometheus", theirs.perLabelSet(), "KiB", "lower")
 	t.add(what+": what a label set takes of meshpulse, its part of the sidecar's connection included", own.perLabelSet(), "KiB", "lower")
@@ -108,30 +115,13 @@ func prometheusRows(ctx context.Context, s settings, t *table) error {
 	t.note("Prometheus, meshpulse and the null sink ran at the same time. Prometheus' CPU and memory hold its WAL and head block, which keep two hours and survive a restart; meshpulse keeps five minutes in memory. "+
 		"Memory was taken after %d s, when meshpulse's rings are full. Pages of files are those of a program, which the kernel can drop and read again: meshpulse's are its Kubernetes libraries and its tables of functions. "+
 		"What a label set takes is what has come since the load began that is no page of a file.",
-		int((theirs.measured + prometheusWarm.Seconds())))
-	return nil
-}
-
-// prometheusVersion is the version of the module that Prometheus was built as. (It is built by go build alone, so it does not know itself.)
-func prometheusVersion(s settings) (string, error) {
-	info, err := buildinfo.ReadFile(s.prometheus)
-	if err != nil {
-		return "", err
-	}
-	for _, d := range append(info.Deps, &info.Main) {
-		if d.Path == "github.com/prometheus/prometheus" {
-			return d.Version, nil
-		}
-	}
-	return "", fmt.Errorf("%s is not Prometheus", s.prometheus)
+		int(theirs.measured+prometheusWarm.Seconds()))
 }
 
 // perLabelSet is the memory that the load has added for each of its label sets, in KiB.
 func (c cost) perLabelSet() float64 {
 	return float64(c.anonymous-c.idle) / 1024 / float64(prometheusLoad.pods*prometheusLoad.labelSets)
 }
-
-func ratio[T ~int64](a, b T) float64 { return float64(a) / float64(b) }
 
 // prometheusWarm is how long Prometheus scrapes before its CPU is counted: series are made in the first scrapes, and meshpulse's
 // rings are full after its retention of five minutes.
@@ -147,34 +137,25 @@ func measurePrometheus(ctx context.Context, s settings) (c cost, err error) {
 		return c, err
 	}
 	defer e.Kill()
-	dir, err := os.MkdirTemp(s.work, "prometheus-")
-	if err != nil {
-		return c, err
-	}
-	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	config := filepath.Join(dir, "prometheus.yml")
-	if err := os.WriteFile(config, prometheusConfig(e.HTTPS, load{interval: l.interval}), 0o600); err != nil {
-		return c, err
-	}
-	p, err := process.Start(filepath.Join(s.work, "prometheus.log"), s.prometheus, "--config.file="+config,
-		"--storage.tsdb.path="+filepath.Join(dir, "data"), "--web.listen-address="+prometheusAddress, "--web.enable-lifecycle")
+	p, err := prometheus.Start(ctx, prometheus.Options{
+		Binary: s.prometheus, Dir: filepath.Join(s.work, "prometheus"), Address: prometheusAddress,
+		Config: prometheusConfig(e.HTTPS, load{interval: l.interval}),
+	})
 	if err != nil {
 		return c, err
 	}
 	defer p.Kill()
-	if c.idle, err = idlePrometheus(ctx, p); err != nil {
+	before, _, err := scraped(ctx, p, e)
+	if err != nil {
 		return c, err
 	}
-	if err := os.WriteFile(config, prometheusConfig(e.HTTPS, l), 0o600); err != nil {
-		return c, err
-	}
-	if _, err := do(ctx, http.DefaultClient, http.MethodPost, "http://"+prometheusAddress+"/-/reload"); err != nil {
+	if err := p.Reload(ctx, prometheusConfig(e.HTTPS, l)); err != nil {
 		return c, err
 	}
 	if err := wait(ctx, prometheusWarm); err != nil {
 		return c, err
 	}
-	cpu, scrapes, err := scraped(ctx, p, e)
+	warm, from, err := scraped(ctx, p, e)
 	if err != nil {
 		return c, err
 	}
@@ -182,62 +163,48 @@ func measurePrometheus(ctx context.Context, s settings) (c cost, err error) {
 	if err := wait(ctx, prometheusMeasures*s.measure); err != nil {
 		return c, err
 	}
-	cpu2, scrapes2, err := scraped(ctx, p, e)
+	after, to, err := scraped(ctx, p, e)
 	if err != nil {
 		return c, err
 	}
-	if scrapes2 == scrapes {
-		return c, fmt.Errorf("nothing was scraped:\n%s", p.Tail(10))
-	}
-	c.flushes = scrapes2 - scrapes
-	c.receiver = (cpu2 - cpu) / time.Duration(c.flushes)
-	c.measured = time.Since(began).Seconds()
-	c.receiverShare = (cpu2 - cpu).Seconds() / c.measured
-	c.resident, c.peak, c.anonymous, err = memory(p.PID())
+	c, err = scrapedCost(warm, after, to-from, time.Since(began))
+	c.idle = before.Anonymous
 	return c, err
+}
+
+// scrapedCost is what so many scrapes within a time took.
+func scrapedCost(before, after process.Usage, scrapes int64, within time.Duration) (cost, error) {
+	if scrapes <= 0 {
+		return cost{}, errors.New("nothing was scraped")
+	}
+	cpu := after.CPU - before.CPU
+	return cost{
+		flushes: scrapes, receiver: cpu / time.Duration(scrapes), measured: within.Seconds(), receiverShare: cpu.Seconds() / within.Seconds(),
+		resident: after.Resident, anonymous: after.Anonymous,
+	}, nil
 }
 
 const prometheusAddress = "127.0.0.1:19090"
 
-// idlePrometheus waits until Prometheus is ready and returns its memory that is not pages of files.
-func idlePrometheus(ctx context.Context, p *process.Process) (int64, error) {
-	for deadline := time.Now().Add(time.Minute); ; {
-		_, err := get(ctx, http.DefaultClient, "http://"+prometheusAddress+"/-/ready")
-		if err == nil {
-			_, _, anonymous, err := memory(p.PID())
-			return anonymous, err
-		}
-		select {
-		case <-p.Exited():
-		case <-time.After(200 * time.Millisecond):
-			if time.Now().Before(deadline) && ctx.Err() == nil {
-				continue
-			}
-		}
-		return 0, fmt.Errorf("prometheus is not ready: %w\n%s", err, p.Tail(10))
+// scraped reads what Prometheus has used, and how often it has scraped.
+func scraped(ctx context.Context, p *prometheus.Server, exposition *child) (used process.Usage, scrapes int64, err error) {
+	b, err := web.Get(ctx, http.DefaultClient, "http://"+exposition.HTTPS+"/stats")
+	if err != nil {
+		return used, 0, err
 	}
+	if scrapes, err = strconv.ParseInt(string(b), 10, 64); err != nil {
+		return used, 0, err
+	}
+	used, err = process.UsageOf(p.PID())
+	return used, scrapes, err
 }
 
-// scraped reads the CPU time of Prometheus and how often it has scraped.
-func scraped(ctx context.Context, p *process.Process, exposition *child) (time.Duration, int64, error) {
-	b, err := get(ctx, http.DefaultClient, "http://"+exposition.HTTPS+"/stats")
-	if err != nil {
-		return 0, 0, err
-	}
-	n, err := strconv.ParseInt(string(b), 10, 64)
-	if err != nil {
-		return 0, 0, err
-	}
-	cpu, err := cpuTime(p.PID())
-	return cpu, n, err
-}
-
-func prometheusConfig(target string, l load) []byte {
+func prometheusConfig(target string, l load) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "global: {scrape_interval: %s, scrape_timeout: %s}\nscrape_configs:\n", l.interval, l.interval)
 	for pod := range l.pods {
 		fmt.Fprintf(&b, "- {job_name: \"pod-%d\", metrics_path: \"/stats/prometheus/%d\", static_configs: [{targets: [%q], labels: {namespace: test, pod: \"pod-%d\"}}]}\n",
 			pod, pod, target, pod)
 	}
-	return []byte(b.String())
+	return b.String()
 }

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -17,6 +18,7 @@ import (
 	"github.com/meshpulse/meshpulse/bench/durations"
 	"github.com/meshpulse/meshpulse/bench/sidecar"
 	"github.com/meshpulse/meshpulse/bench/standalone"
+	"github.com/meshpulse/meshpulse/bench/web"
 )
 
 // How long the sidecars of the quantiles' run are sent requests, and how many one of them gets as fast as it answers.
@@ -125,7 +127,7 @@ func runQuantiles(ctx context.Context, args []string) (err error) {
 	t.title = "Quantiles and averages against what Envoys recorded"
 	cells, burst, synthetic := exactCells()
 	steps := averageSteps()
-	all := append(append(append([]*cell{}, cells...), burst...), synthetic...)
+	all := slices.Concat(cells, burst, synthetic)
 	run, err := startExact(ctx, s, all, steps)
 	if err != nil {
 		return err
@@ -141,19 +143,23 @@ func runQuantiles(ctx context.Context, args []string) (err error) {
 	if err := run.synthesize(ctx, synthetic); err != nil {
 		return err
 	}
-	if err := run.settle(ctx, append(all, steps...)); err != nil {
+	if err := run.settle(ctx, slices.Concat(all, steps)); err != nil {
 		return err
 	}
 	t.note("Requests went to %d Envoys (`%s`), each with the duration that it records as a header; the same minute for all fleets. "+
 		"Asked is sum(rate(…[5m])) over all of it. As fast as one Envoy answered is %.0f requests a second here; 50,000 a second on one pod are "+
 		"messages of the same form, made up from the same distributions, since no machine at hand lets one Envoy do that.",
 		len(run.sidecars), run.version(ctx), rate)
-	if err := run.quantileRows(ctx, t, all); err != nil {
+	estimates, err := run.estimates(ctx, all)
+	if err != nil {
 		return err
 	}
-	if err := run.averageRows(ctx, t, cells, steps); err != nil {
+	quantilesTold(t, estimates)
+	averages, err := run.averages(ctx, append(slices.Clone(steps), cells...))
+	if err != nil {
 		return err
 	}
+	averagesTold(t, cells, steps, averages)
 	fmt.Print(t.markdown())
 	return t.write(s.results, "quantiles")
 }
@@ -228,7 +234,7 @@ func (run *exactRun) stop() error {
 }
 
 func (run *exactRun) version(ctx context.Context) string {
-	b, err := get(ctx, http.DefaultClient, run.sidecars[0].AdminURL()+"/server_info")
+	b, err := web.Get(ctx, http.DefaultClient, run.sidecars[0].AdminURL()+"/server_info")
 	if err != nil {
 		return err.Error()
 	}
@@ -301,63 +307,92 @@ func (run *exactRun) burst(ctx context.Context, cells []*cell) (rate float64, er
 
 // settle waits until meshpulse has counted all that was sent: a flush or two.
 func (run *exactRun) settle(ctx context.Context, cells []*cell) error {
-	limit := time.Now().Add(time.Minute)
 	for _, c := range cells {
-		for {
+		err := until(ctx, time.Minute, func() error {
 			got, err := run.queries.ask(ctx, run.server, countExpr(c))
-			if err == nil && got == c.sent.Count {
-				break
+			if err == nil && got != c.sent.Count {
+				err = fmt.Errorf("%s: %v requests counted of %v", c.source, got, c.sent.Count)
 			}
-			if time.Now().After(limit) {
-				return fmt.Errorf("%s: %v requests counted of %v (%w)", c.source, got, c.sent.Count, err)
-			}
-			if err := wait(ctx, time.Second); err != nil {
-				return err
-			}
+			return err
+		})
+		if err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
-// quantileRows asks for all quantiles.
-func (run *exactRun) quantileRows(ctx context.Context, t *table, cells []*cell) error {
+// estimate is a quantile as both ways of it answer.
+type estimate struct {
+	cell          *cell
+	q             float64
+	fine, classic float64 // milliseconds
+}
+
+// estimates asks for all quantiles.
+func (run *exactRun) estimates(ctx context.Context, cells []*cell) (all []estimate, err error) {
+	for _, c := range cells {
+		for _, q := range percentiles {
+			e := estimate{cell: c, q: q}
+			if e.fine, err = run.queries.ask(ctx, run.server, quantileExpr(q, c)); err != nil {
+				return nil, err
+			}
+			if e.classic, err = run.queries.ask(ctx, run.server, classicExpr(q, c)); err != nil {
+				return nil, err
+			}
+			all = append(all, e)
+		}
+	}
+	return all, nil
+}
+
+// misses are by how much an estimate lies outside of what was recorded, as shares: of where the quantile has to be, whether that is
+// known at all, and of the bin of the nearest rank.
+type misses struct {
+	bounded                   bool
+	from, to                  float64
+	fine, classic             float64
+	fineOfRank, classicOfRank float64
+}
+
+func (e estimate) misses() misses {
+	m := misses{bounded: !e.cell.coarse && e.cell.sent.Bounded(e.q, e.cell.bounds)}
+	m.from, m.to = e.cell.sent.Within(e.q)
+	m.fine, m.classic = off(e.fine, m.from, m.to), off(e.classic, m.from, m.to)
+	bin, _ := e.cell.sent.At(e.q)
+	a, b := durations.Edges(bin)
+	m.fineOfRank, m.classicOfRank = off(e.fine, a, b), off(e.classic, a, b)
+	return m
+}
+
+// quantilesTold holds the estimates of both ways against what was recorded.
+func quantilesTold(t *table, all []estimate) {
 	fmt.Fprintf(&t.body, "Held is what lies within 5 %% or 1 ms of [Q(q-0.01), Q(q+0.01)] (P99: within 10 %% of [Q(0.985), Q(0.995)]) of what was recorded. "+
 		"No bound: too few requests, a gap beside the quantile about which nothing is on the wire, or no summaries at all.\n\n"+
 		"| latencies | sent to | requests | quantile | to be within | finer view | | classic buckets | |\n|---|---|--:|---|---|--:|---|--:|---|\n")
 	held, missed, classicMissed, worst, lost := 0, 0, 0, 0.0, []string{}
-	for _, c := range cells {
-		for _, q := range percentiles {
-			fine, err := run.queries.ask(ctx, run.server, quantileExpr(q, c))
-			if err != nil {
-				return err
+	for _, e := range all {
+		c, m := e.cell, e.misses()
+		verdict, classicVerdict := "no bound", "no bound"
+		if m.bounded {
+			held++
+			if verdict = "held"; m.fine != 0 {
+				verdict = fmt.Sprintf("**%+.1f %%**", 100*m.fine)
+				missed++
+				worst = max(worst, math.Abs(m.fine))
 			}
-			classic, err := run.queries.ask(ctx, run.server, classicExpr(q, c))
-			if err != nil {
-				return err
+			if classicVerdict = "held"; m.classic != 0 {
+				classicVerdict = fmt.Sprintf("%+.1f %%", 100*m.classic)
+				classicMissed++
 			}
-			from, to := c.sent.Within(q)
-			bin, _ := c.sent.At(q)
-			a, b := durations.Edges(bin)
-			verdict, classicVerdict := "no bound", "no bound"
-			if !c.coarse && c.sent.Bounded(q, c.bounds) {
-				held++
-				if verdict = "held"; off(fine, from, to) != 0 {
-					verdict = fmt.Sprintf("**%+.1f %%**", 100*off(fine, from, to))
-					missed++
-					worst = max(worst, math.Abs(off(fine, from, to)))
-				}
-				if classicVerdict = "held"; off(classic, from, to) != 0 {
-					classicVerdict = fmt.Sprintf("%+.1f %%", 100*off(classic, from, to))
-					classicMissed++
-				}
-				t.atMost(fmt.Sprintf("P%g, %s, %s: outside of its bounds", 100*q, c.latency, c.over), 100*math.Abs(off(fine, from, to)), "%", 0)
-			}
-			if d, e := off(fine, a, b), off(classic, a, b); math.Abs(d) > math.Abs(e)+0.01 {
-				lost = append(lost, fmt.Sprintf("P%g of %s, %s: %+.1f %% beside the bin of the nearest rank, classic %+.1f %%", 100*q, c.latency, c.over, 100*d, 100*e))
-			}
-			fmt.Fprintf(&t.body, "| %s | %s | %.0f | P%g | %.4g to %.4g | %.4g | %s | %.4g | %s |\n",
-				c.latency, c.over, c.sent.Count, 100*q, from, to, fine, verdict, classic, classicVerdict)
+			t.atMost(fmt.Sprintf("P%g, %s, %s: outside of its bounds", 100*e.q, c.latency, c.over), 100*math.Abs(m.fine), "%", 0)
 		}
+		if math.Abs(m.fineOfRank) > math.Abs(m.classicOfRank)+0.01 {
+			lost = append(lost, fmt.Sprintf("P%g of %s, %s: %+.1f %% beside the bin of the nearest rank, classic %+.1f %%",
+				100*e.q, c.latency, c.over, 100*m.fineOfRank, 100*m.classicOfRank))
+		}
+		fmt.Fprintf(&t.body, "| %s | %s | %.0f | P%g | %.4g to %.4g | %.4g | %s | %.4g | %s |\n",
+			c.latency, c.over, c.sent.Count, 100*e.q, m.from, m.to, e.fine, verdict, e.classic, classicVerdict)
 	}
 	t.add("quantiles with a bound", float64(held), "", "higher")
 	t.atMost("of them outside of it: finer view", float64(missed), "", 0)
@@ -367,7 +402,6 @@ func (run *exactRun) quantileRows(ctx context.Context, t *table, cells []*cell) 
 	if len(lost) > 0 {
 		fmt.Fprintf(&t.body, "Where the finer view is farther from the truth than classic buckets, by more than 1 %%:\n\n- %s\n\n", strings.Join(lost, "\n- "))
 	}
-	return nil
 }
 
 // off is how far an answer lies outside of an interval, as a share of the edge that it missed; 0 inside.

@@ -79,6 +79,10 @@ func noteLoad(t *table) {
 
 func micros(d time.Duration) float64 { return float64(d.Nanoseconds()) / 1000 }
 
+func mebi(bytes int64) float64 { return float64(bytes) / (1 << 20) }
+
+func ratio[T ~int64](a, b T) float64 { return float64(a) / float64(b) }
+
 // ingestLoad is a load of 1,000 streams. Goal is the ratio to the null sink, 0 where none is set.
 type ingestLoad struct {
 	name string
@@ -99,25 +103,31 @@ func ingestRows(ctx context.Context, s settings, t *table, loads []ingestLoad) e
 		if err != nil {
 			return err
 		}
-		floor, own := costs[0], costs[1]
-		what := "ingest CPU, 1,000 streams of 20 label sets, " + l.name
-		t.add(what+": null sink", micros(floor.receiver), "us/flush", "lower")
-		t.add(what+": meshpulse", micros(own.receiver), "us/flush", "lower")
-		if l.goal > 0 {
-			t.atMost(what+": ratio", ratio(own.receiver, floor.receiver), "x", l.goal)
-		} else {
-			t.add(what+": ratio", ratio(own.receiver, floor.receiver), "x", "lower")
-		}
-		if l.goal > 0 {
-			t.add("memory, 1,000 streams of 20 label sets, half a minute old: RSS of meshpulse", float64(own.resident)/(1<<20), "MiB", "lower")
-			t.note("A flush is %d KB. The sender used %v of CPU a flush. Null sink and meshpulse are measured at the same time, each with 1,000 streams of its own, "+
-				"so that the ratio does not tell what else the machine did.", own.flushBytes>>10, own.sender)
-		}
-		if own.failed+floor.failed > 0 {
-			t.note("%s: %d flushes could not be sent.", l.name, own.failed+floor.failed)
-		}
+		ingestTold(t, l, costs[0], costs[1])
 	}
 	return nil
+}
+
+// ingestTold holds meshpulse's cost against the null sink's.
+func ingestTold(t *table, l ingestLoad, floor, own cost) {
+	what := "ingest CPU, 1,000 streams of 20 label sets, " + l.name
+	t.add(what+": null sink", micros(floor.receiver), "us/flush", "lower")
+	t.add(what+": meshpulse", micros(own.receiver), "us/flush", "lower")
+	if l.goal > 0 {
+		t.atMost(what+": ratio", ratio(own.receiver, floor.receiver), "x", l.goal)
+		t.add("memory, 1,000 streams of 20 label sets, half a minute old: RSS of meshpulse", mebi(own.resident), "MiB", "lower")
+		t.note("A flush is %d KB. The sender used %v of CPU a flush. Null sink and meshpulse are measured at the same time, each with 1,000 streams of its own, "+
+			"so that the ratio does not tell what else the machine did.", own.flushBytes>>10, own.sender)
+	} else {
+		t.add(what+": ratio", ratio(own.receiver, floor.receiver), "x", "lower")
+	}
+	failedTold(t, l.name, floor, own)
+}
+
+func failedTold(t *table, what string, floor, own cost) {
+	if n := own.failed + floor.failed; n > 0 {
+		t.note("%s: %d flushes could not be sent.", what, n)
+	}
 }
 
 // fiveThousandRows are the same at 5,000 streams, one after the other: both at once are more than two cores have.
@@ -131,15 +141,16 @@ func fiveThousandRows(ctx context.Context, s settings, t *table) error {
 		}
 		costs = append(costs, c...)
 	}
-	floor, own := costs[0], costs[1]
+	fiveThousandTold(t, costs[0], costs[1])
+	return nil
+}
+
+func fiveThousandTold(t *table, floor, own cost) {
 	const what = "ingest CPU, 5,000 streams of 20 label sets, stock naming, plaintext"
 	t.add(what+": null sink", micros(floor.receiver), "us/flush", "lower")
 	t.atMost(what+": meshpulse", micros(own.receiver), "us/flush", 250)
 	t.add(what+": ratio", ratio(own.receiver, floor.receiver), "x", "lower")
 	t.note("1,000 and 5,000 streams are measured from each one's third flush on, when rings begin to fill; results/soak.md has 5,000 with full ones.")
-	t.add("memory, 5,000 streams of 20 label sets, half a minute old: RSS of meshpulse", float64(own.resident)/(1<<20), "MiB", "lower")
-	if own.failed+floor.failed > 0 {
-		t.note("5,000 streams: %d flushes could not be sent.", own.failed+floor.failed)
-	}
-	return nil
+	t.add("memory, 5,000 streams of 20 label sets, half a minute old: RSS of meshpulse", mebi(own.resident), "MiB", "lower")
+	failedTold(t, "5,000 streams", floor, own)
 }

@@ -14,18 +14,13 @@ import (
 
 	"github.com/meshpulse/meshpulse/bench/fleet"
 	"github.com/meshpulse/meshpulse/bench/nullsink"
+	"github.com/meshpulse/meshpulse/bench/standalone"
 )
 
-// serving tells the parent where to reach this process: the line that it waits for.
-type serving struct {
-	Msg    string `json:"msg"`
-	Ingest string `json:"ingest,omitempty"`
-	HTTPS  string `json:"https,omitempty"`
-}
-
-func tellServing(s serving) error {
-	s.Msg = "serving"
-	return json.NewEncoder(os.Stdout).Encode(s)
+// tellServing tells the parent where to reach this process: the line that it waits for.
+func tellServing(at standalone.Serving) error {
+	at.Msg = "serving"
+	return json.NewEncoder(os.Stdout).Encode(at)
 }
 
 const nullSinkName = "sink"
@@ -61,7 +56,7 @@ func serveSink(ctx context.Context, args []string) error {
 	}
 	stop := context.AfterFunc(ctx, sink.Stop)
 	defer stop()
-	if err := tellServing(serving{Ingest: l.Addr().String(), HTTPS: control}); err != nil {
+	if err := tellServing(standalone.Serving{Ingest: l.Addr().String(), HTTPS: control}); err != nil {
 		return err
 	}
 	return sink.Serve(l)
@@ -97,7 +92,7 @@ func serveFleet(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	if err := tellServing(serving{HTTPS: control}); err != nil {
+	if err := tellServing(standalone.Serving{HTTPS: control}); err != nil {
 		return err
 	}
 	go tellFleet(ctx, fl)

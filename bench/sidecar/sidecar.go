@@ -11,7 +11,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"os"
@@ -21,6 +20,7 @@ import (
 	"time"
 
 	"github.com/meshpulse/meshpulse/bench/process"
+	"github.com/meshpulse/meshpulse/bench/web"
 )
 
 // startLimit bounds how long Start waits for Envoy to serve (seen: well under a second on an idle machine).
@@ -67,11 +67,9 @@ func Start(ctx context.Context, o Options) (*Sidecar, error) {
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, startLimit)
-	defer cancel()
-	if err := s.waitUntilServing(ctx); err != nil {
+	if err := s.process.Await(ctx, startLimit, s.serving); err != nil {
 		s.Kill()
-		return nil, fmt.Errorf("envoy of pod %s: %w; %s says:\n%s", o.Pod, err, s.files.log, s.process.Cause(15))
+		return nil, fmt.Errorf("envoy of pod %s: %w", o.Pod, err)
 	}
 	return s, nil
 }
@@ -150,25 +148,7 @@ func (s *Sidecar) writeUpstreams() error {
 	return os.Rename(s.files.upstreams+".new", s.files.upstreams)
 }
 
-// waitUntilServing polls the file with the admin address, then the admin API.
-func (s *Sidecar) waitUntilServing(ctx context.Context) error {
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		last := s.serving(ctx)
-		if last == nil {
-			return nil
-		}
-		select {
-		case <-s.process.Exited():
-			return fmt.Errorf("ended with code %d before it served", s.process.ExitCode())
-		case <-ctx.Done():
-			return fmt.Errorf("does not serve: %w (last: %w)", context.Cause(ctx), last)
-		case <-tick.C:
-		}
-	}
-}
-
+// serving reads the file with the admin address, then asks the admin API.
 func (s *Sidecar) serving(ctx context.Context) error {
 	b, err := os.ReadFile(s.files.admin)
 	if err != nil {
@@ -211,23 +191,7 @@ func (s *Sidecar) listener(ctx context.Context) (string, error) {
 }
 
 func (s *Sidecar) get(ctx context.Context, path string) ([]byte, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.AdminURL()+path, nil)
-	if err != nil {
-		return nil, err
-	}
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = resp.Body.Close() }()
-	b, err := io.ReadAll(resp.Body)
-	if err != nil {
-		return nil, err
-	}
-	if resp.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("%s: %s: %s", path, resp.Status, strings.TrimSpace(string(b)))
-	}
-	return b, nil
+	return web.Get(ctx, http.DefaultClient, s.AdminURL()+path)
 }
 
 func cutLast(s, sep string) (before, after string, found bool) {

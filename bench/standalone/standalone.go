@@ -5,22 +5,20 @@
 package standalone
 
 import (
-	"bufio"
-	"bytes"
+	"cmp"
 	"context"
-	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"net/url"
-	"os"
 	"path/filepath"
 	"strings"
 	"time"
 
 	"github.com/meshpulse/meshpulse/bench/process"
+	"github.com/meshpulse/meshpulse/bench/web"
 	"github.com/meshpulse/meshpulse/metricsapi"
 )
 
@@ -41,98 +39,70 @@ type Options struct {
 	Args []string
 }
 
+// Serving is where a process serves, as it tells once it does: a line of JSON in its log.
+type Serving struct {
+	// Msg is "serving".
+	Msg string `json:"msg"`
+	// Ingest is where sidecars report, HTTPS where the API is (or another control port), host:port.
+	Ingest string `json:"ingest,omitempty"`
+	HTTPS  string `json:"https,omitempty"`
+}
+
 // Server is a running meshpulse.
 type Server struct {
-	// Ingest is where sidecars report, host:port.
-	Ingest string
+	*process.Process
+	Serving
 	// URL is the base of the API, such as https://127.0.0.1:6443.
 	URL string
 
-	process *process.Process
-	client  *http.Client
+	client *http.Client
 }
 
-// Start runs meshpulse on loopback and returns when its ports are open. The caller must Stop it; it also dies with this
-// process.
+// Start runs meshpulse on loopback and returns when its ports are open. The caller must Stop it; it
+// also dies with this process.
 func Start(ctx context.Context, o Options) (*Server, error) {
-	ingest := o.Ingest
-	if ingest == "" {
-		ingest = "127.0.0.1:0"
-	}
-	log := filepath.Join(o.Dir, "meshpulse.log")
-	// A log of an earlier run would tell its ports.
-	if err := os.Remove(log); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, err
-	}
 	args := append([]string{
 		"serve", "--standalone", "--hpa-dir", o.HPADir, "--log-format", "json",
-		"--ingest-address", ingest, "--bind-address", "127.0.0.1", "--secure-port", "0",
+		"--ingest-address", cmp.Or(o.Ingest, "127.0.0.1:0"), "--bind-address", "127.0.0.1", "--secure-port", "0",
 	}, o.Args...)
-	p, err := process.Start(log, o.Binary, args...)
+	p, err := process.Start(filepath.Join(o.Dir, "meshpulse.log"), o.Binary, args...)
 	if err != nil {
 		return nil, err
 	}
-	// The certificate is self-made and in memory; the address is this machine's own.
-	transport := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}
-	s := &Server{process: p, client: &http.Client{Transport: transport, Timeout: 30 * time.Second}}
-	ctx, cancel := context.WithTimeout(ctx, startLimit)
-	defer cancel()
-	if err := s.waitUntilServing(ctx); err != nil {
-		p.Kill()
-		return nil, fmt.Errorf("meshpulse: %w; %s says:\n%s", err, log, p.Cause(15))
-	}
-	return s, nil
-}
-
-func (s *Server) waitUntilServing(ctx context.Context) error {
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	for !s.findPorts() {
-		select {
-		case <-s.process.Exited():
-			return fmt.Errorf("ended with code %d before it served", s.process.ExitCode())
-		case <-ctx.Done():
-			return fmt.Errorf("does not serve: %w", context.Cause(ctx))
-		case <-tick.C:
-		}
-	}
-	return nil
-}
-
-// findPorts reads the ports that were chosen from the log.
-func (s *Server) findPorts() bool {
-	log, err := os.ReadFile(s.process.Log)
+	at, err := AwaitServing(ctx, p)
 	if err != nil {
-		return false
+		p.Kill()
+		return nil, fmt.Errorf("meshpulse: %w", err)
 	}
-	lines := bufio.NewScanner(bytes.NewReader(log))
-	for lines.Scan() {
-		var entry struct{ Msg, Ingest, HTTPS string }
-		if json.Unmarshal(lines.Bytes(), &entry) == nil && entry.Msg == "serving" {
-			s.Ingest, s.URL = entry.Ingest, "https://"+entry.HTTPS
-			return true
-		}
-	}
-	return false
+	return &Server{Process: p, Serving: at, URL: "https://" + at.HTTPS, client: web.Insecure()}, nil
 }
 
-// Exited is closed once meshpulse has ended.
-func (s *Server) Exited() <-chan struct{} { return s.process.Exited() }
-
-// Log is the file that it logs to, Tail the end of it.
-func (s *Server) Log() string { return s.process.Log }
-
-// Tail returns the last lines of the log.
-func (s *Server) Tail(lines int) string { return s.process.Tail(lines) }
+// AwaitServing waits until a process tells where it serves.
+func AwaitServing(ctx context.Context, p *process.Process) (at Serving, err error) {
+	err = p.Await(ctx, startLimit, func(context.Context) error {
+		lines, err := p.Lines()
+		if err != nil {
+			return err
+		}
+		for _, line := range lines {
+			at = Serving{}
+			if json.Unmarshal([]byte(line), &at) == nil && at.Msg == "serving" {
+				return nil
+			}
+		}
+		return errors.New("it does not serve")
+	})
+	return at, err
+}
 
 // Stop ends it with SIGTERM and waits until it is gone. An exit code other than 0 is an error.
 func (s *Server) Stop() error {
 	s.client.CloseIdleConnections()
-	if err := s.process.Stop(); err != nil {
+	if err := s.Process.Stop(); err != nil {
 		return err
 	}
-	if code := s.process.ExitCode(); code != 0 {
-		return fmt.Errorf("meshpulse ended with code %d; %s says:\n%s", code, s.process.Log, s.process.Cause(15))
+	if s.ExitCode() != 0 {
+		return fmt.Errorf("meshpulse: %w", s.Ended())
 	}
 	return nil
 }

@@ -18,8 +18,8 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
-	"github.com/meshpulse/meshpulse/bench/lab/proc"
 	"github.com/meshpulse/meshpulse/bench/process"
+	"github.com/meshpulse/meshpulse/bench/web"
 )
 
 // Config says how to boot.
@@ -153,7 +153,7 @@ func (c *Cluster) startEtcd(ctx context.Context) (url string, err error) {
 	if err != nil {
 		return "", err
 	}
-	return url, await(ctx, "etcd", c.etcd, func() error { return healthy(http.DefaultClient, url+"/health") })
+	return url, await(ctx, "etcd", c.etcd, healthy(http.DefaultClient, url+"/health"))
 }
 
 func (c *Cluster) startAPIServer(ctx context.Context, etcdURL string) error {
@@ -197,9 +197,7 @@ func (c *Cluster) startAPIServer(ctx context.Context, etcdURL string) error {
 	if c.Client, err = kubernetes.NewForConfig(rc); err != nil {
 		return err
 	}
-	return await(ctx, "kube-apiserver", c.apiserver, func() error {
-		return c.Client.RESTClient().Get().AbsPath("/readyz").Do(ctx).Error()
-	})
+	return await(ctx, "kube-apiserver", c.apiserver, c.ready)
 }
 
 func (c *Cluster) startControllers(ctx context.Context) error {
@@ -229,9 +227,7 @@ func (c *Cluster) startControllers(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return await(ctx, "kube-controller-manager", c.controllers, func() error {
-		return healthy(insecureClient(), fmt.Sprintf("https://127.0.0.1:%d/healthz", ports[0]))
-	})
+	return await(ctx, "kube-controller-manager", c.controllers, healthy(web.Insecure(), fmt.Sprintf("https://127.0.0.1:%d/healthz", ports[0])))
 }
 
 // start runs one program of the multi-call binary.
@@ -239,11 +235,24 @@ func (c *Cluster) start(program string, args ...string) (*process.Process, error
 	return process.Start(filepath.Join(c.config.Dir, program+".log"), c.config.Binary, append([]string{program}, args...)...)
 }
 
-func await(ctx context.Context, name string, p *process.Process, ready func() error) error {
-	if err := proc.Await(ctx, p, bootTimeout, ready); err != nil {
+func await(ctx context.Context, name string, p *process.Process, ready func(context.Context) error) error {
+	if err := p.Await(ctx, bootTimeout, ready); err != nil {
 		return fmt.Errorf("%s: %w", name, err)
 	}
 	return nil
+}
+
+// ready says whether the API server is.
+func (c *Cluster) ready(ctx context.Context) error {
+	return c.Client.RESTClient().Get().AbsPath("/readyz").Do(ctx).Error()
+}
+
+// healthy says whether who answers there is: on loopback it does not matter who that is.
+func healthy(client *http.Client, url string) func(context.Context) error {
+	return func(ctx context.Context) error {
+		_, err := web.Get(ctx, client, url)
+		return err
+	}
 }
 
 // Stop ends the control plane, last started first. It is killed: its data ends with the run, and an API server that
@@ -265,7 +274,7 @@ func (c *Cluster) Failed() error {
 	var errs []error
 	for _, p := range []*process.Process{c.etcd, c.apiserver, c.controllers} {
 		if p != nil {
-			errs = append(errs, proc.Ended(p))
+			errs = append(errs, p.Ended())
 		}
 	}
 	return errors.Join(errs...)
@@ -290,9 +299,7 @@ func (c *Cluster) RestartAPIServer(ctx context.Context) error {
 	c.mu.Lock()
 	c.apiserver = p
 	c.mu.Unlock()
-	return await(ctx, "kube-apiserver", p, func() error {
-		return c.Client.RESTClient().Get().AbsPath("/readyz").Do(ctx).Error()
-	})
+	return await(ctx, "kube-apiserver", p, c.ready)
 }
 
 // FreePorts finds n TCP ports on 127.0.0.1 that are free now.

@@ -80,20 +80,3 @@ func (c *Cluster) AdminClient() *http.Client {
 		},
 	}}}
 }
-
-func healthy(client *http.Client, url string) error {
-	response, err := client.Get(url)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = response.Body.Close() }()
-	if response.StatusCode != http.StatusOK {
-		return fmt.Errorf("%s: %s", url, response.Status)
-	}
-	return nil
-}
-
-// insecureClient asks a health endpoint on loopback, where who answers does not matter.
-func insecureClient() *http.Client {
-	return &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}}
-}

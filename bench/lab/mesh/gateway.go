@@ -81,8 +81,8 @@ func (g *Gateway) Register(ctx context.Context, client kubernetes.Interface) err
 	return err
 }
 
-// URL is where requests enter.
-func (g *Gateway) URL() string { return "http://" + g.envoy.Address() + "/" }
+// Address is where requests enter, host:port.
+func (g *Gateway) Address() string { return g.envoy.Address() }
 
 // PID is its Envoy's.
 func (g *Gateway) PID() int { return g.envoy.PID() }

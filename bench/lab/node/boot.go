@@ -19,7 +19,6 @@ import (
 	"time"
 
 	"github.com/meshpulse/meshpulse/bench/lab/cluster"
-	"github.com/meshpulse/meshpulse/bench/lab/proc"
 	"github.com/meshpulse/meshpulse/bench/process"
 )
 
@@ -167,7 +166,7 @@ func (n *node) startContainerd(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	err = proc.Await(ctx, p, time.Minute, func() error {
+	err = p.Await(ctx, time.Minute, func(ctx context.Context) error {
 		_, err := output(ctx, 5*time.Second, "ctr", "version")
 		return err
 	})
@@ -301,7 +300,7 @@ func (n *node) startDNS(ctx context.Context) error {
 func (n *node) failed() error {
 	errs := []error{n.cluster.Failed()}
 	for _, p := range n.running {
-		errs = append(errs, proc.Ended(p))
+		errs = append(errs, p.Ended())
 	}
 	return errors.Join(errs...)
 }

@@ -11,7 +11,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/meshpulse/meshpulse/bench/lab/proc"
 	"github.com/meshpulse/meshpulse/bench/process"
 )
 
@@ -280,7 +279,7 @@ func (n *node) stopLoad() error {
 func (n *node) scales(ctx context.Context, g guide) error {
 	return n.eventually(ctx, scaled, func() error {
 		if n.load != nil {
-			if err := proc.Ended(n.load); err != nil {
+			if err := n.load.Ended(); err != nil {
 				return fmt.Errorf("hey: %w", err)
 			}
 		}

@@ -1,6 +1,7 @@
 package proc
 
 import (
+	"context"
 	"errors"
 	"math"
 	"os"
@@ -39,7 +40,7 @@ func TestAFullDiskIsNamed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	theirs := Await(t.Context(), p, time.Minute, func() error { return errors.New("not yet") })
+	theirs := p.Await(t.Context(), time.Minute, func(context.Context) error { return errors.New("not yet") })
 	for name, err := range map[string]error{"what we write": ours, "what a process writes": theirs} {
 		named := NameFullDisk(err, dir, 1<<30)
 		if !errors.Is(named, err) || !strings.Contains(named.Error(), "a disk is full") || !strings.Contains(named.Error(), "1024 MiB") {

@@ -5,7 +5,7 @@ import (
 	"slices"
 	"time"
 
-	"github.com/meshpulse/meshpulse/bench/lab/load"
+	"github.com/meshpulse/meshpulse/bench/load"
 )
 
 // Sample is what was seen of a lane at one time.
@@ -40,7 +40,7 @@ type Trace struct {
 	// Raises are the events that tell of meshpulse's own raises of the target.
 	Raises []string
 	// Requests is what the load generator saw.
-	Requests load.Result
+	Requests load.Seen
 }
 
 // Asked is a number of replicas that a target was told to have.
@@ -292,7 +292,7 @@ func Measures(traces []Trace) []Measure {
 		c, w := t.Coverage()
 		coverage, waste = coverage+c, waste+w
 		wrong += t.WrongScaleDowns()
-		failed, sent = failed+t.Requests.Failed, sent+t.Requests.Sent
+		failed, sent = failed+t.Requests.Failed, sent+t.Requests.Requests
 		late = max(late, t.Requests.Late.Seconds()*1000)
 	}
 	n := float64(len(traces))

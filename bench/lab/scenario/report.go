@@ -3,8 +3,8 @@ package scenario
 import (
 	"encoding/csv"
 	"encoding/json"
+	"errors"
 	"fmt"
-	"io"
 	"math"
 	"os"
 	"path/filepath"
@@ -71,9 +71,17 @@ func (r *Run) printLanes(w *strings.Builder) {
 			short = append(short, shortEvent(e))
 		}
 		events := strings.ReplaceAll(strings.Join(short, "<br>"), "|", `\|`)
-		fmt.Fprintf(w, "| %s | %d | %d | %.1f ms | %.1f ms | %s | %s | %s | %s |\n", t.Namespace, t.Requests.Sent, t.Requests.Failed,
-			t.Requests.Average, t.Requests.P95, t.story(), t.askedStory(), strings.Join(t.Raises, "<br>"), events)
+		fmt.Fprintf(w, "| %s | %d | %d | %s | %s | %s | %s | %s | %s |\n", t.Namespace, t.Requests.Requests, t.Requests.Failed,
+			millis(t.Requests.Average), millis(t.Requests.P95), t.story(), t.askedStory(), strings.Join(t.Raises, "<br>"), events)
 	}
+}
+
+// millis is a duration of requests, "none" where there were none.
+func millis(ms float64) string {
+	if math.IsNaN(ms) {
+		return "none"
+	}
+	return fmt.Sprintf("%.1f ms", ms)
 }
 
 // shortEvent is an event on one line of a table.
@@ -156,12 +164,12 @@ func RowOf(prefix string, m Measure) Row {
 	return r
 }
 
-// Write leaves lab-NAME.md, .json, .csv and .svg in dir.
-func (r Report) Write(dir string) error {
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+// Write leaves lab-NAME.md and .json in dir, and what is only looked at, .csv and .svg, in the folder seen.
+func (r Report) Write(dir, seen string) error {
+	if err := errors.Join(os.MkdirAll(dir, 0o755), os.MkdirAll(seen, 0o755)); err != nil {
 		return err
 	}
-	base := filepath.Join(dir, "lab-"+r.Scenario.Name)
+	name := "lab-" + r.Scenario.Name
 	var rows []Row
 	for _, run := range r.Runs {
 		failed := 0
@@ -177,19 +185,12 @@ func (r Report) Write(dir string) error {
 			rows = append(rows, RowOf(prefix, m))
 		}
 	}
-	if err := WriteRows(base+".json", rows); err != nil {
-		return err
-	}
-	for suffix, write := range map[string]func(io.Writer) error{
-		".md":  func(w io.Writer) error { _, err := io.WriteString(w, r.Markdown()); return err },
-		".csv": r.writeCSV,
-		".svg": r.writeSVG,
-	} {
-		if err := writeFile(base+suffix, write); err != nil {
-			return err
-		}
-	}
-	return nil
+	return errors.Join(
+		WriteRows(filepath.Join(dir, name+".json"), rows),
+		os.WriteFile(filepath.Join(dir, name+".md"), []byte(r.Markdown()), 0o644),
+		os.WriteFile(filepath.Join(seen, name+".csv"), []byte(r.csv()), 0o644),
+		os.WriteFile(filepath.Join(seen, name+".svg"), []byte(r.svg()), 0o644),
+	)
 }
 
 // WriteRows writes rows as an indented JSON array.
@@ -201,22 +202,11 @@ func WriteRows(path string, rows []Row) error {
 	return os.WriteFile(path, append(data, '\n'), 0o644)
 }
 
-func writeFile(path string, write func(io.Writer) error) error {
-	f, err := os.Create(path)
-	if err != nil {
-		return err
-	}
-	if err := write(f); err != nil {
-		_ = f.Close() // the first error counts
-		return err
-	}
-	return f.Close()
-}
-
-// writeCSV writes a line a second for each lane.
-func (r Report) writeCSV(w io.Writer) error {
-	c := csv.NewWriter(w)
-	_ = c.Write([]string{"hpa_sync", "lane", "seconds", "rps", "value", "held", "ideal", "desired", "ready"}) // Error tells at the end
+// csv is a line a second for each lane.
+func (r Report) csv() string {
+	var b strings.Builder
+	c := csv.NewWriter(&b)
+	_ = c.Write([]string{"hpa_sync", "lane", "seconds", "rps", "value", "held", "ideal", "desired", "ready"}) // a builder takes everything
 	for _, run := range r.Runs {
 		for _, t := range run.Traces {
 			next := time.Duration(0)
@@ -234,7 +224,7 @@ func (r Report) writeCSV(w io.Writer) error {
 		}
 	}
 	c.Flush()
-	return c.Error()
+	return b.String()
 }
 
 func number(v float64) string {

@@ -1,4 +1,4 @@
-// Package scenario reads the lab's scenarios, judges what was seen of one and writes it down: table, CSV, plot and
+// Package scenario reads the lab's scenarios, judges what was seen of one and writes it down: table, CSV, pictures and
 // rows. It knows replicas, rates and times, and it must not know how they came about: no cluster, no process.
 package scenario
 
@@ -16,7 +16,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/yaml"
 
-	"github.com/meshpulse/meshpulse/bench/lab/load"
+	"github.com/meshpulse/meshpulse/bench/load"
 )
 
 // Scenario is one file of the folder scenarios.

@@ -2,7 +2,6 @@ package scenario
 
 import (
 	"math"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -11,7 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"github.com/meshpulse/meshpulse/bench/lab/load"
+	"github.com/meshpulse/meshpulse/bench/load"
 )
 
 const valid = `
@@ -291,47 +290,5 @@ func TestJudgeHoldsEachCheckAgainstWhatWasSeen(t *testing.T) {
 	}
 	if run.OK() {
 		t.Error("a run with failed checks is not OK")
-	}
-}
-
-func TestWriteLeavesEveryResult(t *testing.T) {
-	dir := t.TempDir()
-	tr := trace(after(0, 1, 1), after(0, 1, 1)) // the decision is never seen: +Inf, which JSON cannot hold
-	tr.Namespace = "test"
-	run := Run{Traces: []Trace{tr}, HPASync: time.Second, Boot: 4300 * time.Millisecond}
-	run.Judge()
-	r := Report{Scenario: Scenario{Name: "story"}, Runs: []Run{run}, Date: time.Now()}
-	if err := r.Write(dir); err != nil {
-		t.Fatal(err)
-	}
-	for _, want := range [][2]string{
-		{"lab-story.json", `"value": null`},
-		{"lab-story.json", `control plane booted",
-    "value": 4.3,
-    "unit": "s",
-    "goal": 10,
-    "better": "lower"`},
-		{"lab-story.md", "not seen"},
-		{"lab-story.md", "| control plane booted | 4.3 s | at most 10 |"},
-		{"lab-story.csv", "1s,test,12.00,28,0.000,,3,1,1"},
-		{"lab-story.svg", "</svg>"},
-	} {
-		data, err := os.ReadFile(filepath.Join(dir, want[0]))
-		if err != nil {
-			t.Error(err)
-		} else if !strings.Contains(string(data), want[1]) {
-			t.Errorf("%s does not hold %q:\n%s", want[0], want[1], data)
-		}
-	}
-}
-
-func TestPathHoldsAValueUntilTheNextAndLeavesGaps(t *testing.T) {
-	var samples []Sample
-	for i, v := range []float64{1, 1, 2, math.NaN(), 3, 3} {
-		samples = append(samples, Sample{At: time.Duration(i) * time.Second, Value: v})
-	}
-	got := path(samples, func(s Sample) (x, y float64) { return s.At.Seconds(), s.Value })
-	if want := "M0.0 1.0H2.0V2.0H3.0M4.0 3.0H5.0"; got != want {
-		t.Errorf("got %s, want %s", got, want)
 	}
 }

@@ -1,9 +1,3 @@
-// Package load drives HTTP requests at an exact rate that changes over time. It is an open loop: requests start when
-// the profile says, whether or not earlier ones have been answered. It knows nothing of pods or metrics.
-//
-// The known testers do something else: fortio's threads fall behind their rate when all wait for a slow server
-// (fortio.org/fortio/periodic), k6's arrival rate drops iterations once its virtual users are busy (its
-// dropped_iterations), and neither takes a step at a given instant and says how late each request began.
 package load
 
 import (
@@ -15,7 +9,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// Segment is a stretch of a profile: RPS throughout, or a straight line from From to To, or what hey sends.
+// Segment is a stretch of a profile: RPS throughout, or a straight line from From to To, or what hey
+// sends.
 type Segment struct {
 	For  metav1.Duration `json:"for"`
 	RPS  float64         `json:"rps,omitempty"`
@@ -24,7 +19,8 @@ type Segment struct {
 	Hey  *Hey            `json:"hey,omitempty"`
 }
 
-// Hey is the guides' own load: `hey -c Workers -q Rate`, a closed loop of so many workers, each at most at that rate.
+// Hey is the guides' own load: `hey -c Workers -q Rate`, a closed loop of so many workers, each at
+// most at that rate.
 type Hey struct {
 	Workers int     `json:"workers"`
 	Rate    float64 `json:"rate"`
@@ -43,6 +39,14 @@ func (s Segment) ends() (from, to float64) {
 
 // Profile is the arrival rate over time, segment after segment.
 type Profile []Segment
+
+// Endless is a length for what is ended by somebody.
+const Endless time.Duration = math.MaxInt64
+
+// Steady is a rate, in requests a second, for a length of time.
+func Steady(rate float64, length time.Duration) Profile {
+	return Profile{{For: metav1.Duration{Duration: length}, RPS: rate}}
+}
 
 // Validate says which segment is wrong.
 func (p Profile) Validate() error {
@@ -84,9 +88,9 @@ func (p Profile) Rate(t time.Duration) float64 {
 	return 0
 }
 
-// Arrivals calls yield with the time of each request, in order, until yield says false. The n-th request comes when
-// the integral of the rate has reached n, so the count over any stretch is exact and no rounding adds up. What hey
-// sends is hey's business.
+// Arrivals calls yield with the time of each request, in order, until yield says false. The n-th
+// request comes when the integral of the rate has reached n, so the count over any stretch is exact
+// and no rounding adds up. What hey sends is hey's business.
 func (p Profile) Arrivals(yield func(time.Duration) bool) {
 	next := 1.0 // what the integral has to reach for the next request
 	total := 0.0
@@ -127,7 +131,8 @@ type Change struct {
 	From, To float64
 }
 
-// Changes are the profile's steps: the borders at which the rate jumps, the start included where it begins above 0.
+// Changes are the profile's steps: the borders at which the rate jumps, the start included where it
+// begins above 0.
 func (p Profile) Changes() []Change {
 	var changes []Change
 	var at time.Duration
