@@ -149,11 +149,27 @@ func documents(t *testing.T) []string {
 // TestDocumentsPathsExist: a command that names a file which has moved is worse than none.
 func TestDocumentsPathsExist(t *testing.T) {
 	for _, document := range documents(t) {
-		for _, path := range words(`\b((?:manifests|envoystats/testdata|bench/results)/[\w./*-]*\w)`, read(t, document)) {
+		for _, path := range words(`\b((?:cmd|envoystats|aggregator|metricsapi|manifests|bench)/[\w./*-]*\w)`, read(t, document)) {
 			if found, err := filepath.Glob(filepath.Join("..", path)); err != nil || len(found) == 0 {
 				t.Errorf("%s names %s, which is not there (%v)", document, path, err)
 			}
 		}
+	}
+}
+
+// TestDocumentsHPAsAreHPAs: whoever copies one gets what an API server takes.
+func TestDocumentsHPAsAreHPAs(t *testing.T) {
+	found := 0
+	for _, document := range documents(t) {
+		for _, block := range words("(?s)\n```yaml\n(.*?)\n```\n", read(t, document)) {
+			if strings.Contains(block, "kind: HorizontalPodAutoscaler") {
+				found++
+				decode(t, document, []byte(block))
+			}
+		}
+	}
+	if found == 0 {
+		t.Error("no document shows an HPA")
 	}
 }
 
