@@ -325,7 +325,9 @@ func (r *chaosRun) look(ctx context.Context, ln *lane) (chaos.Look, error) {
 	if err != nil {
 		return chaos.Look{}, err
 	}
-	return chaos.Look{At: time.Since(r.begin), Desired: int(hpa.Status.DesiredReplicas), Spec: int(scale.Spec.Replicas)}, nil
+	return chaos.Look{
+		At: time.Since(r.begin), Desired: int(hpa.Status.DesiredReplicas), Found: int(hpa.Status.CurrentReplicas), Spec: int(scale.Spec.Replicas),
+	}, nil
 }
 
 // ask asks the metrics API once a second, and says every ten seconds what it answers.

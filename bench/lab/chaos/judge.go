@@ -25,8 +25,9 @@ func (l Lane) Need() int { return int(math.Ceil(l.Load/l.PerReplica - 1e-9)) }
 // Look is what was seen of a lane's HPA and its target at one time.
 type Look struct {
 	At time.Duration
-	// Desired is the HPA's status.desiredReplicas, Spec the target's spec.replicas.
-	Desired, Spec int
+	// Desired is the HPA's status.desiredReplicas, Found its status.currentReplicas: what its target had when the HPA last looked, before
+	// it scaled. Spec is the target's spec.replicas.
+	Desired, Found, Spec int
 }
 
 // Answer is what the metrics API said when it was asked as an HPA asks.
@@ -71,10 +72,11 @@ func (t Trace) WrongDowns(from time.Duration) []Moment {
 	})
 }
 
-// WrongUps are the moments when more replicas were desired than the load needs, and than somebody had asked for by hand.
+// WrongUps are the moments when more replicas were desired than the load needs, and than somebody had asked for by hand: that the look
+// before has, or the HPA has found where it has looked since.
 func (t Trace) WrongUps(from time.Duration) []Moment {
 	return t.falls(from, func(before, now Look) string {
-		if need := t.Lane.Need(); now.Desired > max(before.Desired, before.Spec, need) {
+		if need := t.Lane.Need(); now.Desired > max(before.Desired, before.Spec, now.Found, need) {
 			return fmt.Sprintf("%d replicas desired, %d before, %d needed", now.Desired, before.Desired, need)
 		}
 		return ""

@@ -12,11 +12,18 @@ import (
 // lane needs 4 replicas for 31.7 requests a second.
 var lane = Lane{Namespace: "promql", Load: 31.7, PerReplica: 10, Target: 10}
 
-// looks are one a second, as desired replicas and the target's.
+// looks are one a second, as desired replicas and the target's. The HPA finds what the look before had.
 func looks(pairs ...[2]int) (all []Look) {
 	for i, p := range pairs {
-		all = append(all, Look{At: time.Duration(i) * time.Second, Desired: p[0], Spec: p[1]})
+		all = append(all, Look{At: time.Duration(i) * time.Second, Desired: p[0], Found: pairs[max(0, i-1)][1], Spec: p[1]})
 	}
+	return all
+}
+
+// atOnce are looks of which the last has both what somebody has made by hand and what the HPA made of it.
+func atOnce(byHand int, pairs ...[2]int) []Look {
+	all := looks(pairs...)
+	all[len(all)-1].Found = byHand
 	return all
 }
 
@@ -33,17 +40,19 @@ func TestWrongDownsAndUps(t *testing.T) {
 		from      time.Duration
 		down, ups []float64
 	}{
-		"always right":                           {looks: looks([2]int{4, 4}, [2]int{4, 4})},
-		"one too few, and back":                  {looks: looks([2]int{4, 4}, [2]int{3, 3}, [2]int{3, 3}, [2]int{4, 4}), down: []float64{1}},
-		"fewer and fewer":                        {looks: looks([2]int{4, 4}, [2]int{3, 3}, [2]int{2, 2}), down: []float64{1, 2}},
-		"from too many to what is needed":        {looks: looks([2]int{7, 7}, [2]int{4, 4})},
-		"too few before it counts, and still":    {looks: looks([2]int{3, 3}, [2]int{3, 3}, [2]int{3, 3}), from: time.Second, down: []float64{1}},
-		"too many":                               {looks: looks([2]int{4, 4}, [2]int{5, 5}, [2]int{5, 5}), ups: []float64{1}},
-		"as many as somebody has made by hand":   {looks: looks([2]int{4, 4}, [2]int{4, 6}, [2]int{6, 6}, [2]int{4, 4})},
-		"more than somebody has made by hand":    {looks: looks([2]int{4, 4}, [2]int{4, 6}, [2]int{7, 7}), ups: []float64{2}},
-		"up to what is needed after too few":     {looks: looks([2]int{2, 2}, [2]int{2, 2}, [2]int{4, 4}), from: 2 * time.Second},
-		"no status at first is no fall":          {looks: looks([2]int{0, 4}, [2]int{4, 4})},
-		"what happens before it counts does not": {looks: looks([2]int{4, 4}, [2]int{2, 2}, [2]int{9, 9}, [2]int{4, 4}, [2]int{4, 4}), from: 3 * time.Second},
+		"always right":                            {looks: looks([2]int{4, 4}, [2]int{4, 4})},
+		"one too few, and back":                   {looks: looks([2]int{4, 4}, [2]int{3, 3}, [2]int{3, 3}, [2]int{4, 4}), down: []float64{1}},
+		"fewer and fewer":                         {looks: looks([2]int{4, 4}, [2]int{3, 3}, [2]int{2, 2}), down: []float64{1, 2}},
+		"from too many to what is needed":         {looks: looks([2]int{7, 7}, [2]int{4, 4})},
+		"too few before it counts, and still":     {looks: looks([2]int{3, 3}, [2]int{3, 3}, [2]int{3, 3}), from: time.Second, down: []float64{1}},
+		"too many":                                {looks: looks([2]int{4, 4}, [2]int{5, 5}, [2]int{5, 5}), ups: []float64{1}},
+		"as many as somebody has made by hand":    {looks: looks([2]int{4, 4}, [2]int{4, 6}, [2]int{6, 6}, [2]int{4, 4})},
+		"by hand, and the HPA has looked at once": {looks: atOnce(6, [2]int{4, 4}, [2]int{6, 6})},
+		"more than by hand, at once":              {looks: atOnce(6, [2]int{4, 4}, [2]int{7, 7}), ups: []float64{1}},
+		"more than somebody has made by hand":     {looks: looks([2]int{4, 4}, [2]int{4, 6}, [2]int{7, 7}), ups: []float64{2}},
+		"up to what is needed after too few":      {looks: looks([2]int{2, 2}, [2]int{2, 2}, [2]int{4, 4}), from: 2 * time.Second},
+		"no status at first is no fall":           {looks: looks([2]int{0, 4}, [2]int{4, 4})},
+		"what happens before it counts does not":  {looks: looks([2]int{4, 4}, [2]int{2, 2}, [2]int{9, 9}, [2]int{4, 4}, [2]int{4, 4}), from: 3 * time.Second},
 	} {
 		t.Run(name, func(t *testing.T) {
 			trace := Trace{Lane: lane, Looks: tc.looks}
