@@ -88,6 +88,7 @@ type requests struct {
 	unreadable bool          // a series of it cannot be read
 	refused    bool          // nothing of it can be read
 	begun      bool          // it had requests before
+	idle       bool          // it has none
 }
 
 type requestLabels struct{ unreadable, refused bool }
@@ -108,12 +109,15 @@ func (r requests) send(s *aggregator.Store) {
 		count = 1000
 	}
 	for at := r.from; at <= r.to; at += 5 * time.Second {
-		arrival := s.Started().Add(at)
-		count += 25
+		arrival, n := s.Started().Add(at), 25
+		if r.idle {
+			n = 0
+		}
+		count += float64(n)
 		b := &aggregator.Batch{Timestamp: arrival.UnixMilli()}
 		b.Samples = []aggregator.Sample{
 			{Key: 1, Timestamp: b.Timestamp, Kind: aggregator.Counter, Value: count},
-			{Key: 2, Timestamp: b.Timestamp, Kind: aggregator.Histogram, Count: 25, Value: 250},
+			{Key: 2, Timestamp: b.Timestamp, Kind: aggregator.Histogram, Count: uint64(n), Value: float64(10 * n)},
 		}
 		if r.refused { // keys that are never read again
 			b.Samples[0].Key, b.Samples[1].Key = 11, 12
@@ -204,6 +208,10 @@ func TestHold(t *testing.T) {
 			pods: fixedPods{pod("a", old), pod("b", old, left(60500*time.Millisecond))}, sent: []requests{{pod: "a", from: 5 * time.Second, to: 2 * time.Minute}, {pod: "b", from: 5 * time.Second, to: time.Minute}},
 			at: 2*time.Minute + time.Second, hpas: average("10"), scale: 3, want: "5", expected: 1,
 		},
+		"one is being deleted, and those to whom its load goes tell so later than it does": {
+			pods: fixedPods{pod("a", old), pod("b", old, left(100500*time.Millisecond))}, sent: []requests{{pod: "a", from: 5 * time.Second, to: 2 * time.Minute}, {pod: "b", from: 5 * time.Second, to: 100 * time.Second}},
+			at: 124 * time.Second, hpas: average("10"), scale: 3, want: "8542m", reason: "as of the newest time that every sidecar has covered", expected: 1,
+		},
 		"mute for longer than the hold, and the one that reports has just come": {
 			pods: fixedPods{pod("a", old), pod("b", 0, young(whole-30*time.Second))}, sent: []requests{{pod: "b", from: whole - 20*time.Second, to: whole}},
 			at: whole, hpas: average("10"), scale: 4, want: "40", reason: "1 sidecars have not been heard of for long", expected: 2,
@@ -269,6 +277,10 @@ func TestHold(t *testing.T) {
 			pods: fixedPods{pod("a", old), pod("b", old)}, sent: []requests{{pod: "a", from: 5 * time.Second, to: 2 * time.Minute}},
 			at: 2 * time.Minute, hpas: average("10"), scale: 4, want: "40", reason: "1 sidecar not back since the start of meshpulse (b)", expected: 2,
 		},
+		"one that began just before our start is not back either": {
+			pods: fixedPods{pod("a", old), pod("b", 10*time.Second)}, sent: []requests{{pod: "a", from: 5 * time.Second, to: 2 * time.Minute}},
+			at: 2 * time.Minute, hpas: average("10"), scale: 4, want: "40", reason: "1 sidecar not back since the start of meshpulse (b)", expected: 2,
+		},
 		"nobody is back since our start": {
 			pods: fixedPods{pod("a", old), pod("b", old)}, at: 2 * time.Second, hpas: average("10"), scale: 4, want: "40", reason: "nothing seen: 2 sidecars not back", expected: 2,
 		},
@@ -295,6 +307,10 @@ func TestHold(t *testing.T) {
 		"a pod that came later and has not been heard of may serve": {
 			pods: fixedPods{pod("a", old), pod("b", 0, young(time.Minute))}, sent: []requests{{pod: "a", from: 5 * time.Second, to: 2 * time.Minute}},
 			at: 2 * time.Minute, hpas: average("10"), scale: 4, want: "40", reason: "1 sidecar not heard of since it began (b)", expected: 2,
+		},
+		"not heard of for as long as the hold": {
+			pods: fixedPods{pod("a", old), pod("b", 0, young(whole-hold))}, sent: []requests{{pod: "a", from: 5 * time.Second, to: whole}},
+			at: whole, hpas: average("10"), scale: 4, want: "40", reason: "1 sidecar not heard of since it began (b)", expected: 2,
 		},
 		"not heard of for longer than the hold: counted as the mean of the others": {
 			pods: fixedPods{pod("a", old), pod("b", 0, young(time.Minute))}, sent: []requests{{pod: "a", from: 5 * time.Second, to: whole}},
@@ -341,6 +357,16 @@ func TestHold(t *testing.T) {
 			sent: []requests{{pod: "a", from: 5 * time.Second, to: whole}, {pod: "c", from: 5 * time.Second, to: whole - 20*time.Second}},
 			at:   whole, hpas: average("4"), scale: 3, want: "12", reason: "held to keep the replicas, seen 8", expected: 3,
 		},
+		"one is mute, and one is deleted before it has begun: nobody serves in its place": {
+			pods: fixedPods{pod("a", old), pod("b", old), pod("c", 0, young(whole-20*time.Second), left(whole-14*time.Second))},
+			sent: []requests{{pod: "a", from: 5 * time.Second, to: whole}},
+			at:   whole, hpas: average("10"), scale: 3, want: "10", reason: "1 sidecars have been mute", expected: 2,
+		},
+		"one is not heard of, and one has told all the window and may not have been ready all of it": {
+			pods: fixedPods{pod("a", old), pod("b", 0, young(time.Minute)), pod("c", 0, young(whole-90*time.Second))},
+			sent: []requests{{pod: "a", from: 5 * time.Second, to: whole}, {pod: "c", from: whole - 80*time.Second, to: whole}},
+			at:   whole, hpas: average("10"), scale: 4, want: "30", reason: "1 sidecars have not been heard of for long", expected: 3, // three times what is seen
+		},
 		"one is mute, and one came within the window: as if both served as much as the one that was there": {
 			pods: fixedPods{pod("a", old), pod("b", old), pod("c", 0, young(whole-10*time.Second))},
 			sent: []requests{{pod: "a", from: 5 * time.Second, to: whole}, {pod: "c", from: whole - 5*time.Second, to: whole}},
@@ -365,6 +391,11 @@ func TestHold(t *testing.T) {
 			pods: fixedPods{pod("a", old), pod("b", old)},
 			sent: []requests{{pod: "a", from: 5 * time.Second, to: whole}, {pod: "b", from: 5 * time.Second, to: whole - 55*time.Second, refused: true}, {pod: "b", from: whole - 50*time.Second, to: whole, unreadable: true}},
 			at:   whole, hpas: average("10"), scale: 4, want: "10", reason: "1 sidecars have been mute for long and are counted as the mean of the 1 that report", expected: 2,
+		},
+		"all was refused for longer than the hold, and the others have no requests: their mean is not the answer": {
+			pods: fixedPods{pod("a", old), pod("b", old)},
+			sent: []requests{{pod: "a", from: 5 * time.Second, to: whole, idle: true}, {pod: "b", from: 5 * time.Second, to: whole - 5*time.Second, refused: true}, {pod: "b", from: whole, to: whole}},
+			at:   whole, hpas: average("10"), scale: 4, want: "40", reason: "held to keep the replicas: 1 sidecars have not been heard of for long", expected: 2,
 		},
 		"all of all was refused for longer than the hold": {
 			pods: fixedPods{pod("a", old)}, sent: []requests{{pod: "a", from: 5 * time.Second, to: whole, refused: true}},
@@ -398,6 +429,15 @@ func TestHold(t *testing.T) {
 		"a name used again is another pod": {
 			pods: fixedPods{pod("a", 0, young(3*time.Minute))}, sent: []requests{{pod: "a", from: 5 * time.Second, to: 2 * time.Minute}, {pod: "a", from: 200 * time.Second, to: 5 * time.Minute}},
 			at: 5 * time.Minute, hpas: average("10"), scale: 4, want: "5", expected: 1,
+		},
+		"a name used again within the window: what the other pod did not tell is not missing of this one": {
+			pods: fixedPods{pod("a", 0, young(3*time.Minute))}, sent: []requests{{pod: "a", from: 5 * time.Second, to: 2 * time.Minute}, {pod: "a", from: 200 * time.Second, to: 4 * time.Minute}},
+			at: 4 * time.Minute, hpas: average("10"), scale: 4, want: "3542m", expected: 1,
+		},
+		"a name used again, and not heard of since for longer than the hold: what is seen asks for more": {
+			pods: fixedPods{pod("a", old), pod("b", 0, young(2*time.Minute))},
+			sent: []requests{{pod: "a", from: 5 * time.Second, to: whole}, {pod: "b", from: 5 * time.Second, to: time.Minute}},
+			at:   whole, hpas: average("1"), scale: 2, want: "5", expected: 2, // the other pod's silence does not make this one mute
 		},
 		"a young pod's first rows have been overwritten": {
 			expr: strings.Replace(expr, "[1m]", "[30m]", 1), pods: fixedPods{pod("a", 0, young(time.Second))}, sent: []requests{{pod: "a", from: 5 * time.Second, to: 25 * time.Minute}},

@@ -190,17 +190,18 @@ func TestEachSelectorWaitsForThePodsThatItMeans(t *testing.T) {
 		back, silent []string // since our start, and not any more
 		want         string
 	}{
-		"all are back":                          {expr: podinfo + " + " + waypoint, back: []string{"p1", "p2", "w1", "w2"}, want: "20, 4 expected"},
-		"a waypoint is not back":                {expr: podinfo + " + " + waypoint, back: []string{"p1", "p2", "w1"}, want: "30 held, 4 expected"},
-		"one of the workload is not back":       {expr: podinfo + " + " + waypoint, back: []string{"p1", "w1", "w2"}, want: "30 held, 4 expected"},
-		"the other way round":                   {expr: waypoint + " + " + podinfo, back: []string{"p1", "w1", "w2"}, want: "30 held, 4 expected"},
-		"one of the workload is silent":         {expr: podinfo + " + " + waypoint, back: []string{"p1", "w1", "w2"}, silent: []string{"p2"}, want: "30 held, 4 expected"},
-		"of what is in place of waypoints":      {expr: waypoint + " or " + podinfo, back: []string{"p1", "w1", "w2"}, want: "30 held, 4 expected"},
-		"waypoints alone do not wait for it":    {expr: waypoint, back: []string{"p1", "w1", "w2"}, want: "10, 3 expected"},
-		"the workload does not wait for them":   {expr: podinfo, back: []string{"p1", "p2", "w1"}, want: "10, 2 expected"},
-		"any pod's, beside the workload's":      {expr: podinfo + " + " + any, back: []string{"p1", "w1", "w2", "o"}, want: "30 held, 4 expected"},
-		"any pod's, and who is not named stays": {expr: podinfo + " + " + any, back: []string{"p1", "p2", "w1", "w2"}, want: "30 held, 4 expected"},
-		"any pod's, and all are back":           {expr: podinfo + " + " + any, back: []string{"p1", "p2", "w1", "w2", "o"}, want: "25, 5 expected"},
+		"all are back":                           {expr: podinfo + " + " + waypoint, back: []string{"p1", "p2", "w1", "w2"}, want: "20, 4 expected"},
+		"a waypoint is not back":                 {expr: podinfo + " + " + waypoint, back: []string{"p1", "p2", "w1"}, want: "30 held, 4 expected"},
+		"one of the workload is not back":        {expr: podinfo + " + " + waypoint, back: []string{"p1", "w1", "w2"}, want: "30 held, 4 expected"},
+		"the other way round":                    {expr: waypoint + " + " + podinfo, back: []string{"p1", "w1", "w2"}, want: "30 held, 4 expected"},
+		"one of the workload is silent":          {expr: podinfo + " + " + waypoint, back: []string{"p1", "w1", "w2"}, silent: []string{"p2"}, want: "30 held, 4 expected"},
+		"of what is in place of waypoints":       {expr: waypoint + " or " + podinfo, back: []string{"p1", "w1", "w2"}, want: "30 held, 4 expected"},
+		"waypoints alone do not wait for it":     {expr: waypoint, back: []string{"p1", "w1", "w2"}, want: "10, 3 expected"},
+		"the workload does not wait for them":    {expr: podinfo, back: []string{"p1", "p2", "w1"}, want: "10, 2 expected"},
+		"any pod's, beside the workload's":       {expr: podinfo + " + " + any, back: []string{"p1", "w1", "w2", "o"}, want: "30 held, 4 expected"},
+		"any pod's, and who is not named stays":  {expr: podinfo + " + " + any, back: []string{"p1", "p2", "w1", "w2"}, want: "30 held, 4 expected"},
+		"any pod's, and none of the workload is": {expr: podinfo + " + " + any, back: []string{"w1", "w2", "o"}, want: "30 held, 3 expected"},
+		"any pod's, and all are back":            {expr: podinfo + " + " + any, back: []string{"p1", "p2", "w1", "w2", "o"}, want: "25, 5 expected"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := newHeldCluster(t)

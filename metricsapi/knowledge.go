@@ -364,7 +364,7 @@ func (l *looking) judge(p *knownPod, s aggregator.PodState) {
 		if !l.told(p, s, a, l.at) {
 			l.f.add(flawLeft, name)
 		}
-		if p.wired && s.Newest.After(l.from) {
+		if s.Newest.After(l.from) {
 			t.departed = name
 		}
 		return
