@@ -5,6 +5,7 @@ FUZZTIME ?= 30s
 COMMIT    = $(shell git describe --always --dirty --abbrev=12 --exclude '*' 2>/dev/null)
 LINT     := $(GO) tool -modfile=bench/tools/go.mod
 
+VERSION   ?= $(COMMIT)
 IMAGE     ?= meshpulse:$(COMMIT)
 PLATFORMS ?= linux/amd64 linux/arm64
 
@@ -53,11 +54,11 @@ beside: build report envoy ## a real Prometheus scrapes the Envoys that push to 
 surge: report ## the study of surges: false scale-ups, delay, overshoot, over simulated days (40 of each kind and flush; DAYS=1: fewer, printed and not kept)
 	@bin/report surge $(if $(DAYS),--days $(DAYS))
 
-image: image-binaries ## bin/meshpulse-image.tar, an OCI archive without Docker (IMAGE=REGISTRY/meshpulse:TAG, PLATFORMS="linux/amd64 linux/arm64")
-	@bin/image/image -name $(IMAGE) -revision $(COMMIT) -out bin/meshpulse-image.tar $(foreach p,$(PLATFORMS),$(p)=bin/image/meshpulse-$(subst /,-,$(p)))
+image: image-binaries ## bin/meshpulse-image.tar, an OCI archive without Docker, and bills of materials beside it (IMAGE=REGISTRY/meshpulse:TAG, PLATFORMS="linux/amd64 linux/arm64")
+	@bin/image/image -name $(IMAGE) -version $(VERSION) -revision $(COMMIT) -out bin/meshpulse-image.tar -sbom $(foreach p,$(PLATFORMS),$(p)=bin/image/meshpulse-$(subst /,-,$(p)))
 
 push: image-binaries ## the same to the registry in IMAGE, with the credentials of docker login or podman login
-	@bin/image/image -name $(IMAGE) -revision $(COMMIT) -push $(foreach p,$(PLATFORMS),$(p)=bin/image/meshpulse-$(subst /,-,$(p)))
+	@bin/image/image -name $(IMAGE) -version $(VERSION) -revision $(COMMIT) -push $(foreach p,$(PLATFORMS),$(p)=bin/image/meshpulse-$(subst /,-,$(p)))
 
 .PHONY: image-binaries
 image-binaries:

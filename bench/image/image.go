@@ -24,7 +24,7 @@ var epoch = time.Unix(0, 0).UTC()
 const user = "65532:65532"
 
 // newIndex returns an index of an image for each PLATFORM=BINARY.
-func newIndex(binaries []string, revision string) (v1.ImageIndex, error) {
+func newIndex(binaries []string, version, revision string) (v1.ImageIndex, error) {
 	if len(binaries) == 0 {
 		return nil, errors.New("no binary: give PLATFORM=FILE, such as linux/amd64=bin/image/meshpulse-amd64")
 	}
@@ -39,7 +39,7 @@ func newIndex(binaries []string, revision string) (v1.ImageIndex, error) {
 		if err != nil {
 			return nil, err
 		}
-		image, err := newImage(binary, *platform, revision)
+		image, err := newImage(binary, *platform, version, revision)
 		if err != nil {
 			return nil, fmt.Errorf("image for %s: %w", platform, err)
 		}
@@ -48,7 +48,7 @@ func newIndex(binaries []string, revision string) (v1.ImageIndex, error) {
 	return index, nil
 }
 
-func newImage(binary []byte, platform v1.Platform, revision string) (v1.Image, error) {
+func newImage(binary []byte, platform v1.Platform, version, revision string) (v1.Image, error) {
 	layer, err := newLayer(binary)
 	if err != nil {
 		return nil, err
@@ -61,7 +61,7 @@ func newImage(binary []byte, platform v1.Platform, revision string) (v1.Image, e
 			ExposedPorts: map[string]struct{}{"15090/tcp": {}, "6443/tcp": {}},
 			Labels: map[string]string{
 				"org.opencontainers.image.title": "meshpulse", "org.opencontainers.image.licenses": "Apache-2.0",
-				"org.opencontainers.image.revision": revision,
+				"org.opencontainers.image.version": version, "org.opencontainers.image.revision": revision,
 			},
 		},
 	}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"testing"
@@ -79,7 +80,7 @@ func file(t *testing.T, archive []byte, path string) []byte {
 }
 
 func TestEveryPlatformRunsItsOwnBinaryAsNobody(t *testing.T) {
-	index, err := newIndex(binaries(t), "abc")
+	index, err := newIndex(binaries(t), "1.2", "abc")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -106,7 +107,7 @@ func checkImage(t *testing.T, image v1.Image, arch string) {
 		t.Fatal(err)
 	}
 	c := config.Config
-	if config.Architecture != arch || c.User != "65532:65532" || !slices.Equal(c.Entrypoint, []string{"/meshpulse"}) || c.Labels["org.opencontainers.image.revision"] != "abc" {
+	if config.Architecture != arch || c.User != "65532:65532" || !slices.Equal(c.Entrypoint, []string{"/meshpulse"}) || c.Labels["org.opencontainers.image.revision"] != "abc" || c.Labels["org.opencontainers.image.version"] != "1.2" {
 		t.Errorf("%s: %+v", arch, config)
 	}
 	layers, err := image.Layers()
@@ -150,6 +151,49 @@ func TestTheDockerfileMakesTheSame(t *testing.T) {
 	}
 }
 
+func TestTheBillOfMaterialsHasTheBinarysModules(t *testing.T) {
+	info := &debug.BuildInfo{GoVersion: "go1.26.8", Main: debug.Module{Path: "github.com/meshpulse/meshpulse"}, Deps: []*debug.Module{
+		{Path: "k8s.io/api", Version: "v0.37.0"},
+		{Path: "github.com/Some/Old", Version: "v2.0.0+incompatible"},
+		{Path: "example.org/left", Version: "v1.0.0", Replace: &debug.Module{Path: "example.org/taken", Version: "v1.0.1"}},
+	}}
+	got := newBOM(info, "1.2")
+	if got.Metadata.Component.PURL != "pkg:golang/github.com/meshpulse/meshpulse@1.2" {
+		t.Errorf("%+v", got.Metadata)
+	}
+	var purls []string
+	for _, c := range got.Components {
+		purls = append(purls, c.PURL)
+	}
+	want := []string{
+		"pkg:golang/example.org/taken@v1.0.1", "pkg:golang/github.com/some/old@v2.0.0%2Bincompatible", "pkg:golang/k8s.io/api@v0.37.0",
+		"pkg:golang/stdlib@1.26.8",
+	}
+	if !slices.Equal(purls, want) {
+		t.Errorf("%q, want %q", purls, want)
+	}
+}
+
+func TestABillOfMaterialsStandsBesideTheArchive(t *testing.T) {
+	self, err := os.Executable() // a Go binary, which has modules
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := filepath.Join(t.TempDir(), "image.tar")
+	if err := run(t.Context(), []string{"-name", "meshpulse:1", "-out", out, "-sbom", "-version", "1", "linux/amd64=" + self}); err != nil {
+		t.Fatal(err)
+	}
+	content, err := os.ReadFile(strings.TrimSuffix(out, ".tar") + "-linux-amd64.cdx.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{`"bomFormat": "CycloneDX"`, `"name": "github.com/google/go-containerregistry"`} {
+		if !strings.Contains(string(content), want) {
+			t.Errorf("no %s in\n%s", want, content)
+		}
+	}
+}
+
 func TestBadArgumentsAreNamed(t *testing.T) {
 	for name, tc := range map[string]struct {
 		args []string
@@ -178,7 +222,7 @@ func TestAnArchiveIsThereWholeOrNotAtAll(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	index, err := newIndex(binaries(t), "")
+	index, err := newIndex(binaries(t), "", "")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,8 +1,9 @@
 // Command image makes meshpulse's container image of static binaries, without Docker, a base image or root: an OCI
 // archive (image-spec v1.1, a layout in a tar) with an index of one manifest a platform, which containerd, podman and skopeo
-// read, and what is pushed to a registry. The same binaries give the same bytes.
+// read, and what is pushed to a registry. Beside the archive stands a bill of materials (CycloneDX) for each platform. The same binaries give
+// the same bytes.
 //
-//	image -name REGISTRY/meshpulse:TAG [-out image.tar] [-push] [-revision COMMIT] linux/amd64=BINARY linux/arm64=BINARY
+//	image -name REGISTRY/meshpulse:TAG [-out image.tar [-sbom]] [-push] [-version VERSION] [-revision COMMIT] linux/amd64=BINARY linux/arm64=BINARY
 package main
 
 import (
@@ -12,6 +13,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"strings"
 
 	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
@@ -31,7 +33,9 @@ func run(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("image", flag.ContinueOnError)
 	ref := flags.String("name", "meshpulse:latest", "the image's name with its tag")
 	out := flags.String("out", "", "OCI archive to write")
+	sbom := flags.Bool("sbom", false, "write a bill of materials for each platform beside -out")
 	push := flags.Bool("push", false, "push to the registry in the name, with what docker login or podman login has left")
+	version := flags.String("version", "", "what the image's label and its bills of materials call the version")
 	revision := flags.String("revision", "", "commit that the binaries were built from")
 	if err := flags.Parse(args); err != nil {
 		return err
@@ -43,13 +47,18 @@ func run(ctx context.Context, args []string) error {
 	if err != nil {
 		return fmt.Errorf("-name: %w", err)
 	}
-	index, err := newIndex(flags.Args(), *revision)
+	index, err := newIndex(flags.Args(), *version, *revision)
 	if err != nil {
 		return err
 	}
 	if *out != "" {
 		if err := writeArchive(*out, tag, index); err != nil {
 			return err
+		}
+		if *sbom {
+			if err := writeBOMs(*out, flags.Args(), *version); err != nil {
+				return err
+			}
 		}
 	}
 	if *push {
@@ -62,5 +71,17 @@ func run(ctx context.Context, args []string) error {
 		return err
 	}
 	fmt.Println(*ref + "@" + digest.String())
+	return nil
+}
+
+// writeBOMs writes one for each PLATFORM=BINARY, beside the archive.
+func writeBOMs(archive string, binaries []string, version string) error {
+	for _, arg := range binaries {
+		platform, binary, _ := strings.Cut(arg, "=")
+		file := strings.TrimSuffix(archive, ".tar") + "-" + strings.ReplaceAll(platform, "/", "-") + ".cdx.json"
+		if err := writeBOM(file, binary, version); err != nil {
+			return err
+		}
+	}
 	return nil
 }
