@@ -81,6 +81,7 @@ $(LAB_BIN)/keda-%-$(KEDA_VERSION): bench/lab/peers/keda/go.mod
 # module, so that who runs no node builds none of it.
 COREDNS_VERSION     := v1.15.0
 KUBE_ROUTER_VERSION := v2.1.0
+CERT_MANAGER_CRDS   := $(LAB_BIN)/cert-manager-crds.yaml
 LAB_NODE            := $(LAB_BIN)/node-$(KUBE_VERSION) $(LAB_BIN)/coredns-$(COREDNS_VERSION) $(LAB_BIN)/kube-router-$(KUBE_ROUTER_VERSION)
 
 .PHONY: lab-node lab-node-root lab-node-build lab-node-binaries
@@ -91,7 +92,7 @@ lab-node: lab-node-root lab-node-build ## the documents' way on a real node, fro
 lab-node-root: # told before anything is built
 	@test "$$(id -u)" = 0 || { echo "make lab-node: a node is run by root (namespaces, mounts, control groups), inside namespaces that end with it: sudo make lab-node" >&2; exit 1; }
 
-lab-node-binaries: $(LAB_CONTROLPLANE) $(LAB_NODE) $(LAB_BIN)/podinfo
+lab-node-binaries: $(LAB_CONTROLPLANE) $(LAB_NODE) $(LAB_BIN)/podinfo $(CERT_MANAGER_CRDS)
 
 lab-node-build: lab-node-binaries envoy
 	@bench/lab/node/get-tools
@@ -112,3 +113,10 @@ $(LAB_BIN)/kube-router-$(KUBE_ROUTER_VERSION): bench/lab/node/kube-router/go.mod
 	@mkdir -p $(LAB_BIN)
 	@cd $(<D) && CGO_ENABLED=0 ../../../tools/progress $(GO) build -v -trimpath -ldflags "-s -w" -o ../../../../$@ \
 		github.com/cloudnativelabs/kube-router/v2/cmd/kube-router
+
+# What cert-manager takes of the documents' way with it; its controllers are not built.
+$(CERT_MANAGER_CRDS): bench/lab/peers/cert-manager/go.mod
+	@mkdir -p $(LAB_BIN)
+	@cd $(<D) && $(GO) mod download github.com/cert-manager/cert-manager
+	@crds=$$(cd $(<D) && $(GO) list -m -f '{{.Dir}}' github.com/cert-manager/cert-manager)/deploy/crds && \
+		cat $$crds/cert-manager.io_certificates.yaml $$crds/cert-manager.io_issuers.yaml > $@.part && mv $@.part $@

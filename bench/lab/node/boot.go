@@ -15,9 +15,11 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"text/template"
 	"time"
 
+	"github.com/meshpulse/meshpulse/bench/documents"
 	"github.com/meshpulse/meshpulse/bench/lab/cluster"
 	"github.com/meshpulse/meshpulse/bench/process"
 )
@@ -36,16 +38,21 @@ var config embed.FS
 type node struct {
 	*lab
 	cluster *cluster.Cluster
-	// running are the processes beside the control plane.
-	running []*process.Process
 	// cniPlugins is the folder of the CNI plugins.
 	cniPlugins string
-	// image is meshpulse's, NAME:TAG@DIGEST.
-	image string
+	// image is meshpulse's, NAME:TAG@DIGEST, known once imported has told that every image is there.
+	image    string
+	imported chan error
 	// before are the cluster's objects before meshpulse was installed.
 	before string
-	// load is the hey that runs now, nil when none does.
-	load *process.Process
+	// documents are the blocks of commands that the project's documents have for a cluster.
+	documents []documents.Block
+
+	mu sync.Mutex
+	// running are the processes beside the control plane.
+	running []*process.Process
+	// typedAlready are the documents' commands that were run, as they stand there.
+	typedAlready map[string]bool
 }
 
 // built are the programs that make builds.
@@ -53,6 +60,7 @@ func (l *lab) built() []string {
 	var all []string
 	for _, name := range []string{
 		"controlplane-" + kubeVersion, "node-" + kubeVersion, "coredns-" + corednsVersion, "kube-router-" + kubeRouterVersion, "pod", "podinfo", "hey",
+		certManagerCRDs,
 	} {
 		all = append(all, l.binary(name))
 	}
@@ -95,8 +103,11 @@ func (l *lab) findCNIPlugins() (string, error) {
 
 // boot starts everything up to a node that is ready, with DNS. What it started ends with the namespaces.
 func (l *lab) boot(ctx context.Context) (*node, error) {
-	n := &node{lab: l}
+	n := &node{lab: l, typedAlready: map[string]bool{}}
 	var err error
+	if n.documents, err = documents.Read(l.root); err != nil {
+		return nil, err
+	}
 	if n.cniPlugins, err = l.findCNIPlugins(); err != nil {
 		return nil, err
 	}
@@ -137,7 +148,7 @@ func (n *node) writeConfig(names ...string) error {
 		}
 		var b bytes.Buffer
 		if err := t.Execute(&b, map[string]string{
-			"State": n.state, "PKI": n.pki(""), "Node": nodeName, "CgroupRoot": cgroupRoot, "CNIPlugins": n.cniPlugins,
+			"State": n.state, "PKI": n.pki(""), "Node": nodeName, "CgroupRoot": n.cgroup, "CNIPlugins": n.cniPlugins,
 		}); err != nil {
 			return err
 		}
@@ -156,11 +167,13 @@ func (n *node) start(name, command string, args ...string) (*process.Process, er
 	if err != nil {
 		return nil, err
 	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
 	n.running = append(n.running, p)
 	return p, nil
 }
 
-// startContainerd starts it and imports the images.
+// startContainerd starts it and imports the images: those that the node itself needs at once, the others beside what comes next.
 func (n *node) startContainerd(ctx context.Context) error {
 	p, err := n.start("containerd", "containerd", "--config", filepath.Join(n.state, "containerd.toml"))
 	if err != nil {
@@ -177,20 +190,33 @@ func (n *node) startContainerd(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	archives := []string{n.archive()}
-	for i, image := range images {
-		file := filepath.Join(n.state, fmt.Sprintf("image-%d.tar", i))
+	if err := n.importImages(ctx, images[:ofNode]); err != nil {
+		return err
+	}
+	n.imported = make(chan error, 1)
+	go func() {
+		ctx := context.WithoutCancel(ctx) // beyond the step that starts it
+		n.imported <- errors.Join(n.importArchive(ctx, n.archive()), n.importImages(ctx, images[ofNode:]), n.pinImage(ctx))
+	}()
+	return nil
+}
+
+func (n *node) importImages(ctx context.Context, images []image) error {
+	for _, image := range images {
+		file := filepath.Join(n.state, "image.tar")
 		if err := image.write(file); err != nil {
 			return fmt.Errorf("image %s: %w", image.name, err)
 		}
-		archives = append(archives, file)
-	}
-	for _, file := range archives {
-		if _, err := output(ctx, 2*time.Minute, "ctr", "--namespace", "k8s.io", "images", "import", file); err != nil {
+		if err := n.importArchive(ctx, file); err != nil {
 			return err
 		}
 	}
-	return n.pinImage(ctx)
+	return nil
+}
+
+func (n *node) importArchive(ctx context.Context, file string) error {
+	_, err := output(ctx, 2*time.Minute, "ctr", "--namespace", "k8s.io", "images", "import", file)
+	return err
 }
 
 // pinImage finds the digest of meshpulse's image and gives it the name that a registry would have it by.
@@ -299,6 +325,8 @@ func (n *node) startDNS(ctx context.Context) error {
 // failed is an error when a program of the node has ended by itself.
 func (n *node) failed() error {
 	errs := []error{n.cluster.Failed()}
+	n.mu.Lock()
+	defer n.mu.Unlock()
 	for _, p := range n.running {
 		errs = append(errs, p.Ended())
 	}

@@ -5,288 +5,139 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
+	"slices"
 	"strings"
-	"syscall"
 	"time"
 
-	"github.com/meshpulse/meshpulse/bench/process"
+	"github.com/meshpulse/meshpulse/bench/documents"
 )
 
-// line is one command of a document, with the comment behind it.
-type line struct{ command, comment string }
-
-// commands are those of the first block of a shell after the line that begins with the text.
-func commands(document, begins string) ([]line, error) {
-	_, rest, found := strings.Cut("\n"+document, "\n"+begins)
-	if !found {
-		return nil, fmt.Errorf("the document has no line that begins with %q", begins)
-	}
-	_, block, _ := strings.Cut(rest, "\n```sh\n")
-	block, _, closed := strings.Cut(block, "\n```")
-	if !closed {
-		return nil, fmt.Errorf("the document has no commands below %q", begins)
-	}
-	var lines []line
-	for text := range strings.Lines(block) {
-		command, comment, _ := strings.Cut(strings.TrimRight(text, "\n"), " # ")
-		lines = append(lines, line{strings.TrimSpace(command), strings.TrimSpace(comment)})
-	}
-	return lines, nil
-}
-
-// guide is one of those in manifests/examples: its commands and what it says that becomes of the replicas.
+// guide is one of the README's: a command of it, its HPA, and what it says that becomes of the replicas.
 type guide struct {
-	heading, hpa string
+	command, hpa string
 	// least and most are the replicas that its load asks for.
 	least, most int
 }
 
-// The first replicas are asked for when a [1m] rate has seen most of the load; pods start within seconds.
+// elsewhere is the namespace in which the second guide runs, beside the first.
+const elsewhere = "test-2"
+
+// The first replicas are asked for when a [1m] rate has seen most of the load; pods start within seconds. On a machine that is busy
+// with something else all of it takes longer.
 const scaled = 150 * time.Second
 
-func (n *node) guideSteps() []step {
-	first := guide{"### Scale by requests", "podinfo-total", 2, 2}
-	latency := guide{"### Scale by latency", "podinfo-latency-avg", 5, 5} // its maxReplicas: "any traffic asks for maxReplicas"
-	second := guide{"### Scale one workload", "podinfo", 5, 6}
-	var w *watcher
-	var served []byte
+// requestsGuide is the first guide as far as it scales by requests and latency.
+func (r *reader) requestsGuide() []step {
+	requests := guide{documents.ByRequests, "podinfo-total", 2, 2}
+	latency := guide{documents.ByLatency, "podinfo-latency-avg", 5, 5} // its maxReplicas: "any traffic asks for maxReplicas"
 	return []step{
-		{"manifests/install.sh --rotate-cert, the API asked twice a second from here on", func(ctx context.Context) (err error) {
-			if served, err = n.servedCertificate(ctx); err != nil {
+		{name: "guide 1, by requests: hey at 20/s, 1 -> 2 replicas", do: func(ctx context.Context) error { return r.follow(ctx, requests) }},
+		{name: "guide 1, hey -q 15 at 30/s, 2 -> 3 replicas", do: func(ctx context.Context) error { return r.faster(ctx, requests) }},
+		{name: "the right to act at a surge: in one namespace by a RoleBinding, then as the documents say", do: r.mayAct},
+		{name: "guide 1, by latency: as written any traffic asks for maxReplicas, 3 -> 5, and an event says why", do: func(ctx context.Context) error {
+			if err := r.follow(ctx, latency); err != nil {
 				return err
 			}
-			w = n.watch(ctx)
-			_, err = n.sh(ctx, "manifests/install.sh --rotate-cert")
-			return err
+			return r.eventSaid(ctx, latency.hpa, "MillisecondsTarget")
 		}},
-		{"guide 1, by requests: hey at 20/s, 1 -> 2 replicas", func(ctx context.Context) error { return n.follow(ctx, first) }},
-		{"guide 1, hey -q 15 at 30/s, 2 -> 3 replicas", func(ctx context.Context) error { return n.faster(ctx, first) }},
-		{"the right to act at a surge is given as the documents say", n.mayAct},
-		{"guide 1, by latency: as written any traffic asks for maxReplicas, 3 -> 5, and an event says why", func(ctx context.Context) error {
-			if err := n.follow(ctx, latency); err != nil {
-				return err
-			}
-			return n.eventSaid(ctx, latency.hpa, "MillisecondsTarget")
-		}},
-		{"the new certificate is served, no question was left unanswered", func(ctx context.Context) error {
-			err := n.eventually(ctx, 3*time.Minute, func() error {
-				now, err := n.servedCertificate(ctx)
-				if err == nil && string(now) == string(served) {
-					err = errors.New("meshpulse still serves its first certificate")
-				}
-				return err
-			})
-			return errors.Join(err, w.end())
-		}},
-		{"guide 2, one workload: hey at 50/s, 1 -> 5 or 6 replicas", func(ctx context.Context) error {
-			// A user comes from elsewhere: to one replica, and no HPA that remembers more.
-			if _, err := n.sh(ctx, "kubectl -n test delete hpa --all && kubectl -n test scale deployment podinfo --replicas=1"); err != nil {
-				return err
-			}
-			if err := n.rollout(ctx, "test", "podinfo"); err != nil {
-				return err
-			}
-			return n.follow(ctx, second)
-		}},
-		{"/debug/hpas with a token of the observer, as the documents say", n.observed},
+		{name: "latency-p95.yaml in its place: answered, held while the window is not known", do: r.p95},
+		{name: "hey was answered by 200 alone", do: func(context.Context) error { return r.stopLoad() }},
 	}
 }
 
-// The documents whose commands are run.
-const (
-	guides    = "manifests/examples/README.md"
-	reference = "metricsapi/README.md"
-	runbook   = "manifests/runbook.md"
-)
-
-// block are the commands below a line of a document.
-func (n *node) block(document, begins string) ([]line, error) {
-	content, err := os.ReadFile(filepath.Join(n.root, document))
-	if err != nil {
-		return nil, err
-	}
-	lines, err := commands(string(content), begins)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", document, err)
-	}
-	return lines, nil
-}
-
-// mayAct gives the right and looks whether meshpulse has it.
-func (n *node) mayAct(ctx context.Context) error {
-	lines, err := n.block(reference, "## Acting at a surge")
-	if err != nil {
-		return err
-	}
-	for _, l := range lines {
-		if _, err := n.sh(ctx, l.command); err != nil {
-			return err
-		}
-	}
-	return n.expect(ctx, "yes", "auth", "can-i", "update", "deployments.apps", "--subresource=scale", "--namespace=test",
-		"--as=system:serviceaccount:"+namespace+":meshpulse")
-}
-
-// observed reads what meshpulse says of its HPAs through a forwarded port.
-func (n *node) observed(ctx context.Context) error {
-	lines, err := n.block(runbook, "## Look inside")
-	if err != nil {
-		return err
-	}
-	after, err := n.block(runbook, "Afterwards take the right back")
-	if err != nil {
-		return err
-	}
-	lines = append(lines, after...)
-	for _, l := range lines {
-		command, beside := strings.CutSuffix(l.command, " &")
-		switch {
-		case beside:
-			p, err := process.Start(filepath.Join(n.logs, "port-forward.log"), "sh", "-c", "exec "+command)
+// workloadGuide is the second guide, in a namespace that the first guide's first commands make.
+func (r *reader) workloadGuide() []step {
+	return []step{
+		{name: "the guides' app once more, in namespace " + r.namespace, do: func(ctx context.Context) error {
+			block, err := r.documented(documents.ByRequests)
 			if err != nil {
 				return err
 			}
-			defer p.Kill()
-		case strings.HasPrefix(command, "curl"): // once the port is forwarded
-			if err := n.eventually(ctx, 30*time.Second, func() error {
-				page, err := n.sh(ctx, command)
-				if err == nil && !strings.Contains(page, "podinfo") {
-					err = fmt.Errorf("the page does not name the HPA: %s", page)
+			for _, c := range block.Commands[:slices.IndexFunc(block.Commands, func(c documents.Command) bool {
+				return strings.Contains(c.Text, documents.ByRequests)
+			})] {
+				if strings.Contains(c.Text, "get --raw") {
+					continue // says that there is no HPA yet, which is the other reader's to see
 				}
-				return err
-			}); err != nil {
+				if _, err := r.typed(ctx, c); err != nil {
+					return fmt.Errorf("%s: %w", c.Text, err)
+				}
+			}
+			return nil
+		}},
+		{name: "guide 2, one workload: hey at 50/s, 1 -> 5 or 6 replicas", do: func(ctx context.Context) error {
+			if err := r.awaitFirstHPA(ctx); err != nil {
 				return err
 			}
-		default:
-			if _, err := n.sh(ctx, command); err != nil {
+			if err := r.follow(ctx, guide{documents.OneWorkload, "podinfo", 5, 6}); err != nil {
 				return err
 			}
-		}
+			return r.stopLoad()
+		}},
 	}
-	return nil
 }
 
-// follow runs a guide's commands and waits until its replicas are there.
-func (n *node) follow(ctx context.Context, g guide) error {
-	lines, err := n.block(guides, g.heading)
+// awaitFirstHPA waits until the other reader has seen that there is no HPA yet, as the first guide says.
+func (r *reader) awaitFirstHPA(ctx context.Context) error {
+	block, err := r.documented(documents.ByRequests)
 	if err != nil {
 		return err
 	}
-	if err := n.stopLoad(); err != nil {
-		return err
-	}
-	for _, l := range lines {
-		if err := n.follow1(ctx, l); err != nil {
-			return fmt.Errorf("%s: %w", l.command, err)
+	i := slices.IndexFunc(block.Commands, func(c documents.Command) bool { return strings.Contains(c.Text, documents.ByRequests) })
+	return r.eventually(ctx, 2*time.Minute, func() error {
+		if !r.remembers(block.Commands[i].Text) {
+			return fmt.Errorf("nobody has typed %q", block.Commands[i].Text)
 		}
-	}
-	return n.scales(ctx, g)
+		return nil
+	})
 }
 
-// follow1 runs one command. Those that the document gives a terminal of their own run on beside the next ones. What it says behind a --raw
-// is held to be in the answer; a number is asked for until there is one, as it says that the first flush has to come.
-func (n *node) follow1(ctx context.Context, l line) error {
-	switch {
-	case strings.Contains(l.command, " hey "):
-		return n.startLoad(ctx, l.command)
-	case strings.HasSuffix(l.command, " -w"):
-		_, err := n.start("watch", "timeout", "600", "sh", "-c", l.command)
-		return err
-	case strings.Contains(l.command, "get --raw"):
-		return n.eventually(ctx, 30*time.Second, func() error {
-			answer, err := n.sh(ctx, l.command)
-			if err == nil && !strings.Contains(answer, l.comment) {
-				err = fmt.Errorf("the answer has no %s: %s", l.comment, answer)
-			}
-			return err
-		})
-	default:
-		_, err := n.sh(ctx, l.command)
+// follow types a guide's commands and waits until its replicas are there.
+func (r *reader) follow(ctx context.Context, g guide) error {
+	block, err := r.documented(g.command)
+	if err != nil {
 		return err
 	}
+	if err := r.stopLoad(); err != nil {
+		return err
+	}
+	if err := r.do(ctx, block); err != nil {
+		return err
+	}
+	return r.scales(ctx, g)
 }
 
 // faster replaces the load by one of 15 a second and worker.
-func (n *node) faster(ctx context.Context, g guide) error {
-	lines, err := n.block(guides, g.heading)
+func (r *reader) faster(ctx context.Context, g guide) error {
+	block, err := r.documented(g.command)
 	if err != nil {
 		return err
 	}
-	if err := n.stopLoad(); err != nil {
+	if err := r.stopLoad(); err != nil {
 		return err
 	}
-	for _, l := range lines {
-		if strings.Contains(l.command, "-q 10") {
-			if err := n.startLoad(ctx, strings.Replace(l.command, "-q 10", "-q 15", 1)); err != nil {
-				return err
-			}
-		}
+	i := slices.IndexFunc(block.Commands, func(c documents.Command) bool { return strings.Contains(c.Text, "-q 10") })
+	if i < 0 {
+		return fmt.Errorf("%s has no load of -q 10", block)
 	}
-	return n.scales(ctx, guide{hpa: g.hpa, least: 3, most: 3})
-}
-
-// startLoad runs the guide's hey in its pod. A user reads on while the pods start: here they are waited for.
-func (n *node) startLoad(ctx context.Context, command string) error {
-	for _, name := range []string{"podinfo", "loadtester"} {
-		if err := n.rollout(ctx, "test", name); err != nil {
-			return err
-		}
-	}
-	if err := os.RemoveAll(filepath.Join(n.logs, "hey.log")); err != nil {
+	if err := r.startLoad(ctx, r.ours(strings.Replace(block.Commands[i].Text, "-q 10", "-q 15", 1))); err != nil {
 		return err
 	}
-	p, err := process.Start(filepath.Join(n.logs, "hey.log"), "sh", "-c", command)
-	n.load = p
-	return err
-}
-
-// stopLoad ends hey as Ctrl-C in its own terminal would, and is an error if a request of it was answered by anything but 200.
-func (n *node) stopLoad() error {
-	if n.load == nil {
-		return nil
-	}
-	p := n.load
-	n.load = nil
-	err := processes(func(pid int, command []string) bool {
-		if command[0] == "hey" {
-			_ = syscall.Kill(pid, syscall.SIGINT) // one that has ended needs none
-		}
-		return true
-	})
-	if err != nil {
-		return err
-	}
-	select {
-	case <-p.Exited():
-	case <-time.After(30 * time.Second):
-		p.Kill()
-		return errors.New("hey does not end")
-	}
-	report, err := os.ReadFile(p.Log)
-	if err != nil {
-		return err
-	}
-	_, codes, found := strings.Cut(string(report), "Status code distribution:")
-	if !found || strings.Contains(string(report), "Error distribution") || strings.Count(codes, "[") != 1 || !strings.Contains(codes, "[200]") {
-		return fmt.Errorf("hey was not answered by 200 alone:\n%s", report)
-	}
-	return nil
+	return r.scales(ctx, guide{hpa: g.hpa, least: 3, most: 3})
 }
 
 // scales waits until the HPA's replicas are those of the guide and ready.
-func (n *node) scales(ctx context.Context, g guide) error {
-	return n.eventually(ctx, scaled, func() error {
-		if n.load != nil {
-			if err := n.load.Ended(); err != nil {
+func (r *reader) scales(ctx context.Context, g guide) error {
+	return r.eventually(ctx, scaled, func() error {
+		if r.load != nil {
+			if err := r.load.Ended(); err != nil {
 				return fmt.Errorf("hey: %w", err)
 			}
 		}
 		var deployment struct {
 			Status struct{ ReadyReplicas, Replicas int }
 		}
-		text, err := n.kubectl(ctx, "--namespace=test", "get", "deployment", "podinfo", "-o", "json")
+		text, err := r.kubectl(ctx, "--namespace="+r.namespace, "get", "deployment", "podinfo", "-o", "json")
 		if err != nil {
 			return err
 		}
@@ -294,20 +145,102 @@ func (n *node) scales(ctx context.Context, g guide) error {
 			return err
 		}
 		if ready := deployment.Status.ReadyReplicas; ready < g.least || ready > g.most {
-			state, err := n.kubectl(ctx, "--namespace=test", "describe", "hpa", g.hpa)
+			state, err := r.kubectl(ctx, "--namespace="+r.namespace, "describe", "hpa", g.hpa)
 			return errors.Join(err, fmt.Errorf("%d replicas are ready and not %d to %d:\n%s", ready, g.least, g.most, state))
 		}
 		return nil
 	})
 }
 
+// mayAct gives the right in one namespace, then in all, looks whether meshpulse has it there and nowhere else, and takes the annotation
+// back as the documents say.
+func (r *reader) mayAct(ctx context.Context) error {
+	may := func(where, want string) error {
+		return r.eventually(ctx, 10*time.Second, func() error {
+			got, _ := r.kubectl(ctx, "auth", "can-i", "update", "deployments.apps", "--subresource=scale", "--namespace="+where,
+				"--as=system:serviceaccount:"+namespace+":meshpulse") // "no" ends with an error
+			if strings.TrimSpace(got) != want {
+				return fmt.Errorf("meshpulse may scale in %s: %q and not %q", where, got, want)
+			}
+			return nil
+		})
+	}
+	if _, err := r.sh(ctx, "kubectl apply -f manifests/components/surge-action/role/clusterrole.yaml"); err != nil {
+		return err
+	}
+	block, err := r.documented(documents.ActAtSurge)
+	if err != nil {
+		return err
+	}
+	for _, do := range []func() error{
+		func() error { return may(theirs, "no") },
+		func() error { return r.each(ctx, "create rolebinding meshpulse:surge-action") },
+		func() error { return may(theirs, "yes") },
+		func() error { return may("default", "no") },
+		func() error { return r.do(ctx, block) },
+		func() error { return may("default", "yes") },
+		func() error { return r.each(ctx, "meshpulse.io/surge-action-") },
+	} {
+		if err := do(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// each types every block that has the text in a command.
+func (r *reader) each(ctx context.Context, text string) error {
+	for _, block := range r.documents {
+		if block.Excuse == "" && block.Names(text) {
+			if err := r.do(ctx, block); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// p95 puts the first guide's other latency HPA in the place of the average's. Its query asks five minutes back.
+func (r *reader) p95(ctx context.Context) error {
+	const query = externals + "/namespaces/test/prometheus-query?labelSelector=query-name%3Dp95-latency"
+	if _, err := r.sh(ctx, "kubectl -n test delete hpa podinfo-latency-avg && kubectl apply -f manifests/examples/latency-p95.yaml"); err != nil {
+		return err
+	}
+	return r.eventually(ctx, 30*time.Second, func() error {
+		answer, err := r.kubectl(ctx, "get", "--raw", query)
+		if err == nil && !strings.Contains(answer, "meshpulse_window") {
+			err = fmt.Errorf("does not say that the window is not known yet: %s", answer)
+		}
+		return err
+	})
+}
+
 // eventSaid is an error when no event of the HPA has the reason.
-func (n *node) eventSaid(ctx context.Context, hpa, reason string) error {
-	return n.eventually(ctx, 30*time.Second, func() error {
-		events, err := n.kubectl(ctx, "--namespace=test", "get", "events", "--field-selector=involvedObject.name="+hpa, "-o", "jsonpath={.items[*].reason}")
+func (r *reader) eventSaid(ctx context.Context, hpa, reason string) error {
+	return r.eventually(ctx, 30*time.Second, func() error {
+		events, err := r.kubectl(ctx, "--namespace="+r.namespace, "get", "events", "--field-selector=involvedObject.name="+hpa, "-o", "jsonpath={.items[*].reason}")
 		if err == nil && !strings.Contains(events, reason) {
 			err = fmt.Errorf("no event %s of HPA %s: %s", reason, hpa, events)
 		}
 		return err
 	})
+}
+
+// observed reads what meshpulse says of its HPAs through a forwarded port.
+func (r *reader) observed(ctx context.Context) error {
+	block, err := r.documented(documents.Observer)
+	if err != nil {
+		return err
+	}
+	defer r.endBeside()
+	for _, c := range block.Commands {
+		said, err := r.typed(ctx, c)
+		if err != nil {
+			return fmt.Errorf("%s: %s: %w", block, c.Text, err)
+		}
+		if strings.HasPrefix(c.Text, "curl") && !strings.Contains(said, "podinfo") {
+			return fmt.Errorf("%s does not name the HPA: %s", c.Text, said)
+		}
+	}
+	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,8 +15,8 @@ import (
 	"time"
 )
 
-// cgroupRoot is the folder below which the kubelet keeps its control groups, the one thing that does not end with a namespace.
-const cgroupRoot = "/meshpulse-lab"
+// cgroupPrefix begins the name of a run's folder of control groups; the number of its process follows.
+const cgroupPrefix = "/meshpulse-lab-"
 
 const cgroups = "/sys/fs/cgroup"
 
@@ -25,17 +26,26 @@ type picture map[string][]string
 // changing are settings that tell of the machine's work, not of what somebody has set.
 var changing = regexp.MustCompile(`^/proc/sys/(kernel/(random/|ns_last_pid|pty/nr|perf_event_max_sample_rate)|net/netfilter/nf_conntrack_count|vm/stat_refresh)`)
 
-// look takes the picture.
+// look takes the picture. What another run has made in its own name meanwhile is not in it.
 func (l *lab) look() (picture, error) {
 	p := picture{}
-	for _, name := range []string{"/", "/etc", "/opt", "/usr/libexec", "/var/lib", "/run/netns", "/sys/class/net", cgroups} {
+	for _, name := range []string{"/", "/etc", "/opt", "/usr/libexec", "/var/lib", "/run/netns", cgroups} {
 		entries, err := os.ReadDir(name)
 		if err != nil && !errors.Is(err, os.ErrNotExist) {
 			return nil, err
 		}
 		for _, entry := range entries {
-			p["entries of "+name] = append(p["entries of "+name], entry.Name())
+			if l.ours(entry.Name()) {
+				p["entries of "+name] = append(p["entries of "+name], entry.Name())
+			}
 		}
+	}
+	interfaces, err := net.Interfaces()
+	if err != nil {
+		return nil, err
+	}
+	for _, i := range interfaces {
+		p["interfaces"] = append(p["interfaces"], i.Name)
 	}
 	for _, hierarchy := range hierarchies(cgroups) {
 		if reach, err := os.ReadFile(filepath.Join(hierarchy, "cgroup.subtree_control")); err == nil {
@@ -46,7 +56,7 @@ func (l *lab) look() (picture, error) {
 			return nil, err
 		}
 		for _, entry := range entries {
-			if entry.IsDir() {
+			if entry.IsDir() && l.ours(entry.Name()) {
 				p["control groups"] = append(p["control groups"], filepath.Join(hierarchy, entry.Name()))
 			}
 		}
@@ -98,15 +108,39 @@ func settings() []string {
 	return all
 }
 
-// addProcesses adds those that run a program of the project's .cache/lab, other than this one: all of a node's do, or are children of one.
+// ours is false for control groups that another run has named.
+func (l *lab) ours(name string) bool {
+	return !strings.HasPrefix("/"+name, cgroupPrefix) || strings.HasPrefix("/"+name, l.cgroup)
+}
+
+// addProcesses adds those of the node, by what every program of it is told in its environment or on its command line: the run's folder.
+// Containers' own are not told it; their shim is, and none of them outlives the first process of its namespaces.
 func (l *lab) addProcesses(p picture) error {
 	return processes(func(pid int, command []string) bool {
-		shim := strings.Contains(command[0], "containerd-shim") || strings.Contains(command[0], l.tools)
-		if shim || slices.Contains(command, "inside") || slices.ContainsFunc(command, func(arg string) bool { return strings.HasPrefix(arg, l.state) }) {
-			p["processes"] = append(p["processes"], fmt.Sprint(pid, " ", strings.Join(command, " ")))
+		environment, _ := os.ReadFile(filepath.Join("/proc", fmt.Sprint(pid), "environ")) // of one that has ended there is none
+		for _, where := range []string{strings.Join(command, " "), string(environment)} {
+			if strings.Contains(where, l.state) {
+				p["processes"] = append(p["processes"], fmt.Sprint(pid, " ", strings.Join(command, " ")))
+				break
+			}
 		}
 		return true
 	})
+}
+
+// asItWas is an error that says what of the host is not as it was. The kernel takes a moment to let go of what has ended.
+func (l *lab) asItWas(before picture) error {
+	deadline := time.Now().Add(20 * time.Second)
+	for {
+		after, err := l.look()
+		if err != nil {
+			return err
+		}
+		if err = before.same(after); err == nil || time.Now().After(deadline) {
+			return err
+		}
+		time.Sleep(500 * time.Millisecond)
+	}
 }
 
 // same is an error that says what one picture has and the other has not.
@@ -149,13 +183,13 @@ func hierarchies(root string) []string {
 
 // makeCgroups makes the folder that the kubelet is to find in each hierarchy, with every controller in it. It returns which controllers
 // it had to let reach there, with version 2, so that tidy can take them back.
-func makeCgroups(root string) (enabled []string, err error) {
+func (l *lab) makeCgroups(root string) (enabled []string, err error) {
 	all := hierarchies(root)
 	if len(all) == 0 {
 		return nil, fmt.Errorf("no control groups in %s: a kubelet cannot run", root)
 	}
 	for _, hierarchy := range all {
-		if err := os.Mkdir(filepath.Join(hierarchy, cgroupRoot), 0o755); err != nil && !errors.Is(err, os.ErrExist) {
+		if err := os.Mkdir(filepath.Join(hierarchy, l.cgroup), 0o755); err != nil && !errors.Is(err, os.ErrExist) {
 			return nil, fmt.Errorf("control group (is %s writable?): %w", hierarchy, err)
 		}
 	}
@@ -191,19 +225,41 @@ func subtree(root, sign string, controllers []string) error {
 func (l *lab) tidy(enabled []string) error {
 	var errs []error
 	for _, hierarchy := range hierarchies(cgroups) {
-		var folders []string
-		root := filepath.Join(hierarchy, cgroupRoot)
-		_ = filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error { // one that is not there has nothing below it
-			if err == nil && d.IsDir() {
-				folders = append(folders, path)
-			}
-			return nil
-		})
-		for _, folder := range slices.Backward(folders) { // children first
-			errs = append(errs, removeCgroup(folder))
-		}
+		errs = append(errs, removeCgroups(filepath.Join(hierarchy, l.cgroup)))
 	}
 	return errors.Join(append(errs, subtree(cgroups, "-", enabled), l.keepLogs(), os.RemoveAll(l.state))...)
+}
+
+// tidyKilled removes the control groups of runs that were killed before they could.
+func (l *lab) tidyKilled() error {
+	var errs []error
+	for _, hierarchy := range hierarchies(cgroups) {
+		left, err := filepath.Glob(filepath.Join(hierarchy, cgroupPrefix+"*"))
+		errs = append(errs, err)
+		for _, folder := range left {
+			pid, _, _ := strings.Cut(strings.TrimPrefix(folder, filepath.Join(hierarchy, cgroupPrefix)), "-")
+			if _, err := os.Stat(filepath.Join("/proc", pid)); errors.Is(err, os.ErrNotExist) {
+				errs = append(errs, removeCgroups(folder))
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// removeCgroups removes a folder with those below it.
+func removeCgroups(root string) error {
+	var folders []string
+	_ = filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error { // one that is not there has nothing below it
+		if err == nil && d.IsDir() {
+			folders = append(folders, path)
+		}
+		return nil
+	})
+	var errs []error
+	for _, folder := range slices.Backward(folders) { // children first
+		errs = append(errs, removeCgroup(folder))
+	}
+	return errors.Join(errs...)
 }
 
 // removeCgroup removes a folder whose processes have been killed; the kernel may take a moment to see that.

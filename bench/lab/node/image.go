@@ -114,6 +114,9 @@ func libraries(program string) (map[string]string, error) {
 	return files, nil
 }
 
+// ofNode is how many of images a node cannot be ready without: the first ones.
+const ofNode = 2
+
 // images are those of the node, of the guides' app, and of the sidecars. The app's and the load tester's names are the manifests'.
 func (l *lab) images() ([]image, error) {
 	envoy, err := filepath.EvalSymlinks(filepath.Join(l.root, ".cache/envoy/envoy"))

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -25,8 +26,12 @@ func (l *lab) inside(ctx context.Context) error {
 		{"namespaces of its own", func(context.Context) error { return l.settle() }},
 		{"kubelet " + kubeVersion + ", containerd, CNI: the node is ready", func(ctx context.Context) (err error) { n, err = l.boot(ctx); return err }},
 	})
+	var steps []step
 	if err == nil {
-		err = perform(ctx, n.steps())
+		steps, err = n.steps()
+	}
+	if err == nil {
+		err = perform(ctx, steps)
 	}
 	if err != nil && n != nil {
 		n.showWhatIsThere()
@@ -42,11 +47,41 @@ func (l *lab) inside(ctx context.Context) error {
 	return err
 }
 
-// steps are what is checked on the ready node, in the order of a user's way.
-func (n *node) steps() []step {
+// steps are what is checked on the ready node, in the order of a user's way; what need not wait for something else is done beside it.
+func (n *node) steps() ([]step, error) {
+	first, err := n.reader(theirs)
+	if err != nil {
+		return nil, err
+	}
+	second, err := n.reader(elsewhere)
+	if err != nil {
+		return nil, err
+	}
 	return slices.Concat([]step{
 		{"CoreDNS, kube-proxy, kube-router", n.startRest},
-	}, n.installSteps(), n.guideSteps(), n.networkSteps(), n.endSteps())
+	}, first.installSteps(), []step{
+		{"side by side: guide 1, guide 2, and what else is promised", func(ctx context.Context) error {
+			return abreast(ctx, first.requestsGuide(), second.workloadGuide(), slices.Concat(first.installedSteps(), first.operatorSteps()))
+		}},
+		{"every other command of the documents", first.rest},
+		{"meshpulse's container, the most memory that it has taken", n.tellPeak},
+	}, first.endSteps(second)), nil
+}
+
+// abreast performs several rows of steps side by side. The first that fails ends them all.
+func abreast(ctx context.Context, rows ...[]step) error {
+	ctx, end := context.WithCancelCause(ctx)
+	defer end(nil)
+	var wg sync.WaitGroup
+	for _, row := range rows {
+		wg.Go(func() {
+			if err := perform(ctx, row); err != nil {
+				end(err)
+			}
+		})
+	}
+	wg.Wait()
+	return context.Cause(ctx)
 }
 
 // errFailed is told by what perform has printed.
@@ -56,6 +91,9 @@ func perform(ctx context.Context, steps []step) error {
 	for _, s := range steps {
 		start := time.Now()
 		err := within(ctx, s.do)
+		if errors.Is(context.Cause(ctx), errFailed) || errors.Is(err, errFailed) {
+			return errFailed // told already: of a step beside this one, which has ended it, or of one within it
+		}
 		if err != nil {
 			fmt.Printf("FAIL %6.1f s  %s\n%s\n", time.Since(start).Seconds(), s.name, indent(err.Error()))
 			return errFailed
@@ -66,7 +104,7 @@ func perform(ctx context.Context, steps []step) error {
 }
 
 // stepLimit is more than any step takes; one that hangs is told from the run's own end.
-const stepLimit = 5 * time.Minute
+const stepLimit = 8 * time.Minute
 
 func within(ctx context.Context, do func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, stepLimit)
@@ -92,7 +130,7 @@ func (n *node) startRest(ctx context.Context) error {
 	if err := n.startInjector(ctx); err != nil {
 		return err
 	}
-	return errors.Join(n.startDNS(ctx), n.failed())
+	return errors.Join(n.startDNS(ctx), <-n.imported, n.failed())
 }
 
 // showWhatIsThere prints what helps to see why a step has failed.

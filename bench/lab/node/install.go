@@ -7,11 +7,15 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+
+	"github.com/meshpulse/meshpulse/bench/documents"
 )
 
 // The names that manifests/base gives.
@@ -27,46 +31,68 @@ const imageName = "lab.local/meshpulse:lab"
 // clusterWide are kinds of which meshpulse has objects outside its namespace.
 const clusterWide = "namespaces,clusterroles,clusterrolebindings,apiservices,roles,rolebindings,mutatingwebhookconfigurations,validatingwebhookconfigurations"
 
-func (n *node) installSteps() []step {
+// installSteps are those before anything else can be done; commands are typed as the documents have them.
+func (r *reader) installSteps() []step {
 	return []step{
 		{"manifests/install.sh --dry-run changes nothing", func(ctx context.Context) error {
 			var err error
-			if n.before, err = n.objects(ctx); err != nil {
+			if r.before, err = r.objects(ctx); err != nil {
 				return err
 			}
-			if _, err := n.sh(ctx, "manifests/install.sh --image "+n.image+" --dry-run"); err != nil {
+			if err := r.install(ctx, true); err != nil {
 				return err
 			}
-			return n.sameObjects(ctx)
+			return r.sameObjects(ctx)
 		}},
-		{"manifests/install.sh --image NAME:TAG@DIGEST: the aggregated API answers from a pod", n.install},
+		{"manifests/install.sh --image NAME:TAG@DIGEST: the aggregated API answers from a pod", func(ctx context.Context) error {
+			if err := r.install(ctx, false); err != nil {
+				return err
+			}
+			if err := r.expect(ctx, "True", "get", "apiservice", "v1beta1.external.metrics.k8s.io", "-o",
+				`jsonpath={.status.conditions[?(@.type=="Available")].status}`); err != nil {
+				return err
+			}
+			return r.answers(ctx)
+		}},
+	}
+}
+
+// install types the documents' install.sh, those of its commands that change nothing or the other.
+func (r *reader) install(ctx context.Context, dry bool) error {
+	block, err := r.documented(documents.Install)
+	if err != nil {
+		return err
+	}
+	for _, c := range block.Commands {
+		if strings.HasPrefix(c.Text, documents.Install) && strings.Contains(c.Text, "--dry-run") == dry {
+			if _, err := r.typed(ctx, c); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// installedSteps hold what install.sh promises of the pod.
+func (r *reader) installedSteps() []step {
+	return []step{
 		{"a second install.sh changes nothing", func(ctx context.Context) error {
 			const generation = "jsonpath={.metadata.generation}"
-			if _, err := n.sh(ctx, "manifests/install.sh --image "+n.image); err != nil {
+			if err := r.install(ctx, false); err != nil {
 				return err
 			}
-			return n.expect(ctx, "1", "--namespace="+namespace, "get", "deployment", "meshpulse", "-o", generation)
+			return r.expect(ctx, "1", "--namespace="+namespace, "get", "deployment", "meshpulse", "-o", generation)
 		}},
-		{"restricted pod security: a privileged pod is refused, meshpulse's has no right of root", n.restricted},
-		{"probes: ready, never restarted, none has failed since", n.probed},
-		{"EndpointSlices and ClusterIPs name the pod", n.published},
+		{"restricted pod security: a privileged pod is refused, meshpulse's has no right of root", r.restricted},
+		{"probes: ready, never restarted, none has failed since", r.probed},
+		{"EndpointSlices and ClusterIPs name the pod", r.published},
 	}
 }
 
-func (n *node) install(ctx context.Context) error {
-	if _, err := n.sh(ctx, "manifests/install.sh --image "+n.image); err != nil {
-		return err
-	}
-	if err := n.expect(ctx, "True", "get", "apiservice", "v1beta1.external.metrics.k8s.io", "-o",
-		`jsonpath={.status.conditions[?(@.type=="Available")].status}`); err != nil {
-		return err
-	}
-	return n.answers(ctx)
-}
-
-// answers is an error when the API server cannot ask meshpulse, or is not answered.
+// answers is an error when the API server cannot ask meshpulse, or is not answered. It waits as long as an API server does: how long an
+// answer takes says how busy the machine is.
 func (n *node) answers(ctx context.Context) error {
-	_, err := n.cluster.Client.RESTClient().Get().AbsPath(externals).Timeout(20 * time.Second).DoRaw(ctx)
+	_, err := n.cluster.Client.RESTClient().Get().AbsPath(externals).Timeout(time.Minute).DoRaw(ctx)
 	return err
 }
 
@@ -105,17 +131,10 @@ func (n *node) restricted(ctx context.Context) error {
 	if err == nil || !strings.Contains(err.Error(), `violates PodSecurity "restricted`) {
 		return fmt.Errorf("a pod that asks for nothing and so for too much is not refused: %v", err)
 	}
-	pid := 0
-	err = processes(func(p int, command []string) bool {
-		if command[0] == "/meshpulse" {
-			pid = p
-		}
-		return pid == 0
-	})
-	if err != nil || pid == 0 {
-		return errors.Join(err, errors.New("no process /meshpulse runs on the node"))
+	proc, err := meshpulseProcess()
+	if err != nil {
+		return err
 	}
-	proc := filepath.Join("/proc", fmt.Sprint(pid))
 	status, err := os.ReadFile(filepath.Join(proc, "status"))
 	if err != nil {
 		return err
@@ -138,25 +157,63 @@ func (n *node) restricted(ctx context.Context) error {
 	return memoryLimited(proc)
 }
 
+// meshpulseProcess is the folder in /proc of the one that runs in the pod.
+func meshpulseProcess() (string, error) {
+	pid := 0
+	err := processes(func(p int, command []string) bool {
+		if command[0] == "/meshpulse" {
+			pid = p
+		}
+		return pid == 0
+	})
+	if err == nil && pid == 0 {
+		err = errors.New("no process /meshpulse runs on the node")
+	}
+	return filepath.Join("/proc", fmt.Sprint(pid)), err
+}
+
 // memoryLimited is an error when no control group holds the process to the 1 GiB of its manifest.
 func memoryLimited(proc string) error {
+	limit, err := memoryOf(proc, "memory.max", "memory.limit_in_bytes")
+	if err == nil && limit != 1<<30 {
+		err = fmt.Errorf("its control group limits its memory to %d bytes and not to 1 GiB", limit)
+	}
+	return err
+}
+
+// memoryOf reads a number of the process' control group: its file has one name with version 2, another with version 1.
+func memoryOf(proc, two, one string) (int64, error) {
 	groups, err := os.ReadFile(filepath.Join(proc, "cgroup"))
 	if err != nil {
-		return err
+		return 0, err
 	}
 	for line := range strings.Lines(string(groups)) {
 		parts := strings.SplitN(strings.TrimSpace(line), ":", 3) // number:controllers:path
-		file := filepath.Join(cgroups, parts[2], "memory.max")
-		if strings.Contains(parts[1], "memory") {
-			file = filepath.Join(cgroups, "memory", parts[2], "memory.limit_in_bytes")
+		file := filepath.Join(cgroups, parts[2], two)
+		if slices.Contains(strings.Split(parts[1], ","), "memory") {
+			file = filepath.Join(cgroups, "memory", parts[2], one)
 		} else if parts[1] != "" {
 			continue
 		}
-		if limit, err := os.ReadFile(file); err == nil && strings.TrimSpace(string(limit)) == "1073741824" {
-			return nil
+		if value, err := os.ReadFile(file); err == nil {
+			return strconv.ParseInt(strings.TrimSpace(string(value)), 10, 64)
 		}
 	}
-	return fmt.Errorf("no control group limits its memory to 1 GiB:\n%s", groups)
+	return 0, fmt.Errorf("no control group tells its memory (%s, %s):\n%s", two, one, groups)
+}
+
+// tellPeak prints the most memory that meshpulse's container has taken so far, page cache included: what its limit is held against.
+func (n *node) tellPeak(context.Context) error {
+	proc, err := meshpulseProcess()
+	if err != nil {
+		return err
+	}
+	peak, err := memoryOf(proc, "memory.peak", "memory.max_usage_in_bytes")
+	if err != nil {
+		return err
+	}
+	fmt.Printf("            %.0f MiB of 1024\n", float64(peak)/(1<<20))
+	return nil
 }
 
 // probed looks at what the kubelet's probes have said since the pod was ready; before that it asks a process that is just starting.
@@ -170,7 +227,7 @@ func (n *node) probed(ctx context.Context) error {
 			return fmt.Errorf("container %s: ready %v, restarted %d times", container.Name, container.Ready, container.RestartCount)
 		}
 	}
-	text, err := n.kubectl(ctx, "--namespace="+namespace, "get", "events", "--field-selector=reason=Unhealthy,involvedObject.name="+pod.Name, "-o", "json")
+	text, err := n.kubectl(ctx, "get", "events", "--all-namespaces", "--field-selector=reason=Unhealthy", "-o", "json")
 	if err != nil {
 		return err
 	}
@@ -179,11 +236,27 @@ func (n *node) probed(ctx context.Context) error {
 		return err
 	}
 	for _, condition := range pod.Status.Conditions {
-		for _, event := range events.Items {
-			if condition.Type == corev1.PodReady && event.LastTimestamp.After(condition.LastTransitionTime.Time) {
-				return fmt.Errorf("ready since %s, and %s: %s", condition.LastTransitionTime, event.LastTimestamp, event.Message)
-			}
+		if condition.Type == corev1.PodReady {
+			return failedProbe(pod.Name, condition.LastTransitionTime.Time, events.Items)
 		}
+	}
+	return fmt.Errorf("pod %s has no condition %s", pod.Name, corev1.PodReady)
+}
+
+// failedProbe is an error when a probe of the pod has failed since. One that timed out while other pods' probes did as well is the machine's
+// fault, which was busy with something else.
+func failedProbe(pod string, since time.Time, events []corev1.Event) error {
+	timedOut := func(e corev1.Event) bool { return strings.Contains(strings.ToLower(e.Message), "timeout") }
+	for _, event := range events {
+		if event.InvolvedObject.Name != pod || !event.LastTimestamp.After(since) {
+			continue
+		}
+		if timedOut(event) && slices.ContainsFunc(events, func(e corev1.Event) bool {
+			return e.InvolvedObject.Name != pod && timedOut(e) && e.LastTimestamp.Sub(event.LastTimestamp.Time).Abs() < 30*time.Second
+		}) {
+			continue
+		}
+		return fmt.Errorf("ready since %s, and %s: %s", since.Format(time.TimeOnly), event.LastTimestamp.Format(time.TimeOnly), event.Message)
 	}
 	return nil
 }

@@ -43,6 +43,7 @@ func run(args []string) error {
 	command, args := args[0], args[1:]
 	flags := flag.NewFlagSet("node "+command, flag.ContinueOnError)
 	root := flags.String("root", ".", "the project's root")
+	cgroup := flags.String("cgroup", "", "inside: the folder of control groups that the run has made")
 	keep := flags.Bool("keep", false, "when all is checked, or something has failed, wait for Ctrl-C and say how to look")
 	if err := flags.Parse(args); err != nil {
 		return err
@@ -50,6 +51,9 @@ func run(args []string) error {
 	l, err := newLab(*root, *keep)
 	if err != nil {
 		return err
+	}
+	if *cgroup != "" {
+		l.cgroup = *cgroup
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -72,7 +76,10 @@ type lab struct {
 	state, logs string
 	// tools is where get-tools has put what is not Go.
 	tools string
-	keep  bool
+	// cgroup is the folder below which the kubelet keeps its control groups, the one thing that does not end with a namespace. Each run has
+	// its own, so that a machine can have several.
+	cgroup string
+	keep   bool
 }
 
 // kubeVersion is the control plane's and the node's; the binaries are keyed by it (see node.mk).
@@ -97,6 +104,7 @@ func newLab(root string, keep bool) (*lab, error) {
 	dir := filepath.Join(cache, "lab", "node")
 	return &lab{
 		root: root, state: filepath.Join(dir, "state"), logs: filepath.Join(dir, "log"), tools: filepath.Join(cache, "lab", "node-tools"), keep: keep,
+		cgroup: fmt.Sprintf("%s%d", cgroupPrefix, os.Getpid()),
 	}, nil
 }
 
@@ -118,11 +126,14 @@ func (l *lab) run(ctx context.Context) error {
 	defer release()
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
+	if err := l.tidyKilled(); err != nil {
+		return err
+	}
 	before, err := l.look()
 	if err != nil {
 		return err
 	}
-	enabled, failed := makeCgroups(cgroups)
+	enabled, failed := l.makeCgroups(cgroups)
 	if failed == nil {
 		failed = l.inNamespaces(ctx)
 	}
@@ -130,11 +141,7 @@ func (l *lab) run(ctx context.Context) error {
 		failed = fmt.Errorf("ended before it was done: %w", context.Cause(ctx))
 	}
 	failed = errors.Join(failed, l.tidy(enabled))
-	after, err := l.look()
-	if err != nil {
-		return errors.Join(failed, err)
-	}
-	if err := errors.Join(failed, before.same(after)); err != nil {
+	if err := errors.Join(failed, l.asItWas(before)); err != nil {
 		return proc.NameFullDisk(err, filepath.Dir(l.state), needs)
 	}
 	fmt.Println("the host is as it was: no process, mount, interface, rule, setting, control group or folder more or less")

@@ -34,7 +34,7 @@ func (l *lab) inNamespaces(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	args := []string{"init", "--root", l.root, self, "inside", "--root", l.root}
+	args := []string{"init", "--root", l.root, self, "inside", "--root", l.root, "--cgroup", l.cgroup}
 	if l.keep {
 		args = append(args, "--keep")
 	}

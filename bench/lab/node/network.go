@@ -7,13 +7,17 @@ import (
 	"fmt"
 	"net"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
+
+	"github.com/meshpulse/meshpulse/bench/documents"
 )
 
-// probe is a pod that the NetworkPolicy takes for meshpulse's, with another program in it: what may come in and go out shows without
-// meshpulse's help. It is never ready, so that the API server asks none but the real one.
-const probe = `apiVersion: v1
+// probes are two pods: one that the NetworkPolicy takes for meshpulse's, with another program in it, so that what may come in and go out
+// shows without meshpulse's help (it is never ready, so that the API server asks none but the real one); and one of a namespace that is
+// not of the mesh.
+const probes = `apiVersion: v1
 kind: Pod
 metadata: {name: probe, namespace: meshpulse-system, labels: {app.kubernetes.io/name: meshpulse, probe: "yes"}}
 spec:
@@ -28,20 +32,80 @@ spec:
     securityContext: {allowPrivilegeEscalation: false, capabilities: {drop: [ALL]}}
 ---
 apiVersion: v1
+kind: Pod
+metadata: {name: outsider, namespace: default}
+spec:
+  terminationGracePeriodSeconds: 0
+  containers: [{name: outsider, image: ` + sidecarImage + `, command: [/pod, listen, "8080"]}]
+---
+apiVersion: v1
 kind: Service
 metadata: {name: podinfo-headless, namespace: test}
 spec: {clusterIP: None, selector: {app: podinfo}, ports: [{name: http, port: 9898, targetPort: http}]}
 `
 
-func (n *node) networkSteps() []step {
+// operatorSteps are what whoever runs meshpulse does and relies on, while the guides are gone through.
+func (r *reader) operatorSteps() []step {
+	var w *watcher
+	var served []byte
 	return []step{
-		{"a headless Service: DNS names its pods", n.headless},
-		{"NetworkPolicy: what it allows passes, all else is refused, both ways", n.policed},
+		{"manifests/install.sh --rotate-cert, the API asked twice a second from here on", func(ctx context.Context) (err error) {
+			if served, err = r.servedCertificate(ctx); err != nil {
+				return err
+			}
+			w = r.watch(ctx)
+			_, err = r.typed(ctx, documents.Command{Text: "manifests/install.sh --rotate-cert"})
+			return err
+		}},
+		{"a headless Service: DNS names its pods", r.headless},
+		{"NetworkPolicy: what it allows passes, all else is refused, both ways", func(ctx context.Context) error {
+			return r.policed(ctx, "passes", "refused")
+		}},
+		{"install.sh --component mesh-namespaces --component dns: no other namespace reports, names are resolved", func(ctx context.Context) error {
+			if err := r.composed(ctx, " --component mesh-namespaces --component dns"); err != nil {
+				return err
+			}
+			return r.policed(ctx, "refused", "passes")
+		}},
+		{"install.sh without components takes them back", func(ctx context.Context) error {
+			if err := r.composed(ctx, ""); err != nil {
+				return err
+			}
+			if err := r.policed(ctx, "passes", "refused"); err != nil {
+				return err
+			}
+			_, err := r.sh(ctx, "kubectl -n "+namespace+" delete pod probe && kubectl -n default delete pod outsider")
+			return err
+		}},
+		{"/debug/hpas with a token of the observer, as the documents say", r.observed},
+		{"with cert-manager: the API server takes all of it, by cert-manager's own types", r.certManager},
+		{"what is planted on a host is seen", r.plant},
+		{"the new certificate is served, no question was left unanswered", func(ctx context.Context) error {
+			err := r.eventually(ctx, 3*time.Minute, func() error {
+				now, err := r.servedCertificate(ctx)
+				if err == nil && string(now) == string(served) {
+					err = errors.New("meshpulse still serves its first certificate")
+				}
+				return err
+			})
+			return errors.Join(err, w.end())
+		}},
 	}
 }
 
+// composed runs install.sh with components.
+func (r *reader) composed(ctx context.Context, components string) error {
+	_, err := r.typed(ctx, documents.Command{Text: documents.Install + " " + documents.Image + components})
+	return err
+}
+
 func (n *node) headless(ctx context.Context) error {
-	if err := n.cluster.Apply(ctx, []byte(probe)); err != nil {
+	for _, name := range []string{"podinfo", "loadtester"} { // which the first guide makes
+		if err := n.eventually(ctx, time.Minute, func() error { return n.rollout(ctx, theirs, name) }); err != nil {
+			return err
+		}
+	}
+	if err := n.cluster.Apply(ctx, []byte(probes)); err != nil {
 		return err
 	}
 	return n.eventually(ctx, 30*time.Second, func() error {
@@ -58,10 +122,13 @@ func (n *node) headless(ctx context.Context) error {
 	})
 }
 
-// policed dials from and to the probe. A new pod's rules may come a moment after it: what is meant is what holds from then on.
-func (n *node) policed(ctx context.Context) error {
-	if _, err := n.kubectl(ctx, "--namespace="+namespace, "wait", "--for=jsonpath={.status.phase}=Running", "pod/probe", "--timeout=50s"); err != nil {
-		return err
+// policed dials from and to the probe, with what becomes of a pod that reports from outside the mesh, and of a question to the DNS. Rules
+// may come a moment after their pod or their policy: what is meant is what holds from then on.
+func (n *node) policed(ctx context.Context, outside, dns string) error {
+	for _, pod := range [][]string{{namespace, "probe"}, {"default", "outsider"}} {
+		if _, err := n.kubectl(ctx, "--namespace="+pod[0], "wait", "--for=jsonpath={.status.phase}=Running", "pod/"+pod[1], "--timeout=50s"); err != nil {
+			return err
+		}
 	}
 	address, err := n.kubectl(ctx, "--namespace="+namespace, "get", "pod", "probe", "-o", "jsonpath={.status.podIP}")
 	if err != nil {
@@ -71,73 +138,70 @@ func (n *node) policed(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	to := func(host string, ports ...string) (all []string) {
-		for _, port := range ports {
-			all = append(all, net.JoinHostPort(host, port))
-		}
-		return all
-	}
+	at := func(port string) string { return net.JoinHostPort(address, port) }
 	for _, check := range []struct {
-		from          []string
-		passes, fails []string
+		from []string
+		want [][2]string
 	}{
 		{
 			[]string{"--namespace=" + namespace, "exec", "probe", "--", "/pod", "dial"},
-			[]string{"10.213.96.1:443", nodeIP + ":6443"}, // the API server by its Service and by its own port
-			[]string{podinfo + ":9898", "10.213.96.10:53"},
+			// The API server by its Service and by its own port.
+			[][2]string{{"10.213.96.1:443", "passes"}, {nodeIP + ":6443", "passes"}, {podinfo + ":9898", "refused"}, {"10.213.96.10:53", dns}},
 		},
 		{
 			[]string{"--namespace=test", "exec", "deployment/loadtester", "--container=loadtester", "--", "./loadtester", "dial"},
-			append(to(address, "15090", "6443"), podinfo+":9898"),
-			to(address, "8080"),
+			[][2]string{{at("15090"), "passes"}, {at("6443"), "passes"}, {podinfo + ":9898", "passes"}, {at("8080"), "refused"}},
+		},
+		{
+			[]string{"--namespace=default", "exec", "outsider", "--", "/pod", "dial"},
+			[][2]string{{at("15090"), outside}, {at("6443"), "passes"}, {at("8080"), "refused"}},
 		},
 	} {
-		if err := n.dials(ctx, check.from, check.passes, check.fails); err != nil {
+		if err := n.dials(ctx, check.from, check.want); err != nil {
 			return err
 		}
 	}
-	_, err = n.kubectl(ctx, "--namespace="+namespace, "delete", "pod", "probe")
-	return err
+	return nil
 }
 
-func (n *node) dials(ctx context.Context, from, passes, fails []string) error {
-	var want []string
-	for _, address := range passes {
-		want = append(want, address+" passes")
-	}
-	for _, address := range fails {
-		want = append(want, address+" refused")
+// dials has a pod dial addresses, and is an error when something else becomes of one than is wanted.
+func (n *node) dials(ctx context.Context, from []string, want [][2]string) error {
+	args, lines := slices.Clone(from), []string{""}
+	for _, w := range want {
+		args, lines = append(args, w[0]), append(lines, w[0]+" "+w[1])
 	}
 	return n.eventually(ctx, 30*time.Second, func() error {
-		args := append(append(append([]string{}, from...), passes...), fails...)
 		seen, err := n.kubectl(ctx, args...)
 		if err != nil {
 			return err
 		}
-		return picture{"connections": append(want, "")}.same(picture{"connections": strings.Split(seen, "\n")})
+		return picture{"connections": lines}.same(picture{"connections": strings.Split(seen, "\n")})
 	})
 }
 
-func (n *node) endSteps() []step {
+func (r *reader) endSteps(second *reader) []step {
 	return []step{
-		{"a rolling update of meshpulse, the API asked twice a second: no question is left unanswered", n.rolls},
-		{"every sidecar has found the new one", n.covered},
+		{"a rolling update of meshpulse, the API asked twice a second: no question is left unanswered", r.rolls},
+		{"every sidecar has found the new one", r.covered},
 		{"manifests/uninstall.sh leaves nothing", func(ctx context.Context) error {
-			if _, err := n.sh(ctx, "manifests/uninstall.sh"); err != nil {
-				return err
-			}
-			if _, err := n.sh(ctx, "kubectl delete -k manifests/examples/app"); err != nil {
-				return err
-			}
-			return n.sameObjects(ctx)
+			err := abreast(ctx,
+				[]step{{"uninstall.sh", func(ctx context.Context) error {
+					_, err := r.typed(ctx, documents.Command{Text: documents.Uninstall})
+					return err
+				}}},
+				[]step{{"the guides' app", r.forget}}, []step{{"the guides' app in " + second.namespace, second.forget}})
+			return errors.Join(err, r.sameObjects(ctx))
 		}},
 	}
 }
 
+// forget removes the guides' app.
+func (r *reader) forget(ctx context.Context) error {
+	_, err := r.sh(ctx, "kubectl delete -k manifests/examples/app")
+	return err
+}
+
 func (n *node) rolls(ctx context.Context) error {
-	if err := n.stopLoad(); err != nil {
-		return err
-	}
 	w := n.watch(ctx)
 	_, err := n.kubectl(ctx, "--namespace="+namespace, "rollout", "restart", "deployment/meshpulse")
 	if err == nil {
@@ -151,7 +215,7 @@ func (n *node) rolls(ctx context.Context) error {
 
 // covered is an error until an answer says that all sidecars have reported to the new pod, for the HPA that the second guide leaves.
 func (n *node) covered(ctx context.Context) error {
-	const query = externals + "/namespaces/test/prometheus-query?labelSelector=query-name%3Dprocessed-requests-per-second"
+	const query = externals + "/namespaces/" + elsewhere + "/prometheus-query?labelSelector=query-name%3Dprocessed-requests-per-second"
 	return n.eventually(ctx, time.Minute, func() error {
 		answer, err := n.kubectl(ctx, "get", "--raw", query)
 		if err != nil {

@@ -6,52 +6,102 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 
+	"github.com/meshpulse/meshpulse/bench/documents"
 	"github.com/meshpulse/meshpulse/metricsapi/meshpod"
 )
 
-func TestCommandsAreTheDocumentsOwn(t *testing.T) {
-	n := &node{lab: &lab{root: "../../.."}}
-	for _, wanted := range []struct {
-		document, begins string
-		line             line
-	}{
-		{guides, "### Scale by requests", line{"kubectl get --raw /apis/external.metrics.k8s.io/v1beta1", "prometheus-query"}},
-		{guides, "### Scale by latency", line{"kubectl apply -f manifests/examples/latency-average.yaml", "or latency-p95.yaml"}},
-		{guides, "### Scale one workload", line{"kubectl -n test exec deploy/loadtester -c loadtester -- hey -z 5m -c 10 -q 5 http://podinfo:9898", ""}},
-		{reference, "## Acting at a surge", line{"kubectl -n test annotate hpa podinfo-total meshpulse.io/surge-action=scale", ""}},
-		{runbook, "## Look inside", line{"kubectl -n meshpulse-system port-forward svc/meshpulse 6443:443 &", ""}},
-		{runbook, "Afterwards take the right back", line{"kubectl delete clusterrolebinding meshpulse-observer", ""}},
-	} {
-		lines, err := n.block(wanted.document, wanted.begins)
-		if err != nil {
-			t.Error(err)
-		}
-		if !slices.Contains(lines, wanted.line) {
-			t.Errorf("%s, %s: %q is not among %q", wanted.document, wanted.begins, wanted.line, lines)
+func TestASecondReaderHasANamespaceOfItsOwn(t *testing.T) {
+	l := &lab{root: "../../..", state: t.TempDir()}
+	r, err := (&node{lab: l}).reader("test-2")
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := os.ReadFile(filepath.Join(r.root, documents.OneWorkload))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"namespace: test-2\n", `destination_workload_namespace="test-2"`} {
+		if !strings.Contains(string(got), want) {
+			t.Errorf("no %q in\n%s", want, got)
 		}
 	}
-	if _, err := n.block(guides, "### Scale by magic"); err == nil {
-		t.Error("a heading that is not there gives commands")
+	const command = "kubectl -n test exec deploy/loadtester -- hey http://podinfo:9898"
+	if got := r.ours(command); got != strings.Replace(command, "-n test ", "-n test-2 ", 1) {
+		t.Error(got)
+	}
+	first, err := (&node{lab: l}).reader(theirs)
+	if err != nil || first.root != l.root || first.ours(command) != command {
+		t.Errorf("%+v, %v", first, err)
 	}
 }
 
-func TestCommandsEndWithTheirBlock(t *testing.T) {
-	got, err := commands("## A\n\ntext\n\n```sh\none # said\ntwo\n```\n\ntext\n\n```sh\nthree\n```\n", "## A")
-	want := []line{{"one", "said"}, {"two", ""}}
-	if diff := cmp.Diff(want, got, cmp.AllowUnexported(line{})); err != nil || diff != "" {
-		t.Errorf("%v %s", err, diff)
+func TestAnInstallThatWasTypedWithMoreFlagsIsKnown(t *testing.T) {
+	r := &reader{node: &node{typedAlready: map[string]bool{documents.Install + " X --component mesh-namespaces --component dns": true}}}
+	for command, isNew := range map[string]bool{
+		"manifests/install.sh --component mesh-namespaces": false, "manifests/install.sh --component dns": false,
+		"manifests/install.sh --no-apiservice": true, "kubectl get hpa": true, "make push IMAGE=X": false, "manifests/uninstall.sh": false,
+	} {
+		if r.isNew(documents.Command{Text: command}) != isNew {
+			t.Errorf("%s: new is not %v", command, isNew)
+		}
 	}
-	if _, err := commands("## A\n\ntext\n", "## A"); err == nil {
-		t.Error("a heading without commands gives some")
+}
+
+func TestHeysReportIsJudged(t *testing.T) {
+	const fine = "Status code distribution:\n  [200]\t900 responses\n\n"
+	for report, good := range map[string]bool{
+		fine:                            true,
+		fine + "  [503]\t1 responses\n": false,
+		"":                              false,
+		fine + "Error distribution:\n  [1]\tGet \"http://podinfo:9898\": context deadline exceeded (Client.Timeout exceeded while awaiting headers)\n": true,
+		fine + "Error distribution:\n  [1]\tGet \"http://podinfo:9898\": dial tcp: connection refused\n":                                               false,
+	} {
+		if err := answered(report); (err == nil) != good {
+			t.Errorf("%s: %v", report, err)
+		}
+	}
+}
+
+func TestAProbeThatFailedAloneIsTold(t *testing.T) {
+	since := time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
+	event := func(pod string, seconds int, message string) corev1.Event {
+		return corev1.Event{
+			InvolvedObject: corev1.ObjectReference{Name: pod}, Message: message, LastTimestamp: metav1.NewTime(since.Add(time.Duration(seconds) * time.Second)),
+		}
+	}
+	const late, refused = "Readiness probe failed: net/http: request canceled (Client.Timeout exceeded while awaiting headers)", "connection refused"
+	for name, test := range map[string]struct {
+		events []corev1.Event
+		good   bool
+	}{
+		"while it started":           {[]corev1.Event{event("meshpulse", -1, refused)}, true},
+		"alone":                      {[]corev1.Event{event("meshpulse", 9, late), event("coredns", 50, late)}, false},
+		"as others' did":             {[]corev1.Event{event("meshpulse", 9, late), event("coredns", 12, late)}, true},
+		"refused while others' late": {[]corev1.Event{event("meshpulse", 9, refused), event("coredns", 9, late)}, false},
+	} {
+		if err := failedProbe("meshpulse", since, test.events); (err == nil) != test.good {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestCommandsThatLookAreTypedAgain(t *testing.T) {
+	for command, want := range map[string]bool{
+		"kubectl get --raw /apis": true, "kubectl -n test describe hpa x": true, "curl -sk https://x": true, "kubectl -n test rollout status deployment": true,
+		"kubectl -n test rollout restart deployment": false, "kubectl apply -f x": false, "kubectl -n test delete hpa --all": false,
+	} {
+		if looks.MatchString(command) != want {
+			t.Errorf("%s: looks is not %v", command, want)
+		}
 	}
 }
 
@@ -208,11 +258,12 @@ func TestControllersReachTheKubeletsFolderAndNoLonger(t *testing.T) {
 	}
 	write("cgroup.controllers", "cpuset cpu memory pids\n")
 	write("cgroup.subtree_control", "cpu pids\n")
-	enabled, err := makeCgroups(root)
+	l := &lab{cgroup: cgroupPrefix + "1"}
+	enabled, err := l.makeCgroups(root)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if info, err := os.Stat(filepath.Join(root, cgroupRoot)); err != nil || !info.IsDir() {
+	if info, err := os.Stat(filepath.Join(root, l.cgroup)); err != nil || !info.IsDir() {
 		t.Errorf("no folder for the kubelet: %v", err)
 	}
 	if got := reach(); got != "+cpuset +memory" { // what a kernel would be told
@@ -221,7 +272,7 @@ func TestControllersReachTheKubeletsFolderAndNoLonger(t *testing.T) {
 	if err := subtree(root, "-", enabled); err != nil || reach() != "-cpuset -memory" {
 		t.Errorf("%v, taken back %q", err, reach())
 	}
-	if _, err := makeCgroups(t.TempDir()); err == nil {
+	if _, err := l.makeCgroups(t.TempDir()); err == nil {
 		t.Error("a machine without control groups gives no error")
 	}
 }
