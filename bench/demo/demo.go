@@ -22,13 +22,14 @@ import (
 
 const (
 	sidecars = 3
-	// rate is requests a second over all sidecars. Against a target of 10 it asks for three replicas and, unlike 30, lies
-	// on no edge: a request more or less in a window would ask for a fourth.
+	// rate is requests a second over all sidecars. Against a target of 10 it asks for three
+	// replicas and, unlike 30, lies on no edge: a request more or less in a window would ask for a
+	// fourth.
 	rate = 27.0
 )
 
-// hpas are the files of manifests/examples that are shown: the first guide's three and those that need no PromQL. No two
-// name the same query.
+// hpas are the files of manifests/examples that are shown: the first guide's three and those that
+// need no PromQL. No two name the same query.
 func hpas() []string {
 	return []string{
 		"requests-total.yaml", "latency-average.yaml", "latency-p95.yaml",
@@ -112,8 +113,8 @@ func (d *demo) withSidecars(ctx context.Context, envoy string) (err error) {
 	return d.show(ctx)
 }
 
-// answer is the demo's application: it takes 10 to 400 ms, half of the requests less than 60, one in twenty more than
-// 190.
+// answer is the demo's application: it takes 10 to 400 ms, half of the requests less than 60, one
+// in twenty more than 190.
 func answer(w http.ResponseWriter, r *http.Request) {
 	ms := min(max(60*math.Exp(0.7*rand.NormFloat64()), 10), 400)
 	timer := time.NewTimer(time.Duration(ms * float64(time.Millisecond)))

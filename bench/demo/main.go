@@ -1,6 +1,7 @@
-// Command demo shows meshpulse at work on one machine (`make run`): three real sidecars in front of a small application, a
-// load of a known rate, meshpulse standalone with HPAs of manifests/examples, and a live table of what the HPAs would see
-// beside what the load generator saw.
+// Command demo shows meshpulse at work on one machine (`make run`): three real sidecars in front of
+// a small application, a load of a known rate, meshpulse standalone with HPAs of
+// manifests/examples, and a live table of what the HPAs would see beside what the load generator
+// saw.
 //
 // Where the real Envoy cannot be had it says so and feeds recorded flushes instead.
 package main
@@ -18,7 +19,8 @@ import (
 	"golang.org/x/term"
 )
 
-// settled is when a rate over [1m] has all of its minute: starting takes some seconds, the first flush comes 5 s later.
+// settled is when a rate over [1m] has all of its minute: starting takes some seconds, the first
+// flush comes 5 s later.
 const settled = 90 * time.Second
 
 func main() {
@@ -68,8 +70,8 @@ func asked(ctx context.Context, err error) error {
 	return err
 }
 
-// enterProject changes to the project's folder, which is above this binary's, and returns the path of the meshpulse that was
-// built beside it.
+// enterProject changes to the project's folder, which is above this binary's, and returns the path
+// of the meshpulse that was built beside it.
 func enterProject() (meshpulse string, err error) {
 	executable, err := os.Executable()
 	if err != nil {
@@ -109,7 +111,8 @@ func tooShort(ctx context.Context) string {
 	return ""
 }
 
-// show draws until the context ends: a table that redraws every second on a terminal, else a line every five seconds.
+// show draws until the context ends: a table that redraws every second on a terminal, else a line
+// every five seconds.
 func (d *demo) show(ctx context.Context) error {
 	var every time.Duration
 	var draw func(view)

@@ -34,8 +34,8 @@ func columns() []column {
 	}
 }
 
-// screen is the view for a terminal of that many columns and rows. It is drawn over the last one, and what does not fit
-// is left out from the end, so that nothing scrolls.
+// screen is the view for a terminal of that many columns and rows. It is drawn over the last one,
+// and what does not fit is left out from the end, so that nothing scrolls.
 func (v view) screen(width, height int) string {
 	title := fmt.Sprintf("meshpulse, running for %s (Ctrl-C ends everything): %s", v.running.Round(time.Second), v.known())
 	lines := []string{cut(title, width), ""}

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"time"
 
+	"k8s.io/apimachinery/pkg/api/resource"
+
 	"github.com/meshpulse/meshpulse/bench/load"
 	"github.com/meshpulse/meshpulse/bench/standalone"
 	"github.com/meshpulse/meshpulse/metricsapi"
@@ -70,8 +72,8 @@ func (v view) line() string {
 	return strings.Join(parts, " | ")
 }
 
-// known is how much the answers stand on: of all HPAs the fewest sidecars, the oldest sample, and the windows that are not
-// covered yet.
+// known is how much the answers stand on: of all HPAs the fewest sidecars, the oldest sample, and
+// the windows that are not covered yet.
 func (v view) known() string {
 	if len(v.status.Metrics) == 0 {
 		return "no HPAs"
@@ -139,10 +141,11 @@ func value(m metricsapi.MetricStatus) string {
 	if m.Error != "" {
 		return "none yet"
 	}
-	v, err := standalone.Quantity(m.Value)
+	q, err := resource.ParseQuantity(m.Value)
 	if err != nil {
 		return m.Value
 	}
+	v := q.AsApproximateFloat64()
 	switch {
 	case m.Metric == "istio-requests-in-flight":
 		return fmt.Sprintf("%.2f in flight", v)
@@ -178,7 +181,8 @@ func coverage(m metricsapi.MetricStatus) string {
 	return fmt.Sprintf("%.0fs/%.0fs", m.CoveredSeconds, m.WindowSeconds)
 }
 
-// event is the reason of the HPA's first Warning event. That all of them scale one workload is the demo's own doing.
+// event is the reason of the HPA's first Warning event. That all of them scale one workload is the
+// demo's own doing.
 func event(m metricsapi.MetricStatus) string {
 	for _, p := range m.Events {
 		if p.Reason != metricsapi.ReasonSharedTarget {

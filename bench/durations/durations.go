@@ -1,8 +1,8 @@
-// Package durations is what is known of request durations: what an Envoy keeps of them, and what an answer that is computed from its
-// flushes can be held to.
+// Package durations is what is known of request durations: what an Envoy keeps of them, and what an
+// answer that is computed from its flushes can be held to.
 //
-// It knows Envoy's bins (libcircllhist) and how its summaries place a quantile. It must not know meshpulse: what meshpulse answers is
-// held against it, in aggregator's tests and in bench/report.
+// It knows Envoy's bins (libcircllhist) and how its summaries place a quantile. It must not know
+// meshpulse: what meshpulse answers is held against it, in aggregator's tests and in bench/report.
 package durations
 
 import (
@@ -10,8 +10,9 @@ import (
 	"slices"
 )
 
-// Recorded is what an Envoy keeps of durations: whole milliseconds, counted in bins of two significant digits (libcircllhist). Bin
-// 0 is 0, the others begin at 1.0, 1.1 … 9.9, 10, 11 … 99, 100, 110 …
+// Recorded is what an Envoy keeps of durations: whole milliseconds, counted in bins of two
+// significant digits (libcircllhist). Bin 0 is 0, the others begin at 1.0, 1.1 … 9.9, 10, 11 … 99,
+// 100, 110 …
 type Recorded struct {
 	Bins  [1 + 90*8]float64
 	Count float64
@@ -59,7 +60,8 @@ func Edges(bin int) (from, to float64) {
 	return digits * unit, (digits + 1) * unit
 }
 
-// At returns the bin of the request of rank ceil(q n), and its place there as Envoy's summary has it: k of m requests at k/(m+1).
+// At returns the bin of the request of rank ceil(q n), and its place there as Envoy's summary has
+// it: k of m requests at k/(m+1).
 func (r *Recorded) At(q float64) (bin int, place float64) {
 	rank, below := max(1, math.Ceil(q*r.Count-1e-9)), 0.0
 	for bin, n := range r.Bins {
@@ -71,8 +73,8 @@ func (r *Recorded) At(q float64) (bin int, place float64) {
 	return 0, math.NaN()
 }
 
-// Reached returns the first bin that ends at a rank or beyond, with the rank's place there: before Envoy 1.38 quantile q of n requests
-// was at q n, and k of m requests of a bin at k/m.
+// Reached returns the first bin that ends at a rank or beyond, with the rank's place there: before
+// Envoy 1.38 quantile q of n requests was at q n, and k of m requests of a bin at k/m.
 func (r *Recorded) Reached(rank float64) (bin int, place float64) {
 	below := 0.0
 	for bin, n := range r.Bins {
@@ -84,8 +86,8 @@ func (r *Recorded) Reached(rank float64) (bin int, place float64) {
 	return 0, math.NaN()
 }
 
-// Below returns how many requests a bucket holds that ends at a bound: those of the bins that begin there or below, before Envoy 1.38
-// (not inclusive) of those that end there or below.
+// Below returns how many requests a bucket holds that ends at a bound: those of the bins that begin
+// there or below, before Envoy 1.38 (not inclusive) of those that end there or below.
 func (r *Recorded) Below(bound float64, inclusive bool) (n float64) {
 	for bin, c := range r.Bins {
 		from, to := Edges(bin)
@@ -106,8 +108,8 @@ func (r *Recorded) Quantile(q float64, older bool) float64 {
 	return from + (to-from)*place
 }
 
-// Within is the interval that an answer is held in: within 5 % or 1 ms of [Q(q-0.01), Q(q+0.01)], for P99 within 10 % of
-// [Q(0.985), Q(0.995)], each request standing for its bin.
+// Within is the interval that an answer is held in: within 5 % or 1 ms of [Q(q-0.01), Q(q+0.01)],
+// for P99 within 10 % of [Q(0.985), Q(0.995)], each request standing for its bin.
 func (r *Recorded) Within(q float64) (from, to float64) {
 	margin := 0.01
 	if q > 0.95 {
@@ -123,8 +125,9 @@ func (r *Recorded) Within(q float64) (from, to float64) {
 	return min(from*0.95, from-1), max(to*1.05, to+1)
 }
 
-// Bounded reports whether there are enough requests for a bound, and no gap of x to 1.3 x within one bucket of all pods whose
-// rank is within 0.15 of q: there nothing on the wire tells on which side of it a request lies.
+// Bounded reports whether there are enough requests for a bound, and no gap of x to 1.3 x within
+// one bucket of all pods whose rank is within 0.15 of q: there nothing on the wire tells on which
+// side of it a request lies.
 func (r *Recorded) Bounded(q float64, bounds []float64) bool {
 	if r.Count < 100 || q > 0.95 && r.Count < 1000 {
 		return false

@@ -42,7 +42,7 @@ func TestABoundIsHeldToWhereTheWireTells(t *testing.T) {
 			t.Errorf("%s: got %t, want %t", name, got, test.want)
 		}
 	}
-	for q, want := range map[float64]float64{0.5: 59, 0.95: 100} { // whole milliseconds from 10 to 109, two each; from 100 on bins are ten wide
+	for q, want := range map[float64]float64{0.5: 59, 0.95: 100} { // 10 to 109 ms, two each
 		bin, _ := dense.At(q)
 		from, to := dense.Within(q)
 		if start, _ := Edges(bin); start != want || !(from < want && want < to) {

@@ -8,8 +8,8 @@ import (
 	"github.com/meshpulse/meshpulse/bench/standalone"
 )
 
-// What real Envoys sent, replayed: each recording's total through the external metrics API is the number of requests
-// that were sent.
+// What real Envoys sent, replayed: each recording's total through the external metrics API is the
+// number of requests that were sent.
 func TestReplayedRecordingsGiveTheirExactTotals(t *testing.T) {
 	t.Parallel()
 	for _, recording := range []struct {

@@ -33,7 +33,8 @@ func (o *output) String() string {
 	return o.b.String()
 }
 
-// startDemo runs the demo without a terminal. Its processes can be told by the mark in their environment.
+// startDemo runs the demo without a terminal. Its processes can be told by the mark in their
+// environment.
 func startDemo(t *testing.T, environment ...string) (cmd *exec.Cmd, out *output, mark string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)

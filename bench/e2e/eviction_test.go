@@ -9,8 +9,9 @@ import (
 	"github.com/meshpulse/meshpulse/bench/standalone"
 )
 
-// Envoys that evict what is not used for 5 s, and callers that come once in 15 s: each finds its series gone, and each of its requests
-// counts. One sidecar tells its eviction interval, the other does not.
+// Envoys that evict what is not used for 5 s, and callers that come once in 15 s: each finds its
+// series gone, and each of its requests counts. One sidecar tells its eviction interval, the other
+// does not.
 func TestRequestsOfEvictedSeriesCount(t *testing.T) {
 	t.Parallel()
 	const (

@@ -60,11 +60,10 @@ func TestGuidesHPAsWorkUnchanged(t *testing.T) {
 				if len(items) != 1 || items[0].MetricName != "prometheus-query" || items[0].WindowSeconds != guide.window {
 					return fmt.Errorf("got %+v, want one item of prometheus-query over %d s", items, guide.window)
 				}
-				v, err := standalone.Quantity(items[0].Value)
-				if err == nil && !guide.right(v) {
-					err = fmt.Errorf("got %v", v)
+				if v := items[0].Value.AsApproximateFloat64(); !guide.right(v) {
+					return fmt.Errorf("got %v", v)
 				}
-				return err
+				return nil
 			})
 			if err := os.Remove(path); err != nil {
 				t.Fatal(err)

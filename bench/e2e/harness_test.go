@@ -21,7 +21,8 @@ import (
 
 const (
 	root = "../.."
-	// waitLimit bounds every wait for a condition; each is over within a few flushes on an idle machine.
+	// waitLimit bounds every wait for a condition; each is over within a few flushes on an idle
+	// machine.
 	waitLimit = time.Minute
 	// drainLimit is the contract: SIGTERM, then exit 0 within 5 s.
 	drainLimit = 5 * time.Second
@@ -64,8 +65,8 @@ func prepare() error {
 	return nil
 }
 
-// stat looks at every source of the binaries under test: go test remembers what a test looked at, and so does not
-// show the cached result of another program.
+// stat looks at every source of the binaries under test: go test remembers what a test looked at,
+// and so does not show the cached result of another program.
 func stat(folders ...string) error {
 	for _, folder := range folders {
 		err := filepath.WalkDir(filepath.Join(root, folder), func(path string, _ fs.DirEntry, err error) error {
@@ -81,8 +82,8 @@ func stat(folders ...string) error {
 	return nil
 }
 
-// serve starts meshpulse with the HPA files; the end of the test stops it and checks that it drains in time with exit
-// code 0.
+// serve starts meshpulse with the HPA files; the end of the test stops it and checks that it drains
+// in time with exit code 0.
 func serve(t *testing.T, o standalone.Options) *standalone.Server {
 	t.Helper()
 	o.Binary, o.Dir = meshpulse, t.TempDir()
@@ -145,7 +146,8 @@ func writeFile(t *testing.T, path, content string) {
 	}
 }
 
-// value asks for a query of the guides' form and adds up the answer's items, as an HPA's controller does.
+// value asks for a query of the guides' form and adds up the answer's items, as an HPA's controller
+// does.
 func value(ctx context.Context, s *standalone.Server, name string) (float64, error) {
 	items, err := s.Values(ctx, "test", "prometheus-query", "query-name="+name)
 	if err != nil {
@@ -156,11 +158,7 @@ func value(ctx context.Context, s *standalone.Server, name string) (float64, err
 	}
 	sum := 0.0
 	for _, item := range items {
-		v, err := standalone.Quantity(item.Value)
-		if err != nil {
-			return 0, err
-		}
-		sum += v
+		sum += item.Value.AsApproximateFloat64()
 	}
 	return sum, nil
 }
@@ -221,8 +219,8 @@ func app(t *testing.T) string {
 	return s.Listener.Addr().String()
 }
 
-// send sends requests one after the other, with the source workload and a duration (milliseconds) that the sidecar takes
-// on trust if it is told to (exactDurations).
+// send sends requests one after the other, with the source workload and a duration (milliseconds)
+// that the sidecar takes on trust if it is told to (exactDurations).
 func send(t *testing.T, e *sidecar.Sidecar, source string, milliseconds, n int) {
 	t.Helper()
 	for range n {

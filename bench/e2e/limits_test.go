@@ -10,8 +10,8 @@ import (
 	"github.com/meshpulse/meshpulse/bench/standalone"
 )
 
-// A sidecar of 900 label sets, recorded from a real one, against limits of the program: it meets its own, one line and a counter
-// say so, and another pod's total is exact beside it.
+// A sidecar of 900 label sets, recorded from a real one, against limits of the program: it meets
+// its own, one line and a counter say so, and another pod's total is exact beside it.
 func TestASidecarThatMeetsItsLimitsCostsNobodyElse(t *testing.T) {
 	t.Parallel()
 	hpas := t.TempDir()

@@ -126,16 +126,14 @@ func TestRateAverageAndQuantileAgreeWithTheLoad(t *testing.T) {
 		}
 		return nil
 	})
-	// On a busy machine a request or a flush may be late by as much as the tolerance, at one instant but not at each.
+	// On a busy machine a request or a flush may be late by as much as the tolerance, at one
+	// instant but not at each.
 	await(t, "the rate agrees with the load", func() error {
 		items, err := s.Values(t.Context(), "test", "prometheus-query", "query-name=rate")
 		if err != nil || len(items) != 1 {
 			return fmt.Errorf("rate: got %v, %v, want one item", items, err)
 		}
-		got, err := standalone.Quantity(items[0].Value)
-		if err != nil {
-			return err
-		}
+		got := items[0].Value.AsApproximateFloat64()
 		newest := items[0].Timestamp
 		if now := time.Now(); newest.After(now) || newest.Before(now.Add(-waitLimit)) {
 			return fmt.Errorf("timestamp of the newest sample: got %v at %v", newest, now)
@@ -145,8 +143,8 @@ func TestRateAverageAndQuantileAgreeWithTheLoad(t *testing.T) {
 		}
 		return nil
 	})
-	// Each request lasts 40 ms by its header. Envoy adds the harmonic mean of the value's bin [40, 41) to the sum, and the
-	// classic quantile lies at 95 % of the bucket (25, 50].
+	// Each request lasts 40 ms by its header. Envoy adds the harmonic mean of the value's bin [40,
+	// 41) to the sum, and the classic quantile lies at 95 % of the bucket (25, 50].
 	for name, want := range map[string]float64{"average": 2 * 40 * 41 / (40.0 + 41), "p95": 48.75} {
 		if v, err := value(t.Context(), s, name); err != nil || math.Abs(v-want) > 0.001 {
 			t.Errorf("%s: got %v, %v, want %v", name, v, err, want)

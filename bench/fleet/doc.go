@@ -1,8 +1,10 @@
-// Package fleet is a fleet of simulated sidecars: each is one HTTP/2 connection with one StreamMetrics stream, and sends what
-// a recorded Envoy sent, with more label sets, advancing values and fresh timestamps.
+// Package fleet is a fleet of simulated sidecars: each is one HTTP/2 connection with one
+// StreamMetrics stream, and sends what a recorded Envoy sent, with more label sets, advancing
+// values and fresh timestamps.
 //
-// It is cheap on purpose, since it shares the machine with what it loads: messages are encoded once, and a flush is a copy
-// of one in which fixed-width fields are patched. It knows the recording and gRPC, not what the receiver does with it.
+// It is cheap on purpose, since it shares the machine with what it loads: messages are encoded
+// once, and a flush is a copy of one in which fixed-width fields are patched. It knows the
+// recording and gRPC, not what the receiver does with it.
 package fleet
 
 import (
@@ -12,23 +14,27 @@ import (
 	"time"
 )
 
-// Config is what a fleet is told. Target must be set; the zero value of another field means its default.
+// Config is what a fleet is told. Target must be set; the zero value of another field means its
+// default.
 type Config struct {
 	// Target is the receiver, host:port.
 	Target string
 	// CAFile (PEM) is what the receiver's certificate must come from; "" is plaintext.
 	CAFile string
-	// Pods is how many sidecars there are (default 10), PodsPerWorkload how many share a workload, and with it label
-	// sets (default 10).
+	// Pods is how many sidecars there are (default 10), PodsPerWorkload how many share a workload,
+	// and with it label sets (default 10).
 	Pods, PodsPerWorkload int
-	// LabelSets is how many label sets a sidecar reports, each a counter and three histograms (default 20).
+	// LabelSets is how many label sets a sidecar reports, each a counter and three histograms
+	// (default 20).
 	LabelSets int
-	// Labels sends tags as labels (emit_tags_as_labels); by default they are joined in the name, as stock Istio does.
+	// Labels sends tags as labels (emit_tags_as_labels); by default they are joined in the name, as
+	// stock Istio does.
 	Labels bool
 	// Interval is the flush interval (default 5s). The sidecars' phases are spread over it.
 	Interval time.Duration
-	// ReplacedPerMinute is how many pods are replaced in a minute by new ones: a last flush without histograms, then another
-	// name. RestartedPerMinute is how many Envoys are killed and come back under their name, their counters at 0.
+	// ReplacedPerMinute is how many pods are replaced in a minute by new ones: a last flush without
+	// histograms, then another name. RestartedPerMinute is how many Envoys are killed and come back
+	// under their name, their counters at 0.
 	ReplacedPerMinute, RestartedPerMinute int
 }
 

@@ -8,8 +8,8 @@ import (
 	dto "github.com/prometheus/client_model/go"
 )
 
-// Exposition is what the sidecars of a workload show at /stats/prometheus: the families that they flush, as Istio's Prometheus
-// scrapes them. It never changes, so many may be served from it.
+// Exposition is what the sidecars of a workload show at /stats/prometheus: the families that they
+// flush, as Istio's Prometheus scrapes them. It never changes, so many may be served from it.
 type Exposition struct {
 	lines []line
 }

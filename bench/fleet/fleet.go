@@ -29,7 +29,8 @@ type Fleet struct {
 type Stats struct {
 	// Streams are open now; Opened counts all that ever were.
 	Streams, Opened int64
-	// Flushes were sent, of Bytes without framing; Failed could not be sent and are lost, as Envoy loses them.
+	// Flushes were sent, of Bytes without framing; Failed could not be sent and are lost, as Envoy
+	// loses them.
 	Flushes, Bytes, Failed int64
 	// Replaced and Restarted count the pods that were.
 	Replaced, Restarted int64

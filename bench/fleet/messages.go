@@ -1,6 +1,7 @@
 package fleet
 
-// Messages are what one sidecar after the other sends, for who wants the bytes without a connection. Not safe for concurrent use.
+// Messages are what one sidecar after the other sends, for who wants the bytes without a
+// connection. Not safe for concurrent use.
 type Messages struct{ template *template }
 
 // NewMessages encodes them, as [Config.LabelSets] and [Config.Labels] say.
@@ -12,7 +13,8 @@ func NewMessages(labelSets int, asLabels bool) (*Messages, error) {
 	return &Messages{t}, nil
 }
 
-// Append appends a pod's flush of the number, counted from 0, with the timestamp in milliseconds. The first one names the pod.
+// Append appends a pod's flush of the number, counted from 0, with the timestamp in milliseconds.
+// The first one names the pod.
 func (m *Messages) Append(b []byte, workload, pod int, number, timestamp int64) []byte {
 	if number == 0 {
 		b = append(b, m.template.identify(workload, pod, 0)...)

@@ -27,7 +27,8 @@ func (codec) Marshal(v any) (mem.BufferSlice, error) {
 func (codec) Unmarshal(mem.BufferSlice, any) error { return nil }
 func (codec) Name() string                         { return "proto" }
 
-// buffers lends out messages; gRPC gives one back when its last byte is on the wire. There are as many as are being sent.
+// buffers lends out messages; gRPC gives one back when its last byte is on the wire. There are as
+// many as are being sent.
 type buffers struct{ pool sync.Pool }
 
 // Get returns a buffer of the length.
@@ -113,7 +114,8 @@ func (s *sidecar) hangUp() {
 	s.conn, s.stream = nil, nil
 }
 
-// flush sends one. As Envoy does, it opens a stream where there is none, and what cannot be sent is lost.
+// flush sends one. As Envoy does, it opens a stream where there is none, and what cannot be sent is
+// lost.
 func (s *sidecar) flush(ctx context.Context, last bool) {
 	number := s.flushes
 	s.flushes++

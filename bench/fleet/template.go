@@ -19,7 +19,8 @@ import (
 	"google.golang.org/protobuf/types/known/structpb"
 )
 
-// recordings are the first stream of two captures of a stock Envoy 1.40: tags joined in the name, and tags as labels.
+// recordings are the first stream of two captures of a stock Envoy 1.40: tags joined in the name,
+// and tags as labels.
 //
 //go:embed testdata
 var recordings embed.FS
@@ -34,7 +35,8 @@ const (
 	valueMark    = 123456789.0123456789 // in no recording
 )
 
-// variants is how many different flushes a sidecar goes through, so that not every one is the same to the receiver.
+// variants is how many different flushes a sidecar goes through, so that not every one is the same
+// to the receiver.
 const variants = 4
 
 // template is what all sidecars send, encoded once.
@@ -54,8 +56,8 @@ type flush struct {
 	counters   []patchedCounter
 }
 
-// patchedCounter is a request counter: where its value is, what it has grown by until this variant of a cycle, this one
-// included, and by how much it grows in a whole cycle.
+// patchedCounter is a request counter: where its value is, what it has grown by until this variant
+// of a cycle, this one included, and by how much it grows in a whole cycle.
 type patchedCounter struct {
 	at           int
 	until, cycle float64
@@ -136,8 +138,8 @@ func (t *template) setIdentifier(first *metricsv3.StreamMetricsMessage) error {
 	return nil
 }
 
-// newFlush encodes one variant: counters, gauges, then distributions with each SUMMARY before its HISTOGRAM, in an order
-// without meaning, as Envoy does.
+// newFlush encodes one variant: counters, gauges, then distributions with each SUMMARY before its
+// HISTOGRAM, in an order without meaning, as Envoy does.
 func newFlush(m *metricsv3.StreamMetricsMessage, labelSets, variant int) (flush, error) {
 	var out flush
 	var counters, distributions [][]*dto.MetricFamily
@@ -232,7 +234,8 @@ func ofLabelSet(f *dto.MetricFamily, set, variant int) *dto.MetricFamily {
 // requests is how many requests a label set has in a flush.
 func requests(set, variant int) uint64 { return uint64(20 + (7*set+11*variant)%40) }
 
-// meanValue is the mean of a simulated distribution, in the metric's unit: exponential, so that many buckets are filled.
+// meanValue is the mean of a simulated distribution, in the metric's unit: exponential, so that
+// many buckets are filled.
 const meanValue = 80
 
 func cumulative(n uint64, bound float64) uint64 {
@@ -312,7 +315,8 @@ func (t *template) identify(workload, pod, generation int) []byte {
 	return b
 }
 
-// digits writes a number with a fixed width, in base 36 so that three digits are enough for the generations of a long run.
+// digits writes a number with a fixed width, in base 36 so that three digits are enough for the
+// generations of a long run.
 func digits(n, width int) string {
 	const all = "0123456789abcdefghijklmnopqrstuvwxyz"
 	b := make([]byte, width)

@@ -12,8 +12,8 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/layout"
 )
 
-// writeArchive writes an OCI layout as a tar. Its one entry carries the image's name for containerd and, as the specification has
-// it, its tag for the others. The file is there whole or not at all.
+// writeArchive writes an OCI layout as a tar. Its one entry carries the image's name for containerd
+// and, as the specification has it, its tag for the others. The file is there whole or not at all.
 func writeArchive(file string, tag name.Tag, index v1.ImageIndex) (err error) {
 	dir, err := os.MkdirTemp("", "image")
 	if err != nil {

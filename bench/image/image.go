@@ -17,7 +17,8 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/types"
 )
 
-// epoch is every time in the image: when it was built is nobody's business, and would make other bytes.
+// epoch is every time in the image: when it was built is nobody's business, and would make other
+// bytes.
 var epoch = time.Unix(0, 0).UTC()
 
 // user is nonroot's number and group: Kubernetes can tell that it is not root only of a number.

@@ -31,18 +31,21 @@ import (
 
 const (
 	chaosLanes = "bench/lab/scenarios/chaos/lanes.yaml"
-	// chaosHold is meshpulse's --hold in a chaos run: short, so that waiting for a sidecar ends within the longest faults.
+	// chaosHold is meshpulse's --hold in a chaos run: short, so that waiting for a sidecar ends
+	// within the longest faults.
 	chaosHold = 30 * time.Second
-	// chaosBudget is meshpulse's limit of series in a chaos run: several times what the lanes have, and less than what the
-	// flood sends.
+	// chaosBudget is meshpulse's limit of series in a chaos run: several times what the lanes have,
+	// and less than what the flood sends.
 	chaosBudget = 1500
-	// chaosRetention is meshpulse's in a chaos run: what filled the budget is given up so long after its sidecars have gone.
+	// chaosRetention is meshpulse's in a chaos run: what filled the budget is given up so long
+	// after its sidecars have gone.
 	chaosRetention = 2 * time.Minute
 	// askInterval is how often the metrics API is asked for each lane, as an HPA asks.
 	askInterval = time.Second
 )
 
-// chaosRun is a run under faults: the loop that every scenario has, and links between sidecars and meshpulse.
+// chaosRun is a run under faults: the loop that every scenario has, and links between sidecars and
+// meshpulse.
 type chaosRun struct {
 	*loop
 	meshpulse *meshpulse
@@ -61,7 +64,8 @@ type chaosRun struct {
 	pid     int                // whose they are
 }
 
-// chaosAll does a run for each seed and writes what was seen; a goal that was missed fails the command, after all have run.
+// chaosAll does a run for each seed and writes what was seen; a goal that was missed fails the
+// command, after all have run.
 func (l *lab) chaosAll(ctx context.Context, seeds []uint64, faults int) error {
 	if len(seeds) == 0 {
 		return errors.New("no seed: give --seed=1,7,42")
@@ -144,8 +148,9 @@ func (l *lab) chaosOnce(ctx context.Context, seed uint64, faults int) (chaos.See
 	return r.seen, r.keep()
 }
 
-// steady is a constant load after a first minute of somewhat more: the HPA is to find as many replicas as the load needs, and
-// while the window fills for the first time it had taken some away, which its tolerance of 10 % would not give back.
+// steady is a constant load after a first minute of somewhat more: the HPA is to find as many
+// replicas as the load needs, and while the window fills for the first time it had taken some away,
+// which its tolerance of 10 % would not give back.
 func steady(rps float64, length time.Duration) load.Profile {
 	const more, during = 1.08, 70 * time.Second
 	return load.Profile{
@@ -166,7 +171,8 @@ func (l *lab) chaosOptions() meshpulseOptions {
 // surgeAction is the component with the right to scale, and the annotation's name.
 const surgeAction = "surge-action"
 
-// connect opens two links for each lane, and one for the flood. A link speaks TLS to meshpulse, as a sidecar would.
+// connect opens two links for each lane, and one for the flood. A link speaks TLS to meshpulse, as
+// a sidecar would.
 func (r *chaosRun) connect() error {
 	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM(r.cluster.CA.PEM)
@@ -197,7 +203,8 @@ func (r *chaosRun) disconnect() {
 	}
 }
 
-// linkOf is where a pod's sidecar pushes: a namespace's pods take turns between its two links, and keep theirs.
+// linkOf is where a pod's sidecar pushes: a namespace's pods take turns between its two links, and
+// keep theirs.
 func (r *chaosRun) linkOf(namespace, pod string) string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -295,23 +302,16 @@ func (r *chaosRun) note(f func(*chaos.Seen)) {
 
 // lookAt records what the lane's HPA wants and what its target has.
 func (r *chaosRun) lookAt(ctx context.Context, ln *lane, trace *chaos.Trace) {
-	tick := time.NewTicker(sampleInterval)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
+	every(ctx, sampleInterval, func() {
 		look, err := r.look(ctx, ln)
 		if err != nil {
-			continue // the API server is down
+			return // the API server is down
 		}
 		if n := len(trace.Looks); n > 0 && look.Desired < trace.Lane.Need() && trace.Looks[n-1].Desired > look.Desired {
 			slog.Warn("fewer replicas are desired than the load needs", "t", look.At.Round(time.Second), "namespace", ln.Namespace, "desired", look.Desired)
 		}
 		trace.Looks = append(trace.Looks, look)
-	}
+	})
 }
 
 func (r *chaosRun) look(ctx context.Context, ln *lane) (chaos.Look, error) {
@@ -332,14 +332,7 @@ func (r *chaosRun) look(ctx context.Context, ln *lane) (chaos.Look, error) {
 
 // ask asks the metrics API once a second, and says every ten seconds what it answers.
 func (r *chaosRun) ask(ctx context.Context, ln *lane, trace *chaos.Trace) {
-	tick := time.NewTicker(askInterval)
-	defer tick.Stop()
-	for n := 0; ; n++ {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
+	every(ctx, askInterval, func() {
 		asked := time.Since(r.begin)
 		within, cancel := context.WithTimeout(ctx, 3*time.Second)
 		value, held, err := r.answer(within, ln)
@@ -349,10 +342,10 @@ func (r *chaosRun) ask(ctx context.Context, ln *lane, trace *chaos.Trace) {
 			a.Err, a.Value = err.Error(), math.NaN()
 		}
 		trace.Answers = append(trace.Answers, a)
-		if n%10 == 0 {
+		if len(trace.Answers)%10 == 1 {
 			slog.Info("lab", "t", asked.Round(time.Second), "namespace", ln.Namespace, "value", fmt.Sprintf("%.2f", a.Value), "held", held, "ready", r.agent.Ready(ln.Namespace, workload))
 		}
-	}
+	})
 }
 
 // counted are the counters of meshpulse that tell what it took and what it lost.
@@ -365,26 +358,20 @@ var counted = []string{
 func (r *chaosRun) scrape(ctx context.Context) {
 	client := r.cluster.AdminClient()
 	client.Timeout = 2 * time.Second
-	tick := time.NewTicker(time.Second)
-	defer tick.Stop()
-	for last := time.Now(); ; {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
+	last := time.Now()
+	every(ctx, time.Second, func() {
 		now := time.Now() // a reading that takes long drops ticks, and just when flushes are lost
 		due := float64(len(r.agent.Sidecars())+len(r.lanes)) * now.Sub(last).Seconds() / r.scenario.Flush.Seconds()
 		last = now
 		r.note(func(s *chaos.Seen) { s.FlushesDue += due })
 		p := r.meshpulse.current()
 		if p == nil {
-			continue
+			return
 		}
 		if body, err := web.Get(ctx, client, metricsURL); err == nil {
 			r.count(p.PID(), string(body))
 		}
-	}
+	})
 }
 
 // count takes one reading. Counters of another process begin at 0.

@@ -52,6 +52,20 @@ func sleep(ctx context.Context, d time.Duration) bool {
 	}
 }
 
+// every calls do at each interval until ctx ends.
+func every(ctx context.Context, interval time.Duration, do func()) {
+	tick := time.NewTicker(interval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			do()
+		}
+	}
+}
+
 // do does a fault from its beginning to its end.
 func (r *chaosRun) do(ctx context.Context, f chaos.Fault) error {
 	switch f.Kind {
@@ -168,7 +182,8 @@ func (r *chaosRun) killSidecar(ctx context.Context, f chaos.Fault) error {
 	return r.agent.KillSidecar(ctx, namespace, pods[0], f.For)
 }
 
-// deleteReady deletes pods, never the last one that is ready: that there is no load any more would be true.
+// deleteReady deletes pods, never the last one that is ready: that there is no load any more would
+// be true.
 func (r *chaosRun) deleteReady(ctx context.Context, f chaos.Fault) error {
 	namespace, pods := r.ready(f)
 	if f.Kind == chaos.NeverReady {
@@ -217,8 +232,8 @@ func (r *chaosRun) fillBudget(ctx context.Context, f chaos.Fault) error {
 	return nil
 }
 
-// replaceCertificates replaces those of both ports. Between the two files of a pair everyone has to connect anew, and again
-// when both are there.
+// replaceCertificates replaces those of both ports. Between the two files of a pair everyone has to
+// connect anew, and again when both are there.
 func (r *chaosRun) replaceCertificates(ctx context.Context, f chaos.Fault) error {
 	dir := r.meshpulse.dir
 	keys := map[string][]byte{}
@@ -250,8 +265,8 @@ func (r *chaosRun) cutAll() {
 	}
 }
 
-// deafen takes meshpulse's right to list and watch away and cuts its connections to the API server: what it reads again from then
-// on is refused, and what it knows grows old.
+// deafen takes meshpulse's right to list and watch away and cuts its connections to the API server:
+// what it reads again from then on is refused, and what it knows grows old.
 func (r *chaosRun) deafen(ctx context.Context, f chaos.Fault) error {
 	deaf := func(verb string) bool { return verb == "list" || verb == "watch" }
 	var before []rbacv1.PolicyRule

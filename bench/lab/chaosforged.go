@@ -17,7 +17,8 @@ import (
 	"github.com/meshpulse/meshpulse/bench/lab/chaos"
 )
 
-// impostor is a stream that names a pod whose sidecar it is not. Nothing on the wire tells it from one that is.
+// impostor is a stream that names a pod whose sidecar it is not. Nothing on the wire tells it from
+// one that is.
 type impostor struct {
 	conn   *grpc.ClientConn
 	stream metricsv3.MetricsService_StreamMetricsClient
@@ -66,7 +67,8 @@ func counter(name string, value float64, labels ...*dto.LabelPair) *dto.MetricFa
 	}
 }
 
-// secondStream reports as a pod that is ready, flush after flush, without a request: whoever believes it takes the pod for idle.
+// secondStream reports as a pod that is ready, flush after flush, without a request: whoever
+// believes it takes the pod for idle.
 func (r *chaosRun) secondStream(ctx context.Context, f chaos.Fault) error {
 	namespace, pods := r.ready(f)
 	if len(pods) == 0 {
@@ -87,7 +89,8 @@ func (r *chaosRun) secondStream(ctx context.Context, f chaos.Fault) error {
 	}
 }
 
-// forgedRequests is what a forged flush claims to have counted, over the hour that it tells: less than one a second.
+// forgedRequests is what a forged flush claims to have counted, over the hour that it tells: less
+// than one a second.
 const forgedRequests = 3000
 
 // forgeFlush sends one message of a pod that the cluster does not know, and ends.

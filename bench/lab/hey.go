@@ -11,8 +11,8 @@ import (
 	"github.com/meshpulse/meshpulse/bench/process"
 )
 
-// runHey runs the guides' own command for each segment of the lane that asks for it. It is a closed loop, so its rate is
-// at most what it says: it is reported and nothing exact is expected of it.
+// runHey runs the guides' own command for each segment of the lane that asks for it. It is a closed
+// loop, so its rate is at most what it says: it is reported and nothing exact is expected of it.
 func (r *loop) runHey(ctx context.Context, ln *lane) {
 	start := ln.start
 	for i, segment := range ln.Load {

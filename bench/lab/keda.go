@@ -22,8 +22,9 @@ import (
 	"github.com/meshpulse/meshpulse/bench/prometheus"
 )
 
-// keda is the peer's path: Prometheus scrapes the sidecars, KEDA's operator asks it, KEDA's adapter answers the HPA
-// controller. Its manifests come out of its own module, its processes run outside pods as meshpulse does.
+// keda is the peer's path: Prometheus scrapes the sidecars, KEDA's operator asks it, KEDA's adapter
+// answers the HPA controller. Its manifests come out of its own module, its processes run outside
+// pods as meshpulse does.
 type keda struct {
 	lab               *lab
 	cluster           *cluster.Cluster
@@ -62,7 +63,8 @@ func (k *keda) start(ctx context.Context, dir, runDir string, scrape time.Durati
 	if err != nil {
 		return err
 	}
-	// The sidecars' sink needs an address: nobody listens there, so that nothing is paid for a push that nobody wants.
+	// The sidecars' sink needs an address: nobody listens there, so that nothing is paid for a push
+	// that nobody wants.
 	k.silent = "127.0.0.1:" + strconv.Itoa(ports[5])
 	if k.prometheus, err = startPrometheus(ctx, k.lab, k.cluster, runDir, scrape, gateways); err != nil {
 		return err
@@ -108,7 +110,8 @@ func (k *keda) start(ctx context.Context, dir, runDir string, scrape time.Durati
 	return nil
 }
 
-// install applies KEDA's own manifests, a Service that leads to the process, and the APIService with the lab's CA.
+// install applies KEDA's own manifests, a Service that leads to the process, and the APIService
+// with the lab's CA.
 func (k *keda) install(ctx context.Context) error {
 	namespace := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: kedaNamespace}}
 	if _, err := k.cluster.Client.CoreV1().Namespaces().Create(ctx, namespace, metav1.CreateOptions{}); err != nil {
@@ -147,8 +150,8 @@ spec:
 
 func (k *keda) sink() string { return k.silent }
 
-// prepare makes a ScaledObject that stands for the HPA: same query, same target, same limits, same behavior; KEDA makes
-// the HPA, under the same name.
+// prepare makes a ScaledObject that stands for the HPA: same query, same target, same limits, same
+// behavior; KEDA makes the HPA, under the same name.
 func (k *keda) prepare(ctx context.Context, hpa *autoscalingv2.HorizontalPodAutoscaler) error {
 	var query string
 	for key, value := range hpa.Annotations {

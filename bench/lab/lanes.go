@@ -96,24 +96,18 @@ func deployment(l scenario.Lane) *appsv1.Deployment {
 	}
 }
 
-// sample records what is seen of a lane until ctx ends. The lane that talks prints a line now and then.
+// sample records what is seen of a lane until ctx ends. The lane that talks prints a line now and
+// then.
 func (r *loop) sample(ctx context.Context, ln *lane, talk bool) {
-	tick := time.NewTicker(sampleInterval)
-	defer tick.Stop()
 	value, held, asked, spoken := math.NaN(), "", time.Time{}, time.Time{}
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
+	every(ctx, sampleInterval, func() {
 		now := time.Now()
 		if now.Before(ln.start) {
-			continue
+			return
 		}
 		hpa, err := r.cluster.Client.AutoscalingV2().HorizontalPodAutoscalers(ln.Namespace).Get(ctx, ln.hpa.Name, metav1.GetOptions{})
 		if err != nil {
-			continue // KEDA makes its HPA a moment later; a run that ends cancels
+			return // KEDA makes its HPA a moment later; a run that ends cancels
 		}
 		if r.askDirectly && now.Sub(asked) >= time.Second {
 			asked = now
@@ -130,11 +124,11 @@ func (r *loop) sample(ctx context.Context, ln *lane, talk bool) {
 			spoken = now
 			slog.Info("lab", "namespace", ln.Namespace, "t", s.At.Round(time.Second), "rps", s.RPS, "value", fmt.Sprintf("%.2f", s.Value), "held", s.Held, "desired", s.Desired, "ready", s.Ready)
 		}
-	}
+	})
 }
 
-// watchTarget records what the lane's Deployment is told to have, until ctx ends: whoever scales it, and at the time at which
-// the API server says so.
+// watchTarget records what the lane's Deployment is told to have, until ctx ends: whoever scales
+// it, and at the time at which the API server says so.
 func (r *loop) watchTarget(ctx context.Context, ln *lane) {
 	for ctx.Err() == nil {
 		w, err := r.cluster.Client.AppsV1().Deployments(ln.Namespace).Watch(ctx, metav1.ListOptions{FieldSelector: "metadata.name=" + workload})
@@ -154,8 +148,8 @@ func (r *loop) watchTarget(ctx context.Context, ln *lane) {
 	}
 }
 
-// answer asks the external metrics API as the HPA controller does, for the HPA's first metric: the sum of the items,
-// NaN and why where there is none.
+// answer asks the external metrics API as the HPA controller does, for the HPA's first metric: the
+// sum of the items, NaN and why where there is none.
 func (r *loop) answer(ctx context.Context, ln *lane) (value float64, held string, err error) {
 	metric := ln.hpa.Spec.Metrics[0].External.Metric
 	path := "/apis/external.metrics.k8s.io/v1beta1/namespaces/" + ln.Namespace + "/" + metric.Name
@@ -206,7 +200,8 @@ func shown(hpa *autoscalingv2.HorizontalPodAutoscaler) float64 {
 	return math.NaN()
 }
 
-// inspect reads with kubectl, as a user would, the Warning events and the conditions of the lane's HPA.
+// inspect reads with kubectl, as a user would, the Warning events and the conditions of the lane's
+// HPA.
 func (r *loop) inspect(ctx context.Context, ln *lane) (warnings, conditions []string, err error) {
 	out, err := r.cluster.Kubectl(ctx, nil, "get", "events", "--namespace="+ln.Namespace, "--output=json",
 		"--field-selector=type=Warning,involvedObject.kind=HorizontalPodAutoscaler,involvedObject.name="+ln.hpa.Name)

@@ -18,14 +18,15 @@ func (c *cost) add(other cost) {
 	c.received += other.received
 }
 
-// meter watches the processes of a path: pods come and go, so what each has used is read every second and kept.
+// meter watches the processes of a path: pods come and go, so what each has used is read every
+// second and kept.
 type meter struct {
 	before, last map[int]process.Usage
 	part         map[int]string
 }
 
-// read takes one reading of the processes, by part. What a process had used before its first reading counts only if it
-// started under the meter's eyes.
+// read takes one reading of the processes, by part. What a process had used before its first
+// reading counts only if it started under the meter's eyes.
 func (m *meter) read(processes map[int]string, first bool) {
 	for pid, part := range processes {
 		usage, err := process.UsageOf(pid)
@@ -56,16 +57,9 @@ func (m *meter) costs() map[string]cost {
 // meterUntil reads every second until ctx ends.
 func (r *loop) meterUntil(ctx context.Context) *meter {
 	m := &meter{before: map[int]process.Usage{}, last: map[int]process.Usage{}, part: map[int]string{}}
-	tick := time.NewTicker(time.Second)
-	defer tick.Stop()
-	for first := true; ; first = false {
-		m.read(r.processes(), first)
-		select {
-		case <-ctx.Done():
-			return m
-		case <-tick.C:
-		}
-	}
+	m.read(r.processes(), true)
+	every(ctx, time.Second, func() { m.read(r.processes(), false) })
+	return m
 }
 
 // processes are those of the path, by id.

@@ -12,11 +12,12 @@ import (
 	"github.com/meshpulse/meshpulse/bench/prometheus"
 )
 
-// prometheusVersion is the newest that builds as a module beside the others (v0.313.5 is Prometheus 3.13.5).
+// prometheusVersion is the newest that builds as a module beside the others (v0.313.5 is Prometheus
+// 3.13.5).
 const prometheusVersion = "v0.313.5"
 
-// prometheusConfig scrapes what Istio's merged endpoint would show and nothing else: the best case of this path. The
-// gateways are no pods of the API server, so they are named.
+// prometheusConfig scrapes what Istio's merged endpoint would show and nothing else: the best case
+// of this path. The gateways are no pods of the API server, so they are named.
 const prometheusConfig = `global: {scrape_interval: %[1]s, scrape_timeout: %[1]s}
 scrape_configs:
 - job_name: sidecars

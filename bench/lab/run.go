@@ -20,16 +20,19 @@ import (
 	"github.com/meshpulse/meshpulse/bench/load"
 )
 
-// source is where the HPA controller gets its numbers: meshpulse, or a peer beside which it is measured.
+// source is where the HPA controller gets its numbers: meshpulse, or a peer beside which it is
+// measured.
 type source interface {
 	// sink is where the sidecars push, host:port.
 	sink() string
-	// prepare is called once the lane's namespace is there; it applies the lane's HPA or what stands for it.
+	// prepare is called once the lane's namespace is there; it applies the lane's HPA or what
+	// stands for it.
 	prepare(ctx context.Context, hpa *autoscalingv2.HorizontalPodAutoscaler) error
 	restart(ctx context.Context) error
 	// failed is an error when one of its processes has ended by itself.
 	failed() error
-	// processes are its process ids, by what they are; wireBytes is what the Envoys have sent it so far.
+	// processes are its process ids, by what they are; wireBytes is what the Envoys have sent it so
+	// far.
 	processes() map[string]int
 	wireBytes(ctx context.Context) (float64, error)
 	stop()
@@ -64,7 +67,8 @@ type loop struct {
 	gateways map[string]*mesh.Gateway // by namespace
 }
 
-// runAll runs scenario files one after another; a failed check fails the command, after all have run.
+// runAll runs scenario files one after another; a failed check fails the command, after all have
+// run.
 func (l *lab) runAll(ctx context.Context, paths []string) error {
 	if len(paths) == 0 {
 		return errors.New("no scenario: give files, such as scenarios/guide-rps.yaml")
@@ -128,8 +132,8 @@ func (l *lab) withMeshpulse(components []string) func(context.Context, *cluster.
 	}
 }
 
-// runOnce boots everything, runs the load and ends everything. With askDirectly the metrics API is sampled too, which
-// costs its server a little.
+// runOnce boots everything, runs the load and ends everything. With askDirectly the metrics API is
+// sampled too, which costs its server a little.
 func (l *lab) runOnce(ctx context.Context, s scenario.Scenario, hpaSync time.Duration,
 	start func(context.Context, *cluster.Cluster, string) (source, error), askDirectly bool,
 ) (*observed, error) {
@@ -182,7 +186,8 @@ func (l *lab) runOnce(ctx context.Context, s scenario.Scenario, hpaSync time.Dur
 	return seen, nil
 }
 
-// setUp starts pods and gateways and applies the HPAs; it returns when every lane has its first pods ready.
+// setUp starts pods and gateways and applies the HPAs; it returns when every lane has its first
+// pods ready.
 func (r *loop) setUp(ctx context.Context) error {
 	var err error
 	if r.sink == nil {
@@ -253,12 +258,13 @@ func (r *loop) awaitReady(ctx context.Context) error {
 	return nil
 }
 
-// drive sends every lane's load, samples, does the actions, and returns when the last load has ended.
+// drive sends every lane's load, samples, does the actions, and returns when the last load has
+// ended.
 func (r *loop) drive(ctx context.Context) error {
 	begin := time.Now().Add(time.Second)
 	var loads, others sync.WaitGroup
-	// The starts are spread over the shift, each at random within its own part of it, in random order: phases at random,
-	// and no run in which all happen to be early.
+	// The starts are spread over the shift, each at random within its own part of it, in random
+	// order: phases at random, and no run in which all happen to be early.
 	order := rand.Perm(len(r.lanes))
 	for i, ln := range r.lanes {
 		part := r.scenario.Shift.Duration / time.Duration(len(r.lanes))

@@ -6,7 +6,8 @@ import (
 	"strings"
 )
 
-// versions name the programs of a run, for the reports. meshpulse's is the commit of the tree that it was built from.
+// versions name the programs of a run, for the reports. meshpulse's is the commit of the tree that
+// it was built from.
 func (l *lab) versions() []string {
 	all := []string{"Kubernetes " + kubeVersion, runtime.Version()}
 	if out, err := exec.Command(l.envoy, "--version").Output(); err == nil {

@@ -26,8 +26,9 @@ type setting struct {
 	act            bool          // meshpulse raises the targets at surges
 }
 
-// settings of `versus`: what people run and equal freshness, both at the default sync period that managed clusters do not
-// let one change. `versus -all` adds meshpulse acting at surges, and the best that either can do where everything may be set.
+// settings of `versus`: what people run and equal freshness, both at the default sync period that
+// managed clusters do not let one change. `versus -all` adds meshpulse acting at surges, and the
+// best that either can do where everything may be set.
 func settings(all bool) []setting {
 	const sync = 15 * time.Second
 	some := []setting{
@@ -45,8 +46,9 @@ func settings(all bool) []setting {
 	return some
 }
 
-// silentFlush is the sidecars' flush interval where nobody takes their pushes: as rare as Envoy allows, so that the
-// peer's path does not pay for ours. What Prometheus reads of counters is always the newest.
+// silentFlush is the sidecars' flush interval where nobody takes their pushes: as rare as Envoy
+// allows, so that the peer's path does not pay for ours. What Prometheus reads of counters is
+// always the newest.
 const silentFlush = 4 * time.Minute
 
 // outcome is what a setting has shown in one scenario, over all its runs.
@@ -60,7 +62,8 @@ type outcome struct {
 	boot     time.Duration // of the control plane, the longest
 }
 
-// versus runs each scenario with every setting, alternating, so many rounds, and writes the comparison.
+// versus runs each scenario with every setting, alternating, so many rounds, and writes the
+// comparison.
 func (l *lab) versus(ctx context.Context, all bool, rounds int, paths []string) error {
 	for _, path := range []string{l.peer("prometheus", prometheusVersion), l.peer("keda-operator", kedaVersion), l.peer("keda-adapter", kedaVersion)} {
 		if _, err := os.Stat(path); err != nil {
@@ -79,7 +82,8 @@ func (l *lab) versus(ctx context.Context, all bool, rounds int, paths []string) 
 		for i, set := range some {
 			own[i] = &outcome{setting: set, scenario: s.Name, costs: map[string]cost{}}
 		}
-		// A scenario that repeats is cut into rounds, A/B/A/B, so that what the machine does meanwhile hits all alike.
+		// A scenario that repeats is cut into rounds, A/B/A/B, so that what the machine does
+		// meanwhile hits all alike.
 		turns := min(rounds, s.Repeat)
 		for turn := range turns {
 			perRound := s
@@ -142,7 +146,8 @@ var envoys = []string{"sidecars", "gateways"}
 // extra are the parts that come on top for those who keep their Prometheus anyway.
 var extra = []string{"meshpulse", "keda-operator", "keda-adapter"}
 
-// figures are an outcome's measures and costs; wrong scale-downs and failed requests are among the measures.
+// figures are an outcome's measures and costs; wrong scale-downs and failed requests are among the
+// measures.
 func (o *outcome) figures() []scenario.Measure {
 	all := scenario.Measures(o.traces)
 	perMinute := 60 / o.seconds
@@ -294,7 +299,8 @@ Where meshpulse acts, the first rate is held for five minutes before the first s
 Prometheus that stays" leaves Prometheus itself out of the peer's columns: what remains is KEDA's two processes, or meshpulse with all it
 receives. The push's share of the sidecars' CPU is on top too, and lies within the difference of that row between columns.`
 
-// printOutcomes is a table with a column for each setting; what a setting does not have stays empty.
+// printOutcomes is a table with a column for each setting; what a setting does not have stays
+// empty.
 func printOutcomes(w *strings.Builder, outcomes []*outcome) {
 	var names []string
 	values := map[string]map[int]scenario.Measure{}

@@ -1,13 +1,13 @@
 // Package load drives HTTP servers at a known rate that may change over time, and remembers what
-// came back, as the truth that measured numbers are held against. It is an open loop: requests start
-// when the profile says, whether or not earlier ones have been answered.
+// came back, as the truth that measured numbers are held against. It is an open loop: requests
+// start when the profile says, whether or not earlier ones have been answered.
 //
 // It must not know what is measured or by whom.
 //
 // The known testers do something else: fortio's threads fall behind their rate when all wait for a
-// slow server (fortio.org/fortio/periodic), k6's arrival rate drops iterations once its virtual users
-// are busy (its dropped_iterations), and neither takes a step at a given instant and says how late
-// each request began.
+// slow server (fortio.org/fortio/periodic), k6's arrival rate drops iterations once its virtual
+// users are busy (its dropped_iterations), and neither takes a step at a given instant and says how
+// late each request began.
 package load
 
 import (
@@ -22,13 +22,13 @@ import (
 	"time"
 )
 
-// requestTimeout bounds a single request: longer than any scenario's queue, so that overload shows as
-// latency.
+// requestTimeout bounds a single request: longer than any scenario's queue, so that overload shows
+// as latency.
 const requestTimeout = 30 * time.Second
 
-// Loop calls do at each time of the profile, counted from start, in a goroutine of its own; i counts
-// the calls from 0. One that is late is made late, not left out. Loop returns when the profile or the
-// context has ended and all calls have returned.
+// Loop calls do at each time of the profile, counted from start, in a goroutine of its own; i
+// counts the calls from 0. One that is late is made late, not left out. Loop returns when the
+// profile or the context has ended and all calls have returned.
 func Loop(ctx context.Context, start time.Time, p Profile, do func(i int, due time.Time)) {
 	var calls sync.WaitGroup
 	defer calls.Wait()
@@ -91,8 +91,8 @@ func Start(ctx context.Context, o Options) *Generator {
 	return g
 }
 
-// Wait returns when the load has ended and no request is in flight. Requests in flight are finished,
-// not cut off, so that the servers' counts and the generator's agree.
+// Wait returns when the load has ended and no request is in flight. Requests in flight are
+// finished, not cut off, so that the servers' counts and the generator's agree.
 func (g *Generator) Wait() {
 	g.done.Wait()
 	g.client.CloseIdleConnections()
@@ -156,7 +156,8 @@ type Seen struct {
 	Late time.Duration
 }
 
-// Between returns what ended within (from, to]; a range that begins before the load does is cut to it.
+// Between returns what ended within (from, to]; a range that begins before the load does is cut to
+// it.
 func (g *Generator) Between(from, to time.Time) Seen {
 	if from.Before(g.options.Begin) {
 		from = g.options.Begin

@@ -9,8 +9,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// Segment is a stretch of a profile: RPS throughout, or a straight line from From to To, or what hey
-// sends.
+// Segment is a stretch of a profile: RPS throughout, or a straight line from From to To, or what
+// hey sends.
 type Segment struct {
 	For  metav1.Duration `json:"for"`
 	RPS  float64         `json:"rps,omitempty"`

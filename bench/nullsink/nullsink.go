@@ -1,8 +1,8 @@
-// Package nullsink is the floor that the ingest is measured against: a gRPC server that receives what sidecars send and
-// throws it away.
+// Package nullsink is the floor that the ingest is measured against: a gRPC server that receives
+// what sidecars send and throws it away.
 //
-// It knows the transport only. Its settings are the sink's own (envoystats.Config.ServerOptions), so that what differs is what is
-// done with a message; a message is not even put together here.
+// It knows the transport only. Its settings are the sink's own (envoystats.Config.ServerOptions),
+// so that what differs is what is done with a message; a message is not even put together here.
 package nullsink
 
 import (

@@ -9,7 +9,8 @@ import (
 // askAgain is how long Await waits before it asks once more.
 const askAgain = 20 * time.Millisecond
 
-// Ended is an error that carries what the log says of the cause when the process has ended, else nil.
+// Ended is an error that carries what the log says of the cause when the process has ended, else
+// nil.
 func (p *Process) Ended() error {
 	select {
 	case <-p.exited:
@@ -19,8 +20,8 @@ func (p *Process) Ended() error {
 	}
 }
 
-// Await polls ready until it answers nil. It fails early, with what the log says of the cause, when the
-// process ends, and with ready's last error when ctx ends or after the timeout.
+// Await polls ready until it answers nil. It fails early, with what the log says of the cause, when
+// the process ends, and with ready's last error when ctx ends or after the timeout.
 func (p *Process) Await(ctx context.Context, timeout time.Duration, ready func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()

@@ -1,5 +1,5 @@
-// Package process runs the child processes of demos and tests: started, watched and ended by pid, with their output in a
-// file, and gone when their parent is gone.
+// Package process runs the child processes of demos and tests: started, watched and ended by pid,
+// with their output in a file, and gone when their parent is gone.
 //
 // It knows nothing of what the processes are.
 package process
@@ -31,9 +31,9 @@ type Process struct {
 	err    error         // what Wait returned
 }
 
-// Start runs the command with its output appended to logFile. The child has a process group of its own (a Ctrl-C in the
-// terminal reaches the parent only, which then ends the child in order) and dies with the parent where the system can
-// promise that (Linux).
+// Start runs the command with its output appended to logFile. The child has a process group of its
+// own (a Ctrl-C in the terminal reaches the parent only, which then ends the child in order) and
+// dies with the parent where the system can promise that (Linux).
 func Start(logFile, command string, args ...string) (*Process, error) {
 	log, err := os.OpenFile(logFile, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
@@ -70,8 +70,9 @@ func (p *Process) ExitCode() int {
 	return p.cmd.ProcessState.ExitCode()
 }
 
-// Stop asks the process to end with SIGTERM, kills it if it has not within ten seconds, and waits until it is gone. The
-// error says that it had to be killed or had ended badly before; a process that SIGTERM ends is no error.
+// Stop asks the process to end with SIGTERM, kills it if it has not within ten seconds, and waits
+// until it is gone. The error says that it had to be killed or had ended badly before; a process
+// that SIGTERM ends is no error.
 func (p *Process) Stop() error {
 	select {
 	case <-p.exited:
@@ -110,15 +111,17 @@ func (p *Process) Tail(lines int) string {
 	return strings.Join(all[max(0, len(all)-lines):], "\n")
 }
 
-// died is the first line of what a program says when it goes down by itself: Envoy's critical log, and Go's runtime, after which
-// stacks and registers follow, so that the end of the log tells nothing.
+// died is the first line of what a program says when it goes down by itself: Envoy's critical log,
+// and Go's runtime, after which stacks and registers follow, so that the end of the log tells
+// nothing.
 var died = regexp.MustCompile(`\]\[critical\]|^panic: |^fatal error: |^SIG[A-Z]+: `)
 
-// bug is what Envoy says, at level error, of an assertion of its own that failed; where it dies of that, the critical line tells less.
+// bug is what Envoy says, at level error, of an assertion of its own that failed; where it dies of
+// that, the critical line tells less.
 const bug = "envoy bug failure"
 
-// Cause returns the lines of the log that say why the process has ended: from the first on that only a dying program writes, else the
-// last ones.
+// Cause returns the lines of the log that say why the process has ended: from the first on that
+// only a dying program writes, else the last ones.
 func (p *Process) Cause(lines int) string {
 	all, err := p.Lines()
 	if err != nil {

@@ -12,11 +12,11 @@ import (
 type Usage struct {
 	// CPU is user and system time.
 	CPU time.Duration
-	// Resident is the resident set in bytes, Peak the largest that it was, Anonymous what of it is not
-	// pages of files.
+	// Resident is the resident set in bytes, Peak the largest that it was, Anonymous what of it is
+	// not pages of files.
 	Resident, Peak, Anonymous int64
-	// Received is the bytes that its read calls returned: of sockets above all, and of the few files it
-	// reads. Written is the bytes that its write calls took.
+	// Received is the bytes that its read calls returned: of sockets above all, and of the few
+	// files it reads. Written is the bytes that its write calls took.
 	Received, Written int64
 }
 
@@ -42,7 +42,8 @@ func UsageOf(pid int) (Usage, error) {
 }
 
 func parseUsage(stat, status, io string) (u Usage, err error) {
-	// The command's name is in parentheses and may hold spaces: fields are counted behind the last one.
+	// The command's name is in parentheses and may hold spaces: fields are counted behind the last
+	// one.
 	fields := strings.Fields(stat[strings.LastIndexByte(stat, ')')+1:])
 	if len(fields) < 13 {
 		return u, fmt.Errorf("stat has %d fields: %q", len(fields), stat)
@@ -73,8 +74,8 @@ func parseUsage(stat, status, io string) (u Usage, err error) {
 	return u, nil
 }
 
-// numberAfter is the number of the line that begins with the key. There is none of a process that has
-// ended and not been waited for: 0.
+// numberAfter is the number of the line that begins with the key. There is none of a process that
+// has ended and not been waited for: 0.
 func numberAfter(text, key string) (int64, error) {
 	for line := range strings.Lines(text) {
 		if value, ok := strings.CutPrefix(line, key); ok {

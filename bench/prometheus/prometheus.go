@@ -94,8 +94,8 @@ func (s *Server) Reload(ctx context.Context, config string) error {
 	return nil
 }
 
-// Samples asks for the values of each series of an expression: of an instant vector the one, of a range
-// vector all, by time.
+// Samples asks for the values of each series of an expression: of an instant vector the one, of a
+// range vector all, by time.
 func (s *Server) Samples(ctx context.Context, expr string) ([][]float64, error) {
 	body, err := web.Get(ctx, http.DefaultClient, s.url+"/api/v1/query?"+url.Values{"query": {expr}}.Encode())
 	if err != nil {
@@ -146,8 +146,8 @@ func (s *Server) Value(ctx context.Context, expr string) (float64, error) {
 	return all[0][0], nil
 }
 
-// Version is that of the module that a binary was built as: built by go build alone, it does not know
-// itself.
+// Version is that of the module that a binary was built as: built by go build alone, it does not
+// know itself.
 func Version(binary string) (string, error) {
 	info, err := buildinfo.ReadFile(binary)
 	if err != nil {

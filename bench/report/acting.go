@@ -14,13 +14,15 @@ import (
 const (
 	actingHPAs = 1000
 	actingPods = 5 // of each
-	// actingMeasure holds as many of the store's sweeps for each state of the HPAs: they come every 30 s.
+	// actingMeasure holds as many of the store's sweeps for each state of the HPAs: they come every
+	// 30 s.
 	actingMeasure = 30 * time.Second
 )
 
-// actingRows say what it adds to ingest that the targets of HPAs are raised at surges: what rows mark is evaluated as they are
-// committed. One process and one fleet, with HPAs that come and go. The states are gone through forth and
-// back, so that each has the same of what changes meanwhile: rings fill, the machine's other guests come and go.
+// actingRows say what it adds to ingest that the targets of HPAs are raised at surges: what rows
+// mark is evaluated as they are committed. One process and one fleet, with HPAs that come and go.
+// The states are gone through forth and back, so that each has the same of what changes meanwhile:
+// rings fill, the machine's other guests come and go.
 func actingRows(ctx context.Context, s settings, t *table) error {
 	hpas := filepath.Join(s.work, "acting")
 	if err := errors.Join(os.RemoveAll(hpas), os.MkdirAll(hpas, 0o750)); err != nil {
@@ -62,7 +64,8 @@ func actingRows(ctx context.Context, s settings, t *table) error {
 	return nil
 }
 
-// actingTold tells the CPU of a flush without HPAs, with those that do not act, and with those that do.
+// actingTold tells the CPU of a flush without HPAs, with those that do not act, and with those that
+// do.
 func actingTold(t *table, without, asking, acting time.Duration) {
 	what := fmt.Sprintf("acting at surges, 5,000 streams of 20 label sets, 1,000 HPAs of %d pods: CPU ", actingPods)
 	t.add(what+"of ingest without HPAs", micros(without), "us/flush", "lower")

@@ -27,8 +27,9 @@ const (
 	apiTime     = 20 * time.Second
 )
 
-// apiRows compare answers of meshpulse, with 1,000 HPAs and sidecars that report, with a constant answer of the same library.
-// Both are up and asked at the same time, so that both see the same machine.
+// apiRows compare answers of meshpulse, with 1,000 HPAs and sidecars that report, with a constant
+// answer of the same library. Both are up and asked at the same time, so that both see the same
+// machine.
 func apiRows(ctx context.Context, s settings, t *table) error {
 	l := load{pods: 200, labelSets: 20, interval: flushInterval}
 	hpas := filepath.Join(s.work, "hpas")
@@ -108,7 +109,8 @@ spec:
 	return os.WriteFile(filepath.Join(dir, "hpas.yaml"), []byte(b.String()), 0o600)
 }
 
-// ask sends requests to both servers at a steady rate, whatever their answers take, and returns the latencies in order.
+// ask sends requests to both servers at a steady rate, whatever their answers take, and returns the
+// latencies in order.
 func ask(ctx context.Context, own, fixed *child) (answers, constants []time.Duration, err error) {
 	client := web.Insecure()
 	client.Transport.(*http.Transport).ForceAttemptHTTP2 = true // as the API server asks

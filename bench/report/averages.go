@@ -8,8 +8,8 @@ import (
 	"github.com/meshpulse/meshpulse/bench/durations"
 )
 
-// averageSteps are single requests of 1 to 1000 ms, each a series of its own: every whole number below 100, then the first and the
-// last of each bin.
+// averageSteps are single requests of 1 to 1000 ms, each a series of its own: every whole number
+// below 100, then the first and the last of each bin.
 func averageSteps() []*cell {
 	var cells []*cell
 	for i := 0; averageStep(i) <= 1000; i++ {
@@ -38,8 +38,8 @@ func (run *exactRun) averages(ctx context.Context, cells []*cell) (map[*cell]flo
 	return all, nil
 }
 
-// averagesTold holds _sum/_count against the durations: Envoy's sum adds 2ab/(a+b) for a request whose
-// bin is [a, b), and durations are cut to whole milliseconds before.
+// averagesTold holds _sum/_count against the durations: Envoy's sum adds 2ab/(a+b) for a request
+// whose bin is [a, b), and durations are cut to whole milliseconds before.
 func averagesTold(t *table, cells, steps []*cell, got map[*cell]float64) {
 	t.body.WriteString("## Averages\n\n`_sum/_count` of single durations, against the milliseconds that were recorded, and against durations spread evenly over " +
 		"the time that is recorded alike (1 ms: 1 to 2 ms; 100 to 109 ms: 100 to 110 ms).\n\n" +

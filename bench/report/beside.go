@@ -23,7 +23,8 @@ const (
 	besideRate   = 20 // requests a second and pod
 )
 
-// besidePod is a pod's life: it joins (0: it is there from the start), and then restarts, leaves or is killed, each where it is set.
+// besidePod is a pod's life: it joins (0: it is there from the start), and then restarts, leaves or
+// is killed, each where it is set.
 type besidePod struct {
 	workload                     string
 	join, restart, leave, killed time.Duration
@@ -80,7 +81,8 @@ type beside struct {
 	prometheus *prometheus.Server
 }
 
-// runBeside lets a real Prometheus scrape the Envoys that push here, while pods join, leave and restart.
+// runBeside lets a real Prometheus scrape the Envoys that push here, while pods join, leave and
+// restart.
 func runBeside(ctx context.Context, args []string) (err error) {
 	s, err := parseSettings("beside", args, nil)
 	if err != nil {
@@ -218,7 +220,7 @@ type besideAnswer struct {
 	at              time.Duration
 	workload        string
 	own, prometheus float64
-	calm            bool // nothing has happened to the workload's pods in that minute, nor shortly before
+	calm            bool // nothing has happened to the pods in that minute, nor shortly before
 }
 
 // live lets the pods live their lives, and asks both sides every 15 s.
@@ -280,7 +282,8 @@ func (b *beside) turn(ctx context.Context, i int, p *besidePod, now time.Duratio
 	return nil
 }
 
-// calm reports whether nothing happened to a workload's pods within the minute before, and the flush and scrape before that.
+// calm reports whether nothing happened to a workload's pods within the minute before, and the
+// flush and scrape before that.
 func (b *beside) calm(workload string, now time.Duration) bool {
 	for _, p := range b.pods {
 		for _, at := range []time.Duration{p.join, p.restart, p.leave, p.killed} {

@@ -72,7 +72,8 @@ func (c *child) fleetStats(ctx context.Context) (fleet.Stats, error) {
 	return st, json.Unmarshal(b, &st)
 }
 
-// messages is how many a receiver has read: the null sink says it as JSON, meshpulse among its own metrics.
+// messages is how many a receiver has read: the null sink says it as JSON, meshpulse among its own
+// metrics.
 func (c *child) messages(ctx context.Context) (int64, error) {
 	if c.Name == nullSinkName {
 		var stats struct{ Messages int64 }
@@ -113,7 +114,8 @@ func wait(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// until asks, five times a second, until nothing is missing: nil. After the limit it returns what is.
+// until asks, five times a second, until nothing is missing: nil. After the limit it returns what
+// is.
 func until(ctx context.Context, limit time.Duration, missing func() error) error {
 	for deadline := time.Now().Add(limit); ; {
 		err := missing()

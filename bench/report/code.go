@@ -45,7 +45,7 @@ func codeRows(ctx context.Context, s settings, t *table) error {
 	out := ""
 	for _, group := range []struct {
 		pattern, time string
-		runs          int // where CPU counts, the best of three: what else the machine does makes it more, never less
+		runs          int // where CPU counts the best of three: the machine makes it more, never less
 	}{{"Query|Commit|Message", "0.3s", 3}, {"Memory", "1x", 1}, {"NewPod", "200x", 3}, {"Writers", "2s", 1}} {
 		o, err := goBench(ctx, s, group.pattern, group.time, group.runs)
 		if err != nil {
@@ -96,8 +96,8 @@ func goBench(ctx context.Context, s settings, pattern, benchtime string, runs in
 	return string(out), os.WriteFile(filepath.Join(s.work, "go-"+name+".txt"), out, 0o600)
 }
 
-// parseBenchmarks reads what go test prints: by name without Benchmark and -CPUS, then by unit. Of several runs of one it takes
-// that with the least CPU.
+// parseBenchmarks reads what go test prints: by name without Benchmark and -CPUS, then by unit. Of
+// several runs of one it takes that with the least CPU.
 func parseBenchmarks(out string) map[string]map[string]float64 {
 	found := map[string]map[string]float64{}
 	for line := range strings.Lines(out) {

@@ -23,7 +23,8 @@ import (
 	"github.com/meshpulse/meshpulse/bench/standalone"
 )
 
-// constant answers every request for an external metric with the same value: what the library alone costs.
+// constant answers every request for an external metric with the same value: what the library alone
+// costs.
 type constant struct{}
 
 func (constant) GetExternalMetric(_ context.Context, _ string, _ labels.Selector, info provider.ExternalMetricInfo) (*external_metrics.ExternalMetricValueList, error) {

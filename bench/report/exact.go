@@ -19,8 +19,9 @@ type request struct {
 	duration float64       // milliseconds; the sidecar gets them whole
 }
 
-// send sends requests to a sidecar over a few connections, each at its time or once the one before it on its connection is
-// answered, and returns when all are. (Envoy takes few requests of HTTP/1.1 ahead of their turn.)
+// send sends requests to a sidecar over a few connections, each at its time or once the one before
+// it on its connection is answered, and returns when all are. (Envoy takes few requests of HTTP/1.1
+// ahead of their turn.)
 func send(ctx context.Context, address string, requests []request) error {
 	const connections = 4
 	slices.SortStableFunc(requests, func(a, b request) int { return int(a.at - b.at) })

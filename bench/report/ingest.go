@@ -25,7 +25,8 @@ type load struct {
 	churn           int // sidecars that hang up in a minute, and come back with their next flush
 }
 
-// away is how many sidecars churn may keep from their streams at a time: twice those of one flush interval.
+// away is how many sidecars churn may keep from their streams at a time: twice those of one flush
+// interval.
 func (l load) away() int64 { return int64(2 * float64(l.churn) * l.interval.Minutes()) }
 
 // cost is what a load took.
@@ -33,7 +34,7 @@ type cost struct {
 	flushes                 int64
 	receiver, sender        time.Duration // CPU a flush
 	resident                int64
-	anonymous, idle         int64 // of resident, what is not pages of files; the same before the load
+	anonymous, idle         int64 // of resident, what is no page of a file; and before the load
 	flushBytes              int64
 	lateMs                  int64
 	failed                  int64
@@ -79,8 +80,9 @@ type subject struct {
 	start receiver
 }
 
-// measure puts receivers under a load, each under its own and all at the same time, and counts CPU time once they are steady: every
-// sidecar has flushed three times. What else the machine does so costs all of them.
+// measure puts receivers under a load, each under its own and all at the same time, and counts CPU
+// time once they are steady: every sidecar has flushed three times. What else the machine does so
+// costs all of them.
 func measure(ctx context.Context, s settings, l load, subjects ...subject) (costs []cost, err error) {
 	var certs *certificates
 	if l.tls {
@@ -185,8 +187,8 @@ func steady(ctx context.Context, f *child, l load, flushes int) error {
 	})
 }
 
-// caughtUp waits until the receiver has read what was sent, but for what is on its way: thousands of new pods at once take it
-// some seconds, which gRPC's windows hide from the sender.
+// caughtUp waits until the receiver has read what was sent, but for what is on its way: thousands
+// of new pods at once take it some seconds, which gRPC's windows hide from the sender.
 func caughtUp(ctx context.Context, r, f *child) error {
 	return until(ctx, 2*time.Minute, func() error {
 		st, err := f.fleetStats(ctx)

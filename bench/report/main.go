@@ -1,7 +1,8 @@
-// Command report runs the benchmarks and writes what they say: one table, ratios measured in one run on one machine.
+// Command report runs the benchmarks and writes what they say: one table, ratios measured in one
+// run on one machine.
 //
-// It knows processes and their CPU time as the kernel counts it. It starts itself as the sender, as the null sink and as what
-// Prometheus scrapes, and meshpulse and Prometheus as they are.
+// It knows processes and their CPU time as the kernel counts it. It starts itself as the sender, as
+// the null sink and as what Prometheus scrapes, and meshpulse and Prometheus as they are.
 package main
 
 import (
@@ -43,27 +44,14 @@ func command(ctx context.Context, args []string) error {
 		fmt.Fprint(os.Stderr, usage)
 		return errors.New("a command is missing")
 	}
-	switch args[0] {
-	case "run":
-		return runBenchmarks(ctx, args[1:])
-	case "quantiles":
-		return runQuantiles(ctx, args[1:])
-	case "beside":
-		return runBeside(ctx, args[1:])
-	case "surge":
-		return runSurge(ctx, args[1:])
-	case "soak":
-		return runSoak(ctx, args[1:])
-	case "fleet":
-		return serveFleet(ctx, args[1:])
-	case nullSinkName:
-		return serveSink(ctx, args[1:])
-	case "constant":
-		return serveConstant(ctx, args[1:])
-	case "exposition":
-		return serveExposition(ctx, args[1:])
+	run, ok := map[string]func(context.Context, []string) error{
+		"run": runBenchmarks, "quantiles": runQuantiles, "beside": runBeside, "surge": runSurge, "soak": runSoak,
+		"fleet": serveFleet, nullSinkName: serveSink, "constant": serveConstant, "exposition": serveExposition,
+	}[args[0]]
+	if !ok {
+		return fmt.Errorf("unknown command %q\n%s", args[0], usage)
 	}
-	return fmt.Errorf("unknown command %q\n%s", args[0], usage)
+	return run(ctx, args[1:])
 }
 
 // settings of a run.

@@ -22,7 +22,8 @@ import (
 	"github.com/meshpulse/meshpulse/bench/web"
 )
 
-// serveExposition shows what the sidecars of a fleet would at /stats/prometheus/POD, and at /stats how often it was asked.
+// serveExposition shows what the sidecars of a fleet would at /stats/prometheus/POD, and at /stats
+// how often it was asked.
 func serveExposition(ctx context.Context, args []string) error {
 	f := flag.NewFlagSet("exposition", flag.ContinueOnError)
 	pods := f.Int("pods", 100, "sidecars")
@@ -51,7 +52,8 @@ func serveExposition(ctx context.Context, args []string) error {
 		}
 		scrapes.Add(1)
 		w.Header().Set("Content-Type", "text/plain; version=0.0.4")
-		_, _ = w.Write(workloads[pod / *perWorkload].Append(nil, int64(time.Since(began)/flushInterval)+1)) // the scraper has gone
+		flushes := int64(time.Since(began)/flushInterval) + 1
+		_, _ = w.Write(workloads[pod / *perWorkload].Append(nil, flushes)) // the scraper has gone
 	})
 	address, err := serveHTTP(ctx, mux)
 	if err != nil {
@@ -67,7 +69,8 @@ func serveExposition(ctx context.Context, args []string) error {
 // prometheusLoad is small, so that Prometheus fits the machine beside what it scrapes.
 var prometheusLoad = load{pods: 100, labelSets: 20, interval: flushInterval, warm: prometheusWarm - 4*flushInterval}
 
-// prometheusRows compare meshpulse with a real Prometheus that scrapes the same families at the same interval, at the same time.
+// prometheusRows compare meshpulse with a real Prometheus that scrapes the same families at the
+// same interval, at the same time.
 func prometheusRows(ctx context.Context, s settings, t *table) error {
 	version, err := prometheus.Version(s.prometheus)
 	if err != nil {
@@ -96,7 +99,8 @@ func prometheusRows(ctx context.Context, s settings, t *table) error {
 	return nil
 }
 
-// prometheusTold holds Prometheus' cost of a scrape against meshpulse's and the null sink's of a flush.
+// prometheusTold holds Prometheus' cost of a scrape against meshpulse's and the null sink's of a
+// flush.
 func prometheusTold(t *table, theirs, own, floor cost) {
 	const what = "100 sidecars of 20 label sets every 5 s"
 	t.add(what+": CPU of Prometheus", micros(theirs.receiver), "us/scrape", "lower")
@@ -123,11 +127,12 @@ func (c cost) perLabelSet() float64 {
 	return float64(c.anonymous-c.idle) / 1024 / float64(prometheusLoad.pods*prometheusLoad.labelSets)
 }
 
-// prometheusWarm is how long Prometheus scrapes before its CPU is counted: series are made in the first scrapes, and meshpulse's
-// rings are full after its retention of five minutes.
+// prometheusWarm is how long Prometheus scrapes before its CPU is counted: series are made in the
+// first scrapes, and meshpulse's rings are full after its retention of five minutes.
 const prometheusWarm = 6 * time.Minute
 
-// prometheusMeasures is how many times longer than others CPU is counted: of 100 sidecars it is a hundredth of a core, in ticks of 10 ms.
+// prometheusMeasures is how many times longer than others CPU is counted: of 100 sidecars it is a
+// hundredth of a core, in ticks of 10 ms.
 const prometheusMeasures = 4
 
 func measurePrometheus(ctx context.Context, s settings) (c cost, err error) {

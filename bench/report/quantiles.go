@@ -21,7 +21,8 @@ import (
 	"github.com/meshpulse/meshpulse/bench/web"
 )
 
-// How long the sidecars of the quantiles' run are sent requests, and how many one of them gets as fast as it answers.
+// How long the sidecars of the quantiles' run are sent requests, and how many one of them gets as
+// fast as it answers.
 const (
 	exactMinute = time.Minute
 	exactBurst  = 40_000
@@ -64,7 +65,7 @@ type spreadOver struct {
 	perMinute float64
 	hot       float64 // of the first of them, where it is another
 	bounds    []float64
-	coarse    bool // none of them sends summaries: its buckets are all that is known, and nothing is promised
+	coarse    bool // none of them sends summaries: its buckets are all that is known
 }
 
 func spreads() []spreadOver {
@@ -246,8 +247,8 @@ func (run *exactRun) version(ctx context.Context) string {
 	return version
 }
 
-// minute sends all pods theirs, and the averages' steps to the last one. A pod's first request of a series comes at once, so that
-// all series have the same window.
+// minute sends all pods theirs, and the averages' steps to the last one. A pod's first request of a
+// series comes at once, so that all series have the same window.
 func (run *exactRun) minute(ctx context.Context, cells, steps []*cell) error {
 	perPod := make([][]request, len(run.sidecars))
 	i := 0
@@ -286,7 +287,8 @@ func (run *exactRun) minute(ctx context.Context, cells, steps []*cell) error {
 	return g.Wait()
 }
 
-// burst sends one pod requests as fast as it answers, one distribution after the other, and returns how many a second that were.
+// burst sends one pod requests as fast as it answers, one distribution after the other, and returns
+// how many a second that were.
 func (run *exactRun) burst(ctx context.Context, cells []*cell) (rate float64, err error) {
 	began, n := time.Now(), 0
 	for i, l := range latencies() {
@@ -346,8 +348,8 @@ func (run *exactRun) estimates(ctx context.Context, cells []*cell) (all []estima
 	return all, nil
 }
 
-// misses are by how much an estimate lies outside of what was recorded, as shares: of where the quantile has to be, whether that is
-// known at all, and of the bin of the nearest rank.
+// misses are by how much an estimate lies outside of what was recorded, as shares: of where the
+// quantile has to be, whether that is known at all, and of the bin of the nearest rank.
 type misses struct {
 	bounded                   bool
 	from, to                  float64
@@ -404,7 +406,8 @@ func quantilesTold(t *table, all []estimate) {
 	}
 }
 
-// off is how far an answer lies outside of an interval, as a share of the edge that it missed; 0 inside.
+// off is how far an answer lies outside of an interval, as a share of the edge that it missed; 0
+// inside.
 func off(v, from, to float64) float64 {
 	switch {
 	case v < from:

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -61,6 +60,5 @@ func (qs *queries) ask(ctx context.Context, server *standalone.Server, expr stri
 	if len(values) != 1 {
 		return 0, fmt.Errorf("%s: %d values", expr, len(values))
 	}
-	v, err := standalone.Quantity(values[0].Value)
-	return v, errors.Join(err)
+	return values[0].Value.AsApproximateFloat64(), nil
 }

@@ -9,8 +9,9 @@ import (
 	"testing"
 )
 
-// TestResultsKeepWhatADocumentShows: tables and their rows are kept, and of pictures those that are looked at in a document. What
-// else a run leaves, a line a second of each lane, goes with the cache.
+// TestResultsKeepWhatADocumentShows: tables and their rows are kept, and of pictures those that are
+// looked at in a document. What else a run leaves, a line a second of each lane, goes with the
+// cache.
 func TestResultsKeepWhatADocumentShows(t *testing.T) {
 	var documents strings.Builder
 	err := filepath.WalkDir("../..", func(path string, entry fs.DirEntry, err error) error {

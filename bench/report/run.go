@@ -36,7 +36,8 @@ func partNames() string {
 	return strings.Join(names, ",")
 }
 
-// runBenchmarks runs all parts one after the other and writes one table, or prints that of some parts.
+// runBenchmarks runs all parts one after the other and writes one table, or prints that of some
+// parts.
 func runBenchmarks(ctx context.Context, args []string) error {
 	s, err := parseSettings("run", args, nil)
 	if err != nil {
@@ -65,7 +66,8 @@ func runBenchmarks(ctx context.Context, args []string) error {
 	return errors.Join(failed, t.write(s.results, "bench"))
 }
 
-// noteLoad says so where the machine did other things: its load in the last five minutes, of which a run of ours makes one or two.
+// noteLoad says so where the machine did other things: its load in the last five minutes, of which
+// a run of ours makes one or two.
 func noteLoad(t *table) {
 	b, err := os.ReadFile("/proc/loadavg")
 	if err != nil {
@@ -130,7 +132,8 @@ func failedTold(t *table, what string, floor, own cost) {
 	}
 }
 
-// fiveThousandRows are the same at 5,000 streams, one after the other: both at once are more than two cores have.
+// fiveThousandRows are the same at 5,000 streams, one after the other: both at once are more than
+// two cores have.
 func fiveThousandRows(ctx context.Context, s settings, t *table) error {
 	l := load{pods: 5000, labelSets: 20, interval: flushInterval}
 	var costs []cost

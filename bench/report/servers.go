@@ -25,7 +25,8 @@ func tellServing(at standalone.Serving) error {
 
 const nullSinkName = "sink"
 
-// serveSink is the null sink as a process. It answers GET /stats with the number of messages on a second port.
+// serveSink is the null sink as a process. It answers GET /stats with the number of messages on a
+// second port.
 func serveSink(ctx context.Context, args []string) error {
 	f := flag.NewFlagSet(nullSinkName, flag.ContinueOnError)
 	cert := f.String("tls-cert-file", "", "certificate (PEM); without it plaintext")
@@ -48,7 +49,7 @@ func serveSink(ctx context.Context, args []string) error {
 	sink := nullsink.New(c)
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /stats", func(w http.ResponseWriter, _ *http.Request) {
-		_ = json.NewEncoder(w).Encode(map[string]int64{"messages": sink.Messages()}) // the asker has gone
+		_ = json.NewEncoder(w).Encode(map[string]int64{"messages": sink.Messages()}) // who asked is gone
 	})
 	control, err := serveHTTP(ctx, mux)
 	if err != nil {

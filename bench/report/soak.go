@@ -68,7 +68,8 @@ func soak(ctx context.Context, k soakSettings, t *table) error {
 	if err := steady(ctx, f, l, 3); err != nil {
 		return err
 	}
-	// The retention has to be full of rows and the first pods that were replaced have to be freed, before heaps compare.
+	// The retention has to be full of rows and the first pods that were replaced have to be freed,
+	// before heaps compare.
 	settle := min(k.duration/2, 6*time.Minute)
 	w := &watch{meshpulse: m, fleet: f}
 	if err := w.answered(ctx); err != nil {
@@ -115,8 +116,8 @@ func soak(ctx context.Context, k soakSettings, t *table) error {
 // heaps are live heaps: in the middle, at the end, and after all have reconnected; bytes.
 type heaps struct{ middle, end, reconnected int64 }
 
-// missing is how many flushes were sent and have not arrived, but for one of each sidecar that has gone:
-// what it had sent last may have died with it.
+// missing is how many flushes were sent and have not arrived, but for one of each sidecar that has
+// gone: what it had sent last may have died with it.
 func missing(sent fleet.Stats, read int64) int64 {
 	return max(0, sent.Flushes-sent.Replaced-sent.Restarted-read)
 }
@@ -175,7 +176,8 @@ func (w *watch) look(ctx context.Context) error {
 	return nil
 }
 
-// reconnect breaks all connections and watches while all come back and flush; then ends churn, so that all are there.
+// reconnect breaks all connections and watches while all come back and flush; then ends churn, so
+// that all are there.
 func (w *watch) reconnect(ctx context.Context) error {
 	return errors.Join(w.tell(ctx, "/reconnect"), w.run(ctx, 4*flushInterval), w.tell(ctx, "/calm"), w.run(ctx, 3*flushInterval))
 }

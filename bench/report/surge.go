@@ -15,7 +15,8 @@ import (
 	"github.com/meshpulse/meshpulse/bench/surge"
 )
 
-// surgeStudy is what the study of surges does: steady traffic for days, steps, faults. Seeds are fixed.
+// surgeStudy is what the study of surges does: steady traffic for days, steps, faults. Seeds are
+// fixed.
 type surgeStudy struct {
 	days   float64 // of steady traffic of each kind at each flush interval
 	runs   int     // of each step
@@ -35,8 +36,8 @@ var (
 	surgeFlushes = [...]time.Duration{5 * time.Second, time.Second, 2 * time.Second, 10 * time.Second}
 	surgeRates   = [...]float64{1, 10, 100, 1000}
 	surgeRises   = [...]surge.Rise{{From: 2, To: 60}, {From: 60, To: 120}, {From: 60, To: 180}}
-	// surgePods are the pods of a cell and the share of the days that their cells get together: a day of a hundred pods costs as much
-	// as one of a single pod a hundred times.
+	// surgePods are the pods of a cell and the share of the days that their cells get together: a
+	// day of a hundred pods costs as much as one of a single pod a hundred times.
 	surgePods = [...]struct {
 		pods  int
 		share float64
@@ -150,7 +151,8 @@ func (st *surgeStudy) work(ctx context.Context) {
 	workers.Wait()
 }
 
-// surgeRounds is in how many parts the days of a cell are simulated, each with pods that begin anew.
+// surgeRounds is in how many parts the days of a cell are simulated, each with pods that begin
+// anew.
 const surgeRounds = 4
 
 // dayJobs are a round of the days of a kind of traffic at a flush interval.
@@ -170,7 +172,7 @@ func (st *surgeStudy) stepJobs(kind surge.Kind, flush time.Duration) (jobs []fun
 	for i, p := range surgePods {
 		c := surge.Cell{Kind: kind, Pods: p.pods, Flush: flush}
 		for _, rise := range surgeRises {
-			for seed := range uint64(max(1, st.runs/(1+3*i/2))) { // fewer of many pods, as with the days
+			for seed := range uint64(max(1, st.runs/(1+3*i/2))) { // as few of many pods as days
 				jobs = append(jobs, func() error { return st.step(c, rise, seed) })
 			}
 		}

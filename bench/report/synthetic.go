@@ -18,7 +18,8 @@ import (
 	"github.com/meshpulse/meshpulse/bench/sidecar"
 )
 
-// synthesize sends what a sidecar of 50,000 requests a second would: messages made up from the same bins, a flush a second.
+// synthesize sends what a sidecar of 50,000 requests a second would: messages made up from the same
+// bins, a flush a second.
 func (run *exactRun) synthesize(ctx context.Context, cells []*cell) (err error) {
 	const flushes, perFlush = 12, 50_000
 	conn, err := grpc.NewClient(run.server.Ingest, grpc.WithTransportCredentials(insecure.NewCredentials()))
@@ -73,24 +74,17 @@ func syntheticNode() *core.Node {
 	}
 }
 
-// families are the summary and the histogram of a flush, as Envoy 1.38 and later sends them with emit_tags_as_labels.
+// families are the summary and the histogram of a flush, as Envoy 1.38 and later sends them with
+// emit_tags_as_labels.
 func families(r *durations.Recorded, source string, at int64) []*prom.MetricFamily {
 	name := "istiocustom." + histogramName
 	summary := &prom.Summary{SampleCount: new(uint64(r.Count)), SampleSum: new(r.Sum)}
 	for _, q := range [...]float64{0, .25, .5, .75, .9, .95, .99, .995, .999, 1} {
-		bin, place := r.At(q)
-		from, to := durations.Edges(bin)
-		summary.Quantile = append(summary.Quantile, &prom.Quantile{Quantile: new(q), Value: new(from + (to-from)*place)})
+		summary.Quantile = append(summary.Quantile, &prom.Quantile{Quantile: new(q), Value: new(r.Quantile(q, false))})
 	}
 	histogram := &prom.Histogram{SampleCount: new(uint64(r.Count)), SampleSum: new(r.Sum)}
 	for _, bound := range sidecar.IstioBounds() {
-		n := 0.0
-		for bin, c := range r.Bins {
-			if from, _ := durations.Edges(bin); from <= bound*(1+1e-12) {
-				n += c
-			}
-		}
-		histogram.Bucket = append(histogram.Bucket, &prom.Bucket{UpperBound: new(bound), CumulativeCount: new(uint64(n))})
+		histogram.Bucket = append(histogram.Bucket, &prom.Bucket{UpperBound: new(bound), CumulativeCount: new(uint64(r.Below(bound, true)))})
 	}
 	label := func(name, value string) *prom.LabelPair { return &prom.LabelPair{Name: new(name), Value: new(value)} }
 	labels := []*prom.LabelPair{label("reporter", "destination"), label("source_workload", source), label("destination_workload", "exact")}

@@ -11,7 +11,8 @@ import (
 	"time"
 )
 
-// row is one figure. Goal is nil where none is set; Better says which way is good: "lower" or "higher".
+// row is one figure. Goal is nil where none is set; Better says which way is good: "lower" or
+// "higher".
 type row struct {
 	Name   string   `json:"name"`
 	Value  float64  `json:"value"`

@@ -11,7 +11,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// told are the rows of a table by what their names begin with is cut off: value, unit, goal and whether it is reached.
+// told are the rows of a table by what their names begin with is cut off: value, unit, goal and
+// whether it is reached.
 func told(tab *table, prefix string) map[string]string {
 	all := map[string]string{}
 	for _, r := range tab.Rows {

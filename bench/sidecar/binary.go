@@ -10,8 +10,8 @@ import (
 // installed is where `make envoy` leaves the binary, from the project's root.
 const installed = ".cache/envoy/envoy"
 
-// EnvoyBinary finds the stock Envoy: $ENVOY_BIN, else what `make envoy` has put into the project's .cache folder, looked
-// for from the working directory upwards. The error says what to do.
+// EnvoyBinary finds the stock Envoy: $ENVOY_BIN, else what `make envoy` has put into the project's
+// .cache folder, looked for from the working directory upwards. The error says what to do.
 func EnvoyBinary() (string, error) {
 	if path := os.Getenv("ENVOY_BIN"); path != "" {
 		if _, err := os.Stat(path); err != nil {

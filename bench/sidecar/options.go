@@ -12,7 +12,8 @@ import (
 // Reporter is Istio's reporter label: which side of a request a sidecar stands on.
 type Reporter string
 
-// A destination sidecar stands in front of its own workload, a source sidecar (a client's, or a gateway) before others'.
+// A destination sidecar stands in front of its own workload, a source sidecar (a client's, or a
+// gateway) before others'.
 const (
 	Destination Reporter = "destination"
 	Source      Reporter = "source"
@@ -21,7 +22,8 @@ const (
 // defaultFlush is Istio's.
 const defaultFlush = 5 * time.Second
 
-// Options is what a sidecar is and how it reports. Dir, Pod, Namespace, Workload, Address and Sink must be set.
+// Options is what a sidecar is and how it reports. Dir, Pod, Namespace, Workload, Address and Sink
+// must be set.
 type Options struct {
 	// Binary is the Envoy to run (default: EnvoyBinary).
 	Binary string
@@ -32,32 +34,39 @@ type Options struct {
 	Pod, Namespace, Workload string
 	// Version is the label version and the canonical revision (default "v1").
 	Version string
-	// Labels are the pod's labels; app, version and Istio's canonical ones are added where they are missing.
+	// Labels are the pod's labels; app, version and Istio's canonical ones are added where they are
+	// missing.
 	Labels map[string]string
-	// Annotations are the pod's annotations, which Istio sends as node metadata; those that tell a flush interval other than
-	// Istio's 5s and an eviction interval are added where they are missing. An empty value leaves one out.
+	// Annotations are the pod's annotations, which Istio sends as node metadata; those that tell a
+	// flush interval other than Istio's 5s and an eviction interval are added where they are
+	// missing. An empty value leaves one out.
 	Annotations map[string]string
 	// Address is the pod's own, such as 127.97.0.1; its ports bind there.
 	Address string
-	// InboundPort and AdminPort are the ports on Address; 0 takes free ones, see Sidecar.Address and Sidecar.AdminURL.
+	// InboundPort and AdminPort are the ports on Address; 0 takes free ones, see Sidecar.Address
+	// and Sidecar.AdminURL.
 	InboundPort, AdminPort int
-	// Upstreams are where requests go, host:port: the app, or for a gateway the sidecars behind it. See SetUpstreams.
+	// Upstreams are where requests go, host:port: the app, or for a gateway the sidecars behind it.
+	// See SetUpstreams.
 	Upstreams []string
 
 	// Reporter is the side it stands on (default Destination).
 	Reporter Reporter
-	// DestinationWorkload is whom a Source sidecar calls, with DestinationNamespace (default Namespace) and
-	// DestinationVersion (default "v1"). A Destination sidecar's destination is itself.
+	// DestinationWorkload is whom a Source sidecar calls, with DestinationNamespace (default
+	// Namespace) and DestinationVersion (default "v1"). A Destination sidecar's destination is
+	// itself.
 	DestinationWorkload, DestinationNamespace, DestinationVersion string
-	// Tags replaces the values of Istio's tags by name: an Envoy format string, such as %REQ(x-app)%. By
-	// default a Destination sidecar's source_workload, source_workload_namespace and source_principal come from the
-	// request headers x-source-workload, x-source-namespace and x-source-principal, or are unknown.
+	// Tags replaces the values of Istio's tags by name: an Envoy format string, such as
+	// %REQ(x-app)%. By default a Destination sidecar's source_workload, source_workload_namespace
+	// and source_principal come from the request headers x-source-workload, x-source-namespace and
+	// x-source-principal, or are unknown.
 	Tags map[string]string
-	// Duration is the format of a request's duration in milliseconds (default %DURATION%). %REQ(x-duration)% makes the
-	// histogram exact.
+	// Duration is the format of a request's duration in milliseconds (default %DURATION%).
+	// %REQ(x-duration)% makes the histogram exact.
 	Duration string
 
-	// Bounds are the histograms' upper bounds in milliseconds (default Istio's), as sidecar.istio.io/statsHistogramBuckets sets.
+	// Bounds are the histograms' upper bounds in milliseconds (default Istio's), as
+	// sidecar.istio.io/statsHistogramBuckets sets.
 	Bounds []float64
 	// Answers lets Envoy answer requests by itself, with 200 and nothing: no Upstreams are asked.
 	Answers bool
@@ -68,7 +77,8 @@ type Options struct {
 	FlushInterval time.Duration
 	// EvictionInterval lets unused stats go (default never); a multiple of FlushInterval.
 	EvictionInterval time.Duration
-	// TagsAsLabels sends tags as labels; by default they are joined into the name, as Istio's own wiring does.
+	// TagsAsLabels sends tags as labels; by default they are joined into the name, as Istio's own
+	// wiring does.
 	TagsAsLabels bool
 	// HistogramOnly leaves the summaries out.
 	HistogramOnly bool

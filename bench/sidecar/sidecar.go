@@ -1,9 +1,11 @@
-// Package sidecar runs the stock Envoy as an Istio sidecar would: a pod's identity in the node, Istio's request metrics
-// with their 25 tags, and the metrics-service sink that pushes them.
+// Package sidecar runs the stock Envoy as an Istio sidecar would: a pod's identity in the node,
+// Istio's request metrics with their 25 tags, and the metrics-service sink that pushes them.
 //
-// It knows Envoy's bootstrap and its admin API. It must not know meshpulse: what it sends is what any receiver gets.
+// It knows Envoy's bootstrap and its admin API. It must not know meshpulse: what it sends is what
+// any receiver gets.
 //
-// The stock Envoy has no Istio stats filter; its stats access logger writes the same stats in its place.
+// The stock Envoy has no Istio stats filter; its stats access logger writes the same stats in its
+// place.
 package sidecar
 
 import (
@@ -23,7 +25,8 @@ import (
 	"github.com/meshpulse/meshpulse/bench/web"
 )
 
-// startLimit bounds how long Start waits for Envoy to serve (seen: well under a second on an idle machine).
+// startLimit bounds how long Start waits for Envoy to serve (seen: well under a second on an idle
+// machine).
 const startLimit = 30 * time.Second
 
 // Sidecar is a running Envoy.
@@ -40,8 +43,9 @@ type Sidecar struct {
 // files are what a sidecar keeps in Options.Dir.
 type files struct{ bootstrap, upstreams, admin, log string }
 
-// Start writes the bootstrap, runs Envoy and returns when it serves. The caller must Stop or Kill it; it also dies with
-// this process. Its files (bootstrap, log) are named after the pod and stay in Options.Dir.
+// Start writes the bootstrap, runs Envoy and returns when it serves. The caller must Stop or Kill
+// it; it also dies with this process. Its files (bootstrap, log) are named after the pod and stay
+// in Options.Dir.
 func Start(ctx context.Context, o Options) (*Sidecar, error) {
 	o = o.withDefaults()
 	if err := o.Validate(); err != nil {
@@ -86,21 +90,22 @@ func (s *Sidecar) PID() int { return s.process.PID() }
 // Exited is closed once Envoy has ended.
 func (s *Sidecar) Exited() <-chan struct{} { return s.process.Exited() }
 
-// Stop ends Envoy with SIGTERM, upon which it sends one last flush (without histograms), and waits until it is gone.
+// Stop ends Envoy with SIGTERM, upon which it sends one last flush (without histograms), and waits
+// until it is gone.
 func (s *Sidecar) Stop() error { return s.process.Stop() }
 
 // Kill ends Envoy at once, with nothing sent, and waits until it is gone.
 func (s *Sidecar) Kill() { s.process.Kill() }
 
-// SetUpstreams replaces the addresses (host:port) that requests are forwarded to; none makes Envoy answer 503 (UH).
-// Envoy takes the change up within moments, without a restart.
+// SetUpstreams replaces the addresses (host:port) that requests are forwarded to; none makes Envoy
+// answer 503 (UH). Envoy takes the change up within moments, without a restart.
 func (s *Sidecar) SetUpstreams(addresses ...string) error {
 	s.Options.Upstreams = addresses
 	return s.writeUpstreams()
 }
 
-// RequestsTotal is Envoy's own count of istio_requests_total over all label sets, from its admin API: the truth that
-// what was pushed is held against.
+// RequestsTotal is Envoy's own count of istio_requests_total over all label sets, from its admin
+// API: the truth that what was pushed is held against.
 func (s *Sidecar) RequestsTotal(ctx context.Context) (int64, error) {
 	body, err := s.get(ctx, "/stats?usedonly&filter="+statPrefix+`\.istio_requests_total`)
 	if err != nil {
@@ -108,11 +113,11 @@ func (s *Sidecar) RequestsTotal(ctx context.Context) (int64, error) {
 	}
 	var total int64
 	for line := range strings.Lines(string(body)) {
-		_, value, ok := cutLast(strings.TrimSpace(line), ": ")
-		if !ok {
+		colon := strings.LastIndex(line, ": ") // tags may hold some as well
+		if colon < 0 {
 			continue
 		}
-		n, err := strconv.ParseInt(value, 10, 64)
+		n, err := strconv.ParseInt(strings.TrimSpace(line[colon+2:]), 10, 64)
 		if err != nil {
 			return 0, fmt.Errorf("stats of pod %s: line %q: %w", s.Options.Pod, line, err)
 		}
@@ -192,12 +197,4 @@ func (s *Sidecar) listener(ctx context.Context) (string, error) {
 
 func (s *Sidecar) get(ctx context.Context, path string) ([]byte, error) {
 	return web.Get(ctx, http.DefaultClient, s.AdminURL()+path)
-}
-
-func cutLast(s, sep string) (before, after string, found bool) {
-	i := strings.LastIndex(s, sep)
-	if i < 0 {
-		return s, "", false
-	}
-	return s[:i], s[i+len(sep):], true
 }

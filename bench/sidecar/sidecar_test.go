@@ -98,7 +98,8 @@ func request(t *testing.T, address, source string, n int) int {
 	return status
 }
 
-// awaitTotal reads messages until the counters named istio_requests_total add up to want, and returns the last.
+// awaitTotal reads messages until the counters named istio_requests_total add up to want, and
+// returns the last.
 func awaitTotal(t *testing.T, messages <-chan flush, want float64) flush {
 	t.Helper()
 	got := 0.0
@@ -194,7 +195,8 @@ func TestSidecarSendsLabelsAndHistogramsOnly(t *testing.T) {
 	}
 }
 
-// An Envoy forgets a series that was not used between two evictions: its counter is missing, then begins at 0 again.
+// An Envoy forgets a series that was not used between two evictions: its counter is missing, then
+// begins at 0 again.
 func TestEvictionTakesUnusedSeriesAway(t *testing.T) {
 	address, messages := startSink(t)
 	o := options(t, address)

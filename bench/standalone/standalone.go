@@ -1,5 +1,5 @@
-// Package standalone runs meshpulse as its users do, as a child process with files for HPAs, and asks it as a
-// HorizontalPodAutoscaler's controller would.
+// Package standalone runs meshpulse as its users do, as a child process with files for HPAs, and
+// asks it as a HorizontalPodAutoscaler's controller would.
 //
 // It knows the command line and the HTTP API. It must not reach into the process.
 package standalone
@@ -16,6 +16,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"k8s.io/apimachinery/pkg/api/resource"
 
 	"github.com/meshpulse/meshpulse/bench/process"
 	"github.com/meshpulse/meshpulse/bench/web"
@@ -115,7 +117,8 @@ type APIError struct {
 
 func (e *APIError) Error() string { return fmt.Sprintf("%d: %s", e.Code, e.Message) }
 
-// Get asks for a path and decodes the JSON answer. The error of an answer other than 200 is an *APIError.
+// Get asks for a path and decodes the JSON answer. The error of an answer other than 200 is an
+// *APIError.
 func (s *Server) Get(ctx context.Context, path string, into any) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.URL+path, nil)
 	if err != nil {
@@ -167,13 +170,13 @@ func (s *Server) Resources(ctx context.Context) ([]Resource, error) {
 	return list.Resources, err
 }
 
-// Value is one item of an answer. Value is a Kubernetes quantity, see Quantity.
+// Value is one item of an answer.
 type Value struct {
 	MetricName    string
 	MetricLabels  map[string]string
 	Timestamp     time.Time
 	WindowSeconds int64 `json:"window"`
-	Value         string
+	Value         resource.Quantity
 }
 
 // Values asks for a metric with a label selector, as an HPA controller does.

@@ -10,7 +10,8 @@ import (
 	"github.com/meshpulse/meshpulse/aggregator"
 )
 
-// fault is something that goes wrong, or is only unusual, while the load of all pods together stays as it is.
+// fault is something that goes wrong, or is only unusual, while the load of all pods together stays
+// as it is.
 type fault struct {
 	name string
 	do   func(m *mesh) error
@@ -124,7 +125,8 @@ func (m *mesh) clockStep() error {
 	return nil
 }
 
-// restartSidecar ends a sidecar, with its last flush or without; others get its load until the next one is up.
+// restartSidecar ends a sidecar, with its last flush or without; others get its load until the next
+// one is up.
 func (m *mesh) restartSidecar() error {
 	if len(m.pods) < 2 {
 		return nil
@@ -227,8 +229,8 @@ func (m *mesh) rollout() error {
 	return nil
 }
 
-// faults runs random faults, one after the other, under a constant, evenly spaced load, and returns how many there were of each
-// and which of them a surge followed.
+// faults runs random faults, one after the other, under a constant, evenly spaced load, and returns
+// how many there were of each and which of them a surge followed.
 func (m *mesh) faults(count int) (done, told map[string]int, err error) {
 	done, told = map[string]int{}, map[string]int{}
 	var last time.Time
@@ -257,8 +259,8 @@ func (m *mesh) faults(count int) (done, told map[string]int, err error) {
 	return done, told, nil
 }
 
-// Faults runs random faults under a constant, evenly spaced load, and returns how many there were and the names of those that a
-// surge followed.
+// Faults runs random faults under a constant, evenly spaced load, and returns how many there were
+// and the names of those that a surge followed.
 func Faults(flush time.Duration, count int, seed uint64) (done int, told []string, err error) {
 	r := rand.New(rand.NewPCG(seed, 5))
 	m, err := newMesh(Smooth, Load{{0, []float64{20, 200, 2000}[r.IntN(3)]}}, 1+r.IntN(12), flush, aggregator.SurgeConfig{}, r)

@@ -10,7 +10,8 @@ import (
 	"github.com/meshpulse/meshpulse/aggregator"
 )
 
-// TestFaultsAreNoSurge: with the store's own timers, whatever goes wrong while the load stays as it is.
+// TestFaultsAreNoSurge: with the store's own timers, whatever goes wrong while the load stays as it
+// is.
 func TestFaultsAreNoSurge(t *testing.T) {
 	for seed := range uint64(100) {
 		t.Run(fmt.Sprint("seed=", seed), func(t *testing.T) {

@@ -11,8 +11,8 @@ import (
 	"github.com/meshpulse/meshpulse/aggregator"
 )
 
-// mesh is a workload's pods, each with a sidecar that flushes at its own phase, in front of a real store. Its time is simulated:
-// commits carry their arrival.
+// mesh is a workload's pods, each with a sidecar that flushes at its own phase, in front of a real
+// store. Its time is simulated: commits carry their arrival.
 type mesh struct {
 	store    *aggregator.Store
 	detector *aggregator.SurgeDetector
@@ -29,7 +29,8 @@ type mesh struct {
 	shared float64 // sum of the pods' shares
 	now    int64   // milliseconds from the start
 	config aggregator.SurgeConfig
-	// pace waits for a time, where the store's own timers are to run with the simulation (testing/synctest); nil: no time passes.
+	// pace waits for a time, where the store's own timers are to run with the simulation
+	// (testing/synctest); nil: no time passes.
 	pace func(time.Time)
 	look func(aggregator.Surge) // while it waits
 }
@@ -176,7 +177,8 @@ func (m *mesh) run(until, every time.Duration, look func(aggregator.Surge)) erro
 
 func (m *mesh) time(ms int64) time.Time { return m.start.Add(time.Duration(ms) * time.Millisecond) }
 
-// flushed has a pod's sidecar flush now. Envoy's timer is armed again after a flush, so its period drifts.
+// flushed has a pod's sidecar flush now. Envoy's timer is armed again after a flush, so its period
+// drifts.
 func (m *mesh) flushed(p *pod) error {
 	m.receive(p)
 	p.next = m.now + m.flush.Milliseconds() + m.r.Int64N(10)
@@ -207,7 +209,8 @@ func (m *mesh) send(p *pod, histogram bool) error {
 	return nil
 }
 
-// commit delivers a flush: the counter with the count of its duration histogram, once there was a request.
+// commit delivers a flush: the counter with the count of its duration histogram, once there was a
+// request.
 func (m *mesh) commit(p *pod, f message) error {
 	stamp := m.time(f.stamp).UnixMilli()
 	b := aggregator.Batch{Timestamp: stamp, Samples: p.samples[:0]}

@@ -12,7 +12,8 @@ import (
 // Rise is a step of the load: from one rate to another, for as long as it is watched.
 type Rise struct{ From, To float64 }
 
-// history is what there is before a step, watched how long is looked at after it, and target the requests a second of one replica.
+// history is what there is before a step, watched how long is looked at after it, and target the
+// requests a second of one replica.
 const (
 	history = 10 * time.Minute
 	watched = 90 * time.Second
@@ -21,14 +22,16 @@ const (
 
 // Told is what became of one step.
 type Told struct {
-	// Seen is the time from the step to the row that triggered, Served to an answer of nine tenths of the new rate, and Whole to one
-	// that asks for all replicas; Without is the latter where no surge is told. NaN: not within the time that is watched.
+	// Seen is the time from the step to the row that triggered, Served to an answer of nine tenths
+	// of the new rate, and Whole to one that asks for all replicas; Without is the latter where no
+	// surge is told. NaN: not within the time that is watched.
 	Seen, Served, Whole, Without float64
 	// Overshoot is the most replicas that were asked for, over those that the new rate needs.
 	Overshoot float64
 }
 
-// Rises runs a cell (its rate is the rise's) until after a step, and asks five times a second from then on.
+// Rises runs a cell (its rate is the rise's) until after a step, and asks five times a second from
+// then on.
 func Rises(c Cell, rise Rise, seed uint64) (Told, error) {
 	r := rand.New(rand.NewPCG(seed, 11))
 	at := history + time.Duration(r.Int64N(int64(c.Flush)))

@@ -25,7 +25,8 @@ type Alarms struct {
 
 const (
 	minute = int64(60_000)
-	// falseRise is by how much the true rate has to rise over what it was in the minute before, within the minute after.
+	// falseRise is by how much the true rate has to rise over what it was in the minute before,
+	// within the minute after.
 	falseRise = 1.25
 	// riseOver is what a true rate is the mean over.
 	riseOver = int64(10_000)
@@ -52,7 +53,8 @@ func Steady(c Cell, days float64, seed uint64) (Alarms, error) {
 	return a, err
 }
 
-// rises reports whether the true rate rises by a quarter over the minute before within the minute after a time.
+// rises reports whether the true rate rises by a quarter over the minute before within the minute
+// after a time.
 func (m *mesh) rises(at int64) bool {
 	before := m.trueRate(max(0, at-minute-riseOver), at-riseOver)
 	for t := at; t <= at+minute; t += 1000 {

@@ -11,9 +11,9 @@ import (
 // Kind is a kind of traffic: how requests arrive about their rate.
 type Kind string
 
-// Kinds of traffic. In Gamma and Lognormal the rate of all pods together is drawn anew every flush interval; that is noise about a rate
-// that does not change. In Correlated it wanders (the logarithm is an Ornstein-Uhlenbeck process, sigma 0.3), and that is a rate
-// that changes.
+// Kinds of traffic. In Gamma and Lognormal the rate of all pods together is drawn anew every flush
+// interval; that is noise about a rate that does not change. In Correlated it wanders (the
+// logarithm is an Ornstein-Uhlenbeck process, sigma 0.3), and that is a rate that changes.
 const (
 	Smooth        Kind = "smooth"
 	Poisson       Kind = "Poisson"
@@ -36,7 +36,8 @@ const (
 	groupSize        = 10
 )
 
-// intensity is the factor of the rate over time: constant within a slot, known from when the last slot was drawn on.
+// intensity is the factor of the rate over time: constant within a slot, known from when the last
+// slot was drawn on.
 type intensity struct {
 	kind  Kind
 	r     *rand.Rand
@@ -79,7 +80,8 @@ func (i *intensity) wander(seconds float64) float64 {
 	return math.Exp(correlationSigma*i.state - correlationSigma*correlationSigma/2)
 }
 
-// over is the integral of the factor over (from, to], in seconds. Times are milliseconds from the start.
+// over is the integral of the factor over (from, to], in seconds. Times are milliseconds from the
+// start.
 func (i *intensity) over(from, to int64) float64 {
 	if i.slot == math.MaxInt64 {
 		return float64(to-from) / 1000
@@ -98,7 +100,8 @@ func (i *intensity) until(t int64) float64 {
 // varies reports whether the factor is a change of the rate, and not noise about it.
 func (i *intensity) varies() bool { return i.kind == Correlated20 || i.kind == Correlated120 }
 
-// requests draws how many requests arrive where so many are expected; rest is what a smooth stream has left over.
+// requests draws how many requests arrive where so many are expected; rest is what a smooth stream
+// has left over.
 func (k Kind) requests(expected float64, rest *float64, r *rand.Rand) float64 {
 	switch {
 	case expected <= 0:

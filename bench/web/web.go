@@ -13,8 +13,8 @@ import (
 	"time"
 )
 
-// Insecure trusts every certificate: those of the programs here are self-made and in memory, and the
-// address is this machine's own.
+// Insecure trusts every certificate: those of the programs here are self-made and in memory, and
+// the address is this machine's own.
 func Insecure() *http.Client {
 	transport := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}
 	return &http.Client{Timeout: 30 * time.Second, Transport: transport}

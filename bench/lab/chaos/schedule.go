@@ -1,6 +1,6 @@
-// Package chaos says what goes wrong in a chaos run, and when: a schedule of faults drawn from a seed, and the judgement of
-// what was seen under them. It knows kinds of faults, lanes and times, and it must not know how a fault is done: no cluster,
-// no process, no connection.
+// Package chaos says what goes wrong in a chaos run, and when: a schedule of faults drawn from a
+// seed, and the judgement of what was seen under them. It knows kinds of faults, lanes and times,
+// and it must not know how a fault is done: no cluster, no process, no connection.
 package chaos
 
 import (
@@ -19,7 +19,8 @@ type Kind string
 const (
 	// KillMeshpulse kills meshpulse (SIGKILL) and starts it again at the fault's end.
 	KillMeshpulse Kind = "kill-meshpulse"
-	// KillSidecar kills the Envoy of a pod and starts it again at the fault's end, with its counters at 0.
+	// KillSidecar kills the Envoy of a pod and starts it again at the fault's end, with its
+	// counters at 0.
 	KillSidecar Kind = "kill-sidecar"
 	// KillAPIServer kills kube-apiserver and starts it again at the fault's end.
 	KillAPIServer Kind = "kill-apiserver"
@@ -37,19 +38,23 @@ const (
 	DeletePods Kind = "delete-pods"
 	// AddPods scales a Deployment up by hand.
 	AddPods Kind = "add-pods"
-	// NeverReady deletes a pod, and keeps whatever pod comes from getting ready until the fault's end.
+	// NeverReady deletes a pod, and keeps whatever pod comes from getting ready until the fault's
+	// end.
 	NeverReady Kind = "never-ready"
 	// FillBudget has other pods report so many series that the budget is reached.
 	FillBudget Kind = "fill-budget"
-	// ReplaceCertificates writes certificates whose keys are not there yet, cuts the streams, and writes the keys at the
-	// fault's end. A process that starts meanwhile could not, so it never meets KillMeshpulse.
+	// ReplaceCertificates writes certificates whose keys are not there yet, cuts the streams, and
+	// writes the keys at the fault's end. A process that starts meanwhile could not, so it never
+	// meets KillMeshpulse.
 	ReplaceCertificates Kind = "replace-certificates"
-	// DeafWatches takes meshpulse's right to list and watch away and cuts its connections to the API server. It lasts a minute longer
-	// than others: a watch is believed for so long.
+	// DeafWatches takes meshpulse's right to list and watch away and cuts its connections to the
+	// API server. It lasts a minute longer than others: a watch is believed for so long.
 	DeafWatches Kind = "deaf-watches"
-	// SecondStream has another sender report as a pod that reports, one that has seen no request, and ends it at the fault's end.
+	// SecondStream has another sender report as a pod that reports, one that has seen no request,
+	// and ends it at the fault's end.
 	SecondStream Kind = "second-stream"
-	// ForgedFlush is one message of a pod that does not exist, as the lane's workload, which tells a flush interval of an hour.
+	// ForgedFlush is one message of a pod that does not exist, as the lane's workload, which tells
+	// a flush interval of an hour.
 	ForgedFlush Kind = "forged-flush"
 )
 
@@ -103,9 +108,10 @@ type Config struct {
 	Faults int
 	// Lanes is how many lanes there are.
 	Lanes int
-	// WarmUp is before the first fault (default 150s), Calm between two bouts (default 75s): longer than the queries' range,
-	// so that knowledge is complete again and nothing is held. Settle is after the last fault (default 225s): until the
-	// series that filled a budget are out of a retention of two minutes, and then a Calm.
+	// WarmUp is before the first fault (default 150s), Calm between two bouts (default 75s): longer
+	// than the queries' range, so that knowledge is complete again and nothing is held. Settle is
+	// after the last fault (default 225s): until the series that filled a budget are out of a
+	// retention of two minutes, and then a Calm.
 	WarmUp, Calm, Settle time.Duration
 	// Bout is how many faults come between two calms (default 35).
 	Bout int
@@ -120,7 +126,8 @@ const (
 	Deaf = time.Minute
 	// meanPause is between two faults of a hand.
 	meanPause = 6 * time.Second
-	// recovery is how long the API server needs before it can be used again, and meshpulse before it has read its files.
+	// recovery is how long the API server needs before it can be used again, and meshpulse before
+	// it has read its files.
 	recovery = 15 * time.Second
 )
 
@@ -249,7 +256,8 @@ func (d *dealer) fault(at time.Duration, others []Fault) Fault {
 	return f
 }
 
-// clash is when a fault may begin: one of a kind at a time, and nothing that needs the API server while it is down.
+// clash is when a fault may begin: one of a kind at a time, and nothing that needs the API server
+// while it is down.
 func clash(f Fault, others []Fault) time.Duration {
 	for moved := true; moved; {
 		moved = false

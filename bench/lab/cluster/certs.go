@@ -49,7 +49,8 @@ func NewAuthority(commonName string) (*Authority, error) {
 	return &Authority{key: key, cert: cert, PEM: encodePEM("CERTIFICATE", der)}, nil
 }
 
-// Issue signs a certificate for both server and client use. Names that are IP addresses become IP SANs.
+// Issue signs a certificate for both server and client use. Names that are IP addresses become IP
+// SANs.
 func (a *Authority) Issue(commonName string, organizations, names []string) (certPEM, keyPEM []byte, err error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -114,7 +115,8 @@ func encodePEM(kind string, der []byte) []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der})
 }
 
-// writePKI lays out every key and certificate of a control plane under dir; the API server serves under the names.
+// writePKI lays out every key and certificate of a control plane under dir; the API server serves
+// under the names.
 func writePKI(dir string, serving []string) (*Authority, error) {
 	ca, err := NewAuthority("meshpulse-lab")
 	if err != nil {

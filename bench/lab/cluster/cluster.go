@@ -1,6 +1,7 @@
-// Package cluster boots a real Kubernetes control plane on loopback: etcd, kube-apiserver with RBAC and the
-// aggregation layer, and kube-controller-manager with the controllers that an HPA needs. It knows nothing of meshpulse
-// or of Envoy. Without an Address there is no kubelet and no scheduler: package mesh plays the node.
+// Package cluster boots a real Kubernetes control plane on loopback: etcd, kube-apiserver with RBAC
+// and the aggregation layer, and kube-controller-manager with the controllers that an HPA needs. It
+// knows nothing of meshpulse or of Envoy. Without an Address there is no kubelet and no scheduler:
+// package mesh plays the node.
 package cluster
 
 import (
@@ -30,11 +31,11 @@ type Config struct {
 	Dir string
 	// HPASync is the HPA controller's sync period; 0 is Kubernetes' default, 15 s.
 	HPASync time.Duration
-	// DownscaleStabilization is how long the HPA controller waits before it scales down an HPA that sets no behavior; 0 is
-	// Kubernetes' default, 5 minutes.
+	// DownscaleStabilization is how long the HPA controller waits before it scales down an HPA that
+	// sets no behavior; 0 is Kubernetes' default, 5 minutes.
 	DownscaleStabilization time.Duration
-	// Address is where the API server listens, host:port, for nodes and pods that reach it there. By default it is a free port on
-	// loopback, which is for a cluster without nodes.
+	// Address is where the API server listens, host:port, for nodes and pods that reach it there.
+	// By default it is a free port on loopback, which is for a cluster without nodes.
 	Address string
 	// Services is the range of the Services' addresses (default 127.96.0.0/16).
 	Services string
@@ -63,12 +64,13 @@ type Cluster struct {
 
 const bootTimeout = 60 * time.Second
 
-// controllers are what an HPA over a Deployment needs where there is no node; the others would only cost CPU.
+// controllers are what an HPA over a Deployment needs where there is no node; the others would only
+// cost CPU.
 const controllers = "horizontal-pod-autoscaler-controller,deployment-controller,replicaset-controller," +
 	"endpointslice-controller,serviceaccount-controller,namespace-controller,garbage-collector-controller"
 
-// Boot starts the control plane and returns when the API server is ready and the controllers run. On an error nothing
-// is left running.
+// Boot starts the control plane and returns when the API server is ready and the controllers run.
+// On an error nothing is left running.
 func Boot(ctx context.Context, config Config) (*Cluster, error) {
 	if config.HPASync == 0 {
 		config.HPASync = 15 * time.Second
@@ -255,8 +257,8 @@ func healthy(client *http.Client, url string) func(context.Context) error {
 	}
 }
 
-// Stop ends the control plane, last started first. It is killed: its data ends with the run, and an API server that
-// is asked politely waits for a minute.
+// Stop ends the control plane, last started first. It is killed: its data ends with the run, and an
+// API server that is asked politely waits for a minute.
 func (c *Cluster) Stop() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -290,7 +292,8 @@ func (c *Cluster) KillAPIServer() {
 	}
 }
 
-// RestartAPIServer starts a killed API server again, at the same address with the same data, and returns when it is ready.
+// RestartAPIServer starts a killed API server again, at the same address with the same data, and
+// returns when it is ready.
 func (c *Cluster) RestartAPIServer(ctx context.Context) error {
 	p, err := c.start("kube-apiserver", c.serve...)
 	if err != nil {

@@ -18,7 +18,8 @@ import (
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 )
 
-// Kubectl runs kubectl as the administrator, with input on its standard input, and returns its output.
+// Kubectl runs kubectl as the administrator, with input on its standard input, and returns its
+// output.
 func (c *Cluster) Kubectl(ctx context.Context, input []byte, args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
@@ -56,8 +57,9 @@ func WriteKubeconfig(path string, k Kubeconfig) error {
 	return clientcmd.WriteToFile(*config, path)
 }
 
-// ServiceAccountKubeconfig writes a kubeconfig that holds a fresh token of the service account and nothing more, so
-// that its user can do what its RBAC grants and no more. It reaches the API server at the URL.
+// ServiceAccountKubeconfig writes a kubeconfig that holds a fresh token of the service account and
+// nothing more, so that its user can do what its RBAC grants and no more. It reaches the API server
+// at the URL.
 func (c *Cluster) ServiceAccountKubeconfig(ctx context.Context, path, server, namespace, name string) error {
 	seconds := int64(24 * 3600)
 	request := &authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{ExpirationSeconds: &seconds}}
@@ -68,7 +70,8 @@ func (c *Cluster) ServiceAccountKubeconfig(ctx context.Context, path, server, na
 	return WriteKubeconfig(path, Kubeconfig{Server: server, CAFile: c.pki("ca.crt"), Token: answer.Status.Token})
 }
 
-// AdminClient asks any server of the cluster as the administrator, over HTTPS that the cluster's authority vouches for.
+// AdminClient asks any server of the cluster as the administrator, over HTTPS that the cluster's
+// authority vouches for.
 func (c *Cluster) AdminClient() *http.Client {
 	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM(c.CA.PEM)

@@ -12,8 +12,8 @@ import (
 	"go.etcd.io/etcd/server/v3/embed"
 )
 
-// runEtcd serves one etcd member until SIGTERM or SIGINT. It does not fsync: its data is worth no more than the run
-// it belongs to, and on a shared disk syncing is most of what a boot waits for.
+// runEtcd serves one etcd member until SIGTERM or SIGINT. It does not fsync: its data is worth no
+// more than the run it belongs to, and on a shared disk syncing is most of what a boot waits for.
 func runEtcd(args []string) error {
 	flags := flag.NewFlagSet("etcd", flag.ContinueOnError)
 	dir := flags.String("data-dir", "", "folder of the data, made if missing")

@@ -1,7 +1,9 @@
-// Command controlplane is a Kubernetes control plane in one binary: kube-apiserver, kube-controller-manager, kubectl
-// and etcd, built from their Go modules. The name it is called by, or else its first argument, picks the program.
+// Command controlplane is a Kubernetes control plane in one binary: kube-apiserver,
+// kube-controller-manager, kubectl and etcd, built from their Go modules. The name it is called by,
+// or else its first argument, picks the program.
 //
-// It knows how each program starts and nothing of the lab: flags, certificates and order are the lab's business.
+// It knows how each program starts and nothing of the lab: flags, certificates and order are the
+// lab's business.
 package main
 
 import (

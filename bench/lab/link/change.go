@@ -8,8 +8,9 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 )
 
-// Fields on the way to a timestamp: StreamMetricsMessage.envoy_metrics, MetricFamily.metric, Metric.timestamp_ms
-// (envoy/service/metrics/v3/metrics_service.proto, io/prometheus/client/metrics.proto).
+// Fields on the way to a timestamp: StreamMetricsMessage.envoy_metrics, MetricFamily.metric,
+// Metric.timestamp_ms (envoy/service/metrics/v3/metrics_service.proto,
+// io/prometheus/client/metrics.proto).
 var timestampPath = []protowire.Number{2, 4, 6}
 
 // ShiftClock is a change to messages: their sidecar's clock is off by so much.
@@ -42,7 +43,8 @@ func shift(b []byte, path []protowire.Number, by int64) {
 	}
 }
 
-// putVarint writes a value in exactly the space that another had. Milliseconds since 1970 take six bytes until the year 2109.
+// putVarint writes a value in exactly the space that another had. Milliseconds since 1970 take six
+// bytes until the year 2109.
 func putVarint(b []byte, value uint64) {
 	if protowire.SizeVarint(value) > len(b) {
 		return
@@ -54,7 +56,8 @@ func putVarint(b []byte, value uint64) {
 	b[len(b)-1] &^= 0x80
 }
 
-// Garble is a change to messages: half of them arrive with some of their bytes wrong. The same seed garbles the same.
+// Garble is a change to messages: half of them arrive with some of their bytes wrong. The same seed
+// garbles the same.
 func Garble(seed uint64) func(message []byte) {
 	var mu sync.Mutex
 	random := rand.New(rand.NewPCG(seed, 0))

@@ -14,13 +14,13 @@ const (
 	flagEndStream    = 0x1
 	flagPadded       = 0x8
 	prefixBytes      = 5 // a message's: compressed or not, and its length
-	// maxHeld bounds what is held back for a whole message; a larger one goes on unchanged. It is less than the sink's
-	// window, or the sidecar would wait for the sink, and the sink for us.
+	// maxHeld bounds what is held back for a whole message; a larger one goes on unchanged. It is
+	// less than the sink's window, or the sidecar would wait for the sink, and the sink for us.
 	maxHeld = 768 << 10
 )
 
-// frames reads what a client sends, frame by frame. While messages are to be changed, frames are held back until the message in
-// them is whole.
+// frames reads what a client sends, frame by frame. While messages are to be changed, frames are
+// held back until the message in them is whole.
 type frames struct {
 	from    io.Reader
 	link    *Link
@@ -56,7 +56,8 @@ func (f *frames) next() ([]byte, error) {
 	}
 }
 
-// release gives up what is held. Messages that are not whole yet keep their count, and lose their bytes.
+// release gives up what is held. Messages that are not whole yet keep their count, and lose their
+// bytes.
 func (f *frames) release() []byte {
 	out := f.held
 	f.held = nil

@@ -1,9 +1,10 @@
-// Package link is the wire between sidecars and their sink, and what can go wrong with it: connections that are refused, cut
-// or stalled, and messages that are changed on their way.
+// Package link is the wire between sidecars and their sink, and what can go wrong with it:
+// connections that are refused, cut or stalled, and messages that are changed on their way.
 //
-// It passes TCP through byte by byte: the HTTP/2 that the sidecar speaks is what the sink answers. It reads the frames only to
-// find gRPC messages, which a fault may change in place, never in length, so nobody's flow control notices. It knows
-// HTTP/2 frames and gRPC's prefix; it must not know what becomes of a message.
+// It passes TCP through byte by byte: the HTTP/2 that the sidecar speaks is what the sink answers.
+// It reads the frames only to find gRPC messages, which a fault may change in place, never in
+// length, so nobody's flow control notices. It knows HTTP/2 frames and gRPC's prefix; it must not
+// know what becomes of a message.
 package link
 
 import (
@@ -22,7 +23,8 @@ import (
 type Config struct {
 	// Upstream is the sink, host:port.
 	Upstream string
-	// TLS returns how the sink is to be spoken to for each new connection, as a sidecar would do it itself; nil is plaintext.
+	// TLS returns how the sink is to be spoken to for each new connection, as a sidecar would do it
+	// itself; nil is plaintext.
 	TLS func() *tls.Config
 	// Opaque passes on what both ends say to each other, as it is: nothing is counted or changed.
 	Opaque bool
@@ -90,8 +92,8 @@ func (l *Link) Refuse(on bool) error {
 	return nil
 }
 
-// Stall lets nothing through in either direction, the end of a connection included, until it is called with false: then
-// everything that was held up arrives at once.
+// Stall lets nothing through in either direction, the end of a connection included, until it is
+// called with false: then everything that was held up arrives at once.
 func (l *Link) Stall(on bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -110,8 +112,8 @@ func (l *Link) Stall(on bool) {
 // change is one that messages undergo.
 type change struct{ apply func(message []byte) }
 
-// Change has every whole message changed in place before it is passed on, until undo is called. The function may be called
-// from several goroutines; several changes are applied in their order.
+// Change has every whole message changed in place before it is passed on, until undo is called. The
+// function may be called from several goroutines; several changes are applied in their order.
 func (l *Link) Change(f func(message []byte)) (undo func()) {
 	c := &change{f}
 	l.mu.Lock()

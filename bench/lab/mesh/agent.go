@@ -1,6 +1,7 @@
-// Package mesh plays the nodes and the mesh: every pod of the cluster gets a real app and a real Envoy sidecar on a
-// loopback address of its own, and traffic enters through a gateway that is one more Envoy. It knows pods and Envoys,
-// and it must not know meshpulse: the sidecars push to an address that it is told. How Istio names a pod is meshpod's.
+// Package mesh plays the nodes and the mesh: every pod of the cluster gets a real app and a real
+// Envoy sidecar on a loopback address of its own, and traffic enters through a gateway that is one
+// more Envoy. It knows pods and Envoys, and it must not know meshpulse: the sidecars push to an
+// address that it is told. How Istio names a pod is meshpod's.
 package mesh
 
 import (
@@ -27,15 +28,15 @@ import (
 	"github.com/meshpulse/meshpulse/metricsapi/meshpod"
 )
 
-// NodeName is the node whose pods the agent runs. A pod names it in its template (spec.nodeName), as there is no
-// scheduler; a pod without a node would be deleted without its grace period.
+// NodeName is the node whose pods the agent runs. A pod names it in its template (spec.nodeName),
+// as there is no scheduler; a pod without a node would be deleted without its grace period.
 const NodeName = "lab"
 
 // StartDelayAnnotation is how long a pod takes from Running to Ready, such as 20s.
 const StartDelayAnnotation = "lab.meshpulse.io/start-delay"
 
-// drainTime is how long a sidecar goes on after its pod was told to end and left the gateway: Istio's
-// terminationDrainDuration.
+// drainTime is how long a sidecar goes on after its pod was told to end and left the gateway:
+// Istio's terminationDrainDuration.
 const drainTime = 5 * time.Second
 
 // Config says how pods are run.
@@ -43,18 +44,20 @@ type Config struct {
 	Client kubernetes.Interface
 	// Dir takes a folder for each pod: bootstraps and logs.
 	Dir string
-	// Envoy is the binary of the sidecars; Apps are the binaries of the apps, by the image of the pod's first container,
-	// with the arguments that go before the container's own. $(POD_IP) in any of them is the pod's address.
+	// Envoy is the binary of the sidecars; Apps are the binaries of the apps, by the image of the
+	// pod's first container, with the arguments that go before the container's own. $(POD_IP) in
+	// any of them is the pod's address.
 	Envoy string
 	Apps  map[string]App
 	// Sink is where a pod's sidecar pushes, host:port.
 	Sink func(namespace, pod string) string
 	// FlushInterval of the sidecars.
 	FlushInterval time.Duration
-	// EvictionInterval lets the sidecars forget stats that were not used for so long (default never).
+	// EvictionInterval lets the sidecars forget stats that were not used for so long (default
+	// never).
 	EvictionInterval time.Duration
-	// ReadyChanged is called with a workload's ready sidecars (host:port), from several goroutines, never at once for one
-	// workload and always with the newest set last.
+	// ReadyChanged is called with a workload's ready sidecars (host:port), from several goroutines,
+	// never at once for one workload and always with the newest set last.
 	ReadyChanged func(namespace, workload string, addresses []string)
 }
 
@@ -148,7 +151,8 @@ func (a *Agent) forget(p *pod) {
 	delete(a.pods, p.uid)
 }
 
-// newPod gives the pod the next address; none is used twice in a run, so that nothing is mistaken for its predecessor.
+// newPod gives the pod the next address; none is used twice in a run, so that nothing is mistaken
+// for its predecessor.
 func (a *Agent) newPod(object *corev1.Pod) *pod {
 	p := &pod{
 		uid: string(object.UID), object: object, workload: meshpod.Workload(&object.ObjectMeta),
@@ -233,7 +237,8 @@ func (a *Agent) live(p *pod) error {
 	return nil
 }
 
-// insist writes the pod's status as often as it takes. An answer that it cannot be written is an error.
+// insist writes the pod's status as often as it takes. An answer that it cannot be written is an
+// error.
 func (a *Agent) insist(p *pod, ready bool) error {
 	for {
 		err := a.patchStatus(p, ready)

@@ -11,9 +11,9 @@ import (
 	"time"
 )
 
-// RunApp is the lab's own app: it answers 200 after its service time, to so many requests at once and no more; the
-// others wait in line. So its latency depends on how many replicas share the load. It runs until SIGTERM, on which it
-// finishes what it is doing.
+// RunApp is the lab's own app: it answers 200 after its service time, to so many requests at once
+// and no more; the others wait in line. So its latency depends on how many replicas share the load.
+// It runs until SIGTERM, on which it finishes what it is doing.
 func RunApp(args []string) error {
 	flags := flag.NewFlagSet("app", flag.ContinueOnError)
 	listen := flags.String("listen", "", "address to listen on, host:port")
@@ -40,7 +40,8 @@ func RunApp(args []string) error {
 	return nil
 }
 
-// limited answers 200 after work, for so many requests at once (0: no limit); the others wait their turn.
+// limited answers 200 after work, for so many requests at once (0: no limit); the others wait their
+// turn.
 func limited(concurrency int, work func()) http.Handler {
 	var slots chan struct{}
 	if concurrency > 0 {

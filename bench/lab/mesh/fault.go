@@ -7,8 +7,9 @@ import (
 	"time"
 )
 
-// KillSidecar kills the Envoy of a pod (SIGKILL) and starts it again after a while, as a kubelet does with a container that
-// ended: the pod is not ready in between. It returns when the pod is ready again, or has to end.
+// KillSidecar kills the Envoy of a pod (SIGKILL) and starts it again after a while, as a kubelet
+// does with a container that ended: the pod is not ready in between. It returns when the pod is
+// ready again, or has to end.
 func (a *Agent) KillSidecar(ctx context.Context, namespace, name string, down time.Duration) error {
 	p := a.find(namespace, name)
 	if p == nil || !p.crash() {
@@ -60,7 +61,8 @@ func (p *pod) crash() bool {
 	return true
 }
 
-// report tells the gateway at once whether a pod is ready, and the API server as soon as it can be told.
+// report tells the gateway at once whether a pod is ready, and the API server as soon as it can be
+// told.
 func (a *Agent) report(p *pod, ready bool) {
 	a.setReady(p, ready)
 	a.wg.Go(func() {
@@ -79,7 +81,8 @@ func (a *Agent) tell(p *pod) error {
 	return a.patchStatus(p, ready)
 }
 
-// HoldBack keeps the pods of a namespace that are not ready from getting so until release is called.
+// HoldBack keeps the pods of a namespace that are not ready from getting so until release is
+// called.
 func (a *Agent) HoldBack(namespace string) (release func()) {
 	gate := make(chan struct{})
 	a.mu.Lock()

@@ -15,8 +15,8 @@ import (
 	"github.com/meshpulse/meshpulse/bench/sidecar"
 )
 
-// Gateway is the Envoy through which a workload's traffic enters: it reports as source and balances over the pods
-// that are ready.
+// Gateway is the Envoy through which a workload's traffic enters: it reports as source and balances
+// over the pods that are ready.
 type Gateway struct {
 	envoy *sidecar.Sidecar
 	pod   *corev1.Pod
@@ -62,14 +62,16 @@ func gatewayPod(name, address string) *corev1.Pod {
 	}
 }
 
-// Register makes the gateway one of the cluster's pods, which nobody schedules and runs: what reports has to be known.
+// Register makes the gateway one of the cluster's pods, which nobody schedules and runs: what
+// reports has to be known.
 func (g *Gateway) Register(ctx context.Context, client kubernetes.Interface) error {
 	_, err := client.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: gatewayNamespace}}, metav1.CreateOptions{})
 	if err != nil && !apierrors.IsAlreadyExists(err) {
 		return err
 	}
 	pod, err := client.CoreV1().Pods(gatewayNamespace).Create(ctx, g.pod, metav1.CreateOptions{})
-	for apierrors.IsForbidden(err) && ctx.Err() == nil { // a namespace gets its service account a moment later
+	// A namespace gets its service account a moment later.
+	for apierrors.IsForbidden(err) && ctx.Err() == nil {
 		time.Sleep(100 * time.Millisecond)
 		pod, err = client.CoreV1().Pods(gatewayNamespace).Create(ctx, g.pod, metav1.CreateOptions{})
 	}

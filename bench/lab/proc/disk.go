@@ -7,7 +7,8 @@ import (
 	"syscall"
 )
 
-// full is how little a disk has free when it counts as full, in bytes: who needs more than that at once has failed already.
+// full is how little a disk has free when it counts as full, in bytes: who needs more than that at
+// once has failed already.
 const full = 8 << 20
 
 // Free is how many bytes whoever runs this may still write to the disk of dir.
@@ -31,15 +32,16 @@ func CheckDisk(dir string, need int64) error {
 	return nil
 }
 
-// NameFullDisk says that it was a full disk, where that is why something failed: by the error itself, by what a process wrote before it
-// ended, or, since a process that cannot write its log says nothing, by what is free on the disk of dir now. Other errors are returned as
-// they are.
+// NameFullDisk says that it was a full disk, where that is why something failed: by the error
+// itself, by what a process wrote before it ended, or, since a process that cannot write its log
+// says nothing, by what is free on the disk of dir now. Other errors are returned as they are.
 func NameFullDisk(err error, dir string, need int64) error {
 	if err == nil {
 		return nil
 	}
 	free, unknown := Free(dir)
-	said := errors.Is(err, syscall.ENOSPC) || strings.Contains(strings.ToLower(err.Error()), syscall.ENOSPC.Error()) // C writes it with a capital
+	// C writes it with a capital.
+	said := errors.Is(err, syscall.ENOSPC) || strings.Contains(strings.ToLower(err.Error()), syscall.ENOSPC.Error())
 	if !said && (unknown != nil || free > full) {
 		return err
 	}

@@ -10,8 +10,9 @@ import (
 	"syscall"
 )
 
-// Lock takes the lock file, which is held until the returned function is called or this process ends, however it ends.
-// The lab's addresses (127.96.0.x, 127.97.x.y) are fixed, so one machine runs one lab.
+// Lock takes the lock file, which is held until the returned function is called or this process
+// ends, however it ends. The lab's addresses (127.96.0.x, 127.97.x.y) are fixed, so one machine
+// runs one lab.
 func Lock(path string) (release func(), err error) {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o644)
 	if err != nil {

@@ -17,15 +17,15 @@ const (
 	barsRight            = 180.0 // for what is written behind a bar
 )
 
-// bar is how long a setting took, in seconds: until enough replicas were ready, and until the first raise. What was not seen
-// every time is +Inf.
+// bar is how long a setting took, in seconds: until enough replicas were ready, and until the first
+// raise. What was not seen every time is +Inf.
 type bar struct {
 	setting            string
 	mean, worst, raise float64
 }
 
-// StepPlot draws how long after the last step of a scenario as many replicas were ready as the load needs, from a comparison's
-// rows ("SCENARIO, SETTING: MEASURE").
+// StepPlot draws how long after the last step of a scenario as many replicas were ready as the load
+// needs, from a comparison's rows ("SCENARIO, SETTING: MEASURE").
 func StepPlot(s Scenario, rows []Row) (string, error) {
 	bars := barsOf(s.Name, rows)
 	changes := s.Lanes[0].Load.Changes()

@@ -35,7 +35,8 @@ type Trace struct {
 	Events []string
 	// Conditions are the HPA's in the end, "ScalingActive=True".
 	Conditions []string
-	// Asked is when the target's spec.replicas were changed, and to what, whoever did it; the first is what it began with.
+	// Asked is when the target's spec.replicas were changed, and to what, whoever did it; the first
+	// is what it began with.
 	Asked []Asked
 	// Raises are the events that tell of meshpulse's own raises of the target.
 	Raises []string
@@ -58,9 +59,10 @@ func (t Trace) Ideal(rps float64) int {
 // Reaction is how a lane followed one rise of the load.
 type Reaction struct {
 	At time.Duration
-	// Decision is the time from the step until more replicas were desired, Enough until as many as needed were ready;
-	// negative if that was not seen before the load changed again. Decision goes by what the HPA desires; Raise and All by what
-	// the target was told to have: more than before, and all that is needed.
+	// Decision is the time from the step until more replicas were desired, Enough until as many as
+	// needed were ready; negative if that was not seen before the load changed again. Decision goes
+	// by what the HPA desires; Raise and All by what the target was told to have: more than before,
+	// and all that is needed.
 	Decision, Enough time.Duration
 	Raise, All       time.Duration
 }
@@ -122,8 +124,9 @@ func (t Trace) askedFor(replicas int, from, to time.Duration) time.Duration {
 
 // Return is how a lane followed one fall of the load.
 type Return struct {
-	// Highest is the most that was asked for since the load rose; Back is the time from the fall until no more was asked for
-	// than the load needs, negative if that was not seen before the load changed again.
+	// Highest is the most that was asked for since the load rose; Back is the time from the fall
+	// until no more was asked for than the load needs, negative if that was not seen before the
+	// load changed again.
 	Highest int
 	Back    time.Duration
 }
@@ -207,7 +210,8 @@ func (t Trace) coverageWhere(counts func(Sample) bool) (coverage, waste float64)
 	var length float64
 	for i := 1; i < len(t.Samples); i++ {
 		s := t.Samples[i-1]
-		if s.At < t.From || s.At >= t.Load.Duration() || !counts(s) { // after its load a lane only waits for the others
+		// After its load a lane only waits for the others.
+		if s.At < t.From || s.At >= t.Load.Duration() || !counts(s) {
 			continue
 		}
 		dt := (t.Samples[i].At - s.At).Seconds()
@@ -222,7 +226,8 @@ func (t Trace) coverageWhere(counts func(Sample) bool) (coverage, waste float64)
 	return coverage / length, waste / length
 }
 
-// WrongScaleDowns is how often the desired replicas fell to fewer than the rate of that moment needs.
+// WrongScaleDowns is how often the desired replicas fell to fewer than the rate of that moment
+// needs.
 func (t Trace) WrongScaleDowns() int {
 	n := 0
 	for i := 1; i < len(t.Samples); i++ {
@@ -265,13 +270,15 @@ const (
 	GeneratorLate   = "generator late, worst"
 )
 
-// BootTime is how long a control plane took from its first process to an API server that is ready and controllers that run.
+// BootTime is how long a control plane took from its first process to an API server that is ready
+// and controllers that run.
 func BootTime(took time.Duration) Measure {
 	goal := 10.0
 	return Measure{Name: "control plane booted", Value: took.Seconds(), Unit: "s", Goal: &goal, Better: "lower"}
 }
 
-// Measures are the figures of a run over all its lanes. A reaction that was never seen is +Inf, so no mean hides it.
+// Measures are the figures of a run over all its lanes. A reaction that was never seen is +Inf, so
+// no mean hides it.
 func Measures(traces []Trace) []Measure {
 	var decisions, enoughs, raises, alls, highest, backs []float64
 	var coverage, waste, high, late float64

@@ -60,7 +60,8 @@ func (r *Run) printReactions(w *strings.Builder) {
 	}
 }
 
-// longestEvent is how much of an event a table shows: the HPA controller repeats an error's whole text.
+// longestEvent is how much of an event a table shows: the HPA controller repeats an error's whole
+// text.
 const longestEvent = 240
 
 func (r *Run) printLanes(w *strings.Builder) {
@@ -164,7 +165,8 @@ func RowOf(prefix string, m Measure) Row {
 	return r
 }
 
-// Write leaves lab-NAME.md and .json in dir, and what is only looked at, .csv and .svg, in the folder seen.
+// Write leaves lab-NAME.md and .json in dir, and what is only looked at, .csv and .svg, in the
+// folder seen.
 func (r Report) Write(dir, seen string) error {
 	if err := errors.Join(os.MkdirAll(dir, 0o755), os.MkdirAll(seen, 0o755)); err != nil {
 		return err
@@ -206,7 +208,8 @@ func WriteRows(path string, rows []Row) error {
 func (r Report) csv() string {
 	var b strings.Builder
 	c := csv.NewWriter(&b)
-	_ = c.Write([]string{"hpa_sync", "lane", "seconds", "rps", "value", "held", "ideal", "desired", "ready"}) // a builder takes everything
+	// A builder takes everything: no error can be.
+	_ = c.Write([]string{"hpa_sync", "lane", "seconds", "rps", "value", "held", "ideal", "desired", "ready"})
 	for _, run := range r.Runs {
 		for _, t := range run.Traces {
 			next := time.Duration(0)

@@ -19,7 +19,8 @@ import (
 
 func TestWriteLeavesEveryResult(t *testing.T) {
 	dir := t.TempDir()
-	tr := trace(after(0, 1, 1), after(0, 1, 1)) // the decision is never seen: +Inf, which JSON cannot hold
+	// The decision is never seen: +Inf, which JSON cannot hold.
+	tr := trace(after(0, 1, 1), after(0, 1, 1))
 	tr.Namespace = "test"
 	run := Run{Traces: []Trace{tr}, HPASync: time.Second, Boot: 4300 * time.Millisecond}
 	run.Judge()
@@ -59,7 +60,8 @@ func TestPathHoldsAValueUntilTheNextAndLeavesGaps(t *testing.T) {
 	}
 }
 
-// outside are the points of a picture that lie beyond its frame, and with a panel the points of paths beyond that.
+// outside are the points of a picture that lie beyond its frame, and with a panel the points of
+// paths beyond that.
 func outside(t *testing.T, svg string) (out []string) {
 	t.Helper()
 	var width, height float64
@@ -104,7 +106,7 @@ func outside(t *testing.T, svg string) (out []string) {
 				t.Fatal(err)
 			}
 			content, _ := words.(xml.CharData)
-			const letter = 0.56 // of the font's size: what sans-serif letters are wide on the average
+			const letter = 0.56 // of the font's size: a sans-serif letter's width, on the average
 			length := letter * max(12, number["font-size"]) * float64(len(content))
 			from := number["x"] - length*map[string]float64{"end": 1, "middle": 0.5}[text["text-anchor"]]
 			within("text "+string(content), from, number["y"]-10)
@@ -136,7 +138,8 @@ func points(d string) (all [][2]float64) {
 	return all
 }
 
-// A lane whose load has ended waits for the others, and what it does then has no place in the picture.
+// A lane whose load has ended waits for the others, and what it does then has no place in the
+// picture.
 func TestARunIsDrawnInsideItsFrame(t *testing.T) {
 	tr := trace(after(14, 1, 3), after(16, 1, 3))
 	tr.Namespace = "test-10"
@@ -168,7 +171,8 @@ func TestARunIsDrawnInsideItsFrame(t *testing.T) {
 	}
 }
 
-// results reads what a comparison left, as it is in the project, and the scenario that it is drawn of.
+// results reads what a comparison left, as it is in the project, and the scenario that it is drawn
+// of.
 func results(t *testing.T) (Scenario, []Row) {
 	t.Helper()
 	data, err := os.ReadFile("../../results/versus.json")

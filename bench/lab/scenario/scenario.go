@@ -1,5 +1,6 @@
-// Package scenario reads the lab's scenarios, judges what was seen of one and writes it down: table, CSV, pictures and
-// rows. It knows replicas, rates and times, and it must not know how they came about: no cluster, no process.
+// Package scenario reads the lab's scenarios, judges what was seen of one and writes it down:
+// table, CSV, pictures and rows. It knows replicas, rates and times, and it must not know how they
+// came about: no cluster, no process.
 package scenario
 
 import (
@@ -25,26 +26,31 @@ type Scenario struct {
 	Name string `json:"-"`
 	// About says what it shows, for the table's head.
 	About string `json:"about"`
-	// HPASync are the HPA controller's sync periods; the scenario runs once with each (default: 15s once).
+	// HPASync are the HPA controller's sync periods; the scenario runs once with each (default: 15s
+	// once).
 	HPASync []metav1.Duration `json:"hpaSync,omitempty"`
 	// Flush is the sidecars' stats_flush_interval (default 5s).
 	Flush metav1.Duration `json:"flush,omitempty"`
-	// Eviction lets the sidecars forget stats that were not used for so long, a multiple of Flush (default: never).
+	// Eviction lets the sidecars forget stats that were not used for so long, a multiple of Flush
+	// (default: never).
 	Eviction metav1.Duration `json:"eviction,omitempty"`
-	// ScaleDownStabilization is the HPA controller's, for HPAs without a behavior (default: Kubernetes', 5m).
+	// ScaleDownStabilization is the HPA controller's, for HPAs without a behavior (default:
+	// Kubernetes', 5m).
 	ScaleDownStabilization metav1.Duration `json:"scaleDownStabilization,omitempty"`
-	// Components are those of manifests/components that meshpulse is installed with, beside its APIService.
+	// Components are those of manifests/components that meshpulse is installed with, beside its
+	// APIService.
 	Components []string `json:"components,omitempty"`
-	// Repeat runs every lane so many times at once, each in a namespace of its own (default 1), its load starting at a
-	// random time within Shift, so that the phases of sync, flush and step differ.
+	// Repeat runs every lane so many times at once, each in a namespace of its own (default 1), its
+	// load starting at a random time within Shift, so that the phases of sync, flush and step
+	// differ.
 	Repeat int             `json:"repeat,omitempty"`
 	Shift  metav1.Duration `json:"shift,omitempty"`
 	// Lanes are the workloads under load at once, each in a namespace of its own.
 	Lanes []Lane `json:"lanes"`
 	// Load is the rate of every lane that has none of its own.
 	Load load.Profile `json:"load,omitempty"`
-	// MeasureFrom is from when on coverage, waste and wrong scale-downs are measured (default 0): a window that fills for
-	// the first time shows a load that is not there yet.
+	// MeasureFrom is from when on coverage, waste and wrong scale-downs are measured (default 0): a
+	// window that fills for the first time shows a load that is not there yet.
 	MeasureFrom metav1.Duration `json:"measureFrom,omitempty"`
 	// Actions happen at times of the first lane's load.
 	Actions []Action `json:"actions,omitempty"`
@@ -54,29 +60,33 @@ type Scenario struct {
 
 // Lane is a Deployment with its HPA and its load.
 type Lane struct {
-	// Namespace (default test). Replicas to start with (default 1), StartDelay from Running to Ready.
+	// Namespace (default test). Replicas to start with (default 1), StartDelay from Running to
+	// Ready.
 	Namespace  string          `json:"namespace,omitempty"`
 	Replicas   int32           `json:"replicas,omitempty"`
 	StartDelay metav1.Duration `json:"startDelay,omitempty"`
-	// Image and Args are the app container's: see mesh.Config.Apps (default: the lab's own app without a limit).
+	// Image and Args are the app container's: see mesh.Config.Apps (default: the lab's own app
+	// without a limit).
 	Image string   `json:"image,omitempty"`
 	Args  []string `json:"args,omitempty"`
 	// HPA is the autoscaler.
 	HPA HPA `json:"hpa"`
 	// Beside are further HPAs of the namespace, manifests in place; nothing is measured of them.
 	Beside []string `json:"beside,omitempty"`
-	// PerReplica is the rate that one replica is meant to take: what the ideal number of replicas is reckoned with.
+	// PerReplica is the rate that one replica is meant to take: what the ideal number of replicas
+	// is reckoned with.
 	PerReplica float64 `json:"perReplica"`
 	// Load is the lane's own rate.
 	Load load.Profile `json:"load,omitempty"`
 }
 
-// HPA is a file, relative to the project's root, or a manifest in place. Of either the namespace is set to the lane's,
-// in its queries too.
+// HPA is a file, relative to the project's root, or a manifest in place. Of either the namespace is
+// set to the lane's, in its queries too.
 type HPA struct {
 	File     string `json:"file,omitempty"`
 	Manifest string `json:"manifest,omitempty"`
-	// Behavior replaces spec.behavior: the guides' HPAs have none and would take five minutes to scale down.
+	// Behavior replaces spec.behavior: the guides' HPAs have none and would take five minutes to
+	// scale down.
 	Behavior *autoscalingv2.HorizontalPodAutoscalerBehavior `json:"behavior,omitempty"`
 	// Annotations are added, in place of those of the same name.
 	Annotations map[string]string `json:"annotations,omitempty"`
@@ -97,7 +107,8 @@ const (
 	Rollout          = "rollout"
 )
 
-// Check is one thing that must hold. Exactly one of Desired, Ready, Event, Condition and Measure is set.
+// Check is one thing that must hold. Exactly one of Desired, Ready, Event, Condition and Measure is
+// set.
 type Check struct {
 	// Say is the check in words.
 	Say string `json:"say"`
@@ -115,7 +126,8 @@ type Check struct {
 	Times int `json:"times,omitempty"`
 	// Condition is one that the HPA must have in the end, such as ScalingActive=True.
 	Condition string `json:"condition,omitempty"`
-	// Measure is the name of a measure of the report, with its bounds. HPASync limits it to runs with that sync period.
+	// Measure is the name of a measure of the report, with its bounds. HPASync limits it to runs
+	// with that sync period.
 	Measure string           `json:"measure,omitempty"`
 	AtMost  *float64         `json:"atMost,omitempty"`
 	AtLeast *float64         `json:"atLeast,omitempty"`
@@ -240,8 +252,8 @@ func (s Scenario) Expanded() []Lane {
 // actingHistory is what a surge's baseline needs to have seen before the first step.
 const actingHistory = 5 * time.Minute
 
-// Acting is the scenario with targets that are raised at surges: every lane's HPA asks for it, meshpulse may, and the
-// first rate of every load is held for as long as the baseline needs.
+// Acting is the scenario with targets that are raised at surges: every lane's HPA asks for it,
+// meshpulse may, and the first rate of every load is held for as long as the baseline needs.
 func (s Scenario) Acting() Scenario {
 	s.Components = append(slices.Clone(s.Components), "surge-action")
 	s.Lanes = slices.Clone(s.Lanes)
@@ -260,7 +272,8 @@ func (s Scenario) Acting() Scenario {
 	return s
 }
 
-// Object reads the lane's HPA from its file (below root) or manifest and moves it to the lane's namespace.
+// Object reads the lane's HPA from its file (below root) or manifest and moves it to the lane's
+// namespace.
 func (l Lane) Object(root string) (*autoscalingv2.HorizontalPodAutoscaler, error) {
 	text := []byte(l.HPA.Manifest)
 	if l.HPA.File != "" {

@@ -35,7 +35,8 @@ func picture(width, height float64, content string) string {
 `, width, height, content)
 }
 
-// shown are the samples until the load's end, where the frame ends too: after it a lane only waits for the others.
+// shown are the samples until the load's end, where the frame ends too: after it a lane only waits
+// for the others.
 func (t Trace) shown() []Sample {
 	samples := t.between(0, t.Load.Duration())
 	if n := len(samples); n > 0 && n < len(t.Samples) {

@@ -36,8 +36,8 @@ type controller struct {
 	looks           int // at each HPA
 }
 
-// run lets the controller look at every world's HPA. It has a worker for each, so that none waits for another and every look
-// comes a whole sync period after the last.
+// run lets the controller look at every world's HPA. It has a worker for each, so that none waits
+// for another and every look comes a whole sync period after the last.
 func (c controller) run(t *testing.T, worlds []*world) {
 	utilruntime.ErrorHandlers = nil // metrics fail on purpose, and the default handler sleeps
 	ctx, stop := context.WithCancel(klog.NewContext(t.Context(), logr.Discard()))

@@ -1,7 +1,7 @@
-// Package hpa makes the real HPA controller of Kubernetes decide over random HPAs and targets, and holds the table that
-// metricsapi/horizontal is tested against to what it says. Everything around the controller is fake and in memory, time is
-// testing/synctest's. The package knows the controller's constructor and its clients; nothing of meshpulse but where the
-// table is.
+// Package hpa makes the real HPA controller of Kubernetes decide over random HPAs and targets, and
+// holds the table that metricsapi/horizontal is tested against to what it says. Everything around
+// the controller is fake and in memory, time is testing/synctest's. The package knows the
+// controller's constructor and its clients; nothing of meshpulse but where the table is.
 package hpa
 
 import (
@@ -26,7 +26,8 @@ var (
 	path   = flag.String("table", "../../../../metricsapi/horizontal/testdata/controller.jsonl.gz", "the table: JSON lines")
 )
 
-// history is a line of the table: an HPA and the looks that a controller took at it, from the controller's start on.
+// history is a line of the table: an HPA and the looks that a controller took at it, from the
+// controller's start on.
 type history struct {
 	// Tolerance and DownscaleSeconds are the controller's flags.
 	Tolerance        float64 `json:"tolerance"`
@@ -51,7 +52,8 @@ type look struct {
 	Replicas int32 `json:"replicas"`
 }
 
-// TestTableIsWhatTheControllerSays fails where the real controller decides otherwise than the table says.
+// TestTableIsWhatTheControllerSays fails where the real controller decides otherwise than the table
+// says.
 func TestTableIsWhatTheControllerSays(t *testing.T) {
 	said := table(t)
 	if *update {

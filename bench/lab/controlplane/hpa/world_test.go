@@ -18,8 +18,8 @@ import (
 	"k8s.io/kubernetes/pkg/apis/autoscaling/validation"
 )
 
-// world is a namespace with one random HPA and a target that changes at random. Only the controller's worker that has the
-// HPA in hand touches it.
+// world is a namespace with one random HPA and a target that changes at random. Only the
+// controller's worker that has the HPA in hand touches it.
 type world struct {
 	namespace string
 	random    *rand.Rand
@@ -160,8 +160,8 @@ func (w *world) begin() *look {
 	return &w.looks[len(w.looks)-1]
 }
 
-// decide lets a moment pass between what the look in hand has found and what it decides: the controller notes both times, and
-// only on a clock that stands still are they the same.
+// decide lets a moment pass between what the look in hand has found and what it decides: the
+// controller notes both times, and only on a clock that stands still are they the same.
 func (w *world) decide() {
 	if !w.decided {
 		w.decided = true

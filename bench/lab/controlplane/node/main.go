@@ -1,5 +1,6 @@
-// Command node is what runs on a Kubernetes node beside its containers, and the scheduler, in one binary: kubelet, kube-proxy,
-// kube-scheduler. Its first argument picks the program. It is apart from the control plane, whose users need no node.
+// Command node is what runs on a Kubernetes node beside its containers, and the scheduler, in one
+// binary: kubelet, kube-proxy, kube-scheduler. Its first argument picks the program. It is apart
+// from the control plane, whose users need no node.
 package main
 
 import (
