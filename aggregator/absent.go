@@ -151,7 +151,7 @@ func (k *kin) report(s *Store, at int64, a *Absent) {
 	fits := make([]bool, len(k.demanded))
 	values := make([][]string, len(k.demanded))
 	moving := false
-	for sc := newScan(s, k.selector, math.MinInt64, at, 1); sc.begin(); {
+	for sc := newScan(s.index, k.selector, math.MinInt64, at, 1); sc.begin(); {
 		var moved [scanBatch]bool
 		for i := range sc.batch[:sc.n] {
 			moved[i] = sc.batch[i].moved()

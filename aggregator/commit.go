@@ -12,7 +12,7 @@ import (
 
 // Stream is one connection of a pod: the only writer of the pod's table while it is the one that counts (owner.go).
 type Stream struct {
-	store  *Store
+	store  *store
 	table  *table
 	pod    *Pod
 	number uint64 // a newer stream of the store has a higher one
@@ -36,7 +36,7 @@ type Stream struct {
 }
 
 // Connect opens a stream of the pod. Whether it counts is told at each of its messages.
-func (s *Store) Connect(p Pod) *Stream {
+func (s *store) Connect(p Pod) *Stream {
 	st := &Stream{store: s, pod: &p, number: s.streams.Add(1), from: p.sender()}
 	if st.identify(s.millis(time.Now())) == nil {
 		st.table, _ = s.tables.get(s, &p) // nil: tried again at its first message
@@ -581,13 +581,7 @@ func (t *table) takeSummary(c *column, s *Sample, quantiles []float64) error {
 	// The one before came without a histogram, or this is a process whose clock is behind: a histogram that follows tells.
 	alone := c.layout == nil || len(c.layout.bounds) == 0 || c.quantilesAt > c.intervalAt || s.stamp() < c.intervalAt
 	c.quantilesAt, c.seen = s.stamp(), t.flushTime
-	inclusive := t.pod.Load().InclusiveBounds
-	for i := range c.quantiles {
-		c.quantiles[i] = 0
-		if i < len(quantiles) {
-			c.quantiles[i] = fine.Code(i, quantiles[i], inclusive)
-		}
-	}
+	fine.Pack(quantiles, t.pod.Load().InclusiveBounds, &c.quantiles)
 	if alone && c.intervalAt != s.stamp() {
 		t.summaries = append(t.summaries, pendingSummary{c, s.Count, s.Value})
 	}

@@ -34,31 +34,6 @@ func (q *Query) deciders(named, bearing []*table, at int64) []*table {
 	return deciding
 }
 
-// clusterPods returns what is known of the cluster's pods, nil where nobody knows them, or not now.
-func (s *Store) clusterPods() Pods {
-	if pods := s.pods.Load(); pods != nil && (*pods).Fresh() {
-		return *pods
-	}
-	return nil
-}
-
-// exists reports whether the cluster knows the pod. What it did not know is asked again after a second.
-func (t *table) exists(pods Pods, at int64) bool {
-	asked := t.asked.Load()
-	if asked != 0 && (asked == knownPod || at-asked < 1000) {
-		return asked == knownPod
-	}
-	p := t.pod.Load()
-	if _, _, ok := pods.Known(p.Namespace, p.Name); ok {
-		at = knownPod
-	}
-	t.asked.Store(at)
-	return at == knownPod
-}
-
-// knownPod is no time.
-const knownPod = -1
-
 // lively is a pod that reports.
 type lively struct {
 	flush  time.Duration

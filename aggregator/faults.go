@@ -8,7 +8,6 @@ import (
 	"runtime/debug"
 	"strings"
 	"sync"
-	"time"
 
 	"github.com/meshpulse/meshpulse/aggregator/internal/ring"
 )
@@ -30,15 +29,12 @@ type faults struct {
 	told map[string]bool // by place in the code
 }
 
-// faultPause is how long a query is set aside.
-const faultPause = time.Minute
-
 // ErrSetAside is what a message is dropped with whose taking panicked: the pod's table was set aside.
 var ErrSetAside = errors.New("the pod's table was set aside after a fault of meshpulse")
 
 // Contain does a part of what goes on in the background. A panic in it is logged (once for each place in the code) and counted
 // under the part's name, which is one of a few; Contain returns false then. subject says whose part it was.
-func (s *Store) Contain(part, subject string, do func()) (ok bool) {
+func (s *store) Contain(part, subject string, do func()) (ok bool) {
 	defer func() {
 		if s.faults.through {
 			return
@@ -52,7 +48,7 @@ func (s *Store) Contain(part, subject string, do func()) (ok bool) {
 }
 
 // fault counts and logs a panic. It is called while that is recovered.
-func (s *Store) fault(part, subject string, panicked any) {
+func (s *store) fault(part, subject string, panicked any) {
 	s.metrics.faults.WithLabelValues(part).Inc()
 	at := faultPlace()
 	s.faults.mu.Lock()
@@ -117,7 +113,7 @@ func (t *table) setAside() {
 		newest = g.Time(ring.Row(closed))
 	}
 	t.aside.Store(&newest)
-	t.open = false
+	t.openFlush = openFlush{}
 	others := []*ring.Rows{g}
 	for _, c := range t.columns {
 		if c == nil { // while one was taken out
@@ -134,43 +130,4 @@ func (t *table) setAside() {
 func (t *table) discard() {
 	t.try(t.free)
 	t.store.tables.remove(t)
-}
-
-// contain is deferred by what evaluates the query. A panic sets it aside, and err is set.
-func (q *Query) contain(err *error) {
-	if q.store.faults.through {
-		return
-	}
-	if p := recover(); p != nil {
-		q.setAside(p)
-		*err = q.aside()
-	}
-}
-
-// contain is deferred by what reads rows for the detector, with the mutex held. A panic sets its query aside.
-func (d *SurgeDetector) contain() {
-	if d.query.store.faults.through {
-		return
-	}
-	if p := recover(); p != nil {
-		d.begin()
-		d.query.setAside(p)
-	}
-}
-
-// setAside has the query answer errors for a while. It is called while a panic is recovered.
-func (q *Query) setAside(panicked any) {
-	until := time.Now().Add(faultPause)
-	q.asideUntil.Store(&until)
-	q.store.fault("query", q.expr, panicked)
-}
-
-// aside says why the query does not answer, nil if it does.
-func (q *Query) aside() error {
-	until := q.asideUntil.Load()
-	if until == nil || !time.Now().Before(*until) {
-		return nil
-	}
-	return &QueryError{Expr: q.expr, Reason: fmt.Sprintf("set aside after a fault of meshpulse, which its log tells (please report it); not tried again before %s UTC",
-		until.UTC().Format(time.TimeOnly))}
 }

@@ -25,7 +25,7 @@ func (p *Pod) toldFlush() int64 {
 const maxToldFlushMs = 30_000
 
 // age returns how old the pod is at a time, 0 if that is not known.
-func (s *Store) age(p *Pod, at int64) int64 {
+func (s *store) age(p *Pod, at int64) int64 {
 	pods := s.pods.Load()
 	if pods == nil {
 		return 0
@@ -76,7 +76,7 @@ func (t *table) measureFirst(length, stamps int64) {
 // pullBack corrects the rows of a stream that came late, all by as much: the first messages may wait long for a process that is busy.
 func (t *table) pullBack(st *Stream, late int64) {
 	g, first := t.ring.Rows(), st.firstRow
-	if first < max(1, g.First()) || t.held || t.ring.Newest() < first {
+	if first < max(1, g.First()) || t.flushTime != t.rowTime || t.ring.Newest() < first { // the newest flush has no row, or this stream has none
 		return
 	}
 	room := g.Time(first) - t.store.started.UnixMilli() // nobody sent before we listened

@@ -41,7 +41,7 @@ type foreigner struct {
 }
 
 // watchForeign gives up what pods have sent that the cluster does not know.
-func (s *Store) watchForeign(now int64) {
+func (s *store) watchForeign(now int64) {
 	pods, f := s.pods.Load(), &s.foreign
 	switch {
 	case pods == nil || s.config.CountForeign:
@@ -67,7 +67,7 @@ func (s *Store) watchForeign(now int64) {
 }
 
 // judge says whether a table's pod is foreign: it was never known, or what was has left.
-func (s *Store) judge(t *table, pods Pods, known bool, now int64) {
+func (s *store) judge(t *table, pods Pods, known bool, now int64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.removed || t.born == 0 {
@@ -112,7 +112,7 @@ func (f *foreign) caught(p *Pod, now int64) {
 }
 
 // refuses reports whether a pod that has no table gets none: it does not exist, and its sender has had his time, or it has left long ago.
-func (s *Store) refuses(p *Pod, now int64) bool {
+func (s *store) refuses(p *Pod, now int64) bool {
 	pods := s.pods.Load()
 	if pods == nil || s.config.CountForeign || !(*pods).InStep() {
 		return false
@@ -132,17 +132,27 @@ func (s *Store) refuses(p *Pod, now int64) bool {
 	return true
 }
 
-// Foreign returns the name of the first of the pods that the cluster does not know and that say that they are of those which the query
-// selects: what they send is not counted. It is "" where there is none.
-func (q *Query) Foreign(at time.Time) (name string) {
-	f, now := &q.store.foreign, q.store.millis(at)
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	first := now + 1
-	for k, o := range f.pods {
-		if now-o.at <= caughtFor && o.since < first && q.Selects(o.pod) {
-			name, first = k.namespace+"/"+k.name, o.since
-		}
+// clusterPods returns what is known of the cluster's pods, nil where nobody knows them, or not now.
+func (s *store) clusterPods() Pods {
+	if pods := s.pods.Load(); pods != nil && (*pods).Fresh() {
+		return *pods
 	}
-	return name
+	return nil
 }
+
+// exists reports whether the cluster knows the pod. What it did not know is asked again after a second.
+func (t *table) exists(pods Pods, at int64) bool {
+	asked := t.asked.Load()
+	if asked != 0 && (asked == knownPod || at-asked < 1000) {
+		return asked == knownPod
+	}
+	p := t.pod.Load()
+	if _, _, ok := pods.Known(p.Namespace, p.Name); ok {
+		at = knownPod
+	}
+	t.asked.Store(at)
+	return at == knownPod
+}
+
+// knownPod is no time.
+const knownPod = -1

@@ -3,6 +3,7 @@ package aggregator
 import (
 	"math"
 	"slices"
+	"strconv"
 	"sync"
 
 	"github.com/meshpulse/meshpulse/aggregator/internal/fine"
@@ -73,4 +74,12 @@ func (l *layout) holds(buckets []Bucket) bool {
 		}
 	}
 	return true
+}
+
+// formatBound writes an upper bound as Envoy's Prometheus exposition does.
+func formatBound(v float64) string {
+	if math.IsInf(v, 1) {
+		return "+Inf"
+	}
+	return strconv.FormatFloat(v, 'f', -1, 64)
 }

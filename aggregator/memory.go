@@ -131,7 +131,7 @@ func (t *table) giveUp() {
 }
 
 // giveWay leaves to rows beyond the retention what senders do not need.
-func (s *Store) giveWay() {
+func (s *store) giveWay() {
 	if s.config.MemoryBudget == 0 {
 		return
 	}
@@ -152,7 +152,7 @@ func heapInUse() uint64 {
 }
 
 // watchMemory looks what the collector has found beyond what is counted: what streams and answers hold leaves less for series.
-func (s *Store) watchMemory() {
+func (s *store) watchMemory() {
 	if s.config.MemoryBudget == 0 {
 		return
 	}

@@ -34,7 +34,7 @@ var dropReasons = map[error]string{
 	ErrForeignPod:  "foreign_pod",
 }
 
-func newMetrics(reg prometheus.Registerer, s *Store) (*metrics, error) {
+func newMetrics(reg prometheus.Registerer, s *store) (*metrics, error) {
 	counter := func(name, help string) prometheus.Counter {
 		return prometheus.NewCounter(prometheus.CounterOpts{Name: name, Help: help})
 	}

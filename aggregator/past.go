@@ -19,9 +19,6 @@ type pendingCounter struct {
 // settle decides what is pending: counters whose interval is known by now, and when the row closes all of them.
 func (t *table) settle(closing bool) {
 	t.pending = t.settled(t.pending, closing, t.resolve)
-	if closing { // rarely needed again: not worth 24 bytes a counter
-		t.pending = nil
-	}
 	t.suspects = t.settled(t.suspects, closing, t.judge)
 }
 

@@ -44,9 +44,8 @@ type Query struct {
 	quick        atomic.Bool  // when the engine has run it last
 	yields       atomic.Int32 // how often it has given way since it was answered last
 
-	watched bool        // under watches.mu
-	marked  atomic.Bool // on the stack of watches
-	next    *Query      // below it there
+	mark
+	demand *demand // nil: it looks no further back than the retention
 	// Of the goroutine of Store.Watch: whether the query waits for its time, and when that is.
 	waiting bool
 	due     time.Time
@@ -66,9 +65,9 @@ func (s *Store) RegisterFor(author, expr string) (_ *Query, err error) {
 	defer q.contain(&err)
 	q.registered, q.author = true, author
 	for i, sel := range q.selectors {
-		s.classes.prepare(sel)
+		s.prepare(sel)
 		if k := q.kin[i]; k != nil {
-			s.classes.prepare(k.selector)
+			s.prepare(k.selector)
 		}
 	}
 	if err := q.lengthen(); err != nil {
@@ -80,6 +79,7 @@ func (s *Store) RegisterFor(author, expr string) (_ *Query, err error) {
 // Query checks the expression for a single use or a few. The error is a *QueryError.
 func (s *Store) Query(expr string) (_ *Query, err error) {
 	q := &Query{store: s, expr: expr}
+	q.mark.query = q
 	defer q.contain(&err)
 	parsed, err := parser.ParseExpr(expr)
 	if err != nil {
@@ -136,11 +136,11 @@ func reachOf(vs *parser.VectorSelector, path []parser.Node) time.Duration {
 // Close gives up what Register prepared: the query answers errors from then on. On a query from Store.Query it does nothing.
 func (q *Query) Close() {
 	q.closed.Store(q.registered)
-	q.store.ranges.remove(q)
+	q.store.ranges.remove(q.demand)
 	for i, sel := range q.selectors {
-		q.store.classes.forget(sel)
+		q.store.forget(sel)
 		if k := q.kin[i]; k != nil {
-			q.store.classes.forget(k.selector)
+			q.store.forget(k.selector)
 		}
 	}
 }

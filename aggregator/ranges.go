@@ -1,7 +1,6 @@
 package aggregator
 
 import (
-	"fmt"
 	"math/bits"
 	"slices"
 	"sync"
@@ -15,22 +14,29 @@ import (
 type ranges struct {
 	memory *Shares
 	mu     sync.Mutex
-	long   []*Query
+	long   []*demand
 	// epoch is another one after each change of the queries.
 	epoch atomic.Uint64
+}
+
+// demand is a query that looks so far back, in milliseconds.
+type demand struct {
+	reach  int64
+	author string
+	means  func(*table) bool // whether the table's rows are what it looks at
 }
 
 // rangesPart is the part of the memory budget that rows beyond the retention may take.
 const rangesPart = 4
 
-func (r *ranges) add(q *Query) {
+func (r *ranges) add(q *demand) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.long = append(r.long, q)
 	r.epoch.Add(1)
 }
 
-func (r *ranges) remove(q *Query) {
+func (r *ranges) remove(q *demand) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if i := slices.Index(r.long, q); i >= 0 {
@@ -40,71 +46,21 @@ func (r *ranges) remove(q *Query) {
 }
 
 // all returns the queries, of another slice at each change.
-func (r *ranges) all() []*Query {
+func (r *ranges) all() []*demand {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return slices.Clone(r.long)
 }
 
-// lengthen stretches the rings of the pods that the query means. Where they do not fit, all is as before and the error says so.
-func (q *Query) lengthen() error {
-	s := q.store
-	if q.reach <= s.config.Retention {
-		return nil
-	}
-	s.giveWay()
-	s.ranges.add(q)
+// refit looks again at the rings that a query of an author has stretched, after it has gone.
+func (s *store) refit(author string) {
 	for _, t := range s.tables.all.all() {
 		t.mu.Lock()
-		short := false
-		if !t.removed && t.aside.Load() == nil && q.means(t) {
-			t.try(t.fit)
-			short = t.keep < q.reach.Milliseconds()
-		}
-		t.mu.Unlock()
-		if short {
-			q.Close()
-			s.refit(q)
-			return &QueryError{Expr: q.expr, Later: true, Reason: fmt.Sprintf("it reaches %s back, for which the memory that the HPAs of namespace %q may have does not suffice: "+
-				"shorten its range to %s, name a workload, or raise --memory-budget (GOMEMLIMIT)", q.reach, q.author, s.config.Retention)}
-		}
-	}
-	return nil
-}
-
-// refit looks again at the rings that a query has stretched, after it has gone.
-func (s *Store) refit(gone *Query) {
-	for _, t := range s.tables.all.all() {
-		t.mu.Lock()
-		if t.stretch > 1 && t.author == gone.author && !t.removed && t.aside.Load() == nil {
+		if t.stretch > 1 && t.author == author && !t.removed && t.aside.Load() == nil {
 			t.try(t.fit)
 		}
 		t.mu.Unlock()
 	}
-}
-
-// means reports whether the table's rows are what the query looks at: its pod is asked for by who it is, or has a series that is selected.
-func (q *Query) means(t *table) bool {
-	p := t.pod.Load()
-	for _, sel := range q.selectors {
-		named := sel.sides.destination.asked() || sel.sides.source.asked() || sel.asksForPod()
-		if (named || sel.name == "") && sel.couldBe(p) || q.store.classes.selects(sel, t) {
-			return true
-		}
-	}
-	return false
-}
-
-// selects reports whether a prepared selector selects a series of the table.
-func (cs *classes) selects(sel *selector, t *table) bool {
-	cs.mu.Lock()
-	defer cs.mu.Unlock()
-	for v := viewCounter; v <= viewNative; v++ {
-		if sel.selections.byTable[selectionKey{t, v}] != nil {
-			return true
-		}
-	}
-	return false
 }
 
 // fit stretches or shrinks the ring to what the registered queries ask of it, as far as there is memory.
@@ -112,7 +68,7 @@ func (t *table) fit() {
 	t.rangeEpoch = t.store.ranges.epoch.Load()
 	reach, author := t.store.retention, ""
 	for _, q := range t.store.ranges.all() {
-		if ms := q.reach.Milliseconds(); (ms > reach || ms == reach && q.author == t.author) && q.means(t) {
+		if ms := q.reach; (ms > reach || ms == reach && q.author == t.author) && q.means(t) {
 			reach, author = ms, q.author
 		}
 	}

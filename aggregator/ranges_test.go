@@ -216,7 +216,7 @@ func TestAStretchedTableThatWasSetAsideStaysAside(t *testing.T) {
 	tab := f.streams["mine/pod-0"].table
 	tab.setAside()
 	q.Close()
-	f.s.refit(q)
+	f.s.refit(q.author)
 	if at, ok := tab.gen.Load().Newest(); ok {
 		t.Errorf("a row is there, of %d", at)
 	}

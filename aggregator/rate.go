@@ -128,7 +128,7 @@ type rangeValues struct {
 
 // values visits the selected series that have two samples in the window.
 func (r rangeVector) values(s *Store, at int64) rangeValues {
-	return rangeValues{scan: newScan(s, r.sel, at-r.reach, at, 2), r: r}
+	return rangeValues{scan: newScan(s.index, r.sel, at-r.reach, at, 2), r: r}
 }
 
 // read appends the values of the batch's columns in turn: one each, or for a histogram's buckets one a bound and the last for
@@ -175,7 +175,9 @@ func (vs *rangeValues) each(i int) int {
 
 // fines visits the selected series that have rows for the finer view. It begins with the ring's oldest row, from which that counts
 // (queryable.go).
-func (r rangeVector) fines(s *Store, at int64) scan { return newScan(s, r.sel, math.MinInt64, at, 2) }
+func (r rangeVector) fines(s *Store, at int64) scan {
+	return newScan(s.index, r.sel, math.MinInt64, at, 2)
+}
 
 // readFine reads what the finer view of the batch's i-th column counts in the window, with its shape, and returns the factor that
 // makes the function's value of it; false if there are fewer than two rows. A column without ranks is spread as the pool is.
@@ -205,7 +207,7 @@ func (r rangeVector) readFine(sc *scan, i int, p *Pod, j *fine.Joiner, pool *fin
 // pool counts what the selected series with ranks tell of (mint, maxt]: the shape of those without.
 func (s *Store) pool(sel *selector, mint, maxt int64, j *fine.Joiner) *fine.Counts {
 	pool := &fine.Counts{}
-	for sc := newScan(s, sel, mint, maxt, 2); sc.begin(); {
+	for sc := newScan(s.index, sel, mint, maxt, 2); sc.begin(); {
 		if sc.view != viewNative {
 			sc.done()
 			continue

@@ -29,3 +29,18 @@ func (q *Query) ReportingWorkloads(at time.Time, everywhere bool) []string {
 	}
 	return slices.Sorted(maps.Keys(found))
 }
+
+// Foreign returns the name of the first of the pods that the cluster does not know and that say that they are of those which the query
+// selects: what they send is not counted. It is "" where there is none.
+func (q *Query) Foreign(at time.Time) (name string) {
+	f, now := &q.store.foreign, q.store.millis(at)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	first := now + 1
+	for k, o := range f.pods {
+		if now-o.at <= caughtFor && o.since < first && q.Selects(o.pod) {
+			name, first = k.namespace+"/"+k.name, o.since
+		}
+	}
+	return name
+}

@@ -52,8 +52,8 @@ const scanBatch = 32
 const scanValues = 20 * scanBatch
 
 // newScan visits the columns that have at least so many rows with mint < time <= maxt.
-func newScan(s *Store, sel *selector, mint, maxt, least int64) scan {
-	return scan{mint: mint, maxt: maxt, least: least, left: s.selectionsOf(sel)}
+func newScan(x *index, sel *selector, mint, maxt, least int64) scan {
+	return scan{mint: mint, maxt: maxt, least: least, left: x.selectionsOf(sel)}
 }
 
 // begin takes the next batch, or the same one again if it is not done. It returns false after the last.

@@ -60,7 +60,7 @@ func TestABatchThatTheWriterOvertakesIsReadAgain(t *testing.T) {
 	const sets = scanBatch + 5
 	s, p, sel := scanStore(t, sets)
 	columns, again := 0, 0
-	sc := newScan(s, sel, math.MinInt64, math.MaxInt64, 1)
+	sc := newScan(s.index, sel, math.MinInt64, math.MaxInt64, 1)
 	for begun := 1; sc.begin(); begun++ {
 		if begun%3 != 0 {
 			p.commits(t, 10)
@@ -85,7 +85,7 @@ func TestABatchThatTheWriterOvertakesIsReadAgain(t *testing.T) {
 func TestABatchIsOfOneGeneration(t *testing.T) {
 	const sets = 10
 	s, p, sel := scanStore(t, sets)
-	sc := newScan(s, sel, math.MinInt64, math.MaxInt64, 1)
+	sc := newScan(s.index, sel, math.MinInt64, math.MaxInt64, 1)
 	table := p.stream.table
 	move := func(columns []*column) {
 		var old []*ring.Block
@@ -135,7 +135,7 @@ func scanBesideAWriter(t *testing.T, metric string, parts benchParts) {
 	for range 3 {
 		wg.Go(func() {
 			for !stop.Load() {
-				for sc := newScan(s, sel, math.MinInt64, math.MaxInt64, 1); sc.begin(); {
+				for sc := newScan(s.index, sel, math.MinInt64, math.MaxInt64, 1); sc.begin(); {
 					runtime.Gosched()
 					n, bad := readSteps(&sc)
 					if sc.torn() {

@@ -1,6 +1,7 @@
 package aggregator
 
 import (
+	"iter"
 	"slices"
 	"sync/atomic"
 	"unique"
@@ -61,50 +62,6 @@ func (ss *selections) take(c *column, v view) {
 	ss.leave(func(o *selection) bool { return o.gone.Load() })
 }
 
-// selectionsOf returns what the selector selects now, with some that are gone, and some columns that are: those have no block.
-func (s *Store) selectionsOf(sel *selector) []*selection {
-	if sel.prepared {
-		return sel.selections.all()
-	}
-	var found selections
-	for _, c := range s.classesOf(sel) {
-		for v, last := c.views(); v <= last; v++ {
-			if !sel.matches(c, v) {
-				continue
-			}
-			for _, col := range c.columns.all() {
-				if col.block.Load() != nil && sel.matchesPod(col.table.pod.Load()) {
-					found.put(col, v)
-				}
-			}
-		}
-	}
-	return found.all()
-}
-
-// classesOf returns the classes that the selector may select, by looking at all of its metric's.
-func (s *Store) classesOf(sel *selector) []*class {
-	var found []*class
-	add := func(cs []*class) {
-		for _, c := range cs {
-			if _, ok := sel.viewOf(c); ok {
-				found = append(found, c)
-			}
-		}
-	}
-	if sel.name != "" {
-		for _, base := range sel.bases() {
-			add(s.classes.named(base))
-		}
-		return found
-	}
-	s.classes.byName.Range(func(_, l any) bool {
-		add(l.(*list[*class]).all())
-		return true
-	})
-	return found
-}
-
 // selectorIndex finds the registered selectors that may select a series of a metric name without looking at those of
 // other workloads and namespaces: each is kept under one of the label values that it asks for by equality. All are under classes.mu.
 type selectorIndex map[string]*namedSelectors
@@ -161,34 +118,29 @@ func (x selectorIndex) take(at indexed, s *selector) {
 	}
 }
 
-// match finds the selectors of a new class, but those that go by its pods.
-func (x selectorIndex) match(c *class) {
-	named := x[c.name]
-	if named == nil {
-		return
-	}
-	named.match(c, internedLabel{})
-	for _, l := range c.labels {
-		named.match(c, l)
-	}
-}
-
-func (n *namedSelectors) match(c *class, under internedLabel) {
-	for _, s := range n.byLabel[under] {
-		if _, ok := s.viewOf(c); ok {
-			s.meets(c)
+// matching visits the selectors that select a class, as far as it tells, but those that go by its pods.
+func (x selectorIndex) matching(c *class) iter.Seq[*selector] {
+	return func(yield func(*selector) bool) {
+		named := x[c.name]
+		if named == nil {
+			return
+		}
+		for i := range len(c.labels) + 1 {
+			var under internedLabel
+			if i > 0 {
+				under = c.labels[i-1]
+			}
+			for _, s := range named.byLabel[under] {
+				if _, ok := s.viewOf(c); ok && !yield(s) {
+					return
+				}
+			}
 		}
 	}
 }
 
-// meets notes that the selector selects the class, as far as the class tells.
-func (s *selector) meets(c *class) {
-	c.selectors = append(c.selectors, s)
-	s.classes[c] = struct{}{}
-}
-
 // each calls visit with the registered selectors that select the column, and with its view.
-func (x selectorIndex) each(c *column, visit func(*selector, view)) {
+func (x *index) each(c *column, visit func(*selector, view)) {
 	p := c.table.pod.Load()
 	meet := func(ss []*selector) {
 		for _, s := range ss {
@@ -200,8 +152,8 @@ func (x selectorIndex) each(c *column, visit func(*selector, view)) {
 			}
 		}
 	}
-	meet(c.class.selectors)
-	if named := x[c.class.name]; named != nil && named.byPod > 0 {
+	meet(x.meeting[c.class])
+	if named := x.registered[c.class.name]; named != nil && named.byPod > 0 {
 		meet(named.byLabel[internedLabel{unique.Make(labelNamespace), unique.Make(p.Namespace)}])
 		meet(named.byLabel[internedLabel{unique.Make(labelPod), unique.Make(p.Name)}])
 	}
@@ -216,77 +168,4 @@ func (s *selector) values() []internedLabel {
 		}
 	}
 	return ls
-}
-
-// prepare keeps the selector's columns up to date from now on, until forget. A selector without a metric name is not
-// prepared: it is matched when it is asked.
-func (cs *classes) prepare(s *selector) {
-	if s.name == "" {
-		return
-	}
-	cs.mu.Lock()
-	defer cs.mu.Unlock()
-	s.prepared, s.classes = true, map[*class]struct{}{}
-	for _, base := range s.bases() {
-		at := cs.registered.put(base, s)
-		s.indexed = append(s.indexed, at)
-		for _, c := range cs.named(base) {
-			v, ok := s.viewOf(c)
-			if !ok || c.gone {
-				continue
-			}
-			if !at.byPod {
-				s.meets(c)
-			}
-			for _, col := range c.columns.all() {
-				if !col.left && s.matchesPod(col.table.pod.Load()) {
-					s.selections.put(col, v)
-				}
-			}
-		}
-	}
-}
-
-func (cs *classes) forget(s *selector) {
-	if !s.prepared {
-		return
-	}
-	cs.mu.Lock()
-	defer cs.mu.Unlock()
-	for _, at := range s.indexed {
-		cs.registered.take(at, s)
-	}
-	s.indexed = nil
-	for c := range s.classes {
-		c.selectors = slices.DeleteFunc(c.selectors, func(o *selector) bool { return o == s })
-	}
-	clear(s.classes)
-}
-
-// join makes a column one of its class, and one of the registered selectors that select it.
-func (cs *classes) join(c *column) {
-	cs.mu.Lock()
-	defer cs.mu.Unlock()
-	c.class.columns.add(c)
-	cs.registered.each(c, func(s *selector, v view) { s.selections.put(c, v) })
-}
-
-// leave takes a column out again, and gives up its hold of the class. Without its block nothing of it is read any more.
-func (cs *classes) leave(c *column) {
-	cs.mu.Lock()
-	defer cs.mu.Unlock()
-	c.left = true
-	c.block.Store(nil)
-	c.class.columns.leave(func(o *column) bool { return o.left })
-	cs.registered.each(c, func(s *selector, v view) { s.selections.take(c, v) })
-	cs.releaseLocked(c.class)
-}
-
-// selecting calls visit with the registered selectors that select the columns, with each as often as it does.
-func (cs *classes) selecting(columns []*column, visit func(*selector)) {
-	cs.mu.Lock()
-	defer cs.mu.Unlock()
-	for _, c := range columns {
-		cs.registered.each(c, func(s *selector, _ view) { visit(s) })
-	}
 }

@@ -143,8 +143,8 @@ func TestPreparedSelectorsSelectWhatTheirMatchersDo(t *testing.T) {
 		for _, q := range c.queries {
 			q.Close()
 		}
-		if len(s.classes.registered) != 0 {
-			t.Fatalf("seed %d: %d metric names are left in the index", seed, len(s.classes.registered))
+		if len(s.registered) != 0 {
+			t.Fatalf("seed %d: %d metric names are left in the index", seed, len(s.registered))
 		}
 		s.sweep(t.Context(), math.MaxInt64)
 	}
@@ -155,16 +155,16 @@ func TestPreparedSelectorsSelectWhatTheirMatchersDo(t *testing.T) {
 
 // A label set is matched against the queries that ask for one of its values, not against those of other workloads.
 func TestNewLabelSetsAreNotMatchedAgainstOtherWorkloadsQueries(t *testing.T) {
-	cs := newClasses(NewShares(unlimited, 0))
+	x := mustStore(t).index
 	for i := range 1000 {
 		expr := fmt.Sprintf(`istio_requests_total{reporter="destination",destination_workload="w%d",destination_workload_namespace="n%d"}`, i, i%10)
 		ms, err := parser.ParseMetricSelector(expr)
 		if err != nil {
 			t.Fatal(err)
 		}
-		cs.prepare(newSelector(ms))
+		x.prepare(newSelector(ms))
 	}
-	for under, sels := range cs.registered["istio_requests_total"].byLabel {
+	for under, sels := range x.registered["istio_requests_total"].byLabel {
 		if len(sels) > 2 {
 			t.Errorf("%d selectors are looked at for %s=%q", len(sels), under.name.Value(), under.value.Value())
 		}

@@ -1,7 +1,6 @@
 package aggregator
 
 import (
-	"math"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -43,8 +42,8 @@ type selector struct {
 	onLabels                []labelMatcher
 	sides                   sides
 
-	// watched is the query that committed rows of the selected series mark, nil if they mark none.
-	watched atomic.Pointer[Query]
+	// watched is the mark of the query that committed rows of the selected series mark, nil if they mark none.
+	watched atomic.Pointer[mark]
 	// could are the tables whose pods could have the selected series, where the selector is prepared.
 	could atomic.Pointer[candidates]
 
@@ -95,14 +94,6 @@ func canonicalLE(m *labels.Matcher) *labels.Matcher {
 		return m
 	}
 	return labels.MustNewMatcher(m.Type, m.Name, formatBound(v))
-}
-
-// formatBound writes an upper bound as Envoy's Prometheus exposition does.
-func formatBound(v float64) string {
-	if math.IsInf(v, 1) {
-		return "+Inf"
-	}
-	return strconv.FormatFloat(v, 'f', -1, 64)
 }
 
 // bases are the class names that can have the selected metric name: itself, and a histogram's without the view's suffix.

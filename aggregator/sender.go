@@ -29,7 +29,7 @@ type Pods interface {
 }
 
 // SetPods makes the cluster's pods known. It is called once, before streams connect.
-func (s *Store) SetPods(p Pods) { s.pods.Store(&p) }
+func (s *store) SetPods(p Pods) { s.pods.Store(&p) }
 
 // sender is what a stream's address says of who sends. Only the stream's own goroutine uses it.
 type sender struct {

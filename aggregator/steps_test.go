@@ -247,7 +247,7 @@ func (l *looking) halves(s ring.Step) {
 	}
 	l.pending = kept
 	for _, q := range []*Query{l.counters, l.counts} {
-		if sc := newScan(l.store, q.selectors[0], math.MinInt64, math.MaxInt64, 1); sc.begin() {
+		if sc := newScan(l.store.index, q.selectors[0], math.MinInt64, math.MaxInt64, 1); sc.begin() {
 			l.pending = append(l.pending, sc)
 		}
 	}

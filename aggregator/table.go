@@ -15,7 +15,7 @@ import (
 //
 // mu is taken once per message by the stream that owns the table (uncontended in the steady state); readers never take it.
 type table struct {
-	store  *Store
+	store  *store
 	number uint64                    // no other table of the store has it
 	ref    *tableRef                 // its place in the store's log
 	pod    atomic.Pointer[Pod]       // as the newest connection's node says
@@ -80,23 +80,34 @@ type table struct {
 	rowTime   int64      // the newest row's time: flushTime, but where rows coalesce
 	lastGap   int64      // time between the two newest flushes of a stream
 	observed  int64      // the longest flush interval that was observed and told to the workload, 0 before the first
-	closeAt   time.Time  // when the open row closes if no message comes
-	open      bool       // more messages of the newest flush may come
-	held      bool       // the newest flush has no row of its own: the ring is at its cap, flushes coalesce
 	broken    bool       // the newest flush does not follow the one before: first of a stream, or after a lost flush
-	torn      bool       // a part of the newest flush was refused that may be of known series
+	torn      bool       // a part of the newest flush was refused that may be of known series, or of the next one, which has not begun
 	whole     uint32     // how many flushes directly before the newest one are known to be whole: of its stream, none lost, none torn
 
-	// Of the open flush: counters whose past is not known yet, and columns that so far have only a summary.
+	openFlush
+
+	// watching are the watched queries that a row marks, as of watchEpoch; 0: to be found anew.
+	watching   []*mark
+	watchEpoch uint64
+}
+
+// openFlush is the newest flush while more messages of it may come.
+type openFlush struct {
+	open    bool
+	held    bool      // it has no row of its own: the ring is at its cap, flushes coalesce
+	closeAt time.Time // when its row closes if no message comes
+
+	// Counters whose past is not known yet, and columns that so far have only a summary.
 	pending   []pendingCounter
 	suspects  []pendingCounter // those whose step has to be held against their interval
 	summaries []pendingSummary
 	// fresh are samples of the message whose columns have no block yet.
 	fresh []freshSample
+}
 
-	// watching are the watched queries that a row marks, as of watchEpoch; 0: to be found anew.
-	watching   []*Query
-	watchEpoch uint64
+// ended is what a flush leaves to the next one: memory that is needed at each. Counters pend rarely: not worth 24 bytes each.
+func (f *openFlush) ended() openFlush {
+	return openFlush{suspects: f.suspects[:0], summaries: f.summaries[:0]}
 }
 
 type freshSample struct {
@@ -118,7 +129,7 @@ const (
 	rowCloseDelay = 250 * time.Millisecond
 )
 
-func newTable(s *Store, p *Pod) *table {
+func newTable(s *store, p *Pod) *table {
 	t := &table{store: s, sender: p.Sender, stretch: 1, keep: s.retention}
 	flush := p.toldFlush()
 	t.flush.Store(flush)
@@ -129,12 +140,12 @@ func newTable(s *Store, p *Pod) *table {
 }
 
 // slotsFor is how many rows cover the retention, two more for the flush in progress and its jitter, as a power of two.
-func (s *Store) slotsFor(flush int64) int64 {
+func (s *store) slotsFor(flush int64) int64 {
 	n := min((s.retention+flush-1)/flush+2, s.maxSlots())
 	return 1 << bits.Len64(uint64(n-1))
 }
 
-func (s *Store) maxSlots() int64 { return max(64, s.retention/minRowSpacingMs) }
+func (s *store) maxSlots() int64 { return max(64, s.retention/minRowSpacingMs) }
 
 // beginRow closes the open row and opens the next for a flush of the given timestamp.
 func (t *table) beginRow(st *Stream, timestamp ring.Stamp, arrival int64) {
@@ -359,17 +370,17 @@ func (t *table) closeRow() {
 	if !t.open {
 		return
 	}
-	t.open = false
 	for _, s := range t.summaries {
 		t.addSummary(s)
 	}
-	t.summaries = t.summaries[:0]
 	t.settle(true)
+	held := t.held
+	t.openFlush = t.ended()
 	if t.promised > 0 { // more than series had
 		t.promised = 0
 		t.recount()
 	}
-	if t.held {
+	if held {
 		return
 	}
 	var expired []*column

@@ -17,8 +17,8 @@ import (
 // taken names what has been marked since the last call, in order.
 func taken(s *Store, names map[*Query]string) []string {
 	var found []string
-	for _, q := range s.watches.take(nil) {
-		found = append(found, names[q])
+	for _, m := range s.watches.take(nil, s.hook) {
+		found = append(found, names[m.query.(*Query)])
 	}
 	slices.Sort(found)
 	return found
@@ -105,12 +105,12 @@ func TestWatchCoalesces(t *testing.T) {
 			close(done)
 		}()
 		for range 100 { // each 50 ms
-			s.watches.mark(q)
+			s.watches.mark(&q.mark, s.hook)
 			time.Sleep(flush / 100)
 			synctest.Wait()
 		}
 		marked := time.Now()
-		s.watches.mark(q)
+		s.watches.mark(&q.mark, s.hook)
 		time.Sleep(flush)
 		cancel()
 		<-done
@@ -181,13 +181,13 @@ func lostMarks(t *testing.T, breaks func(*Store, ring.Step)) (lost, runs int) {
 	written, seen := map[*Query]int{}, map[*Query]int{}
 	row := func(q *Query) {
 		written[q]++
-		s.watches.mark(q)
+		s.watches.mark(&q.mark, s.hook)
 	}
 	woken := func() {
 		select {
 		case <-s.watches.wake:
-			for _, q := range s.watches.take(nil) {
-				seen[q] = written[q]
+			for _, m := range s.watches.take(nil, s.hook) {
+				seen[m.query.(*Query)] = written[m.query.(*Query)]
 			}
 		default:
 		}
@@ -232,7 +232,7 @@ func lostMarks(t *testing.T, breaks func(*Store, ring.Step)) (lost, runs int) {
 				}
 			}
 			for s.watches.marked.Load() != nil {
-				s.watches.take(nil)
+				s.watches.take(nil, s.hook)
 			}
 			for _, q := range all {
 				q.next = nil
@@ -266,7 +266,7 @@ func TestAQueryIsWatchedBeforePodsAreTold(t *testing.T) {
 	q.Watch(true)
 	s.hook = nil
 	pod.commits(t, 1)
-	if !slices.Contains(s.watches.take(nil), q) || told != 1 {
+	if !slices.Contains(s.watches.take(nil, s.hook), &q.mark) || told != 1 {
 		t.Error("the pod does not mark the query")
 	}
 }
@@ -312,13 +312,13 @@ func TestWatchConcurrentSafe(t *testing.T) {
 	wg.Wait()
 	cancel()
 	background.Wait()
-	s.watches.take(nil)
+	s.watches.take(nil, s.hook)
 	for _, p := range all {
 		p.commits(t, 1)
 	}
-	marked := s.watches.take(nil)
+	marked := s.watches.take(nil, s.hook)
 	for i, q := range queries {
-		if !slices.Contains(marked, q) {
+		if !slices.Contains(marked, &q.mark) {
 			t.Errorf("the query of workload %d is not marked", i)
 		}
 	}

@@ -50,13 +50,20 @@ func locate(v float64) (cell int, place float64) {
 
 const oneBelow = 1 - 1.0/(1<<53)
 
-// Code packs the value of the i-th of Quantiles for [Joiner.Take]; 0 for none (an empty interval's NaN). inclusive is how the Envoy
-// that tells it places it (since 1.38).
-func Code(i int, v float64, inclusive bool) uint16 {
+// Pack makes codes for [Joiner.Take] of a summary's values, at Quantiles; 0 for none (it has no more, or an empty interval's NaN).
+// inclusive is how the Envoy that tells them places them (since 1.38).
+func Pack(values []float64, inclusive bool, codes *[len(Quantiles)]uint16) {
+	values = values[:min(len(values), len(codes))]
+	clear(codes[len(values):])
 	if inclusive {
-		return codeOf(v)
+		for i, v := range values {
+			codes[i] = codeOf(v)
+		}
+		return
 	}
-	return olderCode(Quantiles[i], v)
+	for i, v := range values {
+		codes[i] = olderCode(Quantiles[i], v)
+	}
 }
 
 // codeOf packs a quantile; 0 for none (an empty interval's NaN).

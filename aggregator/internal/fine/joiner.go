@@ -52,7 +52,7 @@ func (j *Joiner) SetSum(sum float64) { j.sure.sum = sum }
 func (j *Joiner) Count() float64 { return j.sure.count }
 
 // Take takes the requests between two rows: cumulative counts by bucket (+Inf last), of which each holds the cells below
-// its end, and the later row's quantiles (as [Code] packs them; all 0 where the row has no summary).
+// its end, and the later row's quantiles (as [Pack] makes them; all 0 where the row has no summary).
 func (j *Joiner) Take(ends []uint16, cumulative []uint32, codes *[len(Quantiles)]uint16) {
 	n := int(cumulative[len(cumulative)-1])
 	j.sure.count += float64(n)

@@ -1,0 +1,108 @@
+package aggregator
+
+import "github.com/prometheus/prometheus/model/labels"
+
+// namesPods reports whether the selector asks for the identity of the pods whose series it selects.
+func (s *selector) namesPods() bool {
+	return s.sides.destination.asked() || s.sides.source.asked() || s.asksForPod()
+}
+
+// asked reports whether the side can report what is selected and is asked for by identity.
+func (s *side) asked() bool { return s.reports && len(s.identity) > 0 }
+
+// couldBe reports whether the pod could report what is selected.
+func (s *selector) couldBe(p *Pod) bool {
+	d, o := &s.sides.destination, &s.sides.source
+	return s.matchesPod(p) && (!d.reports && !o.reports || d.reports && d.matches(p) || o.reports && o.matches(p))
+}
+
+// namespace returns the one namespace whose pods can report what is selected, false if it can be several.
+func (s *selector) namespace() (string, bool) {
+	if ns, ok := s.equals(labelNamespace); ok {
+		return ns, true
+	}
+	switch d, o := s.sides.destination.reports, s.sides.source.reports; {
+	case d && !o:
+		return s.equals("destination_workload_namespace")
+	case o && !d:
+		return s.equals("source_workload_namespace")
+	}
+	return "", false
+}
+
+// sides are the ends of a call, as a selector sees them.
+type sides struct{ destination, source side }
+
+// side is one end of a call.
+type side struct {
+	reports  bool // it can report what is selected
+	identity []identityMatcher
+}
+
+// identityMatcher asks for a part of the identity of the pod at one end.
+type identityMatcher struct {
+	*labels.Matcher
+	of func(*Pod) string
+}
+
+func (s *side) matches(p *Pod) bool {
+	for i := range s.identity {
+		if !s.identity[i].Matches(s.identity[i].of(p)) {
+			return false
+		}
+	}
+	return true
+}
+
+// newSides tells which ends of a call can report what is selected. Without a reporter it is the side whose identity the
+// selector asks for: everyone may call a service, so its callers are not counted as those who should report. A waypoint
+// (reporter="waypoint") is neither end.
+func newSides(ms []*labels.Matcher) sides {
+	s := sides{destination: side{reports: true}, source: side{reports: true}}
+	asked := false
+	for _, m := range ms {
+		if m.Name == labelReporter {
+			s.destination.reports = s.destination.reports && m.Matches("destination")
+			s.source.reports = s.source.reports && m.Matches("source")
+			asked = true
+		}
+		for _, id := range identity {
+			switch m.Name {
+			case "destination_" + id.label:
+				s.destination.identity = append(s.destination.identity, identityMatcher{m, id.of})
+			case "source_" + id.label:
+				s.source.identity = append(s.source.identity, identityMatcher{m, id.of})
+			}
+		}
+	}
+	if !asked || s.destination.reports && s.source.reports {
+		hasDestination, hasSource := len(s.destination.identity) > 0, len(s.source.identity) > 0
+		if hasDestination != hasSource {
+			s.destination.reports, s.source.reports = hasDestination, hasSource
+		}
+	}
+	return s
+}
+
+// identity is how a series' labels name the pod at one of its ends, without the end's prefix.
+var identity = []struct {
+	label string
+	of    func(*Pod) string
+}{
+	{"workload", func(p *Pod) string { return p.Workload }},
+	{"workload_namespace", func(p *Pod) string { return p.Namespace }},
+	{"canonical_service", func(p *Pod) string { return p.CanonicalService }},
+	{"canonical_revision", func(p *Pod) string { return p.CanonicalRevision }},
+	{"app", func(p *Pod) string { return p.App }},
+	{"version", func(p *Pod) string { return p.Version }},
+}
+
+// equals returns the value that the selector asks a label to equal.
+func (s *selector) equals(name string) (string, bool) {
+	for _, m := range s.matchers {
+		if m.Name == name && m.Type == labels.MatchEqual {
+			return m.Value, true
+		}
+	}
+	return "", false
+}

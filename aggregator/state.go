@@ -1,0 +1,68 @@
+package aggregator
+
+import "time"
+
+// PodState is what the store knows of a pod.
+type PodState struct {
+	Namespace, Name string
+	Reporting       bool      // its newest row is at most two flush intervals old
+	Oldest, Newest  time.Time // its rows reach from here to there; Oldest is one flush before its first
+	// Whole: the rows begin with the pod's first, none has been overwritten, and its sidecar had no requests before.
+	Whole bool
+	// Single: one flush has come so far, and how long it took is not known: nothing is, beyond it.
+	Single bool
+	// Bare: samples of it were refused, and none of the series that the query selects reaches back over the window, or to
+	// its first row. Known of a query's partial pods only.
+	Bare bool
+	// GapFrom and GapTo are a time within the window from which the pod has told nothing though it reported before and
+	// after, zero if there is none.
+	GapFrom, GapTo time.Time
+	// Refused is when one of its samples was last refused or dropped, zero if not within the window; RefusedSince is
+	// since when that has happened again and again.
+	Refused, RefusedSince time.Time
+	// OtherForm: what was refused are Istio's metrics under names that are not read (Batch.OtherForm).
+	OtherForm bool
+	// Rivals are two streams that report as the pod, so that what its rows tell of the window may be of either; nil if there are not.
+	Rivals *Rivals
+}
+
+// state returns what is known of the pod at an instant, for a window.
+func (t *table) state(at int64, reach time.Duration) PodState {
+	p := t.pod.Load()
+	s := PodState{Namespace: p.Namespace, Name: p.Name}
+	g := t.gen.Load()
+	newest, ok := g.Newest()
+	if aside := t.aside.Load(); aside != nil { // a pod that fell silent then
+		s.Oldest, s.Newest = time.UnixMilli(*aside), time.UnixMilli(*aside)
+		return s
+	}
+	if !ok {
+		return s
+	}
+	oldest, whole, _ := g.Oldest()
+	s.Single = g.Unmeasured()
+	s.Rivals = t.rivals(at, reach.Milliseconds())
+	s.Reporting = at-newest <= 2*t.flush.Load()
+	s.Oldest, s.Newest, s.Whole = time.UnixMilli(oldest), time.UnixMilli(newest), whole && !t.begun.Load()
+	if refused := t.refused.Load(); refused > at-reach.Milliseconds() {
+		s.Refused, s.RefusedSince = time.UnixMilli(refused), time.UnixMilli(t.refusedSince.Load())
+		other := t.otherForm.Load()
+		s.OtherForm = other != 0 && other > at-reach.Milliseconds()
+	}
+	if gap := t.gap.Load(); gap != nil && gap.to > at-reach.Milliseconds() {
+		s.GapFrom, s.GapTo = time.UnixMilli(gap.from), time.UnixMilli(gap.to)
+	}
+	return s
+}
+
+// Pod returns what the store knows of a pod for a window before an instant. Newest is zero if it has never reported.
+func (s *store) Pod(namespace, name string, at time.Time, window time.Duration) PodState {
+	t, gone := s.tables.find(namespace, name)
+	switch {
+	case t != nil:
+		return t.state(s.millis(at), window)
+	case gone != 0:
+		return PodState{Namespace: namespace, Name: name, Newest: time.UnixMilli(gone)}
+	}
+	return PodState{Namespace: namespace, Name: name}
+}
