@@ -44,7 +44,7 @@ func bootstrap(o Options, upstreams string) ([]byte, error) {
 	err = t.Execute(&b, map[string]any{
 		"Options":       o,
 		"StatPrefix":    statPrefix,
-		"Tags":          tags(o),
+		"StatsLogger":   StatsLogger(o),
 		"PeerHeaders":   []string{workloadHeader, namespaceHeader, principalHeader},
 		"UpstreamsFile": upstreams,
 		"SinkHost":      sinkHost,
@@ -56,6 +56,33 @@ func bootstrap(o Options, upstreams string) ([]byte, error) {
 		return nil, err
 	}
 	return []byte(b.String()), nil
+}
+
+// StatsLogger is the access logger, in protobuf's JSON, by which a stock Envoy counts what Istio's stats filter counts, under its names and
+// with its tags. Of the options it is what the tags say that counts, each an Envoy format: %ENVIRONMENT(NAME)% is as good as a name.
+func StatsLogger(o Options) map[string]any {
+	o = o.withDefaults()
+	scope := map[string]any{"prefix": statPrefix}
+	if o.EvictionInterval != 0 {
+		scope["enable_eviction"] = true
+	}
+	stat := func(name string) map[string]any { return map[string]any{"name": name, "tags": tags(o)} }
+	histogram := func(name, unit, value string) map[string]any {
+		return map[string]any{"stat": stat(name), "unit": unit, "value_format": value}
+	}
+	return map[string]any{
+		"name": "envoy.access_loggers.stats",
+		"typed_config": map[string]any{
+			"@type":       "type.googleapis.com/envoy.extensions.access_loggers.stats.v3.Config",
+			"stats_scope": scope,
+			"counters":    []any{map[string]any{"stat": stat("istio_requests_total"), "value_fixed": 1}},
+			"histograms": []any{
+				histogram("istio_request_duration_milliseconds", "Milliseconds", o.Duration),
+				histogram("istio_request_bytes", "Bytes", "%REQUEST_HEADERS_BYTES%"),
+				histogram("istio_response_bytes", "Bytes", "%RESPONSE_HEADERS_BYTES%"),
+			},
+		},
+	}
 }
 
 // tags are Istio's 25 tags of the HTTP metrics, in its order: it is the order in a joined name.
