@@ -25,7 +25,8 @@ func New(c Config) (*Store, error) {
 	return &Store{store: kept, index: newIndex(kept), cells: fine.NewTables(), engine: newEngine()}, nil
 }
 
-// Run frees pods that have been silent for longer than the rings reach or that the cluster does not know, and watches the memory, until the context ends.
+// Run frees pods that have been silent for longer than the rings reach or that the cluster does not
+// know, and watches the memory, until the context ends.
 func (s *Store) Run(ctx context.Context) {
 	sweep := time.NewTicker(max(s.config.Retention/10, time.Second))
 	defer sweep.Stop()

@@ -16,7 +16,8 @@ func (q *Query) contain(err *error) {
 	}
 }
 
-// contain is deferred by what reads rows for the detector, with the mutex held. A panic sets its query aside.
+// contain is deferred by what reads rows for the detector, with the mutex held. A panic sets its
+// query aside.
 func (d *SurgeDetector) contain() {
 	if d.query.store.faults.through {
 		return

@@ -2,9 +2,10 @@ package aggregator
 
 import "slices"
 
-// couldHave appends every table whose pod could have the selected series by what its node says. Istio's labels of a
-// series name the pod that reports it: the destination's where reporter is destination, else the source's. A selector that
-// asks for neither side's identity could be any pod's.
+// couldHave appends every table whose pod could have the selected series by what its node says.
+// Istio's labels of a series name the pod that reports it: the destination's where reporter is
+// destination, else the source's. A selector that asks for neither side's identity could be any
+// pod's.
 func (x *index) couldHave(sel *selector, to []*table) []*table {
 	if sel.prepared {
 		for _, ref := range sel.candidates(&x.store.tables) {
@@ -26,16 +27,17 @@ func (x *index) couldHave(sel *selector, to []*table) []*table {
 	return to
 }
 
-// candidates are the tables of a log whose pods could have what a selector selects. They are never changed once published: readers
-// that find them behind the log make new ones, and whose are kept does not matter.
+// candidates are the tables of a log whose pods could have what a selector selects. They are never
+// changed once published: readers that find them behind the log make new ones, and whose are kept
+// does not matter.
 type candidates struct {
 	log    *list[*tableRef]
 	seen   int // so many of the log
 	tables []*tableRef
 }
 
-// candidates returns the tables, with some that are gone. Asking every pod of a namespace who it is would cost more than
-// everything else about a small workload.
+// candidates returns the tables, with some that are gone. Asking every pod of a namespace who it is
+// would cost more than everything else about a small workload.
 func (s *selector) candidates(ts *tables) []*tableRef {
 	c, log := s.could.Load(), ts.log.Load()
 	if log == nil {

@@ -11,7 +11,8 @@ import (
 	"github.com/prometheus/prometheus/model/labels"
 )
 
-// class is what series of different pods have in common: kind, name and labels. Matching runs once per class.
+// class is what series of different pods have in common: kind, name and labels. Matching runs once
+// per class.
 type class struct {
 	name    string
 	kind    Kind // Counter or Histogram
@@ -27,7 +28,8 @@ type class struct {
 	sender   string    // whose share of the memory it is of
 }
 
-// labelsOf returns the labels of a column of the class as a query sees them; suffix is "", "_bucket", "_sum" or "_count".
+// labelsOf returns the labels of a column of the class as a query sees them; suffix is "",
+// "_bucket", "_sum" or "_count".
 func (c *class) labelsOf(b *labels.ScratchBuilder, p *Pod, suffix, le string) labels.Labels {
 	b.Reset()
 	b.Add(model.MetricNameLabel, c.name+suffix)
@@ -45,7 +47,8 @@ func (c *class) labelsOf(b *labels.ScratchBuilder, p *Pod, suffix, le string) la
 	return b.Labels()
 }
 
-// classes interns classes and keeps them by metric name. Its mutex is taken once per new series, never per sample.
+// classes interns classes and keeps them by metric name. Its mutex is taken once per new series,
+// never per sample.
 type classes struct {
 	memory *Shares
 	mu     sync.Mutex
@@ -79,7 +82,8 @@ type text struct {
 // bytes is what the class itself takes.
 func (c *class) bytes() int64 { return classBytes + labelBytes*int64(len(c.labels)) }
 
-// afford takes memory for a class and for those of its label values that are new. The mutex is held.
+// afford takes memory for a class and for those of its label values that are new. The mutex is
+// held.
 func (cs *classes) afford(c *class) bool {
 	bytes := c.bytes()
 	fresh := map[unique.Handle[string]]bool{}
@@ -113,7 +117,8 @@ func (cs *classes) giveUp(c *class) {
 	}
 }
 
-// acquire returns the class of a series, made if it is new; nil if the sender has no memory left for it. Every acquire needs its release.
+// acquire returns the class of a series, made if it is new; nil if the sender has no memory left
+// for it. Every acquire needs its release.
 func (cs *classes) acquire(sender, name string, kind Kind, in []Label) *class {
 	set := newLabelSet(in)
 	hash := cs.hashLabels(set)
@@ -150,7 +155,8 @@ func (cs *classes) recall(wire uint64, kind Kind) *class {
 	return c
 }
 
-// known returns the class of a series, nil if there is none or it cannot be described. It may go at any time.
+// known returns the class of a series, nil if there is none or it cannot be described. It may go at
+// any time.
 func (cs *classes) known(space, key uint64, kind Kind, describe func() (string, []Label, error)) *class {
 	cs.mu.Lock()
 	c := cs.byWire[space^key]
@@ -292,7 +298,8 @@ func (cs *classes) join(c *column) {
 	cs.follower.joins(c)
 }
 
-// leave takes a column out again, and gives up its hold of the class. Without its block nothing of it is read any more.
+// leave takes a column out again, and gives up its hold of the class. Without its block nothing of
+// it is read any more.
 func (cs *classes) leave(c *column) {
 	cs.mu.Lock()
 	defer cs.mu.Unlock()

@@ -7,18 +7,21 @@ import (
 	"github.com/meshpulse/meshpulse/aggregator/internal/ring"
 )
 
-// column is one series of one pod. Its block is read by anyone; the rest belongs to the table's writer. Counters are most of
-// what a busy mesh adds, so they do not carry what only histograms need, and the fields fill a size class (112 bytes).
+// column is one series of one pod. Its block is read by anyone; the rest belongs to the table's
+// writer. Counters are most of what a busy mesh adds, so they do not carry what only histograms
+// need, and the fields fill a size class (112 bytes).
 type column struct {
 	class *class
 	table *table
 	block atomic.Pointer[ring.Block] // nil until the first value
-	// partner links a request counter and the duration histogram of its label set; nil where there is none to rely on.
+	// partner links a request counter and the duration histogram of its label set; nil where there
+	// is none to rely on.
 	partner    *column
 	*intervals // of a histogram; nil for a counter
 
-	// key is the newest under which the series came, and next the column of the sample that followed: a sidecar sends its
-	// series in the same order again and again, so this is where the next one is found.
+	// key is the newest under which the series came, and next the column of the sample that
+	// followed: a sidecar sends its series in the same order again and again, so this is where the
+	// next one is found.
 	key  uint64
 	next *column
 
@@ -42,7 +45,8 @@ type intervals struct {
 	interval   uint64
 	intervalAt ring.Stamp
 	held       *heldInterval // nil if there never was one
-	// step is its partner's newest increase between consecutive flushes; after a strike the value that the partner had then.
+	// step is its partner's newest increase between consecutive flushes; after a strike the value
+	// that the partner had then.
 	step float64
 
 	quantilesAt ring.Stamp                    // timestamp_ms of the newest summary
@@ -60,8 +64,8 @@ type heldInterval struct {
 	count   uint64
 }
 
-// frame sets what a histogram's rows will consist of. A histogram's past is always known: it begins with nothing. Sizes keep no
-// quantiles beside buckets.
+// frame sets what a histogram's rows will consist of. A histogram's past is always known: it begins
+// with nothing. Sizes keep no quantiles beside buckets.
 func (c *column) frame(l *layout, summed bool) {
 	plain := len(l.bounds) > 0 && slices.Contains(Sizes[:], c.class.name)
 	c.layout, c.summed, c.pastKnown = l, summed && !plain, true
@@ -105,8 +109,9 @@ func (c *column) repeat(r *ring.Ring) {
 	c.writeInterval(r, nil, 0, false)
 }
 
-// writeInterval publishes as a histogram's newest row the one before and an interval, with the quantiles that tell of that interval, if
-// any. No buckets at all are buckets without observations. Where flushes share the row no quantiles tell of all.
+// writeInterval publishes as a histogram's newest row the one before and an interval, with the
+// quantiles that tell of that interval, if any. No buckets at all are buckets without observations.
+// Where flushes share the row no quantiles tell of all.
 func (c *column) writeInterval(r *ring.Ring, buckets []Bucket, count uint64, withQuantiles bool) {
 	b := c.block.Load()
 	c.begin(r, b)

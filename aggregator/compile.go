@@ -1,12 +1,10 @@
 package aggregator
 
 import (
-	"math"
 	"slices"
 
 	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/labels"
-	"github.com/prometheus/prometheus/promql"
 	"github.com/prometheus/prometheus/promql/parser"
 )
 
@@ -138,130 +136,6 @@ func (a *aggregation) eval(s *Store, at int64) ([]Value, bool) {
 	return groups.values(a.by, func(g *fold) float64 { return g.result(a.op) }), true
 }
 
-// fold is an aggregation in progress.
-type fold struct{ v, compensation, n float64 }
-
-func (f *fold) add(op parser.ItemType, values []float64) {
-	switch op {
-	case parser.SUM, parser.AVG:
-		f.sum(values)
-	case parser.MIN, parser.MAX:
-		for i, v := range values {
-			if f.n == 0 && i == 0 || op == parser.MIN && v < f.v || op == parser.MAX && v > f.v || math.IsNaN(f.v) {
-				f.v = v
-			}
-		}
-	}
-	f.n += float64(len(values))
-}
-
-// sum is Neumaier's summation, as the engine does it.
-func (f *fold) sum(values []float64) {
-	sum, compensation := f.v, f.compensation
-	for _, v := range values {
-		t := sum + v
-		if math.Abs(sum) >= math.Abs(v) {
-			compensation += (sum - t) + v
-		} else {
-			compensation += (v - t) + sum
-		}
-		sum = t
-	}
-	f.v, f.compensation = sum, compensation
-}
-
-func (f *fold) result(op parser.ItemType) float64 {
-	switch op {
-	case parser.SUM:
-		return f.v + f.compensation
-	case parser.AVG:
-		return (f.v + f.compensation) / f.n
-	case parser.COUNT:
-		return f.n
-	}
-	return f.v
-}
-
-// grouper keeps one accumulator a group of labels.
-type grouper[T any] struct {
-	single *T // of an aggregation without labels
-	byKey  map[string]*T
-	keys   []string
-	key    []byte
-}
-
-// all returns the one group of an aggregation without labels.
-func (g *grouper[T]) all() *T {
-	if g.single == nil {
-		g.single = new(T)
-	}
-	return g.single
-}
-
-// of returns the group of a series.
-func (g *grouper[T]) of(by []string, c *class, p *Pod) *T {
-	if len(by) == 0 {
-		return g.all()
-	}
-	g.key = g.key[:0]
-	for _, name := range by {
-		g.key = append(g.key, groupLabel(name, c, p)...)
-		g.key = append(g.key, 0xff) // in no UTF-8 text
-	}
-	if acc := g.byKey[string(g.key)]; acc != nil {
-		return acc
-	}
-	if g.byKey == nil {
-		g.byKey = map[string]*T{}
-	}
-	acc, key := new(T), string(g.key)
-	g.byKey[key] = acc
-	g.keys = append(g.keys, key)
-	return acc
-}
-
-func groupLabel(name string, c *class, p *Pod) string {
-	switch name {
-	case labelNamespace:
-		return p.Namespace
-	case labelPod:
-		return p.Name
-	}
-	return c.labels.get(name)
-}
-
-// values returns the groups with their labels.
-func (g *grouper[T]) values(by []string, result func(*T) float64) []Value {
-	if g.single != nil {
-		return []Value{{V: result(g.single)}}
-	}
-	vs := make([]Value, 0, len(g.keys))
-	for _, key := range g.keys {
-		b := labels.NewScratchBuilder(len(by))
-		at := 0
-		for _, name := range by {
-			end := at
-			for key[end] != 0xff {
-				end++
-			}
-			if end > at {
-				b.Add(name, key[at:end])
-			}
-			at = end + 1
-		}
-		b.Sort()
-		vs = append(vs, Value{b.Labels(), result(g.byKey[key])})
-	}
-	return vs
-}
-
-// bucketQuantile is histogram_quantile(q, sum by (le, …) (f(buckets[range]))).
-type bucketQuantile struct {
-	q    float64
-	by   []string // without le
-	over rangeVector
-}
-
 func (c compiler) quantile(e *parser.Call) plan {
 	if e.Func.Name != "histogram_quantile" {
 		return nil
@@ -283,72 +157,6 @@ func (c compiler) quantile(e *parser.Call) plan {
 	}
 	by := slices.DeleteFunc(distinct(sum.Grouping), func(l string) bool { return l == labels.BucketLabel })
 	return &bucketQuantile{q.Val, by, over}
-}
-
-// bucketSums are a group's sums by bound; +Inf is last.
-type bucketSums struct {
-	bounds []float64
-	sums   []fold
-}
-
-func (h *bucketQuantile) eval(s *Store, at int64) ([]Value, bool) {
-	var groups grouper[bucketSums]
-	var scratch [scanValues]float64
-	for vs := h.over.values(s, at); vs.begin(); {
-		if vs.view == viewNative {
-			return nil, false
-		}
-		values := vs.read(scratch[:0])
-		if vs.torn() {
-			continue
-		}
-		if vs.view == viewBucket { // else a counter that is called like a histogram's view: no le, so no bucket
-			p := vs.table.pod.Load()
-			for i := range vs.batch[:vs.n] {
-				c, each := vs.batch[i].column, vs.each(i)
-				groups.of(h.by, c.class, p).add(c.layout.bounds, values[:each])
-				values = values[each:]
-			}
-		}
-		vs.done()
-	}
-	return groups.values(h.by, func(b *bucketSums) float64 { return b.quantile(h.q) }), true
-}
-
-// add adds a series' buckets. Series with other bounds add up bound by bound, as sum by (le) does.
-func (b *bucketSums) add(bounds, values []float64) {
-	if b.sums == nil {
-		b.bounds, b.sums = slices.Clone(bounds), make([]fold, len(values))
-	}
-	if slices.Equal(b.bounds, bounds) {
-		for i := range values {
-			b.sums[i].sum(values[i : i+1])
-		}
-		return
-	}
-	for i, bound := range bounds {
-		at, found := slices.BinarySearch(b.bounds, bound)
-		if !found {
-			b.bounds = slices.Insert(b.bounds, at, bound)
-			b.sums = slices.Insert(b.sums, at, fold{})
-		}
-		b.sums[at].sum(values[i : i+1])
-	}
-	last := len(values) - 1
-	b.sums[len(b.sums)-1].sum(values[last:])
-}
-
-func (b *bucketSums) quantile(q float64) float64 {
-	buckets := make(promql.Buckets, 0, len(b.sums))
-	for i := range b.sums {
-		bound := math.Inf(1)
-		if i < len(b.bounds) {
-			bound = b.bounds[i]
-		}
-		buckets = append(buckets, promql.Bucket{UpperBound: bound, Count: b.sums[i].result(parser.SUM)})
-	}
-	v, _, _ := promql.BucketQuantile(q, buckets)
-	return v
 }
 
 // orElse is PLAN or vector(k), of a plan that gives one series without labels or none.

@@ -15,18 +15,20 @@ type Config struct {
 	Retention time.Duration
 	// MaxRetention is how far a query's range may make them reach (default 1h).
 	MaxRetention time.Duration
-	// MaxSeries bounds the series of all pods (default 2,000,000), MaxSeriesPerPod those of one (default 20,000).
+	// MaxSeries bounds the series of all pods (default 2,000,000), MaxSeriesPerPod those of one
+	// (default 20,000).
 	MaxSeries, MaxSeriesPerPod int
 	// MaxPods bounds the pods of which something is known (default 50,000).
 	MaxPods int
-	// MemoryBudget is how many bytes what is kept may take, with what the collector last found beside it, before new series are
-	// refused and rings stop growing (default 0: no budget). What is known goes on being updated. Of pods, series and bytes a
-	// sender has a share (Shares).
+	// MemoryBudget is how many bytes what is kept may take, with what the collector last found
+	// beside it, before new series are refused and rings stop growing (default 0: no budget). What
+	// is known goes on being updated. Of pods, series and bytes a sender has a share (Shares).
 	MemoryBudget int64
-	// CountForeign: pods count that the cluster does not know, as those of virtual machines and of other clusters. Without a cluster
-	// (SetPods) all do.
+	// CountForeign: pods count that the cluster does not know, as those of virtual machines and of
+	// other clusters. Without a cluster (SetPods) all do.
 	CountForeign bool
-	// CountersAsDeltas: senders set report_counters_as_deltas; a counter is the interval since the last flush.
+	// CountersAsDeltas: senders set report_counters_as_deltas; a counter is the interval since the
+	// last flush.
 	CountersAsDeltas bool
 	// Logger takes faults that were contained (default slog.Default).
 	Logger *slog.Logger

@@ -5,7 +5,8 @@ import (
 	"github.com/meshpulse/meshpulse/aggregator/internal/ring"
 )
 
-// readFineRows has the joiner take a pod's rows (lo, hi]. It reads what the ring holds; the caller checks torn.
+// readFineRows has the joiner take a pod's rows (lo, hi]. It reads what the ring holds; the caller
+// checks torn.
 func readFineRows(j *fine.Joiner, b *ring.Block, l *layout, p *Pod, lo, hi ring.Row) {
 	j.Reset(p.InclusiveBounds)
 	ends := l.ends(p)

@@ -2,8 +2,9 @@ package aggregator
 
 import "slices"
 
-// index knows which series selectors mean. Those of registered queries are kept prepared: each new class is matched against them once,
-// and what they select is kept up to date. All of it is under classes.mu.
+// index knows which series selectors mean. Those of registered queries are kept prepared: each new
+// class is matched against them once, and what they select is kept up to date. All of it is under
+// classes.mu.
 type index struct {
 	store      *store
 	registered selectorIndex
@@ -62,8 +63,8 @@ func (x *index) marks(columns []*column) (found []*mark) {
 	return found
 }
 
-// prepare keeps the selector's columns up to date from now on, until forget. A selector without a metric name is not
-// prepared: it is matched when it is asked.
+// prepare keeps the selector's columns up to date from now on, until forget. A selector without a
+// metric name is not prepared: it is matched when it is asked.
 func (x *index) prepare(s *selector) {
 	if s.name == "" {
 		return
@@ -107,7 +108,8 @@ func (x *index) forget(s *selector) {
 	clear(s.classes)
 }
 
-// selectionsOf returns what the selector selects now, with some that are gone, and some columns that are: those have no block.
+// selectionsOf returns what the selector selects now, with some that are gone, and some columns
+// that are: those have no block.
 func (x *index) selectionsOf(sel *selector) []*selection {
 	if sel.prepared {
 		return sel.selections.all()

@@ -2,7 +2,8 @@ package aggregator
 
 import "fmt"
 
-// lengthen stretches the rings of the pods that the query means. Where they do not fit, all is as before and the error says so.
+// lengthen stretches the rings of the pods that the query means. Where they do not fit, all is as
+// before and the error says so.
 func (q *Query) lengthen() error {
 	s := q.store
 	if q.reach <= s.config.Retention {
@@ -29,7 +30,8 @@ func (q *Query) lengthen() error {
 	return nil
 }
 
-// means reports whether the table's rows are what the query looks at: its pod is asked for by who it is, or has a series that is selected.
+// means reports whether the table's rows are what the query looks at: its pod is asked for by who
+// it is, or has a series that is selected.
 func (q *Query) means(t *table) bool {
 	p := t.pod.Load()
 	for _, sel := range q.selectors {

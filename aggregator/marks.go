@@ -15,14 +15,18 @@ type mark struct {
 	next    *mark       // below it there
 }
 
-// Watched queries are marked by the rows that are committed, and one goroutine evaluates the marked ones (Store.Watch).
+// Watched queries are marked by the rows that are committed, and one goroutine evaluates the marked
+// ones (Store.Watch).
 //
 // Who owns what:
-//   - query.watched and the epoch are written by Query.Watch, under watches.mu, and read by writers of tables;
-//   - a table's list of watched queries is its writer's own, under the table's mutex. It is made anew when the epoch has moved or
-//     the table has a new column, so a writer asks nobody in the steady state: one load of the epoch, which is 0 while nothing is
-//     watched, and one load of a flag for each query on its list;
-//   - marked queries form a stack that writers push to with a compare-and-swap and the one goroutine takes as a whole.
+//   - query.watched and the epoch are written by Query.Watch, under watches.mu, and read by writers
+//     of tables;
+//   - a table's list of watched queries is its writer's own, under the table's mutex. It is made
+//     anew when the epoch has moved or the table has a new column, so a writer asks nobody in the
+//     steady state: one load of the epoch, which is 0 while nothing is watched, and one load of a
+//     flag for each query on its list;
+//   - marked queries form a stack that writers push to with a compare-and-swap and the one
+//     goroutine takes as a whole.
 
 // watches is what the store knows of watched queries.
 type watches struct {
@@ -43,8 +47,9 @@ func (w *watches) tell(epoch uint64, h ring.Hook) {
 	h.After(stepWatched)
 }
 
-// mark pushes the mark of a query that is not on the stack yet. A query is pushed again only after take has taken it off, so next belongs to
-// whoever has set marked, until the push, and to take from then on.
+// mark pushes the mark of a query that is not on the stack yet. A query is pushed again only after
+// take has taken it off, so next belongs to whoever has set marked, until the push, and to take
+// from then on.
 func (w *watches) mark(m *mark, h ring.Hook) {
 	if m.marked.Load() || !m.marked.CompareAndSwap(false, true) {
 		return
@@ -80,7 +85,8 @@ func (w *watches) rouse(h ring.Hook) {
 	h.After(stepWoken)
 }
 
-// take returns the marked queries, none twice. A row that is committed from now on marks its queries anew.
+// take returns the marked queries, none twice. A row that is committed from now on marks its
+// queries anew.
 func (w *watches) take(into []*mark, h ring.Hook) []*mark {
 	for m := w.marked.Swap(nil); m != nil; {
 		next := m.next

@@ -10,8 +10,9 @@ import (
 	"github.com/prometheus/prometheus/model/labels"
 )
 
-// selection is what a selector selects of one pod: columns of one view. What they share (the times of their rows, whether the
-// pod is selected) is then looked at once a pod and not once a series, and they lie next to each other in memory.
+// selection is what a selector selects of one pod: columns of one view. What they share (the times
+// of their rows, whether the pod is selected) is then looked at once a pod and not once a series,
+// and they lie next to each other in memory.
 type selection struct {
 	table   *table
 	view    view
@@ -19,7 +20,8 @@ type selection struct {
 	gone    atomic.Bool // none of the columns is left
 }
 
-// selections are what a selector selects, by pod. A prepared selector's are written under classes.mu and read without it.
+// selections are what a selector selects, by pod. A prepared selector's are written under
+// classes.mu and read without it.
 type selections struct {
 	list[*selection]
 	byTable map[selectionKey]*selection
@@ -62,11 +64,13 @@ func (ss *selections) take(c *column, v view) {
 	ss.leave(func(o *selection) bool { return o.gone.Load() })
 }
 
-// selectorIndex finds the registered selectors that may select a series of a metric name without looking at those of
-// other workloads and namespaces: each is kept under one of the label values that it asks for by equality. All are under classes.mu.
+// selectorIndex finds the registered selectors that may select a series of a metric name without
+// looking at those of other workloads and namespaces: each is kept under one of the label values
+// that it asks for by equality. All are under classes.mu.
 type selectorIndex map[string]*namedSelectors
 
-// namedSelectors are those of one metric name. A selector without a value to go by is under the zero label.
+// namedSelectors are those of one metric name. A selector without a value to go by is under the
+// zero label.
 type namedSelectors struct {
 	byLabel map[internedLabel][]*selector
 	byPod   int // how many are under a label that series get from their pod
@@ -118,7 +122,8 @@ func (x selectorIndex) take(at indexed, s *selector) {
 	}
 }
 
-// matching visits the selectors that select a class, as far as it tells, but those that go by its pods.
+// matching visits the selectors that select a class, as far as it tells, but those that go by its
+// pods.
 func (x selectorIndex) matching(c *class) iter.Seq[*selector] {
 	return func(yield func(*selector) bool) {
 		named := x[c.name]

@@ -16,7 +16,8 @@ func (s *selector) couldBe(p *Pod) bool {
 	return s.matchesPod(p) && (!d.reports && !o.reports || d.reports && d.matches(p) || o.reports && o.matches(p))
 }
 
-// namespace returns the one namespace whose pods can report what is selected, false if it can be several.
+// namespace returns the one namespace whose pods can report what is selected, false if it can be
+// several.
 func (s *selector) namespace() (string, bool) {
 	if ns, ok := s.equals(labelNamespace); ok {
 		return ns, true
@@ -54,9 +55,9 @@ func (s *side) matches(p *Pod) bool {
 	return true
 }
 
-// newSides tells which ends of a call can report what is selected. Without a reporter it is the side whose identity the
-// selector asks for: everyone may call a service, so its callers are not counted as those who should report. A waypoint
-// (reporter="waypoint") is neither end.
+// newSides tells which ends of a call can report what is selected. Without a reporter it is the
+// side whose identity the selector asks for: everyone may call a service, so its callers are not
+// counted as those who should report. A waypoint (reporter="waypoint") is neither end.
 func newSides(ms []*labels.Matcher) sides {
 	s := sides{destination: side{reports: true}, source: side{reports: true}}
 	asked := false

@@ -7,22 +7,25 @@ type PodState struct {
 	Namespace, Name string
 	Reporting       bool      // its newest row is at most two flush intervals old
 	Oldest, Newest  time.Time // its rows reach from here to there; Oldest is one flush before its first
-	// Whole: the rows begin with the pod's first, none has been overwritten, and its sidecar had no requests before.
+	// Whole: the rows begin with the pod's first, none has been overwritten, and its sidecar had no
+	// requests before.
 	Whole bool
 	// Single: one flush has come so far, and how long it took is not known: nothing is, beyond it.
 	Single bool
-	// Bare: samples of it were refused, and none of the series that the query selects reaches back over the window, or to
-	// its first row. Known of a query's partial pods only.
+	// Bare: samples of it were refused, and none of the series that the query selects reaches back
+	// over the window, or to its first row. Known of a query's partial pods only.
 	Bare bool
-	// GapFrom and GapTo are a time within the window from which the pod has told nothing though it reported before and
-	// after, zero if there is none.
+	// GapFrom and GapTo are a time within the window from which the pod has told nothing though it
+	// reported before and after, zero if there is none.
 	GapFrom, GapTo time.Time
-	// Refused is when one of its samples was last refused or dropped, zero if not within the window; RefusedSince is
-	// since when that has happened again and again.
+	// Refused is when one of its samples was last refused or dropped, zero if not within the
+	// window; RefusedSince is since when that has happened again and again.
 	Refused, RefusedSince time.Time
-	// OtherForm: what was refused are Istio's metrics under names that are not read (Batch.OtherForm).
+	// OtherForm: what was refused are Istio's metrics under names that are not read
+	// (Batch.OtherForm).
 	OtherForm bool
-	// Rivals are two streams that report as the pod, so that what its rows tell of the window may be of either; nil if there are not.
+	// Rivals are two streams that report as the pod, so that what its rows tell of the window may
+	// be of either; nil if there are not.
 	Rivals *Rivals
 }
 
@@ -55,7 +58,8 @@ func (t *table) state(at int64, reach time.Duration) PodState {
 	return s
 }
 
-// Pod returns what the store knows of a pod for a window before an instant. Newest is zero if it has never reported.
+// Pod returns what the store knows of a pod for a window before an instant. Newest is zero if it
+// has never reported.
 func (s *store) Pod(namespace, name string, at time.Time, window time.Duration) PodState {
 	t, gone := s.tables.find(namespace, name)
 	switch {

@@ -6,23 +6,26 @@ import (
 	"time"
 )
 
-// tables are the pods' tables, by identity and by namespace. The mutex is taken when a pod connects or is freed.
+// tables are the pods' tables, by identity and by namespace. The mutex is taken when a pod connects
+// or is freed.
 type tables struct {
 	mu          sync.Mutex
 	byPod       map[podKey]*table
 	made        uint64       // tables so far
 	all         list[*table] // with some that are gone
 	byNamespace sync.Map     // string -> *list[*table]
-	// log are the tables in the order in which they came, those that are gone included, until it is begun anew: selectors keep
-	// their place in it.
+	// log are the tables in the order in which they came, those that are gone included, until it is
+	// begun anew: selectors keep their place in it.
 	log atomic.Pointer[list[*tableRef]]
-	// gone are the newest rows of pods whose tables were freed: they may still exist, and come back. The oldest are given up.
+	// gone are the newest rows of pods whose tables were freed: they may still exist, and come
+	// back. The oldest are given up.
 	gone bounded[podKey, int64]
 	// flushes are the longest flush intervals that were observed, by workload.
 	flushes bounded[workloadKey, int64]
 }
 
-// tableRef is a table's place in the log: nil once the table is gone, so that the log does not keep its rings.
+// tableRef is a table's place in the log: nil once the table is gone, so that the log does not keep
+// its rings.
 type tableRef struct{ table atomic.Pointer[table] }
 
 // enter comes into a log, for readers that have its place by then.
@@ -36,7 +39,8 @@ const maxGone = 50_000
 
 type podKey struct{ namespace, name string }
 
-// get returns the pod's table, made if it is new; else the error is ErrForeignPod, ErrPods or ErrMemory.
+// get returns the pod's table, made if it is new; else the error is ErrForeignPod, ErrPods or
+// ErrMemory.
 func (ts *tables) get(s *store, p *Pod) (*table, error) {
 	k := podKey{p.Namespace, p.Name}
 	ts.mu.Lock()
@@ -79,7 +83,8 @@ func (ts *tables) get(s *store, p *Pod) (*table, error) {
 	return t, nil
 }
 
-// find returns the pod's table, or nil and the newest row of the one that was freed, 0 if there was none.
+// find returns the pod's table, or nil and the newest row of the one that was freed, 0 if there was
+// none.
 func (ts *tables) find(namespace, name string) (*table, int64) {
 	ts.mu.Lock()
 	defer ts.mu.Unlock()
@@ -95,7 +100,8 @@ func (ts *tables) count() int {
 	return len(ts.byPod)
 }
 
-// recall returns the newest row of the pod's table that was freed, and forgets it; 0 if there was none.
+// recall returns the newest row of the pod's table that was freed, and forgets it; 0 if there was
+// none.
 func (ts *tables) recall(p *Pod) int64 {
 	ts.mu.Lock()
 	defer ts.mu.Unlock()

@@ -24,17 +24,18 @@ import (
 var aggregatorGroups = []fileGroup{
 	{"store", "what is kept, and who writes it", []string{
 		"api.go", "bounded.go", "classes.go", "column.go", "commit.go", "config.go", "doc.go", "faults.go",
-		"firstrow.go", "foreign.go", "labelset.go", "layout.go", "list.go", "marks.go", "memory.go", "metrics.go",
-		"owner.go", "past.go", "ranges.go", "sender.go", "shares.go", "state.go", "steps.go", "store.go",
-		"table.go", "tables.go",
+		"firstrow.go", "flush.go", "foreign.go", "gap.go", "introduce.go", "labelset.go", "layout.go", "list.go",
+		"marks.go", "memory.go", "metrics.go", "owner.go", "past.go", "ranges.go", "sender.go", "shares.go",
+		"state.go", "steps.go", "store.go", "stream.go", "table.go", "tables.go",
 	}},
 	{"index", "which series a selector means", []string{
 		"candidates.go", "index.go", "scan.go", "selection.go", "selector.go", "sides.go",
 	}},
 	{"query", "what is asked", []string{
-		"absent.go", "aggregator.go", "aside.go", "compile.go", "coverage.go", "deciders.go", "engine.go",
-		"finequantile.go", "finerows.go", "lengthen.go", "meant.go", "query.go", "queryable.go", "rate.go",
-		"reporters.go", "surge.go", "surgeplan.go", "surgerows.go", "turns.go", "watch.go",
+		"absent.go", "aggregator.go", "aside.go", "bucketquantile.go", "compile.go", "coverage.go", "deciders.go",
+		"engine.go", "finequantile.go", "finerows.go", "group.go", "lengthen.go", "meant.go", "query.go",
+		"queryable.go", "rate.go", "reporters.go", "surge.go", "surgeplan.go", "surgerows.go", "turns.go",
+		"watch.go",
 	}},
 }
 

@@ -2,9 +2,10 @@ package fine
 
 import "math"
 
-// Envoy keeps a histogram in bins of two significant decimal digits (libcircllhist), and what it records is whole: durations
-// milliseconds, sizes bytes. So there is nothing on the wire finer than a cell: a whole number below 100, a two-digit bin from
-// there on. Bounds of buckets and quantiles of summaries lie in cells too, and what is counted is counted by cell.
+// Envoy keeps a histogram in bins of two significant decimal digits (libcircllhist), and what it
+// records is whole: durations milliseconds, sizes bytes. So there is nothing on the wire finer than
+// a cell: a whole number below 100, a two-digit bin from there on. Bounds of buckets and quantiles
+// of summaries lie in cells too, and what is counted is counted by cell.
 const (
 	wholeCells  = 100 // cell v is the value v; cell 0 holds what is below 1
 	decadeCells = 90  // of a power of ten from 100 on: 100 to 109, 110 to 119 …
@@ -12,10 +13,12 @@ const (
 	cellCount   = wholeCells + cellDecades*decadeCells
 )
 
-// Quantiles are those of an Envoy summary, in its order (Envoy: source/common/stats/histogram_impl.cc).
+// Quantiles are those of an Envoy summary, in its order (Envoy:
+// source/common/stats/histogram_impl.cc).
 var Quantiles = [10]float64{0, .25, .5, .75, .9, .95, .99, .995, .999, 1}
 
-// A quantile tells its cell and a place within the bin (see joiner.go). Both fit 16 bits: places to a cell, and 0 for none.
+// A quantile tells its cell and a place within the bin (see joiner.go). Both fit 16 bits: places to
+// a cell, and 0 for none.
 const cellPlaces = math.MaxUint16 / cellCount
 
 // cellFrom returns the smallest value of a cell; of cellCount, where the last one ends.
@@ -27,7 +30,8 @@ func cellFrom(cell int) float64 {
 	return float64(cell%decadeCells+10) * math.Pow10(cell/decadeCells+1)
 }
 
-// locate returns the cell of a value that is not negative, and the value's place in its bin, from 0 to below 1.
+// locate returns the cell of a value that is not negative, and the value's place in its bin, from 0
+// to below 1.
 func locate(v float64) (cell int, place float64) {
 	switch {
 	case v < 10: // bins of 0.1, of which those that begin with a whole number are used
@@ -50,8 +54,9 @@ func locate(v float64) (cell int, place float64) {
 
 const oneBelow = 1 - 1.0/(1<<53)
 
-// Pack makes codes for [Joiner.Take] of a summary's values, at Quantiles; 0 for none (it has no more, or an empty interval's NaN).
-// inclusive is how the Envoy that tells them places them (since 1.38).
+// Pack makes codes for [Joiner.Take] of a summary's values, at Quantiles; 0 for none (it has no
+// more, or an empty interval's NaN). inclusive is how the Envoy that tells them places them (since
+// 1.38).
 func Pack(values []float64, inclusive bool, codes *[len(Quantiles)]uint16) {
 	values = values[:min(len(values), len(codes))]
 	clear(codes[len(values):])
@@ -75,8 +80,9 @@ func codeOf(v float64) uint16 {
 	return uint16(1 + cell*cellPlaces + int(place*cellPlaces))
 }
 
-// olderCode is codeOf for an Envoy before 1.38. It puts quantile q of n requests at q n, without rounding to a
-// request: where that is the last of a bin, at the bin's end, which is where the next one begins. Only q = 0 is a bin's beginning.
+// olderCode is codeOf for an Envoy before 1.38. It puts quantile q of n requests at q n, without
+// rounding to a request: where that is the last of a bin, at the bin's end, which is where the next
+// one begins. Only q = 0 is a bin's beginning.
 func olderCode(q, v float64) uint16 {
 	if q > 0 {
 		v *= 1 - 1e-12
@@ -89,8 +95,9 @@ func cellOf(code uint16) (cell, place int) {
 	return int(code-1) / cellPlaces, int(code-1) % cellPlaces
 }
 
-// CellsBelow returns how many cells a bucket holds that ends at a bound. Since Envoy 1.38 a bucket holds the bins that begin at
-// its bound or below (le="100" holds 100 to 109), before that the bins that end there or below.
+// CellsBelow returns how many cells a bucket holds that ends at a bound. Since Envoy 1.38 a bucket
+// holds the bins that begin at its bound or below (le="100" holds 100 to 109), before that the bins
+// that end there or below.
 func CellsBelow(bound float64, inclusive bool) uint16 {
 	cell, place := locate(max(bound, 0))
 	switch {

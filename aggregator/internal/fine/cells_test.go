@@ -46,7 +46,8 @@ func TestQuantilesThatNoBinHoldsHaveACodeOrNone(t *testing.T) {
 	}
 }
 
-// As a sidecar of Envoy 1.37 was seen to tell 20 requests of 1000 ms, and 10 of 3 ms with 10 of 1000 ms.
+// As a sidecar of Envoy 1.37 was seen to tell 20 requests of 1000 ms, and 10 of 3 ms with 10 of
+// 1000 ms.
 func TestAnOlderQuantileAtTheEndOfItsBinIsInIt(t *testing.T) {
 	for _, c := range []struct {
 		q, v float64

@@ -27,8 +27,8 @@ func (f *Counts) reset() {
 	f.count, f.sum, f.lo, f.hi = 0, 0, cellCount, -1
 }
 
-// Native returns what was counted as Prometheus' native histogram. All have one schema and one zero threshold, so they
-// merge exactly.
+// Native returns what was counted as Prometheus' native histogram. All have one schema and one zero
+// threshold, so they merge exactly.
 func (f *Counts) Native(t *Tables) *histogram.FloatHistogram {
 	f.begin()
 	h := &histogram.FloatHistogram{

@@ -10,18 +10,20 @@ type part struct {
 type Joiner struct {
 	tables *Tables
 
-	// What was read: the requests of which the cell is known, with the count and the sum of all, and the others.
+	// What was read: the requests of which the cell is known, with the count and the sum of all,
+	// and the others.
 	sure  Counts
 	parts []part
 	runs  [len(Quantiles)]run
 	many  quantileRanks // of more requests than the tables have
 	older bool          // the rows are those of an Envoy before 1.38
 
-	// How the requests are spread that were read when the shape was made: by cell, and how many are below it. Only the cells that
-	// these requests may lie in are valid.
+	// How the requests are spread that were read when the shape was made: by cell, and how many are
+	// below it. Only the cells that these requests may lie in are valid.
 	shape [cellCount]float64
 	below [cellCount + 1]float64
-	// Differences: of density, and of how many parts lie over a cell; and a bit for each cell that has one. All 0 between two uses.
+	// Differences: of density, and of how many parts lie over a cell; and a bit for each cell that
+	// has one. All 0 between two uses.
 	edges [cellCount + 1]edge
 	marks [(cellCount + 64) / 64]uint64
 }
@@ -38,8 +40,8 @@ func NewJoiner(t *Tables) *Joiner {
 	return j
 }
 
-// Reset forgets what was taken, but not its shape. What comes next is of an Envoy whose buckets hold their bounds (since 1.38), or of
-// an older one.
+// Reset forgets what was taken, but not its shape. What comes next is of an Envoy whose buckets
+// hold their bounds (since 1.38), or of an older one.
 func (j *Joiner) Reset(inclusive bool) {
 	j.sure.reset()
 	j.parts, j.older = j.parts[:0], !inclusive
@@ -51,8 +53,9 @@ func (j *Joiner) SetSum(sum float64) { j.sure.sum = sum }
 // Count is how many requests were taken.
 func (j *Joiner) Count() float64 { return j.sure.count }
 
-// Take takes the requests between two rows: cumulative counts by bucket (+Inf last), of which each holds the cells below
-// its end, and the later row's quantiles (as [Pack] makes them; all 0 where the row has no summary).
+// Take takes the requests between two rows: cumulative counts by bucket (+Inf last), of which each
+// holds the cells below its end, and the later row's quantiles (as [Pack] makes them; all 0 where
+// the row has no summary).
 func (j *Joiner) Take(ends []uint16, cumulative []uint32, codes *[len(Quantiles)]uint16) {
 	n := int(cumulative[len(cumulative)-1])
 	j.sure.count += float64(n)
@@ -84,7 +87,8 @@ func (j *Joiner) Take(ends []uint16, cumulative []uint32, codes *[len(Quantiles)
 	}
 }
 
-// bucket takes the requests of ranks (below, upTo], which all lie in the cells [from, to), and returns the runs beyond.
+// bucket takes the requests of ranks (below, upTo], which all lie in the cells [from, to), and
+// returns the runs beyond.
 func (j *Joiner) bucket(from, to, below, upTo int, runs []run) []run {
 	rank, at := below, from
 	for len(runs) > 0 && runs[0].first <= upTo {
@@ -111,7 +115,8 @@ func (j *Joiner) bucket(from, to, below, upTo int, runs []run) []run {
 	return runs
 }
 
-// put takes n requests of the cells [from, to). Those without cells of their own are put at the beginning.
+// put takes n requests of the cells [from, to). Those without cells of their own are put at the
+// beginning.
 func (j *Joiner) put(from, to, n int) {
 	if n <= 0 {
 		return
@@ -137,7 +142,8 @@ type run struct {
 // known returns what the quantiles of n requests tell, by rank.
 func (j *Joiner) known(n int, codes *[len(Quantiles)]uint16) []run {
 	ranks, runs := j.ranksOf(n), 0
-	// Of the run in the making: the ranks told and their places, and the highest rank told before it.
+	// Of the run in the making: the ranks told and their places, and the highest rank told before
+	// it.
 	var first, last told
 	cell, before := -1, 0
 	for i, code := range codes {
@@ -184,17 +190,19 @@ func (j *Joiner) ranksOf(n int) *quantileRanks {
 	return &j.many
 }
 
-// told is a request of which the place in its cell is known. at is the rank that the place stands for.
+// told is a request of which the place in its cell is known. at is the rank that the place stands
+// for.
 type told struct {
 	rank, place int
 	at          float64
 }
 
-// set works out how many requests there are in a run's cell, of n in all, of which the ranks first to last are told; ranks up to
-// before and from after on lie in other cells.
+// set works out how many requests there are in a run's cell, of n in all, of which the ranks first
+// to last are told; ranks up to before and from after on lie in other cells.
 func (r *run) set(cell int, first, last told, before, after, n int, older bool) {
 	r.first, r.last, r.told, r.cell, r.whole = first.rank, last.rank, last.rank, int32(cell), false
-	// Places tell the more, the further apart they are. fewPlaces keeps the error of a count below some 15 %.
+	// Places tell the more, the further apart they are. fewPlaces keeps the error of a count below
+	// some 15 %.
 	const fewPlaces = 6
 	place := func(k told) float64 { return (float64(k.place) + 0.5) / cellPlaces }
 	more := 1.0 // a bin of m requests is divided into m + more

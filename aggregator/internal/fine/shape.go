@@ -2,7 +2,8 @@ package fine
 
 import "math/bits"
 
-// Shape makes the shape of what was taken. What tells no ranks is spread as a pool is, if that is not empty; else pool is nil.
+// Shape makes the shape of what was taken. What tells no ranks is spread as a pool is, if that is
+// not empty; else pool is nil.
 func (j *Joiner) Shape(pool *Counts) {
 	switch {
 	case len(j.parts) == 0: // nothing is open
@@ -48,7 +49,8 @@ func (j *Joiner) over(p part, density float64) {
 	to.parts--
 }
 
-// integrate makes cells that are to plus the density that the differences say times the cells' weights, and clears the differences.
+// integrate makes cells that are to plus the density that the differences say times the cells'
+// weights, and clears the differences.
 func (j *Joiner) integrate(cells, to, weights []float64) {
 	at, density, parts := j.sure.lo, 0.0, int32(0)
 	for i := at / 64; i < len(j.marks); i++ {
@@ -80,8 +82,8 @@ func addDensity(cells, to, weights []float64, density float64) {
 	}
 }
 
-// shapeAs makes the shape of a series without ranks: as the requests of a pool are spread within each part, but as if the pool
-// had a few more there, spread evenly.
+// shapeAs makes the shape of a series without ranks: as the requests of a pool are spread within
+// each part, but as if the pool had a few more there, spread evenly.
 func (j *Joiner) shapeAs(pool *Counts) {
 	const few = 2
 	from := &j.tables.from
@@ -98,7 +100,8 @@ func (j *Joiner) shapeAs(pool *Counts) {
 	j.accumulate(j.shape[:], j.sure.lo, j.sure.hi)
 }
 
-// Spread adds a multiple of what was taken to f, its parts spread as the shape is: that of the same rows, or of more.
+// Spread adds a multiple of what was taken to f, its parts spread as the shape is: that of the same
+// rows, or of more.
 func (j *Joiner) Spread(f *Counts, factor float64) {
 	f.begin()
 	s := &j.sure

@@ -5,7 +5,8 @@ import (
 	"sync/atomic"
 )
 
-// Block is the slots of one column in one generation, as readers see them: some words of each row of its slab.
+// Block is the slots of one column in one generation, as readers see them: some words of each row
+// of its slab.
 type Block struct {
 	*slab
 	at int32 // its first word in a row
@@ -22,7 +23,8 @@ type Shape struct {
 // Quantiles is how many codes of quantiles a histogram's row has room for.
 const Quantiles = 10
 
-// Words of a histogram's slot: two cumulative bucket counts a word (the +Inf bucket last), the sum, the quantiles.
+// Words of a histogram's slot: two cumulative bucket counts a word (the +Inf bucket last), the sum,
+// the quantiles.
 func countWords(counts int16) int16 { return (counts + 1) / 2 }
 
 const quantileWords = (Quantiles + 3) / 4
@@ -30,7 +32,8 @@ const quantileWords = (Quantiles + 3) / 4
 // Counter is the shape of a counter.
 func Counter() Shape { return Shape{width: 1} }
 
-// Histogram is the shape of a histogram with so many bounds, with quantiles beside the counts or not.
+// Histogram is the shape of a histogram with so many bounds, with quantiles beside the counts or
+// not.
 func Histogram(bounds int, quantiles bool) Shape {
 	s := Shape{counts: int16(bounds + 1)}
 	s.width = countWords(s.counts) + 1
@@ -60,7 +63,8 @@ func newBlock(s *slab, at int64, of Shape) *Block {
 // Rows are those that the block's slots are of.
 func (b *Block) Rows() *Rows { return b.rows }
 
-// Window returns the present rows with mint < time <= maxt; hi < lo: none. oldest is the row to check with Torn.
+// Window returns the present rows with mint < time <= maxt; hi < lo: none. oldest is the row to
+// check with Torn.
 func (b *Block) Window(mint, maxt int64) (lo, hi, oldest Row) {
 	oldest, hi = b.rows.Window(mint, maxt)
 	lo, hi = b.Present(oldest, hi)
@@ -72,10 +76,12 @@ func (b *Block) Present(lo, hi Row) (Row, Row) {
 	return max(lo, Row(b.first.Load())), min(hi, Row(b.last.Load()))
 }
 
-// Torn reports whether the writer has meanwhile claimed the slot of the row, so that what was read may be mixed.
+// Torn reports whether the writer has meanwhile claimed the slot of the row, so that what was read
+// may be mixed.
 func (b *Block) Torn(row Row) bool { return b.rows.Claimed(row) }
 
-// words returns the words of a row: to a reader, who checks Torn afterwards, or to the writer, who has held it.
+// words returns the words of a row: to a reader, who checks Torn afterwards, or to the writer, who
+// has held it.
 func (b *Block) words(row Row) []atomic.Uint64 {
 	slot := int64(row) & b.rows.mask
 	i := (slot&(1<<b.shift-1))*b.rowWords + int64(b.at)
@@ -102,7 +108,8 @@ func (b *Block) Sum(v Values) float64 {
 	return math.Float64frombits(v.words[countWords(b.counts)].Load())
 }
 
-// Moved reports whether a counter, or a histogram's count, is another one in one row than in another.
+// Moved reports whether a counter, or a histogram's count, is another one in one row than in
+// another.
 func (b *Block) Moved(from, to Row) bool {
 	word := 0
 	if b.counts != 0 { // the last count holds all observations
@@ -111,8 +118,8 @@ func (b *Block) Moved(from, to Row) bool {
 	return b.words(from)[word].Load() != b.words(to)[word].Load()
 }
 
-// Interval returns by how much a histogram's cumulative counts rose from one row to a later one, in n where that has room for an even
-// number of them; nil if they did not.
+// Interval returns by how much a histogram's cumulative counts rose from one row to a later one, in
+// n where that has room for an even number of them; nil if they did not.
 func (b *Block) Interval(from, to Values, n []uint32) []uint32 {
 	words := int(countWords(b.counts))
 	if to.words[words-1].Load() == from.words[words-1].Load() {

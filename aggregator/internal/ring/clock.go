@@ -3,9 +3,10 @@ package ring
 // Stamp is a time by a sidecar's own clock, in unix milliseconds.
 type Stamp int64
 
-// Clock turns a sidecar's timestamps into times of our own clock, in milliseconds: timestamp + the smallest
-// (arrival - timestamp) of the connection's last five minutes. The smallest, because a message can be late but never
-// early; so a row's time does not jitter with the network, and a wrong sidecar clock costs nothing.
+// Clock turns a sidecar's timestamps into times of our own clock, in milliseconds: timestamp + the
+// smallest (arrival - timestamp) of the connection's last five minutes. The smallest, because a
+// message can be late but never early; so a row's time does not jitter with the network, and a
+// wrong sidecar clock costs nothing.
 type Clock struct {
 	offsets [offsetSpans]int64 // smallest offset of each span, newest first
 	spans   int                // how many are filled
@@ -23,9 +24,11 @@ const (
 	offsetSpanMs = 30_000
 )
 
-// Row returns the time of a flush that arrived at arrival: never after it; and by how much all flushes since the offset was measured came later
-// than this one. A step of either clock measures the offset anew. pace is the time between flushes that has been seen, 0 if none has: then
-// the times of the first two are in doubt where they come closer together than they were sent, or further apart.
+// Row returns the time of a flush that arrived at arrival: never after it; and by how much all
+// flushes since the offset was measured came later than this one. A step of either clock measures
+// the offset anew. pace is the time between flushes that has been seen, 0 if none has: then the
+// times of the first two are in doubt where they come closer together than they were sent, or
+// further apart.
 func (c *Clock) Row(timestamp Stamp, arrival, flush, pace int64) (at, late int64, doubt bool) {
 	offset := arrival - int64(timestamp)
 	if c.spans > 0 {
@@ -58,7 +61,8 @@ func (c *Clock) Row(timestamp Stamp, arrival, flush, pace int64) (at, late int64
 	return int64(timestamp) + c.smallest(), late, doubt
 }
 
-// cameLate reports whether a flush that is earlier than all before it shows that those came late, and not that the clock was set forward.
+// cameLate reports whether a flush that is earlier than all before it shows that those came late,
+// and not that the clock was set forward.
 func (c *Clock) cameLate(sent, came, pace int64) bool {
 	if pace == 0 {
 		return came < sent && sent <= MaxUnmeasuredMs
@@ -66,7 +70,8 @@ func (c *Clock) cameLate(sent, came, pace int64) bool {
 	return came < sent && distance(sent, pace) <= distance(came, pace)
 }
 
-// MaxUnmeasuredMs is how far apart a sidecar's first two flushes may be for what its clock tells of it to be believed.
+// MaxUnmeasuredMs is how far apart a sidecar's first two flushes may be for what its clock tells of
+// it to be believed.
 const MaxUnmeasuredMs = 120_000
 
 // Fresh reports whether the newest flush measured the offset anew.
@@ -74,8 +79,9 @@ func (c *Clock) Fresh() bool { return c.fresh }
 
 func distance(a, b int64) int64 { return max(a-b, b-a) }
 
-// setBack reports whether a flush that seems late by d comes at its own pace, by a clock that was set back since the flush before. Where no pace
-// has been seen it may as well be late: taken for earlier than it is, it would make a rate too high.
+// setBack reports whether a flush that seems late by d comes at its own pace, by a clock that was
+// set back since the flush before. Where no pace has been seen it may as well be late: taken for
+// earlier than it is, it would make a rate too high.
 func (c *Clock) setBack(sent, came, d, pace int64) bool {
 	if pace == 0 {
 		return true
@@ -84,15 +90,18 @@ func (c *Clock) setBack(sent, came, d, pace int64) bool {
 }
 
 const (
-	// behindFlushes is after how many late flushes it is the sidecar's clock that was set back, and not the network that is slow.
+	// behindFlushes is after how many late flushes it is the sidecar's clock that was set back, and
+	// not the network that is slow.
 	behindFlushes = 2
-	// littleBehindFlushes is the same for those that are late by less than a flush, as on a node that is busy for a while.
+	// littleBehindFlushes is the same for those that are late by less than a flush, as on a node
+	// that is busy for a while.
 	littleBehindFlushes = 6
 )
 
-// heldUp reports whether a flush that is late was held up on its way: the sidecar's clock has gone on. What was
-// held up comes all at once, with the times at which it was sent, and taken as of its arrival it would look like a burst of
-// requests. Where late flushes keep coming at their own pace the clock was set back while the network was away.
+// heldUp reports whether a flush that is late was held up on its way: the sidecar's clock has gone
+// on. What was held up comes all at once, with the times at which it was sent, and taken as of its
+// arrival it would look like a burst of requests. Where late flushes keep coming at their own pace
+// the clock was set back while the network was away.
 func (c *Clock) heldUp(sent, came, offset int64, far bool, flush int64) bool {
 	if c.behind == 0 || offset < c.ahead {
 		c.ahead = offset

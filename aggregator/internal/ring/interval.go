@@ -11,12 +11,13 @@ type Bucket struct {
 	Count      uint64 // observations up to UpperBound, never less than in the bucket before
 }
 
-// MaxIntervalCount is the largest count of an interval: rows keep the lower halves of counts, which one step may not overtake
-// (slab.epochs). It is 85 million requests a second at a flush of 25 s.
+// MaxIntervalCount is the largest count of an interval: rows keep the lower halves of counts, which
+// one step may not overtake (slab.epochs). It is 85 million requests a second at a flush of 25 s.
 const MaxIntervalCount = 1<<31 - 1
 
-// PutInterval publishes a histogram's counts as the newest row's: those of an earlier row (-1: none) and an interval's. No buckets at
-// all are buckets without observations. sum is the histogram's own, codes are the interval's quantiles, nil if they do not tell of it.
+// PutInterval publishes a histogram's counts as the newest row's: those of an earlier row (-1:
+// none) and an interval's. No buckets at all are buckets without observations. sum is the
+// histogram's own, codes are the interval's quantiles, nil if they do not tell of it.
 func (r *Ring) PutInterval(b *Block, last Row, buckets []Bucket, count uint64, sum float64, codes *[Quantiles]uint16) {
 	b.hold(r.row)
 	words := b.words(r.row)
@@ -39,8 +40,8 @@ func (r *Ring) PutInterval(b *Block, last Row, buckets []Bucket, count uint64, s
 	b.admit(r.row)
 }
 
-// addCounts writes the counts of a row: those of another and an interval's, halves of words apart. It reports whether one of them
-// may have passed into its next epoch.
+// addCounts writes the counts of a row: those of another and an interval's, halves of words apart.
+// It reports whether one of them may have passed into its next epoch.
 func (b *Block) addCounts(words, before []atomic.Uint64, buckets []Bucket, count uint64) bool {
 	var changed uint64
 	add := func(i int, low, high uint64) {
@@ -68,7 +69,8 @@ func (b *Block) addCounts(words, before []atomic.Uint64, buckets []Bucket, count
 	return changed&(1<<31|1<<63) != 0 || count>>31 != 0
 }
 
-// raise puts the epochs of a row's counts in place, before it is admitted. The counts hold the interval already.
+// raise puts the epochs of a row's counts in place, before it is admitted. The counts hold the
+// interval already.
 func (b *Block) raise(words []atomic.Uint64, buckets []Bucket, count uint64) {
 	for i := range int(b.counts) {
 		interval := count
@@ -94,8 +96,8 @@ func fillQuantiles(words []atomic.Uint64, codes *[Quantiles]uint16) {
 	}
 }
 
-// whole returns the i-th count of a row from its lower half. Epochs are loaded after the row, so they are its own or one ahead,
-// which the shared bit tells.
+// whole returns the i-th count of a row from its lower half. Epochs are loaded after the row, so
+// they are its own or one ahead, which the shared bit tells.
 func (b *Block) whole(i int, low uint32) uint64 {
 	epochs := b.epochs.Load()
 	if epochs == nil {
@@ -106,7 +108,8 @@ func (b *Block) whole(i int, low uint32) uint64 {
 	return epoch<<31 | uint64(low&(1<<31-1))
 }
 
-// setEpoch puts the i-th count's epoch in place. Each count has its own: readers need no two of them together.
+// setEpoch puts the i-th count's epoch in place. Each count has its own: readers need no two of
+// them together.
 func (b *Block) setEpoch(i int, epoch uint64) {
 	all := b.epochs.Load()
 	if all == nil {

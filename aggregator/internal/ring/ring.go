@@ -2,11 +2,13 @@ package ring
 
 import "math"
 
-// Ring is the writer's side: the newest generation of the rows, and what of it is used. It belongs to one writer at a time.
+// Ring is the writer's side: the newest generation of the rows, and what of it is used. It belongs
+// to one writer at a time.
 type Ring struct {
 	rows *Rows
 	row  Row // newest row, -1 before the first
-	// live and dead are the words a row of columns that are there, and of removed ones that share a slab with such.
+	// live and dead are the words a row of columns that are there, and of removed ones that share a
+	// slab with such.
 	live, dead int64
 }
 
@@ -22,7 +24,8 @@ func (r *Ring) Newest() Row { return r.row }
 // Slots is how many rows there is room for.
 func (r *Ring) Slots() int64 { return r.rows.slots() }
 
-// Words is how many words a row takes beside its time: of columns that are there, and of removed ones that share memory with such.
+// Words is how many words a row takes beside its time: of columns that are there, and of removed
+// ones that share memory with such.
 func (r *Ring) Words() (live, dead int64) { return r.live, r.dead }
 
 // Open claims the next row and gives it its time. The row has no values until columns are set.
@@ -58,8 +61,8 @@ func (g *Rows) headTo(row Row) {
 	g.hook.After(StepHead)
 }
 
-// BoundFirst says that the length of the first row is a guess, and what bounds it in milliseconds: MaxInt64 if nothing does. It is said
-// before the row is opened.
+// BoundFirst says that the length of the first row is a guess, and what bounds it in milliseconds:
+// MaxInt64 if nothing does. It is said before the row is opened.
 func (r *Ring) BoundFirst(bound int64) { r.rows.bound.Store(bound) }
 
 // MeasureFirst corrects the length of the first row, in milliseconds.
@@ -70,8 +73,8 @@ func (r *Ring) MeasureFirst(length int64) {
 	r.rows.bound.Store(0)
 }
 
-// PullBack moves the times of the newest rows, from one on, towards the row before: oldest first, so the times of rows grow at any
-// instant.
+// PullBack moves the times of the newest rows, from one on, towards the row before: oldest first,
+// so the times of rows grow at any instant.
 func (r *Ring) PullBack(from Row, by int64) {
 	for row := from; row <= r.row; row++ {
 		r.rows.setTime(row, r.rows.Time(row)-by)
@@ -98,7 +101,8 @@ func (r *Ring) Blocks(shapes []Shape) []*Block {
 	return blocks
 }
 
-// Leave gives up a block. The words of those that lie together are freed when all of them are gone, or when the ring moves.
+// Leave gives up a block. The words of those that lie together are freed when all of them are gone,
+// or when the ring moves.
 func (r *Ring) Leave(b *Block) {
 	width := int64(b.width)
 	r.live -= width
@@ -109,8 +113,8 @@ func (r *Ring) Leave(b *Block) {
 	}
 }
 
-// Moved returns a ring of so many slots with the same rows, and the given blocks of it, which lie together. The old generation stays as it
-// is for whoever reads it.
+// Moved returns a ring of so many slots with the same rows, and the given blocks of it, which lie
+// together. The old generation stays as it is for whoever reads it.
 func (r *Ring) Moved(slots int64, blocks []*Block) (Ring, []*Block) {
 	old := r.rows
 	g := newRows(slots, max(old.First(), r.row-Row(slots)+1), old.hook)
@@ -168,8 +172,8 @@ func (b *Block) admitFrom(row Row) {
 	b.rows.hook.After(StepFirst)
 }
 
-// PutPast publishes what a column held one row before the newest: of a counter its value, else nothing. It comes before all others of a
-// block.
+// PutPast publishes what a column held one row before the newest: of a counter its value, else
+// nothing. It comes before all others of a block.
 func (r *Ring) PutPast(b *Block, counter float64) {
 	b.hold(r.row - 1)
 	words := b.words(r.row - 1)

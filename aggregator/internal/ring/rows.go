@@ -5,7 +5,8 @@ import "sync/atomic"
 // Row is the number of a flush: 0 is the pod's first row.
 type Row int64
 
-// Rows are the rows of one generation of a ring, as readers see them: between two times at which it grows.
+// Rows are the rows of one generation of a ring, as readers see them: between two times at which it
+// grows.
 type Rows struct {
 	claim atomic.Int64 // newest row whose slots may be written; -1 before the first
 	head  atomic.Int64 // newest row with a time; -1 before the first
@@ -28,7 +29,8 @@ func (g *Rows) slots() int64 { return g.mask + 1 }
 // Time returns when a row was, in unix milliseconds.
 func (g *Rows) Time(row Row) int64 { return g.times[int64(row)&g.mask].Load() }
 
-// First returns the oldest row that is there: neither overwritten before the ring moved to this generation nor claimed since.
+// First returns the oldest row that is there: neither overwritten before the ring moved to this
+// generation nor claimed since.
 func (g *Rows) First() Row { return max(g.begin, Row(g.claim.Load()-g.slots()+1)) }
 
 // Claimed reports whether the writer has claimed the slot of the row for a newer one.
@@ -48,8 +50,8 @@ func (g *Rows) Newest() (int64, bool) {
 	}
 }
 
-// Oldest returns the time of the oldest row that is still in the ring and from which on all is known, and whether nothing is missing
-// before it; or false if there is none.
+// Oldest returns the time of the oldest row that is still in the ring and from which on all is
+// known, and whether nothing is missing before it; or false if there is none.
 func (g *Rows) Oldest() (time int64, first, ok bool) {
 	for {
 		r, head := g.First(), Row(g.head.Load())
@@ -67,7 +69,8 @@ func (g *Rows) Oldest() (time int64, first, ok bool) {
 	}
 }
 
-// Window returns the rows with mint < time <= maxt; hi < lo: none. The writer had claimed none of them when it was looked up.
+// Window returns the rows with mint < time <= maxt; hi < lo: none. The writer had claimed none of
+// them when it was looked up.
 func (g *Rows) Window(mint, maxt int64) (lo, hi Row) {
 	for {
 		oldest := g.First()
@@ -99,14 +102,15 @@ func (g *Rows) After(lo, hi Row, t int64) Row {
 	return lo
 }
 
-// Bound is what bounds the length of the first row, in milliseconds, while that is a guess: MaxInt64 if nothing does. 0 once it is
-// measured.
+// Bound is what bounds the length of the first row, in milliseconds, while that is a guess:
+// MaxInt64 if nothing does. 0 once it is measured.
 func (g *Rows) Bound() int64 { return g.bound.Load() }
 
 // Unmeasured reports whether the length of the first row is a guess. The row before it is row 0.
 func (g *Rows) Unmeasured() bool { return g.bound.Load() != 0 }
 
-// Unbounded reports whether the first row has no rate in the window (mint, maxt], so that the row before it is not shown.
+// Unbounded reports whether the first row has no rate in the window (mint, maxt], so that the row
+// before it is not shown.
 func (g *Rows) Unbounded(mint, maxt int64) bool {
 	bound := g.bound.Load()
 	return bound != 0 && mint > maxt-bound

@@ -5,28 +5,32 @@ import (
 	"sync/atomic"
 )
 
-// slab is the slots of several columns in one generation: of the series that a pod sent first in one message, which is most
-// of them. A row of all of them lies in one piece, in the order in which they came, so a flush walks through memory once.
+// slab is the slots of several columns in one generation: of the series that a pod sent first in
+// one message, which is most of them. A row of all of them lies in one piece, in the order in which
+// they came, so a flush walks through memory once.
 //
-// The rows come in chunks, made when the first of their rows is written: the memory of a pod grows with what is known of it.
-// The writer makes a chunk before it admits a row of it, so a reader never meets one that is missing.
+// The rows come in chunks, made when the first of their rows is written: the memory of a pod grows
+// with what is known of it. The writer makes a chunk before it admits a row of it, so a reader
+// never meets one that is missing.
 type slab struct {
 	rows     *Rows
 	rowWords int64  // of all columns
 	shift    uint32 // a chunk holds 1 << shift rows
 	chunks   []atomic.Pointer[chunk]
-	// epochs are the upper 33 bits of the newest row's counts, two a word, of which the row holds the lower 32: the two share a
-	// bit. Nil where all are 0. The writer replaces a count's before it admits a row that needs it. So they are never behind a row
-	// that can be seen, and ahead by one at most: no count grows by 2^31 while a row is in the ring.
+	// epochs are the upper 33 bits of the newest row's counts, two a word, of which the row holds
+	// the lower 32: the two share a bit. Nil where all are 0. The writer replaces a count's before
+	// it admits a row that needs it. So they are never behind a row that can be seen, and ahead by
+	// one at most: no count grows by 2^31 while a row is in the ring.
 	epochs atomic.Pointer[[]atomic.Uint64]
 	live   int64 // words a row of columns that are not removed; only the writer uses it
 }
 
 type chunk struct{ words []atomic.Uint64 }
 
-// Chunks are small where rows are narrow, since Go's size classes are close together there (a counter's 64 rows are 512 bytes in
-// one chunk, a duration histogram's are 7,168 bytes in four and would be 8,192 in one), and large where rows are wide: beyond
-// 32 KiB memory comes in pages of 8 KiB, of which half of one is lost.
+// Chunks are small where rows are narrow, since Go's size classes are close together there (a
+// counter's 64 rows are 512 bytes in one chunk, a duration histogram's are 7,168 bytes in four and
+// would be 8,192 in one), and large where rows are wide: beyond 32 KiB memory comes in pages of 8
+// KiB, of which half of one is lost.
 const (
 	wideRowWords    = 1 << 10 / 8
 	smallChunkWords = 2 << 10 / 8 // at most

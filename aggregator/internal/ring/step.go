@@ -1,6 +1,7 @@
 package ring
 
-// Step is a store that readers may see and whose place among the others matters. Each is made in one place.
+// Step is a store that readers may see and whose place among the others matters. Each is made in
+// one place.
 type Step uint8
 
 // The ring's steps. Whoever keeps rings has steps of its own, from Steps on.
@@ -14,8 +15,8 @@ const (
 	Steps
 )
 
-// Hook is called after each step, so that tests can look at what readers find between any two stores of the writers
-// themselves (aggregator's steps_test.go). It is nil otherwise.
+// Hook is called after each step, so that tests can look at what readers find between any two
+// stores of the writers themselves (aggregator's steps_test.go). It is nil otherwise.
 type Hook func(Step)
 
 // After calls the hook, if there is one.

@@ -2,8 +2,8 @@ package surge
 
 import "slices"
 
-// bins hold counts by time: a ring of bins of one width on our clock. What a row counts is spread evenly over the time
-// that it covers, so a sum over any interval is good to a part of one bin.
+// bins hold counts by time: a ring of bins of one width on our clock. What a row counts is spread
+// evenly over the time that it covers, so a sum over any interval is good to a part of one bin.
 type bins struct {
 	width  int64     // milliseconds
 	head   int64     // number of the newest bin; bin n covers [n*width, (n+1)*width)
@@ -52,7 +52,8 @@ func (b *bins) advance(time int64) {
 	}
 }
 
-// oldest returns the start of the oldest bin. No bin lies before 1970, whatever time the newest has.
+// oldest returns the start of the oldest bin. No bin lies before 1970, whatever time the newest
+// has.
 func (b *bins) oldest() int64 { return max(0, b.head-int64(len(b.counts))+1+blockBins) * b.width }
 
 // add spreads a count evenly over (from, to]. What lies before the oldest bin is dropped.
@@ -75,7 +76,8 @@ func (b *bins) add(from, to int64, count float64) {
 	}
 }
 
-// sum returns the count in (from, to]; times beyond the newest bin count as nothing, times before the oldest too.
+// sum returns the count in (from, to]; times beyond the newest bin count as nothing, times before
+// the oldest too.
 func (b *bins) sum(from, to int64) float64 {
 	from, to = max(from, b.oldest()), min(to, b.newest)
 	if to <= from {
@@ -119,7 +121,8 @@ func (b *bins) resized(width, reach int64) bins {
 	return n
 }
 
-// series are the bins of what is tested (the first) and, where that is not all there is, of the plan's terms.
+// series are the bins of what is tested (the first) and, where that is not all there is, of the
+// plan's terms.
 type series []bins
 
 func newSeries(n int, width, reach int64) series {

@@ -48,7 +48,8 @@ func TestBins(t *testing.T) {
 	}
 }
 
-// Whatever times the bins are asked for, they count what was added and is not older than they reach.
+// Whatever times the bins are asked for, they count what was added and is not older than they
+// reach.
 func TestBinsTakeAnyTime(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
 	for range 200 {

@@ -31,7 +31,8 @@ func (f *fold) lengths() int {
 	return int(min(max(1, (f.window+f.jitter())/f.flush), maxLengths))
 }
 
-// jitter is by how much a sidecar's timer is off: rows a little less than a flush apart are a flush apart.
+// jitter is by how much a sidecar's timer is off: rows a little less than a flush apart are a flush
+// apart.
 func (f *fold) jitter() int64 { return f.flush / 20 }
 
 // limit is the tail below which a count is no chance: tailLimit is for one test a flush of 5 s.
@@ -43,8 +44,8 @@ func (f *fold) limit() float64 {
 	return tailLimit * float64(f.flush) / 5000 / float64(tests)
 }
 
-// ending goes through the intervals of 1, 2, … flushes that end at a time: of each its count and that of the minute before. It ends
-// where the rows do not tell, or visit says so.
+// ending goes through the intervals of 1, 2, … flushes that end at a time: of each its count and
+// that of the minute before. It ends where the rows do not tell, or visit says so.
 func (f *fold) ending(end int64, visit func(k int, from int64, count, minute float64) bool) {
 	from := end - f.flush
 	count := f.tested(from, end)
@@ -60,7 +61,8 @@ func (f *fold) ending(end int64, visit func(k int, from int64, count, minute flo
 	}
 }
 
-// testEnd tests the intervals that end at end, and puts the least likely one that is a surge into found.
+// testEnd tests the intervals that end at end, and puts the least likely one that is a surge into
+// found.
 func (f *fold) testEnd(end, at int64, found *told) {
 	limit := f.limit()
 	f.ending(end, func(k int, from int64, count, minute float64) bool {
@@ -87,8 +89,8 @@ func (f *fold) testEnd(end, at int64, found *told) {
 // baseline is a rate and the effective requests that it stands on.
 type baseline struct{ rate, stands float64 }
 
-// baseline returns what an interval that begins then is compared with: the minute before it where that tells enough and no pod
-// fell silent in it, the surge that is on where that is more.
+// baseline returns what an interval that begins then is compared with: the minute before it where
+// that tells enough and no pod fell silent in it, the surge that is on where that is more.
 func (f *fold) baseline(minute baseline, from int64) baseline {
 	b := minute
 	if b.stands < enough || f.lost > from-MinuteMs {
@@ -110,7 +112,8 @@ func (f *fold) mean(from, to int64) baseline {
 	return f.rate(f.tested(from, to), to-from)
 }
 
-// rate is a count over a time as a rate. One request more than was counted is assumed: none in five minutes is not never.
+// rate is a count over a time as a rate. One request more than was counted is assumed: none in five
+// minutes is not never.
 func (f *fold) rate(count float64, over int64) baseline {
 	n := max(0, count) + 1
 	perFlush := n * float64(f.flush) / float64(over)

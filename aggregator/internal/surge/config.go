@@ -8,8 +8,8 @@ import (
 
 // Config is what a detector can be told. The zero value of a field means its default.
 type Config struct {
-	// Window is how much of the newest past is tested: intervals of one flush, two flushes, … up to it, at least one flush
-	// (default 10s).
+	// Window is how much of the newest past is tested: intervals of one flush, two flushes, … up to
+	// it, at least one flush (default 10s).
 	Window time.Duration
 	// Ratio is how far above its baseline a rate must be to be a surge (default 1.5).
 	Ratio float64

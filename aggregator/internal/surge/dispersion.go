@@ -4,21 +4,25 @@ import "math"
 
 // Dispersion is the relative variance beyond Poisson, learned for each tested length on its own.
 const (
-	// priorDispersion is assumed of traffic that nobody has seen: that of requests which come in small groups.
+	// priorDispersion is assumed of traffic that nobody has seen: that of requests which come in
+	// small groups.
 	priorDispersion = 0.5
-	// priorFlushes is after how many the prior has lost three quarters of its say: a minute, at a flush of 5 s.
+	// priorFlushes is after how many the prior has lost three quarters of its say: a minute, at a
+	// flush of 5 s.
 	priorFlushes = 12
 	// doubt is by how many of its own errors a learned dispersion is taken to be larger.
 	doubt = 3
-	// memoryMs is the time over which dispersion is averaged: traffic of another hour is other traffic.
+	// memoryMs is the time over which dispersion is averaged: traffic of another hour is other
+	// traffic.
 	memoryMs = 3_600_000
 )
 
 // dispersion is a weighted mean.
 type dispersion struct{ sum, weight float64 }
 
-// value is what is taken for the dispersion. The prior goes with the square of the flushes: as one more sample among others it would
-// hide a doubling of steady traffic for an hour after each start. What is learned of wide noise is doubted in its place.
+// value is what is taken for the dispersion. The prior goes with the square of the flushes: as one
+// more sample among others it would hide a doubling of steady traffic for an hour after each start.
+// What is learned of wide noise is doubted in its place.
 func (d dispersion) value() float64 {
 	prior := priorFlushes / (priorFlushes + d.weight)
 	prior *= prior
@@ -38,7 +42,8 @@ func (d *dispersion) learn(count, mean, forget float64) {
 
 func forgetting(flush int64) float64 { return math.Exp(-float64(flush) / memoryMs) }
 
-// lag is how far learning stays behind the watermark: what comes just before a surge may be its beginning.
+// lag is how far learning stays behind the watermark: what comes just before a surge may be its
+// beginning.
 func (f *fold) lag() int64 { return max(f.window, f.flush) + 2*f.flush }
 
 // learn takes the flushes up to a time into the dispersion, where traffic is steady.
@@ -66,8 +71,9 @@ func (f *fold) learnAt(end int64) {
 	})
 }
 
-// steady reports whether the minute before a time is like what was before it, up to five minutes back, but for noise. Without a minute
-// before the minute nothing tells load that begins from noise.
+// steady reports whether the minute before a time is like what was before it, up to five minutes
+// back, but for noise. Without a minute before the minute nothing tells load that begins from
+// noise.
 func (f *fold) steady(minute baseline, at int64) bool {
 	if at-2*MinuteMs < f.since {
 		return false
