@@ -2,8 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -24,6 +22,7 @@ import (
 	"github.com/meshpulse/meshpulse/bench/lab/cluster"
 	"github.com/meshpulse/meshpulse/bench/lab/link"
 	"github.com/meshpulse/meshpulse/bench/lab/mesh"
+	"github.com/meshpulse/meshpulse/bench/lab/proc"
 	"github.com/meshpulse/meshpulse/bench/lab/scenario"
 	"github.com/meshpulse/meshpulse/bench/load"
 	"github.com/meshpulse/meshpulse/bench/web"
@@ -44,20 +43,15 @@ const (
 	askInterval = time.Second
 )
 
-// chaosRun is a run under faults: the loop that every scenario has, and links between sidecars and
-// meshpulse.
+// chaosRun is a run under faults: the loop that every scenario has, and who does the faults.
 type chaosRun struct {
 	*loop
 	meshpulse *meshpulse
 	schedule  chaos.Schedule
-	links     map[string][2]*link.Link // by namespace: those of its first and its second half
-	flood     *link.Link               // of senders that are nobody's sidecar
-	api       *link.Link               // between meshpulse and the API server
+	hands     *chaos.Hands
 	begin     time.Time
 
 	mu      sync.Mutex
-	halves  map[string]int // of pods, by namespace and name
-	next    map[string]int // half of a namespace's next pod
 	seen    chaos.Seen
 	traces  []chaos.Trace
 	scraped map[string]float64 // newest counters of the process that runs, by name and labels
@@ -129,16 +123,23 @@ func (l *lab) chaosOnce(ctx context.Context, seed uint64, faults int) (chaos.See
 	defer m.stop()
 	slog.Info("chaos", "seed", seed, "faults", len(schedule.Faults), "length", schedule.Length, "logs", dir)
 	r := &chaosRun{
-		loop: &loop{lab: l, scenario: s, dir: dir, cluster: c, source: m}, meshpulse: m, api: api, schedule: schedule,
-		links: map[string][2]*link.Link{}, halves: map[string]int{}, next: map[string]int{}, scraped: map[string]float64{},
+		loop: &loop{lab: l, scenario: s, dir: dir, cluster: c, source: m}, meshpulse: m, schedule: schedule, scraped: map[string]float64{},
 	}
-	r.sink, r.gateways = r.linkOf, map[string]*mesh.Gateway{}
 	r.seen = chaos.Seen{Seed: seed, Schedule: schedule, Done: map[chaos.Kind]int{}, Dropped: map[string]float64{}, HPASync: s.HPASync[0].Duration, Boot: c.BootTime}
 	defer r.stop()
-	if err := r.connect(); err != nil {
+	system := chaos.System{
+		Cluster: c, API: api, Ingest: m.ingest, Dir: m.dir, Names: []string{serverName, serviceIP, "127.0.0.1"},
+		Kill: m.kill, Launch: m.launch, Workload: workload, Flush: s.Flush.Duration,
+		Agent: func() *mesh.Agent { return r.agent },
+	}
+	for _, ln := range s.Lanes {
+		system.Namespaces = append(system.Namespaces, ln.Namespace)
+	}
+	if r.hands, err = chaos.Open(system); err != nil {
 		return chaos.Seen{}, err
 	}
-	defer r.disconnect()
+	defer r.hands.Close()
+	r.sink, r.gateways = r.hands.Sink, map[string]*mesh.Gateway{}
 	if err := r.setUp(ctx); err != nil {
 		return chaos.Seen{}, err
 	}
@@ -171,53 +172,6 @@ func (l *lab) chaosOptions() meshpulseOptions {
 // surgeAction is the component with the right to scale, and the annotation's name.
 const surgeAction = "surge-action"
 
-// connect opens two links for each lane, and one for the flood. A link speaks TLS to meshpulse, as
-// a sidecar would.
-func (r *chaosRun) connect() error {
-	roots := x509.NewCertPool()
-	roots.AppendCertsFromPEM(r.cluster.CA.PEM)
-	config := link.Config{Upstream: r.meshpulse.ingest, TLS: func() *tls.Config {
-		return &tls.Config{RootCAs: roots, ServerName: serverName, NextProtos: []string{"h2"}}
-	}}
-	var err error
-	if r.flood, err = link.Open(config); err != nil {
-		return err
-	}
-	for _, ln := range r.scenario.Lanes {
-		var pair [2]*link.Link
-		for i := range pair {
-			if pair[i], err = link.Open(config); err != nil {
-				return err
-			}
-		}
-		r.links[ln.Namespace] = pair
-	}
-	return nil
-}
-
-func (r *chaosRun) disconnect() {
-	r.flood.Close()
-	for _, pair := range r.links {
-		pair[0].Close()
-		pair[1].Close()
-	}
-}
-
-// linkOf is where a pod's sidecar pushes: a namespace's pods take turns between its two links, and
-// keep theirs.
-func (r *chaosRun) linkOf(namespace, pod string) string {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	key := namespace + "/" + pod
-	half, known := r.halves[key]
-	if !known {
-		half = r.next[namespace] % 2
-		r.next[namespace]++
-		r.halves[key] = half
-	}
-	return r.links[namespace][half].Address()
-}
-
 // run sends the load, lets the faults happen, and watches.
 func (r *chaosRun) run(ctx context.Context) error {
 	watching, stop := context.WithCancel(ctx)
@@ -237,7 +191,7 @@ func (r *chaosRun) run(ctx context.Context) error {
 		others.Go(func() { r.ask(watching, ln, &r.traces[i]) })
 	}
 	others.Go(func() { r.scrape(watching) })
-	others.Go(func() { r.inject(watching) })
+	others.Go(func() { r.hands.Inject(watching, r.begin, r.schedule, r.done) })
 	err := r.watchUntil(ctx, r.begin.Add(r.schedule.Length))
 	if err == nil {
 		loads.Wait()
@@ -254,7 +208,7 @@ func (r *chaosRun) run(ctx context.Context) error {
 // watchUntil looks after the processes until the end.
 func (r *chaosRun) watchUntil(ctx context.Context, end time.Time) error {
 	for time.Now().Before(end) {
-		if !sleep(ctx, 200*time.Millisecond) {
+		if !proc.Sleep(ctx, 200*time.Millisecond) {
 			return ctx.Err()
 		}
 		if err := r.cluster.Failed(); err != nil {
@@ -293,6 +247,17 @@ func (r *chaosRun) watch() {
 	}
 }
 
+// done counts a fault that is over, or names one that could not be done.
+func (r *chaosRun) done(f chaos.Fault, err error) {
+	r.note(func(s *chaos.Seen) {
+		if err != nil {
+			s.Failed = append(s.Failed, r.lab.withoutRoot(f.String()+": "+err.Error()))
+			return
+		}
+		s.Done[f.Kind]++
+	})
+}
+
 // note changes what was seen, under the lock.
 func (r *chaosRun) note(f func(*chaos.Seen)) {
 	r.mu.Lock()
@@ -302,7 +267,7 @@ func (r *chaosRun) note(f func(*chaos.Seen)) {
 
 // lookAt records what the lane's HPA wants and what its target has.
 func (r *chaosRun) lookAt(ctx context.Context, ln *lane, trace *chaos.Trace) {
-	every(ctx, sampleInterval, func() {
+	proc.Every(ctx, sampleInterval, func() {
 		look, err := r.look(ctx, ln)
 		if err != nil {
 			return // the API server is down
@@ -332,7 +297,7 @@ func (r *chaosRun) look(ctx context.Context, ln *lane) (chaos.Look, error) {
 
 // ask asks the metrics API once a second, and says every ten seconds what it answers.
 func (r *chaosRun) ask(ctx context.Context, ln *lane, trace *chaos.Trace) {
-	every(ctx, askInterval, func() {
+	proc.Every(ctx, askInterval, func() {
 		asked := time.Since(r.begin)
 		within, cancel := context.WithTimeout(ctx, 3*time.Second)
 		value, held, err := r.answer(within, ln)
@@ -359,7 +324,7 @@ func (r *chaosRun) scrape(ctx context.Context) {
 	client := r.cluster.AdminClient()
 	client.Timeout = 2 * time.Second
 	last := time.Now()
-	every(ctx, time.Second, func() {
+	proc.Every(ctx, time.Second, func() {
 		now := time.Now() // a reading that takes long drops ticks, and just when flushes are lost
 		due := float64(len(r.agent.Sidecars())+len(r.lanes)) * now.Sub(last).Seconds() / r.scenario.Flush.Seconds()
 		last = now
@@ -417,7 +382,7 @@ func (r *chaosRun) sumUp(ctx context.Context) error {
 		r.traces[0].Raises = append(r.traces[0].Raises, fmt.Sprintf("and %d more somewhere, of which only the log tells", n-told))
 	}
 	r.note(func(s *chaos.Seen) {
-		s.FlushesTaken = s.Dropped[counted[0]] - float64(r.flood.Messages())
+		s.FlushesTaken = s.Dropped[counted[0]] - float64(r.hands.Flooded())
 		delete(s.Dropped, counted[0])
 		s.Judge(r.traces)
 	})

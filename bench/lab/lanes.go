@@ -20,6 +20,7 @@ import (
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 
 	"github.com/meshpulse/meshpulse/bench/lab/mesh"
+	"github.com/meshpulse/meshpulse/bench/lab/proc"
 	"github.com/meshpulse/meshpulse/bench/lab/scenario"
 )
 
@@ -100,7 +101,7 @@ func deployment(l scenario.Lane) *appsv1.Deployment {
 // then.
 func (r *loop) sample(ctx context.Context, ln *lane, talk bool) {
 	value, held, asked, spoken := math.NaN(), "", time.Time{}, time.Time{}
-	every(ctx, sampleInterval, func() {
+	proc.Every(ctx, sampleInterval, func() {
 		now := time.Now()
 		if now.Before(ln.start) {
 			return
@@ -298,3 +299,6 @@ func (r *loop) deletePods(ctx context.Context, namespace string, count int) erro
 	}
 	return nil
 }
+
+// sleep is false when ctx has ended.
+func sleep(ctx context.Context, d time.Duration) bool { return proc.Sleep(ctx, d) }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/meshpulse/meshpulse/bench/lab/proc"
 	"github.com/meshpulse/meshpulse/bench/process"
 )
 
@@ -58,7 +59,7 @@ func (m *meter) costs() map[string]cost {
 func (r *loop) meterUntil(ctx context.Context) *meter {
 	m := &meter{before: map[int]process.Usage{}, last: map[int]process.Usage{}, part: map[int]string{}}
 	m.read(r.processes(), true)
-	every(ctx, time.Second, func() { m.read(r.processes(), false) })
+	proc.Every(ctx, time.Second, func() { m.read(r.processes(), false) })
 	return m
 }
 

@@ -1,13 +1,16 @@
-// Package proc is what a lab needs of the machine: free disk, and a lock that keeps two labs apart.
+// Package proc is what a lab needs of the machine: free disk, a lock that keeps two labs apart, and
+// time that ends with a context.
 package proc
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"strings"
 	"syscall"
+	"time"
 )
 
 // Lock takes the lock file, which is held until the returned function is called or this process
@@ -36,4 +39,28 @@ func Lock(path string) (release func(), err error) {
 func writePID(f *os.File) error {
 	_, err := fmt.Fprintln(f, os.Getpid())
 	return err
+}
+
+// Sleep is false when ctx has ended.
+func Sleep(ctx context.Context, d time.Duration) bool {
+	select {
+	case <-time.After(d):
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// Every calls do at each interval until ctx ends.
+func Every(ctx context.Context, interval time.Duration, do func()) {
+	tick := time.NewTicker(interval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			do()
+		}
+	}
 }

@@ -1,4 +1,4 @@
-package main
+package chaos
 
 import (
 	"context"
@@ -14,7 +14,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/structpb"
 
-	"github.com/meshpulse/meshpulse/bench/lab/chaos"
+	"github.com/meshpulse/meshpulse/bench/lab/proc"
 )
 
 // impostor is a stream that names a pod whose sidecar it is not. Nothing on the wire tells it from
@@ -25,16 +25,16 @@ type impostor struct {
 	node   *corev3.Node // for the first message; then nil
 }
 
-// impersonate opens a stream to target as a pod of the workload. Annotations are the pod's.
-func impersonate(ctx context.Context, target, namespace, pod string, annotations map[string]any) (*impostor, error) {
+// impersonate opens a stream as a pod of the workload. Annotations are the pod's.
+func (h *Hands) impersonate(ctx context.Context, namespace, pod string, annotations map[string]any) (*impostor, error) {
 	metadata, err := structpb.NewStruct(map[string]any{
-		"NAME": pod, "NAMESPACE": namespace, "WORKLOAD_NAME": workload, "ANNOTATIONS": annotations,
-		"LABELS": map[string]any{"app": workload, "service.istio.io/canonical-name": workload},
+		"NAME": pod, "NAMESPACE": namespace, "WORKLOAD_NAME": h.system.Workload, "ANNOTATIONS": annotations,
+		"LABELS": map[string]any{"app": h.system.Workload, "service.istio.io/canonical-name": h.system.Workload},
 	})
 	if err != nil {
 		return nil, err
 	}
-	conn, err := grpc.NewClient("passthrough:///"+target, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	conn, err := grpc.NewClient("passthrough:///"+h.flood.Address(), grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
 		return nil, err
 	}
@@ -69,12 +69,12 @@ func counter(name string, value float64, labels ...*dto.LabelPair) *dto.MetricFa
 
 // secondStream reports as a pod that is ready, flush after flush, without a request: whoever
 // believes it takes the pod for idle.
-func (r *chaosRun) secondStream(ctx context.Context, f chaos.Fault) error {
-	namespace, pods := r.ready(f)
+func (h *Hands) secondStream(ctx context.Context, f Fault) error {
+	namespace, pods := h.ready(f)
 	if len(pods) == 0 {
 		return errors.New("no pod is ready")
 	}
-	i, err := impersonate(ctx, r.flood.Address(), namespace, pods[0], nil)
+	i, err := h.impersonate(ctx, namespace, pods[0], nil)
 	if err != nil {
 		return err
 	}
@@ -83,7 +83,7 @@ func (r *chaosRun) secondStream(ctx context.Context, f chaos.Fault) error {
 		if i.flush(counter("server.live", 1)) != nil {
 			return nil // meshpulse is down, or cut: the impostor is gone with its connection
 		}
-		if left := time.Until(end); left <= 0 || !sleep(ctx, min(left, r.scenario.Flush.Duration)) {
+		if left := time.Until(end); left <= 0 || !proc.Sleep(ctx, min(left, h.system.Flush)) {
 			return nil
 		}
 	}
@@ -94,10 +94,10 @@ func (r *chaosRun) secondStream(ctx context.Context, f chaos.Fault) error {
 const forgedRequests = 3000
 
 // forgeFlush sends one message of a pod that the cluster does not know, and ends.
-func (r *chaosRun) forgeFlush(ctx context.Context, f chaos.Fault) error {
-	namespace := r.scenario.Lanes[f.Lane].Namespace
+func (h *Hands) forgeFlush(ctx context.Context, f Fault) error {
+	namespace := h.system.Namespaces[f.Lane]
 	pod := fmt.Sprintf("forged-%d", f.Seed%1_000_000)
-	i, err := impersonate(ctx, r.flood.Address(), namespace, pod, map[string]any{"sidecar.istio.io/statsFlushInterval": "1h"})
+	i, err := h.impersonate(ctx, namespace, pod, map[string]any{"sidecar.istio.io/statsFlushInterval": "1h"})
 	if err != nil {
 		return err
 	}
@@ -105,9 +105,9 @@ func (r *chaosRun) forgeFlush(ctx context.Context, f chaos.Fault) error {
 	var labels []*dto.LabelPair
 	for _, l := range [][2]string{
 		{"reporter", "destination"},
-		{"destination_workload", workload},
+		{"destination_workload", h.system.Workload},
 		{"destination_workload_namespace", namespace},
-		{"destination_canonical_service", workload},
+		{"destination_canonical_service", h.system.Workload},
 		{"response_code", "200"},
 	} {
 		labels = append(labels, &dto.LabelPair{Name: proto.String(l[0]), Value: proto.String(l[1])})
@@ -122,6 +122,6 @@ func (r *chaosRun) forgeFlush(ctx context.Context, f chaos.Fault) error {
 	if err := i.flush(counter("istiocustom.istio_requests_total", forgedRequests, labels...), durations); err != nil {
 		return nil // meshpulse is down
 	}
-	sleep(ctx, f.For)
+	proc.Sleep(ctx, f.For)
 	return nil
 }
