@@ -28,6 +28,17 @@ func hold(t *testing.T, tab *table, prefix string, want map[string]string) {
 	}
 }
 
+// holdSome holds some of the rows.
+func holdSome(t *testing.T, tab *table, prefix string, want map[string]string) {
+	t.Helper()
+	got := told(tab, prefix)
+	for name := range want {
+		if got[name] != want[name] {
+			t.Errorf("%s: got %q, want %q", name, got[name], want[name])
+		}
+	}
+}
+
 func TestAGoalIsReachedAtItsEdgeAndOnTheSideThatIsGood(t *testing.T) {
 	tab := &table{}
 	tab.atMost("below", 1.4, "x", 1.5)

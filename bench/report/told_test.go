@@ -12,7 +12,6 @@ import (
 	"github.com/meshpulse/meshpulse/bench/durations"
 	"github.com/meshpulse/meshpulse/bench/fleet"
 	"github.com/meshpulse/meshpulse/bench/process"
-	"github.com/meshpulse/meshpulse/bench/surge"
 )
 
 const us = time.Microsecond
@@ -190,8 +189,7 @@ func TestFiguresAreThoseOfTheirBenchmarks(t *testing.T) {
 	if err := codeTold(tab, out.String()); err != nil {
 		t.Fatal(err)
 	}
-	got := told(tab, "")
-	for name, want := range map[string]string{
+	holdSome(t, tab, "", map[string]string{
 		"sum(rate(istio_requests_total{…}[1m])) over 5,000 series: compiled, CPU":                 "2 ms lower <= 0.3 NO",
 		"the same on the finer view: compiled, CPU":                                               "2 ms lower <= 2 yes",
 		"memory of a counter, all in":                                                             "1953 KiB lower <= 0.9 NO",
@@ -200,11 +198,7 @@ func TestFiguresAreThoseOfTheirBenchmarks(t *testing.T) {
 		"one writer under 4 readers, each 100 times a second, mutex: p99 of a commit":             "22 us lower",
 		"one writer under 4 readers, each 100 times a second, mutex: p99.9 of a commit":           "23 us lower",
 		"one writer under 4 readers, each 100 times a second, reads of 1,000 series":              "31 1/s higher",
-	} {
-		if got[name] != want {
-			t.Errorf("%s: got %q, want %q", name, got[name], want)
-		}
-	}
+	})
 	without := strings.Replace(out.String(), "BenchmarkCommit-2 1 2000000 cpu-ns/op", "BenchmarkCommit-2 1 2000000 ns/op", 1)
 	if err := codeTold(&table{}, without); err == nil || !strings.Contains(err.Error(), "benchmark Commit gives no cpu-ns/op") {
 		t.Errorf("a benchmark that gives no figure: %v", err)
@@ -235,17 +229,12 @@ func TestBothAreHeldAgainstWhatWasAnsweredAndInCalmMinutesAgainstEachOther(t *te
 	if err := besideTold(tab, run, answers); err != nil {
 		t.Fatal(err)
 	}
-	got := told(tab, "steady: ")
-	for name, want := range map[string]string{
+	holdSome(t, tab, "steady: ", map[string]string{
 		"requests of the run that meshpulse has not counted":                            "10 requests lower",
 		"requests of the run that Prometheus has not counted":                           "50 requests lower",
 		"increase(…[1m]) outside of joins and restarts, meshpulse and Prometheus apart": "2.00 % lower <= 1 NO",
 		"the same, worst single answer":                                                 "3.00 % lower",
-	} {
-		if got[name] != want {
-			t.Errorf("%s: got %q, want %q", name, got[name], want)
-		}
-	}
+	})
 	for _, want := range []string{"| steady | 1000 | 990 (-1.00 %) | 950 (-5.00 %) |", "| steady | 2 | 204.0 | 200.0 | 2.00 % | 3.00 % |"} {
 		if !strings.Contains(tab.body.String(), want) {
 			t.Errorf("the page lacks %q:\n%s", want, tab.body.String())
@@ -423,47 +412,5 @@ func TestAFlushOfEachSidecarThatHasGoneMayBeMissing(t *testing.T) {
 func TestAFleetIsSteadyWithoutThoseThatChurnKeepsAway(t *testing.T) {
 	if got := (load{churn: 120, interval: 5 * time.Second}).away(); got != 20 {
 		t.Errorf("got %d, want 20", got)
-	}
-}
-
-func TestFalseScaleUpsArePooledByDayAndCellsHaveTheirOwn(t *testing.T) {
-	cell := func(pods int, rate float64, flush time.Duration) surge.Cell {
-		return surge.Cell{Kind: surge.Poisson, Pods: pods, Rate: rate, Flush: flush}
-	}
-	st := &surgeStudy{alarms: []surge.Alarms{
-		{Cell: cell(1, 1, 5*time.Second), Days: 3, Surges: 4, False: 2},
-		{Cell: cell(1, 1, 5*time.Second), Days: 1, Surges: 1, False: 1},
-		{Cell: cell(10, 100, 5*time.Second), Days: 1, Surges: 2, False: 0},
-		{Cell: cell(1, 10, time.Second), Days: 4, False: 3, Surges: 3},
-	}}
-	tab := &table{}
-	st.alarmRows(tab)
-	hold(t, tab, "", map[string]string{
-		"false scale-ups a day, Poisson, flush 5s (3 of 7 surges in 5.0 days)": "0.6 /day lower <= 0.5 NO",
-		"of these: Poisson, flush 5s, pods 1, rate 1 (3 in 4.00 days)":         "0.75 /day lower",
-		"false scale-ups a day, Poisson, flush 1s (3 of 3 surges in 4.0 days)": "0.75 /day lower <= 1 yes",
-		"of these: Poisson, flush 1s, pods 1, rate 10 (3 in 4.00 days)":        "0.75 /day lower",
-	})
-}
-
-func TestStepsAreMeansOfWhatWasSeenAndSayHowOften(t *testing.T) {
-	c := surge.Cell{Kind: surge.Poisson, Pods: 1, Flush: 5 * time.Second}
-	st := &surgeStudy{told: map[surge.Cell]map[surge.Rise][]surge.Told{c: {surgeRises[0]: {
-		{Seen: 2, Whole: 10, Without: 50, Overshoot: 1}, {Seen: 4, Whole: 20, Without: 60, Overshoot: 2}, {Seen: math.NaN(), Whole: math.NaN(), Without: 70, Overshoot: 1.5},
-	}}}}
-	tab := &table{}
-	st.stepRows(tab)
-	got := told(tab, "")
-	for name, want := range map[string]string{
-		"overshoot, Poisson, mean over 3 steps":                                                 "1.50 x lower <= 1.25 NO",
-		"step 2 -> 60, Poisson, flush 5s, pods 1: seen after (2 of 3)":                          "3 s lower",
-		"step 2 -> 60, Poisson, flush 5s, pods 1: asked for whole after (without surge 60.0 s)": "15 s lower",
-	} {
-		if got[name] != want {
-			t.Errorf("%s: got %q, want %q", name, got[name], want)
-		}
-	}
-	if mean, missing := meanOf([]float64{math.NaN(), math.NaN()}); mean != 0 || missing != 2 {
-		t.Errorf("the mean of nothing: %v, %d missing", mean, missing)
 	}
 }
