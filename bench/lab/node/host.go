@@ -56,8 +56,8 @@ func (l *lab) look() (picture, error) {
 			return nil, err
 		}
 		for _, entry := range entries {
-			if entry.IsDir() && l.ours(entry.Name()) {
-				p["control groups"] = append(p["control groups"], filepath.Join(hierarchy, entry.Name()))
+			if group := filepath.Join(hierarchy, entry.Name()); entry.IsDir() && l.ours(entry.Name()) && !occupied(group) {
+				p["control groups"] = append(p["control groups"], group)
 			}
 		}
 	}
@@ -111,6 +111,19 @@ func settings() []string {
 // ours is false for control groups that another run has named.
 func (l *lab) ours(name string) bool {
 	return !strings.HasPrefix("/"+name, cgroupPrefix) || strings.HasPrefix("/"+name, l.cgroup)
+}
+
+// occupied says whether something runs in a control group. Then it is somebody else's, since nothing of a node does before or after it.
+func occupied(group string) bool {
+	found := false
+	_ = filepath.WalkDir(group, func(path string, d fs.DirEntry, err error) error { // in one that has gone nothing runs
+		if err == nil && d.Name() == "cgroup.procs" {
+			running, _ := os.ReadFile(path)
+			found = found || len(running) > 0
+		}
+		return nil
+	})
+	return found
 }
 
 // addProcesses adds those of the node, by what every program of it is told in its environment or on its command line: the run's folder.

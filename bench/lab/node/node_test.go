@@ -240,6 +240,24 @@ func TestWhatHasChangedOnAHostIsNamed(t *testing.T) {
 	}
 }
 
+func TestAControlGroupInWhichSomethingRunsIsNotANodes(t *testing.T) {
+	group := t.TempDir()
+	if err := os.MkdirAll(filepath.Join(group, "below"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct {
+		file, content string
+		want          bool
+	}{{"cgroup.procs", "", false}, {"below/cgroup.procs", "", false}, {"below/cgroup.procs", "7\n", true}} {
+		if err := os.WriteFile(filepath.Join(group, test.file), []byte(test.content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if got := occupied(group); got != test.want {
+			t.Errorf("%s holds %q: occupied %v", test.file, test.content, got)
+		}
+	}
+}
+
 func TestControllersReachTheKubeletsFolderAndNoLonger(t *testing.T) {
 	root := t.TempDir()
 	write := func(name, content string) {
