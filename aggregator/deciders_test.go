@@ -22,6 +22,8 @@ func (clusterOf) Holder(string, string, netip.Addr) (own bool, other string) { r
 
 func (clusterOf) Changes() uint64 { return 0 }
 
+func (clusterOf) Denies(string, string) bool { return false }
+
 func (c clusterOf) Exists(namespace, name string) (exists bool, left time.Time) {
 	_, exists = c[namespace+"/"+name]
 	return exists, time.Time{}

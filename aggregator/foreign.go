@@ -6,9 +6,10 @@ import (
 )
 
 // Pods that the cluster does not know. A name costs nothing: who may invent pods can raise any answer. So in a cluster a pod has to be one that
-// exists. The informer lags, so it has half a minute for that, and its sender has it once; then what it has sent is given up, and what
-// it sends is refused until the pod is known. What a pod has sent that was known stays until it has left the window; half a minute
-// after its end nobody reports as it any more. Nothing is done by what is not in step.
+// exists. The informer may lag, so of a pod that it does not know the API server itself is asked once, at its first flush: one that it
+// denies is refused until it is known. Where the API server does not tell, the pod has half a minute, and its sender has it once; then
+// what it has sent is given up. What a pod has sent that was known stays until it has left the window; half a minute after its end
+// nobody reports as it any more. Nothing is done by what is not in step.
 
 const (
 	// foreignAfter is how long after its first row a pod may be unknown, and may send after its end, in milliseconds.
@@ -20,6 +21,9 @@ const (
 	// caughtFor is how long a sender that had pods nobody knows is remembered, of maxCaught such.
 	caughtFor = int64(time.Hour / time.Millisecond)
 	maxCaught = 10_000
+	// maxAsking is of how many pods the cluster is asked at a time, and askingFor how long one waits for that.
+	maxAsking = 8
+	askingFor = time.Second
 	// maxForeign is how many foreign pods are remembered by name, so that it can be said of a query which say that they are its.
 	maxForeign = 64
 )
@@ -28,6 +32,7 @@ const (
 type foreign struct {
 	// By who watches alone: since when the cluster's pods are in step, 0 if they are not, and when those that existed were last asked for.
 	inStep, asked int64
+	asking        chan struct{} // of maxAsking
 
 	mu      sync.Mutex
 	senders bounded[string, int64] // when they were last caught
@@ -129,6 +134,35 @@ func (s *store) refuses(p *Pod, now int64) bool {
 		return false
 	}
 	f.caught(p, now)
+	return true
+}
+
+// denied asks the cluster whether it has the pod, which has no table and which the informer does not know, and reports whether it says that it
+// has not. The names of one sender cost one question: after that he is known for what he is.
+func (s *store) denied(p *Pod) bool {
+	pods, f := s.pods.Load(), &s.foreign
+	if pods == nil || s.config.CountForeign || !(*pods).InStep() {
+		return false
+	}
+	if exists, left := (*pods).Exists(p.Namespace, p.Name); exists || !left.IsZero() {
+		return false
+	}
+	timer := time.NewTimer(askingFor)
+	defer timer.Stop()
+	select {
+	case f.asking <- struct{}{}:
+		defer func() { <-f.asking }()
+	case <-timer.C:
+		return false
+	}
+	if s.refuses(p, s.millis(time.Now())) { // since it has waited
+		return true
+	}
+	if !(*pods).Denies(p.Namespace, p.Name) {
+		return false
+	}
+	s.metrics.foreign.Inc()
+	f.caught(p, s.millis(time.Now()))
 	return true
 }
 

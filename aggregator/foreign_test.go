@@ -18,7 +18,17 @@ type census struct {
 	mu     sync.Mutex
 	exist  map[string]bool
 	left   map[string]time.Time
-	unsure bool // not in step
+	unsure bool                   // not in step
+	denies func(name string) bool // what the API server says when it is asked, nil: nothing
+	asked  []string
+}
+
+func (c *census) Denies(namespace, name string) bool {
+	c.mu.Lock()
+	c.asked = append(c.asked, namespace+"/"+name)
+	denies := c.denies
+	c.mu.Unlock()
+	return denies != nil && denies(name)
 }
 
 func (c *census) Known(namespace, name string) (Pod, time.Time, bool) {
@@ -203,6 +213,116 @@ func TestASenderOfPhantomsHasNoMoreTime(t *testing.T) {
 			t.Errorf("%v samples are counted as dropped", dropped)
 		}
 	})
+}
+
+// What the informer does not know may be on its way: the API server itself is asked, and what it denies does not count for a moment.
+func TestAPodThatTheAPIServerDeniesNeverCounts(t *testing.T) {
+	inCluster(t, Config{}, func(r *reports) {
+		r.census.denies = func(name string) bool { return strings.HasPrefix(name, "phantom") }
+		st := r.store.Connect(pod("phantom-0", "10.0.0.9"))
+		for range 3 {
+			if err := r.flush(st); !errors.Is(err, ErrForeignPod) {
+				t.Errorf("a pod that it denies: %v", err)
+			}
+		}
+		time.Sleep(time.Second)
+		for n := range 20 {
+			if err := r.flush(r.store.Connect(pod(fmt.Sprintf("phantom-%d", n+1), "10.0.0.9"))); !errors.Is(err, ErrForeignPod) {
+				t.Errorf("another name of its sender: %v", err)
+			}
+		}
+		late, known := r.store.Connect(pod("late", "10.0.0.8")), r.store.Connect(pod("known", "10.0.0.7"))
+		for range 2 {
+			if err := r.flush(late); err != nil {
+				t.Errorf("a pod that the informer does not know yet: %v", err)
+			}
+			if err := r.flush(known); err != nil {
+				t.Errorf("a pod that it knows: %v", err)
+			}
+			time.Sleep(5 * time.Second)
+		}
+		if got := strings.Join(r.census.asked, " "); got != "test/phantom-0 test/late" {
+			t.Errorf("asked for %s", got)
+		}
+		if n := r.counted(); n != 2 {
+			t.Errorf("%d series count, want 2", n)
+		}
+		q, err := r.store.Query(`istio_requests_total{reporter="destination",destination_workload="podinfo"}`)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := q.Foreign(time.Now()); got != "test/phantom-0" {
+			t.Errorf("told of %q", got)
+		}
+		r.census.set("test/phantom-0", true)
+		if err := r.flush(st); err != nil {
+			t.Errorf("it is known by now: %v", err)
+		}
+	})
+}
+
+func TestTheAPIServerIsNotAskedInVain(t *testing.T) {
+	for name, tc := range map[string]struct {
+		config Config
+		before func(r *reports)
+	}{
+		"all are to be counted":        {Config{CountForeign: true}, func(*reports) {}},
+		"what is known is not in step": {Config{}, func(r *reports) { r.census.set("", false) }},
+		"it has just left":             {Config{}, func(r *reports) { r.census.set("test/phantom", false) }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inCluster(t, tc.config, func(r *reports) {
+				r.census.denies = func(string) bool { return true }
+				tc.before(r)
+				if err := r.flush(r.store.Connect(pod("phantom", "10.0.0.9"))); err != nil || r.census.asked != nil {
+					t.Errorf("asked for %v: %v", r.census.asked, err)
+				}
+			})
+		})
+	}
+}
+
+// However many names come at once, few are asked for at a time, those that wait are not asked for once their sender is caught, and
+// where no answer comes they have their half a minute.
+func TestFewPodsAreAskedForAtATime(t *testing.T) {
+	for name, answers := range map[string]bool{"the API server answers": true, "it does not": false} {
+		t.Run(name, func(t *testing.T) {
+			inCluster(t, Config{}, func(r *reports) {
+				answer := make(chan struct{})
+				r.census.denies = func(string) bool { <-answer; return true }
+				errs := make([]error, 50)
+				var all sync.WaitGroup
+				for n := range errs {
+					all.Go(func() {
+						st := &Stream{store: r.store.store, pod: &Pod{Namespace: "test", Name: fmt.Sprint("phantom-", n), Sender: "10.0.0.9"}}
+						t, err := st.lock()
+						if errs[n] = err; err == nil {
+							t.mu.Unlock()
+						}
+					})
+				}
+				synctest.Wait()
+				if !answers {
+					time.Sleep(askingFor)
+				}
+				close(answer)
+				all.Wait()
+				refused := 0
+				for _, err := range errs {
+					if errors.Is(err, ErrForeignPod) {
+						refused++
+					}
+				}
+				want := len(errs)
+				if !answers {
+					want = maxAsking
+				}
+				if len(r.census.asked) != maxAsking || refused != want {
+					t.Errorf("%d were asked for, want %d; %d refused, want %d", len(r.census.asked), maxAsking, refused, want)
+				}
+			})
+		})
+	}
 }
 
 // Who looks for what a query counts is told which pods it does not: those that say that they are of it.

@@ -50,7 +50,7 @@ func newMetrics(reg prometheus.Registerer, s *store) (*metrics, error) {
 		ambiguous: counter("meshpulse_store_ambiguous_returns_total", "Counters without a histogram that came back above their last value when their sidecar's eviction "+
 			"interval was not known: counted as if they had gone on, the smaller of two readings."),
 		contradicted: counter("meshpulse_store_contradicted_counters_total", "Steps of request counters that their duration histograms contradict: the histogram's count was taken."),
-		foreign:      counter("meshpulse_store_foreign_pods_total", "Pods of which what they had sent was given up, since the cluster does not know them."),
+		foreign:      counter("meshpulse_store_foreign_pods_total", "Pods of which nothing is taken, or what they had sent was given up, since the cluster does not know them."),
 		surges:       counter("meshpulse_query_surges_total", "Surges that were told, of all queries that are watched for them."),
 		evaluations: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "meshpulse_query_evaluations_total", Help: "Evaluated expressions by outcome.",

@@ -40,6 +40,7 @@ func newStore(c Config) (*store, error) {
 	s.podShares, s.series, s.memory = c.newShares()
 	s.classes = newClasses(s.memory)
 	s.watches.wake = make(chan struct{}, 1)
+	s.foreign.asking = make(chan struct{}, maxAsking)
 	s.retention = c.Retention.Milliseconds()
 	s.ranges.memory = NewShares(unlimited, leastBytes)
 	if c.MemoryBudget > 0 {

@@ -49,7 +49,7 @@ func (ts *tables) get(s *store, p *Pod) (*table, error) {
 	if t != nil {
 		return t, nil
 	}
-	if s.refuses(p, s.millis(time.Now())) { // asks for the cluster's pods, whose readers ask for tables: not with the mutex held
+	if s.refuses(p, s.millis(time.Now())) || s.denied(p) { // asks for the cluster's pods, whose readers ask for tables: not with the mutex held
 		return nil, ErrForeignPod
 	}
 	ts.mu.Lock()

@@ -140,6 +140,8 @@ func (created) Holder(string, string, netip.Addr) (own bool, other string) { ret
 
 func (created) Changes() uint64 { return 0 }
 
+func (created) Denies(string, string) bool { return false }
+
 func (c created) Exists(namespace, name string) (exists bool, left time.Time) {
 	p, ok := fixedPods(c).get(podKey{namespace, name})
 	return ok && p.left.IsZero(), p.left

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"runtime"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -204,6 +205,7 @@ func TestTheIndexKnowsWaypoints(t *testing.T) {
 // heldIndex is an index whose answer to whether a pod exists waits.
 type heldIndex struct {
 	*podIndex
+	once        *sync.Once
 	asked, goOn chan struct{}
 }
 
@@ -211,7 +213,7 @@ func (heldIndex) InStep() bool { return true }
 func (heldIndex) Fresh() bool  { return true }
 
 func (s heldIndex) Exists(namespace, name string) (bool, time.Time) {
-	close(s.asked)
+	s.once.Do(func() { close(s.asked) })
 	<-s.goOn
 	return s.podIndex.Exists(namespace, name)
 }
@@ -225,7 +227,7 @@ func TestAnAnswerAndAStreamThatOpensDoNotWaitForEachOther(t *testing.T) {
 		t.Fatal(err)
 	}
 	asked, goOn := make(chan struct{}), make(chan struct{})
-	store.SetPods(heldIndex{a.podIndex, asked, goOn})
+	store.SetPods(heldIndex{a.podIndex, &sync.Once{}, asked, goOn})
 	a.tell(a.pod("known", time.Hour, "10.0.0.1"))
 	other := a.pod("other", time.Hour, "10.0.0.2")
 	kept, _ := a.transform(other)

@@ -22,6 +22,7 @@ import (
 // podIndex knows the pods of the cluster through an informer, and for a while those that are gone. An answer costs what it looks at, so
 // pods are found by what queries name: namespace and workload, canonical service. A stream is found by its address.
 type podIndex struct {
+	client   kubernetes.Interface // nil in tests
 	informer cache.SharedIndexInformer
 	indexed  cache.ResourceEventHandlerRegistration // puts what the informer has into the maps
 	fresh    *freshness
@@ -74,7 +75,7 @@ const goneFor = time.Hour
 
 func newPodIndex(client kubernetes.Interface, now func() time.Time) (*podIndex, error) {
 	x := &podIndex{
-		fresh: newFreshness("pods", now), now: now, leaving: map[podKey]leaving{}, gone: map[podKey]*workloadPods{}, workloads: map[workloadKey]*workloadPods{},
+		client: client, fresh: newFreshness("pods", now), now: now, leaving: map[podKey]leaving{}, gone: map[podKey]*workloadPods{}, workloads: map[workloadKey]*workloadPods{},
 		byNamespace: map[string][]*workloadPods{}, byName: map[string][]*workloadPods{}, byService: map[string][]*workloadPods{}, addresses: newPodAddresses(),
 	}
 	var pods corev1client.PodInterface

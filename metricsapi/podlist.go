@@ -16,7 +16,7 @@ import (
 const podPage = 500
 
 // livingPods are the pods that may send: those that have finished do not any more, and a pending one's sidecar may run already.
-var livingPods = fields.AndSelectors(fields.OneTermNotEqualSelector("status.phase", "Failed"), fields.OneTermNotEqualSelector("status.phase", "Succeeded")).String()
+var livingPods = fields.AndSelectors(fields.OneTermNotEqualSelector("status.phase", "Failed"), fields.OneTermNotEqualSelector("status.phase", "Succeeded"))
 
 // shrunkPods is a list of cachedPods.
 type shrunkPods struct {
@@ -33,7 +33,7 @@ func (l *shrunkPods) DeepCopyObject() runtime.Object { return l }
 func listPods(pods corev1client.PodInterface, keep cache.TransformFunc) *cache.ListWatch {
 	return &cache.ListWatch{
 		ListWithContextFunc: func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
-			options.FieldSelector, options.Limit = livingPods, podPage
+			options.FieldSelector, options.Limit = livingPods.String(), podPage
 			options.ResourceVersion, options.ResourceVersionMatch = "", "" // a list as of an older version is not cut into pages
 			all := &shrunkPods{}
 			for {
@@ -55,7 +55,7 @@ func listPods(pods corev1client.PodInterface, keep cache.TransformFunc) *cache.L
 			}
 		},
 		WatchFuncWithContext: func(ctx context.Context, options metav1.ListOptions) (watch.Interface, error) {
-			options.FieldSelector = livingPods
+			options.FieldSelector = livingPods.String()
 			return pods.Watch(ctx, options)
 		},
 	}

@@ -68,7 +68,7 @@ func (o *serveOptions) flags(c console) *pflag.FlagSet {
 	f.Float64Var(&o.api.HPATolerance, "hpa-tolerance", 0.1, "the HPA controller's --horizontal-pod-autoscaler-tolerance, which raises at surges and answers that keep replicas go by where an HPA sets none")
 	f.StringVar(&o.api.SurgeAction, "surge-action", "on", "on: HPAs with meshpulse.io/surge-action: scale have their targets raised at surges; off: none has")
 	f.IntVar(&o.store.MaxSeries, "max-series", 0, "most series in all; past it samples of new ones are counted and dropped (default 2000000)")
-	f.StringVar(&o.foreignPods, "foreign-pods", "refuse", "refuse: pods that the cluster does not know half a minute after their first flush are not counted; count: they are, as virtual machines and pods of other clusters have to be. Standalone all are")
+	f.StringVar(&o.foreignPods, "foreign-pods", "refuse", "refuse: pods that the API server denies when it is asked at their first flush, or does not know half a minute after it, are not counted; count: they are, as virtual machines and pods of other clusters have to be. Standalone all are")
 	f.IntVar(&o.store.MaxPods, "max-pods", 0, "most pods of which something is known; past it what new ones send is dropped (default 50000)")
 	f.IntVar(&o.store.MaxSeriesPerPod, "max-series-per-pod", 0, "most series of one pod (default 20000)")
 	f.Var(byteSize[int64]{&o.store.MemoryBudget}, "memory-budget", "bytes, of what is kept and of the live heap, past which samples of new series are counted and dropped (default 3/4 of GOMEMLIMIT; without that none)")
