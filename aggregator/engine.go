@@ -27,7 +27,7 @@ const (
 	engineTimeout     = 3 * time.Second // below that of a request, which may have waited besides
 	enginePause       = 2 * time.Minute
 	engineYields      = 3                      // so often one may give way without an answer between: others' load, too, makes a query slow
-	engineQuick       = 100 * time.Millisecond // a query that took less does not wait for all that are not (turns)
+	engineQuick       = 100 * time.Millisecond // a query that took less does not wait for all that are slow (turns)
 	engineSampleBytes = 16                     // as the engine counts: a histogram is so many samples as it has times so many bytes
 
 	// An eighth of the memory limit is the engine's, shared by the queries that run at a time. Prometheus' default is the most: 800 MB.
@@ -96,32 +96,46 @@ func (q *Query) byEngine(ctx context.Context, at int64) ([]Value, error) {
 	if err := q.paused(); err != nil {
 		return nil, err
 	}
-	in, end, err := e.turns.wait(ctx, q.author, q.quick.Load())
-	if err != nil {
-		return nil, fmt.Errorf("it waited for other queries that are not compiled: %w", err)
+	p := pace(q.pace.Load())
+	for {
+		in, end, err := e.turns.wait(ctx, q.author, p)
+		if err != nil {
+			return nil, fmt.Errorf("it waited for other queries that are not compiled: %w", err)
+		}
+		began := time.Now()
+		if err = q.paused(); err != nil { // since it has waited
+			end()
+			return nil, err
+		}
+		values, err := e.instant(in, queryable{q.store}, q.expr, at)
+		took := time.Since(began)
+		gaveWay := err != nil && errors.Is(context.Cause(in), errGaveWay)
+		end()
+		if gaveWay && p != paceSlow { // it is not what it was taken for
+			p = paceSlow
+			continue
+		}
+		return values, q.ran(gaveWay, err, took)
 	}
-	defer end()
-	if err := q.paused(); err != nil { // since it has waited
-		return nil, err
-	}
-	began := time.Now()
-	values, err := e.instant(in, queryable{q.store}, q.expr, at)
-	return values, q.ran(in, err, time.Since(began))
 }
 
-// ran notes how it went in a turn. It returns the error of the query, which is an ErrTooMuch from now on where it was too much.
-func (q *Query) ran(in context.Context, err error, took time.Duration) error {
-	q.quick.Store(err == nil && took < engineQuick)
-	if err == nil {
+// ran notes how it went in a turn that was its own, or gave way. It returns the error of the query, which is an ErrTooMuch from now on where
+// it was too much.
+func (q *Query) ran(gaveWay bool, err error, took time.Duration) error {
+	p := paceSlow
+	if err == nil && took < engineQuick {
+		p = paceQuick
+	}
+	q.pace.Store(int32(p))
+	switch {
+	case err == nil:
 		q.yields.Store(0)
 		return nil
-	}
-	if cause := context.Cause(in); errors.Is(cause, errGaveWay) {
-		if q.yields.Add(1) < engineYields {
-			return fmt.Errorf("%w: %s", cause, engineBetterForm)
-		}
-		err = cause
-	} else if !q.store.engine.tooMuch(err, took) {
+	case gaveWay && q.yields.Add(1) < engineYields:
+		return fmt.Errorf("%w: %s", errGaveWay, engineBetterForm)
+	case gaveWay:
+		err = errGaveWay
+	case !q.store.engine.tooMuch(err, took):
 		return err
 	}
 	until := time.Now().Add(enginePause)

@@ -72,7 +72,7 @@ func BenchmarkBesideEvilQueries(b *testing.B) {
 		for _, askers := range []int{0, 5, 100} {
 			b.Run(fmt.Sprintf("answer=%s/askers=%d", name, askers), func(b *testing.B) {
 				s.engine = newEngine()
-				q.quick.Store(false)
+				q.pace.Store(int32(paceUnknown))
 				askEvil(b, s, askers, at)
 				var took []float64
 				failed := 0

@@ -49,7 +49,7 @@ func TestAQueryOfTooManySamplesIsToldWhatToDo(t *testing.T) {
 // evilWait starts five queries of a namespace whose turn it is until end, and returns once they wait. They end with the context.
 func evilWait(ctx context.Context, t *testing.T, f *rangesFleet) (end func(), all *sync.WaitGroup) {
 	t.Helper()
-	_, end, err := f.s.engine.turns.wait(ctx, "evil", false)
+	_, end, err := f.s.engine.turns.wait(ctx, "evil", paceSlow)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -103,7 +103,7 @@ func TestWaitingForATurnEndsWithTheContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newRangesFleet(t, 0, 1, 1)
 		f.s.engine.turns = newTurns(1)
-		_, end, err := f.s.engine.turns.wait(t.Context(), "evil", false)
+		_, end, err := f.s.engine.turns.wait(t.Context(), "evil", paceSlow)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -41,7 +41,7 @@ type Query struct {
 	asideUntil atomic.Pointer[time.Time] // when a query that was set aside after a fault is tried again
 	// When one that took too much of the engine is (engine.go).
 	tooMuchUntil atomic.Pointer[time.Time]
-	quick        atomic.Bool  // when the engine has run it last
+	pace         atomic.Int32 // a pace, of the engine (turns.go)
 	yields       atomic.Int32 // how often it has given way since it was answered last
 
 	mark
@@ -115,7 +115,7 @@ func (q *Query) Like(expr string) (*Query, error) {
 		return nil, err
 	}
 	other.author = q.author
-	other.quick.Store(q.quick.Load())
+	other.pace.Store(q.pace.Load())
 	return other, nil
 }
 

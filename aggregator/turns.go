@@ -8,40 +8,62 @@ import (
 	"time"
 )
 
-// turns bounds how many of the engine's queries run: one at a time of each namespace, and few in all. One that is known to be quick
-// and one that is not go first by turns, so neither kind waits for more than one of the other; among its kind the namespace that has waited
-// longest does: it has one place, however many queries it has. One that has run for turnLong ends as soon as another namespace waits.
+// turns bounds how many of the engine's queries run: one at a time of each namespace, and few in all. Who waits gets a turn by what is known
+// of his query: those that are slow have a third of the time where others wait too. Among its kind the namespace that has waited longest goes
+// first: it has one place, however many queries it has. A turn ends when it has had its share of the time and another namespace waits.
 type turns struct {
 	mu      sync.Mutex
 	free    int
 	number  uint64
-	slow    bool             // the next one is preferably not quick: the last one was
 	running map[string]*turn // by namespace
 	waiting []*turn          // as they have come
+	// owed is how much time those that are not slow are owed for the time of those that are, below 0 where it is the other way round.
+	owed time.Duration
 }
 
-// turnLong leaves an answer to who comes after queries that nobody knows yet of an HPA controller's other four workers: a request has 4 s.
-const turnLong = 750 * time.Millisecond
+// pace is what is known of how long a query runs.
+type pace int32
+
+const (
+	paceUnknown pace = iota
+	paceQuick        // less than engineQuick, when it has run last
+	paceSlow
+)
+
+const (
+	// fullTurn is shared by slow queries of an HPA controller's five workers, so that the last of them is answered in time: a request has
+	// 4 s. Two that need half of it are answered both.
+	fullTurn = 3 * time.Second
+	// leastTurn is how long one of them runs at least.
+	leastTurn = 500 * time.Millisecond
+	// fullTrial is shared by those that nobody knows: new ones may come from a hundred namespaces at once.
+	fullTrial = 2 * time.Second
+	// leastTrial is how long one of them runs at least: beside 400 pods, a hundred times as long as a usual one.
+	leastTrial = 20 * time.Millisecond
+	// mostOwed is for how long slow ones wait at most for others that do not end.
+	mostOwed = time.Second
+)
 
 // errGaveWay is the cause of the end of a turn that another namespace waited for.
-var errGaveWay = errors.New("it ran for longer than " + turnLong.String() + " while others waited")
+var errGaveWay = errors.New("it had its share of the time while others waited")
 
 type turn struct {
 	namespace string
-	quick     bool
+	pace      pace
 	began     chan struct{} // closed when it begins
 	end       context.CancelCauseFunc
 	// Under turns.mu:
 	place uint64 // grows with the time at which it has come, or its namespace has had a turn
-	long  bool   // it has run for turnLong
+	since time.Time
+	timer *time.Timer // looks whether it has had its share
 }
 
 func newTurns(atATime int) *turns { return &turns{free: atATime, running: map[string]*turn{}} }
 
 // wait returns when the namespace has its turn; the caller ends it. The query runs in the turn's context, whose cause is errGaveWay where
 // another one's turn has ended it. The error is that of ctx, which ended before.
-func (t *turns) wait(ctx context.Context, namespace string, quick bool) (in context.Context, end func(), err error) {
-	w := &turn{namespace: namespace, quick: quick, began: make(chan struct{})}
+func (t *turns) wait(ctx context.Context, namespace string, p pace) (in context.Context, end func(), err error) {
+	w := &turn{namespace: namespace, pace: p, began: make(chan struct{})}
 	in, w.end = context.WithCancelCause(ctx)
 	t.join(w)
 	select {
@@ -50,8 +72,7 @@ func (t *turns) wait(ctx context.Context, namespace string, quick bool) (in cont
 		t.leave(w)
 		return nil, nil, ctx.Err()
 	}
-	long := time.AfterFunc(turnLong, func() { t.takesLong(w) })
-	return in, func() { long.Stop(); t.leave(w) }, nil
+	return in, func() { t.leave(w) }, nil
 }
 
 func (t *turns) join(w *turn) {
@@ -73,6 +94,12 @@ func (t *turns) leave(w *turn) {
 		return
 	}
 	delete(t.running, w.namespace)
+	w.timer.Stop()
+	took := time.Since(w.since)
+	if w.pace == paceSlow {
+		took *= -2
+	}
+	t.owed = min(max(t.owed-took, -engineQuick), mostOwed)
 	t.free++
 	t.number++
 	for _, o := range t.waiting {
@@ -83,44 +110,74 @@ func (t *turns) leave(w *turn) {
 	t.next()
 }
 
-// takesLong ends the turn if others wait, or when they will.
-func (t *turns) takesLong(w *turn) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	w.long = true
-	t.next()
-}
-
-// next begins the turns that there is room for. What has run for long gives way to those that there is none for.
+// next begins the turns that there is room for. Those that have had their share give way to those that there is none for.
 func (t *turns) next() {
-	for {
+	for t.free > 0 {
 		first := t.first()
 		if first == nil {
-			return
-		}
-		if t.free == 0 {
 			break
 		}
 		t.free--
-		t.slow = first.quick
 		t.running[first.namespace] = first
 		t.waiting = slices.DeleteFunc(t.waiting, func(o *turn) bool { return o == first })
+		first.since = time.Now()
+		first.timer = time.AfterFunc(fullTurn, t.press)
 		close(first.began)
 	}
-	for _, r := range t.running {
-		if r.long {
-			r.end(errGaveWay)
-		}
-	}
+	t.pressLocked()
 }
 
 // first is whose turn it is next, nil where nobody waits but for others of its namespace.
 func (t *turns) first() (first *turn) {
+	preferred := func(w *turn) bool { return (w.pace == paceSlow) == (t.owed < 0) }
 	for _, w := range t.waiting {
-		before := first == nil || w.quick == first.quick && w.place < first.place || w.quick != first.quick && w.quick != t.slow
+		before := first == nil || preferred(w) == preferred(first) && w.place < first.place || preferred(w) && !preferred(first)
 		if before && t.running[w.namespace] == nil {
 			first = w
 		}
 	}
 	return first
+}
+
+func (t *turns) press() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.pressLocked()
+}
+
+// pressLocked ends the turns that have had their share, and looks again when others will have.
+func (t *turns) pressLocked() {
+	others := t.others()
+	if others == 0 {
+		return
+	}
+	for _, r := range t.running {
+		if left := share(r.pace, others) - time.Since(r.since); left > 0 {
+			r.timer.Reset(left)
+		} else {
+			r.end(errGaveWay)
+		}
+	}
+}
+
+// others is how many namespaces wait for one of the running turns to end.
+func (t *turns) others() int {
+	seen := map[string]bool{}
+	for _, w := range t.waiting {
+		if t.running[w.namespace] == nil {
+			seen[w.namespace] = true
+		}
+	}
+	return len(seen)
+}
+
+// share is how long a turn lasts while so many other namespaces wait.
+func share(p pace, others int) time.Duration {
+	switch p {
+	case paceSlow:
+		return max(fullTurn/time.Duration(others+1), leastTurn)
+	case paceUnknown:
+		return min(max(fullTrial/time.Duration(others+1), leastTrial), engineQuick)
+	}
+	return engineQuick
 }

@@ -14,7 +14,7 @@ import (
 // begin has the namespace take a turn that is free.
 func (t *turns) begin(tb testing.TB, namespace string) (in context.Context, end func()) {
 	tb.Helper()
-	in, end, err := t.wait(tb.Context(), namespace, false)
+	in, end, err := t.wait(tb.Context(), namespace, paceSlow)
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -29,15 +29,16 @@ func TestTurnsGoByNamespace(t *testing.T) {
 		var all sync.WaitGroup
 		for _, w := range []struct {
 			namespace string
-			quick     bool
-		}{{"evil", false}, {"evil", false}, {"evil", true}, {"evil", false}, {"mine", false}, {"other", false}, {"quick", true}, {"mine", false}} {
+			pace      pace
+		}{{"evil", paceSlow}, {"evil", paceSlow}, {"evil", paceQuick}, {"evil", paceSlow}, {"mine", paceSlow}, {"other", paceSlow}, {"quick", paceQuick}, {"mine", paceSlow}} {
 			all.Go(func() {
-				_, end, err := turns.wait(t.Context(), w.namespace, w.quick)
+				_, end, err := turns.wait(t.Context(), w.namespace, w.pace)
 				if err != nil {
 					t.Error(err)
 					return
 				}
 				order = append(order, w.namespace)
+				time.Sleep(time.Millisecond)
 				end()
 			})
 			synctest.Wait()
@@ -59,7 +60,7 @@ func TestAQueryThatIsNotQuickHasItsTurn(t *testing.T) {
 		for i := range 50 {
 			running.Go(func() {
 				for {
-					_, end, err := turns.wait(quick, fmt.Sprint("quick-", i), true)
+					_, end, err := turns.wait(quick, fmt.Sprint("quick-", i), paceQuick)
 					if err != nil {
 						return
 					}
@@ -73,7 +74,7 @@ func TestAQueryThatIsNotQuickHasItsTurn(t *testing.T) {
 		began := time.Now()
 		ctx, done := context.WithTimeout(t.Context(), 4*time.Second)
 		defer done()
-		_, end, err := turns.wait(ctx, "mine", false)
+		_, end, err := turns.wait(ctx, "mine", paceSlow)
 		if took := time.Since(began); err != nil || took > 180*time.Millisecond {
 			t.Errorf("it waits for %s: %v", took, err)
 		}
@@ -85,39 +86,112 @@ func TestAQueryThatIsNotQuickHasItsTurn(t *testing.T) {
 	})
 }
 
-// And quick ones wait for one of the others at most.
-func TestAQuickQueryGoesFirstEverySecondTime(t *testing.T) {
+// And the others have two thirds of the time: one of them waits for one of the slow at most.
+func TestAQueryThatIsNotKnownToBeSlowGoesFirst(t *testing.T) {
+	for name, p := range map[string]pace{"quick": paceQuick, "not known": paceUnknown} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				turns := newTurns(1)
+				slow, cancel := context.WithCancel(t.Context())
+				var running sync.WaitGroup
+				for i := range 50 {
+					running.Go(func() {
+						for {
+							in, end, err := turns.wait(slow, fmt.Sprint("slow-", i), paceSlow)
+							if err != nil {
+								return
+							}
+							<-in.Done() // it gives way
+							end()
+						}
+					})
+				}
+				synctest.Wait()
+				for range 10 {
+					began := time.Now()
+					_, end, err := turns.wait(t.Context(), "mine", p)
+					if took := time.Since(began); err != nil || took > leastTurn {
+						t.Errorf("it waits for %s: %v", took, err)
+					}
+					end()
+				}
+				cancel()
+				running.Wait()
+			})
+		})
+	}
+}
+
+// runs is a query that takes so long, as the engine runs it, and how long its answer took, 0 if it has none.
+func (t *turns) runs(ctx context.Context, namespace string, takes time.Duration) (answered time.Duration) {
+	began := time.Now()
+	for p := paceUnknown; ; p = paceSlow {
+		in, end, err := t.wait(ctx, namespace, p)
+		if err != nil {
+			return 0
+		}
+		select {
+		case <-in.Done():
+			end()
+			if p == paceSlow {
+				return 0
+			}
+		case <-time.After(takes):
+			end()
+			return time.Since(began)
+		}
+	}
+}
+
+// However many ask at once for what takes all that it may, a new query of another namespace is answered in the four seconds of a request.
+func TestANewQueryIsAnsweredBesideManyThatTakeLong(t *testing.T) {
+	for _, others := range []int{1, 4, 19, 99} {
+		synctest.Test(t, func(t *testing.T) {
+			turns := newTurns(1)
+			evil, cancel := context.WithCancel(t.Context())
+			var all sync.WaitGroup
+			for i := range others {
+				all.Go(func() {
+					for evil.Err() == nil {
+						turns.runs(evil, fmt.Sprint("evil-", i), time.Hour)
+					}
+				})
+			}
+			synctest.Wait()
+			for n := range 5 {
+				ctx, done := context.WithTimeout(t.Context(), 4*time.Second)
+				took := turns.runs(ctx, "mine", leastTrial-time.Millisecond)
+				done()
+				if took == 0 {
+					t.Errorf("beside %d others no answer to the query's ask number %d", others, n+1)
+				}
+				time.Sleep(time.Second)
+			}
+			cancel()
+			all.Wait()
+		})
+	}
+}
+
+// Two queries that need more than a second each are both answered, whoever comes first.
+func TestTwoSlowQueriesAreBothAnswered(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		turns := newTurns(1)
-		slow, cancel := context.WithCancel(t.Context())
-		var running sync.WaitGroup
-		for i := range 50 {
-			running.Go(func() {
-				for {
-					in, end, err := turns.wait(slow, fmt.Sprint("slow-", i), false)
-					if err != nil {
-						return
-					}
-					<-in.Done() // it gives way
-					end()
+		ctx, done := context.WithTimeout(t.Context(), 4*time.Second)
+		defer done()
+		var all sync.WaitGroup
+		for _, namespace := range []string{"mine", "yours"} {
+			all.Go(func() {
+				if turns.runs(ctx, namespace, 1400*time.Millisecond) == 0 {
+					t.Errorf("%s has no answer", namespace)
 				}
 			})
 		}
-		synctest.Wait()
-		for range 10 {
-			began := time.Now()
-			_, end, err := turns.wait(t.Context(), "mine", true)
-			if took := time.Since(began); err != nil || took > turnLong {
-				t.Errorf("it waits for %s: %v", took, err)
-			}
-			end()
-		}
-		cancel()
-		running.Wait()
+		all.Wait()
 	})
 }
 
-// A turn that takes long ends once another namespace waits, and not for its own.
+// A turn that has had its share ends once another namespace waits, and not for its own.
 func TestALongTurnGivesWay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		turns := newTurns(1)
@@ -125,7 +199,7 @@ func TestALongTurnGivesWay(t *testing.T) {
 		wait := func(namespace string) (done chan struct{}) {
 			done = make(chan struct{})
 			go func() {
-				_, end, err := turns.wait(t.Context(), namespace, false)
+				_, end, err := turns.wait(t.Context(), namespace, paceSlow)
 				if err != nil {
 					t.Error(err)
 				}
@@ -136,7 +210,7 @@ func TestALongTurnGivesWay(t *testing.T) {
 			return done
 		}
 		again := wait("evil")
-		time.Sleep(2 * turnLong)
+		time.Sleep(2 * fullTurn)
 		synctest.Wait()
 		if in.Err() != nil {
 			t.Errorf("it gives way to its own namespace: %v", context.Cause(in))
@@ -149,20 +223,28 @@ func TestALongTurnGivesWay(t *testing.T) {
 		<-mine
 		<-again
 
-		in, end = turns.begin(t, "evil")
-		mine = wait("mine")
-		time.Sleep(turnLong - time.Millisecond)
-		synctest.Wait()
-		if in.Err() != nil {
-			t.Error("it gives way before it has taken long")
+		for _, others := range []int{1, 2, 20} {
+			in, end = turns.begin(t, "evil")
+			var all []chan struct{}
+			for n := range others {
+				all = append(all, wait(fmt.Sprint("mine-", n)), wait(fmt.Sprint("mine-", n)))
+			}
+			share := max(fullTurn/time.Duration(others+1), leastTurn) // of a namespace, however many queries it has
+			time.Sleep(share - time.Millisecond)
+			synctest.Wait()
+			if in.Err() != nil {
+				t.Errorf("beside %d others it gives way before it has had its share", others)
+			}
+			time.Sleep(time.Millisecond)
+			synctest.Wait()
+			if !errors.Is(context.Cause(in), errGaveWay) {
+				t.Errorf("it has had its share while %d others waited, and its context says %v", others, context.Cause(in))
+			}
+			end()
+			for _, done := range all {
+				<-done
+			}
 		}
-		time.Sleep(time.Millisecond)
-		synctest.Wait()
-		if !errors.Is(context.Cause(in), errGaveWay) {
-			t.Errorf("it has taken long while another one waited, and its context says %v", context.Cause(in))
-		}
-		end()
-		<-mine
 		if len(turns.running)+len(turns.waiting) != 0 || turns.free != 1 {
 			t.Errorf("left are %d that run, %d that wait, %d places", len(turns.running), len(turns.waiting), turns.free)
 		}
@@ -170,11 +252,7 @@ func TestALongTurnGivesWay(t *testing.T) {
 }
 
 // gaveWay notes that others have ended the query's turn while it ran.
-func (q *Query) gaveWay(ctx context.Context) error {
-	in, cancel := context.WithCancelCause(ctx)
-	cancel(errGaveWay)
-	return q.ran(in, in.Err(), turnLong)
-}
+func (q *Query) gaveWay() error { return q.ran(true, context.Canceled, leastTurn) }
 
 // A query that has given way to others is none that takes too much: their load may have made it slow.
 func TestAQueryThatGaveWayIsTriedAgain(t *testing.T) {
@@ -188,16 +266,16 @@ func TestAQueryThatGaveWayIsTriedAgain(t *testing.T) {
 		}
 		for range 3 * engineYields { // never so often in a row
 			for range engineYields - 1 {
-				if err := q.gaveWay(t.Context()); !errors.Is(err, errGaveWay) || errors.Is(err, ErrTooMuch) ||
-					!strings.Contains(err.Error(), "750ms while others waited: name a metric and a namespace") {
+				if err := q.gaveWay(); !errors.Is(err, errGaveWay) || errors.Is(err, ErrTooMuch) ||
+					!strings.Contains(err.Error(), "while others waited: name a metric and a namespace") {
 					t.Fatalf("it gives way: %v", err)
 				}
 			}
-			if q.quick.Load() || q.TooMuch() {
-				t.Fatalf("quick: %t, too much: %t", q.quick.Load(), q.TooMuch())
+			if pace(q.pace.Load()) != paceSlow || q.TooMuch() {
+				t.Fatalf("pace: %d, too much: %t", q.pace.Load(), q.TooMuch())
 			}
-			if _, err := q.Eval(t.Context(), f.now); err != nil || !q.quick.Load() {
-				t.Fatalf("alone: %v, quick: %t", err, q.quick.Load())
+			if _, err := q.Eval(t.Context(), f.now); err != nil || pace(q.pace.Load()) != paceQuick {
+				t.Fatalf("alone: %v, pace: %d", err, q.pace.Load())
 			}
 		}
 	})
@@ -215,14 +293,14 @@ func TestAQueryThatGaveWayThreeTimesInARowIsTooMuch(t *testing.T) {
 			t.Fatal(err)
 		}
 		for range 2 {
-			if err := q.gaveWay(t.Context()); errors.Is(err, ErrTooMuch) {
+			if err := q.gaveWay(); errors.Is(err, ErrTooMuch) {
 				t.Errorf("it gives way: %v", err)
 			}
 		}
-		if err := q.ran(t.Context(), context.Canceled, time.Second); errors.Is(err, ErrTooMuch) {
+		if err := q.ran(false, context.Canceled, time.Second); errors.Is(err, ErrTooMuch) {
 			t.Errorf("its request ends: %v", err)
 		}
-		if err := q.gaveWay(t.Context()); !errors.Is(err, ErrTooMuch) || !strings.Contains(err.Error(), "750ms while others waited") {
+		if err := q.gaveWay(); !errors.Is(err, ErrTooMuch) || !strings.Contains(err.Error(), "while others waited") {
 			t.Errorf("it gives way for the third time without an answer: %v", err)
 		}
 		_, end := e.turns.begin(t, "other") // so a turn would have to wait
