@@ -26,6 +26,8 @@ type Target struct {
 	Ingest, HTTPS string
 	// Victims are the pods whose workload the answers are of.
 	Victims []Pod
+	// Witness is a pod that something is told of, in the log, beside what is told of attackers.
+	Witness Pod
 }
 
 // Attack is what one sender does until the context ends.
@@ -36,6 +38,10 @@ type Attack struct {
 	// Sends is what it has to send to be one, in bytes: much less than it does where it has a CPU.
 	Sends float64
 	Run   func(ctx context.Context, t Target)
+	// Descriptors are how many the attacked may have, 0 for as many as the system gives.
+	Descriptors int
+	// Tells: the log has to name the witness's address.
+	Tells bool
 }
 
 // Times of attacks: a flood shows at once; who lies has done all that it can once --hold of half a minute is over.
@@ -51,29 +57,31 @@ const mb = 1e6
 // All are the attacks over the wire.
 func All() []Attack {
 	return []Attack{
-		{"identifiers", "one message that says 200,000 times who reports, 4 connections", flood, 0, mb, identifiers},
-		{"gzip", "64 MiB of zeros compressed, 16 connections", flood, 0, mb / 2, gzipped},
-		{"podflood", "100,000 pods' names, a message each, 8 connections", flood, 0, mb, podflood},
-		{"oddnames", "pods' names that Kubernetes has none of: newline, NUL, ESC, RTL, dots, 8 connections", flood, 0, mb / 2, oddnames},
-		{"padding", "88 KiB of padding on each of 1,000 connections", flood, 0, 10 * mb, padding},
-		{"onebyte", "a message of a byte a frame, 16 connections", flood, 0, mb, onebyte},
-		{"labelflood", "250 series of 50 labels of 2 KB at each flush, 4 pods", flood, 0, 20 * mb, labelflood},
-		{"trickle", "50 messages that are never finished on each of 50 connections that finish others", flood, 0, mb, trickle},
-		{"connections", "5,000 connections to the ingest port that say nothing more", flood, 0, mb / 20, idle(ingest)},
-		{"https", "3,000 connections to the HTTPS port that say nothing", flood, 0, mb / 40, idle(https)},
-		{"settings", "SETTINGS without end, 4 connections", flood, 0, mb, flooding(settingsFrame)},
-		{"resets", "streams that are reset at once, 4 connections", flood, 0, mb, flooding(resetFrames)},
-		{"emptydata", "empty DATA without end, 4 connections", flood, 0, mb, flooding(emptyData)},
-		{"continuation", "a block of headers without end, 4 connections", flood, 0, mb, flooding(endlessHeaders)},
-		{"slowone", "the victims' workload in the labels of another pod that says it flushes every hour, once", lie, stays, 500, slowone},
-		{"newnames", "a new pod's name of the victims' workload a second, each says it flushes every hour, a message each", claim, 0, 5000, newnames},
-		{"phantom", "the victims' workload in the labels of another pod, 1,000 requests a second", claim, 0, 3000, phantom},
-		{"unknown", "a pod of the victims' workload that the cluster does not know, 1,000 requests a second", lie, stays, 3000, unknown},
-		{"steal", "a message in each victim's name, once, and gone", lie, stays, 3000, steal},
-		{"zero", "flushes in each victim's name, without requests", lie, stays, 20_000, zero},
-		{"posed", "flushes in each victim's name, without requests, from the address of a pod of the attacker's", lie, stays, 3000, posed},
-		{"waypoint", "the victims' workload as a waypoint has it, 1,000 requests a second, by a pod that is none", claim, 0, 3000, waypoint},
-		{"hostflood", "6,000 more Host headers at each flush of a pod that is called", claim, 0, mb, hostflood},
+		{Name: "identifiers", What: "one message that says 200,000 times who reports, 4 connections", For: flood, Sends: mb, Run: identifiers},
+		{Name: "gzip", What: "64 MiB of zeros compressed, 16 connections", For: flood, Sends: mb / 2, Run: gzipped},
+		{Name: "podflood", What: "100,000 pods' names, a message each, 8 connections", For: flood, Sends: mb, Run: podflood},
+		{Name: "oddnames", What: "pods' names that Kubernetes has none of: newline, NUL, ESC, RTL, dots, 8 connections", For: flood, Sends: mb / 2, Run: oddnames},
+		{Name: "padding", What: "88 KiB of padding on each of 1,000 connections", For: flood, Sends: 10 * mb, Run: padding},
+		{Name: "onebyte", What: "a message of a byte a frame, 16 connections", For: flood, Sends: mb, Run: onebyte},
+		{Name: "labelflood", What: "250 series of 50 labels of 2 KB at each flush, 4 pods", For: flood, Sends: 20 * mb, Run: labelflood},
+		{Name: "trickle", What: "50 messages that are never finished on each of 50 connections that finish others", For: flood, Sends: mb, Run: trickle},
+		{Name: "connections", What: "5,000 connections to the ingest port that say nothing more", For: flood, Sends: mb / 20, Run: idle(ingest)},
+		{Name: "descriptors", What: "400 connections to the ingest port that say nothing more, where 256 descriptors are all there are", For: flood, Sends: mb / 100, Run: idle(few), Descriptors: 256},
+		{Name: "https", What: "3,000 connections to the HTTPS port that say nothing", For: flood, Sends: mb / 40, Run: idle(https)},
+		{Name: "settings", What: "SETTINGS without end, 4 connections", For: flood, Sends: mb, Run: flooding(settingsFrame)},
+		{Name: "resets", What: "streams that are reset at once, 4 connections", For: flood, Sends: mb, Run: flooding(resetFrames)},
+		{Name: "emptydata", What: "empty DATA without end, 4 connections", For: flood, Sends: mb, Run: flooding(emptyData)},
+		{Name: "continuation", What: "a block of headers without end, 4 connections", For: flood, Sends: mb, Run: flooding(endlessHeaders)},
+		{Name: "warnings", What: "10,000 other pods' names from the attacker's address, and one from another pod's, of which a line has to tell", For: flood, Sends: mb / 10, Run: warnings, Tells: true},
+		{Name: "slowone", What: "the victims' workload in the labels of another pod that says it flushes every hour, once", For: lie, After: stays, Sends: 500, Run: slowone},
+		{Name: "newnames", What: "a new pod's name of the victims' workload a second, each says it flushes every hour, a message each", For: claim, Sends: 5000, Run: newnames},
+		{Name: "phantom", What: "the victims' workload in the labels of another pod, 1,000 requests a second", For: claim, Sends: 3000, Run: phantom},
+		{Name: "unknown", What: "a pod of the victims' workload that the cluster does not know, 1,000 requests a second", For: lie, After: stays, Sends: 3000, Run: unknown},
+		{Name: "steal", What: "a message in each victim's name, once, and gone", For: lie, After: stays, Sends: 3000, Run: steal},
+		{Name: "zero", What: "flushes in each victim's name, without requests", For: lie, After: stays, Sends: 20_000, Run: zero},
+		{Name: "posed", What: "flushes in each victim's name, without requests, from the address of a pod of the attacker's", For: lie, After: stays, Sends: 3000, Run: posed},
+		{Name: "waypoint", What: "the victims' workload as a waypoint has it, 1,000 requests a second, by a pod that is none", For: claim, Sends: 3000, Run: waypoint},
+		{Name: "hostflood", What: "6,000 more Host headers at each flush of a pod that is called", For: claim, Sends: mb, Run: hostflood},
 	}
 }
 

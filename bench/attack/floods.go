@@ -67,6 +67,7 @@ func trickle(ctx context.Context, t Target) {
 
 func ingest(t Target) (string, int) { return t.Ingest, 5000 }
 func https(t Target) (string, int)  { return t.HTTPS, 3000 }
+func few(t Target) (string, int)    { return t.Ingest, 400 }
 
 func idle(where func(Target) (target string, connections int)) func(context.Context, Target) {
 	return func(ctx context.Context, t Target) {

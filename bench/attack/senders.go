@@ -217,6 +217,20 @@ func oddnames(ctx context.Context, t Target) {
 	named(ctx, t, 10_000, func(n, i int) string { return odd[i%len(odd)] + numbered(numbered("", n), i) })
 }
 
+// warnings are told of other pods' names from the attacker's address, and of one from the witness', once.
+func warnings(ctx context.Context, t Target) {
+	parallel(2, func(i int) {
+		if i == 0 {
+			named(ctx, t, 10_000, func(n, i int) string { return numbered(numbered("warned", n), i) })
+			return
+		}
+		sleep(ctx, 2*time.Second) // by then the attacker has had all the lines that he gets
+		other := t.Witness
+		other.Name += "-too"
+		oneMessage(ctx, t.Ingest, t.Witness, other, message(nil, requests(time.Now(), 1)))
+	})
+}
+
 // named sends a message in each of so many names, over 8 connections at a time.
 func named(ctx context.Context, t Target, count int, name func(connection, i int) string) {
 	parallel(8, func(n int) {

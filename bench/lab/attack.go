@@ -23,8 +23,9 @@ const (
 	attackRetention = time.Minute
 	// attackMemory is GOMEMLIMIT while one attacks, installedMemory as the base sets it, while three do.
 	attackMemory, installedMemory = 512 << 20, 900 << 20
-	attackSeed                    = 1
-	attackTogether                = 3
+	// containerMemory is the limit of the base's container, and containerMost what may be taken of it.
+	containerMemory, containerMost = 1 << 30, 960 << 20
+	attackTogether                 = 3
 	// attackNice is how much the attackers give way: on a real cluster they would have machines of their own.
 	attackNice = 5
 	// attackLong is how long an attack lasts at defaults: --hold and --retention of 5 minutes, and a minute to see the end of them.
@@ -38,13 +39,14 @@ type assault struct {
 	attacks      []attack.Attack                             // over the wire
 	do           func(ctx context.Context, m *subject) error // what is none, nil if nothing
 	memory       int64                                       // GOMEMLIMIT, bytes
+	descriptors  int                                         // that meshpulse may have, 0: as many as there are
 	lasts, after time.Duration                               // of the attack; of the look at what comes after it
 	defaults     bool                                        // of --hold and --retention
 	files        bool                                        // against a meshpulse of files
 }
 
 // attackAll lets one attack after the other happen, then three together. With names only those, and what was seen of the others before stays.
-func (l *lab) attackAll(ctx context.Context, long bool, names []string) error {
+func (l *lab) attackAll(ctx context.Context, long bool, seed uint64, names []string) error {
 	dir, err := l.runDir("attack")
 	if err != nil {
 		return err
@@ -55,7 +57,7 @@ func (l *lab) attackAll(ctx context.Context, long bool, names []string) error {
 	}
 	defer c.Stop()
 	a := &arena{lab: l, cluster: c, dir: dir}
-	assaults := l.assaults(a, long)
+	assaults := l.assaults(a, long, seed)
 	if err := known(names, assaults); err != nil {
 		return err
 	}
@@ -107,10 +109,10 @@ func known(names []string, all []assault) error {
 }
 
 // assaults are all that is tried, or those that last for as long as the defaults.
-func (l *lab) assaults(a *arena, long bool) (all []assault) {
+func (l *lab) assaults(a *arena, long bool, seed uint64) (all []assault) {
 	const soon, atDefaults = 3 * time.Second, 40 * time.Second
 	for _, x := range attack.All() {
-		s := assault{name: x.Name, what: x.What, attacks: []attack.Attack{x}, memory: attackMemory, lasts: x.For, after: max(soon, x.After)}
+		s := assault{name: x.Name, what: x.What, attacks: []attack.Attack{x}, memory: attackMemory, descriptors: x.Descriptors, lasts: x.For, after: max(soon, x.After)}
 		if long {
 			s.name, s.memory, s.lasts, s.after, s.defaults = x.Name+" at defaults", installedMemory, attackLong, atDefaults, true
 		}
@@ -125,14 +127,18 @@ func (l *lab) assaults(a *arena, long bool) (all []assault) {
 		s.memory, s.after = attackMemory, soon
 		all = append(all, s)
 	}
-	random := rand.New(rand.NewPCG(attackSeed, 0))
+	pool := slices.DeleteFunc(slices.Clone(all), func(s assault) bool { return s.files })
+	random := rand.New(rand.NewPCG(seed, 0))
 	for i := range attackTogether {
-		s := assault{name: fmt.Sprint("together-", i+1), memory: installedMemory, after: soon}
+		s := assault{name: fmt.Sprintf("together-%d.%d", seed, i+1), memory: installedMemory, after: soon}
 		var names []string
-		for _, k := range random.Perm(len(attack.All()))[:3] {
-			x := attack.All()[k]
-			s.attacks, names = append(s.attacks, x), append(names, x.Name)
-			s.lasts, s.after = max(s.lasts, x.For), max(s.after, x.After)
+		for _, k := range random.Perm(len(pool))[:3] {
+			x := pool[k]
+			s.attacks, names = append(s.attacks, x.attacks...), append(names, x.name)
+			s.lasts, s.after, s.descriptors = max(s.lasts, x.lasts), max(s.after, x.after), max(s.descriptors, x.descriptors)
+			if x.do != nil { // one of them
+				s.do = x.do
+			}
 		}
 		s.what = strings.Join(names, ", ")
 		all = append(all, s)
@@ -143,12 +149,10 @@ func (l *lab) assaults(a *arena, long bool) (all []assault) {
 // attack runs an assault until the context ends, and returns how many MiB were sent over the wire: what goes over the wire in processes of their own, which give way to what they
 // attack, since on a real cluster they would have other machines.
 func (a *arena) attack(ctx context.Context, s assault, m *subject) (sent float64, err error) {
-	text, err := json.Marshal(attack.Target{Ingest: m.ingest, HTTPS: m.https, Victims: a.nodes.running(victimNamespace)})
+	t := attack.Target{Ingest: m.ingest, HTTPS: m.https, Victims: a.nodes.running(victimNamespace), Witness: a.nodes.running(fleetNamespace)[0]}
+	text, err := json.Marshal(t)
 	if err != nil {
 		return 0, err
-	}
-	if s.do != nil {
-		return 0, s.do(ctx, m)
 	}
 	var all []int
 	for _, x := range s.attacks {
@@ -159,13 +163,22 @@ func (a *arena) attack(ctx context.Context, s assault, m *subject) (sent float64
 		defer p.Kill()
 		all = append(all, p.PID())
 	}
+	if s.do != nil {
+		err = s.do(ctx, m)
+	}
 	<-ctx.Done()
+	if err != nil {
+		return 0, err
+	}
 	for i, pid := range all {
 		usage, err := process.UsageOf(pid)
 		if err != nil || float64(usage.Written) < s.attacks[i].Sends {
 			return 0, errors.Join(err, fmt.Errorf("attacker %s has sent %d bytes, less than the %.0f that make it one", s.attacks[i].Name, usage.Written, s.attacks[i].Sends))
 		}
 		sent += float64(usage.Written) / (1 << 20)
+		if s.attacks[i].Tells && !strings.Contains(m.said(), t.Witness.Address) {
+			return sent, fmt.Errorf("the log of meshpulse says nothing of what %s sent", t.Witness.Address)
+		}
 	}
 	return sent, nil
 }

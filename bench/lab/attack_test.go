@@ -39,13 +39,13 @@ func TestAnswersUnderAttackAreJudged(t *testing.T) {
 
 // TestAnAttackThatCostsSomethingIsNotOK breaks each of the goals once.
 func TestAnAttackThatCostsSomethingIsNotOK(t *testing.T) {
-	fine := attackResult{Right: 9, Held: 1, Before: 5, During: 50, Memory: 552, Limit: 512, Ended: 5, Engine: 4}
+	fine := attackResult{Right: 9, Held: 1, Before: 5, During: 50, Memory: 552, Limit: 512, Peak: 960, Ended: 5, Engine: 4}
 	if !fine.ok() {
 		t.Errorf("%+v is not ok", fine)
 	}
 	for name, spoil := range map[string]func(*attackResult){
 		"wrong": func(r *attackResult) { r.Wrong = 1 }, "missing": func(r *attackResult) { r.Missing = 1 }, "unnamed": func(r *attackResult) { r.Unnamed = 1 },
-		"slow": func(r *attackResult) { r.During = 51 }, "memory": func(r *attackResult) { r.Memory = 554 }, "late": func(r *attackResult) { r.Ended = 5.1 },
+		"slow": func(r *attackResult) { r.During = 51 }, "memory": func(r *attackResult) { r.Memory = 554 }, "container": func(r *attackResult) { r.Peak = 961 }, "late": func(r *attackResult) { r.Ended = 5.1 },
 		"exit": func(r *attackResult) { r.Exited = true }, "engine": func(r *attackResult) { r.Engine = 4.1 }, "closed": func(r *attackResult) { r.Closed = 1 },
 		"no attack": func(r *attackResult) { r.Failure = "x" },
 	} {
@@ -82,7 +82,7 @@ func TestWhoCanDoWhatFollowsFromWhatWasSeen(t *testing.T) {
 func TestEveryAttackIsInTheTable(t *testing.T) {
 	a := &arena{}
 	var tried, named []string
-	for _, s := range (&lab{}).assaults(a, false) {
+	for _, s := range (&lab{}).assaults(a, false, 1) {
 		if !strings.HasPrefix(s.name, "together") {
 			tried = append(tried, s.name)
 		}
@@ -98,27 +98,30 @@ func TestEveryAttackIsInTheTable(t *testing.T) {
 }
 
 func TestThreeTogetherAreDrawnFromTheSeed(t *testing.T) {
-	draw := func() (all []string) {
-		for _, s := range (&lab{}).assaults(&arena{}, false) {
-			if len(s.attacks) > 1 {
+	draw := func(seed uint64) (all []string) {
+		for _, s := range (&lab{}).assaults(&arena{}, false, seed) {
+			if strings.HasPrefix(s.name, "together") {
 				all = append(all, s.what)
 			}
 		}
 		return all
 	}
-	first := draw()
+	first := draw(1)
 	if len(first) != attackTogether || first[0] == first[1] {
 		t.Errorf("drawn are %v", first)
 	}
-	if diff := cmp.Diff(first, draw()); diff != "" {
+	if diff := cmp.Diff(first, draw(1)); diff != "" {
 		t.Errorf("another draw gives others:\n%s", diff)
+	}
+	if cmp.Equal(first, draw(2)) {
+		t.Error("another seed gives the same")
 	}
 }
 
 // An attack that is misspelt is no run of none, which would be a good one.
 func TestAnUnknownAttackIsRefusedWithThoseThatThereAre(t *testing.T) {
 	for _, long := range []bool{false, true} {
-		all := (&lab{}).assaults(&arena{}, long)
+		all := (&lab{}).assaults(&arena{}, long, 1)
 		for _, s := range all {
 			if err := known([]string{s.name}, all); err != nil {
 				t.Error(err)

@@ -8,6 +8,8 @@ import (
 	"math"
 	"net/http"
 	"net/url"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"time"
@@ -68,6 +70,12 @@ type arena struct {
 // setUp makes the pods and the HPA. meshpulse comes with each attack.
 func (a *arena) setUp(ctx context.Context) error {
 	a.client = a.cluster.AdminClient()
+	own := *a.lab // a copy of the program, which nothing else runs
+	own.meshpulse = filepath.Join(a.dir, "meshpulse-binary")
+	if err := copyFile(own.meshpulse, a.lab.meshpulse); err != nil {
+		return err
+	}
+	a.lab = &own
 	a.nodes = &nodes{client: a.cluster.Client}
 	for _, ns := range []string{victimNamespace, fleetNamespace, attack.Namespace} {
 		if err := a.namespace(ctx, ns); err != nil {
@@ -124,6 +132,15 @@ type sent struct {
 	took  time.Duration
 }
 
+// copyFile copies a program.
+func copyFile(to, from string) error {
+	content, err := os.ReadFile(from)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(to, content, 0o755)
+}
+
 // metricOf is what is asked for: by the name of a query, "" for the metric that has none.
 func metricOf(query string) (metric, selector string) {
 	if query == "" {
@@ -133,7 +150,7 @@ func metricOf(query string) (metric, selector string) {
 }
 
 // ask asks meshpulse itself, without the API server before it, which would be measured too.
-func (a *arena) ask(ctx context.Context, server, query string) (s sent) {
+func (a *arena) ask(ctx context.Context, server, token, query string) (s sent) {
 	metric, selector := metricOf(query)
 	path := server + "/apis/external.metrics.k8s.io/v1beta1/namespaces/" + victimNamespace + "/" + metric + "?labelSelector=" + url.QueryEscape(selector)
 	asked := time.Now()
@@ -142,6 +159,9 @@ func (a *arena) ask(ctx context.Context, server, query string) (s sent) {
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, path, nil)
 	if err != nil {
 		return sent{err: err}
+	}
+	if token != "" {
+		request.Header.Set("Authorization", "Bearer "+token)
 	}
 	response, err := a.client.Do(request)
 	if err != nil {

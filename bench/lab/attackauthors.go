@@ -5,7 +5,10 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"net"
+	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"sync"
@@ -21,12 +24,16 @@ import (
 
 const evilAuthors = 100
 
+// readersToken is that of who may read, where a token is asked for.
+const readersToken = "0123456789abcdef0123456789abcdef"
+
 // attackers are those that are no senders: who writes HPAs, who writes files.
 func (a *arena) attackers() []assault {
 	return []assault{
 		{name: "hpas", what: "100 HPAs of 100 namespaces, each with a query that takes all that it may, asked 20 at a time", lasts: 20 * time.Second, do: a.evilHPAs},
 		{name: "files", what: "HPA files without end, of 1 GB, and FIFOs in --hpa-dir; standalone", lasts: 10 * time.Second, do: a.evilFiles, files: true},
 		{name: "certificate", what: "the ingest port's certificate is a FIFO, garbage, without end; new sidecars come; standalone", lasts: 13 * time.Second, do: a.evilCertificates, files: true},
+		{name: "tokens", what: "requests without a token and with wrong ones, 8 at a time: probes need none, everything else does; standalone", lasts: 5 * time.Second, do: a.evilReaders, files: true},
 	}
 }
 
@@ -89,6 +96,50 @@ func (a *arena) evilFiles(ctx context.Context, m *subject) error {
 	}
 	<-ctx.Done()
 	return nil
+}
+
+// evilReaders ask for what they may, probes, and for what they may not.
+func (a *arena) evilReaders(ctx context.Context, m *subject) error {
+	metric, selector := metricOf("compiled")
+	asks := map[string]int{
+		"/healthz": http.StatusOK, "/livez": http.StatusOK, "/readyz": http.StatusOK, "/metrics": http.StatusUnauthorized, "/debug/hpas": http.StatusUnauthorized,
+		"/apis/external.metrics.k8s.io/v1beta1/namespaces/" + victimNamespace + "/" + metric + "?labelSelector=" + url.QueryEscape(selector): http.StatusUnauthorized,
+	}
+	ask := func(path, authorization string) (int, error) {
+		request, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+m.https+path, nil)
+		if err != nil {
+			return 0, err
+		}
+		if authorization != "" {
+			request.Header.Set("Authorization", authorization)
+		}
+		response, err := a.client.Do(request)
+		if err != nil {
+			return 0, err
+		}
+		defer func() { _ = response.Body.Close() }()
+		_, err = io.Copy(io.Discard, response.Body)
+		return response.StatusCode, err
+	}
+	errs := make([]error, 8)
+	var all sync.WaitGroup
+	for w := range errs {
+		all.Go(func() {
+			for ctx.Err() == nil && errs[w] == nil {
+				for path, want := range asks {
+					for _, authorization := range []string{"", "Bearer wrong", "Basic " + readersToken} {
+						got, err := ask(path, authorization)
+						wrong := authorization == "" || want == http.StatusUnauthorized // a wrong token may be refused anywhere
+						if err == nil && got != want && wrong && errs[w] == nil {
+							errs[w] = fmt.Errorf("%s with authorization %q is answered by %d, not by %d", path, authorization, got, want)
+						}
+					}
+				}
+			}
+		})
+	}
+	all.Wait()
+	return errors.Join(errs...)
 }
 
 // evilCertificates puts one thing after the other in the certificate's place, and each second a new sidecar has to get in.

@@ -83,6 +83,9 @@ func (r attackResult) measures() []scenario.Measure {
 	add("victims' streams closed", float64(r.Closed), "count", 0)
 	add("exits", map[bool]float64{true: 1}[r.Exited], "count", 0)
 	add("memory but pages of files, of GOMEMLIMIT", r.Memory/r.Limit, "ratio", 1.08)
+	if r.Peak > 0 {
+		add("peak of the container's memory", r.Peak, "MiB", containerMost>>20)
+	}
 	add("ended after SIGTERM", r.Ended, "s", 5)
 	all = append(all,
 		scenario.Measure{Name: "answers that are right", Value: float64(r.Right), Unit: "count", Better: "higher"},
@@ -91,12 +94,20 @@ func (r attackResult) measures() []scenario.Measure {
 	return all
 }
 
-const attackHead = "| attack | what | sent, MiB | right | held | held, unnamed | missing | wrong | p99 before, ms | p99, ms | engine, s | replicas | closed | memory, MiB of | ended in, s | |\n" +
-	"|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|---|\n"
+const attackHead = "| attack | what | sent, MiB | right | held | held, unnamed | missing | wrong | p99 before, ms | p99, ms | engine, s | replicas | closed | memory, MiB of | container's peak, MiB | ended in, s | |\n" +
+	"|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|---|\n"
 
 func (r attackResult) row() string {
-	return fmt.Sprintf("| %s | %s | %.1f | %d | %d | %d | %d | %d | %.1f | %.1f | %.2f | %d-%d | %d | %.0f of %.0f | %.1f | %s |",
-		r.Name, r.What, r.Sent, r.Right, r.Held, r.Unnamed, r.Missing, r.Wrong, r.Before, r.During, r.Engine, r.Fewest, r.Most, r.Closed, r.Memory, r.Limit, r.Ended, r.verdict())
+	return fmt.Sprintf("| %s | %s | %.1f | %d | %d | %d | %d | %d | %.1f | %.1f | %.2f | %d-%d | %d | %.0f of %.0f | %s | %.1f | %s |",
+		r.Name, r.What, r.Sent, r.Right, r.Held, r.Unnamed, r.Missing, r.Wrong, r.Before, r.During, r.Engine, r.Fewest, r.Most, r.Closed, r.Memory, r.Limit, r.peak(), r.Ended, r.verdict())
+}
+
+// peak is that of the container, for a cell.
+func (r attackResult) peak() string {
+	if r.Peak == 0 {
+		return "not measured"
+	}
+	return fmt.Sprintf("%.0f", r.Peak)
 }
 
 func (r attackResult) verdict() string {
@@ -128,8 +139,8 @@ func (r attackReport) markdown() string {
 	fmt.Fprintf(&w, "A real API server and HPA controller (sync %s); %d victims of %.0f requests a second, exactly, and a fleet of %d with 100 series each beside; %s. GOMEMLIMIT is %d MiB, where three attack together %d MiB as installed.\n"+
 		"Asked ten times a second: the victims' compiled query and metric without a query, and once a second a query for Prometheus' engine, while the attack lasts and until what it left is over. "+
 		"Right is within 1 %%; held has a reason that names an attacker's address. The HPA's target is such that a held answer is 4 %% more than the truth, and asks for the %d replicas that there are. "+
-		"Attackers are processes of the same machine that give way to what they attack (nice %d). Memory is what is not pages of files (RssAnon, ten times a second); `memory.peak` of a container was not measured: the lab has no containers.\n\n%s",
-		attackSync, victims, truth/victims, fleetPods, knows, attackMemory>>20, installedMemory>>20, victims, attackNice, attackHead)
+		"Attackers are processes of the same machine that give way to what they attack (nice %d). Memory is what is not pages of files (RssAnon, ten times a second), at most 1.08 times GOMEMLIMIT. meshpulse runs in a control group with the limit of the base's container, %d MiB: its peak, with buffers of connections and the program's own pages, is at most %d.\n\n%s",
+		attackSync, victims, truth/victims, fleetPods, knows, attackMemory>>20, installedMemory>>20, victims, attackNice, containerMemory>>20, containerMost>>20, attackHead)
 	for _, x := range r.Results {
 		w.WriteString(x.row() + "\n")
 	}
@@ -188,8 +199,8 @@ func kills(r attackResult) string {
 	switch {
 	case r.Exited:
 		return r.Name + ": it exited"
-	case r.Ended > 5, r.Memory > 1.08*r.Limit:
-		return fmt.Sprintf("%s: %.0f MiB of %.0f, ended in %.1f s", r.Name, r.Memory, r.Limit, r.Ended)
+	case r.Ended > 5, r.Memory > 1.08*r.Limit, r.Peak > containerMost>>20:
+		return fmt.Sprintf("%s: %.0f MiB of %.0f, container %.0f MiB, ended in %.1f s", r.Name, r.Memory, r.Limit, r.Peak, r.Ended)
 	case r.During > 4000:
 		return fmt.Sprintf("%s: answers take %.1f s", r.Name, r.During/1000)
 	}
@@ -237,7 +248,7 @@ func (r attackReport) cell(names []string, seen effect, said string) string {
 }
 
 func capabilityTable() []capability {
-	floods := []string{"identifiers", "gzip", "podflood", "oddnames", "padding", "onebyte", "labelflood", "trickle", "connections", "settings", "resets", "emptydata", "continuation", "hostflood"}
+	floods := []string{"identifiers", "gzip", "podflood", "oddnames", "padding", "onebyte", "labelflood", "trickle", "connections", "descriptors", "warnings", "settings", "resets", "emptydata", "continuation", "hostflood"}
 	return []capability{
 		{
 			who: "reaches the ingest port, plaintext, and reports as anybody", down: []string{"zero", "posed", "steal", "slowone", "newnames"}, up: []string{"unknown", "phantom", "waypoint"},
@@ -250,7 +261,7 @@ func capabilityTable() []capability {
 		{who: "shares the victims' service account", said: [4]string{"as who reports as anybody: what a certificate proves is not yet compared", "as that", "as that", "as that"}},
 		{who: "calls a service, and chooses its headers", down: []string{"hostflood"}, hold: []string{"hostflood"}, dies: []string{"hostflood"}, said: [4]string{1: "makes real load"}},
 		{who: "writes an HPA in a namespace of its own", down: []string{"hpas"}, up: []string{"hpas"}, hold: []string{"hpas"}, dies: []string{"hpas"}, said: [4]string{1: "but of its own"}},
-		{who: "reaches the HTTPS port without a token", down: []string{"https"}, up: []string{"https"}, hold: []string{"https"}, dies: []string{"https"}},
+		{who: "reaches the HTTPS port without a token", down: []string{"https", "tokens"}, up: []string{"https", "tokens"}, hold: []string{"https", "tokens"}, dies: []string{"https", "tokens"}},
 		{
 			who: "writes to `--hpa-dir` or the certificate's files (standalone: an operator)", down: []string{"files", "certificate"}, up: []string{"files", "certificate"},
 			hold: []string{"files", "certificate"}, dies: []string{"files", "certificate"}, said: [4]string{"but by its own HPAs", "but by its own HPAs"},

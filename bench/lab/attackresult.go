@@ -29,6 +29,7 @@ type attackResult struct {
 	Sent                                 float64 // MiB over the wire, by the attackers
 	Closed                               int64   // victims' connections
 	Memory, Limit                        float64 // MiB: peak of what is not pages of files, GOMEMLIMIT
+	Peak                                 float64 // MiB: of the container; 0: not measured
 	Ended                                float64 // seconds from SIGTERM to the end
 	Exited                               bool    // it ended by itself
 	Failure                              string
@@ -41,7 +42,7 @@ const patience, hiccup = 3, 50 // times, ms
 func (r attackResult) slow() bool { return r.During > max(patience*r.Before, hiccup) }
 
 func (r attackResult) ok() bool {
-	return r.Wrong+r.Missing+r.Unnamed == 0 && r.Closed == 0 && !r.Exited && r.Ended <= 5 && !r.slow() && r.Memory <= 1.08*r.Limit && r.Engine <= 4 && r.Failure == ""
+	return r.Wrong+r.Missing+r.Unnamed == 0 && r.Closed == 0 && !r.Exited && r.Ended <= 5 && !r.slow() && r.Memory <= 1.08*r.Limit && r.Peak <= containerMost>>20 && r.Engine <= 4 && r.Failure == ""
 }
 
 // suffer starts a meshpulse, lets its victims be seen, and attacks.
@@ -104,6 +105,9 @@ func (a *arena) suffer(ctx context.Context, s assault) (r attackResult) {
 		r.Failure = brief(err.Error())
 	}
 	r.Ended = time.Since(at).Seconds()
+	if r.Peak, err = m.peak(); err != nil {
+		r.Failure = brief(err.Error())
+	}
 	return r
 }
 

@@ -21,8 +21,8 @@ lab-ci: lab-build ## the short closed loop of .ci/run
 chaos: lab-build ## constant load while things go wrong (SEED=1, or several: "1 7 42"; 30 minutes each, FAULTS=100 for fewer)
 	@$(LAB_BIN)/lab chaos --root . --seed "$(SEED)" $(if $(FAULTS),--faults $(FAULTS))
 
-attack: lab-build ## what one sender, author or caller can do to others (15 minutes; ONLY="gzip zero": those anew; LONG=1: at the defaults, 22 minutes)
-	@$(LAB_BIN)/lab attack --root . $(if $(LONG),--long) $(ONLY)
+attack: lab-build ## what one sender, author or caller can do to others (16 minutes; ONLY="gzip zero": those anew; SEED=7: others together; LONG=1: at the defaults, 22 minutes)
+	@$(LAB_BIN)/lab attack --root . $(if $(LONG),--long) --seed $(SEED) $(ONLY)
 
 lab-up: lab-build ## only the control plane, until Ctrl-C
 	@$(LAB_BIN)/lab up --root .

@@ -61,7 +61,7 @@ func run(args []string) error {
 	hpaSync := flags.Duration("hpa-sync", 15*time.Second, "up: the HPA controller's sync period")
 	all := flags.Bool("all", false, "versus: every setting, as long as it takes")
 	rounds := flags.Int("rounds", 2, "versus: how often the settings take turns in a scenario that repeats")
-	seeds := flags.String("seed", "1", "chaos: the seeds, a run for each")
+	seeds := flags.String("seed", "1", "chaos: the seeds, a run for each; attack: which are tried together")
 	faults := flags.Int("faults", 0, "chaos: how many faults (default 128)")
 	long := flags.Bool("long", false, "attack: at the defaults of --hold and --retention, what that matters to")
 	if err := flags.Parse(args); err != nil {
@@ -94,7 +94,11 @@ func run(args []string) error {
 		}
 		err = l.chaosAll(ctx, numbers, *faults)
 	case "attack":
-		err = l.attackAll(ctx, *long, flags.Args())
+		var numbers []uint64
+		if numbers, err = numbersIn(*seeds); err != nil || len(numbers) != 1 {
+			return errors.Join(errors.New("--seed: attack takes one number"), err)
+		}
+		err = l.attackAll(ctx, *long, numbers[0], flags.Args())
 	case "run":
 		err = l.runAll(ctx, flags.Args())
 	default:

@@ -53,6 +53,8 @@ type meshpulseOptions struct {
 	ingestTLS bool
 	// memory is its GOMEMLIMIT in bytes, 0 for none.
 	memory int64
+	// within is the command that starts it in other circumstances, nil if there are none.
+	within func(command ...string) []string
 }
 
 const (
@@ -204,12 +206,15 @@ func (m *meshpulse) configure(ctx context.Context, flags []string) error {
 func (m *meshpulse) launch() error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	command, args := m.lab.meshpulse, m.args
+	command := append([]string{m.lab.meshpulse}, m.args...)
 	if m.options.memory > 0 {
-		command, args = "env", append([]string{"GOMEMLIMIT=" + memoryText(m.options.memory), command}, args...)
+		command = append([]string{"env", "GOMEMLIMIT=" + memoryText(m.options.memory)}, command...)
+	}
+	if m.options.within != nil {
+		command = m.options.within(command...)
 	}
 	var err error
-	m.process, err = process.Start(filepath.Join(m.dir, "meshpulse.log"), command, args...)
+	m.process, err = process.Start(filepath.Join(m.dir, "meshpulse.log"), command[0], command[1:]...)
 	return err
 }
 
