@@ -123,7 +123,7 @@ func (q *Query) byEngine(ctx context.Context, at int64) ([]Value, error) {
 // it was too much.
 func (q *Query) ran(gaveWay bool, err error, took time.Duration) error {
 	p := paceSlow
-	if err == nil && took < engineQuick {
+	if err == nil && (took < engineQuick || pace(q.pace.Load()) == paceQuick && took < leastTurn) {
 		p = paceQuick
 	}
 	q.pace.Store(int32(p))

@@ -26,7 +26,7 @@ type pace int32
 
 const (
 	paceUnknown pace = iota
-	paceQuick        // less than engineQuick, when it has run last
+	paceQuick        // less than engineQuick, and less than leastTurn ever since: others' load makes any query slow at times
 	paceSlow
 )
 
@@ -34,7 +34,7 @@ const (
 	// fullTurn is shared by slow queries of an HPA controller's five workers, so that the last of them is answered in time: a request has
 	// 4 s. Two that need half of it are answered both.
 	fullTurn = 3 * time.Second
-	// leastTurn is how long one of them runs at least.
+	// leastTurn is how long one of them runs at least, and one that was quick.
 	leastTurn = 500 * time.Millisecond
 	// fullTrial is shared by those that nobody knows: new ones may come from a hundred namespaces at once.
 	fullTrial = 2 * time.Second
@@ -179,5 +179,5 @@ func share(p pace, others int) time.Duration {
 	case paceUnknown:
 		return min(max(fullTrial/time.Duration(others+1), leastTrial), engineQuick)
 	}
-	return engineQuick
+	return leastTurn
 }

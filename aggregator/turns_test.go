@@ -281,6 +281,19 @@ func TestAQueryThatGaveWayIsTriedAgain(t *testing.T) {
 	})
 }
 
+// A query that was quick is so until it needs a turn of the slow: others' load makes it take longer at times.
+func TestAQuickQueryStaysSoWhereItTakesLongerNowAndThen(t *testing.T) {
+	q := &Query{}
+	for _, step := range []struct {
+		took time.Duration
+		want pace
+	}{{engineQuick, paceSlow}, {engineQuick - 1, paceQuick}, {leastTurn - 1, paceQuick}, {engineQuick, paceQuick}, {leastTurn, paceSlow}, {leastTurn - 1, paceSlow}} {
+		if err := q.ran(false, nil, step.took); err != nil || pace(q.pace.Load()) != step.want {
+			t.Errorf("after %s: pace %d, want %d; %v", step.took, q.pace.Load(), step.want, err)
+		}
+	}
+}
+
 // One that never ends before it gives way is refused for a while, as one that is too much, and asks for no turn meanwhile.
 func TestAQueryThatGaveWayThreeTimesInARowIsTooMuch(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
