@@ -64,6 +64,9 @@ func (l *lab) built() []string {
 	} {
 		all = append(all, l.binary(name))
 	}
+	if l.istio {
+		all = append(all, l.istioBuilt()...)
+	}
 	return append(all, l.archive())
 }
 
@@ -117,8 +120,14 @@ func (l *lab) boot(ctx context.Context) (*node, error) {
 	if err := os.WriteFile(filepath.Join(l.state, "resolv.conf"), []byte("nameserver 127.0.0.1\n"), 0o644); err != nil {
 		return nil, err
 	}
-	if err := os.Symlink(l.binary("controlplane-"+kubeVersion), filepath.Join(l.state, "bin", "kubectl")); err != nil {
-		return nil, err
+	programs := map[string]string{"kubectl": l.binary("controlplane-" + kubeVersion)}
+	if l.istio {
+		programs["istioctl"] = l.istioBinary("istioctl")
+	}
+	for name, program := range programs {
+		if err := os.Symlink(program, filepath.Join(l.state, "bin", name)); err != nil {
+			return nil, err
+		}
 	}
 	imported := make(chan error, 1)
 	go func() { imported <- n.startContainerd(ctx) }() // beside the control plane's start: both wait for the disk

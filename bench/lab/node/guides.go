@@ -19,6 +19,9 @@ type guide struct {
 	least, most int
 }
 
+// processed is the query of the guides' HPAs that tells their requests.
+const processed = "processed-requests-per-second"
+
 // elsewhere is the namespace in which the second guide runs, beside the first.
 const elsewhere = "test-2"
 

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"strings"
 	"time"
 )
 
@@ -54,7 +55,7 @@ func (i image) write(file string) error {
 	rootFS := blob(oci+"layer.v1.tar", layer.Bytes())
 	config := blob(oci+"config.v1+json", toJSON(map[string]any{
 		"architecture": runtime.GOARCH, "os": runtime.GOOS,
-		"config": map[string]any{"Entrypoint": i.entrypoint, "User": i.user, "WorkingDir": "/", "Env": []string{"PATH=/usr/local/bin:/"}},
+		"config": map[string]any{"Entrypoint": i.entrypoint, "User": i.user, "WorkingDir": "/", "Env": []string{"PATH=/usr/local/bin:/usr/sbin:/"}},
 		"rootfs": map[string]any{"type": "layers", "diff_ids": []any{rootFS["digest"]}},
 	}))
 	manifest := blob(oci+"manifest.v1+json", toJSON(map[string]any{
@@ -102,14 +103,14 @@ func toJSON(v any) []byte {
 }
 
 // libraries are the shared libraries of a program, as paths inside by where they are here.
-func libraries(program string) (map[string]string, error) {
+func (l *lab) libraries(program string) (map[string]string, error) {
 	listed, err := output(context.Background(), 10*time.Second, "ldd", program)
 	if err != nil {
 		return nil, err
 	}
 	files := map[string]string{}
 	for _, match := range regexp.MustCompile(`(?m)(/\S+) \(0x`).FindAllStringSubmatch(listed, -1) {
-		files[match[1][1:]] = match[1]
+		files[l.target(match[1])] = match[1]
 	}
 	return files, nil
 }
@@ -117,25 +118,34 @@ func libraries(program string) (map[string]string, error) {
 // ofNode is how many of images a node cannot be ready without: the first ones.
 const ofNode = 2
 
+// target is where a file of the machine's, or of get-tools', is in an image.
+func (l *lab) target(file string) string {
+	return strings.TrimPrefix(strings.TrimPrefix(file, filepath.Join(l.tools, "root")), "/")
+}
+
 // images are those of the node, of the guides' app, and of the sidecars. The app's and the load tester's names are the manifests'.
 func (l *lab) images() ([]image, error) {
 	envoy, err := filepath.EvalSymlinks(filepath.Join(l.root, ".cache/envoy/envoy"))
 	if err != nil {
 		return nil, err
 	}
-	sidecar, err := libraries(envoy)
-	if err != nil {
-		return nil, err
-	}
-	sidecar["usr/local/bin/envoy"] = envoy
-	sidecar["pod"] = l.binary("pod")
-	return []image{
+	images := []image{
 		{"lab.local/pause:lab", map[string]string{"pod": l.binary("pod")}, []string{"/pod", "pause"}, "65532:65532"},
 		{"lab.local/coredns:lab", map[string]string{"coredns": l.binary("coredns-" + corednsVersion)}, []string{"/coredns"}, "0:0"},
 		{"ghcr.io/stefanprodan/podinfo:6.7.1", map[string]string{"podinfo": l.binary("podinfo")}, []string{"/podinfo"}, "100:101"},
 		{"ghcr.io/fluxcd/flagger-loadtester:0.34.0", map[string]string{
 			"loadtester": l.binary("pod"), "usr/local/bin/hey": l.binary("hey"),
 		}, []string{"/loadtester"}, "100:101"},
-		{sidecarImage, sidecar, []string{"/pod", "sidecar"}, "1337:1337"},
-	}, nil
+	}
+	if l.istio {
+		istio, err := l.istioImages(envoy)
+		return append(images, istio...), err
+	}
+	sidecar, err := l.libraries(envoy)
+	if err != nil {
+		return nil, err
+	}
+	sidecar["usr/local/bin/envoy"] = envoy
+	sidecar["pod"] = l.binary("pod")
+	return append(images, image{sidecarImage, sidecar, []string{"/pod", "sidecar"}, "1337:1337"}), nil
 }

@@ -57,6 +57,9 @@ func (n *node) steps() ([]step, error) {
 	if err != nil {
 		return nil, err
 	}
+	if n.istio {
+		return istioSteps(first, second), nil
+	}
 	return slices.Concat([]step{
 		{"CoreDNS, kube-proxy, kube-router", n.startRest},
 	}, first.installSteps(), []step{

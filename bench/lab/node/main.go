@@ -38,12 +38,13 @@ func main() {
 
 func run(args []string) error {
 	if len(args) == 0 {
-		return errors.New("usage: node run --root PROJECT [--keep]")
+		return errors.New("usage: node run --root PROJECT [--istio] [--keep]")
 	}
 	command, args := args[0], args[1:]
 	flags := flag.NewFlagSet("node "+command, flag.ContinueOnError)
 	root := flags.String("root", ".", "the project's root")
 	cgroup := flags.String("cgroup", "", "inside: the folder of control groups that the run has made")
+	istio := flags.Bool("istio", false, "istiod injects the sidecars, and what is checked is the mesh")
 	keep := flags.Bool("keep", false, "when all is checked, or something has failed, wait for Ctrl-C and say how to look")
 	if err := flags.Parse(args); err != nil {
 		return err
@@ -55,6 +56,7 @@ func run(args []string) error {
 	if *cgroup != "" {
 		l.cgroup = *cgroup
 	}
+	l.istio = *istio
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	switch command {
@@ -79,7 +81,9 @@ type lab struct {
 	// cgroup is the folder below which the kubelet keeps its control groups, the one thing that does not end with a namespace. Each run has
 	// its own, so that a machine can have several.
 	cgroup string
-	keep   bool
+	// istio: the node is for lab-istio.
+	istio bool
+	keep  bool
 }
 
 // kubeVersion is the control plane's and the node's; the binaries are keyed by it (see node.mk).
@@ -124,6 +128,10 @@ func (l *lab) run(ctx context.Context) error {
 		return err
 	}
 	defer release()
+	limit := limit
+	if l.istio {
+		limit = istioLimit
+	}
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	if err := l.tidyKilled(); err != nil {

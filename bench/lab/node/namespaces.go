@@ -35,6 +35,9 @@ func (l *lab) inNamespaces(ctx context.Context) error {
 		return err
 	}
 	args := []string{"init", "--root", l.root, self, "inside", "--root", l.root, "--cgroup", l.cgroup}
+	if l.istio {
+		args = append(args, "--istio")
+	}
 	if l.keep {
 		args = append(args, "--keep")
 	}

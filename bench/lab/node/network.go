@@ -81,14 +81,7 @@ func (r *reader) operatorSteps() []step {
 		{"with cert-manager: the API server takes all of it, by cert-manager's own types", r.certManager},
 		{"what is planted on a host is seen", r.plant},
 		{"the new certificate is served, no question was left unanswered", func(ctx context.Context) error {
-			err := r.eventually(ctx, 3*time.Minute, func() error {
-				now, err := r.servedCertificate(ctx)
-				if err == nil && string(now) == string(served) {
-					err = errors.New("meshpulse still serves its first certificate")
-				}
-				return err
-			})
-			return errors.Join(err, w.end())
+			return errors.Join(r.servesAnother(ctx, served), w.end())
 		}},
 	}
 }
@@ -182,7 +175,7 @@ func (n *node) dials(ctx context.Context, from []string, want [][2]string) error
 func (r *reader) endSteps(second *reader) []step {
 	return []step{
 		{"a rolling update of meshpulse, the API asked twice a second: no question is left unanswered", r.rolls},
-		{"every sidecar has found the new one", r.covered},
+		{"every sidecar has found the new one", func(ctx context.Context) error { return r.covered(ctx, elsewhere, processed) }},
 		{"manifests/uninstall.sh leaves nothing", func(ctx context.Context) error {
 			err := abreast(ctx,
 				[]step{{"uninstall.sh", func(ctx context.Context) error {
@@ -214,9 +207,9 @@ func (n *node) rolls(ctx context.Context) error {
 	return errors.Join(err, w.end())
 }
 
-// covered is an error until an answer says that all sidecars have reported to the new pod, for the HPA that the second guide leaves.
-func (n *node) covered(ctx context.Context) error {
-	const query = externals + "/namespaces/" + elsewhere + "/prometheus-query?labelSelector=query-name%3Dprocessed-requests-per-second"
+// covered is an error until an answer says that all sidecars have reported, to a query of an HPA there.
+func (n *node) covered(ctx context.Context, namespace, name string) error {
+	query := externals + "/namespaces/" + namespace + "/prometheus-query?labelSelector=query-name%3D" + name
 	return n.eventually(ctx, time.Minute, func() error {
 		answer, err := n.kubectl(ctx, "get", "--raw", query)
 		if err != nil {
@@ -244,4 +237,15 @@ func (n *node) servedCertificate(ctx context.Context) ([]byte, error) {
 	}
 	defer func() { _ = connection.Close() }()
 	return connection.(*tls.Conn).ConnectionState().PeerCertificates[0].Raw, nil
+}
+
+// servesAnother waits until meshpulse serves another certificate than this.
+func (n *node) servesAnother(ctx context.Context, served []byte) error {
+	return n.eventually(ctx, 3*time.Minute, func() error {
+		now, err := n.servedCertificate(ctx)
+		if err == nil && string(now) == string(served) {
+			err = errors.New("meshpulse still serves its first certificate")
+		}
+		return err
+	})
 }

@@ -27,6 +27,8 @@ type reader struct {
 	// load is the hey that runs now, nil when none does, and hey its arguments.
 	load *process.Process
 	hey  []string
+	// scale is what the app was scaled to since it was watched.
+	scale *scaling
 	// beside are commands that run on beside the next ones.
 	beside []*process.Process
 }
