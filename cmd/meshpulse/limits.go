@@ -3,7 +3,9 @@ package main
 import (
 	"errors"
 	"fmt"
+	"math"
 	"strings"
+	"time"
 
 	"github.com/spf13/pflag"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -53,4 +55,60 @@ func checkGiven(f *pflag.FlagSet) error {
 		}
 	})
 	return errors.Join(errs...)
+}
+
+const (
+	// leastMessage is more than the identifier takes that begins a stream, which is tens of KB: below it no
+	// sidecar would be heard.
+	leastMessage = 128 << 10
+	// leastHold is two flushes of Istio's default: below it a sidecar would be silent between two of them.
+	leastHold = 10 * time.Second
+)
+
+// checkSense refuses values under which nothing could work, though each is a number above 0.
+func (o *serveOptions) checkSense() error {
+	var errs []error
+	if n := o.sink.MaxMessageBytes; n > 0 && n < leastMessage {
+		errs = append(errs, fmt.Errorf("--max-message-bytes %d is less than a sidecar's first message takes, which says who it is: give 128Ki or more, or leave it out for 64Mi", n))
+	}
+	if d := o.api.Hold; d > 0 && d < leastHold {
+		errs = append(errs, fmt.Errorf("--hold %s is shorter than a sidecar is silent between two flushes: give %s or more, or leave it out for 5m", d, leastHold))
+	}
+	if streams, connections := o.sink.MaxStreams, o.sink.MaxConnections; connections > 0 && connections < streams {
+		errs = append(errs, fmt.Errorf("--max-connections %d is less than --max-streams %d, and a sidecar's stream takes a connection: raise the one, lower the other, or leave --max-connections out", connections, streams))
+	}
+	return errors.Join(errs...)
+}
+
+// nearest is the flag's name that takes the fewest changes of a letter to come from a text.
+func nearest(f *pflag.FlagSet, text string) (name string) {
+	fewest := math.MaxInt
+	f.VisitAll(func(flag *pflag.Flag) {
+		if n := changes(text, flag.Name); n < fewest {
+			name, fewest = flag.Name, n
+		}
+	})
+	return name
+}
+
+// changes is how many letters have to be put in, left out or replaced to make one text of another
+// (Levenshtein's distance).
+func changes(from, to string) int {
+	row := make([]int, len(to)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(from) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(to) {
+			replaced := diagonal
+			if from[i] != to[j] {
+				replaced++
+			}
+			diagonal = row[j+1]
+			row[j+1] = min(replaced, row[j]+1, row[j+1]+1)
+		}
+	}
+	return row[len(to)]
 }

@@ -101,6 +101,9 @@ func newFlags(name, text string, c console) *pflag.FlagSet {
 // parse reads the flags; an error other than pflag.ErrHelp is a usageError.
 func parse(f *pflag.FlagSet, args []string) error {
 	err := f.Parse(args)
+	if unknown := (*pflag.NotExistError)(nil); errors.As(err, &unknown) {
+		err = fmt.Errorf("%w: the nearest is --%s", err, nearest(f, unknown.GetSpecifiedName()))
+	}
 	if err != nil && !errors.Is(err, pflag.ErrHelp) {
 		return usageError{err}
 	}

@@ -65,7 +65,12 @@ func TestWrongCallsNameTheFlagAndExitWithTwo(t *testing.T) {
 	}{
 		"no command":                     {nil, []string{"serve, replay"}},
 		"an unknown command":             {[]string{"start"}, []string{`"start"`}},
-		"an unknown flag":                {standalone("--retentoin=5m"), []string{"--retentoin"}},
+		"an unknown flag":                {standalone("--retentoin=5m"), []string{"--retentoin", "--retention"}},
+		"a flag of another spelling":     {standalone("--max-series-a-pod=5"), []string{"--max-series-a-pod", "--max-series-per-pod"}},
+		"an unknown flag of replay":      {[]string{"replay", "--taget=127.0.0.1:1", "x.pb"}, []string{"--taget", "--target"}},
+		"no room for a message":          {standalone("--max-message-bytes=1"), []string{"--max-message-bytes 1", "128Ki", "leave it out"}},
+		"a hold of nothing":              {standalone("--hold=1ns"), []string{"--hold 1ns", "10s", "leave it out"}},
+		"streams beyond connections":     {standalone("--max-streams=100", "--max-connections=99"), []string{"--max-connections 99", "--max-streams 100", "raise"}},
 		"a duration without a unit":      {standalone("--retention=5"), []string{"--retention"}},
 		"a negative limit":               {standalone("--max-series=-1"), []string{"--max-series"}},
 		"a limit of 0":                   {standalone("--max-streams=0"), []string{"--max-streams 0", "leave it out for the default"}},

@@ -123,7 +123,7 @@ func (o *serveOptions) complete() error {
 	if _, _, err := net.SplitHostPort(o.ingestAddress); err != nil {
 		errs = append(errs, fmt.Errorf("--ingest-address: %w: give host:port", err))
 	}
-	errs = append(errs, o.roomForMessages(), o.ownPorts())
+	errs = append(errs, o.checkSense(), o.roomForMessages(), o.ownPorts())
 	if _, _, err := net.SplitHostPort(o.profilingAddress); o.profilingAddress != "" && err != nil {
 		errs = append(errs, fmt.Errorf("--profiling-address: %w: give host:port", err))
 	}
@@ -178,8 +178,13 @@ func sameAddress(a, b string) bool {
 	if errA != nil || errB != nil || portA != portB || portA == "0" {
 		return false
 	}
-	all := func(host string) bool { ip := net.ParseIP(host); return host == "" || ip != nil && ip.IsUnspecified() }
-	return hostA == hostB || all(hostA) || all(hostB)
+	return hostA == hostB || allAddresses(hostA) || allAddresses(hostB)
+}
+
+// allAddresses reports whether a host to listen on stands for all addresses of the machine.
+func allAddresses(host string) bool {
+	ip := net.ParseIP(host)
+	return host == "" || ip != nil && ip.IsUnspecified()
 }
 
 // logger writes in the format of the flags, which complete has checked.

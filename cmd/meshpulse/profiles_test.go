@@ -1,8 +1,10 @@
 package main
 
 import (
+	"bytes"
 	"compress/gzip"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"runtime"
@@ -53,5 +55,28 @@ func TestWaitsAreProfiledWhileTheyAreAskedFor(t *testing.T) {
 	running.Wait()
 	if n := runtime.SetMutexProfileFraction(-1); n != 0 {
 		t.Errorf("waits for mutexes go on being recorded, one in %d", n)
+	}
+}
+
+// Profiles tell what is in memory, and cost CPU: that everybody who reaches the machine may ask for them is said.
+func TestProfilesOnAllAddressesAreWarnedOf(t *testing.T) {
+	for address, warned := range map[string]bool{"127.0.0.1:0": false, "localhost:0": false, ":0": true, "0.0.0.0:0": true} {
+		var log bytes.Buffer
+		var o serveOptions
+		f := o.flags(console{out: io.Discard, err: io.Discard})
+		if err := f.Parse([]string{"--standalone", "--hpa-dir=" + t.TempDir(), "--ingest-address=127.0.0.1:0", "--secure-port=0", "--profiling-address=" + address}); err != nil {
+			t.Fatal(err)
+		}
+		if err := o.complete(); err != nil {
+			t.Fatal(err)
+		}
+		s, err := newServer(o, slog.New(slog.NewTextHandler(&log, nil)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.closeListeners()
+		if got := strings.Contains(log.String(), "--profiling-address"); got != warned {
+			t.Errorf("%s: warned %t, want %t: %s", address, got, warned, log.String())
+		}
 	}
 }
