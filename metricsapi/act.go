@@ -108,7 +108,7 @@ func (x *actor) follow(s *snapshot) {
 	for q, hpas := range s.acting {
 		wanted[q] = true
 		for _, h := range hpas {
-			id := types.UID(identity(h.sourceHPA))
+			id := types.UID(h.identity())
 			if states[id] = x.states[id]; states[id] == nil {
 				states[id] = &action{watched: x.now()}
 			}
@@ -132,7 +132,7 @@ func (x *actor) follow(s *snapshot) {
 func (x *actor) state(h sourceHPA) *action {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	return x.states[types.UID(identity(h))]
+	return x.states[types.UID(h.identity())]
 }
 
 // scaled notes a scaling of the controller's own, as its status tells it: it counts against the HPA's policies.

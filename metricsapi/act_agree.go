@@ -51,7 +51,7 @@ func (x *actor) agree(ctx context.Context, o *offer, v verdict, at time.Time) (v
 		}
 		to, target := x.agreed(ctx, a, st, o.prepared.query, at)
 		for _, w := range a.metrics {
-			goal := targetQuantity(w.target)
+			goal := w.goal()
 			if w.metric != o.metric || w.canonical != o.selector || goal == nil || goal.Sign() <= 0 || to == 0 {
 				continue
 			}
@@ -81,8 +81,8 @@ func (x *actor) agreed(ctx context.Context, a *autoscaler, st *action, q *aggreg
 	}
 	target, over := horizontal.Target{Spec: g.to, Status: g.to}, !at.Before(g.until) || x.haveReported(q, g, at)
 	if !over {
-		if now, err := x.targets.replicas(ctx, a.Namespace, a.Spec.ScaleTargetRef); err == nil {
-			target = now
+		if now, err := x.targets.recent(ctx, a.Namespace, a.Spec.ScaleTargetRef); err == nil {
+			target = targetOf(now)
 		}
 		over = target.Spec < g.to
 	}

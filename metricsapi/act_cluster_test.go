@@ -61,20 +61,18 @@ func (f *fakeScales) client() *clusterScales {
 		resource := a.GetResource().GroupResource()
 		return true, f.object(a.GetNamespace()), f.update(resource, a.(kubetesting.UpdateAction).GetObject().(*autoscalingv1.Scale))
 	})
-	found := &kinds{}
-	found.current.Store(&knownKinds{at: time.Now(), mapper: mapper})
-	return &clusterScales{kinds: found, reads: newScaleReads(found, c, 0), raises: c}
+	return scalesOver(c, mapper)
 }
 
 // hangingTargets are those of an API server that does not answer for some.
 type hangingTargets struct{ *clusterScales }
 
-func (t hangingTargets) scale(ctx context.Context, namespace string, target autoscalingv2.CrossVersionObjectReference) (*autoscalingv1.Scale, error) {
+func (t hangingTargets) now(ctx context.Context, namespace string, target autoscalingv2.CrossVersionObjectReference) (*autoscalingv1.Scale, error) {
 	if strings.HasPrefix(target.Name, "hanging") {
 		<-ctx.Done()
 		return nil, ctx.Err()
 	}
-	return t.clusterScales.scale(ctx, namespace, target)
+	return t.clusterScales.now(ctx, namespace, target)
 }
 
 func (f *fakeScales) object(namespace string) *autoscalingv1.Scale {

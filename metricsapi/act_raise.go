@@ -17,10 +17,10 @@ import (
 // targets are the scale subresources of what HPAs scale.
 type targets interface {
 	scales
-	// scale reads a target's, as it is at this moment.
-	scale(ctx context.Context, namespace string, target autoscalingv2.CrossVersionObjectReference) (*autoscalingv1.Scale, error)
-	// raise writes what scale has returned, with other replicas. It fails with a conflict where the target has been written since.
-	raise(ctx context.Context, target autoscalingv2.CrossVersionObjectReference, s *autoscalingv1.Scale) error
+	// now reads a target's, as it is at this moment.
+	now(ctx context.Context, namespace string, target autoscalingv2.CrossVersionObjectReference) (*autoscalingv1.Scale, error)
+	// update writes what now has returned, with other replicas. It fails with a conflict where the target has been written since.
+	update(ctx context.Context, target autoscalingv2.CrossVersionObjectReference, s *autoscalingv1.Scale) error
 }
 
 // Outcomes of a raise: the closed set of the outcome label of meshpulse_metricsapi_surge_raises_total.
@@ -114,7 +114,7 @@ func (x *actor) attempt(ctx context.Context, h acting, st *action, l look) error
 		return nil
 	case !x.observes(h):
 		sc.Spec.Replicas = d.Replicas
-		if err := x.targets.raise(ctx, h.Spec.ScaleTargetRef, sc); err != nil {
+		if err := x.targets.update(ctx, h.Spec.ScaleTargetRef, sc); err != nil {
 			return err
 		}
 	}
@@ -125,7 +125,7 @@ func (x *actor) attempt(ctx context.Context, h acting, st *action, l look) error
 // read returns the target's scale. Where nobody knows one, the sidecars that report stand in for it.
 func (x *actor) read(ctx context.Context, h acting) (*autoscalingv1.Scale, error) {
 	if x.targets != nil {
-		return x.targets.scale(ctx, h.Namespace, h.Spec.ScaleTargetRef)
+		return x.targets.now(ctx, h.Namespace, h.Spec.ScaleTargetRef)
 	}
 	n := x.reporting(ctx, h)
 	return &autoscalingv1.Scale{Spec: autoscalingv1.ScaleSpec{Replicas: n}, Status: autoscalingv1.ScaleStatus{Replicas: n}}, nil

@@ -13,7 +13,7 @@ import (
 
 // actsOn returns an HPA as one that is acted on, with the metrics that can be; false where its annotations do not ask for it.
 func actsOn(h hpaState) (acting, bool) {
-	if h.surge.off || h.surge.action != surgeActionScale && h.surge.action != surgeActionObserve {
+	if !h.surge.acts() {
 		return acting{}, false
 	}
 	x := acting{hpaState: h}

@@ -84,9 +84,9 @@ func (r rules) judge(subject string, p *prepared, a aggregator.Answer, at time.T
 	switch {
 	case certain:
 		return verdict{}, refuse(outcomeNoValue, "%s: %s: %s", subject, why, p.expr)
-	case p.selects && a.Matched == 0 && otherForm(a):
+	case p.selects() && a.Matched == 0 && otherForm(a):
 		return verdict{}, refuse(outcomeNoValue, "%s: no series, and it is not known to be 0: its %s: %s", subject, otherFormText, p.expr)
-	case p.selects && a.Reporting == 0 && (a.Matched == 0 || r.holder != nil || nothingLeft(a)):
+	case p.selects() && a.Reporting == 0 && (a.Matched == 0 || r.holder != nil || nothingLeft(a)):
 		if others := r.othersReport(p, at); others != "" {
 			why = strings.TrimPrefix(why+"; "+others, "; ")
 		}
@@ -94,7 +94,7 @@ func (r rules) judge(subject string, p *prepared, a aggregator.Answer, at time.T
 	case why != "":
 		return verdict{}, refuse(outcomeNoValue, "%s: %s: %s", subject, why, p.expr)
 	}
-	if nan, all := countNaN(a.Values); a.Matched == 0 && p.selects && all {
+	if nan, all := countNaN(a.Values); a.Matched == 0 && p.selects() && all {
 		return r.judgeNothing(subject, p, a)
 	} else if s := absent.inScalar(p.tree); nan > 0 && s != nil {
 		return verdict{}, refuse(outcomeNoValue, "%s: not a number, since scalar() has nothing to take: no series matches %s: %s", subject, s, p.expr)
@@ -112,7 +112,7 @@ func (r rules) judge(subject string, p *prepared, a aggregator.Answer, at time.T
 		if a.Moved && severalInScalar(p.tree) {
 			return verdict{}, refuse(outcomeNaN, "%s: not a number: scalar() has several series to take (add them up in it: scalar(sum(…))), or 0 is divided by 0: %s", subject, p.expr)
 		}
-		if p.irate {
+		if p.irate() {
 			return verdict{}, refuse(outcomeNaN, "%s: not a number (0/0): there was no request between the last two flushes, and irate looks at no more. Better: rate: %s", subject, p.expr)
 		}
 		return verdict{}, refuse(outcomeNaN, "%s: not a number (0/0): there was no request within %s. It is 0 once nothing has moved for %s and every sidecar reports: %s", subject, a.Window, r.retention, p.expr)
@@ -125,9 +125,9 @@ func (r rules) judge(subject string, p *prepared, a aggregator.Answer, at time.T
 func (r rules) judgeNothing(subject string, p *prepared, a aggregator.Answer) (verdict, *refusal) {
 	seen := heardOf(a)
 	switch {
-	case p.waypoint && !seen:
+	case p.waypoint() && !seen:
 		return verdict{}, r.noSidecar(subject, p, a, "")
-	case !p.waypoint && !p.namesPods():
+	case !p.waypoint() && !p.namesPods():
 		return verdict{}, refuse(outcomeNoSidecar, "%s: no series, and the query does not say which pods report it (destination_workload, destination_canonical_service, destination_workload_namespace, …; with reporter=source the callers: source_workload, source_workload_namespace, …), so it is not known to be 0: %s", subject, p.expr)
 	case refusing(a):
 		return verdict{}, refuse(outcomeNoValue, "%s: no series, but samples of its pods were refused, so it is not known to be 0 (meshpulse_store_dropped_samples_total tells the reason): %s", subject, p.expr)
@@ -158,7 +158,7 @@ const manyReporting = 5
 
 // othersReport says which workloads report where none that a query means does: its name may be misspelt. It is "" where there is none.
 func (r rules) othersReport(p *prepared, at time.Time) string {
-	if p.query == nil || p.waypoint || !p.namesPods() {
+	if p.query == nil || p.waypoint() || !p.namesPods() {
 		return ""
 	}
 	names := p.query.ReportingWorkloads(at, r.holder == nil)
@@ -179,7 +179,7 @@ func (r rules) noSidecar(subject string, p *prepared, a aggregator.Answer, doubt
 	if doubt != "" {
 		doubt = "; " + doubt
 	}
-	if p.waypoint {
+	if p.waypoint() {
 		return refuse(outcomeNoSidecar, "%s: no series, and no waypoint reports one. Check that there is a waypoint that sends its stats to meshpulse (envoyMetricsService), and the labels in the query%s: %s", subject, doubt, p.expr)
 	}
 	return refuse(outcomeNoSidecar, "%s: no series, and no sidecar that could have one reports. Check that the pods carry a sidecar that sends its stats to meshpulse (envoyMetricsService; it counts from a pod's start), "+

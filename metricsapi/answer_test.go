@@ -137,7 +137,7 @@ func TestJudge(t *testing.T) {
 			got, refused := r.judge("metric x in namespace test", p, a, started.Add(tc.listening))
 			if tc.outcome != "" {
 				wantRefusal(t, refused, tc.outcome, tc.message)
-				if p.selects && !strings.Contains(refused.message, tc.expr) {
+				if p.selects() && !strings.Contains(refused.message, tc.expr) {
 					t.Errorf("the message does not show the query: %s", refused.message)
 				}
 				return

@@ -4,7 +4,6 @@ import (
 	"net/http"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
 	"k8s.io/client-go/rest"
 )
 
@@ -13,12 +12,12 @@ import (
 type apiClock struct {
 	next   http.RoundTripper
 	now    func() time.Time
-	behind prometheus.Gauge // seconds
+	behind func(seconds float64)
 }
 
 // measureClock lets every client of the config compare clocks.
-func measureClock(config *rest.Config, m *metrics, now func() time.Time) {
-	config.Wrap(func(next http.RoundTripper) http.RoundTripper { return &apiClock{next, now, m.clockBehind} })
+func measureClock(config *rest.Config, behind func(seconds float64), now func() time.Time) {
+	config.Wrap(func(next http.RoundTripper) http.RoundTripper { return &apiClock{next, now, behind} })
 }
 
 // RoundTrip sends a request and looks at the date of the answer, which is cut to a second.
@@ -28,7 +27,7 @@ func (c *apiClock) RoundTrip(r *http.Request) (*http.Response, error) {
 		return answer, err
 	}
 	if date, err := http.ParseTime(answer.Header.Get("Date")); err == nil {
-		c.behind.Set(date.Add(time.Second / 2).Sub(c.now()).Seconds())
+		c.behind(date.Add(time.Second / 2).Sub(c.now()).Seconds())
 	}
 	return answer, nil
 }

@@ -12,7 +12,6 @@ import (
 	"time"
 
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apiserver/pkg/apis/apiserver"
 	"k8s.io/apiserver/pkg/authentication/authenticator"
 	"k8s.io/apiserver/pkg/authentication/request/anonymous"
@@ -24,9 +23,6 @@ import (
 	genericapiserver "k8s.io/apiserver/pkg/server"
 	"k8s.io/apiserver/pkg/server/healthz"
 	genericoptions "k8s.io/apiserver/pkg/server/options"
-	"k8s.io/client-go/kubernetes"
-	autoscalingclient "k8s.io/client-go/kubernetes/typed/autoscaling/v2"
-	"k8s.io/client-go/rest"
 	openapicommon "k8s.io/kube-openapi/pkg/common"
 	adapterserver "sigs.k8s.io/custom-metrics-apiserver/pkg/apiserver"
 	generatedcore "sigs.k8s.io/custom-metrics-apiserver/pkg/generated/openapi/core"
@@ -45,9 +41,7 @@ const (
 type Server struct {
 	provider *provider
 	source   source
-	events   *apiEvents // nil in standalone mode, as are pods
-	pods     *podIndex
-	client   kubernetes.Interface // nil in standalone mode
+	api      *api // nil in standalone mode
 	options  Options
 	config   *genericapiserver.Config
 	generic  *genericapiserver.GenericAPIServer // nil until the API server has answered
@@ -95,77 +89,26 @@ func (s *Server) addSource(o Options, m *metrics) error {
 		s.source, err = newFileSource(o.HPADir, c, m, o.Log)
 		return err
 	}
-	config, err := clientConfig(o.Kubeconfig)
+	api, err := connect(apiOptions{kubeconfig: o.Kubeconfig, contain: o.Store.Contain, log: o.Log, now: o.Now, behind: m.clockBehind.Set})
 	if err != nil {
 		return err
 	}
-	measureClock(config, m, o.Now)
-	client, err := kubernetes.NewForConfig(config)
-	if err != nil {
-		return fmt.Errorf("--kubeconfig %s: %w", o.Kubeconfig, err)
-	}
-	targets, err := s.addHolder(o, config)
-	if err != nil {
-		return fmt.Errorf("--kubeconfig %s: %w", o.Kubeconfig, err)
-	}
-	s.client = client
-	events, err := newEventsClient(config)
-	if err != nil {
-		return fmt.Errorf("--kubeconfig %s: %w", o.Kubeconfig, err)
-	}
-	s.events = newAPIEvents(events, o.Log, o.Now)
-	s.events.contain = o.Store.Contain
-	c := newCatalog(o.Store, newWarner(s.events.deliver, m))
+	o.Store.SetPods(api.pods)
+	c := newCatalog(o.Store, newWarner(api.events.deliver, m))
 	c.words, s.provider.catalog = words, c
-	hpas, err := newClusterSource(client, c, o.Log, o.Now)
-	if err != nil {
-		return err
+	api.hpas.replace = c.Replace
+	s.api, s.source = api, api.hpas
+	scales := newAskedFreshness("scales", o.Now)
+	s.provider.rules.holder = &holder{
+		pods: api.pods, scales: api.scales, scalesFresh: scales, hpasFresh: api.hpas.freshness(), status: api.hpas.status,
+		settings: horizontal.Settings{Tolerance: o.HPATolerance}, store: o.Store, started: o.Store.Started(), hold: o.Hold,
 	}
-	s.source = hpas
-	holder := s.provider.rules.holder
-	holder.status, holder.hpasFresh = hpas.status, hpas.fresh
-	measureFreshness(o.Registerer, map[string]*freshness{"pods": s.pods.fresh, "hpas": hpas.fresh, "scales": holder.scalesFresh})
-	fresh, err := newFreshHPAs(config)
-	if err != nil {
-		return fmt.Errorf("--kubeconfig %s: %w", o.Kubeconfig, err)
-	}
-	s.addActor(o, &actor{report: s.events.report, hpa: hpas.hpa, fresh: fresh, targets: targets, pods: s.pods})
+	measureFreshness(o.Registerer, map[string]*freshness{"pods": api.pods.freshness(), "hpas": api.hpas.freshness(), "scales": scales})
+	s.addActor(o, &actor{report: api.events.report, hpa: api.hpas.hpa, fresh: api.hpas.current, targets: api.scales, pods: api.pods})
 	if x := s.provider.rules.actor; x != nil {
-		hpas.scaled = x.scaled
+		api.hpas.scaled = x.scaled
 	}
 	return nil
-}
-
-// newFreshHPAs reads HPAs for raises, over a client of their own.
-func newFreshHPAs(config *rest.Config) (func(ctx context.Context, namespace, name string) (*autoscalingv2.HorizontalPodAutoscaler, error), error) {
-	client, err := autoscalingclient.NewForConfig(paced(config, clientQPS, clientBurst))
-	if err != nil {
-		return nil, err
-	}
-	return func(ctx context.Context, namespace, name string) (*autoscalingv2.HorizontalPodAutoscaler, error) {
-		return client.HorizontalPodAutoscalers(namespace).Get(ctx, name, metav1.GetOptions{})
-	}, nil
-}
-
-// addHolder makes what the rule for incomplete knowledge asks: the pods that exist, and the scales of targets.
-func (s *Server) addHolder(o Options, config *rest.Config) (*clusterScales, error) {
-	client, err := kubernetes.NewForConfig(paced(config, clientQPS, clientBurst)) // pages follow each other
-	if err != nil {
-		return nil, err
-	}
-	if s.pods, err = newPodIndex(client, o.Now); err != nil {
-		return nil, err
-	}
-	s.pods.contain = o.Store.Contain
-	o.Store.SetPods(s.pods)
-	targets, err := newClusterScales(config)
-	if err != nil {
-		return nil, err
-	}
-	scales := newFreshness("scales", o.Now)
-	scales.asked = true
-	s.provider.rules.holder = &holder{pods: s.pods, scales: targets, scalesFresh: scales, settings: horizontal.Settings{Tolerance: o.HPATolerance}, store: o.Store, started: o.Store.Started(), hold: o.Hold}
-	return targets, nil
 }
 
 // addActor makes what raises targets at surges, from what is known of the cluster.
@@ -202,11 +145,11 @@ func (s *Server) configure() error {
 	}
 	ingest := healthz.NamedCheck("ingest", func(*http.Request) error { return o.IngestReady() })
 	s.config.AddHealthChecks(ingest)
-	if s.pods == nil {
+	if s.api == nil {
 		s.config.AddReadyzChecks(healthz.NamedCheck("hpas", func(*http.Request) error { return s.source.synced() }))
 		return nil
 	}
-	s.config.AddReadyzChecks(readCheck{"hpas", s.source.synced, s.provider.rules.holder.hpasFresh}, readCheck{"pods", s.pods.read, s.pods.fresh})
+	s.config.AddReadyzChecks(readCheck{"hpas", s.source.synced, s.provider.rules.holder.hpasFresh}, readCheck{"pods", s.api.pods.read, s.api.pods.freshness()})
 	return nil
 }
 
@@ -354,9 +297,9 @@ func (s *Server) Run(ctx context.Context) error {
 	if x := s.provider.rules.actor; x != nil {
 		feeders.Go(func() { x.run(feeding) })
 	}
-	if s.events != nil {
-		feeders.Go(func() { s.events.run(feeding) })
-		feeders.Go(func() { s.pods.run(feeding) })
+	if s.api != nil {
+		feeders.Go(func() { s.api.events.run(feeding) })
+		feeders.Go(func() { s.api.pods.run(feeding) })
 	}
 	err := s.serve(serving)
 	stop()
@@ -371,7 +314,7 @@ func (s *Server) Run(ctx context.Context) error {
 // serve answers until the context ends.
 func (s *Server) serve(ctx context.Context) error {
 	if s.generic == nil {
-		if awaitAPI(ctx, s.client, s.options.Log) != nil {
+		if awaitAPI(ctx, s.api.client, s.options.Log) != nil {
 			return s.listener.Close() // ended before anybody could ask
 		}
 		if err := s.build(); err != nil {

@@ -24,7 +24,7 @@ func (p *prepared) asNone(s *parser.VectorSelector, absent absentParts) string {
 			empty, other = b.RHS, b.LHS
 		}
 		switch at := empty.PositionRange(); {
-		case !selects(other, func(string) bool { return true }), absent.in(other) != nil:
+		case !selectsAny(other), absent.in(other) != nil:
 			continue
 		case empty == b.RHS && (b.Op == parser.DIV || b.Op == parser.MOD):
 			return ", and the rest is divided by it"

@@ -5,14 +5,13 @@ import (
 	"strings"
 
 	"github.com/prometheus/prometheus/model/labels"
-	"github.com/prometheus/prometheus/promql/parser"
 )
 
 // calledBy are the selectors of Istio's metrics that take the word of callers: with reporter="source", and without a reporter, a sidecar
 // says of others what they received, and whoever may report as any pod may say it. A pod speaks for itself alone where its own side
 // reports, or where the pods that report are limited by their namespace or name.
-func calledBy(tree parser.Expr) (parts []part) {
-	for _, p := range partsOf(tree) {
+func (e expression) calledBy() (parts []part) {
+	for _, p := range e.parts {
 		if p.istio() && p.reports("source") && !p.limited() {
 			parts = append(parts, p)
 		}

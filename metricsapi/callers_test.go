@@ -26,17 +26,12 @@ func TestWhoTakesTheWordOfCallers(t *testing.T) {
 		`sum(rate(http_requests_total[1m]))`:                                      "",
 		`vector(1)`:                                                               "",
 	} {
-		tree, err := parser.ParseExpr(expr)
-		if err != nil {
-			t.Fatal(err)
-		}
 		got := ""
-		if parts := calledBy(tree); len(parts) > 0 {
+		if parts := parse(expr).calledBy(); len(parts) > 0 {
 			got = parts[0].byThemselves("own")
-			better, err := parser.ParseExpr(got)
-			if err != nil {
-				t.Errorf("%s: the form does not parse: %v", got, err)
-			} else if again := calledBy(better); len(again) > 0 {
+			if better := parse(got); better.tree == nil {
+				t.Errorf("%s: the form does not parse", got)
+			} else if again := better.calledBy(); len(again) > 0 {
 				t.Errorf("%s: the form still takes the word of callers", got)
 			}
 		}
@@ -80,7 +75,7 @@ spec:
 		"without PromQL, of one's callers": {"vector(1)", "istio-requests-per-second", "reporter: source, namespace: edge", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
-			a := readHPA(hpaFrom(t, strings.Replace(head, "QUERY", "'"+tc.query+"'", 1)+
+			a := readHPA(zzhpaFrom(t, strings.Replace(head, "QUERY", "'"+tc.query+"'", 1)+
 				"    - {type: External, external: {metric: {name: "+tc.metric+", selector: {matchLabels: {"+tc.selector+"}}}, target: {type: AverageValue, averageValue: \"10\"}}}\n"))
 			told := 0
 			for _, p := range a.problems {

@@ -129,14 +129,14 @@ func (c *catalog) prepare(hpas []*autoscaler) map[preparedKey]*prepared {
 	needed := map[preparedKey]*prepared{}
 	for _, a := range hpas {
 		for _, w := range a.metrics {
-			key := a.preparedKey(w)
+			key := queryKeyOf(a, w)
 			if w.expr == "" || needed[key] != nil {
 				continue
 			}
 			p := c.prepared[key]
 			if p == nil || p.later() {
 				p = register(c.store, key)
-				p.never = c.words.never(p.parts)
+				p.never = p.expression.never(c.words)
 			}
 			needed[key] = p
 		}
@@ -220,7 +220,7 @@ func (s *snapshot) offer(a *autoscaler, w wanted, queries map[preparedKey]*prepa
 		}
 		return
 	}
-	o := &offer{offerKey: key, written: w.written, labels: demanded(w.selector), prepared: queries[a.preparedKey(w)], owner: a, askers: []*autoscaler{a}}
+	o := &offer{offerKey: key, written: w.written, labels: demanded(w.selector), prepared: queries[queryKeyOf(a, w)], owner: a, askers: []*autoscaler{a}}
 	s.offers[key] = o
 	s.metrics = append(s.metrics, w.metric)
 	name := offerKey{namespace: a.Namespace, metric: w.metric}
@@ -243,10 +243,10 @@ func offerProblems(a *autoscaler, w wanted, o *offer, queries map[preparedKey]*p
 		return nil
 	}
 	var problems []Problem
-	if err := queries[a.preparedKey(w)].err; err != nil {
+	if err := queries[queryKeyOf(a, w)].err; err != nil {
 		problems = append(problems, Problem{ReasonBadQuery, fmt.Sprintf("metric %s: %v", o, err)})
 	}
-	for _, why := range queries[a.preparedKey(w)].never {
+	for _, why := range queries[queryKeyOf(a, w)].never {
 		problems = append(problems, Problem{ReasonNotReported, fmt.Sprintf("metric %s gets no value: %s", o, why)})
 	}
 	const better = "Better: a query name of its own for each query"
@@ -283,10 +283,7 @@ func sameInLowerCase(w wanted, other, hpa string) Problem {
 
 // String names the offer as an author knows it.
 func (o *offer) String() string {
-	if o.metric == legacyMetric && o.labels[queryNameKey] != "" {
-		return legacyMetric + " (" + queryNameKey + ": " + o.labels[queryNameKey] + ")"
-	}
-	return cmp.Or(o.written, o.metric)
+	return nameOfMetric(cmp.Or(o.written, o.metric), o.labels)
 }
 
 // find returns what answers a request: the HPA's query with this very selector, else a metric that needs no PromQL, else the

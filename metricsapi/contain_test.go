@@ -4,15 +4,11 @@ import (
 	"context"
 	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
-	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes/fake"
-	clienttesting "k8s.io/client-go/testing"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -61,7 +57,7 @@ func TestAFaultOfTheHPAsInformerIsContained(t *testing.T) {
 		return asks(t, name, "rps", query).HorizontalPodAutoscaler
 	}
 	client := fake.NewClientset(object("a", "vector(1)"))
-	hpas := client.AutoscalingV2().HorizontalPodAutoscalers("test")
+	api := client.AutoscalingV2().HorizontalPodAutoscalers("test")
 	c := newCatalog(store, newWarner(func(sourceHPA, Problem) {}, newMetrics(nil)))
 	t.Cleanup(c.Close)
 	followFails, scaledFails := once(), once()
@@ -70,10 +66,11 @@ func TestAFaultOfTheHPAsInformerIsContained(t *testing.T) {
 			followFails()
 		}
 	}
-	s, err := newClusterSource(client, c, discardLog(), time.Now)
+	s, err := newClusterSource(client, c.store.Contain, discardLog(), time.Now)
 	if err != nil {
 		t.Fatal(err)
 	}
+	s.replace = c.Replace
 	var scaled atomic.Int64
 	s.scaled = func(_, _ *autoscalingv2.HorizontalPodAutoscaler) {
 		scaledFails()
@@ -93,111 +90,22 @@ func TestAFaultOfTheHPAsInformerIsContained(t *testing.T) {
 		}
 	}
 	wait("not synced", func() bool { return s.synced() == nil })
-	must(hpas.Create(ctx, object("b", "vector(2)"), metav1.CreateOptions{}))
+	must(api.Create(ctx, object("b", "vector(2)"), metav1.CreateOptions{}))
 	wait("the catalog does not fail", func() bool { return faults() == 1 })
 	changed := object("a", "vector(3)")
 	changed.ResourceVersion = "2"
-	must(hpas.Update(ctx, changed, metav1.UpdateOptions{}))
+	must(api.Update(ctx, changed, metav1.UpdateOptions{}))
 	wait("the handler does not fail", func() bool { return faults() == 2 })
-	must(hpas.Create(ctx, object("c", "vector(4)"), metav1.CreateOptions{}))
+	must(api.Create(ctx, object("c", "vector(4)"), metav1.CreateOptions{}))
 	wait("the HPAs that came after the faults are not known", func() bool { return len(c.current.Load().hpas) == 3 })
 	changed = object("a", "vector(5)")
 	changed.ResourceVersion = "3"
-	must(hpas.Update(ctx, changed, metav1.UpdateOptions{}))
+	must(api.Update(ctx, changed, metav1.UpdateOptions{}))
 	wait("a change after the fault is not told", func() bool { return scaled.Load() > 0 })
 	cancel()
 	if err := <-done; err != nil {
 		t.Error(err)
 	}
-}
-
-func TestAFaultOfThePodsInformerIsContained(t *testing.T) {
-	store, faults := newFaultStore(t)
-	pod := func(name string) *corev1.Pod {
-		return &corev1.Pod{
-			ObjectMeta: metav1.ObjectMeta{Namespace: "test", Name: name, Annotations: map[string]string{"sidecar.istio.io/status": "{}"}},
-		}
-	}
-	client := fake.NewClientset(pod("a"), pod("b"))
-	fails := once()
-	x, err := newPodIndex(client, time.Now)
-	if err != nil {
-		t.Fatal(err)
-	}
-	x.contain = store.Contain
-	x.now = func() time.Time { fails(); return time.Now() } // it is asked when a pod goes
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan struct{})
-	go func() { x.run(ctx); close(done) }()
-	known := func(n int) {
-		t.Helper()
-		eventually(t, func() bool { return x.synced() == nil && len(podsOf(x)) == n }, func() string { return "the pods are not known" })
-	}
-	known(2)
-	pods := client.CoreV1().Pods("test")
-	if err := pods.Delete(ctx, "a", metav1.DeleteOptions{}); err != nil {
-		t.Fatal(err)
-	}
-	eventually(t, func() bool { return faults() == 1 }, func() string { return "the handler does not fail" })
-	if err := pods.Delete(ctx, "b", metav1.DeleteOptions{}); err != nil {
-		t.Fatal(err)
-	}
-	gone := func() bool {
-		x.mu.Lock()
-		defer x.mu.Unlock()
-		return x.gone[podKey{"test", "b"}] != nil
-	}
-	eventually(t, gone, func() string { return "a pod that went after the fault is not known to be gone" })
-	cancel()
-	<-done
-}
-
-// A pod that cannot be read is not known; the others are.
-func TestAPodThatCannotBeReadIsLeftOut(t *testing.T) {
-	store, faults := newFaultStore(t)
-	x, err := newPodIndex(nil, time.Now)
-	if err != nil {
-		t.Fatal(err)
-	}
-	x.contain, x.leaving = store.Contain, nil // a map that cannot be written
-	deleted := metav1.Now()
-	object := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "test", Name: "a", DeletionTimestamp: &deleted}}
-	kept, err := x.transform(object)
-	if kept != any(object) || err != nil || faults() != 1 {
-		t.Errorf("kept %v, %v; %v faults", kept, err, faults())
-	}
-	x.add(kept)
-	if n := len(podsOf(x)); n != 0 {
-		t.Errorf("%d pods are known", n)
-	}
-}
-
-func TestAFaultOfAnEventIsContained(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		store, faults := newFaultStore(t)
-		client := fake.NewClientset()
-		fails := once()
-		client.PrependReactor("create", "events", func(clienttesting.Action) (bool, runtime.Object, error) {
-			fails()
-			return false, nil, nil
-		})
-		events := newAPIEvents(client.CoreV1(), discardLog(), time.Now)
-		events.contain = store.Contain
-		ctx, cancel := context.WithCancel(t.Context())
-		done := make(chan struct{})
-		go func() { events.run(ctx); close(done) }()
-		for _, name := range []string{"a", "b"} {
-			events.deliver(asks(t, name, "rps", "vector(1)"), Problem{ReasonBadQuery, "x"})
-			time.Sleep(time.Second)
-			synctest.Wait()
-		}
-		list, err := client.CoreV1().Events("test").List(ctx, metav1.ListOptions{})
-		if err != nil || len(list.Items) != 1 || list.Items[0].InvolvedObject.Name != "b" || faults() != 1 {
-			t.Errorf("%d events, %v; %v faults", len(list.Items), err, faults())
-		}
-		cancel()
-		<-done
-	})
 }
 
 // A raise that fails in the middle leaves nothing locked: the next row raises.

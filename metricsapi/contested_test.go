@@ -101,8 +101,8 @@ func TestAContestedPodIsHeld(t *testing.T) {
 			}
 			sendAll(t, store, end, tc.senders)
 			p := register(store, preparedKey{namespace: "test", expr: `sum(rate(istio_requests_total{destination_workload="podinfo",destination_workload_namespace="test",reporter="destination"}[1m]))`})
-			hpas := []*autoscaler{asking("podinfo", "AverageValue", "10", 2)}
-			o := &offer{offerKey: offerKey{namespace: "test", metric: "rps"}, prepared: p, owner: hpas[0], askers: hpas}
+			askers := []*autoscaler{asking("podinfo", "AverageValue", "10", 2)}
+			o := &offer{offerKey: offerKey{namespace: "test", metric: "rps"}, prepared: p, owner: askers[0], askers: askers}
 			r := rules{retention: 5 * time.Minute, started: store.Started()}
 			if !tc.alone {
 				known := fixedPods{}
@@ -158,8 +158,8 @@ func TestAForeignPodIsToldAndNotCounted(t *testing.T) {
 					}
 				}
 				p := register(store, preparedKey{namespace: "test", expr: `sum(rate(istio_requests_total{destination_workload="podinfo",destination_workload_namespace="test",reporter="destination"}[30s]))`})
-				hpas := []*autoscaler{asking("podinfo", "AverageValue", "10", 2)}
-				o := &offer{offerKey: offerKey{namespace: "test", metric: "rps"}, prepared: p, owner: hpas[0], askers: hpas}
+				askers := []*autoscaler{asking("podinfo", "AverageValue", "10", 2)}
+				o := &offer{offerKey: offerKey{namespace: "test", metric: "rps"}, prepared: p, owner: askers[0], askers: askers}
 				r := rules{retention: 5 * time.Minute, started: store.Started(), holder: &holder{pods: known, scales: fixedScale(4), store: store, started: store.Started(), hold: 5 * time.Minute}}
 				v, _, refused := r.evaluate(t.Context(), "metric rps", o, p, time.Now())
 				if want := map[bool]string{false: "5", true: "10"}[count]; refused != nil || v.held || number(float64(v.sum())/1000) != want {

@@ -19,58 +19,6 @@ import (
 	"k8s.io/client-go/util/workqueue"
 )
 
-// warner tells each problem of an HPA once.
-type warner struct {
-	deliver func(h sourceHPA, p Problem)
-	metrics *metrics
-
-	mu   sync.Mutex
-	told map[string]map[Problem]bool // by identity
-}
-
-func newWarner(deliver func(sourceHPA, Problem), m *metrics) *warner {
-	return &warner{deliver: deliver, metrics: m, told: map[string]map[Problem]bool{}}
-}
-
-// identity is the same as long as an HPA lives.
-func identity(h sourceHPA) string {
-	if h.UID != "" {
-		return string(h.UID)
-	}
-	return h.Namespace + "/" + h.Name
-}
-
-func (w *warner) tell(h sourceHPA, p Problem) {
-	id := identity(h)
-	w.mu.Lock()
-	known := w.told[id][p]
-	if !known {
-		if w.told[id] == nil {
-			w.told[id] = map[Problem]bool{}
-		}
-		w.told[id][p] = true
-	}
-	w.mu.Unlock()
-	if !known {
-		w.metrics.events.WithLabelValues(p.Reason).Inc()
-		w.deliver(h, p)
-	}
-}
-
-// forget drops what is known of an HPA that is gone.
-func (w *warner) forget(h sourceHPA) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	delete(w.told, identity(h))
-}
-
-// logEvents delivers to the log, in standalone mode.
-func logEvents(log *slog.Logger) func(sourceHPA, Problem) {
-	return func(h sourceHPA, p Problem) {
-		log.Warn("hpa event", "namespace", h.Namespace, "hpa", h.Name, "reason", p.Reason, "message", p.Message, "file", h.path)
-	}
-}
-
 // apiEvents creates events through the API server. A Warning's name follows from what it says, so that a restart repeats none:
 // the one that exists already is as good. What was done is not kept waiting by what is known of all HPAs.
 type apiEvents struct {
@@ -172,7 +120,7 @@ func newEvent(h sourceHPA, kind string, p Problem, now time.Time) *corev1.Event 
 }
 
 func eventName(h sourceHPA, p Problem) string {
-	sum := sha256.Sum256(fmt.Appendf(nil, "%s\x00%s\x00%s", identity(h), p.Reason, p.Message))
+	sum := sha256.Sum256(fmt.Appendf(nil, "%s\x00%s\x00%s", h.identity(), p.Reason, p.Message))
 	name := h.Name
 	if len(name) > 200 {
 		name = name[:200] + "x" // does not end in a dot or a dash

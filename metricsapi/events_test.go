@@ -19,12 +19,13 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/client-go/kubernetes/fake"
+	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
 	clienttesting "k8s.io/client-go/testing"
 )
 
 func TestEventName(t *testing.T) {
-	h := asks(t, "podinfo", "rps", "vector(1)")
+	h := zzhpa("podinfo")
 	h.UID = "uid-1"
 	p := Problem{ReasonBadQuery, "it does not parse"}
 	name := eventName(h, p)
@@ -77,7 +78,7 @@ func TestAPIEvents(t *testing.T) {
 			return err != nil, nil, err
 		})
 		now := time.Now()
-		events := newAPIEvents(client.CoreV1(), discardLog(), time.Now)
+		events := newAPIEvents(client.CoreV1(), zzdiscardLog(), time.Now)
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan struct{})
 		go func() { events.run(ctx); close(done) }()
@@ -86,7 +87,7 @@ func TestAPIEvents(t *testing.T) {
 			time.Sleep(d)
 			synctest.Wait()
 		}
-		h := asks(t, "podinfo", "rps", "vector(1)")
+		h := zzhpa("podinfo")
 		h.UID = "uid-1"
 		p := Problem{ReasonBadQuery, strings.Repeat("long ", 300)}
 		answers = []error{errors.New("the API server is away"), errors.New("still away")}
@@ -151,7 +152,10 @@ type eventAPI struct {
 }
 
 func (a *eventAPI) RoundTrip(r *http.Request) (*http.Response, error) {
-	event := read[corev1.Event](r)
+	var event corev1.Event
+	if body, err := io.ReadAll(r.Body); err != nil || runtime.DecodeInto(scheme.Codecs.UniversalDeserializer(), body, &event) != nil {
+		return nil, errors.New("not an event")
+	}
 	a.mu.Lock()
 	if _, ok := a.came[event.Reason]; !ok {
 		a.came[event.Reason] = time.Now()
@@ -172,11 +176,11 @@ func TestEventsOfRaisesComeFirst(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		e := newAPIEvents(client, discardLog(), time.Now)
+		e := newAPIEvents(client, zzdiscardLog(), time.Now)
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan struct{})
 		go func() { e.run(ctx); close(ended) }()
-		h := asks(t, "podinfo", "rps", "vector(1)")
+		h := zzhpa("podinfo")
 		for i := range 60 {
 			e.deliver(h, Problem{ReasonMuteSidecars, fmt.Sprint(i)})
 		}

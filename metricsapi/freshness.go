@@ -24,7 +24,7 @@ import (
 // its answer) and the watch ends. It is safe for concurrent use.
 type freshness struct {
 	what  string // in the plural: pods
-	asked bool   // it is read when it is needed: in step until that fails, and again once nobody has tried for askedFor
+	asked bool   // see newAskedFreshness
 	now   func() time.Time
 
 	mu     sync.Mutex
@@ -47,6 +47,14 @@ const (
 
 func newFreshness(what string, now func() time.Time) *freshness {
 	return &freshness{what: what, now: now, last: now()}
+}
+
+// newAskedFreshness is of something that is read when it is needed: in step until that fails, and again once nobody
+// has tried for askedFor.
+func newAskedFreshness(what string, now func() time.Time) *freshness {
+	f := newFreshness(what, now)
+	f.asked = true
+	return f
 }
 
 // done notes how something that was asked of the API server has ended.

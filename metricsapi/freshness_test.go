@@ -16,7 +16,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -152,8 +151,7 @@ func TestWhichErrorsAreAskedAgain(t *testing.T) {
 // it, and however long nobody asks after it; reads that fail for a minute are not believed.
 func TestWhatIsReadWhenItIsNeededFailsFromItsFirstFailureOn(t *testing.T) {
 	now := time.Now()
-	f := newFreshness("scales", func() time.Time { return now })
-	f.asked = true
+	f := newAskedFreshness("scales", func() time.Time { return now })
 	failed := errors.New("timeout")
 	for _, step := range []struct {
 		after time.Duration
@@ -220,7 +218,7 @@ func TestAPodIndexThatHasGoneDeafIsNotBelieved(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := newShiftedClock()
+	c := zznewShiftedClock()
 	x, err := newPodIndex(client, c.now)
 	if err != nil {
 		t.Fatal(err)
@@ -229,12 +227,12 @@ func TestAPodIndexThatHasGoneDeafIsNotBelieved(t *testing.T) {
 	done := make(chan struct{})
 	go func() { x.run(ctx); close(done) }()
 	defer func() { cancel(); <-done }()
-	eventually(t, func() bool { return x.synced() == nil }, func() string { return "not synced" })
+	zzeventually(t, func() bool { return x.synced() == nil }, func() string { return "not synced" })
 	api.set(true)
 	server.CloseClientConnections()
-	eventually(t, func() bool { return fails(x.fresh) }, func() string { return "nothing is refused" })
+	zzeventually(t, func() bool { return zzfails(x.fresh) }, func() string { return "nothing is refused" })
 	c.shift(2 * time.Minute)
-	eventually(t, func() bool {
+	zzeventually(t, func() bool {
 		err := x.synced()
 		return err != nil && strings.Contains(err.Error(), "no rights")
 	}, func() string { return fmt.Sprint("two minutes later: ", x.synced()) })
@@ -242,154 +240,32 @@ func TestAPodIndexThatHasGoneDeafIsNotBelieved(t *testing.T) {
 		t.Errorf("what was read once is %d pods, %v", len(podsOf(x)), err)
 	}
 	api.set(false)
-	eventually(t, func() bool { return x.synced() == nil }, func() string { return "it is not believed again" })
+	zzeventually(t, func() bool { return x.synced() == nil }, func() string { return "it is not believed again" })
 }
 
 // fails says whether no watch is open, and what was asked last was refused.
-func fails(f *freshness) bool {
+func zzfails(f *freshness) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.open == nil && f.failed != nil
 }
 
-// shiftedClock is the clock, and a time more.
-type shiftedClock struct {
+// zzshiftedClock is the clock, and a time more.
+type zzshiftedClock struct {
 	mu   sync.Mutex
 	more time.Duration
 }
 
-func newShiftedClock() *shiftedClock { return &shiftedClock{} }
+func zznewShiftedClock() *zzshiftedClock { return &zzshiftedClock{} }
 
-func (c *shiftedClock) now() time.Time {
+func (c *zzshiftedClock) now() time.Time {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return time.Now().Add(c.more)
 }
 
-func (c *shiftedClock) shift(by time.Duration) {
+func (c *zzshiftedClock) shift(by time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.more += by
-}
-
-// A server that the API server tells nothing any more stays alive and ready, says so, and its metric too.
-func TestServeWhileTheAPIServerTellsNothing(t *testing.T) {
-	api := newFakeAPI(t, asks(t, "podinfo", "bad", "sum("))
-	c := newShiftedClock()
-	s := startServer(t, func(o *Options) {
-		o.Standalone, o.HPADir, o.BindAddress, o.Kubeconfig, o.Now = false, "", "127.0.0.1", api.kubeconfig(t), c.now
-	})
-	s.token = "hpa"
-	eventually(t, func() bool { return s.provider.rules.holder.hpasFresh.age() == 0 && s.pods.synced() == nil }, func() string { return "nothing is watched" })
-	if _, body := s.get("/readyz?verbose"); !strings.Contains(body, "[+]pods ok") || !strings.Contains(body, "[+]hpas ok") {
-		t.Errorf("at first: %s", body)
-	}
-	api.deaf.Store(true)
-	api.CloseClientConnections()
-	eventually(t, func() bool { return fails(s.provider.rules.holder.hpasFresh) && fails(s.pods.fresh) }, func() string { return "nothing is refused" })
-	c.shift(2 * time.Minute)
-	for path, want := range map[string]int{"/readyz": http.StatusOK, "/livez": http.StatusOK, "/healthz": http.StatusOK} {
-		if code, body := s.get(path); code != want {
-			t.Errorf("%s gives %d: %s", path, code, body)
-		}
-	}
-	if _, body := s.get("/readyz?verbose"); !strings.Contains(body, "[+]pods (nothing heard of them for more than 20 seconds: replicas are not lowered) ok") || !strings.Contains(body, "[+]hpas (nothing") {
-		t.Errorf("two minutes later: %s", body)
-	}
-	_, body := s.get("/metrics")
-	for _, resource := range []string{"pods", "hpas"} {
-		if !strings.Contains(body, `meshpulse_metricsapi_watch_seconds_since_success{resource="`+resource+`"} 12`) { // 120 and some
-			t.Errorf("no metric of %s: %s", resource, body)
-		}
-	}
-	if !strings.Contains(body, `meshpulse_metricsapi_watch_seconds_since_success{resource="scales"} 0`) {
-		t.Errorf("scales, which nobody has asked for, are not in step: %s", body)
-	}
-}
-
-// What is not in step lowers nothing. A rolling update that the index has not heard of leaves pods in it that are gone, and hides new ones.
-func TestWhatIsStaleLowersNothing(t *testing.T) {
-	const whole = 10 * time.Minute
-	stale := &freshness{what: "HPAs", now: time.Now}
-	for name, tc := range map[string]struct {
-		pods, hpas bool // are stale
-		target     string
-		want       string
-		deaf       string
-	}{
-		"nothing":                          {target: "10", want: "20, 4 expected"}, // the old ones are mute
-		"the pods":                         {pods: true, target: "10", want: "30 held, 4 expected", deaf: "of pods"},
-		"the pods, and the load asks more": {pods: true, target: "1", want: "10, 4 expected", deaf: "of pods"},
-		"the HPAs":                         {hpas: true, target: "10", want: "30 held, 4 expected", deaf: "of HPAs"},
-		"the HPAs, and the load asks more": {hpas: true, target: "1", want: "10, 4 expected", deaf: "of HPAs"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			c := newHeldCluster(t, sentBy{workload: "podinfo", pods: []string{"o1", "o2"}, from: 5 * time.Second, to: time.Minute, rps: 5},
-				sentBy{workload: "podinfo", pods: []string{"n1", "n2"}, from: 70 * time.Second, to: whole, rps: 5})
-			c.add("podinfo", -time.Hour, "o1", "o2")
-			c.add("podinfo", time.Minute, "n1", "n2")
-			c.target = tc.target
-			c.change = func(h *holder) {
-				if tc.pods {
-					h.pods = stalePods{c.pods}
-				}
-				if tc.hpas {
-					h.hpasFresh = stale
-				}
-			}
-			v, refused := c.answer(strings.Replace(namespaceWide, "destination_workload_namespace", `destination_workload="podinfo",destination_workload_namespace`, 1), whole)
-			if refused != nil || shown(v) != tc.want {
-				t.Errorf("got %s (%s), refused %v, want %s", shown(v), v.reason, refused, tc.want)
-			}
-			told := ""
-			for _, p := range v.problems {
-				if p.Reason == ReasonDeafWatch {
-					told += p.Message
-				}
-			}
-			if (told != "") != (tc.deaf != "") || !strings.Contains(told, tc.deaf) {
-				t.Errorf("told %q, want %q", told, tc.deaf)
-			}
-		})
-	}
-}
-
-// stalePods have not been heard of for long.
-type stalePods struct{ fixedPods }
-
-func (stalePods) synced() error { return &deafError{what: "pods", age: 2 * time.Minute} }
-
-// A scale that may not be read is kept by what the HPA's status says, unless that is from long ago.
-func TestAStaleStatusIsNotTheReplicas(t *testing.T) {
-	stale := &freshness{what: "HPAs", now: time.Now}
-	h := &holder{scales: fixedScale(-1), status: func(string, string) (int32, bool) { return 2, true }, scalesFresh: newFreshness("scales", time.Now)}
-	a := asking("podinfo", autoscalingv2.AverageValueMetricType, "10", 2)
-	if target, err := h.replicas(t.Context(), a); err != nil || target.Spec != 2 {
-		t.Errorf("got %+v, %v, want the HPA's status", target, err)
-	}
-	if h.hpasFresh = stale; h.hpasFresh.stale() == nil {
-		t.Fatal("not stale")
-	}
-	if target, err := h.replicas(t.Context(), a); err == nil {
-		t.Errorf("got %+v of a status that is not believed", target)
-	}
-	if h.scalesFresh.failed != nil {
-		t.Errorf("that it may not be read is an answer, not %v", h.scalesFresh.failed)
-	}
-	h.scales = fixedScale(-2)
-	if _, err := h.replicas(t.Context(), a); err == nil || h.scalesFresh.failed == nil {
-		t.Errorf("a read that failed is not noted: %v", err)
-	}
-	h.hpasFresh, h.scalesFresh = nil, &freshness{what: "scales", asked: true, now: time.Now, failed: errors.New("timeout"), tried: time.Now(), last: time.Now().Add(-2 * time.Minute)}
-	if target, err := h.replicas(t.Context(), a); err != nil || target.Spec != 2 {
-		t.Errorf("no scale could be read for long: got %+v, %v, want the HPA's status", target, err)
-	}
-	h.scalesFresh = &freshness{what: "scales", asked: true, now: time.Now, last: time.Now().Add(-time.Hour)} // read, an hour ago
-	if target, err := h.replicas(t.Context(), a); err == nil {
-		t.Errorf("one read of a scale has failed: got %+v of a status that may be from before a raise", target)
-	}
-	h.scales, h.scalesFresh = fixedScale(-4), newFreshness("scales", time.Now)
-	if target, err := h.replicas(t.Context(), a); err != nil || target.Spec != 2 || h.scalesFresh.failed != nil {
-		t.Errorf("that there is no such kind is an answer: got %+v, %v, %v", target, err, h.scalesFresh.failed)
-	}
 }

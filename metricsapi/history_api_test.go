@@ -40,12 +40,12 @@ func newSimIndex(api *simAPI) *simIndex {
 	if x.podIndex, err = newPodIndex(nil, time.Now); err != nil {
 		panic(err)
 	}
-	x.source = x.fresh.follow(&cache.ListWatch{
+	x.source = x.freshness().follow(&cache.ListWatch{
 		ListWithContextFunc: func(context.Context, metav1.ListOptions) (runtime.Object, error) {
 			if api.deaf {
 				return nil, errors.New("no route to host")
 			}
-			return &shrunkPods{}, nil
+			return &corev1.PodList{}, nil
 		},
 		WatchFuncWithContext: func(context.Context, metav1.ListOptions) (watch.Interface, error) { return x.watch, nil },
 	})
@@ -57,14 +57,14 @@ func (x *simIndex) synced() error {
 	if !x.listed.Load() {
 		return errors.New("the pods have not been read from the API server yet")
 	}
-	return x.fresh.stale()
+	return x.freshness().stale()
 }
 
 // Fresh reports whether all pods are known now.
 func (x *simIndex) Fresh() bool { return x.synced() == nil }
 
 // InStep reports whether they are as the API server has them now.
-func (x *simIndex) InStep() bool { return x.listed.Load() && x.fresh.age() == 0 }
+func (x *simIndex) InStep() bool { return x.listed.Load() && x.freshness().age() == 0 }
 
 // list is what an informer begins with, and begins anew with. It reports whether that succeeds. It asks once: the cluster, which asks again,
 // goes on meanwhile.
@@ -74,9 +74,8 @@ func (x *simIndex) list() bool {
 	if _, err := x.source.ListWithContext(once, metav1.ListOptions{}); err != nil {
 		return false
 	}
-	for _, o := range x.informer.GetStore().List() {
-		c := o.(*cachedPod)
-		if key := c.namespace() + "/" + c.name; x.api.pods[key] == nil {
+	for _, key := range slices.Sorted(slices.Values(x.store().ListKeys())) {
+		if x.api.pods[key] == nil {
 			x.goes(key, true)
 		}
 	}
@@ -101,30 +100,29 @@ func (x *simIndex) close() {
 
 // comes is a pod that is new or has changed.
 func (x *simIndex) comes(o *corev1.Pod) {
-	c, err := x.keep(o.DeepCopy())
+	c, err := x.transform(o.DeepCopy())
 	if err != nil {
 		panic(err)
 	}
-	store := x.informer.GetStore()
-	was, exists, _ := store.Get(c)
-	if _ = store.Update(c); exists {
-		x.replace(was, c)
+	was, exists, _ := x.store().Get(c)
+	if _ = x.store().Update(c); exists {
+		x.OnUpdate(was, c)
 	} else {
-		x.add(c)
+		x.OnAdd(c, false)
 	}
 }
 
 // goes is a pod that is deleted, unseen if a list tells it.
 func (x *simIndex) goes(key string, unseen bool) {
-	was, exists, _ := x.informer.GetStore().GetByKey(key)
+	was, exists, _ := x.store().GetByKey(key)
 	if !exists {
 		return
 	}
-	_ = x.informer.GetStore().Delete(was)
+	_ = x.store().Delete(was)
 	if unseen {
 		was = cache.DeletedFinalStateUnknown{Key: key, Obj: was}
 	}
-	x.forget(was)
+	x.OnDelete(was)
 }
 
 // tell is the API server's news of a pod.

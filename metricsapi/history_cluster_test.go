@@ -11,6 +11,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 
 	"github.com/meshpulse/meshpulse/aggregator"
@@ -396,9 +397,8 @@ func (c *simCluster) boot(config aggregator.Config) {
 	catalog := newCatalog(store, newWarner(func(sourceHPA, Problem) {}, m))
 	c.index = newSimIndex(&c.api)
 	store.SetPods(c.index)
-	c.hpas = newFreshness("hpas", time.Now)
-	scales := newFreshness("scales", time.Now)
-	c.hpas.asked, scales.asked = true, true
+	c.hpas = newAskedFreshness("hpas", time.Now)
+	scales := newAskedFreshness("scales", time.Now)
 	catalog.Replace([]sourceHPA{{HorizontalPodAutoscaler: c.hpa}})
 	c.meshpulse = &provider{catalog: catalog, metrics: m, now: time.Now, rules: rules{
 		retention: 5 * time.Minute, started: store.Started(),
@@ -424,9 +424,9 @@ func (c *simCluster) crash() {
 	c.meshpulse = nil
 }
 
-func (c *simCluster) replicas(context.Context, string, autoscalingv2.CrossVersionObjectReference) (horizontal.Target, error) {
+func (c *simCluster) recent(context.Context, string, autoscalingv2.CrossVersionObjectReference) (*autoscalingv1.Scale, error) {
 	if c.scaleless {
-		return horizontal.Target{}, errors.New("no route to host")
+		return nil, errors.New("no route to host")
 	}
-	return c.target(), nil
+	return scaleOf(c.target()), nil
 }

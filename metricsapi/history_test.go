@@ -133,7 +133,7 @@ func playHistory(t *testing.T, seed uint64) {
 	q := qs[random.IntN(len(qs))]
 	q.expr = strings.ReplaceAll(q.expr, "W", window)
 	if q.match != nil {
-		q.match[windowKey] = window
+		q.match["window"] = window
 	}
 	c.spec = int32(need + random.IntN(3))
 	c.hpa = q.hpa(c.load, each, random)

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -29,6 +30,16 @@ type pods interface {
 	get(podKey) (knownPod, bool)
 	// synced says why the pods are not known, nil while they are.
 	synced() error
+}
+
+// scales reads what a target is meant to have.
+type scales interface {
+	// recent returns the scale as it was within the last second. It is not the caller's alone, and not to be changed.
+	recent(ctx context.Context, namespace string, target autoscalingv2.CrossVersionObjectReference) (*autoscalingv1.Scale, error)
+}
+
+func targetOf(s *autoscalingv1.Scale) horizontal.Target {
+	return horizontal.Target{Spec: s.Spec.Replicas, Status: s.Status.Replicas}
 }
 
 // holder applies the rule. A nil holder, in standalone mode, knows no pods and never holds.
@@ -65,7 +76,7 @@ func (h *holder) keep(ctx context.Context, o *offer, seen int64) (kept keeping, 
 			if w.metric != o.metric || w.canonical != o.selector {
 				continue
 			}
-			goal := targetQuantity(w.target)
+			goal := w.goal()
 			if goal == nil || goal.Sign() <= 0 {
 				continue
 			}
@@ -102,15 +113,10 @@ func (h *holder) keep(ctx context.Context, o *offer, seen int64) (kept keeping, 
 	return kept, nil
 }
 
-// withinLimits is what the HPA's limits leave of a number of replicas.
-func (h sourceHPA) withinLimits(n int32) int32 {
-	return min(max(n, h.minReplicas()), h.Spec.MaxReplicas)
-}
-
 // replicas are what the HPA's target is meant to have: its scale's spec.replicas. The HPA's own status is from before its
 // last scaling, and only stands in where the scale may not be read or is not there, or no scale could be read for a minute.
 func (h *holder) replicas(ctx context.Context, a *autoscaler) (horizontal.Target, error) {
-	target, err := h.scales.replicas(ctx, a.Namespace, a.Spec.ScaleTargetRef)
+	scale, err := h.scales.recent(ctx, a.Namespace, a.Spec.ScaleTargetRef)
 	answered := err == nil || apierrors.IsForbidden(err) || apierrors.IsNotFound(err) || meta.IsNoMatchError(err)
 	if h.scalesFresh != nil && ctx.Err() == nil {
 		if answered {
@@ -120,7 +126,7 @@ func (h *holder) replicas(ctx context.Context, a *autoscaler) (horizontal.Target
 		}
 	}
 	if err == nil {
-		return target, nil
+		return targetOf(scale), nil
 	}
 	if (answered || h.scalesFresh.stale() != nil) && h.hpasFresh.stale() == nil {
 		if n, ok := h.status(a.Namespace, a.Name); ok {

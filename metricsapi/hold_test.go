@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -67,18 +68,23 @@ func (unreadPods) synced() error { return errors.New("the pods have not been rea
 // fixedScale is every target's scale; -1 may not be read, -2 cannot, -3 is not there, -4 is of a kind that is not there.
 type fixedScale int32
 
-func (n fixedScale) replicas(context.Context, string, autoscalingv2.CrossVersionObjectReference) (horizontal.Target, error) {
+func (n fixedScale) recent(context.Context, string, autoscalingv2.CrossVersionObjectReference) (*autoscalingv1.Scale, error) {
 	switch {
 	case n == -3:
-		return horizontal.Target{}, fmt.Errorf("scale: %w", apierrors.NewNotFound(schema.GroupResource{Resource: "deployments/scale"}, "podinfo"))
+		return nil, fmt.Errorf("scale: %w", apierrors.NewNotFound(schema.GroupResource{Resource: "deployments/scale"}, "podinfo"))
 	case n == -1:
-		return horizontal.Target{}, apierrors.NewForbidden(schema.GroupResource{Resource: "deployments/scale"}, "podinfo", errors.New("no"))
+		return nil, apierrors.NewForbidden(schema.GroupResource{Resource: "deployments/scale"}, "podinfo", errors.New("no"))
 	case n == -4:
-		return horizontal.Target{}, fmt.Errorf("scaleTargetRef: %w", &meta.NoKindMatchError{GroupKind: schema.GroupKind{Kind: "Deploymint"}})
+		return nil, fmt.Errorf("scaleTargetRef: %w", &meta.NoKindMatchError{GroupKind: schema.GroupKind{Kind: "Deploymint"}})
 	case n < 0:
-		return horizontal.Target{}, errors.New("timeout")
+		return nil, errors.New("timeout")
 	}
-	return horizontal.Target{Spec: int32(n), Status: int32(n)}, nil
+	return scaleOf(horizontal.Target{Spec: int32(n), Status: int32(n)}), nil
+}
+
+// scaleOf is a target's scale as the API server tells it.
+func scaleOf(t horizontal.Target) *autoscalingv1.Scale {
+	return &autoscalingv1.Scale{Spec: autoscalingv1.ScaleSpec{Replicas: t.Spec}, Status: autoscalingv1.ScaleStatus{Replicas: t.Status}}
 }
 
 // requests is what a pod's sidecar sends: 5 requests a second with a flush every 5 s.

@@ -4,18 +4,15 @@ import (
 	"cmp"
 	"fmt"
 	"maps"
-	"math"
 	"slices"
 	"strings"
-	"time"
 
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
+	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
-
-	"github.com/prometheus/prometheus/promql/parser"
 
 	"github.com/meshpulse/meshpulse/aggregator"
 )
@@ -48,8 +45,34 @@ func (h sourceHPA) readsAs(o sourceHPA) bool {
 		h.path == o.path && h.doc == o.doc && slices.Equal(h.problems, o.problems) && !changed(h.HorizontalPodAutoscaler, o.HorizontalPodAutoscaler)
 }
 
+// changed says whether an update touches what is read from an HPA. The controller writes its status at every sync.
+func changed(old, now *autoscalingv2.HorizontalPodAutoscaler) bool {
+	return old.UID != now.UID || !sameNotes(old.Annotations, now.Annotations) || !equality.Semantic.DeepEqual(old.Spec, now.Spec)
+}
+
 func (h sourceHPA) key() types.NamespacedName {
 	return types.NamespacedName{Namespace: h.Namespace, Name: h.Name}
+}
+
+// identity is the same as long as an HPA lives.
+func (h sourceHPA) identity() string {
+	if h.UID != "" {
+		return string(h.UID)
+	}
+	return h.Namespace + "/" + h.Name
+}
+
+// minReplicas are Kubernetes' default where the HPA gives none.
+func (h sourceHPA) minReplicas() int32 {
+	if h.Spec.MinReplicas == nil {
+		return 1
+	}
+	return *h.Spec.MinReplicas
+}
+
+// withinLimits is what the HPA's limits leave of a number of replicas.
+func (h sourceHPA) withinLimits(n int32) int32 {
+	return min(max(n, h.minReplicas()), h.Spec.MaxReplicas)
 }
 
 // target is what the HPA scales, as a text that is equal for equal targets.
@@ -114,12 +137,23 @@ func readHPA(h sourceHPA, tags ...string) *autoscaler {
 	return a
 }
 
-// nameOfMetric names a metric as an author knows it, a query of the legacy form by its name too.
-func nameOfMetric(m autoscalingv2.MetricIdentifier) string {
-	if strings.EqualFold(m.Name, legacyMetric) && m.Selector != nil && m.Selector.MatchLabels[queryNameKey] != "" {
-		return legacyMetric + " (" + queryNameKey + ": " + m.Selector.MatchLabels[queryNameKey] + ")"
+// nameOfMetric names a metric as an author knows it, a query of the legacy form by its name too. labels are
+// those that its selector demands.
+func nameOfMetric(metric string, labels map[string]string) string {
+	if strings.EqualFold(metric, legacyMetric) && labels[queryNameKey] != "" {
+		return legacyMetric + " (" + queryNameKey + ": " + labels[queryNameKey] + ")"
 	}
-	return m.Name
+	return metric
+}
+
+// goal is the quantity that goes with the target's type, nil if the HPA does not give it.
+func (w wanted) goal() *resource.Quantity { return goalOf(w.target) }
+
+func goalOf(t autoscalingv2.MetricTarget) *resource.Quantity {
+	if t.Type == autoscalingv2.ValueMetricType {
+		return t.Value
+	}
+	return t.AverageValue
 }
 
 // checkType tells of what an API server would refuse; files are not checked by one.
@@ -136,8 +170,11 @@ func (a *autoscaler) checkType(m autoscalingv2.MetricSpec) {
 // checkTarget tells of a target that an API server would refuse, or that is another kind of metric's.
 func (a *autoscaler) checkTarget(m *autoscalingv2.ExternalMetricSource) {
 	const better = "set target.type AverageValue with averageValue, or Value with value, above 0"
-	name, target := nameOfMetric(m.Metric), m.Target
-	switch goal := targetQuantity(target); {
+	name, target := m.Metric.Name, m.Target
+	if m.Metric.Selector != nil {
+		name = nameOfMetric(name, m.Metric.Selector.MatchLabels)
+	}
+	switch goal := goalOf(target); {
 	case target.Type != autoscalingv2.AverageValueMetricType && target.Type != autoscalingv2.ValueMetricType:
 		a.problem(ReasonBadMetric, "external metric %s has target.type %q, which is none of an External metric: %s", name, target.Type, better)
 	case goal == nil || goal.Sign() <= 0:
@@ -227,77 +264,4 @@ func (a *autoscaler) findUnused(notes annotated, used map[string]bool) {
 			a.problem(ReasonUnusedQuery, "annotation metric-config.external.%s.prometheus/query is not used: the spec has no external metric %s", metric, metric)
 		}
 	}
-}
-
-// advise says what is known to go wrong with a metric that is served all the same.
-func (a *autoscaler) advise(w wanted) {
-	const better = "Better: istio-requests-per-second or istio-requests-in-flight with AverageValue, which add up over pods"
-	what := w.written
-	if name := demanded(w.selector)[queryNameKey]; w.metric == legacyMetric {
-		what = "query " + name
-	}
-	t := traitsOf(w.expr)
-	if t.latency && w.target.Type == autoscalingv2.AverageValueMetricType {
-		a.problem(ReasonLatencyAverage, "%s is a latency, and AverageValue divides it by the replicas: it asks for replicas in proportion to the latency, whatever they do to it. %s; for a latency, a target of type Value", what, better)
-	}
-	if t.latency && w.target.Type == autoscalingv2.ValueMetricType {
-		window, stable := longestRange(w.expr), a.scaleUpStabilisation()
-		if stable < window {
-			a.problem(ReasonLatencyStability, "%s is a latency over %s and scale-up is stabilised for %s: while the window still remembers the past, every look multiplies the replicas again. "+
-				"Set behavior.scaleUp.stabilizationWindowSeconds to %d or more. %s", what, window, stable, int64(window.Seconds()), better)
-		}
-	}
-	if goal := targetQuantity(w.target); t.milliseconds && goal != nil && goal.Sign() > 0 && goal.AsApproximateFloat64() < 1 {
-		a.problem(ReasonMilliseconds, "%s is in milliseconds and its target is %s: any traffic asks for maxReplicas. If seconds were meant, the target is %s", what, goal.String(), milliseconds(*goal))
-	}
-	if t.irate {
-		a.problem(ReasonNoisyRate, "%s uses irate, which looks at the last two samples: sidecars flush every 5 s, so it is noisier than at a scrape interval of 15 s. Better: rate over [1m]", what)
-	}
-	if t.noBuckets {
-		a.problem(ReasonNoBuckets, "%s is a quantile of buckets that its aggregation adds up without their label le, so it never has a value: aggregate by (le)", what)
-	}
-	if t.raw != "" {
-		a.problem(ReasonRawCounter, "%s reads the counter %s as it stands: it only grows while its pods live, whatever the load is, and so asks for maxReplicas in the end. Take rate(%s{…}[1m])", what, t.raw, t.raw)
-	}
-	a.adviseOnCallers(what, w)
-}
-
-// adviseOnCallers says whose word a metric takes that others could give.
-func (a *autoscaler) adviseOnCallers(what string, w wanted) {
-	tree, err := parser.ParseExpr(w.expr)
-	if err != nil {
-		return
-	}
-	parts := calledBy(tree)
-	if len(parts) == 0 {
-		return
-	}
-	better := "take " + parts[0].byThemselves(a.Namespace)
-	switch {
-	case w.named && parts[0].namesCallers():
-		better = "add namespace: " + a.Namespace + " to the selector, or the namespace of the callers"
-	case w.named:
-		better = "leave " + reporterKey + ": source out of the selector"
-	}
-	a.problem(ReasonCallersWord, "%s counts what callers say of others, so any pod that reports can add to it: %s, where each pod speaks for itself alone", what, better)
-}
-
-// scaleUpStabilisation is 0 without a setting: the controller's own default.
-func (a *autoscaler) scaleUpStabilisation() time.Duration {
-	if b := a.Spec.Behavior; b != nil && b.ScaleUp != nil && b.ScaleUp.StabilizationWindowSeconds != nil {
-		return time.Duration(*b.ScaleUp.StabilizationWindowSeconds) * time.Second
-	}
-	return 0
-}
-
-// targetQuantity is the quantity that goes with the target's type, nil if the HPA does not give it.
-func targetQuantity(t autoscalingv2.MetricTarget) *resource.Quantity {
-	if t.Type == autoscalingv2.ValueMetricType {
-		return t.Value
-	}
-	return t.AverageValue
-}
-
-func milliseconds(seconds resource.Quantity) string {
-	return resource.NewMilliQuantity(int64(math.Round(seconds.AsApproximateFloat64()*1e6)), resource.DecimalSI).String()
 }

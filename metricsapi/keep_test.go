@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 
 	"github.com/meshpulse/meshpulse/aggregator"
@@ -14,8 +15,8 @@ import (
 // besides is a target that has more pods, or fewer, than it should.
 type besides struct{ target horizontal.Target }
 
-func (b *besides) replicas(context.Context, string, autoscalingv2.CrossVersionObjectReference) (horizontal.Target, error) {
-	return b.target, nil
+func (b *besides) recent(context.Context, string, autoscalingv2.CrossVersionObjectReference) (*autoscalingv1.Scale, error) {
+	return scaleOf(b.target), nil
 }
 
 // TestHeldAnswersKeepReplicasWhilePodsComeAndGo lets the controller look again and again while the knowledge is incomplete and

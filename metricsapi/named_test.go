@@ -8,8 +8,6 @@ import (
 	"github.com/prometheus/prometheus/promql/parser"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
-
-	"github.com/meshpulse/meshpulse/aggregator"
 )
 
 func TestNamedExpression(t *testing.T) {
@@ -83,7 +81,7 @@ func TestNamedExpression(t *testing.T) {
 	}
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {
-			got, unknown, err := namedExpression(tc.metric, "test", mustSelector(t, tc.selector))
+			got, unknown, err := namedExpression(tc.metric, "test", zzmustSelector(t, tc.selector))
 			if tc.err != "" {
 				if err == nil || !strings.Contains(err.Error(), tc.err) {
 					t.Fatalf("got %q, error %v, want an error with %q", got, err, tc.err)
@@ -106,7 +104,7 @@ func TestNamedExpression(t *testing.T) {
 	}
 }
 
-func mustSelector(t *testing.T, text string) labels.Selector {
+func zzmustSelector(t *testing.T, text string) labels.Selector {
 	t.Helper()
 	s, err := labels.Parse(text)
 	if err != nil {
@@ -131,69 +129,16 @@ func TestCanonicalSelector(t *testing.T) {
 	}
 	seen := map[string]string{}
 	for _, group := range same {
-		first := canonicalSelector(mustSelector(t, group[0]))
+		first := canonicalSelector(zzmustSelector(t, group[0]))
 		if other, ok := seen[first]; ok {
 			t.Errorf("%q and %q are both %q", group[0], other, first)
 		}
 		seen[first] = group[0]
 		for _, text := range group[1:] {
-			if got := canonicalSelector(mustSelector(t, text)); got != first {
+			if got := canonicalSelector(zzmustSelector(t, text)); got != first {
 				t.Errorf("%q is %q, but %q is %q", text, got, group[0], first)
 			}
 		}
-	}
-}
-
-func TestTraits(t *testing.T) {
-	tests := map[string]struct {
-		expr    string
-		want    traits
-		foreign string
-	}{
-		"a rate of requests": {`sum(rate(istio_requests_total{reporter="destination"}[1m]))`, traits{}, ""},
-		"a mean duration": {
-			`sum(rate(istio_request_duration_milliseconds_sum[1m]))/sum(rate(istio_request_duration_milliseconds_count[1m]))`,
-			traits{latency: true, milliseconds: true},
-			"",
-		},
-		"a mean in seconds": {
-			`sum(rate(istio_request_duration_milliseconds_sum[1m]))/sum(rate(istio_request_duration_milliseconds_count[1m])) / 1000`,
-			traits{latency: true},
-			"",
-		},
-		"a quantile with irate": {
-			`histogram_quantile(0.95,sum(irate(istio_request_duration_milliseconds_bucket[5m]))by (le))`,
-			traits{latency: true, milliseconds: true, irate: true},
-			"",
-		},
-		"a quantile of sizes":                  {`histogram_quantile(0.95,sum(rate(istio_request_bytes_bucket[5m]))by (le))`, traits{}, ""},
-		"the last two samples' difference":     {`sum(idelta(istio_requests_total[1m]))`, traits{irate: true}, ""},
-		"a native histogram's mean":            {`histogram_avg(sum(rate(istio_request_duration_milliseconds[1m])))`, traits{latency: true, milliseconds: true}, ""},
-		"a mean scaled behind":                 {`histogram_avg(sum(rate(istio_request_duration_milliseconds[1m]))) * 0.001`, traits{latency: true}, ""},
-		"a mean scaled by something else":      {`histogram_avg(sum(rate(istio_request_duration_milliseconds[1m]))) / 60`, traits{latency: true, milliseconds: true}, ""},
-		"a sum over another's count":           {`sum(rate(istio_request_duration_milliseconds_sum[1m])) / sum(rate(istio_request_bytes_count[1m]))`, traits{}, ""},
-		"requests in flight add up":            {`sum(rate(istio_request_duration_milliseconds_sum[1m])) / 1000`, traits{}, ""},
-		"a scaled quantile":                    {`0.001 * histogram_quantile(0.5, sum by (le) (rate(istio_request_duration_milliseconds_bucket[1m])))`, traits{latency: true}, ""},
-		"a misspelt metric":                    {`sum(rate(istio_request_total[1m]))`, traits{}, "metric istio_request_total"},
-		"a label of a Telemetry resource":      {`sum(rate(istio_requests_total{tenant="a"}[1m]))`, traits{}, "label tenant"},
-		"a label that is asked to be empty":    {`sum(rate(istio_requests_total{tenant!="a"}[1m]))`, traits{}, ""},
-		"a name in braces":                     {`sum(rate({__name__=~"istio_requests_total|x"}[1m]))`, traits{}, ""},
-		"a name in braces that is not Istio's": {`sum(rate({__name__=~"http_total|http_sum"}[1m]))`, traits{}, "metric http_total|http_sum"},
-		"not PromQL":                           {`sum(`, traits{}, ""},
-	}
-	for name, tc := range tests {
-		t.Run(name, func(t *testing.T) {
-			if got := traitsOf(tc.expr); got != tc.want {
-				t.Errorf("got %+v, want %+v", got, tc.want)
-			}
-			p, a := newPrepared(tc.expr, nil, nil), aggregator.Answer{}
-			if p.tree != nil {
-				a.Absent = absentFrom(t, tc.expr)
-			}
-			if got, _ := (rules{}).missing(p, a, p.absent(a)); (got == "") != (tc.foreign == "") || !strings.Contains(got, tc.foreign) {
-				t.Errorf("doubt is %q, want %q", got, tc.foreign)
-			}
-		})
 	}
 }
 
@@ -205,7 +150,7 @@ func TestTheOrderOfValuesMeansNothing(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	asked := mustSelector(t, "destination_app notin (a,b),destination_version in (v1,v2)")
+	asked := zzmustSelector(t, "destination_app notin (a,b),destination_version in (v1,v2)")
 	if a, b := canonicalSelector(written), canonicalSelector(asked); a != b {
 		t.Errorf("written %q, asked for %q", a, b)
 	}

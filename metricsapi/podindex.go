@@ -88,13 +88,30 @@ func newPodIndex(client kubernetes.Interface, now func() time.Time) (*podIndex, 
 		return nil, err
 	}
 	var err error
-	x.indexed, err = x.informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
-		AddFunc:    func(o any) { x.contain.run("pods", "one that comes", func() { x.add(o) }) },
-		UpdateFunc: func(o, now any) { x.contain.run("pods", "one that changes", func() { x.replace(o, now) }) },
-		DeleteFunc: func(o any) { x.contain.run("pods", "one that goes", func() { x.forget(o) }) },
-	})
+	x.indexed, err = x.informer.AddEventHandler(x)
 	return x, err
 }
+
+// OnAdd, OnUpdate and OnDelete take the informer's news of pods, as transform has left them.
+func (x *podIndex) OnAdd(o any, _ bool) {
+	x.contain.run("pods", "one that comes", func() { x.add(o) })
+}
+
+// OnUpdate is of one that has changed.
+func (x *podIndex) OnUpdate(o, now any) {
+	x.contain.run("pods", "one that changes", func() { x.replace(o, now) })
+}
+
+// OnDelete is of one that is gone.
+func (x *podIndex) OnDelete(o any) {
+	x.contain.run("pods", "one that goes", func() { x.forget(o) })
+}
+
+// freshness tells how long ago the pods were last in step with the API server.
+func (x *podIndex) freshness() *freshness { return x.fresh }
+
+// store has what the informer has.
+func (x *podIndex) store() cache.Store { return x.informer.GetStore() }
 
 // transform is keep, which a fault does not let the informer fail: a pod of which nothing can be kept is not one that is known.
 func (x *podIndex) transform(object any) (kept any, err error) {

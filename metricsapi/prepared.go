@@ -3,11 +3,8 @@ package metricsapi
 import (
 	"container/list"
 	"errors"
-	"slices"
 	"sync"
 	"time"
-
-	"github.com/prometheus/prometheus/promql/parser"
 
 	"github.com/meshpulse/meshpulse/aggregator"
 )
@@ -18,23 +15,12 @@ const adhocLimit = 256
 // prepared is an expression's query, shared by all of a namespace that ask for it. It is closed when its keeper has released it and the
 // last reader is done.
 type prepared struct {
-	expr string
-	// tree is the expression parsed, and parts are its selectors; nil where it does not parse.
-	tree  parser.Expr
-	parts []part
+	expression
 	// query is nil where err says why the store refused the expression.
 	query *aggregator.Query
 	err   error
 	// surge tells surges of it, nil where it is not watched for any.
 	surge surges
-	// selects: the expression selects series; a scalar does not.
-	selects bool
-	// additive: the value adds up over pods, so one that is missing can be counted as the mean of the others.
-	additive bool
-	// irate: it looks at the last two samples only.
-	irate bool
-	// waypoint: it asks for what waypoints report, and no sidecar does.
-	waypoint bool
 	// never says which of its parts no sidecar will ever report, and what to write instead. Of registered ones.
 	never []string
 	// close gives up what was registered; nil where nothing was.
@@ -57,7 +43,7 @@ type preparedKey struct {
 	surge           aggregator.SurgeConfig // zero: not watched for surges
 }
 
-func (a *autoscaler) preparedKey(w wanted) preparedKey {
+func queryKeyOf(a *autoscaler, w wanted) preparedKey {
 	return preparedKey{a.Namespace, w.expr, w.surge}
 }
 
@@ -65,7 +51,7 @@ func (a *autoscaler) preparedKey(w wanted) preparedKey {
 // names none would take all series of all pods for a number.
 func register(store *aggregator.Store, key preparedKey) *prepared {
 	p := newPrepared(key.expr, nil, nil)
-	if p.err = namesMetrics(key.expr, p.parts); p.err != nil {
+	if p.err = p.namesMetrics(); p.err != nil {
 		return p
 	}
 	q, err := store.RegisterFor(key.namespace, key.expr)
@@ -85,15 +71,7 @@ func register(store *aggregator.Store, key preparedKey) *prepared {
 }
 
 func newPrepared(expr string, q *aggregator.Query, err error) *prepared {
-	p := &prepared{expr: expr, query: q, err: err, refs: 1}
-	if tree, err := parser.ParseExpr(expr); err == nil {
-		p.tree, p.parts = tree, partsOf(tree)
-		p.selects = len(p.parts) > 0
-		p.irate = traitsOf(expr).irate
-		p.waypoint = slices.ContainsFunc(p.parts, part.waypoint)
-		p.additive = additive(tree)
-	}
-	return p
+	return &prepared{expression: parse(expr), query: q, err: err, refs: 1}
 }
 
 // namesPods says whether the expression tells which pods' series it selects.

@@ -168,7 +168,7 @@ func (r rules) evaluate(ctx context.Context, subject string, o *offer, p *prepar
 		namespace = o.namespace
 	}
 	k := r.holder.look(p, namespace, answer, at)
-	if refused == nil && answer.Matched == 0 && p.selects && k.unknown+k.mute+k.unheard > 0 && k.missing == "" {
+	if refused == nil && answer.Matched == 0 && p.selects() && k.unknown+k.mute+k.unheard > 0 && k.missing == "" {
 		refused = refuse(outcomeNoSidecar, "%s: no series yet, and not every pod that could have one reports, so it is not known to be 0: %s", subject, p.expr)
 	}
 	if refused == nil && k.known == 0 && answer.Reporting > 0 {

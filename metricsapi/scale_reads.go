@@ -5,17 +5,16 @@ import (
 	"sync"
 	"time"
 
+	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	"k8s.io/client-go/scale"
-
-	"github.com/meshpulse/meshpulse/metricsapi/horizontal"
 )
 
 const (
 	// scaleLife is how long what was read of a scale is given to others who ask.
 	scaleLife = time.Second
-	// scaleTimeout bounds a read of a scale, whose answers wait for requestTimeout at most.
-	scaleTimeout = requestTimeout
+	// scaleTimeout bounds a read of a scale: no answer waits longer for one.
+	scaleTimeout = 4 * time.Second
 )
 
 // scaleReads reads scales for answers: each target's once in its life, whoever asks and however many. It is safe for concurrent use.
@@ -25,7 +24,7 @@ type scaleReads struct {
 	life   time.Duration
 
 	mu    sync.Mutex
-	known map[scaleKey]*question[horizontal.Target]
+	known map[scaleKey]*question[*autoscalingv1.Scale]
 	swept time.Time
 }
 
@@ -35,15 +34,15 @@ type scaleKey struct {
 }
 
 func newScaleReads(kinds *kinds, client scale.ScalesGetter, life time.Duration) *scaleReads {
-	return &scaleReads{kinds: kinds, client: client, life: life, known: map[scaleKey]*question[horizontal.Target]{}}
+	return &scaleReads{kinds: kinds, client: client, life: life, known: map[scaleKey]*question[*autoscalingv1.Scale]{}}
 }
 
-func (s *scaleReads) replicas(ctx context.Context, namespace string, target autoscalingv2.CrossVersionObjectReference) (horizontal.Target, error) {
+func (s *scaleReads) recent(ctx context.Context, namespace string, target autoscalingv2.CrossVersionObjectReference) (*autoscalingv1.Scale, error) {
 	return s.read(ctx, scaleKey{namespace, target}).wait(ctx)
 }
 
 // read returns the read of a scale that is young enough, a new one where there is none. It outlives the answer that began it.
-func (s *scaleReads) read(ctx context.Context, key scaleKey) *question[horizontal.Target] {
+func (s *scaleReads) read(ctx context.Context, key scaleKey) *question[*autoscalingv1.Scale] {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := time.Now()
@@ -59,22 +58,18 @@ func (s *scaleReads) read(ctx context.Context, key scaleKey) *question[horizonta
 		}
 	}
 	ctx = context.WithoutCancel(ctx)
-	q := ask(now, func() (horizontal.Target, error) {
+	q := ask(now, func() (*autoscalingv1.Scale, error) {
 		ctx, cancel := context.WithTimeout(ctx, scaleTimeout)
 		defer cancel()
-		sc, err := readScale(ctx, s.kinds, s.client, key.namespace, key.target)
-		if err != nil {
-			return horizontal.Target{}, err
-		}
-		return targetOf(sc), nil
+		return readScale(ctx, s.kinds, s.client, key.namespace, key.target)
 	})
 	s.known[key] = q
 	return q
 }
 
 // wrote takes what a raise has made of a scale for read: an older read would look as if somebody had lowered it.
-func (s *scaleReads) wrote(namespace string, target autoscalingv2.CrossVersionObjectReference, now horizontal.Target) {
-	q := ask(time.Now(), func() (horizontal.Target, error) { return now, nil })
+func (s *scaleReads) wrote(namespace string, target autoscalingv2.CrossVersionObjectReference, now *autoscalingv1.Scale) {
+	q := ask(time.Now(), func() (*autoscalingv1.Scale, error) { return now, nil })
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.known[scaleKey{namespace, target}] = q

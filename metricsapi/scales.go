@@ -4,24 +4,18 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"time"
 
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/scale"
-
-	"github.com/meshpulse/meshpulse/metricsapi/horizontal"
 )
-
-// scales reads what a target is meant to have.
-type scales interface {
-	// replicas returns spec.replicas and status.replicas of the scale.
-	replicas(ctx context.Context, namespace string, target autoscalingv2.CrossVersionObjectReference) (horizontal.Target, error)
-}
 
 // clusterScales reads and writes the scale subresource of any kind that has one. Answers share their reads; a raise reads what is
 // newest, over a client of its own, so that no number of held answers keeps it waiting.
@@ -59,16 +53,21 @@ func newClusterScales(config *rest.Config) (*clusterScales, error) {
 	return &clusterScales{kinds, newScaleReads(kinds, clients[0], scaleLife), clients[1]}, nil
 }
 
-func (s *clusterScales) replicas(ctx context.Context, namespace string, target autoscalingv2.CrossVersionObjectReference) (horizontal.Target, error) {
-	return s.reads.replicas(ctx, namespace, target)
+// recent returns a target's scale as it was within the last second. Others have it too: it must not be changed.
+func (s *clusterScales) recent(ctx context.Context, namespace string, target autoscalingv2.CrossVersionObjectReference) (*autoscalingv1.Scale, error) {
+	return s.reads.recent(ctx, namespace, target)
 }
 
-func targetOf(sc *autoscalingv1.Scale) horizontal.Target {
-	return horizontal.Target{Spec: sc.Spec.Replicas, Status: sc.Status.Replicas}
-}
-
-func (s *clusterScales) scale(ctx context.Context, namespace string, target autoscalingv2.CrossVersionObjectReference) (*autoscalingv1.Scale, error) {
+// now returns a target's scale as it is at this moment.
+func (s *clusterScales) now(ctx context.Context, namespace string, target autoscalingv2.CrossVersionObjectReference) (*autoscalingv1.Scale, error) {
 	return readScale(ctx, s.kinds, s.raises, namespace, target)
+}
+
+// scalesOver are scales over a client that is given, of kinds that are known, whose reads are shared by nobody.
+func scalesOver(client scale.ScalesGetter, mapper meta.RESTMapper) *clusterScales {
+	known := &kinds{}
+	known.current.Store(&knownKinds{at: time.Now(), mapper: mapper})
+	return &clusterScales{known, newScaleReads(known, client, 0), client}
 }
 
 func readScale(ctx context.Context, kinds *kinds, client scale.ScalesGetter, namespace string, target autoscalingv2.CrossVersionObjectReference) (*autoscalingv1.Scale, error) {
@@ -120,8 +119,9 @@ func scaleError(target autoscalingv2.CrossVersionObjectReference, resource schem
 	return named
 }
 
-// raise writes the scale that was read, with the resource version that it was read at.
-func (s *clusterScales) raise(ctx context.Context, target autoscalingv2.CrossVersionObjectReference, sc *autoscalingv1.Scale) error {
+// update writes what now has returned, with other replicas. It fails with a conflict where the target has been
+// written since.
+func (s *clusterScales) update(ctx context.Context, target autoscalingv2.CrossVersionObjectReference, sc *autoscalingv1.Scale) error {
 	resource, err := s.kinds.resource(ctx, target)
 	if err != nil {
 		return err
@@ -130,6 +130,6 @@ func (s *clusterScales) raise(ctx context.Context, target autoscalingv2.CrossVer
 	if err != nil {
 		return scaleError(target, resource, err)
 	}
-	s.reads.wrote(sc.Namespace, target, targetOf(written))
+	s.reads.wrote(sc.Namespace, target, written)
 	return nil
 }

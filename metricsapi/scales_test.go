@@ -11,6 +11,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/client-go/rest"
@@ -29,23 +30,32 @@ func (u *unanswered) RoundTrip(r *http.Request) (*http.Response, error) {
 // The first read of a scale has to find out what its kind is called, and no context bounds that.
 func TestAScaleThatIsNotAnsweredEndsWithinARaise(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
+		const raise = 5 * time.Second // what one may take
 		var away unanswered
 		s, err := newClusterScales(&rest.Config{Host: "http://192.0.2.1", Transport: &away})
 		if err != nil {
 			t.Fatal(err)
 		}
-		_, err = s.scale(t.Context(), "test", deployment("podinfo"))
-		if err == nil || away.waited == 0 || away.waited > raiseTimeout {
-			t.Errorf("after %s: %v, want an error within %s", away.waited, err, raiseTimeout)
+		_, err = s.now(t.Context(), "test", deployment("podinfo"))
+		if err == nil || away.waited == 0 || away.waited > raise {
+			t.Errorf("after %s: %v, want an error within %s", away.waited, err, raise)
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		began := time.Now()
-		if _, err = s.replicas(ctx, "test", deployment("podinfo")); err == nil || time.Since(began) != time.Second {
+		if _, err = s.recent(ctx, "test", deployment("podinfo")); err == nil || time.Since(began) != time.Second {
 			t.Errorf("an answer that has a second waits for %s, error %v", time.Since(began), err)
 		}
 		time.Sleep(time.Minute) // what nobody waits for any more ends too
 	})
+}
+
+// specOf is what a scale that was read asks for.
+func specOf(s *autoscalingv1.Scale, err error) (int32, error) {
+	if err != nil {
+		return 0, err
+	}
+	return s.Spec.Replicas, nil
 }
 
 func deployment(name string) autoscalingv2.CrossVersionObjectReference {
@@ -150,8 +160,8 @@ func TestAnswersShareTheReadOfAScale(t *testing.T) {
 			var group sync.WaitGroup
 			for range n {
 				group.Go(func() {
-					if got, err := s.replicas(t.Context(), "test", deployment("podinfo")); err != nil || got.Spec != want {
-						t.Errorf("%d replicas, error %v, want %d", got.Spec, err, want)
+					if got, err := specOf(s.recent(t.Context(), "test", deployment("podinfo"))); err != nil || got != want {
+						t.Errorf("%d replicas, error %v, want %d", got, err, want)
 					}
 				})
 			}
@@ -176,7 +186,7 @@ func TestAnswersShareTheReadOfAScale(t *testing.T) {
 			api.mu.Lock()
 			api.forbidden = true
 			api.mu.Unlock()
-			if _, err := s.replicas(t.Context(), "test", deployment("other")); !apierrors.IsForbidden(err) {
+			if _, err := s.recent(t.Context(), "test", deployment("other")); !apierrors.IsForbidden(err) {
 				t.Errorf("error %v", err)
 			}
 		}
@@ -184,7 +194,7 @@ func TestAnswersShareTheReadOfAScale(t *testing.T) {
 			t.Errorf("%d reads are kept", n)
 		}
 		time.Sleep(2 * time.Second)
-		_, _ = s.replicas(t.Context(), "test", deployment("podinfo"))
+		_, _ = s.recent(t.Context(), "test", deployment("podinfo"))
 		if n := len(s.reads.known); n != 1 {
 			t.Errorf("%d reads are kept, want the newest", n)
 		}
@@ -200,12 +210,12 @@ func TestAReadOutlivesWhoAskedFirst(t *testing.T) {
 		defer cancel()
 		first := make(chan error)
 		go func() {
-			_, err := s.replicas(ctx, "test", deployment("podinfo"))
+			_, err := s.recent(ctx, "test", deployment("podinfo"))
 			first <- err
 		}()
 		synctest.Wait()
-		got, err := s.replicas(t.Context(), "test", deployment("podinfo"))
-		if err != nil || got.Spec != 3 {
+		got, err := specOf(s.recent(t.Context(), "test", deployment("podinfo")))
+		if err != nil || got != 3 {
 			t.Errorf("%v, error %v", got, err)
 		}
 		if err := <-first; err == nil {
@@ -223,18 +233,18 @@ func TestARaiseWaitsForNoHeldAnswer(t *testing.T) {
 		began := time.Now()
 		for i := range 1000 {
 			group.Go(func() {
-				if _, err := s.replicas(t.Context(), "test", deployment(fmt.Sprint("d-", i))); err != nil {
+				if _, err := s.recent(t.Context(), "test", deployment(fmt.Sprint("d-", i))); err != nil {
 					t.Error(err)
 				}
 			})
 		}
 		synctest.Wait()
-		sc, err := s.scale(t.Context(), "test", deployment("podinfo"))
+		sc, err := s.now(t.Context(), "test", deployment("podinfo"))
 		if err != nil {
 			t.Fatal(err)
 		}
 		sc.Spec.Replicas = 7
-		if err := s.raise(t.Context(), deployment("podinfo"), sc); err != nil {
+		if err := s.update(t.Context(), deployment("podinfo"), sc); err != nil {
 			t.Fatal(err)
 		}
 		if waited := time.Since(began); waited > 0 {
@@ -252,18 +262,18 @@ func TestARaiseIsReadAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		api := &scaleAPI{replicas: 3}
 		s := api.clients(t)
-		if got, err := s.replicas(t.Context(), "test", deployment("podinfo")); err != nil || got.Spec != 3 {
+		if got, err := specOf(s.recent(t.Context(), "test", deployment("podinfo"))); err != nil || got != 3 {
 			t.Fatalf("%v, error %v", got, err)
 		}
-		sc, err := s.scale(t.Context(), "test", deployment("podinfo"))
+		sc, err := s.now(t.Context(), "test", deployment("podinfo"))
 		if err != nil {
 			t.Fatal(err)
 		}
 		sc.Spec.Replicas = 7
-		if err := s.raise(t.Context(), deployment("podinfo"), sc); err != nil {
+		if err := s.update(t.Context(), deployment("podinfo"), sc); err != nil {
 			t.Fatal(err)
 		}
-		if got, err := s.replicas(t.Context(), "test", deployment("podinfo")); err != nil || got.Spec != 7 {
+		if got, err := specOf(s.recent(t.Context(), "test", deployment("podinfo"))); err != nil || got != 7 {
 			t.Errorf("%v after a raise to 7, error %v", got, err)
 		}
 	})
@@ -279,7 +289,7 @@ func TestUnknownKindsAreRemembered(t *testing.T) {
 			t.Helper()
 			for i := range n {
 				kind := fmt.Sprint("Deploymnet", i%7)
-				_, err := s.replicas(t.Context(), "test", autoscalingv2.CrossVersionObjectReference{APIVersion: "apps/v1", Kind: kind, Name: "podinfo"})
+				_, err := s.recent(t.Context(), "test", autoscalingv2.CrossVersionObjectReference{APIVersion: "apps/v1", Kind: kind, Name: "podinfo"})
 				if err == nil || !strings.Contains(err.Error(), kind) {
 					t.Errorf("a target of kind %s gives error %v", kind, err)
 				}
@@ -289,14 +299,14 @@ func TestUnknownKindsAreRemembered(t *testing.T) {
 		if n, _ := api.take(); n != 2 {
 			t.Errorf("%d requests of discovery for 20 answers, want /api and /apis", n)
 		}
-		if _, err := s.replicas(t.Context(), "test", rollout("podinfo")); err == nil {
+		if _, err := s.recent(t.Context(), "test", rollout("podinfo")); err == nil {
 			t.Error("Rollouts are not installed")
 		}
 		api.mu.Lock()
 		api.installed = true
 		api.mu.Unlock()
 		time.Sleep(discoveryLife)
-		if got, err := s.replicas(t.Context(), "test", rollout("podinfo")); err != nil || got.Spec != 3 {
+		if got, err := specOf(s.recent(t.Context(), "test", rollout("podinfo"))); err != nil || got != 3 {
 			t.Errorf("an installed kind gives %v, error %v", got, err)
 		}
 		misspelt(20)
@@ -308,7 +318,7 @@ func TestUnknownKindsAreRemembered(t *testing.T) {
 		api.away = true
 		api.mu.Unlock()
 		misspelt(2)
-		if got, err := s.replicas(t.Context(), "test", deployment("podinfo")); err != nil || got.Spec != 3 {
+		if got, err := specOf(s.recent(t.Context(), "test", deployment("podinfo"))); err != nil || got != 3 {
 			t.Errorf("a kind that is there gives %v, error %v", got, err)
 		}
 	})

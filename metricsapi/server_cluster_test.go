@@ -233,7 +233,7 @@ func TestReadyOnceHPAsAndPodsAreRead(t *testing.T) {
 	defer cancel()
 	running.Go(func() { _ = s.source.run(ctx) })
 	eventually(t, func() bool { return ready() == "hpas " }, func() string { return ready() + "are ready, want hpas" })
-	running.Go(func() { s.pods.run(ctx) })
+	running.Go(func() { s.api.pods.run(ctx) })
 	eventually(t, func() bool { return ready() == "hpas pods " }, func() string { return ready() + "are ready, want hpas pods" })
 }
 

@@ -5,36 +5,28 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
 	"sync/atomic"
 	"time"
 
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
-	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/kubernetes"
+	autoscalingclient "k8s.io/client-go/kubernetes/typed/autoscaling/v2"
 	listers "k8s.io/client-go/listers/autoscaling/v2"
-	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
-	"k8s.io/client-go/tools/clientcmd"
 )
-
-// source keeps the catalog in step with where HPAs come from.
-type source interface {
-	// run feeds the catalog until the context ends.
-	run(ctx context.Context) error
-	// synced says why the HPAs are not known yet, nil once they are.
-	synced() error
-	// replicas are an HPA's status.currentReplicas; ok is false where nobody knows.
-	replicas(namespace, name string) (n int32, ok bool)
-}
 
 // clusterSource watches the HPAs of all namespaces through an informer. A change wakes it at once.
 type clusterSource struct {
-	catalog  *catalog
+	// replace is told of all of them, at first and whenever one has changed.
+	replace func([]sourceHPA)
+	// scaled is told of each change of an HPA's status; nil if nobody asks for it.
+	scaled func(old, now *autoscalingv2.HorizontalPodAutoscaler)
+
+	contain  contain
 	log      *slog.Logger
 	informer cache.SharedIndexInformer
 	fresh    *freshness
@@ -42,12 +34,11 @@ type clusterSource struct {
 	// dirty holds at most one token: something has changed since the last Replace.
 	dirty chan struct{}
 	ready atomic.Bool
-	// scaled is told of each change of an HPA's status; nil if nobody asks for it.
-	scaled func(old, now *autoscalingv2.HorizontalPodAutoscaler)
+	now   autoscalingclient.HorizontalPodAutoscalersGetter // asks the API server itself
 }
 
-func newClusterSource(client kubernetes.Interface, c *catalog, log *slog.Logger, now func() time.Time) (*clusterSource, error) {
-	s := &clusterSource{catalog: c, log: log, fresh: newFreshness("HPAs", now), dirty: make(chan struct{}, 1)}
+func newClusterSource(client kubernetes.Interface, contain contain, log *slog.Logger, now func() time.Time) (*clusterSource, error) {
+	s := &clusterSource{contain: contain, now: client.AutoscalingV2(), log: log, fresh: newFreshness("HPAs", now), dirty: make(chan struct{}, 1)}
 	hpas := client.AutoscalingV2().HorizontalPodAutoscalers(metav1.NamespaceAll)
 	source := s.fresh.follow(&cache.ListWatch{
 		ListWithContextFunc:  func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) { return hpas.List(ctx, o) },
@@ -63,7 +54,7 @@ func newClusterSource(client kubernetes.Interface, c *catalog, log *slog.Logger,
 		AddFunc:    func(any) { s.wake() },
 		DeleteFunc: func(any) { s.wake() },
 		UpdateFunc: func(old, now any) {
-			c.store.Contain("hpas", "a change", func() {
+			contain.run("hpas", "a change", func() {
 				s.update(old.(*autoscalingv2.HorizontalPodAutoscaler), now.(*autoscalingv2.HorizontalPodAutoscaler))
 			})
 		},
@@ -88,11 +79,6 @@ func stripManagedFields(object any) (any, error) {
 	return object, nil
 }
 
-// changed says whether an update touches what is read from an HPA. The controller writes its status at every sync.
-func changed(old, now *autoscalingv2.HorizontalPodAutoscaler) bool {
-	return old.UID != now.UID || !sameNotes(old.Annotations, now.Annotations) || !equality.Semantic.DeepEqual(old.Spec, now.Spec)
-}
-
 func (s *clusterSource) wake() {
 	select {
 	case s.dirty <- struct{}{}:
@@ -103,21 +89,22 @@ func (s *clusterSource) wake() {
 // replaceAgain is how long after a fault the HPAs are taken anew.
 const replaceAgain = 10 * time.Second
 
+// run tells of the HPAs until the context ends.
 func (s *clusterSource) run(ctx context.Context) error {
 	go s.informer.RunWithContext(ctx)
 	if !cache.WaitForCacheSync(ctx.Done(), s.informer.HasSynced) {
 		return nil // the context has ended
 	}
 	for {
-		var err error
-		taken := s.catalog.store.Contain("hpas", "all", func() { err = s.replace() })
-		switch {
-		case err != nil:
+		list, err := s.list()
+		if err != nil {
 			return err
+		}
+		switch taken := s.contain.run("hpas", "all", func() { s.replace(list) }); {
 		case !taken: // the HPAs of before stay
 			time.AfterFunc(replaceAgain, s.wake)
 		case s.ready.CompareAndSwap(false, true):
-			s.log.Info("hpas synced", "hpas", len(s.catalog.current.Load().hpas))
+			s.log.Info("hpas synced", "hpas", len(list))
 		}
 		select {
 		case <-ctx.Done():
@@ -127,19 +114,22 @@ func (s *clusterSource) run(ctx context.Context) error {
 	}
 }
 
-func (s *clusterSource) replace() error {
+func (s *clusterSource) list() ([]sourceHPA, error) {
 	objects, err := s.lister.List(labels.Everything())
 	if err != nil {
-		return fmt.Errorf("list HPAs: %w", err)
+		return nil, fmt.Errorf("list HPAs: %w", err)
 	}
 	list := make([]sourceHPA, len(objects))
 	for i, o := range objects {
 		list[i] = sourceHPA{HorizontalPodAutoscaler: o}
 	}
-	s.catalog.Replace(list)
-	return nil
+	return list, nil
 }
 
+// freshness tells how long ago the HPAs were last in step with the API server.
+func (s *clusterSource) freshness() *freshness { return s.fresh }
+
+// synced says why the HPAs are not known yet, nil once they are.
 func (s *clusterSource) synced() error {
 	if !s.ready.Load() {
 		return errors.New("the HPAs have not been read from the API server yet")
@@ -147,6 +137,7 @@ func (s *clusterSource) synced() error {
 	return nil
 }
 
+// replicas are an HPA's status.currentReplicas; ok is false where nobody knows.
 func (s *clusterSource) replicas(namespace, name string) (int32, bool) {
 	h, err := s.lister.HorizontalPodAutoscalers(namespace).Get(name)
 	if err != nil {
@@ -170,23 +161,7 @@ func (s *clusterSource) hpa(namespace, name string) (*autoscalingv2.HorizontalPo
 	return h, err == nil
 }
 
-// clientConfig reads the kubeconfig, or the pod's service account where it is "".
-func clientConfig(kubeconfig string) (*rest.Config, error) {
-	if kubeconfig == "" {
-		c, err := rest.InClusterConfig()
-		if errors.Is(err, rest.ErrNotInCluster) {
-			return nil, errors.New("not in a Kubernetes pod: give --kubeconfig FILE, or run on files with --standalone --hpa-dir DIR")
-		}
-		return c, err
-	}
-	if f, err := os.Open(kubeconfig); err != nil {
-		return nil, fmt.Errorf("--kubeconfig: %w: give a file that can be read, or leave the flag out inside a cluster", err)
-	} else if err := f.Close(); err != nil {
-		return nil, fmt.Errorf("--kubeconfig: %w", err)
-	}
-	c, err := clientcmd.BuildConfigFromFlags("", kubeconfig)
-	if err != nil {
-		return nil, fmt.Errorf("--kubeconfig %s is not a kubeconfig with a current context: %w", kubeconfig, err)
-	}
-	return c, nil
+// current returns an HPA as the API server has it at this moment.
+func (s *clusterSource) current(ctx context.Context, namespace, name string) (*autoscalingv2.HorizontalPodAutoscaler, error) {
+	return s.now.HorizontalPodAutoscalers(namespace).Get(ctx, name, metav1.GetOptions{})
 }

@@ -2,8 +2,6 @@ package metricsapi
 
 import (
 	"context"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -24,10 +22,11 @@ func TestClusterSource(t *testing.T) {
 	client := fake.NewClientset(first)
 	hpas := client.AutoscalingV2().HorizontalPodAutoscalers("test")
 	c, _ := newTestCatalog(t)
-	s, err := newClusterSource(client, c, discardLog(), time.Now)
+	s, err := newClusterSource(client, c.store.Contain, discardLog(), time.Now)
 	if err != nil {
 		t.Fatal(err)
 	}
+	s.replace = c.Replace
 	if s.synced() == nil {
 		t.Error("synced before anything was read")
 	}
@@ -77,30 +76,5 @@ func TestClusterSource(t *testing.T) {
 	cancel()
 	if err := <-done; err != nil {
 		t.Error(err)
-	}
-}
-
-func TestClientConfig(t *testing.T) {
-	dir := t.TempDir()
-	garbage := filepath.Join(dir, "garbage")
-	if err := os.WriteFile(garbage, []byte("\x00\x01"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	empty := filepath.Join(dir, "empty")
-	if err := os.WriteFile(empty, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	t.Setenv("KUBERNETES_SERVICE_HOST", "")
-	for path, part := range map[string]string{
-		filepath.Join(dir, "missing"): "no such file",
-		dir:                           dir,
-		garbage:                       "not a kubeconfig",
-		empty:                         "not a kubeconfig",
-		"":                            "--standalone --hpa-dir",
-	} {
-		_, err := clientConfig(path)
-		if err == nil || !strings.Contains(err.Error(), part) || !strings.Contains(err.Error(), path) || !strings.Contains(err.Error(), "--kubeconfig") {
-			t.Errorf("%q: %v, want an error with %q", path, err, part)
-		}
 	}
 }

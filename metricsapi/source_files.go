@@ -28,6 +28,16 @@ const (
 	maxFileSize = 16 << 20
 )
 
+// source keeps the catalog in step with where HPAs come from.
+type source interface {
+	// run feeds the catalog until the context ends.
+	run(ctx context.Context) error
+	// synced says why the HPAs are not known yet, nil once they are.
+	synced() error
+	// replicas are an HPA's status.currentReplicas; ok is false where nobody knows.
+	replicas(namespace, name string) (n int32, ok bool)
+}
+
 // fileSource keeps the HPAs of the *.yaml, *.yml and *.json files of one folder. Symlinks are followed, so a mounted ConfigMap
 // works; names that start with a dot are left out.
 type fileSource struct {

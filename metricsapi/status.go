@@ -101,7 +101,7 @@ func (s *Server) unservedStatus(h hpaState, u unserved) MetricStatus {
 		Namespace: h.Namespace, HPA: h.Name, Metric: u.metric.Name, Type: string(u.kind), Error: u.why, TargetType: string(u.target.Type), Target: "<unset>",
 		MinReplicas: h.minReplicas(), MaxReplicas: h.Spec.MaxReplicas, Events: h.problems,
 	}
-	if goal := anyQuantity(u.target); goal != nil {
+	if goal := u.goal(); goal != nil {
 		m.Target = goal.String()
 	}
 	m.display("<unknown>", u.target.Type != autoscalingv2.ValueMetricType)
@@ -115,7 +115,7 @@ func (s *Server) metricStatus(ctx context.Context, h hpaState, w wanted, o *offe
 		TargetType: string(w.target.Type), Target: "<unset>",
 		MinReplicas: h.minReplicas(), MaxReplicas: h.Spec.MaxReplicas, Events: h.problems,
 	}
-	goal := targetQuantity(w.target)
+	goal := w.goal()
 	if goal != nil {
 		m.Target = goal.String()
 	}
@@ -185,11 +185,4 @@ func (m *MetricStatus) setValue(v verdict, average bool, goal *resource.Quantity
 		ratio *= float64(m.CurrentReplicas)
 	}
 	m.DesiredReplicas = int32(min(max(math.Ceil(ratio), float64(m.MinReplicas)), float64(m.MaxReplicas)))
-}
-
-func (h sourceHPA) minReplicas() int32 {
-	if h.Spec.MinReplicas == nil {
-		return 1
-	}
-	return *h.Spec.MinReplicas
 }

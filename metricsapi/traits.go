@@ -23,14 +23,14 @@ type traits struct {
 	raw string
 }
 
-// traitsOf reads the traits off an expression; one that does not parse has none. It goes by names as Istio and Prometheus
+// traits reads the traits off an expression; one that does not parse has none. It goes by names as Istio and Prometheus
 // use them (_sum over _count, _milliseconds) and is for advice only: no answer depends on it.
-func traitsOf(expr string) traits {
+func (e expression) traits() traits {
 	var t traits
-	tree, err := parser.ParseExpr(expr)
-	if err != nil {
+	if e.tree == nil {
 		return t
 	}
+	tree := e.tree
 	seconds := false // scaled by a thousand
 	parser.Inspect(tree, func(node parser.Node, _ []parser.Node) error {
 		switch n := node.(type) {
@@ -113,13 +113,12 @@ func isCounter(name string) bool {
 }
 
 // longestRange is the expression's longest range selector; 0 without any. For an answer the store's own Query.Range counts.
-func longestRange(expr string) time.Duration {
+func (e expression) longestRange() time.Duration {
 	var longest time.Duration
-	tree, err := parser.ParseExpr(expr)
-	if err != nil {
+	if e.tree == nil {
 		return 0
 	}
-	parser.Inspect(tree, func(node parser.Node, _ []parser.Node) error {
+	parser.Inspect(e.tree, func(node parser.Node, _ []parser.Node) error {
 		switch n := node.(type) {
 		case *parser.MatrixSelector:
 			longest = max(longest, n.Range)
@@ -146,6 +145,9 @@ func selects(expr parser.Expr, fits func(name string) bool) bool {
 	})
 	return found
 }
+
+// selectsAny says whether an expression selects series at all.
+func selectsAny(expr parser.Expr) bool { return selects(expr, func(string) bool { return true }) }
 
 // nameOf is the selector's metric name, or the pattern where it has one.
 func nameOf(s *parser.VectorSelector) string {
@@ -181,6 +183,7 @@ func additive(expr parser.Expr) bool {
 	return false
 }
 
+// unwrap is an expression without the parentheses around it.
 func unwrap(expr parser.Expr) parser.Expr {
 	for {
 		paren, ok := expr.(*parser.ParenExpr)

@@ -3,8 +3,6 @@ package metricsapi
 import (
 	"testing"
 	"time"
-
-	"github.com/prometheus/prometheus/promql/parser"
 )
 
 func TestRawCounter(t *testing.T) {
@@ -40,7 +38,7 @@ func TestRawCounter(t *testing.T) {
 	}
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {
-			if got := traitsOf(tc.expr).raw; got != tc.want {
+			if got := parse(tc.expr).traits().raw; got != tc.want {
 				t.Errorf("%s: got %q, want %q", tc.expr, got, tc.want)
 			}
 		})
@@ -59,7 +57,7 @@ func TestQuantilesWithoutBuckets(t *testing.T) {
 		`histogram_quantile(0.95, sum(rate(istio_request_duration_milliseconds[1m])))`:                       false,
 		`sum(rate(istio_request_duration_milliseconds_bucket{le="100"}[1m]))`:                                false,
 	} {
-		if got := traitsOf(expr).noBuckets; got != want {
+		if got := parse(expr).traits().noBuckets; got != want {
 			t.Errorf("%s: got %t, want %t", expr, got, want)
 		}
 	}
@@ -73,11 +71,7 @@ func TestWhatAddsUpOverPods(t *testing.T) {
 		`avg(a)`: false, `max(a)`: false, `count(a)`: false, `rate(a[1m])`: false, `2 / sum(a)`: false, `sum(a) / sum(b)`: false, `sum(a) * sum(b)`: false, `sum(a) + 1`: false,
 		`1 + sum(a)`: false, `sum(a) - sum(b)`: false, `sum(a) > 1`: false, `vector(0) or sum(a)`: false, `avg(a) or sum(b)`: false, `sum(a) or avg(b)`: true, `-sum(a)`: false, `clamp_min(sum(a), 1)`: false, `vector(1)`: false,
 	} {
-		tree, err := parser.ParseExpr(expr)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if got := additive(tree); got != want {
+		if got := parse(expr).additive(); got != want {
 			t.Errorf("%s: got %t, want %t", expr, got, want)
 		}
 	}
@@ -88,8 +82,50 @@ func TestLongestRange(t *testing.T) {
 		`rate(a[1m]) + rate(b[5m])`: 5 * time.Minute, `rate(a[5m]) + rate(b[1m])`: 5 * time.Minute, `max_over_time(rate(a[1m])[10m:1m])`: 10 * time.Minute,
 		`max_over_time(rate(a[10m])[1m:10s])`: 10 * time.Minute, `a`: 0, `sum(`: 0,
 	} {
-		if got := longestRange(expr); got != want {
+		if got := parse(expr).longestRange(); got != want {
 			t.Errorf("%s: got %s, want %s", expr, got, want)
 		}
+	}
+}
+
+func TestTraits(t *testing.T) {
+	tests := map[string]struct {
+		expr string
+		want traits
+	}{
+		"a rate of requests": {`sum(rate(istio_requests_total{reporter="destination"}[1m]))`, traits{}},
+		"a mean duration": {
+			`sum(rate(istio_request_duration_milliseconds_sum[1m]))/sum(rate(istio_request_duration_milliseconds_count[1m]))`,
+			traits{latency: true, milliseconds: true},
+		},
+		"a mean in seconds": {
+			`sum(rate(istio_request_duration_milliseconds_sum[1m]))/sum(rate(istio_request_duration_milliseconds_count[1m])) / 1000`,
+			traits{latency: true},
+		},
+		"a quantile with irate": {
+			`histogram_quantile(0.95,sum(irate(istio_request_duration_milliseconds_bucket[5m]))by (le))`,
+			traits{latency: true, milliseconds: true, irate: true},
+		},
+		"a quantile of sizes":                  {`histogram_quantile(0.95,sum(rate(istio_request_bytes_bucket[5m]))by (le))`, traits{}},
+		"the last two samples' difference":     {`sum(idelta(istio_requests_total[1m]))`, traits{irate: true}},
+		"a native histogram's mean":            {`histogram_avg(sum(rate(istio_request_duration_milliseconds[1m])))`, traits{latency: true, milliseconds: true}},
+		"a mean scaled behind":                 {`histogram_avg(sum(rate(istio_request_duration_milliseconds[1m]))) * 0.001`, traits{latency: true}},
+		"a mean scaled by something else":      {`histogram_avg(sum(rate(istio_request_duration_milliseconds[1m]))) / 60`, traits{latency: true, milliseconds: true}},
+		"a sum over another's count":           {`sum(rate(istio_request_duration_milliseconds_sum[1m])) / sum(rate(istio_request_bytes_count[1m]))`, traits{}},
+		"requests in flight add up":            {`sum(rate(istio_request_duration_milliseconds_sum[1m])) / 1000`, traits{}},
+		"a scaled quantile":                    {`0.001 * histogram_quantile(0.5, sum by (le) (rate(istio_request_duration_milliseconds_bucket[1m])))`, traits{latency: true}},
+		"a misspelt metric":                    {`sum(rate(istio_request_total[1m]))`, traits{}},
+		"a label of a Telemetry resource":      {`sum(rate(istio_requests_total{tenant="a"}[1m]))`, traits{}},
+		"a label that is asked to be empty":    {`sum(rate(istio_requests_total{tenant!="a"}[1m]))`, traits{}},
+		"a name in braces":                     {`sum(rate({__name__=~"istio_requests_total|x"}[1m]))`, traits{}},
+		"a name in braces that is not Istio's": {`sum(rate({__name__=~"http_total|http_sum"}[1m]))`, traits{}},
+		"not PromQL":                           {`sum(`, traits{}},
+	}
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) {
+			if got := parse(tc.expr).traits(); got != tc.want {
+				t.Errorf("got %+v, want %+v", got, tc.want)
+			}
+		})
 	}
 }

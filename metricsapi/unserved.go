@@ -29,6 +29,9 @@ type objectNotes struct {
 	perReplica bool
 }
 
+// goal is its quantity, whatever the target's type says.
+func (u unserved) goal() *resource.Quantity { return anyQuantity(u.target) }
+
 func (a *annotated) readObject(metric, name, value string) {
 	n := a.objects[metric]
 	if n == nil {
@@ -174,7 +177,7 @@ func (a *autoscaler) external(u unserved, of autoscalingv2.CrossVersionObjectRef
 	has := func(parts ...string) bool {
 		return slices.ContainsFunc(parts, func(p string) bool { return strings.Contains(name, p) })
 	}
-	q := anyQuantity(u.target)
+	q := u.goal()
 	switch {
 	case has("latency", "duration"):
 		quantile := "p95"

@@ -168,7 +168,7 @@ func TestWhatIsAdvisedInPlaceOfOtherMetricsIsServed(t *testing.T) {
 			}
 			after := follow(t, h, message)
 			goal := after.Spec.Metrics[0].External.Target
-			if got := string(goal.Type) + " " + anyQuantity(goal).String(); got != tc.target {
+			if got := string(goal.Type) + " " + (unserved{target: goal}).goal().String(); got != tc.target {
 				t.Errorf("the target is %s, want %s", got, tc.target)
 			}
 			got := m.values(after, 10*time.Minute)
@@ -184,43 +184,6 @@ func TestWhatIsAdvisedInPlaceOfOtherMetricsIsServed(t *testing.T) {
 				t.Errorf("the value is %v, want %v: %s", value, tc.want, message)
 			}
 		})
-	}
-}
-
-// What cannot be served in another form either is told so, with the reason.
-func TestWhatCannotBeServedInAnyFormIsToldSo(t *testing.T) {
-	object := `{type: Object, object: {metric: {name: m}, describedObject: {kind: Pod, name: x}, target: {type: Value, value: "10"}}}`
-	for query, want := range map[string]string{
-		`scalar(sum(rate(event-service_events_count{application="event-service"}[1m])))`: "not valid PromQL",
-		`rate(http_requests_total{app="ecommerce-app"}[5m])`:                             "http_requests_total",
-		`count(kube_pod_info) / sum(rate(istio_requests_total[1m]))`:                     "kube_pod_info",
-	} {
-		h := hpaFrom(t, hpaText("podinfo", `metric-config.object.m.prometheus/query: '`+query+`'`, object))
-		read := readHPA(h)
-		if len(read.problems) != 1 || !strings.Contains(read.problems[0].Message, "could not be served either: ") || !strings.Contains(read.problems[0].Message, want) || advised.MatchString(read.problems[0].Message) {
-			t.Errorf("%s: %v, want %q", query, read.problems, want)
-		}
-	}
-	for metrics, want := range map[string]string{
-		`{type: Pods, pods: {metric: {name: queue_length}, target: {type: AverageValue, averageValue: "10"}}}`: "metric-config.external.queue_length.prometheus/query",
-		object: "metric-config.external.m.prometheus/query",
-	} {
-		read := readHPA(hpaFrom(t, hpaText("podinfo", "", metrics)))
-		if len(read.problems) != 1 || !strings.Contains(read.problems[0].Message, want) {
-			t.Errorf("%s: %v, want %q", metrics, read.problems, want)
-		}
-	}
-}
-
-// Metrics that kube-metrics-adapter collects otherwise are its business.
-func TestMetricsOfOtherCollectorsAreLeftAlone(t *testing.T) {
-	read := readHPA(hpaFrom(t, hpaText("consumer", `metric-config.pods.queue-length.json-path/json-key: "$.queue", metric-config.pods.queue-length.json-path/path: /metrics`,
-		`{type: Pods, pods: {metric: {name: queue-length}, target: {type: AverageValue, averageValue: 1k}}}, `+
-			`{type: Object, object: {metric: {name: requests-per-second}, describedObject: {apiVersion: networking.k8s.io/v1, kind: Ingress, name: consumer}, target: {type: Value, value: "10"}}}, `+
-			external("app-queue-length", "{matchLabels: {type: sqs-queue-length}}", `type: AverageValue, averageValue: "30"`))))
-	wantProblems(t, read.problems, nil)
-	if len(read.unserved) != 0 || len(read.metrics) != 0 {
-		t.Errorf("metrics %v, unserved %v", read.metrics, read.unserved)
 	}
 }
 

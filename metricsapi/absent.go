@@ -1,0 +1,222 @@
+package metricsapi
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/prometheus/common/model"
+	"github.com/prometheus/prometheus/promql/parser"
+
+	"github.com/meshpulse/meshpulse/aggregator"
+)
+
+// absentParts are the selectors of an answer that select nothing.
+type absentParts map[*parser.VectorSelector]aggregator.Absent
+
+// beside says what stands in for a part where it is missing: another part (of which something is there), or anything that has a
+// value. It goes by the or above it.
+func (a absentParts) beside(p part) (part, value bool) {
+	for i, node := range p.path[:len(p.path)-1] {
+		b, ok := node.(*parser.BinaryExpr)
+		if !ok || b.Op != parser.LOR {
+			continue
+		}
+		other := b.LHS
+		if p.path[i+1] == b.LHS {
+			other = b.RHS
+		}
+		if a.in(other) == nil {
+			value = true
+			part = part || selectsAny(other)
+		}
+	}
+	return part, value
+}
+
+// in returns the selector for which an expression has no value, nil where it is not for one. scalar() of nothing is a number, as is a
+// constant.
+func (a absentParts) in(expr parser.Expr) *parser.VectorSelector {
+	switch e := expr.(type) {
+	case *parser.VectorSelector:
+		if _, ok := a[e]; ok {
+			return e
+		}
+	case *parser.MatrixSelector:
+		return a.in(e.VectorSelector)
+	case *parser.SubqueryExpr:
+		return a.in(e.Expr)
+	case *parser.ParenExpr:
+		return a.in(e.Expr)
+	case *parser.UnaryExpr:
+		return a.in(e.Expr)
+	case *parser.StepInvariantExpr:
+		return a.in(e.Expr)
+	case *parser.AggregateExpr:
+		return a.in(e.Expr)
+	case *parser.Call:
+		switch e.Func.Name {
+		case "absent", "absent_over_time", "scalar":
+			return nil
+		}
+		for _, arg := range e.Args {
+			if s := a.in(arg); s != nil {
+				return s
+			}
+		}
+	case *parser.BinaryExpr:
+		left, right := a.in(e.LHS), a.in(e.RHS)
+		switch {
+		case e.Op == parser.LOR && (left == nil || right == nil):
+			return nil
+		case left != nil || e.Op == parser.LUNLESS:
+			return left
+		}
+		return right
+	}
+	return nil
+}
+
+// inScalar returns the selector for which a scalar() has nothing to take, nil if there is none: it is not a number then.
+func (a absentParts) inScalar(tree parser.Expr) (found *parser.VectorSelector) {
+	parser.Inspect(tree, func(node parser.Node, _ []parser.Node) error {
+		if c, ok := node.(*parser.Call); ok && c.Func.Name == "scalar" && found == nil {
+			found = a.in(c.Args[0])
+		}
+		return nil
+	})
+	return found
+}
+
+// severalInScalar says whether a scalar() of the expression may have several series to take, of which it makes no number.
+func severalInScalar(tree parser.Expr) (found bool) {
+	parser.Inspect(tree, func(node parser.Node, _ []parser.Node) error {
+		if c, ok := node.(*parser.Call); ok && c.Func.Name == "scalar" {
+			sum, ok := unwrap(c.Args[0]).(*parser.AggregateExpr)
+			found = found || !ok || sum.Without || len(sum.Grouping) > 0
+		}
+		return nil
+	})
+	return found
+}
+
+// absent returns the parts that select nothing.
+func (p *prepared) absent(a aggregator.Answer) absentParts {
+	if len(a.Absent) == 0 {
+		return nil
+	}
+	found := absentParts{}
+	for _, at := range a.Absent {
+		found[p.parts[at.Selector].VectorSelector] = at
+	}
+	return found
+}
+
+// missing says why a part of the expression has no series and is not known to be 0, "" where there is no such part. certain: there can
+// never be one, whether or not a sidecar reports.
+func (r rules) missing(p *prepared, a aggregator.Answer, absent absentParts) (why string, certain bool) {
+	for _, part := range p.parts {
+		at, ok := absent[part.VectorSelector]
+		if !ok {
+			continue
+		}
+		if never := r.words.never(part); never != "" {
+			return never, true
+		}
+		if doubt := r.doubt(part, at, a, absent); doubt != "" && why == "" {
+			why = doubt
+		}
+	}
+	return why, false
+}
+
+// doubt says why a part that selects nothing is not known to be 0, "" where nothing says so.
+func (r rules) doubt(p part, at aggregator.Absent, a aggregator.Answer, absent absentParts) string {
+	other, value := absent.beside(p)
+	switch {
+	case p.nobodys():
+		return "no series matches " + p.String() + ": its reporter is none of destination, source and waypoint, so nothing reports it: check the spelling"
+	case at.UnknownMetric && !r.words.metric(p) && other: // two ways to ask for the same, and one of them is there
+		return ""
+	case at.UnknownMetric && !r.words.metric(p):
+		return "no series matches " + p.String() + ", and it is not known to be 0: " + r.words.remedyForMetric(p.named())
+	}
+	for _, name := range p.unknownLabels(r.words) {
+		if slices.Contains(at.UnknownLabels, name) {
+			return "no series matches " + p.String() + ", and it is not known to be 0: " + remedyForLabel(name)
+		}
+	}
+	if other {
+		return ""
+	}
+	for _, u := range at.Unreported {
+		switch {
+		case u.Label == model.BucketLabel:
+			return "no histogram of " + p.String() + " has such a bucket: there are those with le " + strings.Join(u.Values, ", ")
+		case u.Own && (!value || a.Matched == 0): // else it is said to count as that, beside what is there
+			return "no series matches " + p.String() + ", and it is not known to be 0: its pods report other requests, " + reported(u)
+		}
+	}
+	return ""
+}
+
+// reported says what there is in place of a value that nobody reports.
+func reported(u aggregator.Unreported) string {
+	if len(u.Values) == 0 {
+		return "and none with the label " + u.Label + " (" + u.Matcher + ")"
+	}
+	return "and none with " + u.Matcher + " but " + u.Label + " " + strings.Join(u.Values, ", ")
+}
+
+// remarks are what the authors of the HPAs that ask should know of the parts that select nothing though pods report that could have them.
+func (r rules) remarks(o *offer, p *prepared, a aggregator.Answer) (ps []Problem) {
+	absent := p.absent(a)
+	if a.Reporting == 0 {
+		return nil
+	}
+	remark := func(reason, format string, args ...any) {
+		problem := Problem{reason, "metric " + o.String() + ": " + fmt.Sprintf(format, args...)}
+		if !slices.Contains(ps, problem) {
+			ps = append(ps, problem)
+		}
+	}
+	if otherForm(a) {
+		remark(ReasonUnreadMetrics, "%s. Nothing is known of their requests", otherFormText)
+	}
+	var blank *parser.VectorSelector // for which the expression has no value, though others of its parts have
+	if a.Matched > 0 && len(a.Values) == 0 {
+		blank = absent.in(p.tree)
+	}
+	for _, part := range p.parts {
+		at, ok := absent[part.VectorSelector]
+		other, value := absent.beside(part)
+		switch {
+		case !ok, r.words.never(part) != "", other && at.UnknownMetric:
+			continue
+		case part.nobodys():
+			remark(ReasonNotReported, "the reporter of %s is none of destination, source and waypoint, so nothing reports it: check the spelling", part)
+		case at.UnknownMetric && !r.words.metric(part):
+			remark(ReasonNotReported, "no sidecar reports %s: %s", part, r.words.remedyForMetric(part.named()))
+		}
+		for _, name := range part.unknownLabels(r.words) {
+			if !at.UnknownMetric && slices.Contains(at.UnknownLabels, name) {
+				remark(ReasonNotReported, "no sidecar reports the label %s: %s", name, remedyForLabel(name))
+			}
+		}
+		for _, u := range at.Unreported {
+			switch {
+			case u.Label == model.BucketLabel && !other:
+				remark(ReasonNotReported, "no histogram has a bucket with %s: take one of the bounds that there are (of durations in milliseconds)", u.Matcher)
+			case u.Own && (!value || a.Matched == 0):
+				remark(ReasonUnreportedValue, "the pods that it means report requests, and none with %s, which says something of themselves: check the spelling, and whether it has changed", u.Matcher)
+			case !u.Own && !value && (r.words.label(u.Label) || !slices.Contains(at.UnknownLabels, u.Label)):
+				counts := "it counts as none"
+				if part.VectorSelector == blank {
+					counts = "the expression has no value" + p.asNone(blank, absent)
+				}
+				remark(ReasonUnreportedValue, "the pods that it means report requests, and none with %s yet: %s. Check the spelling", u.Matcher, counts)
+			}
+		}
+	}
+	return ps
+}

@@ -1,0 +1,162 @@
+package metricsapi
+
+import (
+	"context"
+	"log/slog"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	autoscalingv2 "k8s.io/api/autoscaling/v2"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/kubernetes/fake"
+	clienttesting "k8s.io/client-go/testing"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/meshpulse/meshpulse/aggregator"
+)
+
+// once panics at its first call.
+func zzonce() func() {
+	var done atomic.Bool
+	return func() {
+		if done.CompareAndSwap(false, true) {
+			panic("a defect")
+		}
+	}
+}
+
+// zznewFaultStore is a store and what it counts as faults of a part.
+func zznewFaultStore(t *testing.T) (s *aggregator.Store, faults func() float64) {
+	t.Helper()
+	registry := prometheus.NewRegistry()
+	s, err := aggregator.New(aggregator.Config{Registerer: registry, Logger: zzdiscardLog()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s, func() float64 {
+		families, err := registry.Gather()
+		if err != nil {
+			t.Fatal(err)
+		}
+		n := 0.0
+		for _, f := range families {
+			for _, m := range f.Metric {
+				if f.GetName() == "meshpulse_faults_total" {
+					n += m.GetCounter().GetValue()
+				}
+			}
+		}
+		return n
+	}
+}
+
+func TestAFaultOfThePodsInformerIsContained(t *testing.T) {
+	store, faults := zznewFaultStore(t)
+	pod := func(name string) *corev1.Pod {
+		return &corev1.Pod{
+			ObjectMeta: metav1.ObjectMeta{Namespace: "test", Name: name, Annotations: map[string]string{"sidecar.istio.io/status": "{}"}},
+		}
+	}
+	client := fake.NewClientset(pod("a"), pod("b"))
+	fails := zzonce()
+	x, err := newPodIndex(client, time.Now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	x.contain = store.Contain
+	x.now = func() time.Time { fails(); return time.Now() } // it is asked when a pod goes
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() { x.run(ctx); close(done) }()
+	known := func(n int) {
+		t.Helper()
+		zzeventually(t, func() bool { return x.synced() == nil && len(podsOf(x)) == n }, func() string { return "the pods are not known" })
+	}
+	known(2)
+	pods := client.CoreV1().Pods("test")
+	if err := pods.Delete(ctx, "a", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	zzeventually(t, func() bool { return faults() == 1 }, func() string { return "the handler does not fail" })
+	if err := pods.Delete(ctx, "b", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	gone := func() bool {
+		x.mu.Lock()
+		defer x.mu.Unlock()
+		return x.gone[podKey{"test", "b"}] != nil
+	}
+	zzeventually(t, gone, func() string { return "a pod that went after the fault is not known to be gone" })
+	cancel()
+	<-done
+}
+
+// A pod that cannot be read is not known; the others are.
+func TestAPodThatCannotBeReadIsLeftOut(t *testing.T) {
+	store, faults := zznewFaultStore(t)
+	x, err := newPodIndex(nil, time.Now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	x.contain, x.leaving = store.Contain, nil // a map that cannot be written
+	deleted := metav1.Now()
+	object := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "test", Name: "a", DeletionTimestamp: &deleted}}
+	kept, err := x.transform(object)
+	if kept != any(object) || err != nil || faults() != 1 {
+		t.Errorf("kept %v, %v; %v faults", kept, err, faults())
+	}
+	x.add(kept)
+	if n := len(podsOf(x)); n != 0 {
+		t.Errorf("%d pods are known", n)
+	}
+}
+
+func TestAFaultOfAnEventIsContained(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store, faults := zznewFaultStore(t)
+		client := fake.NewClientset()
+		fails := zzonce()
+		client.PrependReactor("create", "events", func(clienttesting.Action) (bool, runtime.Object, error) {
+			fails()
+			return false, nil, nil
+		})
+		events := newAPIEvents(client.CoreV1(), zzdiscardLog(), time.Now)
+		events.contain = store.Contain
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() { events.run(ctx); close(done) }()
+		for _, name := range []string{"a", "b"} {
+			events.deliver(zzhpa(name), Problem{ReasonBadQuery, "x"})
+			time.Sleep(time.Second)
+			synctest.Wait()
+		}
+		list, err := client.CoreV1().Events("test").List(ctx, metav1.ListOptions{})
+		if err != nil || len(list.Items) != 1 || list.Items[0].InvolvedObject.Name != "b" || faults() != 1 {
+			t.Errorf("%d events, %v; %v faults", len(list.Items), err, faults())
+		}
+		cancel()
+		<-done
+	})
+}
+
+func zzdiscardLog() *slog.Logger { return slog.New(slog.DiscardHandler) }
+
+// eventually waits for as long as a loaded machine may take.
+func zzeventually(t *testing.T, ok func() bool, state func() string) {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal(state())
+		}
+	}
+}
+
+// zzhpa is an HPA of namespace test.
+func zzhpa(name string) sourceHPA {
+	return sourceHPA{HorizontalPodAutoscaler: &autoscalingv2.HorizontalPodAutoscaler{ObjectMeta: metav1.ObjectMeta{Namespace: "test", Name: name}}}
+}
