@@ -9,6 +9,7 @@ import (
 	"github.com/prometheus/prometheus/promql/parser"
 
 	"github.com/meshpulse/meshpulse/aggregator"
+	"github.com/meshpulse/meshpulse/metricsapi/hpas"
 )
 
 // absentParts are the selectors of an answer that select nothing.
@@ -16,19 +17,19 @@ type absentParts map[*parser.VectorSelector]aggregator.Absent
 
 // beside says what stands in for a part where it is missing: another part (of which something is there), or anything that has a
 // value. It goes by the or above it.
-func (a absentParts) beside(p part) (part, value bool) {
-	for i, node := range p.path[:len(p.path)-1] {
+func (a absentParts) beside(p hpas.Part) (part, value bool) {
+	for i, node := range p.Path[:len(p.Path)-1] {
 		b, ok := node.(*parser.BinaryExpr)
 		if !ok || b.Op != parser.LOR {
 			continue
 		}
 		other := b.LHS
-		if p.path[i+1] == b.LHS {
+		if p.Path[i+1] == b.LHS {
 			other = b.RHS
 		}
 		if a.in(other) == nil {
 			value = true
-			part = part || selectsAny(other)
+			part = part || hpas.Selects(other)
 		}
 	}
 	return part, value
@@ -92,7 +93,7 @@ func (a absentParts) inScalar(tree parser.Expr) (found *parser.VectorSelector) {
 func severalInScalar(tree parser.Expr) (found bool) {
 	parser.Inspect(tree, func(node parser.Node, _ []parser.Node) error {
 		if c, ok := node.(*parser.Call); ok && c.Func.Name == "scalar" {
-			sum, ok := unwrap(c.Args[0]).(*parser.AggregateExpr)
+			sum, ok := hpas.Unwrap(c.Args[0]).(*parser.AggregateExpr)
 			found = found || !ok || sum.Without || len(sum.Grouping) > 0
 		}
 		return nil
@@ -107,7 +108,7 @@ func (p *prepared) absent(a aggregator.Answer) absentParts {
 	}
 	found := absentParts{}
 	for _, at := range a.Absent {
-		found[p.parts[at.Selector].VectorSelector] = at
+		found[p.Parts[at.Selector].VectorSelector] = at
 	}
 	return found
 }
@@ -115,12 +116,12 @@ func (p *prepared) absent(a aggregator.Answer) absentParts {
 // missing says why a part of the expression has no series and is not known to be 0, "" where there is no such part. certain: there can
 // never be one, whether or not a sidecar reports.
 func (r rules) missing(p *prepared, a aggregator.Answer, absent absentParts) (why string, certain bool) {
-	for _, part := range p.parts {
+	for _, part := range p.Parts {
 		at, ok := absent[part.VectorSelector]
 		if !ok {
 			continue
 		}
-		if never := r.words.never(part); never != "" {
+		if never := r.words.Never(part); never != "" {
 			return never, true
 		}
 		if doubt := r.doubt(part, at, a, absent); doubt != "" && why == "" {
@@ -131,19 +132,19 @@ func (r rules) missing(p *prepared, a aggregator.Answer, absent absentParts) (wh
 }
 
 // doubt says why a part that selects nothing is not known to be 0, "" where nothing says so.
-func (r rules) doubt(p part, at aggregator.Absent, a aggregator.Answer, absent absentParts) string {
+func (r rules) doubt(p hpas.Part, at aggregator.Absent, a aggregator.Answer, absent absentParts) string {
 	other, value := absent.beside(p)
 	switch {
-	case p.nobodys():
+	case p.NoReporter():
 		return "no series matches " + p.String() + ": its reporter is none of destination, source and waypoint, so nothing reports it: check the spelling"
-	case at.UnknownMetric && !r.words.metric(p) && other: // two ways to ask for the same, and one of them is there
+	case at.UnknownMetric && !r.words.Metric(p) && other: // two ways to ask for the same, and one of them is there
 		return ""
-	case at.UnknownMetric && !r.words.metric(p):
-		return "no series matches " + p.String() + ", and it is not known to be 0: " + r.words.remedyForMetric(p.named())
+	case at.UnknownMetric && !r.words.Metric(p):
+		return "no series matches " + p.String() + ", and it is not known to be 0: " + r.words.RemedyForMetric(p.Named())
 	}
-	for _, name := range p.unknownLabels(r.words) {
+	for _, name := range p.UnknownLabels(r.words) {
 		if slices.Contains(at.UnknownLabels, name) {
-			return "no series matches " + p.String() + ", and it is not known to be 0: " + remedyForLabel(name)
+			return "no series matches " + p.String() + ", and it is not known to be 0: " + hpas.RemedyForLabel(name)
 		}
 	}
 	if other {
@@ -169,52 +170,52 @@ func reported(u aggregator.Unreported) string {
 }
 
 // remarks are what the authors of the HPAs that ask should know of the parts that select nothing though pods report that could have them.
-func (r rules) remarks(o *offer, p *prepared, a aggregator.Answer) (ps []Problem) {
+func (r rules) remarks(o *offer, p *prepared, a aggregator.Answer) (ps []hpas.Problem) {
 	absent := p.absent(a)
 	if a.Reporting == 0 {
 		return nil
 	}
 	remark := func(reason, format string, args ...any) {
-		problem := Problem{reason, "metric " + o.String() + ": " + fmt.Sprintf(format, args...)}
+		problem := hpas.Problem{Reason: reason, Message: "metric " + o.String() + ": " + fmt.Sprintf(format, args...)}
 		if !slices.Contains(ps, problem) {
 			ps = append(ps, problem)
 		}
 	}
 	if otherForm(a) {
-		remark(ReasonUnreadMetrics, "%s. Nothing is known of their requests", otherFormText)
+		remark(hpas.ReasonUnreadMetrics, "%s. Nothing is known of their requests", otherFormText)
 	}
 	var blank *parser.VectorSelector // for which the expression has no value, though others of its parts have
 	if a.Matched > 0 && len(a.Values) == 0 {
-		blank = absent.in(p.tree)
+		blank = absent.in(p.Tree)
 	}
-	for _, part := range p.parts {
+	for _, part := range p.Parts {
 		at, ok := absent[part.VectorSelector]
 		other, value := absent.beside(part)
 		switch {
-		case !ok, r.words.never(part) != "", other && at.UnknownMetric:
+		case !ok, r.words.Never(part) != "", other && at.UnknownMetric:
 			continue
-		case part.nobodys():
-			remark(ReasonNotReported, "the reporter of %s is none of destination, source and waypoint, so nothing reports it: check the spelling", part)
-		case at.UnknownMetric && !r.words.metric(part):
-			remark(ReasonNotReported, "no sidecar reports %s: %s", part, r.words.remedyForMetric(part.named()))
+		case part.NoReporter():
+			remark(hpas.ReasonNotReported, "the reporter of %s is none of destination, source and waypoint, so nothing reports it: check the spelling", part)
+		case at.UnknownMetric && !r.words.Metric(part):
+			remark(hpas.ReasonNotReported, "no sidecar reports %s: %s", part, r.words.RemedyForMetric(part.Named()))
 		}
-		for _, name := range part.unknownLabels(r.words) {
+		for _, name := range part.UnknownLabels(r.words) {
 			if !at.UnknownMetric && slices.Contains(at.UnknownLabels, name) {
-				remark(ReasonNotReported, "no sidecar reports the label %s: %s", name, remedyForLabel(name))
+				remark(hpas.ReasonNotReported, "no sidecar reports the label %s: %s", name, hpas.RemedyForLabel(name))
 			}
 		}
 		for _, u := range at.Unreported {
 			switch {
 			case u.Label == model.BucketLabel && !other:
-				remark(ReasonNotReported, "no histogram has a bucket with %s: take one of the bounds that there are (of durations in milliseconds)", u.Matcher)
+				remark(hpas.ReasonNotReported, "no histogram has a bucket with %s: take one of the bounds that there are (of durations in milliseconds)", u.Matcher)
 			case u.Own && (!value || a.Matched == 0):
-				remark(ReasonUnreportedValue, "the pods that it means report requests, and none with %s, which says something of themselves: check the spelling, and whether it has changed", u.Matcher)
-			case !u.Own && !value && (r.words.label(u.Label) || !slices.Contains(at.UnknownLabels, u.Label)):
+				remark(hpas.ReasonUnreportedValue, "the pods that it means report requests, and none with %s, which says something of themselves: check the spelling, and whether it has changed", u.Matcher)
+			case !u.Own && !value && (r.words.Label(u.Label) || !slices.Contains(at.UnknownLabels, u.Label)):
 				counts := "it counts as none"
 				if part.VectorSelector == blank {
 					counts = "the expression has no value" + p.asNone(blank, absent)
 				}
-				remark(ReasonUnreportedValue, "the pods that it means report requests, and none with %s yet: %s. Check the spelling", u.Matcher, counts)
+				remark(hpas.ReasonUnreportedValue, "the pods that it means report requests, and none with %s yet: %s. Check the spelling", u.Matcher, counts)
 			}
 		}
 	}

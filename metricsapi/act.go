@@ -13,6 +13,7 @@ import (
 
 	"github.com/meshpulse/meshpulse/aggregator"
 	"github.com/meshpulse/meshpulse/metricsapi/horizontal"
+	"github.com/meshpulse/meshpulse/metricsapi/hpas"
 )
 
 // Acting at a surge: the HPA controller looks once in its sync period, and nothing short of an edit of the HPA wakes it. Where
@@ -31,7 +32,7 @@ type actor struct {
 	pods     pods                                                                                              // nil in standalone mode
 	hpa      func(namespace, name string) (*autoscalingv2.HorizontalPodAutoscaler, bool)                       // as the informer has it
 	fresh    func(ctx context.Context, namespace, name string) (*autoscalingv2.HorizontalPodAutoscaler, error) // as the API server has it now; nil as targets is
-	report   func(h sourceHPA, p Problem)                                                                      // makes a Normal event
+	report   func(h hpas.HPA, p hpas.Problem)                                                                  // makes a Normal event
 	metrics  *metrics
 	log      *slog.Logger
 	now      func() time.Time
@@ -108,7 +109,7 @@ func (x *actor) follow(s *snapshot) {
 	for q, hpas := range s.acting {
 		wanted[q] = true
 		for _, h := range hpas {
-			id := types.UID(h.identity())
+			id := types.UID(h.Identity())
 			if states[id] = x.states[id]; states[id] == nil {
 				states[id] = &action{watched: x.now()}
 			}
@@ -129,10 +130,10 @@ func (x *actor) follow(s *snapshot) {
 }
 
 // state returns what is known of an acting HPA, nil if it is none.
-func (x *actor) state(h sourceHPA) *action {
+func (x *actor) state(h hpas.HPA) *action {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	return x.states[types.UID(h.identity())]
+	return x.states[types.UID(h.Identity())]
 }
 
 // scaled notes a scaling of the controller's own, as its status tells it: it counts against the HPA's policies.
@@ -141,7 +142,7 @@ func (x *actor) scaled(old, now *autoscalingv2.HorizontalPodAutoscaler) {
 	if at.IsZero() || at.Equal(old.Status.LastScaleTime) {
 		return
 	}
-	st := x.state(sourceHPA{HorizontalPodAutoscaler: now})
+	st := x.state(hpas.HPA{HorizontalPodAutoscaler: now})
 	if st == nil {
 		return
 	}
@@ -201,10 +202,10 @@ func (x *actor) evaluate(ctx context.Context, q *aggregator.Query) time.Duration
 	at := x.now()
 	var flush time.Duration
 	for _, h := range hpas {
-		x.store.Contain("act", h.key().String(), func() {
+		x.store.Contain("act", h.Key().String(), func() {
 			l := x.look(h, at)
 			flush = max(flush, l.flush)
-			if st := x.state(h.sourceHPA); st != nil {
+			if st := x.state(h.HPA); st != nil {
 				x.consider(ctx, h, st, l, at)
 			}
 		})
@@ -249,7 +250,7 @@ func (x *actor) consider(ctx context.Context, h acting, st *action, l look, at t
 		return
 	}
 	x.raising.Go(func() {
-		x.store.Contain("act", h.key().String(), func() { x.act(ctx, h, st, l) })
+		x.store.Contain("act", h.Key().String(), func() { x.act(ctx, h, st, l) })
 		st.mu.Lock()
 		st.busy = false
 		st.mu.Unlock()

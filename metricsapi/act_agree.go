@@ -10,6 +10,7 @@ import (
 
 	"github.com/meshpulse/meshpulse/aggregator"
 	"github.com/meshpulse/meshpulse/metricsapi/horizontal"
+	"github.com/meshpulse/meshpulse/metricsapi/hpas"
 )
 
 // After a raise the answer agrees with it: the new pods have not flushed yet, what is seen dips, and an HPA that looks at that
@@ -45,17 +46,17 @@ func (x *actor) agree(ctx context.Context, o *offer, v verdict, at time.Time) (v
 		return v, nil
 	}
 	for _, a := range o.askers {
-		st := x.state(a.sourceHPA)
+		st := x.state(a.HPA)
 		if st == nil {
 			continue
 		}
 		to, target := x.agreed(ctx, a, st, o.prepared.query, at)
-		for _, w := range a.metrics {
-			goal := w.goal()
-			if w.metric != o.metric || w.canonical != o.selector || goal == nil || goal.Sign() <= 0 || to == 0 {
+		for _, w := range a.Metrics {
+			goal := w.Goal()
+			if w.Name != o.metric || w.Canonical != o.selector || goal == nil || goal.Sign() <= 0 || to == 0 {
 				continue
 			}
-			if w.target.Type == autoscalingv2.ValueMetricType { // it asks for a multiple of the replicas, whatever they are
+			if w.Target.Type == autoscalingv2.ValueMetricType { // it asks for a multiple of the replicas, whatever they are
 				continue
 			}
 			if milli := goal.MilliValue(); milli <= math.MaxInt64/int64(to) && v.sum() < milli*int64(to) {
@@ -72,7 +73,7 @@ func (x *actor) agree(ctx context.Context, o *offer, v verdict, at time.Time) (v
 
 // agreed is how many replicas are to be kept, 0 for none, and what the target has, as far as that can be read. Nobody who has lowered
 // it since is contradicted.
-func (x *actor) agreed(ctx context.Context, a *autoscaler, st *action, q *aggregator.Query, at time.Time) (int32, horizontal.Target) {
+func (x *actor) agreed(ctx context.Context, a *hpas.Wants, st *action, q *aggregator.Query, at time.Time) (int32, horizontal.Target) {
 	st.mu.Lock()
 	g := st.agreed
 	st.mu.Unlock()

@@ -12,6 +12,7 @@ import (
 
 	"github.com/meshpulse/meshpulse/aggregator"
 	"github.com/meshpulse/meshpulse/metricsapi/horizontal"
+	"github.com/meshpulse/meshpulse/metricsapi/hpas"
 )
 
 // actFleet is 5,000 pods of 1,000 workloads in one namespace, with an HPA for each workload that acts, or without.
@@ -45,18 +46,18 @@ func newActFleet(b *testing.B, acting bool) *actFleet {
 	}
 	f := &actFleet{store: store, now: store.Started(), flushes: make([]float64, actFleetPods)}
 	m := newMetrics(nil)
-	c := newCatalog(store, newWarner(func(sourceHPA, Problem) {}, m))
+	c := newCatalog(store, newWarner(func(hpas.HPA, hpas.Problem) {}, m))
 	r := &rules{retention: 5 * time.Minute, started: store.Started()}
 	f.x = newActor(&actor{
 		settings: horizontal.Settings{Tolerance: horizontal.DefaultTolerance},
-		catalog:  c, rules: r, store: store, metrics: m, log: discardLog(), report: func(sourceHPA, Problem) {},
+		catalog:  c, rules: r, store: store, metrics: m, log: discardLog(), report: func(hpas.HPA, hpas.Problem) {},
 		now: func() time.Time { return f.now },
 		hpa: func(string, string) (*autoscalingv2.HorizontalPodAutoscaler, bool) { return nil, false },
 	})
 	c.follow = f.x.follow
-	var list []sourceHPA
+	var list []hpas.HPA
 	if acting {
-		list = make([]sourceHPA, actFleetWorkloads)
+		list = make([]hpas.HPA, actFleetWorkloads)
 	}
 	for i := range list {
 		list[i] = hpaFrom(b, hpaText(fmt.Sprintf("w-%d", i), scaleAction,

@@ -28,6 +28,7 @@ import (
 
 	"github.com/meshpulse/meshpulse/aggregator"
 	"github.com/meshpulse/meshpulse/metricsapi/horizontal"
+	"github.com/meshpulse/meshpulse/metricsapi/hpas"
 )
 
 // fakeScales is an API server's scale subresource of one Deployment, as far as a raise needs it: a write with another resource
@@ -184,7 +185,7 @@ func newActTest(t *testing.T, annotations string, change ...func(*autoscalingv2.
 	})
 	r.actor = at.x
 	c.follow = at.x.follow
-	c.Replace([]sourceHPA{h})
+	c.Replace([]hpas.HPA{h})
 	t.Cleanup(c.Close)
 	at.fake()
 	for d := 5 * time.Second; d <= 2*time.Minute; d += 5 * time.Second {
@@ -218,7 +219,7 @@ func (a *actTest) fake() {
 				continue
 			}
 			s := &fixedSurge{inFlight: !o.prepared.surge.Actable(), surge: aggregator.Surge{Ready: true, Flush: 5 * time.Second, Newest: a.at}}
-			o.prepared.surge, a.surges[h.metrics[i].metric] = s, s
+			o.prepared.surge, a.surges[h.Metrics[i].Name] = s, s
 		}
 	}
 }

@@ -17,6 +17,8 @@ import (
 	webhookerrors "k8s.io/apiserver/pkg/admission/plugin/webhook/errors"
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
+
+	"github.com/meshpulse/meshpulse/metricsapi/hpas"
 )
 
 // A raise stands on the HPA as the API server has it: the informer's may be of before it was deleted, changed or disabled, and nobody
@@ -119,7 +121,7 @@ func TestTheRemedyForARolloutHelps(t *testing.T) {
 	a.scales.forbidden = true
 	a.surge(60)
 	a.look()
-	message := a.events.message(ReasonSurgeNotActed)
+	message := a.events.message(hpas.ReasonSurgeNotActed)
 	if strings.Contains(message, "components/surge-action") {
 		t.Errorf("a role for Deployments is no help: %s", message)
 	}
@@ -152,7 +154,7 @@ func TestWhatAdmissionDeniesTakesNoRole(t *testing.T) {
 			a.scales.denied = denied
 			a.surge(60)
 			a.look()
-			message := a.events.message(ReasonSurgeNotActed)
+			message := a.events.message(hpas.ReasonSurgeNotActed)
 			if !strings.Contains(message, "freeze.example.org") || !strings.Contains(message, "policy of the cluster") || strings.Contains(message, "components/surge-action") || strings.Contains(message, "kubectl") {
 				t.Errorf("told %q", message)
 			}

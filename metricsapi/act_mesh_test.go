@@ -18,6 +18,7 @@ import (
 
 	"github.com/meshpulse/meshpulse/aggregator"
 	"github.com/meshpulse/meshpulse/metricsapi/horizontal"
+	"github.com/meshpulse/meshpulse/metricsapi/hpas"
 )
 
 // faultyMesh is the sidecars of a workload under a constant load, and meshpulse beside them: from Commit to the scale's update
@@ -70,7 +71,7 @@ type faultySeries struct {
 type faultyFlush struct{ messages []*aggregator.Batch }
 
 // noteRaise puts a raise among what went wrong.
-func (m *faultyMesh) noteRaise(p Problem) {
+func (m *faultyMesh) noteRaise(p hpas.Problem) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.told = append(m.told, time.Now().Format("15:04:05")+" "+p.Reason+" "+p.Message)
@@ -86,7 +87,7 @@ func (m *faultyMesh) note(p *faultyPod, what string) {
 func (m *faultyMesh) story() string {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	first := slices.IndexFunc(m.told, func(s string) bool { return strings.Contains(s, ReasonSurgeScaled) })
+	first := slices.IndexFunc(m.told, func(s string) bool { return strings.Contains(s, hpas.ReasonSurgeScaled) })
 	return strings.Join(m.told[max(0, first-8):first+1], "\n")
 }
 
@@ -100,12 +101,12 @@ func (m *faultyMesh) begin() {
 		external("prometheus-query", "{matchLabels: {query-name: rps}}", `type: AverageValue, averageValue: "1"`)))
 	h.UID, h.Spec.MaxReplicas = types.UID("1"), 10_000
 	mt := newMetrics(nil)
-	c := newCatalog(m.store, newWarner(func(sourceHPA, Problem) {}, mt))
+	c := newCatalog(m.store, newWarner(func(hpas.HPA, hpas.Problem) {}, mt))
 	r := &rules{retention: 5 * time.Minute, started: m.store.Started()}
 	r.actor = newActor(&actor{
 		settings: horizontal.Settings{Tolerance: horizontal.DefaultTolerance},
 		catalog:  c, rules: r, store: m.store, targets: m.scales.client(), pods: fixedPods{}, metrics: mt, log: discardLog(),
-		report: func(_ sourceHPA, p Problem) { m.noteRaise(p) }, now: func() time.Time { return m.store.Time(time.Now()) },
+		report: func(_ hpas.HPA, p hpas.Problem) { m.noteRaise(p) }, now: func() time.Time { return m.store.Time(time.Now()) },
 		hpa: func(string, string) (*autoscalingv2.HorizontalPodAutoscaler, bool) {
 			return h.HorizontalPodAutoscaler, true
 		},
@@ -114,7 +115,7 @@ func (m *faultyMesh) begin() {
 		},
 	})
 	c.follow = r.actor.follow
-	c.Replace([]sourceHPA{h})
+	c.Replace([]hpas.HPA{h})
 	ctx, cancel := context.WithCancel(m.Context())
 	ended := make(chan struct{})
 	go func() { r.actor.run(ctx); close(ended) }()

@@ -12,6 +12,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	"github.com/meshpulse/meshpulse/metricsapi/horizontal"
+	"github.com/meshpulse/meshpulse/metricsapi/hpas"
 )
 
 // targets are the scale subresources of what HPAs scale.
@@ -74,7 +75,7 @@ func (x *actor) act(ctx context.Context, h acting, st *action, l look) {
 		x.log.Info("surge not scaled", "namespace", h.Namespace, "hpa", h.Name, "why", err)
 	case errors.As(err, &denied):
 		x.metrics.raises.WithLabelValues(raiseForbidden).Inc()
-		x.catalog.warn.tell(h.sourceHPA, notActed("meshpulse may not update the scale of %s %s: %s", h.Spec.ScaleTargetRef.Kind, h.Spec.ScaleTargetRef.Name, denied.remedy()))
+		x.catalog.warn.tell(h.HPA, notActed("meshpulse may not update the scale of %s %s: %s", h.Spec.ScaleTargetRef.Kind, h.Spec.ScaleTargetRef.Name, denied.remedy()))
 	case apierrors.IsConflict(err):
 		x.metrics.raises.WithLabelValues(raiseConflict).Inc()
 		x.log.Warn("surge not scaled: others write the target", "namespace", h.Namespace, "hpa", h.Name, "err", err)
@@ -87,7 +88,7 @@ func (x *actor) act(ctx context.Context, h acting, st *action, l look) {
 
 // observes says whether all is done but the write.
 func (x *actor) observes(h acting) bool {
-	return x.targets == nil || h.surge.action == surgeActionObserve
+	return x.targets == nil || h.Surge.Action == hpas.SurgeObserve
 }
 
 // attempt reads the target and the HPA, computes and writes.
@@ -104,11 +105,11 @@ func (x *actor) attempt(ctx context.Context, h acting, st *action, l look) error
 	switch {
 	case left:
 		x.metrics.raises.WithLabelValues(raiseYielded).Inc()
-		x.catalog.warn.tell(h.sourceHPA, yielded(h))
+		x.catalog.warn.tell(h.HPA, yielded(h))
 		x.log.Info("surge left alone: the target was lowered", "namespace", h.Namespace, "hpa", h.Name, "replicas", target.Spec)
 		return nil
 	case errors.Is(d.Err, horizontal.ErrDisabled):
-		x.catalog.warn.tell(h.sourceHPA, notActed("%s %s has 0 replicas, which disables the HPA", h.Spec.ScaleTargetRef.Kind, h.Spec.ScaleTargetRef.Name))
+		x.catalog.warn.tell(h.HPA, notActed("%s %s has 0 replicas, which disables the HPA", h.Spec.ScaleTargetRef.Kind, h.Spec.ScaleTargetRef.Name))
 		return nil
 	case d.Replicas <= target.Spec:
 		return nil
@@ -145,18 +146,18 @@ func (x *actor) afresh(ctx context.Context, h acting) (acting, error) {
 		return h, fmt.Errorf("the HPA as it is now: %w", err)
 	case now.UID != h.UID || !now.DeletionTimestamp.IsZero():
 		return h, &staleError{"is gone"}
-	case !sameNotes(now.Annotations, h.Annotations) || now.Spec.ScaleTargetRef != h.Spec.ScaleTargetRef || !equality.Semantic.DeepEqual(now.Spec.Metrics, h.Spec.Metrics):
+	case !hpas.SameAnnotations(now.Annotations, h.Annotations) || now.Spec.ScaleTargetRef != h.Spec.ScaleTargetRef || !equality.Semantic.DeepEqual(now.Spec.Metrics, h.Spec.Metrics):
 		return h, &staleError{"has changed since it was looked at"}
 	}
-	a := *h.autoscaler
+	a := *h.Wants
 	a.HorizontalPodAutoscaler = now
-	h.autoscaler = &a
+	h.Wants = &a
 	problems := cannotAct(h)
 	if p := refuses(now); p != nil {
 		problems = append(problems, *p)
 	}
 	for _, p := range problems {
-		x.catalog.warn.tell(h.sourceHPA, p)
+		x.catalog.warn.tell(h.HPA, p)
 	}
 	if len(problems) > 0 {
 		return h, errNotFit
@@ -183,9 +184,9 @@ func (x *actor) compute(h acting, st *action, l look, target horizontal.Target, 
 // done notes a raise and tells of it.
 func (x *actor) done(h acting, st *action, l look, target horizontal.Target, to int32) {
 	at := x.now()
-	outcome, event, verb, told := raiseDone, ReasonSurgeScaled, "raised ", "surge scaled"
+	outcome, event, verb, told := raiseDone, hpas.ReasonSurgeScaled, "raised ", "surge scaled"
 	if x.observes(h) {
-		outcome, event, verb, told = raiseObserved, ReasonSurgeObserved, "would raise ", "surge observed"
+		outcome, event, verb, told = raiseObserved, hpas.ReasonSurgeObserved, "would raise ", "surge observed"
 	}
 	st.mu.Lock()
 	st.raised, st.to, st.overtaken = at, to, 0
@@ -197,7 +198,7 @@ func (x *actor) done(h acting, st *action, l look, target horizontal.Target, to 
 	}
 	st.mu.Unlock()
 	x.metrics.raises.WithLabelValues(outcome).Inc()
-	x.report(h.sourceHPA, Problem{event, verb + describeRaise(h, target.Spec, to, l.of, l.surge)})
+	x.report(h.HPA, hpas.Problem{Reason: event, Message: verb + describeRaise(h, target.Spec, to, l.of, l.surge)})
 	x.log.Info(told, "namespace", h.Namespace, "hpa", h.Name, "from", target.Spec, "to", to, "metric", l.of.String(),
 		"rate", l.surge.Rate, "window", l.surge.To.Sub(l.surge.From), "baseline", l.surge.Baseline, "tail", l.surge.Tail, "seconds", at.Sub(l.newest).Seconds())
 }

@@ -9,18 +9,19 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/meshpulse/meshpulse/metricsapi/horizontal"
+	"github.com/meshpulse/meshpulse/metricsapi/hpas"
 )
 
 // actsOn returns an HPA as one that is acted on, with the metrics that can be; false where its annotations do not ask for it.
 func actsOn(h hpaState) (acting, bool) {
-	if !h.surge.acts() {
+	if !h.Surge.Acts() {
 		return acting{}, false
 	}
 	x := acting{hpaState: h}
-	for i, w := range h.metrics {
+	for i, w := range h.Metrics {
 		// A value of type Value multiplies the replicas and compounds; in-flight requests are told by requests that end.
-		if o := h.offers[i]; o != nil && w.target.Type == autoscalingv2.AverageValueMetricType && o.canBeActedOn() {
-			x.metrics = append(x.metrics, actingMetric{o, w.place})
+		if o := h.offers[i]; o != nil && w.Target.Type == autoscalingv2.AverageValueMetricType && o.canBeActedOn() {
+			x.metrics = append(x.metrics, actingMetric{o, w.Place})
 		}
 	}
 	return x, true
@@ -28,13 +29,13 @@ func actsOn(h hpaState) (acting, bool) {
 
 func (o *offer) canBeActedOn() bool { return o.prepared.surge != nil && o.prepared.surge.Actable() }
 
-func notActed(format string, args ...any) Problem {
-	return Problem{ReasonSurgeNotActed, "its target is not raised at a surge: " + fmt.Sprintf(format, args...)}
+func notActed(format string, args ...any) hpas.Problem {
+	return hpas.Problem{Reason: hpas.ReasonSurgeNotActed, Message: "its target is not raised at a surge: " + fmt.Sprintf(format, args...)}
 }
 
 // cannotAct says why the target of an HPA that asks for it is never raised, as far as its spec and the other HPAs tell.
-func cannotAct(h acting) []Problem {
-	var ps []Problem
+func cannotAct(h acting) []hpas.Problem {
+	var ps []hpas.Problem
 	no := func(format string, args ...any) { ps = append(ps, notActed(format, args...)) }
 	watched := slices.ContainsFunc(h.offers, func(o *offer) bool { return o != nil && o.prepared.surge != nil })
 	if len(h.metrics) == 0 && watched { // else that no surge can be told has been said already
@@ -58,7 +59,7 @@ func cannotAct(h acting) []Problem {
 			no("behavior.scaleDown is Disabled, so one raise too many would stay")
 		}
 	}
-	if slices.ContainsFunc(h.problems, func(p Problem) bool { return p.Reason == ReasonSharedTarget }) {
+	if slices.ContainsFunc(h.problems, func(p hpas.Problem) bool { return p.Reason == hpas.ReasonSharedTarget }) {
 		no("other HPAs have the same target")
 	}
 	return ps
@@ -82,7 +83,7 @@ func notThere(c autoscalingv2.HorizontalPodAutoscalerCondition) bool {
 }
 
 // refuses says why the target is not raised now, as far as the HPA's status tells; nil if nothing does.
-func refuses(now *autoscalingv2.HorizontalPodAutoscaler) *Problem {
+func refuses(now *autoscalingv2.HorizontalPodAutoscaler) *hpas.Problem {
 	if i := slices.IndexFunc(now.Status.Conditions, notThere); i >= 0 {
 		p := notActed("the HPA controller does not act either: %s", now.Status.Conditions[i].Reason)
 		return &p
@@ -98,12 +99,12 @@ func (x *actor) adviseHistory(h acting, st *action, at time.Time) {
 	}
 	n := now.Status.CurrentReplicas
 	if d := x.decide(h, st, horizontal.Target{Spec: n, Status: n}, at); d.Replicas > n {
-		x.catalog.warn.tell(h.sourceHPA, notActed("the load rose before there was a baseline to tell a surge by: that takes a complete minute of flushes since the start of meshpulse"))
+		x.catalog.warn.tell(h.HPA, notActed("the load rose before there was a baseline to tell a surge by: that takes a complete minute of flushes since the start of meshpulse"))
 	}
 }
 
 // yielded is told where somebody has lowered the target below a raise.
-func yielded(h acting) Problem {
+func yielded(h acting) hpas.Problem {
 	return notActed("%s %s was lowered below what it had been raised to while the surge lasted, so it is left alone for that surge and five minutes more. "+
 		"If a GitOps tool did that, let it ignore spec.replicas", h.Spec.ScaleTargetRef.Kind, h.Spec.ScaleTargetRef.Name)
 }

@@ -15,6 +15,7 @@ import (
 
 	"github.com/meshpulse/meshpulse/aggregator"
 	"github.com/meshpulse/meshpulse/metricsapi/horizontal"
+	"github.com/meshpulse/meshpulse/metricsapi/hpas"
 )
 
 func TestRaise(t *testing.T) {
@@ -351,16 +352,16 @@ func TestAControllerThatWritesLateIsNoFight(t *testing.T) {
 func TestRaisesThatHangHoldUpNobody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := newActTest(t, scaleAction)
-		var list []sourceHPA
+		var list []hpas.HPA
 		for i := range 50 {
-			h := sourceHPA{HorizontalPodAutoscaler: a.object.DeepCopy()}
+			h := hpas.HPA{HorizontalPodAutoscaler: a.object.DeepCopy()}
 			h.Name, h.UID, h.Spec.ScaleTargetRef.Name = fmt.Sprintf("a-%d", i), types.UID(fmt.Sprint(i)), fmt.Sprintf("hanging-%d", i)
 			query := fmt.Sprintf("rps-%d", i)
 			h.Annotations["metric-config.external.prometheus-query.prometheus/"+query] = actQuery
 			h.Spec.Metrics[0].External.Metric.Selector.MatchLabels["query-name"] = query
 			list = append(list, h)
 		}
-		last := sourceHPA{HorizontalPodAutoscaler: a.object.DeepCopy()}
+		last := hpas.HPA{HorizontalPodAutoscaler: a.object.DeepCopy()}
 		last.Name, last.UID = "podinfo", "last"
 		a.x.catalog.Replace(append(list, last))
 		a.fake()
@@ -387,7 +388,7 @@ func TestRaisesThatHangHoldUpNobody(t *testing.T) {
 
 func TestOtherHPAsStopTheAction(t *testing.T) {
 	a := newActTest(t, scaleAction)
-	second := func(target string) sourceHPA {
+	second := func(target string) hpas.HPA {
 		h := hpaFrom(t, hpaText("podinfo", "", external("prometheus-query", "{matchLabels: {query-name: rps}}", `type: AverageValue, averageValue: "5"`)))
 		h.Name, h.UID, h.Spec.ScaleTargetRef.Name = "other", "2", target
 		h.CreationTimestamp = metav1.Now()
@@ -397,15 +398,15 @@ func TestOtherHPAsStopTheAction(t *testing.T) {
 		"other":   {"podinfo SurgeNotActed"},
 		"podinfo": {"podinfo SurgeNotActed"},
 	} {
-		first := sourceHPA{HorizontalPodAutoscaler: a.object.DeepCopy()}
+		first := hpas.HPA{HorizontalPodAutoscaler: a.object.DeepCopy()}
 		first.CreationTimestamp = metav1.NewTime(time.Now().Add(-time.Hour))
-		a.x.catalog.Replace([]sourceHPA{first, second(target)})
+		a.x.catalog.Replace([]hpas.HPA{first, second(target)})
 		if n := len(a.x.catalog.current.Load().acting); n != 0 {
 			t.Errorf("target %s: %d queries are acted on", target, n)
 		}
 		var got []string
 		for _, e := range a.events.take() {
-			if strings.Contains(e, ReasonSurgeNotActed) && len(got) == 0 {
+			if strings.Contains(e, hpas.ReasonSurgeNotActed) && len(got) == 0 {
 				got = append(got, e)
 			}
 		}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/meshpulse/meshpulse/aggregator"
+	"github.com/meshpulse/meshpulse/metricsapi/hpas"
 )
 
 // Outcomes of a request: the closed set of the outcome label of meshpulse_metricsapi_answers_total.
@@ -44,7 +45,7 @@ func refuse(outcome, format string, args ...any) *refusal {
 // rules are what an answer may be.
 type rules struct {
 	// words are what sidecars can send.
-	words vocabulary
+	words hpas.Vocabulary
 	// retention is how long a workload must have stood still for its latency to be 0.
 	retention time.Duration
 	// started is when the store began to listen.
@@ -71,7 +72,7 @@ type verdict struct {
 	// surge is the surge whose rate the value is, nil if it is not a surge's.
 	surge *aggregator.Surge
 	// problems are what the authors of the HPAs that ask should know.
-	problems []Problem
+	problems []hpas.Problem
 	// expected is how many sidecars should report.
 	expected int
 }
@@ -83,39 +84,39 @@ func (r rules) judge(subject string, p *prepared, a aggregator.Answer, at time.T
 	why, certain := r.missing(p, a, absent)
 	switch {
 	case certain:
-		return verdict{}, refuse(outcomeNoValue, "%s: %s: %s", subject, why, p.expr)
-	case p.selects() && a.Matched == 0 && otherForm(a):
-		return verdict{}, refuse(outcomeNoValue, "%s: no series, and it is not known to be 0: its %s: %s", subject, otherFormText, p.expr)
-	case p.selects() && a.Reporting == 0 && (a.Matched == 0 || r.holder != nil || nothingLeft(a)):
+		return verdict{}, refuse(outcomeNoValue, "%s: %s: %s", subject, why, p.Text)
+	case p.Selects() && a.Matched == 0 && otherForm(a):
+		return verdict{}, refuse(outcomeNoValue, "%s: no series, and it is not known to be 0: its %s: %s", subject, otherFormText, p.Text)
+	case p.Selects() && a.Reporting == 0 && (a.Matched == 0 || r.holder != nil || nothingLeft(a)):
 		if others := r.othersReport(p, at); others != "" {
 			why = strings.TrimPrefix(why+"; "+others, "; ")
 		}
 		return verdict{}, r.noSidecar(subject, p, a, why)
 	case why != "":
-		return verdict{}, refuse(outcomeNoValue, "%s: %s: %s", subject, why, p.expr)
+		return verdict{}, refuse(outcomeNoValue, "%s: %s: %s", subject, why, p.Text)
 	}
-	if nan, all := countNaN(a.Values); a.Matched == 0 && p.selects() && all {
+	if nan, all := countNaN(a.Values); a.Matched == 0 && p.Selects() && all {
 		return r.judgeNothing(subject, p, a)
-	} else if s := absent.inScalar(p.tree); nan > 0 && s != nil {
-		return verdict{}, refuse(outcomeNoValue, "%s: not a number, since scalar() has nothing to take: no series matches %s: %s", subject, s, p.expr)
+	} else if s := absent.inScalar(p.Tree); nan > 0 && s != nil {
+		return verdict{}, refuse(outcomeNoValue, "%s: not a number, since scalar() has nothing to take: no series matches %s: %s", subject, s, p.Text)
 	}
 	if len(a.Values) == 0 {
 		return verdict{}, r.noValue(subject, p, a, absent)
 	}
 	if a.Matched > 0 && a.Reporting > 0 && 2*a.Flush > a.Window && a.Window > 0 {
-		return verdict{}, refuse(outcomeNoValue, "%s: sidecars flush every %s, and a window of %s needs two flushes: take a longer one, or lower sidecar.istio.io/statsFlushInterval: %s", subject, a.Flush, a.Window, p.expr)
+		return verdict{}, refuse(outcomeNoValue, "%s: sidecars flush every %s, and a window of %s needs two flushes: take a longer one, or lower sidecar.istio.io/statsFlushInterval: %s", subject, a.Flush, a.Window, p.Text)
 	}
 	if nan, all := countNaN(a.Values); nan > 0 {
 		if all && r.stoodStill(a, at) {
 			return verdict{items: zeros(a.Values), reason: "no request for " + r.retention.String()}, nil
 		}
-		if a.Moved && severalInScalar(p.tree) {
-			return verdict{}, refuse(outcomeNaN, "%s: not a number: scalar() has several series to take (add them up in it: scalar(sum(…))), or 0 is divided by 0: %s", subject, p.expr)
+		if a.Moved && severalInScalar(p.Tree) {
+			return verdict{}, refuse(outcomeNaN, "%s: not a number: scalar() has several series to take (add them up in it: scalar(sum(…))), or 0 is divided by 0: %s", subject, p.Text)
 		}
-		if p.irate() {
-			return verdict{}, refuse(outcomeNaN, "%s: not a number (0/0): there was no request between the last two flushes, and irate looks at no more. Better: rate: %s", subject, p.expr)
+		if p.Irate() {
+			return verdict{}, refuse(outcomeNaN, "%s: not a number (0/0): there was no request between the last two flushes, and irate looks at no more. Better: rate: %s", subject, p.Text)
 		}
-		return verdict{}, refuse(outcomeNaN, "%s: not a number (0/0): there was no request within %s. It is 0 once nothing has moved for %s and every sidecar reports: %s", subject, a.Window, r.retention, p.expr)
+		return verdict{}, refuse(outcomeNaN, "%s: not a number (0/0): there was no request within %s. It is 0 once nothing has moved for %s and every sidecar reports: %s", subject, a.Window, r.retention, p.Text)
 	}
 	return toItems(subject, p, a.Values)
 }
@@ -125,16 +126,16 @@ func (r rules) judge(subject string, p *prepared, a aggregator.Answer, at time.T
 func (r rules) judgeNothing(subject string, p *prepared, a aggregator.Answer) (verdict, *refusal) {
 	seen := heardOf(a)
 	switch {
-	case p.waypoint() && !seen:
+	case p.Waypoint() && !seen:
 		return verdict{}, r.noSidecar(subject, p, a, "")
-	case !p.waypoint() && !p.namesPods():
-		return verdict{}, refuse(outcomeNoSidecar, "%s: no series, and the query does not say which pods report it (destination_workload, destination_canonical_service, destination_workload_namespace, …; with reporter=source the callers: source_workload, source_workload_namespace, …), so it is not known to be 0: %s", subject, p.expr)
+	case !p.Waypoint() && !p.namesPods():
+		return verdict{}, refuse(outcomeNoSidecar, "%s: no series, and the query does not say which pods report it (destination_workload, destination_canonical_service, destination_workload_namespace, …; with reporter=source the callers: source_workload, source_workload_namespace, …), so it is not known to be 0: %s", subject, p.Text)
 	case refusing(a):
-		return verdict{}, refuse(outcomeNoValue, "%s: no series, but samples of its pods were refused, so it is not known to be 0 (meshpulse_store_dropped_samples_total tells the reason): %s", subject, p.expr)
+		return verdict{}, refuse(outcomeNoValue, "%s: no series, but samples of its pods were refused, so it is not known to be 0 (meshpulse_store_dropped_samples_total tells the reason): %s", subject, p.Text)
 	}
-	for _, part := range p.parts {
-		if !part.istio() {
-			return verdict{}, refuse(outcomeNoValue, "%s: no series matches. It is not known to be 0: %s: %s", subject, r.words.remedyForMetric(part.named()), p.expr)
+	for _, part := range p.Parts {
+		if !part.Istio() {
+			return verdict{}, refuse(outcomeNoValue, "%s: no series matches. It is not known to be 0: %s: %s", subject, r.words.RemedyForMetric(part.Named()), p.Text)
 		}
 	}
 	return verdict{items: []item{{}}, reason: "no request yet"}, nil
@@ -147,10 +148,10 @@ func heardOf(a aggregator.Answer) bool {
 
 // noValue says which part of an expression has no series, where others have.
 func (r rules) noValue(subject string, p *prepared, a aggregator.Answer, absent absentParts) *refusal {
-	if s := absent.in(p.tree); s != nil {
-		return refuse(outcomeNoValue, "%s: no value, since no series matches %s, one of its parts%s: %s", subject, s, p.asNone(s, absent), p.expr)
+	if s := absent.in(p.Tree); s != nil {
+		return refuse(outcomeNoValue, "%s: no value, since no series matches %s, one of its parts%s: %s", subject, s, p.asNone(s, absent), p.Text)
 	}
-	return refuse(outcomeNoValue, "%s: %d series match, but the expression gives no value now: %s", subject, a.Matched, p.expr)
+	return refuse(outcomeNoValue, "%s: %d series match, but the expression gives no value now: %s", subject, a.Matched, p.Text)
 }
 
 // manyReporting is how many workloads an error names.
@@ -158,7 +159,7 @@ const manyReporting = 5
 
 // othersReport says which workloads report where none that a query means does: its name may be misspelt. It is "" where there is none.
 func (r rules) othersReport(p *prepared, at time.Time) string {
-	if p.query == nil || p.waypoint() || !p.namesPods() {
+	if p.query == nil || p.Waypoint() || !p.namesPods() {
 		return ""
 	}
 	names := p.query.ReportingWorkloads(at, r.holder == nil)
@@ -174,16 +175,16 @@ func (r rules) othersReport(p *prepared, at time.Time) string {
 
 func (r rules) noSidecar(subject string, p *prepared, a aggregator.Answer, doubt string) *refusal {
 	if a.Silent > 0 {
-		return refuse(outcomeNoSidecar, "%s: none of the %d sidecars that could have the series reports any more%s. Check that the pods run and reach meshpulse: %s", subject, a.Silent, newest(a), p.expr)
+		return refuse(outcomeNoSidecar, "%s: none of the %d sidecars that could have the series reports any more%s. Check that the pods run and reach meshpulse: %s", subject, a.Silent, newest(a), p.Text)
 	}
 	if doubt != "" {
 		doubt = "; " + doubt
 	}
-	if p.waypoint() {
-		return refuse(outcomeNoSidecar, "%s: no series, and no waypoint reports one. Check that there is a waypoint that sends its stats to meshpulse (envoyMetricsService), and the labels in the query%s: %s", subject, doubt, p.expr)
+	if p.Waypoint() {
+		return refuse(outcomeNoSidecar, "%s: no series, and no waypoint reports one. Check that there is a waypoint that sends its stats to meshpulse (envoyMetricsService), and the labels in the query%s: %s", subject, doubt, p.Text)
 	}
 	return refuse(outcomeNoSidecar, "%s: no series, and no sidecar that could have one reports. Check that the pods carry a sidecar that sends its stats to meshpulse (envoyMetricsService; it counts from a pod's start), "+
-		"and the labels in the query%s: %s", subject, doubt, p.expr)
+		"and the labels in the query%s: %s", subject, doubt, p.Text)
 }
 
 // nothingLeft says whether the answer has nothing but zeros: what silent sidecars sent has left the window, which is not to
@@ -242,11 +243,11 @@ func toItems(subject string, p *prepared, values []aggregator.Value) (verdict, *
 		sum += milli
 		switch {
 		case math.IsInf(v.V, 0):
-			return verdict{}, refuse(outcomeInfinite, "%s: infinite (%s), a division by 0 or a quantile beyond the last bucket: %s", subject, number(v.V), p.expr)
+			return verdict{}, refuse(outcomeInfinite, "%s: infinite (%s), a division by 0 or a quantile beyond the last bucket: %s", subject, number(v.V), p.Text)
 		case milli < 0:
-			return verdict{}, refuse(outcomeNegative, "%s: negative (%s), which an HPA would read as maxReplicas: %s", subject, number(v.V), p.expr)
+			return verdict{}, refuse(outcomeNegative, "%s: negative (%s), which an HPA would read as maxReplicas: %s", subject, number(v.V), p.Text)
 		case sum >= math.MaxInt64:
-			return verdict{}, refuse(outcomeOverflow, "%s: too large for a quantity (%s): %s", subject, number(v.V), p.expr)
+			return verdict{}, refuse(outcomeOverflow, "%s: too large for a quantity (%s): %s", subject, number(v.V), p.Text)
 		}
 		items[i] = item{labels: v.Labels.Map(), milli: int64(milli)}
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/prometheus/model/labels"
 
 	"github.com/meshpulse/meshpulse/aggregator"
+	"github.com/meshpulse/meshpulse/metricsapi/hpas"
 )
 
 func TestJudge(t *testing.T) {
@@ -137,7 +138,7 @@ func TestJudge(t *testing.T) {
 			got, refused := r.judge("metric x in namespace test", p, a, started.Add(tc.listening))
 			if tc.outcome != "" {
 				wantRefusal(t, refused, tc.outcome, tc.message)
-				if p.selects() && !strings.Contains(refused.message, tc.expr) {
+				if p.Selects() && !strings.Contains(refused.message, tc.expr) {
 					t.Errorf("the message does not show the query: %s", refused.message)
 				}
 				return
@@ -221,7 +222,7 @@ func TestToValue(t *testing.T) {
 
 // What ingest drops is missing, not 0.
 func TestAMetricThatIsNotKeptIsNotZero(t *testing.T) {
-	r := rules{words: vocabulary{keeps: func(metric string) bool { return strings.HasPrefix(metric, "istio_request_duration") }}}
+	r := rules{words: hpas.Vocabulary{Keeps: func(metric string) bool { return strings.HasPrefix(metric, "istio_request_duration") }}}
 	idle := aggregator.Answer{Coverage: aggregator.Coverage{Reporting: 2}}
 	const (
 		requests = `sum(rate(istio_requests_total{destination_workload="podinfo"}[1m]))`

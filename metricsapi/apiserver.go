@@ -29,6 +29,7 @@ import (
 	generatedexternal "sigs.k8s.io/custom-metrics-apiserver/pkg/generated/openapi/externalmetrics"
 
 	"github.com/meshpulse/meshpulse/metricsapi/horizontal"
+	"github.com/meshpulse/meshpulse/metricsapi/hpas"
 )
 
 const (
@@ -79,12 +80,12 @@ func New(o Options) (*Server, error) {
 
 // addSource makes the catalog, what feeds it and what takes its events.
 func (s *Server) addSource(o Options, m *metrics) error {
-	words := vocabulary{keeps: o.Keeps, tags: o.CustomTags}
+	words := hpas.Vocabulary{Keeps: o.Keeps, Tags: o.CustomTags}
 	s.provider = &provider{metrics: m, readers: newReaders(o.MaxReadsPerUser, o.Log), now: o.Now, rules: rules{words: words, retention: o.Retention, started: o.Store.Started()}}
 	if o.Standalone {
 		c := newCatalog(o.Store, newWarner(logEvents(o.Log), m))
 		c.words, s.provider.catalog = words, c
-		s.addActor(o, &actor{report: func(sourceHPA, Problem) {}, hpa: func(string, string) (*autoscalingv2.HorizontalPodAutoscaler, bool) { return nil, false }})
+		s.addActor(o, &actor{report: func(hpas.HPA, hpas.Problem) {}, hpa: func(string, string) (*autoscalingv2.HorizontalPodAutoscaler, bool) { return nil, false }})
 		var err error
 		s.source, err = newFileSource(o.HPADir, c, m, o.Log)
 		return err
@@ -113,7 +114,7 @@ func (s *Server) addSource(o Options, m *metrics) error {
 
 // addActor makes what raises targets at surges, from what is known of the cluster.
 func (s *Server) addActor(o Options, x *actor) {
-	if o.SurgeAction == string(surgeActionOff) {
+	if o.SurgeAction == string(hpas.SurgeOff) {
 		return
 	}
 	x.catalog, x.rules, x.store, x.metrics, x.log, x.now = s.provider.catalog, &s.provider.rules, o.Store, s.provider.metrics, o.Log, o.Now

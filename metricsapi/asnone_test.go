@@ -5,6 +5,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/meshpulse/meshpulse/metricsapi/hpas"
 )
 
 // A code that nobody reports yet is 0 where it is all that is asked for. As a part of arithmetic it leaves the expression without a value; what the
@@ -35,21 +37,21 @@ func TestACodeThatIsNotReportedYetAloneAndInArithmetic(t *testing.T) {
 		"max(" + none + " / " + all + ")":         0,
 		all + " and " + none:                      36000,
 	} {
-		got := m.ask(vocabulary{keeps: istioOnly}, expr, 10*time.Minute)
+		got := m.ask(hpas.Vocabulary{Keeps: istioOnly}, expr, 10*time.Minute)
 		alone := !strings.Contains(expr, all) && !strings.Contains(expr, by(all))
 		if alone {
-			if got.err != "" || got.sum != 0 || !got.told(ReasonUnreportedValue, "it counts as none") {
+			if got.err != "" || got.sum != 0 || !got.told(hpas.ReasonUnreportedValue, "it counts as none") {
 				t.Errorf("alone %s is %s", expr, got)
 			}
 			continue
 		}
-		if !strings.Contains(got.err, "no value") || !got.told(ReasonUnreportedValue, "the expression has no value") {
+		if !strings.Contains(got.err, "no value") || !got.told(hpas.ReasonUnreportedValue, "the expression has no value") {
 			t.Errorf("as a part, %s is %s", expr, got)
 			continue
 		}
 		texts := []string{got.err}
 		for _, e := range got.events {
-			if e.Reason == ReasonUnreportedValue {
+			if e.Reason == hpas.ReasonUnreportedValue {
 				texts = append(texts, e.Message)
 			}
 		}
@@ -60,12 +62,12 @@ func TestACodeThatIsNotReportedYetAloneAndInArithmetic(t *testing.T) {
 				continue
 			}
 			better := strings.Replace(expr, write[2], "("+write[2]+" or "+write[1]+")", 1)
-			if after := m.ask(vocabulary{keeps: istioOnly}, better, 10*time.Minute); after.err != "" || after.sum != want || after.told(ReasonUnreportedValue, "") {
+			if after := m.ask(hpas.Vocabulary{Keeps: istioOnly}, better, 10*time.Minute); after.err != "" || after.sum != want || after.told(hpas.ReasonUnreportedValue, "") {
 				t.Errorf("the remedy %s gives %s, want %dm", better, after, want)
 			}
 		}
 	}
-	if got := m.ask(vocabulary{keeps: istioOnly}, all+" / "+none, 10*time.Minute); !strings.Contains(got.err, "and the rest is divided by it") || strings.Contains(got.err, "vector(0)") {
+	if got := m.ask(hpas.Vocabulary{Keeps: istioOnly}, all+" / "+none, 10*time.Minute); !strings.Contains(got.err, "and the rest is divided by it") || strings.Contains(got.err, "vector(0)") {
 		t.Errorf("divided by what is not reported: %s", got)
 	}
 }

@@ -9,6 +9,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"k8s.io/client-go/rest"
 	externalclient "k8s.io/metrics/pkg/client/external_metrics"
+
+	"github.com/meshpulse/meshpulse/metricsapi/hpas"
 )
 
 // Kubernetes' own client, which the HPA controller asks with, asks for a metric in lower case whatever the HPA says. The values of
@@ -61,7 +63,7 @@ func TestMetricsAreFoundAsKubernetesClientAsks(t *testing.T) {
 // Two metrics whose names differ by case only are one to the client: that is an event on all who ask.
 func TestMetricsThatDifferByCaseOnly(t *testing.T) {
 	const average = `type: AverageValue, averageValue: "10"`
-	hpa := func(name string, metrics ...string) sourceHPA {
+	hpa := func(name string, metrics ...string) hpas.HPA {
 		annotations, specs := "", ""
 		for _, m := range metrics {
 			annotations += "metric-config.external." + m + `.prometheus/query: "vector(` + strings.Repeat("1", len(m)+len(specs)) + `)", `
@@ -70,16 +72,16 @@ func TestMetricsThatDifferByCaseOnly(t *testing.T) {
 		return hpaFrom(t, hpaText(name, annotations, specs))
 	}
 	younger := hpa("younger", "rps")
-	younger.doc = 1
+	younger.Place = 1
 	for what, tc := range map[string]struct {
-		hpas []sourceHPA
+		hpas []hpas.HPA
 		want []string
 	}{
-		"in one HPA":    {[]sourceHPA{hpa("one", "Rps", "rps")}, []string{"one QueryConflict"}},
-		"in two HPAs":   {[]sourceHPA{hpa("older", "Rps"), younger}, []string{"older QueryConflict", "younger QueryConflict"}},
-		"of one name":   {[]sourceHPA{hpa("older", "rps"), younger}, []string{}},
-		"another name":  {[]sourceHPA{hpa("older", "rpm"), younger}, []string{}},
-		"two in either": {[]sourceHPA{hpa("older", "Rps", "rpm"), younger}, []string{"older QueryConflict", "younger QueryConflict"}},
+		"in one HPA":    {[]hpas.HPA{hpa("one", "Rps", "rps")}, []string{"one QueryConflict"}},
+		"in two HPAs":   {[]hpas.HPA{hpa("older", "Rps"), younger}, []string{"older QueryConflict", "younger QueryConflict"}},
+		"of one name":   {[]hpas.HPA{hpa("older", "rps"), younger}, []string{}},
+		"another name":  {[]hpas.HPA{hpa("older", "rpm"), younger}, []string{}},
+		"two in either": {[]hpas.HPA{hpa("older", "Rps", "rpm"), younger}, []string{"older QueryConflict", "younger QueryConflict"}},
 	} {
 		t.Run(what, func(t *testing.T) {
 			c, events := newTestCatalog(t)
@@ -89,7 +91,7 @@ func TestMetricsThatDifferByCaseOnly(t *testing.T) {
 			if d := cmp.Diff(tc.want, append([]string{}, got...)); d != "" {
 				t.Error(d)
 			}
-			if message := events.message(ReasonQueryConflict); len(tc.want) > 0 && !strings.Contains(message, "differ by case only") {
+			if message := events.message(hpas.ReasonQueryConflict); len(tc.want) > 0 && !strings.Contains(message, "differ by case only") {
 				t.Errorf("the event says %q", message)
 			}
 			if len(tc.want) > 0 { // the first counts, for both spellings
@@ -97,8 +99,8 @@ func TestMetricsThatDifferByCaseOnly(t *testing.T) {
 				if refused != nil {
 					t.Fatal(refused.message)
 				}
-				if p.expr != "vector(111)" {
-					t.Errorf("the answer is of %s", p.expr)
+				if p.Text != "vector(111)" {
+					t.Errorf("the answer is of %s", p.Text)
 				}
 				p.release()
 			}

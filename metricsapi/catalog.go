@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/meshpulse/meshpulse/aggregator"
+	"github.com/meshpulse/meshpulse/metricsapi/hpas"
 )
 
 // catalog is what all current HPAs together ask for, and the prepared queries for it. Requests read a snapshot and take no
@@ -21,13 +22,13 @@ type catalog struct {
 	store   *aggregator.Store
 	warn    *warner
 	adhoc   *adhocQueries
-	words   vocabulary // what sidecars can send
+	words   hpas.Vocabulary // what sidecars can send
 	current atomic.Pointer[snapshot]
 	// follow is told of each new snapshot before the queries that it no longer holds are closed; nil if nobody asks for it.
 	follow func(*snapshot)
 
 	mu       sync.Mutex // one Replace at a time
-	parsed   map[types.NamespacedName]*autoscaler
+	parsed   map[types.NamespacedName]*hpas.Wants
 	prepared map[preparedKey]*prepared
 }
 
@@ -51,44 +52,44 @@ type offer struct {
 	written  string     // the metric, as the owner has it
 	labels   labels.Set // what the selector demands
 	prepared *prepared
-	owner    *autoscaler   // whose query it is
-	askers   []*autoscaler // all who ask for it, the owner first
+	owner    *hpas.Wants   // whose query it is
+	askers   []*hpas.Wants // all who ask for it, the owner first
 }
 
 // hpaState is an HPA with everything that its author should know.
 type hpaState struct {
-	*autoscaler
+	*hpas.Wants
 	offers   []*offer // for each of metrics; nil where nothing says how to compute it
-	problems []Problem
+	problems []hpas.Problem
 	// cannot says why the target is never raised at a surge though the annotations ask for it.
-	cannot []Problem
+	cannot []hpas.Problem
 }
 
 func newCatalog(store *aggregator.Store, warn *warner) *catalog {
 	c := &catalog{store: store, warn: warn, adhoc: newAdhocQueries(store, adhocLimit)}
-	c.parsed, c.prepared = map[types.NamespacedName]*autoscaler{}, map[preparedKey]*prepared{}
+	c.parsed, c.prepared = map[types.NamespacedName]*hpas.Wants{}, map[preparedKey]*prepared{}
 	c.current.Store(&snapshot{})
 	return c
 }
 
 // Replace makes these HPAs the current ones. Of two with one name the first counts: a source sees to it that there are none.
-func (c *catalog) Replace(list []sourceHPA) {
+func (c *catalog) Replace(list []hpas.HPA) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 
-	parsed := map[types.NamespacedName]*autoscaler{}
+	parsed := map[types.NamespacedName]*hpas.Wants{}
 	for _, h := range list {
-		a := c.parsed[h.key()]
-		if a == nil || !a.readsAs(h) {
-			if !c.store.Contain("hpas", h.key().String(), func() { a = readHPA(h, c.words.tags...) }) {
+		a := c.parsed[h.Key()]
+		if a == nil || !a.ReadsAs(h) {
+			if !c.store.Contain("hpas", h.Key().String(), func() { a = hpas.Read(h, c.words.Tags...) }) {
 				continue
 			}
 		}
-		if parsed[h.key()] == nil {
-			parsed[h.key()] = a
+		if parsed[h.Key()] == nil {
+			parsed[h.Key()] = a
 		}
 	}
-	byAge := slices.SortedFunc(maps.Values(parsed), func(a, b *autoscaler) int { return a.compare(b.sourceHPA) })
+	byAge := slices.SortedFunc(maps.Values(parsed), func(a, b *hpas.Wants) int { return a.Compare(b.HPA) })
 
 	needed := c.prepare(byAge)
 	s := newSnapshot(byAge, needed)
@@ -108,12 +109,12 @@ func (c *catalog) Replace(list []sourceHPA) {
 	c.warn.metrics.queries.Set(float64(len(needed)))
 	for key, old := range gone {
 		if now := parsed[key]; now == nil || now.UID != old.UID {
-			c.warn.forget(old.sourceHPA)
+			c.warn.forget(old.HPA)
 		}
 	}
 	for _, h := range s.hpas {
 		for _, p := range h.problems {
-			c.warn.tell(h.sourceHPA, p)
+			c.warn.tell(h.HPA, p)
 		}
 	}
 }
@@ -125,18 +126,18 @@ func (c *catalog) Close() {
 }
 
 // prepare returns the queries of all expressions, kept or registered anew.
-func (c *catalog) prepare(hpas []*autoscaler) map[preparedKey]*prepared {
+func (c *catalog) prepare(hpas []*hpas.Wants) map[preparedKey]*prepared {
 	needed := map[preparedKey]*prepared{}
 	for _, a := range hpas {
-		for _, w := range a.metrics {
+		for _, w := range a.Metrics {
 			key := queryKeyOf(a, w)
-			if w.expr == "" || needed[key] != nil {
+			if w.Expr == "" || needed[key] != nil {
 				continue
 			}
 			p := c.prepared[key]
 			if p == nil || p.later() {
 				p = register(c.store, key)
-				p.never = p.expression.never(c.words)
+				p.never = p.Expression.Never(c.words)
 			}
 			needed[key] = p
 		}
@@ -145,33 +146,33 @@ func (c *catalog) prepare(hpas []*autoscaler) map[preparedKey]*prepared {
 }
 
 // newSnapshot takes the HPAs oldest first: the oldest's query wins a conflict.
-func newSnapshot(byAge []*autoscaler, queries map[preparedKey]*prepared) *snapshot {
+func newSnapshot(byAge []*hpas.Wants, queries map[preparedKey]*prepared) *snapshot {
 	s := &snapshot{offers: map[offerKey]*offer{}, byMetric: map[offerKey][]*offer{}, acting: map[*aggregator.Query][]acting{}}
 	targets := map[string][]string{}
 	for _, a := range byAge {
-		targets[a.target()] = append(targets[a.target()], a.Name)
-		for _, w := range a.metrics {
+		targets[a.Target()] = append(targets[a.Target()], a.Name)
+		for _, w := range a.Metrics {
 			s.offer(a, w, queries)
 		}
 	}
 	for _, a := range byAge { // one whose query another HPA has asks for it all the same
-		for _, w := range a.metrics {
-			if o := s.offers[offerKey{a.Namespace, w.metric, w.canonical}]; o != nil && w.expr == "" && !slices.Contains(o.askers, a) {
+		for _, w := range a.Metrics {
+			if o := s.offers[offerKey{a.Namespace, w.Name, w.Canonical}]; o != nil && w.Expr == "" && !slices.Contains(o.askers, a) {
 				o.askers = append(o.askers, a)
 			}
 		}
 	}
 	for _, a := range byAge {
-		h := hpaState{autoscaler: a, problems: slices.Clone(a.problems)}
-		for _, w := range a.metrics {
-			o := s.offers[offerKey{a.Namespace, w.metric, w.canonical}]
-			if w.expr == "" {
+		h := hpaState{Wants: a, problems: slices.Clone(a.Problems)}
+		for _, w := range a.Metrics {
+			o := s.offers[offerKey{a.Namespace, w.Name, w.Canonical}]
+			if w.Expr == "" {
 				o = nil
 			}
 			h.offers = append(h.offers, o)
 			h.problems = append(h.problems, offerProblems(a, w, o, queries)...)
 		}
-		if same := targets[a.target()]; len(same) > 1 {
+		if same := targets[a.Target()]; len(same) > 1 {
 			h.problems = append(h.problems, sharedTarget(a, same[0]))
 		}
 		s.hpas = append(s.hpas, s.act(h))
@@ -209,45 +210,45 @@ func (s *snapshot) act(h hpaState) hpaState {
 	return h
 }
 
-func (s *snapshot) offer(a *autoscaler, w wanted, queries map[preparedKey]*prepared) {
-	if w.expr == "" {
+func (s *snapshot) offer(a *hpas.Wants, w hpas.Metric, queries map[preparedKey]*prepared) {
+	if w.Expr == "" {
 		return
 	}
-	key := offerKey{a.Namespace, w.metric, w.canonical}
+	key := offerKey{a.Namespace, w.Name, w.Canonical}
 	if o := s.offers[key]; o != nil {
 		if !slices.Contains(o.askers, a) {
 			o.askers = append(o.askers, a)
 		}
 		return
 	}
-	o := &offer{offerKey: key, written: w.written, labels: demanded(w.selector), prepared: queries[queryKeyOf(a, w)], owner: a, askers: []*autoscaler{a}}
+	o := &offer{offerKey: key, written: w.Written, labels: hpas.Demanded(w.Selector), prepared: queries[queryKeyOf(a, w)], owner: a, askers: []*hpas.Wants{a}}
 	s.offers[key] = o
-	s.metrics = append(s.metrics, w.metric)
-	name := offerKey{namespace: a.Namespace, metric: w.metric}
+	s.metrics = append(s.metrics, w.Name)
+	name := offerKey{namespace: a.Namespace, metric: w.Name}
 	s.byMetric[name] = append(s.byMetric[name], o)
 }
 
 // sharedTarget names one other HPA and not all: with a list, each HPA that comes would be a new event on all before it.
-func sharedTarget(a *autoscaler, oldest string) Problem {
+func sharedTarget(a *hpas.Wants, oldest string) hpas.Problem {
 	other := "HPA " + oldest
 	if oldest == a.Name {
 		other = "younger HPAs"
 	}
-	return Problem{ReasonSharedTarget, fmt.Sprintf("%s %s is also the target of %s: an HPA controller refuses to act while several HPAs select the same pods (AmbiguousSelector). "+
-		"Put the metrics into one HPA", a.Spec.ScaleTargetRef.Kind, a.Spec.ScaleTargetRef.Name, other)}
+	return hpas.Problemf(hpas.ReasonSharedTarget, "%s %s is also the target of %s: an HPA controller refuses to act while several HPAs select the same pods (AmbiguousSelector). "+
+		"Put the metrics into one HPA", a.Spec.ScaleTargetRef.Kind, a.Spec.ScaleTargetRef.Name, other)
 }
 
 // offerProblems are those of one metric that need the store or the other HPAs.
-func offerProblems(a *autoscaler, w wanted, o *offer, queries map[preparedKey]*prepared) []Problem {
+func offerProblems(a *hpas.Wants, w hpas.Metric, o *offer, queries map[preparedKey]*prepared) []hpas.Problem {
 	if o == nil {
 		return nil
 	}
-	var problems []Problem
+	var problems []hpas.Problem
 	if err := queries[queryKeyOf(a, w)].err; err != nil {
-		problems = append(problems, Problem{ReasonBadQuery, fmt.Sprintf("metric %s: %v", o, err)})
+		problems = append(problems, hpas.Problemf(hpas.ReasonBadQuery, "metric %s: %v", o, err))
 	}
 	for _, why := range queries[queryKeyOf(a, w)].never {
-		problems = append(problems, Problem{ReasonNotReported, fmt.Sprintf("metric %s gets no value: %s", o, why)})
+		problems = append(problems, hpas.Problemf(hpas.ReasonNotReported, "metric %s gets no value: %s", o, why))
 	}
 	const better = "Better: a query name of its own for each query"
 	does := "answers for both"
@@ -255,35 +256,35 @@ func offerProblems(a *autoscaler, w wanted, o *offer, queries map[preparedKey]*p
 		does = fmt.Sprintf("counts for both, and is broken: %v", err)
 	}
 	switch {
-	case o.written != w.written:
+	case o.written != w.Written:
 		problems = append(problems, sameInLowerCase(w, o.written, o.owner.Name))
-	case o.prepared.expr != w.expr:
-		problems = append(problems, Problem{ReasonQueryConflict, fmt.Sprintf("metric %s has another query in HPA %s, which is older: its query %s. %s", o, o.owner.Name, does, better)})
+	case o.prepared.Text != w.Expr:
+		problems = append(problems, hpas.Problemf(hpas.ReasonQueryConflict, "metric %s has another query in HPA %s, which is older: its query %s. %s", o, o.owner.Name, does, better))
 	}
 	if o.owner != a {
 		return problems
 	}
 	for _, other := range o.askers[1:] {
-		for _, x := range other.metrics {
-			switch same := x.metric == w.metric && x.canonical == w.canonical && x.expr != ""; {
-			case same && x.written != w.written:
-				problems = append(problems, sameInLowerCase(w, x.written, other.Name))
-			case same && x.expr != w.expr:
-				problems = append(problems, Problem{ReasonQueryConflict, fmt.Sprintf("metric %s has another query in HPA %s, which is younger: this one %s. %s", o, other.Name, does, better)})
+		for _, x := range other.Metrics {
+			switch same := x.Name == w.Name && x.Canonical == w.Canonical && x.Expr != ""; {
+			case same && x.Written != w.Written:
+				problems = append(problems, sameInLowerCase(w, x.Written, other.Name))
+			case same && x.Expr != w.Expr:
+				problems = append(problems, hpas.Problemf(hpas.ReasonQueryConflict, "metric %s has another query in HPA %s, which is younger: this one %s. %s", o, other.Name, does, better))
 			}
 		}
 	}
 	return problems
 }
 
-func sameInLowerCase(w wanted, other, hpa string) Problem {
-	return Problem{ReasonQueryConflict, fmt.Sprintf("metric %s and metric %s of HPA %s differ by case only, and Kubernetes' client asks for both as %s: "+
-		"the query of the older HPA, in one HPA that of the first, answers for both. Better: names that differ in lower case too", w.written, other, hpa, w.metric)}
+func sameInLowerCase(w hpas.Metric, other, hpa string) hpas.Problem {
+	return hpas.Problemf(hpas.ReasonQueryConflict, "metric %s and metric %s of HPA %s differ by case only, and Kubernetes' client asks for both as %s: "+
+		"the query of the older HPA, in one HPA that of the first, answers for both. Better: names that differ in lower case too", w.Written, other, hpa, w.Name)
 }
 
 // String names the offer as an author knows it.
 func (o *offer) String() string {
-	return nameOfMetric(cmp.Or(o.written, o.metric), o.labels)
+	return hpas.NameOf(cmp.Or(o.written, o.metric), o.labels)
 }
 
 // find returns what answers a request: the HPA's query with this very selector, else a metric that needs no PromQL, else the
@@ -306,10 +307,10 @@ func (c *catalog) find(namespace, metric string, selector labels.Selector) (*pre
 }
 
 func (s *snapshot) find(namespace, metric string, selector labels.Selector) (*prepared, *offer, *refusal) {
-	if o := s.offers[offerKey{namespace, metric, canonicalSelector(selector)}]; o != nil {
+	if o := s.offers[offerKey{namespace, metric, hpas.Canonical(selector)}]; o != nil {
 		return o.prepared, o, nil
 	}
-	if _, named := namedMetrics(metric); named {
+	if _, named := hpas.Named(metric); named {
 		return nil, nil, nil
 	}
 	var matching []*offer
@@ -345,7 +346,7 @@ func choices(offers []*offer) string {
 }
 
 func (c *catalog) findNamed(namespace, metric string, selector labels.Selector) (*prepared, *offer, *refusal) {
-	expr, _, err := namedExpression(metric, namespace, selector)
+	expr, _, err := hpas.NamedExpression(metric, namespace, selector)
 	if err != nil {
 		return nil, nil, refuse(outcomeBadSelector, "metric %s in namespace %s: %v", metric, namespace, err)
 	}

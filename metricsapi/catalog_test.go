@@ -14,6 +14,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/meshpulse/meshpulse/aggregator"
+	"github.com/meshpulse/meshpulse/metricsapi/hpas"
 )
 
 func newTestStore(t *testing.T) *aggregator.Store {
@@ -32,7 +33,7 @@ type told struct {
 	messages map[string]string // the last of each reason
 }
 
-func (r *told) deliver(h sourceHPA, p Problem) {
+func (r *told) deliver(h hpas.HPA, p hpas.Problem) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.events = append(r.events, h.Name+" "+p.Reason)
@@ -72,8 +73,8 @@ func (c *catalog) wantExpr(t *testing.T, namespace, metric, selector, want strin
 		t.Fatalf("%s with %q: %s", metric, selector, refused.message)
 	}
 	defer p.release()
-	if p.expr != want {
-		t.Errorf("%s with %q is %q, want %q", metric, selector, p.expr, want)
+	if p.Text != want {
+		t.Errorf("%s with %q is %q, want %q", metric, selector, p.Text, want)
 	}
 }
 
@@ -84,7 +85,7 @@ func (c *catalog) wantRefused(t *testing.T, namespace, metric, selector, outcome
 }
 
 // asks is an HPA that asks for legacy queries: name, expression, name, expression, ...
-func asks(t *testing.T, hpa string, queries ...string) sourceHPA {
+func asks(t *testing.T, hpa string, queries ...string) hpas.HPA {
 	t.Helper()
 	annotations, metrics := "", ""
 	for i := 0; i < len(queries); i += 2 {
@@ -100,7 +101,7 @@ func TestCatalogFind(t *testing.T) {
 
 	own := hpaFrom(t, hpaText("own", `metric-config.external.my-rps.prometheus/query: "vector(3)"`,
 		external("my-rps", "{matchLabels: {type: prometheus}}", `type: AverageValue, averageValue: "10"`)))
-	c.Replace([]sourceHPA{asks(t, "a", "rps", "vector(1)", "p95", "vector(2)"), own})
+	c.Replace([]hpas.HPA{asks(t, "a", "rps", "vector(1)", "p95", "vector(2)"), own})
 
 	c.wantExpr(t, "test", "prometheus-query", "query-name=rps", "vector(1)")
 	c.wantExpr(t, "test", "prometheus-query", "query-name in (p95)", "vector(2)")
@@ -126,7 +127,7 @@ func TestCatalogFollowsTheHPAs(t *testing.T) {
 	a, b := asks(t, "a", "rps", "vector(1)"), asks(t, "b", "p95", "vector(2)")
 	named := hpaFrom(t, hpaText("named", "", external("istio-error-ratio", "{}", `type: Value, value: "1"`)))
 	missing := hpaFrom(t, hpaText("m", "", external("unheard-of", "{}", `type: Value, value: "1"`)))
-	c.Replace([]sourceHPA{a, b, named, missing})
+	c.Replace([]hpas.HPA{a, b, named, missing})
 	if d := cmp.Diff([]string{"istio-error-ratio", "prometheus-query"}, names()); d != "" {
 		t.Errorf("discovery (-want +got):\n%s", d)
 	}
@@ -136,7 +137,7 @@ func TestCatalogFollowsTheHPAs(t *testing.T) {
 	if refused != nil {
 		t.Fatal(refused.message)
 	}
-	c.Replace([]sourceHPA{b})
+	c.Replace([]hpas.HPA{b})
 	if got := len(c.prepared); got != 1 {
 		t.Errorf("%d queries are kept for one HPA", got)
 	}
@@ -152,7 +153,7 @@ func TestCatalogFollowsTheHPAs(t *testing.T) {
 
 	// The same expression keeps its query when the HPA changes.
 	before := c.prepared[preparedKey{namespace: "test", expr: "vector(2)"}]
-	c.Replace([]sourceHPA{asks(t, "renamed", "p95", "vector(2)")})
+	c.Replace([]hpas.HPA{asks(t, "renamed", "p95", "vector(2)")})
 	if c.prepared[preparedKey{namespace: "test", expr: "vector(2)"}] != before {
 		t.Error("an expression that stays was registered anew")
 	}
@@ -164,11 +165,11 @@ func TestCatalogFollowsTheHPAs(t *testing.T) {
 
 func TestCatalogEvents(t *testing.T) {
 	c, events := newTestCatalog(t)
-	born := func(h sourceHPA, second int64) sourceHPA {
+	born := func(h hpas.HPA, second int64) hpas.HPA {
 		h.CreationTimestamp = metav1.Unix(second, 0)
 		return h
 	}
-	c.Replace([]sourceHPA{
+	c.Replace([]hpas.HPA{
 		born(asks(t, "younger", "rps", "vector(2)"), 20),
 		born(asks(t, "older", "rps", "vector(1)"), 10),
 		born(asks(t, "agrees", "rps", "vector(1)"), 30),
@@ -183,13 +184,13 @@ func TestCatalogEvents(t *testing.T) {
 	}
 
 	// Once, and not again when anything else changes.
-	c.Replace([]sourceHPA{born(asks(t, "broken", "bad", "sum("), 40)})
+	c.Replace([]hpas.HPA{born(asks(t, "broken", "bad", "sum("), 40)})
 	if got := events.take(); len(got) != 0 {
 		t.Errorf("told again: %v", got)
 	}
 	// An HPA that was away is a new one.
 	c.Replace(nil)
-	c.Replace([]sourceHPA{asks(t, "broken", "bad", "sum(")})
+	c.Replace([]hpas.HPA{asks(t, "broken", "bad", "sum(")})
 	if d := cmp.Diff([]string{"broken BadQuery"}, events.take()); d != "" {
 		t.Errorf("events (-want +got):\n%s", d)
 	}
@@ -199,13 +200,15 @@ func TestAQueryThatIsBrokenCountsForBothAndIsNamed(t *testing.T) {
 	c, _ := newTestCatalog(t)
 	older, younger := asks(t, "older", "rps", "sum("), asks(t, "younger", "rps", "vector(2)")
 	older.CreationTimestamp, younger.CreationTimestamp = metav1.Unix(10, 0), metav1.Unix(20, 0)
-	c.Replace([]sourceHPA{older, younger})
+	c.Replace([]hpas.HPA{older, younger})
 	for _, h := range c.current.Load().hpas {
 		want := map[string]string{
 			"older":   "HPA younger, which is younger: this one counts for both, and is broken: ",
 			"younger": "HPA older, which is older: its query counts for both, and is broken: ",
 		}[h.Name]
-		if !slices.ContainsFunc(h.problems, func(p Problem) bool { return p.Reason == ReasonQueryConflict && strings.Contains(p.Message, want) }) {
+		if !slices.ContainsFunc(h.problems, func(p hpas.Problem) bool {
+			return p.Reason == hpas.ReasonQueryConflict && strings.Contains(p.Message, want)
+		}) {
 			t.Errorf("HPA %s: %v", h.Name, h.problems)
 		}
 	}
@@ -214,11 +217,11 @@ func TestAQueryThatIsBrokenCountsForBothAndIsNamed(t *testing.T) {
 // A status, a managed field or somebody else's annotation is not read, and so makes no HPA be read again, whoever else was edited.
 func TestCatalogReadsOnlyWhatHasChanged(t *testing.T) {
 	c, _ := newTestCatalog(t)
-	list := func(change func(a *autoscalingv2.HorizontalPodAutoscaler)) []sourceHPA {
+	list := func(change func(a *autoscalingv2.HorizontalPodAutoscaler)) []hpas.HPA {
 		b := asks(t, "b", "b", "vector(2)")
 		b.HorizontalPodAutoscaler = b.DeepCopy()
 		change(b.HorizontalPodAutoscaler)
-		return []sourceHPA{b}
+		return []hpas.HPA{b}
 	}
 	for what, tc := range map[string]struct {
 		change func(h *autoscalingv2.HorizontalPodAutoscaler)
@@ -237,17 +240,17 @@ func TestCatalogReadsOnlyWhatHasChanged(t *testing.T) {
 		"it is another":   {func(h *autoscalingv2.HorizontalPodAutoscaler) { h.UID = "2" }, true},
 	} {
 		c.Replace(list(func(*autoscalingv2.HorizontalPodAutoscaler) {}))
-		before := c.current.Load().hpas[0].autoscaler
+		before := c.current.Load().hpas[0].Wants
 		c.Replace(append(list(tc.change), asks(t, "edited", "x", "vector(4)")))
-		if again := c.current.Load().hpas[0].autoscaler != before; again != tc.again {
+		if again := c.current.Load().hpas[0].Wants != before; again != tc.again {
 			t.Errorf("%s has changed, read again: %v", what, again)
 		}
 		c.Replace(nil)
 	}
 	old := asks(t, "b", "b", "vector(2)")
-	old.problems = []Problem{{ReasonOldVersion, "write v2"}}
+	old.Problems = []hpas.Problem{{Reason: hpas.ReasonOldVersion, Message: "write v2"}}
 	c.Replace(list(func(*autoscalingv2.HorizontalPodAutoscaler) {}))
-	c.Replace([]sourceHPA{old})
+	c.Replace([]hpas.HPA{old})
 	if got := c.current.Load().hpas[0].problems; len(got) != 1 {
 		t.Errorf("what the source has found is not told: %v", got)
 	}
@@ -256,8 +259,8 @@ func TestCatalogReadsOnlyWhatHasChanged(t *testing.T) {
 func TestCatalogOrderOfFiles(t *testing.T) {
 	c, events := newTestCatalog(t)
 	first, second := asks(t, "z", "rps", "vector(1)"), asks(t, "a", "rps", "vector(2)")
-	first.path, second.path = "1.yaml", "2.yaml"
-	c.Replace([]sourceHPA{second, first})
+	first.Path, second.Path = "1.yaml", "2.yaml"
+	c.Replace([]hpas.HPA{second, first})
 	c.wantExpr(t, "test", "prometheus-query", "query-name=rps", "vector(1)")
 	if d := cmp.Diff([]string{"a QueryConflict", "z QueryConflict"}, events.take()); d != "" {
 		t.Errorf("events (-want +got):\n%s", d)
@@ -268,7 +271,7 @@ func TestCatalogSharedTarget(t *testing.T) {
 	c, events := newTestCatalog(t)
 	a, b, other := asks(t, "a", "x", "vector(1)"), asks(t, "b", "x2", "vector(1)"), asks(t, "other", "z", "vector(1)")
 	b.Spec.ScaleTargetRef.Name, b.Spec.ScaleTargetRef.APIVersion = "a", "apps/v1beta1"
-	c.Replace([]sourceHPA{a, b, other})
+	c.Replace([]hpas.HPA{a, b, other})
 	if d := cmp.Diff([]string{"a SharedTarget", "b SharedTarget"}, events.take()); d != "" {
 		t.Errorf("events (-want +got):\n%s", d)
 	}
@@ -301,7 +304,7 @@ func TestCatalogConcurrentSafe(t *testing.T) {
 	c, _ := newTestCatalog(t)
 	stays := asks(t, "stays", "rps", "vector(1)")
 	comes := asks(t, "comes", "more", "vector(2)", "most", "vector(3)")
-	c.Replace([]sourceHPA{stays})
+	c.Replace([]hpas.HPA{stays})
 	selector, more := mustSelector(t, "query-name=rps"), mustSelector(t, "query-name=more")
 
 	stop := make(chan struct{})
@@ -330,8 +333,8 @@ func TestCatalogConcurrentSafe(t *testing.T) {
 		})
 	}
 	for range 200 {
-		c.Replace([]sourceHPA{stays, comes})
-		c.Replace([]sourceHPA{stays})
+		c.Replace([]hpas.HPA{stays, comes})
+		c.Replace([]hpas.HPA{stays})
 	}
 	close(stop)
 	readers.Wait()

@@ -18,6 +18,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/meshpulse/meshpulse/aggregator"
+	"github.com/meshpulse/meshpulse/metricsapi/hpas"
 )
 
 // once panics at its first call.
@@ -131,7 +132,7 @@ func TestAFaultOfAnEventIsContained(t *testing.T) {
 		done := make(chan struct{})
 		go func() { events.run(ctx); close(done) }()
 		for _, name := range []string{"a", "b"} {
-			events.deliver(zzhpa(name), Problem{ReasonBadQuery, "x"})
+			events.deliver(zzhpa(name), hpas.Problem{Reason: hpas.ReasonBadQuery, Message: "x"})
 			time.Sleep(time.Second)
 			synctest.Wait()
 		}
@@ -157,6 +158,6 @@ func zzeventually(t *testing.T, ok func() bool, state func() string) {
 }
 
 // zzhpa is an HPA of namespace test.
-func zzhpa(name string) sourceHPA {
-	return sourceHPA{HorizontalPodAutoscaler: &autoscalingv2.HorizontalPodAutoscaler{ObjectMeta: metav1.ObjectMeta{Namespace: "test", Name: name}}}
+func zzhpa(name string) hpas.HPA {
+	return hpas.HPA{HorizontalPodAutoscaler: &autoscalingv2.HorizontalPodAutoscaler{ObjectMeta: metav1.ObjectMeta{Namespace: "test", Name: name}}}
 }

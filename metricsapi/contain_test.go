@@ -13,6 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/meshpulse/meshpulse/aggregator"
+	"github.com/meshpulse/meshpulse/metricsapi/hpas"
 )
 
 // newFaultStore is a store and what it counts as faults of a part.
@@ -58,7 +59,7 @@ func TestAFaultOfTheHPAsInformerIsContained(t *testing.T) {
 	}
 	client := fake.NewClientset(object("a", "vector(1)"))
 	api := client.AutoscalingV2().HorizontalPodAutoscalers("test")
-	c := newCatalog(store, newWarner(func(sourceHPA, Problem) {}, newMetrics(nil)))
+	c := newCatalog(store, newWarner(func(hpas.HPA, hpas.Problem) {}, newMetrics(nil)))
 	t.Cleanup(c.Close)
 	followFails, scaledFails := once(), once()
 	c.follow = func(s *snapshot) {

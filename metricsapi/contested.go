@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/meshpulse/meshpulse/aggregator"
+	"github.com/meshpulse/meshpulse/metricsapi/hpas"
 )
 
 // A pod that two streams report as, neither with the better proof that it is the pod, is contested: its rows may be of either. Unlike a
@@ -42,20 +43,20 @@ func describeContest(s aggregator.PodState) string {
 
 // contestedProblem is what the HPAs' authors should know of contested pods, false while there may be none: a connection has taken
 // over from another that may be dead. Ports change and are left out.
-func contestedProblem(o *offer, pods []aggregator.PodState) (Problem, bool) {
+func contestedProblem(o *offer, pods []aggregator.PodState) (hpas.Problem, bool) {
 	for _, s := range pods {
 		if s.Rivals.Sure {
-			return Problem{ReasonContestedPod, fmt.Sprintf("metric %s: two senders report as pod %s, from %s and from %s, and neither shows that it is the pod: no replicas are changed for it while both send. "+
-				"Find out what sends from the address that is not the pod's, and end it", o, podName(s), hostOf(s.Rivals.Counts), hostOf(s.Rivals.Other))}, true
+			return hpas.Problemf(hpas.ReasonContestedPod, "metric %s: two senders report as pod %s, from %s and from %s, and neither shows that it is the pod: no replicas are changed for it while both send. "+
+				"Find out what sends from the address that is not the pod's, and end it", o, podName(s), hostOf(s.Rivals.Counts), hostOf(s.Rivals.Other)), true
 		}
 	}
-	return Problem{}, false
+	return hpas.Problem{}, false
 }
 
 // foreignProblem is what the HPAs' authors should know of pods that the cluster does not know: the name of one of them.
-func foreignProblem(o *offer, name string) Problem {
-	return Problem{ReasonForeignPods, fmt.Sprintf("metric %s: pods that the cluster does not know say that they are of those that it means, such as %s: they are not counted. "+
-		"Start meshpulse with --foreign-pods=count if they are virtual machines or of another cluster; else find out what sends as them", o, name)}
+func foreignProblem(o *offer, name string) hpas.Problem {
+	return hpas.Problemf(hpas.ReasonForeignPods, "metric %s: pods that the cluster does not know say that they are of those that it means, such as %s: they are not counted. "+
+		"Start meshpulse with --foreign-pods=count if they are virtual machines or of another cluster; else find out what sends as them", o, name)
 }
 
 func hostOf(address string) string {

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/meshpulse/meshpulse/aggregator"
+	"github.com/meshpulse/meshpulse/metricsapi/hpas"
 )
 
 // sender is a stream that reports as a pod, at a rate of its own.
@@ -101,7 +102,7 @@ func TestAContestedPodIsHeld(t *testing.T) {
 			}
 			sendAll(t, store, end, tc.senders)
 			p := register(store, preparedKey{namespace: "test", expr: `sum(rate(istio_requests_total{destination_workload="podinfo",destination_workload_namespace="test",reporter="destination"}[1m]))`})
-			askers := []*autoscaler{asking("podinfo", "AverageValue", "10", 2)}
+			askers := []*hpas.Wants{asking("podinfo", "AverageValue", "10", 2)}
 			o := &offer{offerKey: offerKey{namespace: "test", metric: "rps"}, prepared: p, owner: askers[0], askers: askers}
 			r := rules{retention: 5 * time.Minute, started: store.Started()}
 			if !tc.alone {
@@ -123,7 +124,7 @@ func TestAContestedPodIsHeld(t *testing.T) {
 			}
 			told := false
 			for _, problem := range v.problems {
-				told = told || problem.Reason == ReasonContestedPod && strings.Contains(problem.Message, "test/a, from 10.0.0.") && !strings.Contains(problem.Message, "00:")
+				told = told || problem.Reason == hpas.ReasonContestedPod && strings.Contains(problem.Message, "test/a, from 10.0.0.") && !strings.Contains(problem.Message, "00:")
 			}
 			if told != tc.event {
 				t.Errorf("told %v, want %v: %+v", told, tc.event, v.problems)
@@ -158,7 +159,7 @@ func TestAForeignPodIsToldAndNotCounted(t *testing.T) {
 					}
 				}
 				p := register(store, preparedKey{namespace: "test", expr: `sum(rate(istio_requests_total{destination_workload="podinfo",destination_workload_namespace="test",reporter="destination"}[30s]))`})
-				askers := []*autoscaler{asking("podinfo", "AverageValue", "10", 2)}
+				askers := []*hpas.Wants{asking("podinfo", "AverageValue", "10", 2)}
 				o := &offer{offerKey: offerKey{namespace: "test", metric: "rps"}, prepared: p, owner: askers[0], askers: askers}
 				r := rules{retention: 5 * time.Minute, started: store.Started(), holder: &holder{pods: known, scales: fixedScale(4), store: store, started: store.Started(), hold: 5 * time.Minute}}
 				v, _, refused := r.evaluate(t.Context(), "metric rps", o, p, time.Now())
@@ -167,7 +168,7 @@ func TestAForeignPodIsToldAndNotCounted(t *testing.T) {
 				}
 				told := ""
 				for _, problem := range v.problems {
-					if problem.Reason == ReasonForeignPods {
+					if problem.Reason == hpas.ReasonForeignPods {
 						told += problem.Message
 					}
 				}

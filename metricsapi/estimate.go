@@ -36,7 +36,7 @@ func (h *holder) estimate(ctx context.Context, o *offer, k knowledge, seen verdi
 	filled, err := h.fill(ctx, k, seen, p, a, at)
 	// Of a workload of which nobody reports any more nothing can be said, nor where it cannot be computed.
 	silent := err != nil || slices.ContainsFunc(k.shares, func(t tally) bool { return t.known() == 0 })
-	if o == nil || !silent && (!p.additive() || seen.sum() == 0) {
+	if o == nil || !silent && (!p.Additive() || seen.sum() == 0) {
 		return filled, nil
 	}
 	return h.doubt(ctx, o, k, seen, filled, silent, p, a, at)
@@ -100,12 +100,12 @@ func (h *holder) full(ctx context.Context, k knowledge, seen verdict, p *prepare
 // expression that cannot be computed so.
 func (h *holder) weigh(ctx context.Context, k knowledge, v verdict, weights []weight, p *prepared, a aggregator.Answer, at time.Time) (verdict, bool, error) {
 	alone := len(k.shares) == 1 && k.shares[0].known() >= k.known // nobody else has a part
-	if len(weights) == 0 || alone && !p.additive() {              // a mean does not grow by who is mute
+	if len(weights) == 0 || alone && !p.Additive() {              // a mean does not grow by who is mute
 		return v, false, nil
 	}
 	text, ok := "", false
 	if !alone || len(weights[0].but)+len(weights[0].none) > 0 {
-		text, ok = h.weighted(p.expr, weights, at.Add(-a.Window))
+		text, ok = h.weighted(p.Text, weights, at.Add(-a.Window))
 	}
 	switch {
 	case !ok && alone:

@@ -17,6 +17,8 @@ import (
 	corev1client "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/util/workqueue"
+
+	"github.com/meshpulse/meshpulse/metricsapi/hpas"
 )
 
 // apiEvents creates events through the API server. A Warning's name follows from what it says, so that a restart repeats none:
@@ -52,12 +54,12 @@ func newAPIEvents(client corev1client.EventsGetter, log *slog.Logger, now func()
 	return &apiEvents{client: client, log: log, now: now, done: queue(), warnings: queue()}
 }
 
-func (e *apiEvents) deliver(h sourceHPA, p Problem) {
+func (e *apiEvents) deliver(h hpas.HPA, p hpas.Problem) {
 	e.warnings.Add(newEvent(h, corev1.EventTypeWarning, p, e.now()))
 }
 
 // report tells of something that was done, each time: the message is to say when or how much.
-func (e *apiEvents) report(h sourceHPA, p Problem) {
+func (e *apiEvents) report(h hpas.HPA, p hpas.Problem) {
 	now := e.now()
 	event := newEvent(h, corev1.EventTypeNormal, p, now)
 	event.Name += "." + strconv.FormatInt(now.UnixMilli(), 36)
@@ -105,7 +107,7 @@ func (e *apiEvents) create(ctx context.Context, queue eventQueue, event *corev1.
 }
 
 // newEvent is an event on the HPA. Kubernetes allows 1024 bytes of message and 253 of name.
-func newEvent(h sourceHPA, kind string, p Problem, now time.Time) *corev1.Event {
+func newEvent(h hpas.HPA, kind string, p hpas.Problem, now time.Time) *corev1.Event {
 	return &corev1.Event{
 		ObjectMeta: metav1.ObjectMeta{Name: eventName(h, p), Namespace: h.Namespace},
 		InvolvedObject: corev1.ObjectReference{
@@ -119,8 +121,8 @@ func newEvent(h sourceHPA, kind string, p Problem, now time.Time) *corev1.Event 
 	}
 }
 
-func eventName(h sourceHPA, p Problem) string {
-	sum := sha256.Sum256(fmt.Appendf(nil, "%s\x00%s\x00%s", h.identity(), p.Reason, p.Message))
+func eventName(h hpas.HPA, p hpas.Problem) string {
+	sum := sha256.Sum256(fmt.Appendf(nil, "%s\x00%s\x00%s", h.Identity(), p.Reason, p.Message))
 	name := h.Name
 	if len(name) > 200 {
 		name = name[:200] + "x" // does not end in a dot or a dash

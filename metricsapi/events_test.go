@@ -22,12 +22,14 @@ import (
 	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
 	clienttesting "k8s.io/client-go/testing"
+
+	"github.com/meshpulse/meshpulse/metricsapi/hpas"
 )
 
 func TestEventName(t *testing.T) {
 	h := zzhpa("podinfo")
 	h.UID = "uid-1"
-	p := Problem{ReasonBadQuery, "it does not parse"}
+	p := hpas.Problem{Reason: hpas.ReasonBadQuery, Message: "it does not parse"}
 	name := eventName(h, p)
 	if again := eventName(h, p); again != name {
 		t.Errorf("one problem has two names: %s, %s", name, again)
@@ -36,8 +38,8 @@ func TestEventName(t *testing.T) {
 	reborn.HorizontalPodAutoscaler = h.DeepCopy()
 	reborn.UID = "uid-2"
 	for what, other := range map[string]string{
-		"reason":  eventName(h, Problem{ReasonNoQuery, p.Message}),
-		"message": eventName(h, Problem{p.Reason, "it does not parse!"}),
+		"reason":  eventName(h, hpas.Problem{Reason: hpas.ReasonNoQuery, Message: p.Message}),
+		"message": eventName(h, hpas.Problem{Reason: p.Reason, Message: "it does not parse!"}),
 		"HPA":     eventName(reborn, p),
 	} {
 		if other == name {
@@ -89,7 +91,7 @@ func TestAPIEvents(t *testing.T) {
 		}
 		h := zzhpa("podinfo")
 		h.UID = "uid-1"
-		p := Problem{ReasonBadQuery, strings.Repeat("long ", 300)}
+		p := hpas.Problem{Reason: hpas.ReasonBadQuery, Message: strings.Repeat("long ", 300)}
 		answers = []error{errors.New("the API server is away"), errors.New("still away")}
 		events.deliver(h, p)
 		wait(time.Minute)
@@ -101,7 +103,7 @@ func TestAPIEvents(t *testing.T) {
 			t.Fatal(err)
 		}
 		object := got.InvolvedObject
-		if got.Type != corev1.EventTypeWarning || got.Reason != ReasonBadQuery || len(got.Message) != 1024 || got.Count != 1 ||
+		if got.Type != corev1.EventTypeWarning || got.Reason != hpas.ReasonBadQuery || len(got.Message) != 1024 || got.Count != 1 ||
 			object.Kind != "HorizontalPodAutoscaler" || object.Name != "podinfo" || object.UID != "uid-1" || !got.FirstTimestamp.Time.Equal(now) {
 			t.Errorf("created %+v", got)
 		}
@@ -126,15 +128,15 @@ func TestAPIEvents(t *testing.T) {
 		for range 100 {
 			answers = append(answers, errors.New("no"))
 		}
-		events.deliver(h, Problem{ReasonNoQuery, "x"})
+		events.deliver(h, hpas.Problem{Reason: hpas.ReasonNoQuery, Message: "x"})
 		wait(3 * time.Hour)
 		if tries != eventAttempts+1 {
 			t.Errorf("%d tries, want %d", tries, eventAttempts+1)
 		}
 		answers = nil
-		events.deliver(h, Problem{ReasonNoQuery, "y"})
+		events.deliver(h, hpas.Problem{Reason: hpas.ReasonNoQuery, Message: "y"})
 		synctest.Wait()
-		if _, err := client.CoreV1().Events("test").Get(ctx, eventName(h, Problem{ReasonNoQuery, "y"}), metav1.GetOptions{}); err != nil {
+		if _, err := client.CoreV1().Events("test").Get(ctx, eventName(h, hpas.Problem{Reason: hpas.ReasonNoQuery, Message: "y"}), metav1.GetOptions{}); err != nil {
 			t.Error(err)
 		}
 		cancel()
@@ -182,21 +184,21 @@ func TestEventsOfRaisesComeFirst(t *testing.T) {
 		go func() { e.run(ctx); close(ended) }()
 		h := zzhpa("podinfo")
 		for i := range 60 {
-			e.deliver(h, Problem{ReasonMuteSidecars, fmt.Sprint(i)})
+			e.deliver(h, hpas.Problem{Reason: hpas.ReasonMuteSidecars, Message: fmt.Sprint(i)})
 		}
 		time.Sleep(time.Second) // the first warning is on its way, and the API server is slow
 		began := time.Now()
-		e.report(h, Problem{ReasonSurgeScaled, "raised"})
+		e.report(h, hpas.Problem{Reason: hpas.ReasonSurgeScaled, Message: "raised"})
 		synctest.Wait()
 		api.mu.Lock()
-		if at := api.came[ReasonSurgeScaled]; !at.Equal(began) {
+		if at := api.came[hpas.ReasonSurgeScaled]; !at.Equal(began) {
 			t.Errorf("the event of a raise has waited for %s", at.Sub(began))
 		}
 		api.takes = 0
 		api.mu.Unlock()
 		time.Sleep(3 * time.Second)
 		for i := range 5000 { // as many HPAs
-			e.deliver(h, Problem{ReasonNoisyRate, fmt.Sprint(i)})
+			e.deliver(h, hpas.Problem{Reason: hpas.ReasonNoisyRate, Message: fmt.Sprint(i)})
 		}
 		time.Sleep(100 * time.Second)
 		if api.mu.Lock(); api.n < 5000 {

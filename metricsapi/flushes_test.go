@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/meshpulse/meshpulse/aggregator"
+	"github.com/meshpulse/meshpulse/metricsapi/hpas"
 )
 
 // flusher is a sidecar that serves 10 requests a second of 100 ms each, from a time on, and flushes as it does.
@@ -85,7 +86,7 @@ func askOn(t *testing.T, expr string, truth float64, alone, known bool, until ti
 		exist = append(exist, knownPod{identity: aggregator.Pod{Namespace: "test", Name: f.name, Workload: "podinfo"}, wired: true, created: store.Started().Add(f.born)})
 	}
 	p := register(store, preparedKey{namespace: "test", expr: expr, surge: aggregator.SurgeConfig{}.WithDefaults()})
-	hpas := []*autoscaler{asking("podinfo", "AverageValue", "10000", 2)}
+	hpas := []*hpas.Wants{asking("podinfo", "AverageValue", "10000", 2)}
 	o := &offer{offerKey: offerKey{namespace: "test", metric: "rps"}, prepared: p, owner: hpas[0], askers: hpas}
 	r := rules{retention: 6 * time.Minute, started: store.Started()}
 	if !alone {

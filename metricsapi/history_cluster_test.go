@@ -16,6 +16,7 @@ import (
 
 	"github.com/meshpulse/meshpulse/aggregator"
 	"github.com/meshpulse/meshpulse/metricsapi/horizontal"
+	"github.com/meshpulse/meshpulse/metricsapi/hpas"
 )
 
 // simCluster is a Deployment under constant load, the sidecars of its pods, a meshpulse and its faults, in simulated time: the store,
@@ -394,12 +395,12 @@ func (c *simCluster) boot(config aggregator.Config) {
 	ctx, stop := context.WithCancel(context.Background())
 	go store.Run(ctx)
 	m := newMetrics(nil)
-	catalog := newCatalog(store, newWarner(func(sourceHPA, Problem) {}, m))
+	catalog := newCatalog(store, newWarner(func(hpas.HPA, hpas.Problem) {}, m))
 	c.index = newSimIndex(&c.api)
 	store.SetPods(c.index)
 	c.hpas = newAskedFreshness("hpas", time.Now)
 	scales := newAskedFreshness("scales", time.Now)
-	catalog.Replace([]sourceHPA{{HorizontalPodAutoscaler: c.hpa}})
+	catalog.Replace([]hpas.HPA{{HorizontalPodAutoscaler: c.hpa}})
 	c.meshpulse = &provider{catalog: catalog, metrics: m, now: time.Now, rules: rules{
 		retention: 5 * time.Minute, started: store.Started(),
 		holder: &holder{pods: c.index, scales: c, hpasFresh: c.hpas, scalesFresh: scales, settings: horizontal.Settings{Tolerance: horizontal.DefaultTolerance}, store: store, started: store.Started(), hold: c.hold, status: func(string, string) (int32, bool) { return c.spec, true }},

@@ -15,6 +15,7 @@ import (
 
 	"github.com/meshpulse/meshpulse/aggregator"
 	"github.com/meshpulse/meshpulse/metricsapi/horizontal"
+	"github.com/meshpulse/meshpulse/metricsapi/hpas"
 )
 
 // The rule for incomplete knowledge. While what is known is incomplete, the answer is the larger of what is seen and what
@@ -72,16 +73,16 @@ type keeping struct {
 func (h *holder) keep(ctx context.Context, o *offer, seen int64) (kept keeping, cannot *refusal) {
 	kept, by := keeping{milli: -1, enough: true}, ""
 	for _, a := range o.askers {
-		for _, w := range a.metrics {
-			if w.metric != o.metric || w.canonical != o.selector {
+		for _, w := range a.Metrics {
+			if w.Name != o.metric || w.Canonical != o.selector {
 				continue
 			}
-			goal := w.goal()
+			goal := w.Goal()
 			if goal == nil || goal.Sign() <= 0 {
 				continue
 			}
 			n, milli := int64(1), goal.MilliValue()
-			average := w.target.Type != autoscalingv2.ValueMetricType
+			average := w.Target.Type != autoscalingv2.ValueMetricType
 			var target horizontal.Target
 			if average {
 				var err error
@@ -93,8 +94,8 @@ func (h *holder) keep(ctx context.Context, o *offer, seen int64) (kept keeping, 
 			if n > 0 && milli > math.MaxInt64/n {
 				milli = math.MaxInt64 / n
 			}
-			asks := func(sum int64) int32 { return a.withinLimits(h.settings.Asks(a.Spec.Behavior, *goal, target, sum)) }
-			has := a.withinLimits(target.Spec)
+			asks := func(sum int64) int32 { return a.WithinLimits(h.settings.Asks(a.Spec.Behavior, *goal, target, sum)) }
+			has := a.WithinLimits(target.Spec)
 			if average && asks(milli*n) != has {
 				kept.moves = refuse(outcomeHeld, "%s: incomplete, and only without an answer does HPA %s keep its %d replicas: its target has %d pods now, which the controller would ask for, since they are within its tolerance", o, a.Name, target.Spec, target.Status)
 			}
@@ -115,7 +116,7 @@ func (h *holder) keep(ctx context.Context, o *offer, seen int64) (kept keeping, 
 
 // replicas are what the HPA's target is meant to have: its scale's spec.replicas. The HPA's own status is from before its
 // last scaling, and only stands in where the scale may not be read or is not there, or no scale could be read for a minute.
-func (h *holder) replicas(ctx context.Context, a *autoscaler) (horizontal.Target, error) {
+func (h *holder) replicas(ctx context.Context, a *hpas.Wants) (horizontal.Target, error) {
 	scale, err := h.scales.recent(ctx, a.Namespace, a.Spec.ScaleTargetRef)
 	answered := err == nil || apierrors.IsForbidden(err) || apierrors.IsNotFound(err) || meta.IsNoMatchError(err)
 	if h.scalesFresh != nil && ctx.Err() == nil {
@@ -163,34 +164,34 @@ func (h *holder) apply(ctx context.Context, o *offer, subject string, k knowledg
 }
 
 // problems are what the askers' authors should know of the pods behind an answer.
-func (k knowledge) problems(o *offer) []Problem {
-	var ps []Problem
+func (k knowledge) problems(o *offer) []hpas.Problem {
+	var ps []hpas.Problem
 	if p, ok := contestedProblem(o, k.contested); ok {
 		ps = append(ps, p)
 	}
 	if k.mute-k.bare+k.unheard > 0 {
-		ps = append(ps, Problem{ReasonMuteSidecars, fmt.Sprintf("metric %s: sidecars of pods that exist have not reported for longer than --hold. A sum counts them as the mean of the others of their workload, those younger than meshpulse that never reported only as far as that keeps replicas. "+
-			"Restart the pods that were started before the wiring, and check that all reach meshpulse", o)})
+		ps = append(ps, hpas.Problemf(hpas.ReasonMuteSidecars, "metric %s: sidecars of pods that exist have not reported for longer than --hold. A sum counts them as the mean of the others of their workload, those younger than meshpulse that never reported only as far as that keeps replicas. "+
+			"Restart the pods that were started before the wiring, and check that all reach meshpulse", o))
 	}
 	if len(k.unpointed) > 0 {
 		var named []string
 		for _, w := range k.unpointed {
 			named = append(named, w.namespace+"/"+w.name)
 		}
-		ps = append(ps, Problem{ReasonUnpointedSidecars, fmt.Sprintf("metric %s: %s has sidecars that are not pointed at meshpulse: none reports, and the value stands without them. "+
-			"If it is meant, set envoyMetricsService for it (manifests/istio/pod-annotation.yaml) and restart its pods; if not, name in the query the workload that is (destination_workload)", o, strings.Join(named, ", "))})
+		ps = append(ps, hpas.Problemf(hpas.ReasonUnpointedSidecars, "metric %s: %s has sidecars that are not pointed at meshpulse: none reports, and the value stands without them. "+
+			"If it is meant, set envoyMetricsService for it (manifests/istio/pod-annotation.yaml) and restart its pods; if not, name in the query the workload that is (destination_workload)", o, strings.Join(named, ", ")))
 	}
 	for _, what := range k.deaf {
 		long, so := "20 seconds", "replicas are raised and not lowered"
 		if what == "scales" {
 			long, so = "a minute", "what keeps replicas is taken from the HPA's status"
 		}
-		ps = append(ps, Problem{ReasonDeafWatch, fmt.Sprintf("metric %s: the API server has told meshpulse nothing of %s for more than %s, so %s. "+
-			"Check that its ClusterRole still grants what manifests/base/rbac.yaml does, and its log", o, what, long, so)})
+		ps = append(ps, hpas.Problemf(hpas.ReasonDeafWatch, "metric %s: the API server has told meshpulse nothing of %s for more than %s, so %s. "+
+			"Check that its ClusterRole still grants what manifests/base/rbac.yaml does, and its log", o, what, long, so))
 	}
 	if k.refusing > 0 {
-		ps = append(ps, Problem{ReasonRefusedSamples, fmt.Sprintf("metric %s: samples of its pods have been refused for longer than --hold, and the value stands without them (a sum counts a pod of which nothing is left as the mean of the others). "+
-			"meshpulse_store_dropped_samples_total and meshpulse_ingest_dropped_samples_total tell the reason", o)})
+		ps = append(ps, hpas.Problemf(hpas.ReasonRefusedSamples, "metric %s: samples of its pods have been refused for longer than --hold, and the value stands without them (a sum counts a pod of which nothing is left as the mean of the others). "+
+			"meshpulse_store_dropped_samples_total and meshpulse_ingest_dropped_samples_total tell the reason", o))
 	}
 	return ps
 }

@@ -20,6 +20,7 @@ import (
 
 	"github.com/meshpulse/meshpulse/aggregator"
 	"github.com/meshpulse/meshpulse/metricsapi/horizontal"
+	"github.com/meshpulse/meshpulse/metricsapi/hpas"
 )
 
 // fixedPods are the pods of a test's cluster.
@@ -139,7 +140,7 @@ func (r requests) send(s *aggregator.Store) {
 }
 
 // asking is an HPA of podinfo with a target for the query of the tests.
-func asking(name string, kind autoscalingv2.MetricTargetType, target string, status int32) *autoscaler {
+func asking(name string, kind autoscalingv2.MetricTargetType, target string, status int32) *hpas.Wants {
 	q := resource.MustParse(target)
 	goal := autoscalingv2.MetricTarget{Type: kind}
 	if kind == autoscalingv2.ValueMetricType {
@@ -151,7 +152,7 @@ func asking(name string, kind autoscalingv2.MetricTargetType, target string, sta
 		ObjectMeta: metav1.ObjectMeta{Namespace: "test", Name: name},
 		Status:     autoscalingv2.HorizontalPodAutoscalerStatus{CurrentReplicas: status, DesiredReplicas: status},
 	}
-	return &autoscaler{sourceHPA: sourceHPA{HorizontalPodAutoscaler: h}, metrics: []wanted{{metric: "rps", target: goal}}}
+	return &hpas.Wants{HPA: hpas.HPA{HorizontalPodAutoscaler: h}, Metrics: []hpas.Metric{{Name: "rps", Target: goal}}}
 }
 
 func TestHold(t *testing.T) {
@@ -178,8 +179,8 @@ func TestHold(t *testing.T) {
 	unwired := func(p *knownPod) { p.wired = false }
 	batch := func(p *knownPod) { p.batch = true }
 	old := time.Hour
-	average := func(target string) []*autoscaler {
-		return []*autoscaler{asking("podinfo", autoscalingv2.AverageValueMetricType, target, 2)}
+	average := func(target string) []*hpas.Wants {
+		return []*hpas.Wants{asking("podinfo", autoscalingv2.AverageValueMetricType, target, 2)}
 	}
 	tests := map[string]struct {
 		expr     string // default: the sum above
@@ -188,7 +189,7 @@ func TestHold(t *testing.T) {
 		sent     []requests
 		at       time.Duration // since the store's start
 		hold     time.Duration // default: that above
-		hpas     []*autoscaler
+		hpas     []*hpas.Wants
 		scale    int32
 		want     string // quantity, "" is a refusal
 		reason   string // part of the reason or of the refusal
@@ -413,7 +414,7 @@ func TestHold(t *testing.T) {
 		},
 		"target of type Value": {
 			pods: fixedPods{pod("a", old), pod("b", old)}, at: 2 * time.Second, scale: 7,
-			hpas: []*autoscaler{asking("podinfo", autoscalingv2.ValueMetricType, "250m", 2)}, want: "250m", reason: "held", expected: 2,
+			hpas: []*hpas.Wants{asking("podinfo", autoscalingv2.ValueMetricType, "250m", 2)}, want: "250m", reason: "held", expected: 2,
 		},
 		"the scale may not be read": {
 			pods: fixedPods{pod("a", old)}, at: 2 * time.Second, scale: -1, hpas: average("10"), want: "20", reason: "held", expected: 1,

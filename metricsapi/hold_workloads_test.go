@@ -17,6 +17,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/meshpulse/meshpulse/aggregator"
+	"github.com/meshpulse/meshpulse/metricsapi/hpas"
 	"github.com/meshpulse/meshpulse/metricsapi/meshpod"
 )
 
@@ -101,7 +102,7 @@ func (c *heldCluster) answer(expr string, at time.Duration) (verdict, *refusal) 
 	asker.Spec.MaxReplicas = 100
 	p := register(c.store, preparedKey{namespace: "test", expr: expr})
 	defer p.close()
-	o := &offer{offerKey: offerKey{namespace: "test", metric: "rps"}, prepared: p, owner: asker, askers: []*autoscaler{asker}}
+	o := &offer{offerKey: offerKey{namespace: "test", metric: "rps"}, prepared: p, owner: asker, askers: []*hpas.Wants{asker}}
 	h := &holder{
 		pods: c.pods, scales: fixedScale(c.scale), store: c.store, started: c.store.Started(), hold: 5 * time.Minute,
 		status: func(string, string) (int32, bool) { return c.scale, true },
@@ -270,10 +271,10 @@ func TestAWorkloadThatWasNeverPointedAtMeshpulse(t *testing.T) {
 			if refused != nil || shown(v) != tc.want {
 				t.Errorf("got %s (%s), refused %v, want %s", shown(v), v.reason, refused, tc.want)
 			}
-			told := slices.ContainsFunc(v.problems, func(p Problem) bool {
-				return p.Reason == ReasonUnpointedSidecars && strings.Contains(p.Message, "test/loadtester has sidecars that are not pointed at meshpulse")
+			told := slices.ContainsFunc(v.problems, func(p hpas.Problem) bool {
+				return p.Reason == hpas.ReasonUnpointedSidecars && strings.Contains(p.Message, "test/loadtester has sidecars that are not pointed at meshpulse")
 			})
-			if others := slices.ContainsFunc(v.problems, func(p Problem) bool { return p.Reason == ReasonMuteSidecars }); told != tc.told || others {
+			if others := slices.ContainsFunc(v.problems, func(p hpas.Problem) bool { return p.Reason == hpas.ReasonMuteSidecars }); told != tc.told || others {
 				t.Errorf("told %v, want %v: %v", told, tc.told, v.problems)
 			}
 		})
@@ -546,7 +547,7 @@ func TestAnEstimateThatFailsKeepsTheReplicas(t *testing.T) {
 	p, at := register(c.store, preparedKey{namespace: "test", expr: namespaceWide}), c.store.Started().Add(whole)
 	asker := asking("podinfo", autoscalingv2.AverageValueMetricType, "20", 3)
 	asker.Spec.MaxReplicas = 100
-	o := &offer{offerKey: offerKey{namespace: "test", metric: "rps"}, prepared: p, owner: asker, askers: []*autoscaler{asker}}
+	o := &offer{offerKey: offerKey{namespace: "test", metric: "rps"}, prepared: p, owner: asker, askers: []*hpas.Wants{asker}}
 	a, err := p.query.Eval(t.Context(), at)
 	if err != nil {
 		t.Fatal(err)

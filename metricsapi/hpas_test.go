@@ -5,16 +5,18 @@ import (
 	"testing"
 
 	"k8s.io/apimachinery/pkg/labels"
+
+	"github.com/meshpulse/meshpulse/metricsapi/hpas"
 )
 
 // hpaFrom reads the one HPA of a YAML text.
-func hpaFrom(t testing.TB, text string) sourceHPA {
+func hpaFrom(t testing.TB, text string) hpas.HPA {
 	t.Helper()
-	c := readHPAFile("test.yaml", []byte(text))
-	if len(c.refused) > 0 || len(c.hpas) != 1 {
-		t.Fatalf("%d HPAs, errors %v, in\n%s", len(c.hpas), c.refused, text)
+	c := hpas.Decode("test.yaml", []byte(text))
+	if len(c.Refused) > 0 || len(c.HPAs) != 1 {
+		t.Fatalf("%d HPAs, errors %v, in\n%s", len(c.HPAs), c.Refused, text)
 	}
-	return c.hpas[0]
+	return c.HPAs[0]
 }
 
 // hpaText is an HPA of namespace test with the annotations and metrics in YAML flow style.

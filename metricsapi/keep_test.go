@@ -10,6 +10,7 @@ import (
 
 	"github.com/meshpulse/meshpulse/aggregator"
 	"github.com/meshpulse/meshpulse/metricsapi/horizontal"
+	"github.com/meshpulse/meshpulse/metricsapi/hpas"
 )
 
 // besides is a target that has more pods, or fewer, than it should.
@@ -43,9 +44,9 @@ func TestHeldAnswersKeepReplicasWhilePodsComeAndGo(t *testing.T) {
 			}
 			h := asking("podinfo", autoscalingv2.AverageValueMetricType, "10", tc.spec)
 			h.Spec.MaxReplicas = tc.limit
-			h.Spec.Metrics = []autoscalingv2.MetricSpec{{Type: autoscalingv2.ExternalMetricSourceType, External: &autoscalingv2.ExternalMetricSource{Target: h.metrics[0].target}}}
+			h.Spec.Metrics = []autoscalingv2.MetricSpec{{Type: autoscalingv2.ExternalMetricSourceType, External: &autoscalingv2.ExternalMetricSource{Target: h.Metrics[0].Target}}}
 			p := register(store, preparedKey{namespace: "test", expr: expr})
-			o := &offer{offerKey: offerKey{namespace: "test", metric: "rps"}, prepared: p, owner: h, askers: []*autoscaler{h}}
+			o := &offer{offerKey: offerKey{namespace: "test", metric: "rps"}, prepared: p, owner: h, askers: []*hpas.Wants{h}}
 			scale := &besides{}
 			absent := knownPod{wired: true, identity: aggregator.Pod{Namespace: "test", Name: "a", Workload: "podinfo"}, created: store.Started().Add(-time.Hour)}
 			settings := horizontal.Settings{Tolerance: horizontal.DefaultTolerance}
@@ -93,8 +94,8 @@ func TestWhatIsSeenTakesNoReplicasWhileIncomplete(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			h := asking("podinfo", autoscalingv2.AverageValueMetricType, "10", tc.target.Spec)
 			h.Spec.MaxReplicas = tc.limit
-			h.Spec.Metrics = []autoscalingv2.MetricSpec{{Type: autoscalingv2.ExternalMetricSourceType, External: &autoscalingv2.ExternalMetricSource{Target: h.metrics[0].target}}}
-			o := &offer{offerKey: offerKey{namespace: "test", metric: "rps"}, owner: h, askers: []*autoscaler{h}}
+			h.Spec.Metrics = []autoscalingv2.MetricSpec{{Type: autoscalingv2.ExternalMetricSourceType, External: &autoscalingv2.ExternalMetricSource{Target: h.Metrics[0].Target}}}
+			o := &offer{offerKey: offerKey{namespace: "test", metric: "rps"}, owner: h, askers: []*hpas.Wants{h}}
 			settings := horizontal.Settings{Tolerance: horizontal.DefaultTolerance}
 			x := &holder{scales: &besides{tc.target}, settings: settings}
 			v, refused := x.apply(t.Context(), o, "rps", knowledge{missing: "1 sidecar silent (a)"}, verdict{items: []item{{milli: tc.seen}}}, nil)

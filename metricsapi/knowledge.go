@@ -153,7 +153,7 @@ func (h *holder) look(p *prepared, namespace string, a aggregator.Answer, at tim
 		return l.k
 	}
 	sets := q.Meant()
-	if p.waypoint() && namespace != "" { // it names who is called. Who stands before that is not said: as a rule a waypoint of the namespace
+	if p.Waypoint() && namespace != "" { // it names who is called. Who stands before that is not said: as a rule a waypoint of the namespace
 		l.waypoints = namespace
 		sets = append(slices.Clone(sets), aggregator.Meant{Namespace: namespace})
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/meshpulse/meshpulse/aggregator"
+	"github.com/meshpulse/meshpulse/metricsapi/hpas"
 )
 
 // Options is what a [Server] can be told. The zero value of a field means its default, but where it says otherwise; Store is
@@ -126,7 +127,7 @@ func (o Options) Validate() error {
 	if o.Hold < 0 {
 		fail("--hold %s is negative: give how long a silent sidecar is waited for, such as 5m", o.Hold)
 	}
-	if o.SurgeAction != surgeActionOn && o.SurgeAction != string(surgeActionOff) {
+	if o.SurgeAction != surgeActionOn && o.SurgeAction != string(hpas.SurgeOff) {
 		fail("--surge-action %q is neither on nor off", o.SurgeAction)
 	}
 	if o.MaxReadsPerUser < 0 {

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/meshpulse/meshpulse/aggregator"
+	"github.com/meshpulse/meshpulse/metricsapi/hpas"
 )
 
 // Where a workload's name is misspelt the error says which do report: of the namespace that is meant, and standalone of all where it has none.
@@ -23,13 +24,13 @@ func TestWhoReportsIsToldOfANameThatNobodyHas(t *testing.T) {
 		`destination_workload="podinfoo",reporter="destination"`:                                               "others do report: istio-system/",
 		`destination_workload="podinfoo",destination_workload_namespace="test",reporter="waypoint"`:            "",
 	} {
-		got := m.ask(vocabulary{keeps: istioOnly}, "sum(rate(istio_requests_total{"+matchers+"}[1m]))", 10*time.Minute)
+		got := m.ask(hpas.Vocabulary{Keeps: istioOnly}, "sum(rate(istio_requests_total{"+matchers+"}[1m]))", 10*time.Minute)
 		if got.err == "" || !strings.Contains(got.err, want) || (want == "") == strings.Contains(got.err, "others do report") {
 			t.Errorf("%s gives %s, want %q", matchers, got, want)
 		}
 	}
 	// Who is silent does not report.
-	if got := m.ask(vocabulary{keeps: istioOnly}, `sum(rate(istio_requests_total{destination_workload="podinfoo",destination_workload_namespace="test"}[1m]))`, 11*time.Minute); got.err == "" || strings.Contains(got.err, "others do report") {
+	if got := m.ask(hpas.Vocabulary{Keeps: istioOnly}, `sum(rate(istio_requests_total{destination_workload="podinfoo",destination_workload_namespace="test"}[1m]))`, 11*time.Minute); got.err == "" || strings.Contains(got.err, "others do report") {
 		t.Errorf("after all have fallen silent: %s", got)
 	}
 }
@@ -45,7 +46,7 @@ func TestInAClusterNobodyElsesWorkloadsAreTold(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer q.Close()
-		r := rules{words: vocabulary{keeps: istioOnly}, retention: 5 * time.Minute, started: m.store.Started(), holder: &holder{}}
+		r := rules{words: hpas.Vocabulary{Keeps: istioOnly}, retention: 5 * time.Minute, started: m.store.Started(), holder: &holder{}}
 		p := newPrepared(expr, q, nil)
 		_, refused := r.judge("a metric", p, aggregator.Answer{}, m.store.Started().Add(10*time.Minute))
 		if refused == nil || strings.Contains(refused.message, "others do report: test/api, ") != want {

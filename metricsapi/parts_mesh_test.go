@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/meshpulse/meshpulse/aggregator"
+	"github.com/meshpulse/meshpulse/metricsapi/hpas"
 )
 
 // callMesh is a mesh of nine pods whose sidecars tell of the calls between them at each flush: HTTP with and without mTLS, gRPC with
@@ -183,7 +184,7 @@ type answered struct {
 	sum    int64 // milli
 	reason string
 	err    string
-	events []Problem
+	events []hpas.Problem
 }
 
 func (a answered) String() string {
@@ -198,14 +199,14 @@ func (a answered) String() string {
 }
 
 // ask takes the expression as the query of an HPA, at a time after the store's start.
-func (m *callMesh) ask(words vocabulary, expr string, at time.Duration) answered {
+func (m *callMesh) ask(words hpas.Vocabulary, expr string, at time.Duration) answered {
 	m.t.Helper()
-	c := newCatalog(m.store, newWarner(func(sourceHPA, Problem) {}, newMetrics(nil)))
+	c := newCatalog(m.store, newWarner(func(hpas.HPA, hpas.Problem) {}, newMetrics(nil)))
 	c.words = words
 	defer c.Close()
 	h := asks(m.t, "asker", "q", "vector(1)")
 	h.Annotations["metric-config.external.prometheus-query.prometheus/q"] = expr
-	c.Replace([]sourceHPA{h})
+	c.Replace([]hpas.HPA{h})
 	var got answered
 	for _, h := range c.current.Load().hpas {
 		got.events = append(got.events, h.problems...)

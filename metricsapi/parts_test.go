@@ -11,6 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 
 	"github.com/meshpulse/meshpulse/aggregator"
+	"github.com/meshpulse/meshpulse/metricsapi/hpas"
 )
 
 // istioOnly is what the default --keep keeps.
@@ -53,11 +54,11 @@ func TestWhatCanNeverBeThereGivesNoAnswer(t *testing.T) {
 	for name, p := range parts {
 		for around, whole := range wholes {
 			t.Run(name+"/"+around, func(t *testing.T) {
-				got := m.ask(vocabulary{keeps: istioOnly}, strings.ReplaceAll(whole, "X", p.part), 10*time.Minute)
+				got := m.ask(hpas.Vocabulary{Keeps: istioOnly}, strings.ReplaceAll(whole, "X", p.part), 10*time.Minute)
 				if got.err == "" || !strings.Contains(got.err, p.names) {
 					t.Errorf("want an error that names %s, got %s", p.names, got)
 				}
-				if !got.told(ReasonNotReported, p.event) {
+				if !got.told(hpas.ReasonNotReported, p.event) {
 					t.Errorf("no event about %s: %s", p.event, got)
 				}
 			})
@@ -92,8 +93,8 @@ func TestANameThatNobodyHasButThatMayCome(t *testing.T) {
 		"scalar(" + other + ")":                        "istio_requests",
 		`sum(rate({__name__=~"istio_requests?"}[1m]))`: "istio_requests?",
 	} {
-		got := m.ask(vocabulary{keeps: istioOnly}, expr, 10*time.Minute)
-		if want == "" && (got.err != "" || got.sum == 0 || got.told(ReasonNotReported, "")) {
+		got := m.ask(hpas.Vocabulary{Keeps: istioOnly}, expr, 10*time.Minute)
+		if want == "" && (got.err != "" || got.sum == 0 || got.told(hpas.ReasonNotReported, "")) {
 			t.Errorf("%s is %s, want its value", expr, got)
 		}
 		if want != "" && !strings.Contains(got.err, want) {
@@ -127,11 +128,11 @@ func TestWhatMayComeIsNotWhatCanNeverBeThere(t *testing.T) {
 		`sum(rate(istio_request_bytes_bucket{pod="api-0",le="250"}[1m]))`:  "",
 		`sum(rate({__name__=~"istio_requests_total|x",pod="api-0"}[1m]))`:  "",
 	} {
-		got := m.ask(vocabulary{keeps: keeps, tags: []string{"region"}}, expr, 10*time.Minute)
+		got := m.ask(hpas.Vocabulary{Keeps: keeps, Tags: []string{"region"}}, expr, 10*time.Minute)
 		if (got.err == "") != (outcome == "") || !strings.Contains(got.err, outcome) {
 			t.Errorf("%s is %s, want error %q", expr, got, outcome)
 		}
-		if outcome == "" && got.told(ReasonNotReported, "") {
+		if outcome == "" && got.told(hpas.ReasonNotReported, "") {
 			t.Errorf("%s is told of: %s", expr, got)
 		}
 	}
@@ -157,7 +158,7 @@ func TestNaNOfNothingIsNoQuotient(t *testing.T) {
 		there + " > 1000":       "series match",
 		"scalar(" + there + ")": "36000m",
 	} {
-		if got := m.ask(vocabulary{keeps: istioOnly}, expr, 10*time.Minute); !strings.Contains(got.String(), want) || strings.Contains(got.err, "0/0") {
+		if got := m.ask(hpas.Vocabulary{Keeps: istioOnly}, expr, 10*time.Minute); !strings.Contains(got.String(), want) || strings.Contains(got.err, "0/0") {
 			t.Errorf("%s is %s, want %s", expr, got, want)
 		}
 	}
@@ -172,17 +173,17 @@ func TestTheRemedyForDividingByPods(t *testing.T) {
 		pods  = `count(count by (pod) (istio_requests_total{destination_workload="podinfo",reporter="destination"}))`
 	)
 	for _, by := range []string{`count(kube_pod_info{pod=~"podinfo.*"})`, `count(count(container_memory_usage_bytes{pod=~"podinfo.*"}) by (pod))`, `scalar(count(up{job="podinfo"}))`, `sum(kube_deployment_status_replicas)`} {
-		got := m.ask(vocabulary{keeps: istioOnly}, there+" / "+by, 10*time.Minute)
+		got := m.ask(hpas.Vocabulary{Keeps: istioOnly}, there+" / "+by, 10*time.Minute)
 		for _, part := range []string{"AverageValue", "leave it out", "count(count by (pod) (istio_requests_total{…}))"} {
-			if !strings.Contains(got.err, part) || !got.told(ReasonNotReported, part) {
+			if !strings.Contains(got.err, part) || !got.told(hpas.ReasonNotReported, part) {
 				t.Errorf("%s does not say %q: %s", by, part, got)
 			}
 		}
 	}
-	if got := m.ask(vocabulary{keeps: istioOnly}, there+" / "+pods, 10*time.Minute); got.err != "" || got.sum != 18000 {
+	if got := m.ask(hpas.Vocabulary{Keeps: istioOnly}, there+" / "+pods, 10*time.Minute); got.err != "" || got.sum != 18000 {
 		t.Errorf("the number of pods that is advised gives %s, want 18000m", got)
 	}
-	if got := m.ask(vocabulary{keeps: istioOnly}, there+" / sum(rate(nginx_requests[1m]))", 10*time.Minute); strings.Contains(got.err, "AverageValue, which divides") {
+	if got := m.ask(hpas.Vocabulary{Keeps: istioOnly}, there+" / sum(rate(nginx_requests[1m]))", 10*time.Minute); strings.Contains(got.err, "AverageValue, which divides") {
 		t.Errorf("a ratio is told of pods: %s", got)
 	}
 }
@@ -253,8 +254,8 @@ func TestAValueThatNobodyReports(t *testing.T) {
 		rate(`destination_workload="idle",reporter="destination",request_protocol="grpc",destination_service_name="other"`): {quiet, ""},
 		rate(`destination_workload="db",reporter="destination",request_protocol="grpc"`):                                    {quiet, ""},
 	} {
-		got := m.ask(vocabulary{keeps: istioOnly}, expr, 10*time.Minute)
-		told := got.told(ReasonUnreportedValue, want.names)
+		got := m.ask(hpas.Vocabulary{Keeps: istioOnly}, expr, 10*time.Minute)
+		told := got.told(hpas.ReasonUnreportedValue, want.names)
 		ok := false
 		switch want.is {
 		case value:
@@ -282,7 +283,7 @@ func TestNothingIsToldBeforeThePodsReport(t *testing.T) {
 	later := m.calls
 	ask := func(when, expr string, at time.Duration, want bool) {
 		t.Helper()
-		if got := m.ask(vocabulary{keeps: istioOnly}, expr, at); got.err == "" || got.told(ReasonNotReported, "") != want {
+		if got := m.ask(hpas.Vocabulary{Keeps: istioOnly}, expr, at); got.err == "" || got.told(hpas.ReasonNotReported, "") != want {
 			t.Errorf("%s, %s is %s", when, expr, got)
 		}
 	}
@@ -302,13 +303,13 @@ func TestWhatIsToldOfAValueDoesNotChange(t *testing.T) {
 	m := newCallMesh(t)
 	m.run(5*time.Second, time.Minute)
 	expr := `sum(rate(istio_requests_total{destination_workload="podinfo",reporter="destination",connection_security_policy="mtls"}[1m]))`
-	before := m.ask(vocabulary{}, expr, time.Minute)
+	before := m.ask(hpas.Vocabulary{}, expr, time.Minute)
 	for i := range m.pods {
 		m.calls[m.pods[i].Name] = nil
 	}
 	m.http("podinfo-7d9f8c6b5-00000", "destination", "frontend", "podinfo", "other", "200", 10)
 	m.run(65*time.Second, 2*time.Minute)
-	after := m.ask(vocabulary{}, expr, 2*time.Minute)
+	after := m.ask(hpas.Vocabulary{}, expr, 2*time.Minute)
 	if before.err == after.err || len(before.events) != 1 || len(after.events) != 1 || before.events[0] != after.events[0] {
 		t.Errorf("before %s, after %s", before, after)
 	}
@@ -337,7 +338,7 @@ func TestWhatAnExpressionAsksForThatIsNotIstios(t *testing.T) {
 		`histogram_quantile(0.95,sum(irate(istio_request_duration_milliseconds_bucket[5m]))by (le))`:                             "",
 	} {
 		p, a := newPrepared(expr, nil, nil), aggregator.Answer{}
-		if p.tree != nil {
+		if p.Tree != nil {
 			a.Absent = absentFrom(t, expr)
 		}
 		if got, _ := (rules{}).missing(p, a, p.absent(a)); (got == "") != (foreign == "") || !strings.Contains(got, foreign) {
@@ -355,15 +356,15 @@ func TestWhichPartIsMissing(t *testing.T) {
 		`a or b`: "", `b or a`: "", `a or vector(0)`: "", `a or a`: "a", `b + (a or vector(0))`: "",
 		`absent(a)`: "", `absent_over_time(a[1m])`: "", `scalar(a)`: "", `vector(scalar(a))`: "", `b * scalar(a)`: "", `hour()`: "", `vector(1)`: "", `count(a)`: "a",
 	} {
-		e := parse(expr)
+		e := hpas.Parse(expr)
 		absent := absentParts{}
-		for _, p := range e.parts {
-			if p.metric() == "a" {
+		for _, p := range e.Parts {
+			if p.Metric() == "a" {
 				absent[p.VectorSelector] = aggregator.Absent{}
 			}
 		}
 		got := ""
-		if s := absent.in(e.tree); s != nil {
+		if s := absent.in(e.Tree); s != nil {
 			got = s.String()
 		}
 		if got != want {
@@ -425,7 +426,7 @@ func TestPodsOfAnotherForm(t *testing.T) {
 			}
 			p := register(store, preparedKey{namespace: "test", expr: tc.expr})
 			a := asking("podinfo", autoscalingv2.AverageValueMetricType, "10", 2)
-			o := &offer{offerKey: offerKey{"test", "rps", ""}, prepared: p, owner: a, askers: []*autoscaler{a}}
+			o := &offer{offerKey: offerKey{"test", "rps", ""}, prepared: p, owner: a, askers: []*hpas.Wants{a}}
 			v, _, refused := r.evaluate(t.Context(), "metric rps", o, p, store.Started().Add(tc.at))
 			got := resource.NewMilliQuantity(v.sum(), resource.DecimalSI).String()
 			if refused != nil {
@@ -434,7 +435,7 @@ func TestPodsOfAnotherForm(t *testing.T) {
 			if got != tc.want && (refused == nil || !strings.Contains(got, tc.want)) || v.held != tc.held {
 				t.Errorf("got %s, held %t (%s)", got, v.held, v.reason)
 			}
-			if len(v.problems) == 0 || v.problems[len(v.problems)-1].Reason != ReasonUnreadMetrics {
+			if len(v.problems) == 0 || v.problems[len(v.problems)-1].Reason != hpas.ReasonUnreadMetrics {
 				t.Errorf("no event: %v", v.problems)
 			}
 		})
@@ -467,7 +468,9 @@ func TestServeWhatCanNeverBeThere(t *testing.T) {
 	}
 	for i, part := range []string{"kube_pod_info", "label app", ""} {
 		m := s.Status(t.Context()).Metrics[i]
-		told := slices.ContainsFunc(m.Events, func(p Problem) bool { return p.Reason == ReasonNotReported && strings.Contains(p.Message, part) })
+		told := slices.ContainsFunc(m.Events, func(p hpas.Problem) bool {
+			return p.Reason == hpas.ReasonNotReported && strings.Contains(p.Message, part)
+		})
 		if (m.Error != "") != (part != "") || !told {
 			t.Errorf("the state of metric %d is %+v", i, m)
 		}

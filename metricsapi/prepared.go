@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/meshpulse/meshpulse/aggregator"
+	"github.com/meshpulse/meshpulse/metricsapi/hpas"
 )
 
 // adhocLimit bounds the queries of metrics that no HPA asks for.
@@ -15,7 +16,7 @@ const adhocLimit = 256
 // prepared is an expression's query, shared by all of a namespace that ask for it. It is closed when its keeper has released it and the
 // last reader is done.
 type prepared struct {
-	expression
+	hpas.Expression
 	// query is nil where err says why the store refused the expression.
 	query *aggregator.Query
 	err   error
@@ -43,15 +44,15 @@ type preparedKey struct {
 	surge           aggregator.SurgeConfig // zero: not watched for surges
 }
 
-func queryKeyOf(a *autoscaler, w wanted) preparedKey {
-	return preparedKey{a.Namespace, w.expr, w.surge}
+func queryKeyOf(a *hpas.Wants, w hpas.Metric) preparedKey {
+	return preparedKey{a.Namespace, w.Expr, w.Surge}
 }
 
 // register keeps the query prepared in the store until it is closed. Each of its selectors has to name a metric: the author of one that
 // names none would take all series of all pods for a number.
 func register(store *aggregator.Store, key preparedKey) *prepared {
 	p := newPrepared(key.expr, nil, nil)
-	if p.err = p.namesMetrics(); p.err != nil {
+	if p.err = p.NamesMetrics(); p.err != nil {
 		return p
 	}
 	q, err := store.RegisterFor(key.namespace, key.expr)
@@ -71,7 +72,7 @@ func register(store *aggregator.Store, key preparedKey) *prepared {
 }
 
 func newPrepared(expr string, q *aggregator.Query, err error) *prepared {
-	return &prepared{expression: parse(expr), query: q, err: err, refs: 1}
+	return &prepared{Expression: hpas.Parse(expr), query: q, err: err, refs: 1}
 }
 
 // namesPods says whether the expression tells which pods' series it selects.
@@ -139,7 +140,7 @@ func (q *adhocQueries) acquire(expr string) *prepared {
 
 func (q *adhocQueries) drop(e *list.Element) {
 	p := q.order.Remove(e).(*prepared)
-	delete(q.byExpr, p.expr)
+	delete(q.byExpr, p.Text)
 	p.release()
 }
 

@@ -16,6 +16,7 @@ import (
 	adapter "sigs.k8s.io/custom-metrics-apiserver/pkg/provider"
 
 	"github.com/meshpulse/meshpulse/aggregator"
+	"github.com/meshpulse/meshpulse/metricsapi/hpas"
 )
 
 // Labels that each item of an answer carries beside its series' own. No label of Istio's starts with meshpulse_, and a
@@ -151,11 +152,11 @@ func (r rules) evaluate(ctx context.Context, subject string, o *offer, p *prepar
 	v, answer, refused := r.see(ctx, subject, p, at)
 	if refused != nil && (refused.outcome == outcomeBadQuery || refused.outcome == outcomeFailed) {
 		if o != nil && p.query != nil && p.query.TooMuch() {
-			v.problems = append(v.problems, Problem{ReasonTooMuch, fmt.Sprintf("metric %s gets no value: its query took more samples or time than one may, and is refused for two minutes: %v", o, aggregator.ErrTooMuch)})
+			v.problems = append(v.problems, hpas.Problemf(hpas.ReasonTooMuch, "metric %s gets no value: its query took more samples or time than one may, and is refused for two minutes: %v", o, aggregator.ErrTooMuch))
 		}
 		return v, answer, refused
 	}
-	var remarks []Problem
+	var remarks []hpas.Problem
 	if o != nil {
 		remarks = r.remarks(o, p, answer)
 	}
@@ -168,11 +169,11 @@ func (r rules) evaluate(ctx context.Context, subject string, o *offer, p *prepar
 		namespace = o.namespace
 	}
 	k := r.holder.look(p, namespace, answer, at)
-	if refused == nil && answer.Matched == 0 && p.selects() && k.unknown+k.mute+k.unheard > 0 && k.missing == "" {
-		refused = refuse(outcomeNoSidecar, "%s: no series yet, and not every pod that could have one reports, so it is not known to be 0: %s", subject, p.expr)
+	if refused == nil && answer.Matched == 0 && p.Selects() && k.unknown+k.mute+k.unheard > 0 && k.missing == "" {
+		refused = refuse(outcomeNoSidecar, "%s: no series yet, and not every pod that could have one reports, so it is not known to be 0: %s", subject, p.Text)
 	}
 	if refused == nil && k.known == 0 && answer.Reporting > 0 {
-		refused = refuse(outcomeNoValue, "%s: all that the sidecars that report could have sent of it was refused (meshpulse_store_dropped_samples_total tells the reason): %s", subject, p.expr)
+		refused = refuse(outcomeNoValue, "%s: all that the sidecars that report could have sent of it was refused (meshpulse_store_dropped_samples_total tells the reason): %s", subject, p.Text)
 	}
 	if refused == nil {
 		v = r.beforeTheMove(ctx, subject, p, answer, k, v, at)
@@ -202,7 +203,7 @@ func (r rules) alone(subject string, o *offer, p *prepared, v verdict, a aggrega
 	if problem, ok := contestedProblem(o, pods); ok && o != nil {
 		v.problems = append(v.problems, problem)
 	}
-	return v, a, refuse(outcomeHeld, "%s: 1 or more sidecars %s (%s): %s", subject, flawTexts[flawRival], describeContest(pods[0]), p.expr)
+	return v, a, refuse(outcomeHeld, "%s: 1 or more sidecars %s (%s): %s", subject, flawTexts[flawRival], describeContest(pods[0]), p.Text)
 }
 
 // lateFlushes is how many flush intervals the newest row of a pod may be old before its silence begins to pull a rate down:
@@ -249,19 +250,19 @@ func (v verdict) sum() int64 {
 }
 
 // tell gives everyone who asks for the offer a Warning event.
-func (p *provider) tell(o *offer, problem Problem) {
+func (p *provider) tell(o *offer, problem hpas.Problem) {
 	for _, a := range o.askers {
-		p.catalog.warn.tell(a.sourceHPA, problem)
+		p.catalog.warn.tell(a.HPA, problem)
 	}
 }
 
-func severalSeries(o *offer) Problem {
-	return Problem{ReasonSeveralSeries, fmt.Sprintf("metric %s: the query gives several series, and the HPA adds them up (kube-metrics-adapter took the first). If that is not meant, aggregate in the query: sum(…)", o)}
+func severalSeries(o *offer) hpas.Problem {
+	return hpas.Problemf(hpas.ReasonSeveralSeries, "metric %s: the query gives several series, and the HPA adds them up (kube-metrics-adapter took the first). If that is not meant, aggregate in the query: sum(…)", o)
 }
 
 // toValue is an item in the API's form. Its time is that of the newest sample, unset where none went in; never that of the call.
 func toValue(metric string, selector labels.Selector, it item, v verdict, a aggregator.Answer) external_metrics.ExternalMetricValue {
-	shown := map[string]string(demanded(selector))
+	shown := map[string]string(hpas.Demanded(selector))
 	for k, v := range it.labels {
 		shown[k] = v
 	}

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/meshpulse/meshpulse/aggregator"
+	"github.com/meshpulse/meshpulse/metricsapi/hpas"
 )
 
 // requestsOf describes each sample as a series of its own.
@@ -38,13 +39,13 @@ func TestARangeThatDoesNotFitIsToldAndTriedAgain(t *testing.T) {
 		st.Close()
 	}
 	wide := asks(t, "wide", "requests", "sum(rate(istio_requests_total[1h]))")
-	c.Replace([]sourceHPA{wide})
-	if got := told.message(ReasonBadQuery); !strings.Contains(got, "1h0m0s back") || !strings.Contains(got, `"test"`) || !strings.Contains(got, "--memory-budget") {
+	c.Replace([]hpas.HPA{wide})
+	if got := told.message(hpas.ReasonBadQuery); !strings.Contains(got, "1h0m0s back") || !strings.Contains(got, `"test"`) || !strings.Contains(got, "--memory-budget") {
 		t.Errorf("the HPA is told %q", got)
 	}
 	key := preparedKey{namespace: "test", expr: "sum(rate(istio_requests_total[1h]))"}
 	refused := c.prepared[key]
-	c.Replace([]sourceHPA{wide, asks(t, "other", "one", "vector(1)")})
+	c.Replace([]hpas.HPA{wide, asks(t, "other", "one", "vector(1)")})
 	if c.prepared[key] == refused {
 		t.Error("it is not tried again")
 	}

@@ -8,13 +8,14 @@ import (
 	"time"
 
 	"github.com/meshpulse/meshpulse/aggregator"
+	"github.com/meshpulse/meshpulse/metricsapi/hpas"
 )
 
 // What the message about a label of a scrape says to write gives the value.
 func TestTheRemedyForALabelOfAScrapeHelps(t *testing.T) {
 	m := newCallMesh(t)
 	m.run(5*time.Second, 10*time.Minute)
-	words := vocabulary{keeps: istioOnly}
+	words := hpas.Vocabulary{Keeps: istioOnly}
 	const sum = `sum(rate(istio_requests_total{reporter="destination",L="V"}[1m]))`
 	write := regexp.MustCompile(`write (\w+) in its place(?: \(with reporter="source": (\w+)\))?`)
 	values := map[string]string{
@@ -57,7 +58,7 @@ func TestTheRemedyForALabelOfAScrapeHelps(t *testing.T) {
 func TestTheRemedyForAnothersMetric(t *testing.T) {
 	m := newCallMesh(t)
 	m.run(5*time.Second, 10*time.Minute)
-	words := vocabulary{keeps: istioOnly}
+	words := hpas.Vocabulary{Keeps: istioOnly}
 	for expr, want := range map[string]string{
 		`sum(rate(http_requests_total{pod="x"}[1m]))`:                         "The requests that reach a pod through its sidecar are in istio_requests_total",
 		`sum(rate(nginx_ingress_controller_requests[1m]))`:                    "another adapter has to serve",
@@ -83,7 +84,7 @@ func TestTheRemedyForAnothersMetric(t *testing.T) {
 func TestASelectorHasToNameAMetric(t *testing.T) {
 	m := newCallMesh(t)
 	m.run(5*time.Second, 10*time.Minute)
-	words := vocabulary{keeps: istioOnly}
+	words := hpas.Vocabulary{Keeps: istioOnly}
 	write := regexp.MustCompile(`as in (istio_requests_total\S*), and`)
 	for _, selector := range []string{
 		`{reporter="destination"}`, `{__name__=~".+"}`, `{__name__!=""}`, `{__name__=~"istio_.*"}`, `{__name__=~"istio_requests_total|",pod=~".+"}`, `{__name__!="istio_requests_total",pod=~".+"}`,
@@ -92,7 +93,7 @@ func TestASelectorHasToNameAMetric(t *testing.T) {
 		for _, whole := range []string{"sum(rate(X[1m]))", "sum(rate(istio_requests_total[1m])) + (sum(rate(X[1m])) or vector(0))", "count(count_over_time(X[1m])) or vector(0)"} {
 			expr := strings.ReplaceAll(whole, "X", selector)
 			got := m.ask(words, expr, 10*time.Minute)
-			if !strings.Contains(got.err, "names no metric") || !got.told(ReasonBadQuery, "names no metric") {
+			if !strings.Contains(got.err, "names no metric") || !got.told(hpas.ReasonBadQuery, "names no metric") {
 				t.Errorf("%s gives %s", expr, got)
 				continue
 			}
@@ -102,7 +103,7 @@ func TestASelectorHasToNameAMetric(t *testing.T) {
 			}
 			after := m.ask(words, strings.ReplaceAll(whole, "X", better[1]), 10*time.Minute)
 			// What named no reporter names none now, which is told.
-			told := slices.DeleteFunc(slices.Clone(after.events), func(p Problem) bool { return p.Reason == ReasonCallersWord })
+			told := slices.DeleteFunc(slices.Clone(after.events), func(p hpas.Problem) bool { return p.Reason == hpas.ReasonCallersWord })
 			if after.err != "" || after.sum <= 0 || len(told) > 0 {
 				t.Errorf("%s: the remedy %s gives %s", expr, better[1], after)
 			}
@@ -117,8 +118,8 @@ func TestAnothersMetricIsToldBeforeAnySidecarReports(t *testing.T) {
 		t.Fatal(err)
 	}
 	m := &callMesh{t: t, store: store}
-	got := m.ask(vocabulary{keeps: istioOnly}, `sum(rate(http_requests_total[1m]))`, time.Minute)
-	if !got.told(ReasonNotReported, "another adapter has to serve") || !strings.Contains(got.err, "istio_requests_total") {
+	got := m.ask(hpas.Vocabulary{Keeps: istioOnly}, `sum(rate(http_requests_total[1m]))`, time.Minute)
+	if !got.told(hpas.ReasonNotReported, "another adapter has to serve") || !strings.Contains(got.err, "istio_requests_total") {
 		t.Errorf("got %s", got)
 	}
 }
@@ -132,7 +133,7 @@ func TestTheRemedyForEnvoysOwnMetricWhereItIsKept(t *testing.T) {
 		"all":             func(string) bool { return true },
 		"those of theirs": func(metric string) bool { return istioOnly(metric) || strings.HasPrefix(metric, "cluster_") },
 	} {
-		words := vocabulary{keeps: keeps}
+		words := hpas.Vocabulary{Keeps: keeps}
 		got := m.ask(words, `sum(rate(envoy_cluster_upstream_rq_total[1m]))`, 10*time.Minute)
 		better := regexp.MustCompile(`write (\w+) in its place`).FindStringSubmatch(got.err)
 		if better == nil || strings.Contains(got.err, "not read") {
@@ -147,9 +148,9 @@ func TestTheRemedyForEnvoysOwnMetricWhereItIsKept(t *testing.T) {
 // A label that somebody has said is added is not told of as one that Istio does not set, on a metric without PromQL too.
 func TestACustomTagIsAKnownLabelOfANamedMetric(t *testing.T) {
 	c, told := newTestCatalog(t)
-	c.words.tags = []string{"region"}
-	c.Replace([]sourceHPA{hpaFrom(t, hpaText("one", "", external("istio-requests-per-second", "{matchLabels: {destination_workload: podinfo, region: eu, tenant: a}}", `type: AverageValue, averageValue: "10"`)))})
-	if events := told.take(); len(events) != 1 || !strings.Contains(told.message(ReasonUnknownLabel), "selects by tenant") {
-		t.Errorf("told %q, %q", events, told.message(ReasonUnknownLabel))
+	c.words.Tags = []string{"region"}
+	c.Replace([]hpas.HPA{hpaFrom(t, hpaText("one", "", external("istio-requests-per-second", "{matchLabels: {destination_workload: podinfo, region: eu, tenant: a}}", `type: AverageValue, averageValue: "10"`)))})
+	if events := told.take(); len(events) != 1 || !strings.Contains(told.message(hpas.ReasonUnknownLabel), "selects by tenant") {
+		t.Errorf("told %q, %q", events, told.message(hpas.ReasonUnknownLabel))
 	}
 }

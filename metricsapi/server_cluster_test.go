@@ -24,6 +24,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes/scheme"
+
+	"github.com/meshpulse/meshpulse/metricsapi/hpas"
 )
 
 // fakeAPI is as much of an API server as a server in a cluster needs to start: lists that never change, reviews that know one
@@ -39,7 +41,7 @@ type fakeAPI struct {
 	annotate map[string]string
 }
 
-func newFakeAPI(t *testing.T, hpas ...sourceHPA) *fakeAPI {
+func newFakeAPI(t *testing.T, hpas ...hpas.HPA) *fakeAPI {
 	f := &fakeAPI{events: map[string]string{}, hpas: &autoscalingv2.HorizontalPodAutoscalerList{
 		TypeMeta: metav1.TypeMeta{APIVersion: "autoscaling/v2", Kind: "HorizontalPodAutoscalerList"}, ListMeta: metav1.ListMeta{ResourceVersion: "1"},
 	}}
@@ -186,7 +188,7 @@ func TestServeInACluster(t *testing.T) {
 	s := startServer(t, func(o *Options) {
 		o.Standalone, o.HPADir, o.BindAddress, o.Kubeconfig = false, "", "127.0.0.1", api.kubeconfig(t)
 	})
-	eventually(t, func() bool { return api.reasons() == ReasonBadQuery }, func() string { return "events are " + api.reasons() })
+	eventually(t, func() bool { return api.reasons() == hpas.ReasonBadQuery }, func() string { return "events are " + api.reasons() })
 	for token, want := range map[string]int{"": http.StatusForbidden, "nobody": http.StatusUnauthorized, "stranger": http.StatusForbidden, "hpa": http.StatusOK} {
 		s.token = token
 		for _, path := range []string{apiPath, "/debug/hpas", "/metrics"} {

@@ -18,6 +18,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	certutil "k8s.io/client-go/util/cert"
 	emv1beta1 "k8s.io/metrics/pkg/apis/external_metrics/v1beta1"
+
+	"github.com/meshpulse/meshpulse/metricsapi/hpas"
 )
 
 const discovered = `[{"name":"prometheus-query","singularName":"","namespaced":true,"kind":"ExternalMetricValueList","verbs":["get"]}]`
@@ -36,7 +38,7 @@ func TestServeTheGuides(t *testing.T) {
 			s.t = t
 			s.discovers("[]")
 			s.refused("test", "prometheus-query", "query-name="+guide.query, http.StatusNotFound)
-			data, err := os.ReadFile(filepath.Join("testdata", file))
+			data, err := os.ReadFile(filepath.Join("hpas", "testdata", file))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -128,7 +130,7 @@ func TestServeSeveralSeries(t *testing.T) {
 		t.Errorf("%d events about several series", got)
 	}
 	m := s.Status(t.Context()).Metrics[0]
-	if m.Value != "2" || len(m.Events) != 2 || m.Events[0].Reason != ReasonCallersWord || m.Events[1].Reason != ReasonSeveralSeries {
+	if m.Value != "2" || len(m.Events) != 2 || m.Events[0].Reason != hpas.ReasonCallersWord || m.Events[1].Reason != hpas.ReasonSeveralSeries {
 		t.Errorf("the state is %+v", m)
 	}
 }
@@ -194,7 +196,7 @@ func TestServeStatus(t *testing.T) {
 			t.Errorf("metric %d: error %q", i, status.Metrics[i].Error)
 		}
 	}
-	if d := cmp.Diff(map[string]bool{ReasonBadQuery: true, ReasonNoQuery: true, ReasonLatencyStability: true, ReasonCallersWord: true}, reasons); d != "" {
+	if d := cmp.Diff(map[string]bool{hpas.ReasonBadQuery: true, hpas.ReasonNoQuery: true, hpas.ReasonLatencyStability: true, hpas.ReasonCallersWord: true}, reasons); d != "" {
 		t.Errorf("events (-want +got):\n%s", d)
 	}
 }

@@ -17,12 +17,14 @@ import (
 	autoscalingclient "k8s.io/client-go/kubernetes/typed/autoscaling/v2"
 	listers "k8s.io/client-go/listers/autoscaling/v2"
 	"k8s.io/client-go/tools/cache"
+
+	"github.com/meshpulse/meshpulse/metricsapi/hpas"
 )
 
 // clusterSource watches the HPAs of all namespaces through an informer. A change wakes it at once.
 type clusterSource struct {
 	// replace is told of all of them, at first and whenever one has changed.
-	replace func([]sourceHPA)
+	replace func([]hpas.HPA)
 	// scaled is told of each change of an HPA's status; nil if nobody asks for it.
 	scaled func(old, now *autoscalingv2.HorizontalPodAutoscaler)
 
@@ -63,7 +65,7 @@ func newClusterSource(client kubernetes.Interface, contain contain, log *slog.Lo
 }
 
 func (s *clusterSource) update(before, after *autoscalingv2.HorizontalPodAutoscaler) {
-	if changed(before, after) {
+	if hpas.Changed(before, after) {
 		s.wake()
 	}
 	if s.scaled != nil {
@@ -114,14 +116,14 @@ func (s *clusterSource) run(ctx context.Context) error {
 	}
 }
 
-func (s *clusterSource) list() ([]sourceHPA, error) {
+func (s *clusterSource) list() ([]hpas.HPA, error) {
 	objects, err := s.lister.List(labels.Everything())
 	if err != nil {
 		return nil, fmt.Errorf("list HPAs: %w", err)
 	}
-	list := make([]sourceHPA, len(objects))
+	list := make([]hpas.HPA, len(objects))
 	for i, o := range objects {
-		list[i] = sourceHPA{HorizontalPodAutoscaler: o}
+		list[i] = hpas.HPA{HorizontalPodAutoscaler: o}
 	}
 	return list, nil
 }

@@ -36,7 +36,7 @@ func TestClusterSource(t *testing.T) {
 	expressions := func() string {
 		var all []string
 		for _, h := range c.current.Load().hpas {
-			all = append(all, h.Name+"="+h.metrics[0].expr)
+			all = append(all, h.Name+"="+h.Metrics[0].Expr)
 		}
 		return strings.Join(all, " ")
 	}

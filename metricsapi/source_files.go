@@ -17,6 +17,8 @@ import (
 
 	"github.com/fsnotify/fsnotify"
 	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/meshpulse/meshpulse/metricsapi/hpas"
 )
 
 const (
@@ -58,7 +60,7 @@ type hpaFile struct {
 	stamp stamp
 	// err is what was logged of the current content; hpas are those that are served.
 	err  string
-	hpas []sourceHPA
+	hpas []hpas.HPA
 }
 
 // stamp changes when a file's content does.
@@ -198,22 +200,22 @@ func (s *fileSource) look(path string) (changed bool) {
 		s.tell(path, f, err)
 		return !known
 	}
-	c := readHPAFile(path, data)
-	if len(c.ignored) > 0 {
-		s.log.Info("objects of other kinds are ignored", "file", path, "kinds", strings.Join(c.ignored, ", "))
+	c := hpas.Decode(path, data)
+	if len(c.Ignored) > 0 {
+		s.log.Info("objects of other kinds are ignored", "file", path, "kinds", strings.Join(c.Ignored, ", "))
 	}
-	if len(c.refused) == 0 {
-		f.err, f.hpas = "", c.hpas
+	if len(c.Refused) == 0 {
+		f.err, f.hpas = "", c.HPAs
 		return true
 	}
 	for _, old := range f.hpas {
-		if !slices.ContainsFunc(c.hpas, func(h sourceHPA) bool { return h.key() == old.key() }) {
-			c.hpas = append(c.hpas, old)
+		if !slices.ContainsFunc(c.HPAs, func(h hpas.HPA) bool { return h.Key() == old.Key() }) {
+			c.HPAs = append(c.HPAs, old)
 		}
 	}
-	f.hpas = c.hpas
-	errs := make([]error, len(c.refused))
-	for i, refused := range c.refused {
+	f.hpas = c.HPAs
+	errs := make([]error, len(c.Refused))
+	for i, refused := range c.Refused {
 		errs[i] = refused
 	}
 	s.tell(path, f, errors.Join(errs...))
@@ -255,16 +257,16 @@ func readAtMost(r io.Reader) ([]byte, error) {
 }
 
 // all returns the HPAs of all files in the order of paths; of two with one name the first counts.
-func (s *fileSource) all() []sourceHPA {
-	var list []sourceHPA
+func (s *fileSource) all() []hpas.HPA {
+	var list []hpas.HPA
 	first := map[types.NamespacedName]string{}
 	for _, path := range slices.Sorted(maps.Keys(s.files)) {
 		for _, h := range s.files[path].hpas {
-			if other, ok := first[h.key()]; ok {
-				s.log.Error("two HPAs of one name, the first counts", "hpa", h.key().String(), "file", path, "first", other)
+			if other, ok := first[h.Key()]; ok {
+				s.log.Error("two HPAs of one name, the first counts", "hpa", h.Key().String(), "file", path, "first", other)
 				continue
 			}
-			first[h.key()] = path
+			first[h.Key()] = path
 			list = append(list, h)
 		}
 	}

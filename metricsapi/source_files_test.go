@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/meshpulse/meshpulse/metricsapi/hpas"
 )
 
 // logBuffer is a log to look into.
@@ -291,10 +293,10 @@ func TestLogEvents(t *testing.T) {
 	log := &logBuffer{}
 	w := newWarner(logEvents(slog.New(slog.NewTextHandler(log, nil))), newMetrics(nil))
 	h := asks(t, "podinfo", "rps", "vector(1)")
-	p := Problem{ReasonBadQuery, "it does not parse"}
+	p := hpas.Problem{Reason: hpas.ReasonBadQuery, Message: "it does not parse"}
 	w.tell(h, p)
 	w.tell(h, p)
-	w.tell(h, Problem{ReasonNoQuery, "other"})
+	w.tell(h, hpas.Problem{Reason: hpas.ReasonNoQuery, Message: "other"})
 	if d := cmp.Diff([]int{2, 1, 1}, []int{log.count("hpa=podinfo"), log.count("it does not parse"), log.count("file=test.yaml reason") + log.count("reason=NoQuery")}); d != "" {
 		t.Errorf("(-want +got):\n%s\n%s", d, log.text.String())
 	}

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
+
+	"github.com/meshpulse/meshpulse/metricsapi/hpas"
 )
 
 // A server that the API server tells nothing any more stays alive and ready, says so, and its metric too.
@@ -84,7 +86,7 @@ func TestWhatIsStaleLowersNothing(t *testing.T) {
 			}
 			told := ""
 			for _, p := range v.problems {
-				if p.Reason == ReasonDeafWatch {
+				if p.Reason == hpas.ReasonDeafWatch {
 					told += p.Message
 				}
 			}

@@ -10,6 +10,8 @@ import (
 
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	"k8s.io/apimachinery/pkg/api/resource"
+
+	"github.com/meshpulse/meshpulse/metricsapi/hpas"
 )
 
 // Status is the state of every metric of every HPA, as /debug/hpas shows it in JSON.
@@ -58,7 +60,7 @@ type MetricStatus struct {
 	// Surge is what is known of surges; nil where the metric is not watched for any.
 	Surge *SurgeStatus `json:"surge,omitempty"`
 	// Events are the Warning events of the HPA as a whole.
-	Events []Problem `json:"events,omitempty"`
+	Events []hpas.Problem `json:"events,omitempty"`
 }
 
 // Status evaluates every metric of every HPA now; it is what /debug/hpas shows.
@@ -66,9 +68,9 @@ func (s *Server) Status(ctx context.Context) Status {
 	at := s.provider.now()
 	status := Status{Time: at, Metrics: []MetricStatus{}}
 	for _, h := range s.provider.catalog.current.Load().hpas {
-		others := h.unserved
-		for i, w := range h.metrics {
-			for ; len(others) > 0 && others[0].place < w.place; others = others[1:] {
+		others := h.Unserved
+		for i, w := range h.Metrics {
+			for ; len(others) > 0 && others[0].Place < w.Place; others = others[1:] {
 				status.Metrics = append(status.Metrics, s.unservedStatus(h, others[0]))
 			}
 			status.Metrics = append(status.Metrics, s.metricStatus(ctx, h, w, h.offers[i], at))
@@ -96,43 +98,43 @@ func (s *Server) serveStatus(w http.ResponseWriter, r *http.Request) {
 	_, _ = w.Write(append(body, '\n')) // a caller that has gone needs no answer
 }
 
-func (s *Server) unservedStatus(h hpaState, u unserved) MetricStatus {
+func (s *Server) unservedStatus(h hpaState, u hpas.Unserved) MetricStatus {
 	m := MetricStatus{
-		Namespace: h.Namespace, HPA: h.Name, Metric: u.metric.Name, Type: string(u.kind), Error: u.why, TargetType: string(u.target.Type), Target: "<unset>",
-		MinReplicas: h.minReplicas(), MaxReplicas: h.Spec.MaxReplicas, Events: h.problems,
+		Namespace: h.Namespace, HPA: h.Name, Metric: u.Metric.Name, Type: string(u.Kind), Error: u.Why, TargetType: string(u.Target.Type), Target: "<unset>",
+		MinReplicas: h.MinReplicas(), MaxReplicas: h.Spec.MaxReplicas, Events: h.problems,
 	}
-	if goal := u.goal(); goal != nil {
+	if goal := u.Goal(); goal != nil {
 		m.Target = goal.String()
 	}
-	m.display("<unknown>", u.target.Type != autoscalingv2.ValueMetricType)
+	m.display("<unknown>", u.Target.Type != autoscalingv2.ValueMetricType)
 	m.CurrentReplicas, _ = s.source.replicas(h.Namespace, h.Name)
 	return m
 }
 
-func (s *Server) metricStatus(ctx context.Context, h hpaState, w wanted, o *offer, at time.Time) MetricStatus {
+func (s *Server) metricStatus(ctx context.Context, h hpaState, w hpas.Metric, o *offer, at time.Time) MetricStatus {
 	m := MetricStatus{
-		Namespace: h.Namespace, HPA: h.Name, Metric: w.written, Selector: w.selector.String(), Expression: w.expr,
-		TargetType: string(w.target.Type), Target: "<unset>",
-		MinReplicas: h.minReplicas(), MaxReplicas: h.Spec.MaxReplicas, Events: h.problems,
+		Namespace: h.Namespace, HPA: h.Name, Metric: w.Written, Selector: w.Selector.String(), Expression: w.Expr,
+		TargetType: string(w.Target.Type), Target: "<unset>",
+		MinReplicas: h.MinReplicas(), MaxReplicas: h.Spec.MaxReplicas, Events: h.problems,
 	}
-	goal := w.goal()
+	goal := w.Goal()
 	if goal != nil {
 		m.Target = goal.String()
 	}
-	average := w.target.Type != autoscalingv2.ValueMetricType
+	average := w.Target.Type != autoscalingv2.ValueMetricType
 	m.display("<unknown>", average)
 	m.CurrentReplicas, _ = s.source.replicas(h.Namespace, h.Name)
 	if o == nil {
-		m.Error = w.why
+		m.Error = w.Why
 		return m
 	}
-	m.Expression = o.prepared.expr
+	m.Expression = o.prepared.Text
 	if !o.prepared.acquire() {
 		m.Error = "the HPA has just changed"
 		return m
 	}
 	defer o.prepared.release()
-	v, a, refused := s.provider.rules.evaluate(ctx, subjectOf(w.metric, h.Namespace, o), o, o.prepared, at)
+	v, a, refused := s.provider.rules.evaluate(ctx, subjectOf(w.Name, h.Namespace, o), o, o.prepared, at)
 	m.Reporting, m.Expected, m.Reason = a.Reporting, v.expected, v.reason
 	m.CoveredSeconds, m.WindowSeconds = a.Covered.Seconds(), a.Window.Seconds()
 	if !a.Newest.IsZero() {

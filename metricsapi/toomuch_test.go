@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/meshpulse/meshpulse/aggregator"
+	"github.com/meshpulse/meshpulse/metricsapi/hpas"
 )
 
 // newTightCatalog is a catalog over a store whose queries may take the samples of 64 MiB, which greedy exceeds.
@@ -29,14 +30,14 @@ const greedy = "sum_over_time(vector(1)[20m:1ms])"
 // A query that takes more than it may is an event on its HPA.
 func TestAQueryThatIsTooMuchIsTold(t *testing.T) {
 	c, told := newTightCatalog(t)
-	c.Replace([]sourceHPA{asks(t, "greedy", "greedy", greedy)})
+	c.Replace([]hpas.HPA{asks(t, "greedy", "greedy", greedy)})
 	p := &provider{catalog: c, metrics: newMetrics(nil), now: time.Now}
 	for range 2 {
 		if _, refused := p.get(t.Context(), "test", "prometheus-query", mustSelector(t, "query-name=greedy")); refused == nil || refused.outcome != outcomeFailed {
 			t.Fatalf("refused: %+v", refused)
 		}
 	}
-	if got := told.message(ReasonTooMuch); !strings.Contains(got, "refused for two minutes") || !strings.Contains(got, "name a metric and a namespace") {
+	if got := told.message(hpas.ReasonTooMuch); !strings.Contains(got, "refused for two minutes") || !strings.Contains(got, "name a metric and a namespace") {
 		t.Errorf("the HPA is told %q", got)
 	}
 }
@@ -47,7 +48,7 @@ func TestNamespacesShareNoQuery(t *testing.T) {
 	c, _ := newTightCatalog(t)
 	evil, mine, also := asks(t, "evil", "same", greedy), asks(t, "mine", "same", greedy), asks(t, "also", "other", greedy)
 	evil.Namespace, mine.Namespace, also.Namespace = "evil", "mine", "mine"
-	c.Replace([]sourceHPA{evil, mine, also})
+	c.Replace([]hpas.HPA{evil, mine, also})
 	find := func(namespace, query string) *prepared {
 		p, _, refused := c.find(namespace, "prometheus-query", mustSelector(t, "query-name="+query))
 		if refused != nil {
@@ -66,7 +67,7 @@ func TestNamespacesShareNoQuery(t *testing.T) {
 	if !theirs.query.TooMuch() || ours.query.TooMuch() {
 		t.Errorf("refused: the one's %t, the other's %t", theirs.query.TooMuch(), ours.query.TooMuch())
 	}
-	c.Replace([]sourceHPA{evil, also})
+	c.Replace([]hpas.HPA{evil, also})
 	if len(c.prepared) != 2 || c.prepared[preparedKey{namespace: "mine", expr: greedy}] != ours {
 		t.Errorf("%d queries are kept", len(c.prepared))
 	}

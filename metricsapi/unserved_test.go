@@ -8,13 +8,15 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/meshpulse/meshpulse/metricsapi/hpas"
 )
 
 // advised finds in a message the annotation, if there is one, and the metric that are to be written in place of what is not served.
 var advised = regexp.MustCompile(`(?:annotation (\S+): '((?:[^']|'')*)' and metric )?(\{type: External, external: .*?\}\}\})(, with N|[.]|$)`)
 
 // follow does what a message says, to the letter, N being 10.
-func follow(t *testing.T, h sourceHPA, message string) sourceHPA {
+func follow(t *testing.T, h hpas.HPA, message string) hpas.HPA {
 	t.Helper()
 	found := advised.FindStringSubmatch(message)
 	if found == nil {
@@ -32,17 +34,17 @@ func follow(t *testing.T, h sourceHPA, message string) sourceHPA {
 }
 
 // values are what an HPA's metrics are answered with, in milli, or the errors.
-func (m *callMesh) values(h sourceHPA, at time.Duration) (got []answered) {
+func (m *callMesh) values(h hpas.HPA, at time.Duration) (got []answered) {
 	m.t.Helper()
-	c := newCatalog(m.store, newWarner(func(sourceHPA, Problem) {}, newMetrics(nil)))
-	c.words = vocabulary{keeps: istioOnly}
+	c := newCatalog(m.store, newWarner(func(hpas.HPA, hpas.Problem) {}, newMetrics(nil)))
+	c.words = hpas.Vocabulary{Keeps: istioOnly}
 	defer c.Close()
-	c.Replace([]sourceHPA{h})
+	c.Replace([]hpas.HPA{h})
 	r := rules{words: c.words, retention: 5 * time.Minute, started: m.store.Started()}
 	for i, o := range c.current.Load().hpas[0].offers {
 		a := answered{events: c.current.Load().hpas[0].problems}
 		if o == nil {
-			a.err = c.current.Load().hpas[0].metrics[i].why
+			a.err = c.current.Load().hpas[0].Metrics[i].Why
 		} else {
 			v, _, refused := r.evaluate(m.t.Context(), "metric", o, o.prepared, m.store.Started().Add(at))
 			if a.sum = v.sum(); refused != nil {
@@ -103,15 +105,15 @@ func TestWhatIsAdvisedInPlaceOfOtherMetricsIsServed(t *testing.T) {
 		},
 		"requests a second of pods": {
 			metrics: fmt.Sprintf(pod, "istio_requests_per_second", `type: AverageValue, averageValue: "100"`),
-			reason:  ReasonPodsNotServed, target: "AverageValue 100", want: perSecond,
+			reason:  hpas.ReasonPodsNotServed, target: "AverageValue 100", want: perSecond,
 		},
 		"of an odd target": {
 			metrics: fmt.Sprintf(pod, "requests_per_second", `type: Value, averageValue: "5"`),
-			reason:  ReasonPodsNotServed, target: "AverageValue 5", want: perSecond,
+			reason:  hpas.ReasonPodsNotServed, target: "AverageValue 5", want: perSecond,
 		},
 		"a minute": {
 			metrics: fmt.Sprintf(pod, "istio_requests_per_min", `type: AverageValue, averageValue: "120"`),
-			reason:  ReasonPodsNotServed, target: "AverageValue 2", want: perSecond,
+			reason:  hpas.ReasonPodsNotServed, target: "AverageValue 2", want: perSecond,
 		},
 		"requests of a service": {
 			metrics: fmt.Sprintf(object, "istio_requests_per_second", "Service", `type: Value, value: "100"`),
@@ -123,11 +125,11 @@ func TestWhatIsAdvisedInPlaceOfOtherMetricsIsServed(t *testing.T) {
 		},
 		"errors": {
 			metrics: fmt.Sprintf(pod, "istio_request_errors_per_second", `type: AverageValue, averageValue: "5"`),
-			reason:  ReasonPodsNotServed, target: "AverageValue 5", want: 2,
+			reason:  hpas.ReasonPodsNotServed, target: "AverageValue 5", want: 2,
 		},
 		"a latency in seconds": {
 			metrics: fmt.Sprintf(pod, "istio_request_duration_p99", `type: AverageValue, averageValue: 200m`),
-			reason:  ReasonPodsNotServed, target: "Value 200", want: 50, notes: "milliseconds",
+			reason:  hpas.ReasonPodsNotServed, target: "Value 200", want: 50, notes: "milliseconds",
 		},
 		"a latency in milliseconds": {
 			metrics: fmt.Sprintf(object, "http_p99_latency_ms", "Deployment", `type: Value, value: "500"`),
@@ -135,15 +137,15 @@ func TestWhatIsAdvisedInPlaceOfOtherMetricsIsServed(t *testing.T) {
 		},
 		"a gateway's requests": {
 			metrics:  fmt.Sprintf(pod, "istio_requests_per_second", `type: AverageValue, averageValue: "100"`),
-			workload: "istio-ingressgateway", reason: ReasonPodsNotServed, target: "AverageValue 100", want: 10,
+			workload: "istio-ingressgateway", reason: hpas.ReasonPodsNotServed, target: "AverageValue 100", want: 10,
 		},
 		"a gateway's latency": {
 			metrics:  fmt.Sprintf(pod, "istio_request_p50_latency", `type: AverageValue, averageValue: "100"`),
-			workload: "istio-ingressgateway", reason: ReasonPodsNotServed, target: "Value 100", want: 37,
+			workload: "istio-ingressgateway", reason: hpas.ReasonPodsNotServed, target: "Value 100", want: 37,
 		},
 		"requests in flight": {
 			metrics: fmt.Sprintf(pod, "requests-in-flight", `type: AverageValue, averageValue: "3"`),
-			reason:  ReasonPodsNotServed, target: "AverageValue 3", want: perSecond * 0.030,
+			reason:  hpas.ReasonPodsNotServed, target: "AverageValue 3", want: perSecond * 0.030,
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -153,13 +155,13 @@ func TestWhatIsAdvisedInPlaceOfOtherMetricsIsServed(t *testing.T) {
 			}
 			reason := tc.reason
 			if reason == "" {
-				reason = ReasonObjectNotServed
+				reason = hpas.ReasonObjectNotServed
 			}
-			read := readHPA(h)
-			if len(read.problems) != 1 || read.problems[0].Reason != reason {
-				t.Fatalf("events %v, want one of %s", read.problems, reason)
+			read := hpas.Read(h)
+			if len(read.Problems) != 1 || read.Problems[0].Reason != reason {
+				t.Fatalf("events %v, want one of %s", read.Problems, reason)
 			}
-			message := read.problems[0].Message
+			message := read.Problems[0].Message
 			if len(message) > 1024 {
 				t.Errorf("%d bytes, and an event has 1024: %s", len(message), message)
 			}
@@ -168,7 +170,7 @@ func TestWhatIsAdvisedInPlaceOfOtherMetricsIsServed(t *testing.T) {
 			}
 			after := follow(t, h, message)
 			goal := after.Spec.Metrics[0].External.Target
-			if got := string(goal.Type) + " " + (unserved{target: goal}).goal().String(); got != tc.target {
+			if got := string(goal.Type) + " " + (hpas.Unserved{Target: goal}).Goal().String(); got != tc.target {
 				t.Errorf("the target is %s, want %s", got, tc.target)
 			}
 			got := m.values(after, 10*time.Minute)
@@ -176,7 +178,7 @@ func TestWhatIsAdvisedInPlaceOfOtherMetricsIsServed(t *testing.T) {
 				t.Fatalf("what is advised gives %v: %s", got, message)
 			}
 			for _, p := range got[0].events {
-				if p.Reason != ReasonLatencyStability { // the text says what to set
+				if p.Reason != hpas.ReasonLatencyStability { // the text says what to set
 					t.Errorf("what is advised has the event %s: %s", p.Reason, p.Message)
 				}
 			}

@@ -28,9 +28,9 @@ const (
 	rate = 27.0
 )
 
-// hpas are the files of manifests/examples that are shown: the first guide's three and those that
+// examples are the files of manifests/examples that are shown: the first guide's three and those that
 // need no PromQL. No two name the same query.
-func hpas() []string {
+func examples() []string {
 	return []string{
 		"requests-total.yaml", "latency-average.yaml", "latency-p95.yaml",
 		"named-requests-per-second.yaml", "named-in-flight.yaml", "named-average.yaml", "named-p95.yaml",
@@ -158,7 +158,7 @@ func (d *demo) copyHPAs() (string, error) {
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return "", err
 	}
-	for _, name := range hpas() {
+	for _, name := range examples() {
 		b, err := os.ReadFile(filepath.Join("manifests", "examples", name))
 		if err != nil {
 			return "", err

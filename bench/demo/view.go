@@ -12,6 +12,7 @@ import (
 	"github.com/meshpulse/meshpulse/bench/load"
 	"github.com/meshpulse/meshpulse/bench/standalone"
 	"github.com/meshpulse/meshpulse/metricsapi"
+	"github.com/meshpulse/meshpulse/metricsapi/hpas"
 )
 
 // window is that of the HPAs' queries: over it the load generator's own numbers are taken.
@@ -185,7 +186,7 @@ func coverage(m metricsapi.MetricStatus) string {
 // demo's own doing.
 func event(m metricsapi.MetricStatus) string {
 	for _, p := range m.Events {
-		if p.Reason != metricsapi.ReasonSharedTarget {
+		if p.Reason != hpas.ReasonSharedTarget {
 			return p.Reason
 		}
 	}

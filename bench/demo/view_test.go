@@ -8,6 +8,7 @@ import (
 
 	"github.com/meshpulse/meshpulse/bench/load"
 	"github.com/meshpulse/meshpulse/metricsapi"
+	"github.com/meshpulse/meshpulse/metricsapi/hpas"
 )
 
 func sample() view {
@@ -19,7 +20,7 @@ func sample() view {
 				HPA: "podinfo-total", Metric: "prometheus-query", Selector: "query-name=rps",
 				Expression: `sum(rate(istio_requests_total{reporter="destination"}[1m]))`, Value: "26968m", Displayed: "8990m/10 (avg)",
 				DesiredReplicas: 3, AgeSeconds: &age, Reporting: 3, Expected: 3, CoveredSeconds: 22.6, WindowSeconds: 60,
-				Events: []metricsapi.Problem{{Reason: "SharedTarget"}, {Reason: "NoisyRate"}, {Reason: "SeveralSeries"}},
+				Events: []hpas.Problem{{Reason: "SharedTarget"}, {Reason: "NoisyRate"}, {Reason: "SeveralSeries"}},
 			},
 			{
 				HPA: "podinfo-p95", Metric: "istio-request-duration-p95", Displayed: "<unknown>/250", Error: "no requests yet",

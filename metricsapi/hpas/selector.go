@@ -1,4 +1,4 @@
-package metricsapi
+package hpas
 
 import (
 	"cmp"
@@ -9,9 +9,9 @@ import (
 	"k8s.io/apimachinery/pkg/selection"
 )
 
-// canonicalSelector writes a selector so that two that mean the same by their form are equal: the request's a=b, a==b and
+// Canonical writes a selector so that two that mean the same by their form are equal: the request's a=b, a==b and
 // a in (b) are the a: b of an HPA's matchLabels.
-func canonicalSelector(s labels.Selector) string {
+func Canonical(s labels.Selector) string {
 	requirements, _ := s.Requirements()
 	parts := make([]string, 0, len(requirements))
 	for _, r := range sortedRequirements(requirements) {
@@ -50,8 +50,8 @@ func onlyValue(r labels.Requirement) (string, bool) {
 	return "", false
 }
 
-// demanded holds the labels for which the selector demands one value.
-func demanded(s labels.Selector) labels.Set {
+// Demanded holds the labels for which the selector demands one value.
+func Demanded(s labels.Selector) labels.Set {
 	set := labels.Set{}
 	requirements, _ := s.Requirements()
 	for _, r := range requirements {

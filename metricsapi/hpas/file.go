@@ -1,4 +1,4 @@
-package metricsapi
+package hpas
 
 import (
 	"bytes"
@@ -20,14 +20,14 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// fileError is a document of a file that cannot be read, or be served.
-type fileError struct {
-	line int // 1 is the first
-	err  error
+// FileError is a document of a file that cannot be read, or be served.
+type FileError struct {
+	Line int // 1 is the first
+	Err  error
 }
 
-func (e *fileError) Error() string { return fmt.Sprintf("line %d: %v", e.line, e.err) }
-func (e *fileError) Unwrap() error { return e.err }
+func (e *FileError) Error() string { return fmt.Sprintf("line %d: %v", e.Line, e.Err) }
+func (e *FileError) Unwrap() error { return e.Err }
 
 // document is one object of a file, in JSON.
 type document struct {
@@ -35,20 +35,20 @@ type document struct {
 	json []byte
 }
 
-// hpaFileContent is what a file holds.
-type hpaFileContent struct {
-	hpas    []sourceHPA
-	ignored []string // the kinds of other objects
-	// refused are the documents that cannot be read or served. They take none of the others with them.
-	refused []*fileError
+// File is what a file holds.
+type File struct {
+	HPAs    []HPA
+	Ignored []string // the kinds of other objects
+	// Refused are the documents that cannot be read or served. They take none of the others with them.
+	Refused []*FileError
 }
 
-func (c *hpaFileContent) refuse(line int, err error) {
-	c.refused = append(c.refused, &fileError{line, err})
+func (c *File) refuse(line int, err error) {
+	c.Refused = append(c.Refused, &FileError{line, err})
 }
 
-// readHPAFile reads the HPAs of a YAML file of any number of documents, or of JSON.
-func readHPAFile(path string, data []byte) (c hpaFileContent) {
+// Decode reads the HPAs of a YAML file of any number of documents, or of JSON.
+func Decode(path string, data []byte) (c File) {
 	split := splitYAML
 	if strings.HasSuffix(path, ".json") {
 		split = splitJSON
@@ -73,15 +73,15 @@ func readHPAFile(path string, data []byte) (c hpaFileContent) {
 			}
 			docs = append(items, docs...)
 		case object.Kind != "HorizontalPodAutoscaler":
-			c.ignored = append(c.ignored, strings.TrimSpace(object.APIVersion+" "+object.Kind))
+			c.Ignored = append(c.Ignored, strings.TrimSpace(object.APIVersion+" "+object.Kind))
 		default:
 			h, err := decodeHPA(object.APIVersion, d.json)
 			if err != nil {
 				c.refuse(d.line, err)
 				continue
 			}
-			h.path, h.doc = path, len(c.hpas)
-			c.hpas = append(c.hpas, h)
+			h.Path, h.Place = path, len(c.HPAs)
+			c.HPAs = append(c.HPAs, h)
 		}
 	}
 	return c
@@ -118,8 +118,8 @@ func checkAnnotations(data []byte) error {
 }
 
 // decodeHPA reads an HPA of any version.
-func decodeHPA(version string, data []byte) (sourceHPA, error) {
-	var h sourceHPA
+func decodeHPA(version string, data []byte) (HPA, error) {
+	var h HPA
 	err := checkAnnotations(data)
 	if err != nil {
 		return h, err
@@ -131,7 +131,7 @@ func decodeHPA(version string, data []byte) (sourceHPA, error) {
 		h.HorizontalPodAutoscaler, err = decodeV1(data)
 	case "autoscaling/v2beta2":
 		h.HorizontalPodAutoscaler, err = decodeV2(data)
-		h.problems = []Problem{{ReasonOldVersion, "autoscaling/v2beta2 is gone since Kubernetes 1.26. Write apiVersion: autoscaling/v2, the rest stays as it is"}}
+		h.Problems = []Problem{{ReasonOldVersion, "autoscaling/v2beta2 is gone since Kubernetes 1.26. Write apiVersion: autoscaling/v2, the rest stays as it is"}}
 	case "autoscaling/v2beta1":
 		var converted string
 		h.HorizontalPodAutoscaler, converted, err = decodeV2beta1(data)
@@ -139,7 +139,7 @@ func decodeHPA(version string, data []byte) (sourceHPA, error) {
 		if err == nil && slices.ContainsFunc(h.Spec.Metrics, func(m autoscalingv2.MetricSpec) bool { return m.Pods != nil || m.Object != nil }) {
 			others = "Pods and Object metrics are written as their own events say. "
 		}
-		h.problems = []Problem{{ReasonOldVersion, "autoscaling/v2beta1 is gone since Kubernetes 1.25. " + others + "Write apiVersion: autoscaling/v2, and as spec.metrics:\n" + converted}}
+		h.Problems = []Problem{{ReasonOldVersion, "autoscaling/v2beta1 is gone since Kubernetes 1.25. " + others + "Write apiVersion: autoscaling/v2, and as spec.metrics:\n" + converted}}
 	default:
 		return h, fmt.Errorf("a HorizontalPodAutoscaler of version %q: write autoscaling/v2", version)
 	}
@@ -155,7 +155,7 @@ func decodeHPA(version string, data []byte) (sourceHPA, error) {
 		var strict autoscalingv2.HorizontalPodAutoscaler
 		if fields, err := kjson.UnmarshalStrict(data, &strict); err == nil && len(fields) > 0 {
 			unknown = fmt.Sprintf("a field is not known and has no effect: %v", errors.Join(fields...))
-			h.problems = append(h.problems, Problem{ReasonUnknownField, unknown})
+			h.Problems = append(h.Problems, Problem{ReasonUnknownField, unknown})
 		}
 	}
 	if err := checkSpec(h); err != nil && unknown != "" { // misspelt, it may be what is missing
@@ -167,7 +167,7 @@ func decodeHPA(version string, data []byte) (sourceHPA, error) {
 }
 
 // checkSpec says what an API server would refuse of an HPA, but for its metrics (autoscaler.checkType, autoscaler.checkTarget).
-func checkSpec(h sourceHPA) error {
+func checkSpec(h HPA) error {
 	bad := func(format string, args ...any) error {
 		return fmt.Errorf("HorizontalPodAutoscaler %s: %w", h.Name, fmt.Errorf(format, args...))
 	}
@@ -229,7 +229,7 @@ func decodeV2(data []byte) (*autoscalingv2.HorizontalPodAutoscaler, error) {
 
 // splitYAML splits at lines that start with "---", which are a document's start wherever they stand, and converts each document
 // to JSON. Empty documents are left out, and those that are no YAML refused.
-func splitYAML(data []byte, c *hpaFileContent) (docs []document) {
+func splitYAML(data []byte, c *File) (docs []document) {
 	line, start := 1, 1
 	var text []byte
 	flush := func() {
@@ -270,7 +270,7 @@ func yamlError(start, last int, err error) (line int, plain error) {
 }
 
 // splitJSON reads one JSON value after the other. What comes after one that is no JSON cannot be told.
-func splitJSON(data []byte, c *hpaFileContent) (docs []document) {
+func splitJSON(data []byte, c *File) (docs []document) {
 	lineAt := func(offset int64) int {
 		return 1 + bytes.Count(data[:min(max(offset, 0), int64(len(data)))], []byte("\n"))
 	}

@@ -1,4 +1,4 @@
-package metricsapi
+package hpas
 
 import (
 	"slices"
@@ -9,26 +9,26 @@ import (
 	"github.com/prometheus/prometheus/promql/parser"
 )
 
-// part is one selector of an expression and what stands around it. What is missing is judged by part: or vector(0), scalar(), a sum, a
+// Part is one selector of an expression and what stands around it. What is missing is judged by part: or vector(0), scalar(), a sum, a
 // count or a comparison beside it gives a number all the same, and that number says nothing.
-type part struct {
+type Part struct {
 	*parser.VectorSelector
-	path []parser.Node // from the whole expression down to it
+	Path []parser.Node // from the whole expression down to it
 }
 
 // partsOf returns the selectors of an expression, in the order in which the store has them.
-func partsOf(tree parser.Expr) (parts []part) {
+func partsOf(tree parser.Expr) (parts []Part) {
 	parser.Inspect(tree, func(node parser.Node, path []parser.Node) error {
 		if s, ok := node.(*parser.VectorSelector); ok {
-			parts = append(parts, part{s, append(slices.Clone(path), s)})
+			parts = append(parts, Part{s, append(slices.Clone(path), s)})
 		}
 		return nil
 	})
 	return parts
 }
 
-// metric is the metric's name where the selector gives it by equality, else "".
-func (p part) metric() string {
+// Metric is the metric's name where the selector gives it by equality, else "".
+func (p Part) Metric() string {
 	for _, m := range p.LabelMatchers {
 		if m.Name == model.MetricNameLabel && m.Type == labels.MatchEqual {
 			return m.Value
@@ -38,7 +38,7 @@ func (p part) metric() string {
 }
 
 // naming is the matcher that gives the metric's name, or a list of names (a pattern that matches nothing else); nil where none does.
-func (p part) naming() *labels.Matcher {
+func (p Part) naming() *labels.Matcher {
 	for _, m := range p.LabelMatchers {
 		list := m.Type == labels.MatchRegexp && len(m.SetMatches()) > 0
 		if m.Name == model.MetricNameLabel && !m.Matches("") && (m.Type == labels.MatchEqual || list) {
@@ -48,8 +48,8 @@ func (p part) naming() *labels.Matcher {
 	return nil
 }
 
-// named is the metric's name, or the list of names, for messages; the selector where there is none.
-func (p part) named() string {
+// Named is the metric's name, or the list of names, for messages; the selector where there is none.
+func (p Part) Named() string {
 	if m := p.naming(); m != nil {
 		return m.Value
 	}
@@ -57,7 +57,7 @@ func (p part) named() string {
 }
 
 // ofRequests is the selector with the name of Istio's requests in place of what it says of names.
-func (p part) ofRequests() *parser.VectorSelector {
+func (p Part) ofRequests() *parser.VectorSelector {
 	s := &parser.VectorSelector{Name: "istio_requests_total"}
 	for _, m := range p.LabelMatchers {
 		if m.Name != model.MetricNameLabel {
@@ -67,8 +67,8 @@ func (p part) ofRequests() *parser.VectorSelector {
 	return s
 }
 
-// istio says whether the selector may name one of the metrics of Istio's stats filter.
-func (p part) istio() bool {
+// Istio says whether the selector may name one of the metrics of Istio's stats filter.
+func (p Part) Istio() bool {
 	names := istioNames()
 	return slices.ContainsFunc(names[:], func(name string) bool {
 		return !slices.ContainsFunc(p.LabelMatchers, func(m *labels.Matcher) bool { return m.Name == model.MetricNameLabel && !m.Matches(name) })
@@ -76,24 +76,24 @@ func (p part) istio() bool {
 }
 
 // reports says whether the selector leaves series of a reporter.
-func (p part) reports(reporter string) bool {
+func (p Part) reports(reporter string) bool {
 	return !slices.ContainsFunc(p.LabelMatchers, func(m *labels.Matcher) bool { return m.Name == reporterKey && !m.Matches(reporter) })
 }
 
 // waypoint: it leaves those of waypoints alone.
-func (p part) waypoint() bool {
+func (p Part) waypoint() bool {
 	return p.reports("waypoint") && !p.reports("destination") && !p.reports("source") && !p.reports("")
 }
 
-// nobodys: its reporter is none that there is.
-func (p part) nobodys() bool {
+// NoReporter: its reporter is none that there is.
+func (p Part) NoReporter() bool {
 	return !p.reports("waypoint") && !p.reports("destination") && !p.reports("source") && !p.reports("")
 }
 
-// unknownLabels are the labels that it demands and that neither Istio sets nor the words have.
-func (p part) unknownLabels(words vocabulary) (names []string) {
+// UnknownLabels are the labels that it demands and that neither Istio sets nor the words have.
+func (p Part) UnknownLabels(words Vocabulary) (names []string) {
 	for _, m := range p.LabelMatchers {
-		if m.Name != model.MetricNameLabel && m.Name != model.BucketLabel && !m.Matches("") && !words.label(m.Name) && !slices.Contains(names, m.Name) {
+		if m.Name != model.MetricNameLabel && m.Name != model.BucketLabel && !m.Matches("") && !words.Label(m.Name) && !slices.Contains(names, m.Name) {
 			names = append(names, m.Name)
 		}
 	}
@@ -101,12 +101,12 @@ func (p part) unknownLabels(words vocabulary) (names []string) {
 }
 
 // countsPods says whether it seems to be there for the number of pods that something is divided by: count(kube_pod_info), count(up).
-func (p part) countsPods() bool {
-	divides, counted := false, strings.HasPrefix(p.metric(), "kube_")
-	for i, node := range p.path[:len(p.path)-1] {
+func (p Part) countsPods() bool {
+	divides, counted := false, strings.HasPrefix(p.Metric(), "kube_")
+	for i, node := range p.Path[:len(p.Path)-1] {
 		switch n := node.(type) {
 		case *parser.BinaryExpr:
-			divides = divides || n.Op == parser.DIV && p.path[i+1] == n.RHS
+			divides = divides || n.Op == parser.DIV && p.Path[i+1] == n.RHS
 		case *parser.AggregateExpr:
 			counted = counted || n.Op == parser.COUNT
 		}

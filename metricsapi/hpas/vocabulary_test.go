@@ -1,4 +1,4 @@
-package metricsapi
+package hpas
 
 import (
 	"strings"
@@ -30,9 +30,9 @@ func TestTheVocabulary(t *testing.T) {
 		{func(m string) bool { return m == "shop" }, `shop_count`, false, true},
 		{func(m string) bool { return m == "istio_tcp" }, `istio_requests_total`, true, true},
 	} {
-		v, p := vocabulary{keeps: tc.keeps}, parse(tc.expr).parts[0]
-		if v.dropped(p) != tc.dropped || v.metric(p) != tc.asks {
-			t.Errorf("%s: dropped %t, asked for %t; want %t, %t", tc.expr, v.dropped(p), v.metric(p), tc.dropped, tc.asks)
+		v, p := Vocabulary{Keeps: tc.keeps}, Parse(tc.expr).Parts[0]
+		if v.dropped(p) != tc.dropped || v.Metric(p) != tc.asks {
+			t.Errorf("%s: dropped %t, asked for %t; want %t, %t", tc.expr, v.dropped(p), v.Metric(p), tc.dropped, tc.asks)
 		}
 	}
 }

@@ -1,4 +1,4 @@
-package metricsapi
+package hpas
 
 import (
 	"slices"
@@ -18,7 +18,7 @@ func TestReadAnnotations(t *testing.T) {
 		legacy      map[string]string
 		queries     map[string]string
 		foreign     map[string]bool
-		surge       surgeNotes
+		surge       Surge
 		problems    []string // REASON part of the message
 	}{
 		"the legacy form names its queries": {
@@ -79,19 +79,19 @@ func TestReadAnnotations(t *testing.T) {
 		"Object metrics are told of with the spec": {annotations: map[string]string{"metric-config.object.rps.prometheus/query": "y"}},
 		"surge settings": {
 			annotations: map[string]string{"meshpulse.io/surge-window": "20s", "meshpulse.io/surge-ratio": "2", "meshpulse.io/surge-action": "observe"},
-			surge:       surgeNotes{asked: true, config: aggregator.SurgeConfig{Window: 20 * time.Second, Ratio: 2}, action: surgeActionObserve},
+			surge:       Surge{Asked: true, Config: aggregator.SurgeConfig{Window: 20 * time.Second, Ratio: 2}, Action: SurgeObserve},
 		},
 		"an action alone asks for the defaults": {
 			annotations: map[string]string{"meshpulse.io/surge-action": "scale"},
-			surge:       surgeNotes{asked: true, action: surgeActionScale},
+			surge:       Surge{Asked: true, Action: SurgeScale},
 		},
 		"an action that is off asks for nothing": {
 			annotations: map[string]string{"meshpulse.io/surge-action": "off"},
-			surge:       surgeNotes{action: surgeActionOff},
+			surge:       Surge{Action: SurgeOff},
 		},
 		"a surge window can be off": {
 			annotations: map[string]string{"meshpulse.io/surge-window": "off"},
-			surge:       surgeNotes{off: true},
+			surge:       Surge{Off: true},
 		},
 		"surge settings that cannot be read": {
 			annotations: map[string]string{"meshpulse.io/surge-window": "-1s", "meshpulse.io/surge-ratio": "1", "meshpulse.io/surge-action": "Scale"},
@@ -115,11 +115,11 @@ func TestReadAnnotations(t *testing.T) {
 				"meshpulse.io/surge-window": "20s\n", "meshpulse.io/surge-ratio": " 2\n", "meshpulse.io/surge-action": "scale\n",
 			},
 			legacy: map[string]string{"rps": "sum(x)"},
-			surge:  surgeNotes{asked: true, config: aggregator.SurgeConfig{Window: 20 * time.Second, Ratio: 2}, action: surgeActionScale},
+			surge:  Surge{Asked: true, Config: aggregator.SurgeConfig{Window: 20 * time.Second, Ratio: 2}, Action: SurgeScale},
 		},
 		"a surge window that is off, in a block": {
 			annotations: map[string]string{"meshpulse.io/surge-window": "off\n"},
-			surge:       surgeNotes{off: true},
+			surge:       Surge{Off: true},
 		},
 		"an unknown key of ours": {
 			annotations: map[string]string{"meshpulse.io/surge": "on"},
@@ -135,7 +135,7 @@ func TestReadAnnotations(t *testing.T) {
 			wantMap(t, "legacy queries", got.legacy, tc.legacy)
 			wantMap(t, "queries", got.queries, tc.queries)
 			wantMap(t, "foreign metrics", got.foreign, tc.foreign)
-			if d := cmp.Diff(tc.surge, got.surge, cmp.AllowUnexported(surgeNotes{})); d != "" {
+			if d := cmp.Diff(tc.surge, got.surge, cmp.AllowUnexported(Surge{})); d != "" {
 				t.Errorf("surge (-want +got):\n%s", d)
 			}
 			wantProblems(t, got.problems, tc.problems)

@@ -1,4 +1,4 @@
-package metricsapi
+package hpas
 
 import (
 	"fmt"
@@ -22,7 +22,7 @@ const (
 	defaultReporter = "destination"
 )
 
-// namedMetrics are the metrics that need no PromQL. M stands for the label matchers, W for the window.
+// Named are the metrics that need no PromQL. M stands for the label matchers, W for the window.
 //
 //   - In flight is Little's law: seconds of request time spent per second. It adds up over pods and is 0 when idle.
 //   - The average is _sum/_count as in Prometheus, uncorrected. Envoy adds 2ab/(a+b) for a request of the bin [a, b), and durations are
@@ -38,7 +38,7 @@ const (
 //     been counted; without requests the denominator is missing or 0, and so is the ratio.
 //
 // A function and not a variable: nobody can change it.
-func namedMetrics(name string) (template string, ok bool) {
+func Named(name string) (template string, ok bool) {
 	const duration = "istio_request_duration_milliseconds"
 	quantile := func(q string) string {
 		return "histogram_quantile(" + q + ", sum(rate(" + duration + "{M}[W])))"
@@ -64,10 +64,10 @@ func namedMetrics(name string) (template string, ok bool) {
 	return "", false
 }
 
-// namedExpression is the PromQL of a named metric under a selector, always limited to the namespace of the request. The
+// NamedExpression is the PromQL of a named metric under a selector, always limited to the namespace of the request. The
 // error says which part of the selector cannot be served. unknown holds the labels that Istio does not set by itself.
-func namedExpression(name, namespace string, selector labels.Selector) (expr string, unknown []string, err error) {
-	template, ok := namedMetrics(name)
+func NamedExpression(name, namespace string, selector labels.Selector) (expr string, unknown []string, err error) {
+	template, ok := Named(name)
 	if !ok {
 		return "", nil, fmt.Errorf("%s is not a metric that needs no PromQL", name)
 	}

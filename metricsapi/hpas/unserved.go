@@ -1,4 +1,4 @@
-package metricsapi
+package hpas
 
 import (
 	"fmt"
@@ -12,14 +12,14 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 )
 
-// unserved is a Pods or Object metric of an HPA: the custom metrics API has those, which meshpulse does not serve. What it says is told
+// Unserved is a Pods or Object metric of an HPA: the custom metrics API has those, which meshpulse does not serve. What it says is told
 // in the form of an External metric, which it does.
-type unserved struct {
-	kind   autoscalingv2.MetricSourceType
-	metric autoscalingv2.MetricIdentifier
-	target autoscalingv2.MetricTarget
-	place  int // in the HPA's spec.metrics
-	why    string
+type Unserved struct {
+	Kind   autoscalingv2.MetricSourceType
+	Metric autoscalingv2.MetricIdentifier
+	Target autoscalingv2.MetricTarget
+	Place  int // in the HPA's spec.metrics
+	Why    string
 }
 
 // objectNotes are the annotations of kube-metrics-adapter for one Object metric.
@@ -29,8 +29,8 @@ type objectNotes struct {
 	perReplica bool
 }
 
-// goal is its quantity, whatever the target's type says.
-func (u unserved) goal() *resource.Quantity { return anyQuantity(u.target) }
+// Goal is its quantity, whatever the target's type says.
+func (u Unserved) Goal() *resource.Quantity { return anyQuantity(u.Target) }
 
 func (a *annotated) readObject(metric, name, value string) {
 	n := a.objects[metric]
@@ -47,35 +47,35 @@ func (a *annotated) readObject(metric, name, value string) {
 }
 
 // readUnserved tells of metrics that another API has. Where the HPA is configured for another collector, they are that one's.
-func (a *autoscaler) readUnserved(notes annotated) {
+func (a *Wants) readUnserved(notes annotated) {
 	used := map[string]bool{}
 	for place, m := range a.Spec.Metrics {
-		u := unserved{kind: m.Type, place: place}
+		u := Unserved{Kind: m.Type, Place: place}
 		of := a.Spec.ScaleTargetRef
 		switch {
 		case m.Type == autoscalingv2.PodsMetricSourceType && m.Pods != nil:
-			u.metric, u.target = m.Pods.Metric, m.Pods.Target
+			u.Metric, u.Target = m.Pods.Metric, m.Pods.Target
 		case m.Type == autoscalingv2.ObjectMetricSourceType && m.Object != nil:
-			u.metric, u.target, of = m.Object.Metric, m.Object.Target, m.Object.DescribedObject
+			u.Metric, u.Target, of = m.Object.Metric, m.Object.Target, m.Object.DescribedObject
 		default:
 			continue
 		}
-		n := notes.objects[u.metric.Name]
-		switch annotated := n != nil && u.kind == autoscalingv2.ObjectMetricSourceType; {
+		n := notes.objects[u.Metric.Name]
+		switch annotated := n != nil && u.Kind == autoscalingv2.ObjectMetricSourceType; {
 		case annotated:
-			used[u.metric.Name] = true
-			u.why = fmt.Sprintf("Object metric %s is not served. %s", u.metric.Name, n.external(u.metric.Name, &u.target))
+			used[u.Metric.Name] = true
+			u.Why = fmt.Sprintf("Object metric %s is not served. %s", u.Metric.Name, n.external(u.Metric.Name, &u.Target))
 		case notes.others:
 			continue
 		default:
-			u.why = fmt.Sprintf("%s metric %s is not served: meshpulse serves External metrics, and leaves custom.metrics.k8s.io to another adapter. %s", u.kind, u.metric.Name, a.external(u, of))
+			u.Why = fmt.Sprintf("%s metric %s is not served: meshpulse serves External metrics, and leaves custom.metrics.k8s.io to another adapter. %s", u.Kind, u.Metric.Name, a.external(u, of))
 		}
 		reason := ReasonObjectNotServed
-		if u.kind == autoscalingv2.PodsMetricSourceType {
+		if u.Kind == autoscalingv2.PodsMetricSourceType {
 			reason = ReasonPodsNotServed
 		}
-		a.problem(reason, "%s", u.why)
-		a.unserved = append(a.unserved, u)
+		a.problem(reason, "%s", u.Why)
+		a.Unserved = append(a.Unserved, u)
 	}
 	for _, metric := range slices.Sorted(maps.Keys(notes.objects)) {
 		if !used[metric] {
@@ -123,20 +123,20 @@ func withoutPods(query string) (expr string, divided bool, err error) {
 	if err != nil {
 		return "", false, fmt.Errorf("it is not valid PromQL: %w", err)
 	}
-	foreign := func(p part) bool { return !p.istio() }
+	foreign := func(p Part) bool { return !p.Istio() }
 	for {
-		b, ok := unwrap(tree).(*parser.BinaryExpr)
+		b, ok := Unwrap(tree).(*parser.BinaryExpr)
 		if !ok || b.Op != parser.DIV {
 			break
 		}
-		if parts := partsOf(b.RHS); len(parts) == 0 || slices.ContainsFunc(parts, part.istio) {
+		if parts := partsOf(b.RHS); len(parts) == 0 || slices.ContainsFunc(parts, Part.Istio) {
 			break
 		}
 		tree, divided = b.LHS, true
 	}
 	parts := partsOf(tree)
 	if i := slices.IndexFunc(parts, foreign); i >= 0 {
-		return "", divided, fmt.Errorf("%s", remedyForMetric(parts[i].metric()))
+		return "", divided, fmt.Errorf("%s", remedyForMetric(parts[i].Metric()))
 	}
 	return tree.String(), divided, nil
 }
@@ -172,12 +172,12 @@ func anyQuantity(t autoscalingv2.MetricTarget) *resource.Quantity {
 var quantileInName = regexp.MustCompile(`p(50|90|95|99)(?:_|$)|(?:^|_)(50|90|95|99)(?:th|p)`)
 
 // external is the External form of a Pods or Object metric of an adapter's own making, as far as its name tells what it is.
-func (a *autoscaler) external(u unserved, of autoscalingv2.CrossVersionObjectReference) string {
-	name := strings.ToLower(strings.ReplaceAll(u.metric.Name, "-", "_"))
+func (a *Wants) external(u Unserved, of autoscalingv2.CrossVersionObjectReference) string {
+	name := strings.ToLower(strings.ReplaceAll(u.Metric.Name, "-", "_"))
 	has := func(parts ...string) bool {
 		return slices.ContainsFunc(parts, func(p string) bool { return strings.Contains(name, p) })
 	}
-	q := u.goal()
+	q := u.Goal()
 	switch {
 	case has("latency", "duration"):
 		quantile := "p95"
@@ -202,25 +202,25 @@ func (a *autoscaler) external(u unserved, of autoscalingv2.CrossVersionObjectRef
 		}
 		return a.inPlace("istio-requests-per-second", of, targetText(true, q))
 	}
-	return "If it is made of Istio's metrics, write its PromQL in an annotation metric-config.external." + u.metric.Name + ".prometheus/query, and an External metric of this name with selector type: prometheus"
+	return "If it is made of Istio's metrics, write its PromQL in an annotation metric-config.external." + u.Metric.Name + ".prometheus/query, and an External metric of this name with selector type: prometheus"
 }
 
 // inPlace is the External form of a metric that needs no PromQL, but for gateways: their requests are others', which they report as callers.
-func (a *autoscaler) inPlace(metric string, of autoscalingv2.CrossVersionObjectReference, target string) string {
+func (a *Wants) inPlace(metric string, of autoscalingv2.CrossVersionObjectReference, target string) string {
 	const intro = "If it is made of Istio's metrics write in its place: "
 	if !a.gateway() {
 		label, value := a.described(of)
 		return intro + metricText(metric, label+": "+value, target)
 	}
-	template, _ := namedMetrics(metric)
+	template, _ := Named(metric)
 	expr := strings.ReplaceAll(strings.ReplaceAll(template, "W]", defaultWindow+"]"), "{M", "{"+a.matchers(of))
 	return intro + externalText("gateway-"+strings.TrimPrefix(metric, "istio-"), queryKey, expr, typeKey+": "+ourCollector, target)
 }
 
-func (a *autoscaler) gateway() bool { return strings.Contains(a.Spec.ScaleTargetRef.Name, "gateway") }
+func (a *Wants) gateway() bool { return strings.Contains(a.Spec.ScaleTargetRef.Name, "gateway") }
 
 // described is the label whose value an Object metric is of; a Pods metric is of the target's pods.
-func (a *autoscaler) described(of autoscalingv2.CrossVersionObjectReference) (label, value string) {
+func (a *Wants) described(of autoscalingv2.CrossVersionObjectReference) (label, value string) {
 	switch of.Kind {
 	case "Service":
 		return "destination_service_name", of.Name
@@ -231,7 +231,7 @@ func (a *autoscaler) described(of autoscalingv2.CrossVersionObjectReference) (la
 }
 
 // matchers select its requests in PromQL.
-func (a *autoscaler) matchers(of autoscalingv2.CrossVersionObjectReference) string {
+func (a *Wants) matchers(of autoscalingv2.CrossVersionObjectReference) string {
 	if a.gateway() {
 		return fmt.Sprintf("source_workload=%q,source_workload_namespace=%q,reporter=\"source\",namespace=%[2]q", a.Spec.ScaleTargetRef.Name, a.Namespace)
 	}

@@ -1,4 +1,4 @@
-package metricsapi
+package hpas
 
 import (
 	"slices"
@@ -25,12 +25,12 @@ type traits struct {
 
 // traits reads the traits off an expression; one that does not parse has none. It goes by names as Istio and Prometheus
 // use them (_sum over _count, _milliseconds) and is for advice only: no answer depends on it.
-func (e expression) traits() traits {
+func (e Expression) traits() traits {
 	var t traits
-	if e.tree == nil {
+	if e.Tree == nil {
 		return t
 	}
-	tree := e.tree
+	tree := e.Tree
 	seconds := false // scaled by a thousand
 	parser.Inspect(tree, func(node parser.Node, _ []parser.Node) error {
 		switch n := node.(type) {
@@ -40,7 +40,7 @@ func (e expression) traits() traits {
 				t.irate = true
 			case "histogram_quantile", "histogram_avg":
 				t.latency = t.latency || selects(n, func(name string) bool { return isDuration(name) })
-				t.noBuckets = t.noBuckets || n.Func.Name == "histogram_quantile" && dropsBuckets(unwrap(n.Args[1]))
+				t.noBuckets = t.noBuckets || n.Func.Name == "histogram_quantile" && dropsBuckets(Unwrap(n.Args[1]))
 			}
 		case *parser.BinaryExpr:
 			mean := n.Op == parser.DIV &&
@@ -113,12 +113,12 @@ func isCounter(name string) bool {
 }
 
 // longestRange is the expression's longest range selector; 0 without any. For an answer the store's own Query.Range counts.
-func (e expression) longestRange() time.Duration {
+func (e Expression) longestRange() time.Duration {
 	var longest time.Duration
-	if e.tree == nil {
+	if e.Tree == nil {
 		return 0
 	}
-	parser.Inspect(e.tree, func(node parser.Node, _ []parser.Node) error {
+	parser.Inspect(e.Tree, func(node parser.Node, _ []parser.Node) error {
 		switch n := node.(type) {
 		case *parser.MatrixSelector:
 			longest = max(longest, n.Range)
@@ -146,8 +146,8 @@ func selects(expr parser.Expr, fits func(name string) bool) bool {
 	return found
 }
 
-// selectsAny says whether an expression selects series at all.
-func selectsAny(expr parser.Expr) bool { return selects(expr, func(string) bool { return true }) }
+// Selects says whether an expression selects series at all.
+func Selects(expr parser.Expr) bool { return selects(expr, func(string) bool { return true }) }
 
 // nameOf is the selector's metric name, or the pattern where it has one.
 func nameOf(s *parser.VectorSelector) string {
@@ -167,8 +167,8 @@ func additive(expr parser.Expr) bool {
 	case *parser.AggregateExpr:
 		return e.Op == parser.SUM
 	case *parser.BinaryExpr:
-		_, left := unwrap(e.LHS).(*parser.NumberLiteral)
-		_, right := unwrap(e.RHS).(*parser.NumberLiteral)
+		_, left := Unwrap(e.LHS).(*parser.NumberLiteral)
+		_, right := Unwrap(e.RHS).(*parser.NumberLiteral)
 		switch e.Op {
 		case parser.LOR:
 			return additive(e.LHS)
@@ -183,8 +183,8 @@ func additive(expr parser.Expr) bool {
 	return false
 }
 
-// unwrap is an expression without the parentheses around it.
-func unwrap(expr parser.Expr) parser.Expr {
+// Unwrap is an expression without the parentheses around it.
+func Unwrap(expr parser.Expr) parser.Expr {
 	for {
 		paren, ok := expr.(*parser.ParenExpr)
 		if !ok {
@@ -213,6 +213,6 @@ func isIstioMetric(name string) bool {
 }
 
 func isNumber(expr parser.Expr, value float64) bool {
-	n, ok := unwrap(expr).(*parser.NumberLiteral)
+	n, ok := Unwrap(expr).(*parser.NumberLiteral)
 	return ok && n.Val == value
 }

@@ -1,7 +1,6 @@
-package metricsapi
+package hpas
 
 import (
-	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -37,13 +36,13 @@ type annotated struct {
 	// objects holds what is said of Object metrics, by metric.
 	objects map[string]*objectNotes
 	// surge is what meshpulse's own keys say.
-	surge surgeNotes
+	surge Surge
 
 	problems []Problem
 }
 
-// sameNotes says whether two HPAs have the same of the annotations that are read.
-func sameNotes(a, b map[string]string) bool {
+// SameAnnotations says whether two HPAs have the same of the annotations that are read.
+func SameAnnotations(a, b map[string]string) bool {
 	read := func(key string) bool {
 		return strings.HasPrefix(key, annotationPrefix) || strings.HasPrefix(key, ownPrefix)
 	}
@@ -95,7 +94,7 @@ func (a *annotated) query(metric string) (name string, ok bool) {
 }
 
 func (a *annotated) problem(reason, format string, args ...any) {
-	a.problems = append(a.problems, Problem{Reason: reason, Message: fmt.Sprintf(format, args...)})
+	a.problems = append(a.problems, Problemf(reason, format, args...))
 }
 
 func (a *annotated) readMetricConfig(key, value string) {

@@ -1,4 +1,4 @@
-package metricsapi
+package hpas
 
 import (
 	"testing"
@@ -15,9 +15,9 @@ func TestWhichMetricsAreWatchedForSurges(t *testing.T) {
 		rate   = legacy + `rps: "sum(rate(istio_requests_total{reporter='destination'}[1m]))"`
 		mean   = legacy + `rps: "sum(rate(istio_request_duration_milliseconds_sum{reporter='destination'}[1m]))/sum(rate(istio_request_duration_milliseconds_count{reporter='destination'}[1m]))"`
 	)
-	promQL := zzexternal("prometheus-query", `{matchLabels: {query-name: rps}}`, `type: Value, value: "10"`)
-	named := zzexternal("istio-requests-per-second", `{matchLabels: {destination_workload: a}}`, `type: AverageValue, averageValue: "10"`)
-	inFlight := zzexternal("istio-requests-in-flight", `{matchLabels: {destination_workload: a}}`, `type: AverageValue, averageValue: "10"`)
+	promQL := external("prometheus-query", `{matchLabels: {query-name: rps}}`, `type: Value, value: "10"`)
+	named := external("istio-requests-per-second", `{matchLabels: {destination_workload: a}}`, `type: AverageValue, averageValue: "10"`)
+	inFlight := external("istio-requests-in-flight", `{matchLabels: {destination_workload: a}}`, `type: AverageValue, averageValue: "10"`)
 	defaults := aggregator.SurgeConfig{Window: 10 * time.Second, Ratio: 1.5}
 	tests := map[string]struct {
 		annotations, metrics string
@@ -43,15 +43,15 @@ func TestWhichMetricsAreWatchedForSurges(t *testing.T) {
 	}
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {
-			a := readHPA(zzhpaFrom(t, zzhpaText("podinfo", tc.annotations, tc.metrics)))
+			a := Read(hpaFrom(t, hpaText("podinfo", tc.annotations, tc.metrics)))
 			var got []aggregator.SurgeConfig
-			for _, w := range a.metrics {
-				got = append(got, w.surge)
+			for _, w := range a.Metrics {
+				got = append(got, w.Surge)
 			}
 			if d := cmp.Diff(tc.want, got); d != "" {
 				t.Errorf("settings (-want +got):\n%s", d)
 			}
-			wantProblems(t, a.problems, tc.problems)
+			wantProblems(t, a.Problems, tc.problems)
 		})
 	}
 }

@@ -1,4 +1,4 @@
-package metricsapi
+package hpas
 
 import (
 	"strings"
@@ -27,9 +27,9 @@ func TestWhoTakesTheWordOfCallers(t *testing.T) {
 		`vector(1)`:                                                               "",
 	} {
 		got := ""
-		if parts := parse(expr).calledBy(); len(parts) > 0 {
+		if parts := Parse(expr).calledBy(); len(parts) > 0 {
 			got = parts[0].byThemselves("own")
-			if better := parse(got); better.tree == nil {
+			if better := Parse(got); better.Tree == nil {
 				t.Errorf("%s: the form does not parse", got)
 			} else if again := better.calledBy(); len(again) > 0 {
 				t.Errorf("%s: the form still takes the word of callers", got)
@@ -75,10 +75,10 @@ spec:
 		"without PromQL, of one's callers": {"vector(1)", "istio-requests-per-second", "reporter: source, namespace: edge", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
-			a := readHPA(zzhpaFrom(t, strings.Replace(head, "QUERY", "'"+tc.query+"'", 1)+
+			a := Read(hpaFrom(t, strings.Replace(head, "QUERY", "'"+tc.query+"'", 1)+
 				"    - {type: External, external: {metric: {name: "+tc.metric+", selector: {matchLabels: {"+tc.selector+"}}}, target: {type: AverageValue, averageValue: \"10\"}}}\n"))
 			told := 0
-			for _, p := range a.problems {
+			for _, p := range a.Problems {
 				if p.Reason != ReasonCallersWord {
 					continue
 				}
@@ -87,7 +87,7 @@ spec:
 				}
 			}
 			if tc.want != "" && told != 1 {
-				t.Errorf("told %d times: %+v", told, a.problems)
+				t.Errorf("told %d times: %+v", told, a.Problems)
 			}
 		})
 	}

@@ -1,4 +1,4 @@
-package metricsapi
+package hpas
 
 import (
 	"testing"
@@ -38,7 +38,7 @@ func TestRawCounter(t *testing.T) {
 	}
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {
-			if got := parse(tc.expr).traits().raw; got != tc.want {
+			if got := Parse(tc.expr).traits().raw; got != tc.want {
 				t.Errorf("%s: got %q, want %q", tc.expr, got, tc.want)
 			}
 		})
@@ -57,7 +57,7 @@ func TestQuantilesWithoutBuckets(t *testing.T) {
 		`histogram_quantile(0.95, sum(rate(istio_request_duration_milliseconds[1m])))`:                       false,
 		`sum(rate(istio_request_duration_milliseconds_bucket{le="100"}[1m]))`:                                false,
 	} {
-		if got := parse(expr).traits().noBuckets; got != want {
+		if got := Parse(expr).traits().noBuckets; got != want {
 			t.Errorf("%s: got %t, want %t", expr, got, want)
 		}
 	}
@@ -71,7 +71,7 @@ func TestWhatAddsUpOverPods(t *testing.T) {
 		`avg(a)`: false, `max(a)`: false, `count(a)`: false, `rate(a[1m])`: false, `2 / sum(a)`: false, `sum(a) / sum(b)`: false, `sum(a) * sum(b)`: false, `sum(a) + 1`: false,
 		`1 + sum(a)`: false, `sum(a) - sum(b)`: false, `sum(a) > 1`: false, `vector(0) or sum(a)`: false, `avg(a) or sum(b)`: false, `sum(a) or avg(b)`: true, `-sum(a)`: false, `clamp_min(sum(a), 1)`: false, `vector(1)`: false,
 	} {
-		if got := parse(expr).additive(); got != want {
+		if got := Parse(expr).Additive(); got != want {
 			t.Errorf("%s: got %t, want %t", expr, got, want)
 		}
 	}
@@ -82,7 +82,7 @@ func TestLongestRange(t *testing.T) {
 		`rate(a[1m]) + rate(b[5m])`: 5 * time.Minute, `rate(a[5m]) + rate(b[1m])`: 5 * time.Minute, `max_over_time(rate(a[1m])[10m:1m])`: 10 * time.Minute,
 		`max_over_time(rate(a[10m])[1m:10s])`: 10 * time.Minute, `a`: 0, `sum(`: 0,
 	} {
-		if got := parse(expr).longestRange(); got != want {
+		if got := Parse(expr).longestRange(); got != want {
 			t.Errorf("%s: got %s, want %s", expr, got, want)
 		}
 	}
@@ -123,7 +123,7 @@ func TestTraits(t *testing.T) {
 	}
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {
-			if got := parse(tc.expr).traits(); got != tc.want {
+			if got := Parse(tc.expr).traits(); got != tc.want {
 				t.Errorf("got %+v, want %+v", got, tc.want)
 			}
 		})

@@ -1,4 +1,4 @@
-package metricsapi
+package hpas
 
 import (
 	"strings"
@@ -81,7 +81,7 @@ func TestNamedExpression(t *testing.T) {
 	}
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {
-			got, unknown, err := namedExpression(tc.metric, "test", zzmustSelector(t, tc.selector))
+			got, unknown, err := NamedExpression(tc.metric, "test", mustSelector(t, tc.selector))
 			if tc.err != "" {
 				if err == nil || !strings.Contains(err.Error(), tc.err) {
 					t.Fatalf("got %q, error %v, want an error with %q", got, err, tc.err)
@@ -104,7 +104,7 @@ func TestNamedExpression(t *testing.T) {
 	}
 }
 
-func zzmustSelector(t *testing.T, text string) labels.Selector {
+func mustSelector(t *testing.T, text string) labels.Selector {
 	t.Helper()
 	s, err := labels.Parse(text)
 	if err != nil {
@@ -129,13 +129,13 @@ func TestCanonicalSelector(t *testing.T) {
 	}
 	seen := map[string]string{}
 	for _, group := range same {
-		first := canonicalSelector(zzmustSelector(t, group[0]))
+		first := Canonical(mustSelector(t, group[0]))
 		if other, ok := seen[first]; ok {
 			t.Errorf("%q and %q are both %q", group[0], other, first)
 		}
 		seen[first] = group[0]
 		for _, text := range group[1:] {
-			if got := canonicalSelector(zzmustSelector(t, text)); got != first {
+			if got := Canonical(mustSelector(t, text)); got != first {
 				t.Errorf("%q is %q, but %q is %q", text, got, group[0], first)
 			}
 		}
@@ -150,12 +150,12 @@ func TestTheOrderOfValuesMeansNothing(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	asked := zzmustSelector(t, "destination_app notin (a,b),destination_version in (v1,v2)")
-	if a, b := canonicalSelector(written), canonicalSelector(asked); a != b {
+	asked := mustSelector(t, "destination_app notin (a,b),destination_version in (v1,v2)")
+	if a, b := Canonical(written), Canonical(asked); a != b {
 		t.Errorf("written %q, asked for %q", a, b)
 	}
-	a, _, _ := namedExpression("istio-requests-per-second", "test", written)
-	if b, _, _ := namedExpression("istio-requests-per-second", "test", asked); a != b {
+	a, _, _ := NamedExpression("istio-requests-per-second", "test", written)
+	if b, _, _ := NamedExpression("istio-requests-per-second", "test", asked); a != b {
 		t.Errorf("written %s, asked for %s", a, b)
 	}
 }

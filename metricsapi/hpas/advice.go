@@ -1,4 +1,4 @@
-package metricsapi
+package hpas
 
 import (
 	"math"
@@ -9,25 +9,25 @@ import (
 )
 
 // advise says what is known to go wrong with a metric that is served all the same.
-func (a *autoscaler) advise(w wanted) {
+func (a *Wants) advise(w Metric) {
 	const better = "Better: istio-requests-per-second or istio-requests-in-flight with AverageValue, which add up over pods"
-	what := w.written
-	if name := demanded(w.selector)[queryNameKey]; w.metric == legacyMetric {
+	what := w.Written
+	if name := Demanded(w.Selector)[queryNameKey]; w.Name == legacyMetric {
 		what = "query " + name
 	}
-	e := parse(w.expr)
+	e := Parse(w.Expr)
 	t := e.traits()
-	if t.latency && w.target.Type == autoscalingv2.AverageValueMetricType {
+	if t.latency && w.Target.Type == autoscalingv2.AverageValueMetricType {
 		a.problem(ReasonLatencyAverage, "%s is a latency, and AverageValue divides it by the replicas: it asks for replicas in proportion to the latency, whatever they do to it. %s; for a latency, a target of type Value", what, better)
 	}
-	if t.latency && w.target.Type == autoscalingv2.ValueMetricType {
+	if t.latency && w.Target.Type == autoscalingv2.ValueMetricType {
 		window, stable := e.longestRange(), a.scaleUpStabilisation()
 		if stable < window {
 			a.problem(ReasonLatencyStability, "%s is a latency over %s and scale-up is stabilised for %s: while the window still remembers the past, every look multiplies the replicas again. "+
 				"Set behavior.scaleUp.stabilizationWindowSeconds to %d or more. %s", what, window, stable, int64(window.Seconds()), better)
 		}
 	}
-	if goal := w.goal(); t.milliseconds && goal != nil && goal.Sign() > 0 && goal.AsApproximateFloat64() < 1 {
+	if goal := w.Goal(); t.milliseconds && goal != nil && goal.Sign() > 0 && goal.AsApproximateFloat64() < 1 {
 		a.problem(ReasonMilliseconds, "%s is in milliseconds and its target is %s: any traffic asks for maxReplicas. If seconds were meant, the target is %s", what, goal.String(), milliseconds(*goal))
 	}
 	if t.irate {
@@ -43,22 +43,22 @@ func (a *autoscaler) advise(w wanted) {
 }
 
 // adviseOnCallers says whose word a metric takes that others could give.
-func (a *autoscaler) adviseOnCallers(what string, w wanted, parts []part) {
+func (a *Wants) adviseOnCallers(what string, w Metric, parts []Part) {
 	if len(parts) == 0 {
 		return
 	}
 	better := "take " + parts[0].byThemselves(a.Namespace)
 	switch {
-	case w.named && parts[0].namesCallers():
+	case w.Named && parts[0].namesCallers():
 		better = "add namespace: " + a.Namespace + " to the selector, or the namespace of the callers"
-	case w.named:
+	case w.Named:
 		better = "leave " + reporterKey + ": source out of the selector"
 	}
 	a.problem(ReasonCallersWord, "%s counts what callers say of others, so any pod that reports can add to it: %s, where each pod speaks for itself alone", what, better)
 }
 
 // scaleUpStabilisation is 0 without a setting: the controller's own default.
-func (a *autoscaler) scaleUpStabilisation() time.Duration {
+func (a *Wants) scaleUpStabilisation() time.Duration {
 	if b := a.Spec.Behavior; b != nil && b.ScaleUp != nil && b.ScaleUp.StabilizationWindowSeconds != nil {
 		return time.Duration(*b.ScaleUp.StabilizationWindowSeconds) * time.Second
 	}

@@ -1,4 +1,4 @@
-package metricsapi
+package hpas
 
 import (
 	"strings"
@@ -13,31 +13,31 @@ func TestWhatCannotBeServedInAnyFormIsToldSo(t *testing.T) {
 		`rate(http_requests_total{app="ecommerce-app"}[5m])`:                             "http_requests_total",
 		`count(kube_pod_info) / sum(rate(istio_requests_total[1m]))`:                     "kube_pod_info",
 	} {
-		h := zzhpaFrom(t, zzhpaText("podinfo", `metric-config.object.m.prometheus/query: '`+query+`'`, object))
-		read := readHPA(h)
-		if len(read.problems) != 1 || !strings.Contains(read.problems[0].Message, "could not be served either: ") || !strings.Contains(read.problems[0].Message, want) || strings.Contains(read.problems[0].Message, "{type: External") {
-			t.Errorf("%s: %v, want %q", query, read.problems, want)
+		h := hpaFrom(t, hpaText("podinfo", `metric-config.object.m.prometheus/query: '`+query+`'`, object))
+		read := Read(h)
+		if len(read.Problems) != 1 || !strings.Contains(read.Problems[0].Message, "could not be served either: ") || !strings.Contains(read.Problems[0].Message, want) || strings.Contains(read.Problems[0].Message, "{type: External") {
+			t.Errorf("%s: %v, want %q", query, read.Problems, want)
 		}
 	}
 	for metrics, want := range map[string]string{
 		`{type: Pods, pods: {metric: {name: queue_length}, target: {type: AverageValue, averageValue: "10"}}}`: "metric-config.external.queue_length.prometheus/query",
 		object: "metric-config.external.m.prometheus/query",
 	} {
-		read := readHPA(zzhpaFrom(t, zzhpaText("podinfo", "", metrics)))
-		if len(read.problems) != 1 || !strings.Contains(read.problems[0].Message, want) {
-			t.Errorf("%s: %v, want %q", metrics, read.problems, want)
+		read := Read(hpaFrom(t, hpaText("podinfo", "", metrics)))
+		if len(read.Problems) != 1 || !strings.Contains(read.Problems[0].Message, want) {
+			t.Errorf("%s: %v, want %q", metrics, read.Problems, want)
 		}
 	}
 }
 
 // Metrics that kube-metrics-adapter collects otherwise are its business.
 func TestMetricsOfOtherCollectorsAreLeftAlone(t *testing.T) {
-	read := readHPA(zzhpaFrom(t, zzhpaText("consumer", `metric-config.pods.queue-length.json-path/json-key: "$.queue", metric-config.pods.queue-length.json-path/path: /metrics`,
+	read := Read(hpaFrom(t, hpaText("consumer", `metric-config.pods.queue-length.json-path/json-key: "$.queue", metric-config.pods.queue-length.json-path/path: /metrics`,
 		`{type: Pods, pods: {metric: {name: queue-length}, target: {type: AverageValue, averageValue: 1k}}}, `+
 			`{type: Object, object: {metric: {name: requests-per-second}, describedObject: {apiVersion: networking.k8s.io/v1, kind: Ingress, name: consumer}, target: {type: Value, value: "10"}}}, `+
-			zzexternal("app-queue-length", "{matchLabels: {type: sqs-queue-length}}", `type: AverageValue, averageValue: "30"`))))
-	wantProblems(t, read.problems, nil)
-	if len(read.unserved) != 0 || len(read.metrics) != 0 {
-		t.Errorf("metrics %v, unserved %v", read.metrics, read.unserved)
+			external("app-queue-length", "{matchLabels: {type: sqs-queue-length}}", `type: AverageValue, averageValue: "30"`))))
+	wantProblems(t, read.Problems, nil)
+	if len(read.Unserved) != 0 || len(read.Metrics) != 0 {
+		t.Errorf("metrics %v, unserved %v", read.Metrics, read.Unserved)
 	}
 }

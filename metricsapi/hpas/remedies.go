@@ -1,4 +1,4 @@
-package metricsapi
+package hpas
 
 import (
 	"fmt"
@@ -7,10 +7,10 @@ import (
 
 // What to write in place of a metric, a label or a value that no sidecar sends. The texts are for errors and events.
 
-// remedyForMetric is the function's, but for Envoy's own metrics where they are kept: they have the names that Envoy gives them.
-func (v vocabulary) remedyForMetric(name string) string {
+// RemedyForMetric is the function's, but for Envoy's own metrics where they are kept: they have the names that Envoy gives them.
+func (v Vocabulary) RemedyForMetric(name string) string {
 	own, prometheus := strings.CutPrefix(name, "envoy_")
-	if !prometheus || v.keeps == nil || !v.keeps(own) {
+	if !prometheus || v.Keeps == nil || !v.Keeps(own) {
 		return remedyForMetric(name)
 	}
 	return fmt.Sprintf("the envoy_ of %s is what Prometheus' form of Envoy's metrics begins with, and no sidecar sends it: write %s in its place (where sidecars do not emit tags as labels, the tags are in the name)", name, own)
@@ -48,9 +48,9 @@ func anothers(name string) string {
 	return "Istio does not set the metric " + name + ": meshpulse has what sidecars send only, and what another exporter has another adapter has to serve. Else check the spelling"
 }
 
-// remedyForLabel says what to do about a label that no series has. Most are labels that Prometheus adds to what it scrapes, which no
+// RemedyForLabel says what to do about a label that no series has. Most are labels that Prometheus adds to what it scrapes, which no
 // sidecar and no Telemetry resource sends.
-func remedyForLabel(name string) string {
+func RemedyForLabel(name string) string {
 	now, caller := scrapeLabel(name)
 	scraped := fmt.Sprintf("the label %s is one that Prometheus adds when it scrapes, and no sidecar sends it: ", name)
 	switch {

@@ -1,4 +1,4 @@
-package metricsapi
+package hpas
 
 import (
 	"encoding/json"

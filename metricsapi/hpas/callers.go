@@ -1,4 +1,4 @@
-package metricsapi
+package hpas
 
 import (
 	"slices"
@@ -10,9 +10,9 @@ import (
 // calledBy are the selectors of Istio's metrics that take the word of callers: with reporter="source", and without a reporter, a sidecar
 // says of others what they received, and whoever may report as any pod may say it. A pod speaks for itself alone where its own side
 // reports, or where the pods that report are limited by their namespace or name.
-func (e expression) calledBy() (parts []part) {
-	for _, p := range e.parts {
-		if p.istio() && p.reports("source") && !p.limited() {
+func (e Expression) calledBy() (parts []Part) {
+	for _, p := range e.Parts {
+		if p.Istio() && p.reports("source") && !p.limited() {
 			parts = append(parts, p)
 		}
 	}
@@ -20,7 +20,7 @@ func (e expression) calledBy() (parts []part) {
 }
 
 // limited: it names the pods that report, by the labels that come from the node and not from the metric.
-func (p part) limited() bool {
+func (p Part) limited() bool {
 	return slices.ContainsFunc(p.LabelMatchers, func(m *labels.Matcher) bool {
 		return (m.Name == "namespace" || m.Name == "pod") && m.Type == labels.MatchEqual && m.Value != ""
 	})
@@ -28,7 +28,7 @@ func (p part) limited() bool {
 
 // byThemselves is the selector in the form in which each pod speaks for itself: of the pods of one namespace where it names the callers,
 // else of those that are called. The namespace is that of the callers where it is named, else the HPA's.
-func (p part) byThemselves(namespace string) string {
+func (p Part) byThemselves(namespace string) string {
 	s := *p.VectorSelector
 	s.LabelMatchers = slices.DeleteFunc(slices.Clone(s.LabelMatchers), func(m *labels.Matcher) bool { return m.Name == reporterKey })
 	add := func(name, value string) {
@@ -48,7 +48,7 @@ func (p part) byThemselves(namespace string) string {
 	return s.String()
 }
 
-func (p part) namesCallers() bool {
+func (p Part) namesCallers() bool {
 	return slices.ContainsFunc(p.LabelMatchers, func(m *labels.Matcher) bool {
 		return strings.HasPrefix(m.Name, "source_") && !m.Matches("")
 	})

@@ -1,4 +1,4 @@
-package metricsapi
+package hpas
 
 import (
 	"os"
@@ -15,9 +15,9 @@ import (
 	"github.com/meshpulse/meshpulse/aggregator"
 )
 
-const zzminimal = "apiVersion: autoscaling/v2\nkind: HorizontalPodAutoscaler\nmetadata: {name: %}\nspec: {maxReplicas: 3, scaleTargetRef: {kind: Deployment, name: %}}\n"
+const minimal = "apiVersion: autoscaling/v2\nkind: HorizontalPodAutoscaler\nmetadata: {name: %}\nspec: {maxReplicas: 3, scaleTargetRef: {kind: Deployment, name: %}}\n"
 
-func zzminimalHPA(name string) string { return strings.ReplaceAll(zzminimal, "%", name) }
+func minimalHPA(name string) string { return strings.ReplaceAll(minimal, "%", name) }
 
 func TestReadHPAFile(t *testing.T) {
 	const service = "apiVersion: v1\nkind: Service\nmetadata: {name: a}\n"
@@ -30,17 +30,17 @@ func TestReadHPAFile(t *testing.T) {
 	}{
 		"nothing":                      {text: ""},
 		"comments only":                {text: "# nothing\n---\n# here\n"},
-		"one HPA, without a namespace": {text: zzminimalHPA("a"), want: []string{"default/a"}},
+		"one HPA, without a namespace": {text: minimalHPA("a"), want: []string{"default/a"}},
 		"several documents": {
-			text: "---\n" + zzminimalHPA("a") + "--- # the next\n" + zzminimalHPA("b") + "---\n\n---\n" + service,
+			text: "---\n" + minimalHPA("a") + "--- # the next\n" + minimalHPA("b") + "---\n\n---\n" + service,
 			want: []string{"default/a", "default/b"}, ignored: []string{"v1 Service"},
 		},
-		"Windows line ends": {text: strings.ReplaceAll(zzminimalHPA("a")+"---\n"+zzminimalHPA("b"), "\n", "\r\n"), want: []string{"default/a", "default/b"}},
+		"Windows line ends": {text: strings.ReplaceAll(minimalHPA("a")+"---\n"+minimalHPA("b"), "\n", "\r\n"), want: []string{"default/a", "default/b"}},
 		"dashes within a value": {
 			text: "apiVersion: v1\nkind: ConfigMap\ndata:\n  x: |\n    ---\n    kind: HorizontalPodAutoscaler\n", ignored: []string{"v1 ConfigMap"},
 		},
 		"a List as kubectl prints it": {
-			text: "apiVersion: v1\nkind: List\nitems:\n- " + strings.ReplaceAll(strings.TrimSpace(zzminimalHPA("a")), "\n", "\n  ") + "\n- " + strings.ReplaceAll(strings.TrimSpace(service), "\n", "\n  ") + "\n",
+			text: "apiVersion: v1\nkind: List\nitems:\n- " + strings.ReplaceAll(strings.TrimSpace(minimalHPA("a")), "\n", "\n  ") + "\n- " + strings.ReplaceAll(strings.TrimSpace(service), "\n", "\n  ") + "\n",
 			want: []string{"default/a"}, ignored: []string{"v1 Service"},
 		},
 		"JSON": {
@@ -49,57 +49,57 @@ func TestReadHPAFile(t *testing.T) {
 				"\n" + `{"apiVersion":"autoscaling/v2","kind":"HorizontalPodAutoscaler","metadata":{"name":"b"},"spec":{"maxReplicas":1,"scaleTargetRef":{"kind":"Deployment","name":"b"}}}`,
 		},
 		"v2beta2": {
-			text: strings.Replace(zzminimalHPA("a"), "autoscaling/v2", "autoscaling/v2beta2", 1), want: []string{"default/a"},
+			text: strings.Replace(minimalHPA("a"), "autoscaling/v2", "autoscaling/v2beta2", 1), want: []string{"default/a"},
 			problems: []string{"OldVersion Write apiVersion: autoscaling/v2, the rest stays"},
 		},
 		"a field that there is not": {
-			text: strings.Replace(zzminimalHPA("a"), "spec: {", "spec: {minReplica: 2, ", 1), want: []string{"default/a"},
+			text: strings.Replace(minimalHPA("a"), "spec: {", "spec: {minReplica: 2, ", 1), want: []string{"default/a"},
 			problems: []string{`UnknownField minReplica`},
 		},
 
 		"a field in other case, as an API server reads it": {
-			text: strings.Replace(zzminimalHPA("a"), "spec: {", "spec: {minreplicas: 2, ", 1), want: []string{"default/a"},
+			text: strings.Replace(minimalHPA("a"), "spec: {", "spec: {minreplicas: 2, ", 1), want: []string{"default/a"},
 			problems: []string{`UnknownField minreplicas`},
 		},
 
-		"not YAML":                   {text: zzminimalHPA("a") + "---\n" + zzminimalHPA("b") + "  bad: [\n", want: []string{"default/a"}, err: "line 9: "}, // the library names the line before
+		"not YAML":                   {text: minimalHPA("a") + "---\n" + minimalHPA("b") + "  bad: [\n", want: []string{"default/a"}, err: "line 9: "}, // the library names the line before
 		"not YAML in the first line": {text: "}", err: "line 1: "},
-		"a key twice":                {text: zzminimalHPA("a") + "kind: Other\n", err: "line 5: "},
+		"a key twice":                {text: minimalHPA("a") + "kind: Other\n", err: "line 5: "},
 		"text":                       {text: "---\nhello\n", err: "line 1: not a Kubernetes object"},
 		"not JSON":                   {path: "a.json", text: "{\"kind\": \"A\"}\n{\n\"b\": nope}\n", ignored: []string{"A"}, err: "line 3: not JSON"},
 		"half a JSON":                {path: "a.json", text: "{\n\"kind\":", err: "line 1: not JSON"},
-		"no name":                    {text: zzminimalHPA(`""`), err: "line 1: a HorizontalPodAutoscaler without metadata.name"},
-		"no maximum":                 {text: "# x\n---\n" + strings.Replace(zzminimalHPA("a"), "maxReplicas: 3, ", "", 1), err: "line 2: HorizontalPodAutoscaler a: spec.maxReplicas is 0"},
+		"no name":                    {text: minimalHPA(`""`), err: "line 1: a HorizontalPodAutoscaler without metadata.name"},
+		"no maximum":                 {text: "# x\n---\n" + strings.Replace(minimalHPA("a"), "maxReplicas: 3, ", "", 1), err: "line 2: HorizontalPodAutoscaler a: spec.maxReplicas is 0"},
 		"the maximum misspelt": {
-			text: strings.Replace(zzminimalHPA("a"), "maxReplicas", "maxReplica", 1),
+			text: strings.Replace(minimalHPA("a"), "maxReplicas", "maxReplica", 1),
 			err:  `HorizontalPodAutoscaler a: spec.maxReplicas is 0, it must be 1 or more; a field is not known and has no effect: unknown field "spec.maxReplica"`,
 		},
 		"a minimum above the maximum": {
-			text: strings.Replace(zzminimalHPA("a"), "spec: {", "spec: {minReplicas: 20, ", 1),
+			text: strings.Replace(minimalHPA("a"), "spec: {", "spec: {minReplicas: 20, ", 1),
 			err:  "HorizontalPodAutoscaler a: spec.minReplicas is 20, it must not be above spec.maxReplicas, which is 3: lower the one or raise the other",
 		},
 		"a negative minimum": {
-			text: strings.Replace(zzminimalHPA("a"), "spec: {", "spec: {minReplicas: -1, ", 1), err: "spec.minReplicas is -1, it must be 0 or more",
+			text: strings.Replace(minimalHPA("a"), "spec: {", "spec: {minReplicas: -1, ", 1), err: "spec.minReplicas is -1, it must be 0 or more",
 		},
 		"nothing to scale": {
-			text: strings.Replace(zzminimalHPA("a"), ", scaleTargetRef: {kind: Deployment, name: a}", "", 1), err: "HorizontalPodAutoscaler a: spec.scaleTargetRef lacks kind or name: name what is scaled",
+			text: strings.Replace(minimalHPA("a"), ", scaleTargetRef: {kind: Deployment, name: a}", "", 1), err: "HorizontalPodAutoscaler a: spec.scaleTargetRef lacks kind or name: name what is scaled",
 		},
 		"a target that is no quantity": {
-			text: strings.Replace(zzminimalHPA("a"), "spec: {", `spec: {metrics: [{type: External, external: {metric: {name: x}, target: {type: AverageValue, averageValue: "ten"}}}], `, 1),
+			text: strings.Replace(minimalHPA("a"), "spec: {", `spec: {metrics: [{type: External, external: {metric: {name: x}, target: {type: AverageValue, averageValue: "ten"}}}], `, 1),
 			err:  `line 1: not a HorizontalPodAutoscaler: spec.metrics[0].external.target.averageValue: "ten" is not a quantity: write a number such as "10"`,
 		},
 		"a target of v2beta1 that is no quantity": {
-			text: strings.NewReplacer("autoscaling/v2", "autoscaling/v2beta1", "spec: {", `spec: {metrics: [{type: External, external: {metricName: x, targetValue: "a lot"}}], `).Replace(zzminimalHPA("a")),
+			text: strings.NewReplacer("autoscaling/v2", "autoscaling/v2beta1", "spec: {", `spec: {metrics: [{type: External, external: {metricName: x, targetValue: "a lot"}}], `).Replace(minimalHPA("a")),
 			err:  `spec.metrics[0].external.targetValue: "a lot" is not a quantity`,
 		},
-		"a wrong type":   {text: strings.Replace(zzminimalHPA("a"), "maxReplicas: 3", "maxReplicas: many", 1), err: "line 1: not a HorizontalPodAutoscaler"},
-		"autoscaling/v1": {text: strings.Replace(zzminimalHPA("a"), "autoscaling/v2", "autoscaling/v1", 1), want: []string{"default/a"}},
+		"a wrong type":   {text: strings.Replace(minimalHPA("a"), "maxReplicas: 3", "maxReplicas: many", 1), err: "line 1: not a HorizontalPodAutoscaler"},
+		"autoscaling/v1": {text: strings.Replace(minimalHPA("a"), "autoscaling/v2", "autoscaling/v1", 1), want: []string{"default/a"}},
 		"a version that there is not": {
-			text: zzminimalHPA("a") + "---\n" + strings.Replace(zzminimalHPA("b"), "autoscaling/v2", "autoscaling/v3", 1) + "---\n" + zzminimalHPA("c"),
+			text: minimalHPA("a") + "---\n" + strings.Replace(minimalHPA("b"), "autoscaling/v2", "autoscaling/v3", 1) + "---\n" + minimalHPA("c"),
 			want: []string{"default/a", "default/c"}, err: `line 5: a HorizontalPodAutoscaler of version "autoscaling/v3": write autoscaling/v2`,
 		},
 		"annotations that YAML reads as something else": {
-			text: zzminimalHPA("a") + "---\n" + strings.Replace(zzminimalHPA("b"), "{name: b}",
+			text: minimalHPA("a") + "---\n" + strings.Replace(minimalHPA("b"), "{name: b}",
 				"{name: b, annotations: {meshpulse.io/surge-window: off, meshpulse.io/surge-ratio: 1.5, x: [1], y: , z: text}}", 1),
 			want: []string{"default/a"},
 			err: "line 5: HorizontalPodAutoscaler b: " +
@@ -108,10 +108,10 @@ func TestReadHPAFile(t *testing.T) {
 				"annotation x is not text but a map or a list: quote its value",
 		},
 		"an annotation without a value": {
-			text: strings.Replace(zzminimalHPA("a"), "{name: a}", "{name: a, annotations: {y: }}", 1), want: []string{"default/a"},
+			text: strings.Replace(minimalHPA("a"), "{name: a}", "{name: a, annotations: {y: }}", 1), want: []string{"default/a"},
 		},
 		"one bad document of a List": {
-			text: "apiVersion: v1\nkind: List\nitems:\n- hello\n- " + strings.ReplaceAll(strings.TrimSpace(zzminimalHPA("a")), "\n", "\n  ") + "\n",
+			text: "apiVersion: v1\nkind: List\nitems:\n- hello\n- " + strings.ReplaceAll(strings.TrimSpace(minimalHPA("a")), "\n", "\n  ") + "\n",
 			want: []string{"default/a"}, err: "line 1: not a Kubernetes object",
 		},
 	}
@@ -121,19 +121,19 @@ func TestReadHPAFile(t *testing.T) {
 			if path == "" {
 				path = "a.yaml"
 			}
-			c := readHPAFile(path, []byte(tc.text))
-			hpas, ignored := c.hpas, c.ignored
+			c := Decode(path, []byte(tc.text))
+			hpas, ignored := c.HPAs, c.Ignored
 			switch wanted := tc.err != ""; {
-			case len(c.refused) > 1, wanted != (len(c.refused) == 1):
-				t.Fatalf("refused %v, want one with %q", c.refused, tc.err)
-			case wanted && !strings.Contains(c.refused[0].Error(), tc.err):
-				t.Errorf("refused: %v, want %q", c.refused[0], tc.err)
+			case len(c.Refused) > 1, wanted != (len(c.Refused) == 1):
+				t.Fatalf("refused %v, want one with %q", c.Refused, tc.err)
+			case wanted && !strings.Contains(c.Refused[0].Error(), tc.err):
+				t.Errorf("refused: %v, want %q", c.Refused[0], tc.err)
 			}
 			var names []string
 			for i, h := range hpas {
-				names = append(names, h.key().String())
-				if h.path != path || h.doc != i || h.APIVersion != "autoscaling/v2" {
-					t.Errorf("HPA %d is %s of document %d, version %s", i, h.path, h.doc, h.APIVersion)
+				names = append(names, h.Key().String())
+				if h.Path != path || h.Place != i || h.APIVersion != "autoscaling/v2" {
+					t.Errorf("HPA %d is %s of document %d, version %s", i, h.Path, h.Place, h.APIVersion)
 				}
 			}
 			if d := cmp.Diff(tc.want, names); d != "" {
@@ -143,7 +143,7 @@ func TestReadHPAFile(t *testing.T) {
 				t.Errorf("ignored (-want +got):\n%s", d)
 			}
 			if len(hpas) > 0 {
-				wantProblems(t, hpas[0].problems, tc.problems)
+				wantProblems(t, hpas[0].Problems, tc.problems)
 			}
 		})
 	}
@@ -177,12 +177,12 @@ spec:
 - {type: Pods, pods: {metric: {name: rps}, target: {type: AverageValue, averageValue: "5"}}}
 - {type: Object, object: {describedObject: {kind: Ingress, name: x}, metric: {name: rps}, target: {type: Value, value: "5"}}}
 `
-	h := zzhpaFrom(t, old)
+	h := hpaFrom(t, old)
 	if *h.Spec.MinReplicas != 2 || h.Spec.MaxReplicas != 7 || h.Spec.ScaleTargetRef.Name != "a" || h.Namespace != "test" {
 		t.Errorf("converted to %+v", h.Spec)
 	}
-	wantProblems(t, h.problems, []string{"OldVersion as spec.metrics:"})
-	_, shown, _ := strings.Cut(h.problems[0].Message, "spec.metrics:\n")
+	wantProblems(t, h.Problems, []string{"OldVersion as spec.metrics:"})
+	_, shown, _ := strings.Cut(h.Problems[0].Message, "spec.metrics:\n")
 	for what, text := range map[string]string{"served": toYAML(t, h.Spec.Metrics), "shown": shown} {
 		var got, want any
 		mustYAML(t, text, &got)
@@ -192,15 +192,15 @@ spec:
 		}
 	}
 
-	c := readHPAFile("a.yaml", []byte(strings.Replace(old, "external: {metricName", "extern: {metricName", 1)))
-	if len(c.refused) != 1 || !strings.Contains(c.refused[0].Error(), `spec.metrics[0] of type "External" lacks the part`) {
-		t.Errorf("a metric without its part: %v", c.refused)
+	c := Decode("a.yaml", []byte(strings.Replace(old, "external: {metricName", "extern: {metricName", 1)))
+	if len(c.Refused) != 1 || !strings.Contains(c.Refused[0].Error(), `spec.metrics[0] of type "External" lacks the part`) {
+		t.Errorf("a metric without its part: %v", c.Refused)
 	}
 }
 
 // An HPA as kubectl up to 1.22 prints it: autoscaling/v1, with its other metrics in an annotation.
 func TestReadV1(t *testing.T) {
-	h := zzhpaFrom(t, `
+	h := hpaFrom(t, `
 apiVersion: autoscaling/v1
 kind: HorizontalPodAutoscaler
 metadata:
@@ -223,12 +223,12 @@ metrics:
 	if d := cmp.Diff(toYAML(t, want), toYAML(t, h.Spec)); d != "" {
 		t.Errorf("(-want +got):\n%s", d)
 	}
-	wantProblems(t, readHPA(h).problems, nil)
+	wantProblems(t, Read(h).Problems, nil)
 }
 
 // TestExamplesAreReadAsWritten: what an example says has the effect that it promises. What the guides could do better is advice.
 func TestExamplesAreReadAsWritten(t *testing.T) {
-	files, err := filepath.Glob("../manifests/examples/*.yaml")
+	files, err := filepath.Glob("../../manifests/examples/*.yaml")
 	if err != nil || len(files) == 0 {
 		t.Fatalf("no examples: %v", err)
 	}
@@ -239,15 +239,15 @@ func TestExamplesAreReadAsWritten(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		a := readHPA(zzhpaFrom(t, string(data)))
-		for _, p := range a.problems {
+		a := Read(hpaFrom(t, string(data)))
+		for _, p := range a.Problems {
 			if !slices.Contains(advice, p.Reason) {
 				t.Errorf("%s: %s: %s", file, p.Reason, p.Message)
 			}
 		}
 		if filepath.Base(file) == "requests-surge.yaml" {
 			want := aggregator.SurgeConfig{Window: 10 * time.Second, Ratio: 1.5}
-			surge = len(a.metrics) == 1 && a.metrics[0].surge == want && a.surge.action == surgeActionObserve
+			surge = len(a.Metrics) == 1 && a.Metrics[0].Surge == want && a.Surge.Action == SurgeObserve
 		}
 	}
 	if !surge {
@@ -283,8 +283,8 @@ func FuzzReadHPAFile(f *testing.F) {
 		}
 		f.Add(data, false)
 	}
-	f.Add([]byte(zzminimalHPA("a")+"---\n"+zzminimalHPA("b")), false)
-	f.Add([]byte(strings.Replace(zzminimalHPA("a"), "autoscaling/v2", "autoscaling/v2beta1", 1)), false)
+	f.Add([]byte(minimalHPA("a")+"---\n"+minimalHPA("b")), false)
+	f.Add([]byte(strings.Replace(minimalHPA("a"), "autoscaling/v2", "autoscaling/v2beta1", 1)), false)
 	f.Add([]byte(`{"kind":"List","items":[{"kind":"List","items":[null,1]}]}`), true)
 	f.Add([]byte("--- {\n...\n--- *a"), false)
 	f.Fuzz(func(t *testing.T, data []byte, asJSON bool) {
@@ -292,17 +292,17 @@ func FuzzReadHPAFile(f *testing.F) {
 		if asJSON {
 			path = "a.json"
 		}
-		c := readHPAFile(path, data)
-		for _, bad := range c.refused {
-			if lines := 1 + strings.Count(string(data), "\n"); bad.line < 1 || bad.line > lines {
+		c := Decode(path, data)
+		for _, bad := range c.Refused {
+			if lines := 1 + strings.Count(string(data), "\n"); bad.Line < 1 || bad.Line > lines {
 				t.Errorf("the error names no line of %d: %v", lines, bad)
 			}
 		}
-		for _, h := range c.hpas {
+		for _, h := range c.HPAs {
 			if h.Name == "" || h.Namespace == "" || h.Spec.MaxReplicas < 1 {
 				t.Errorf("HPA %q/%q with up to %d replicas", h.Namespace, h.Name, h.Spec.MaxReplicas)
 			}
-			readHPA(h)
+			Read(h)
 		}
 	})
 }

@@ -1,4 +1,6 @@
-package metricsapi
+package hpas
+
+import "fmt"
 
 // Problem is something that the author of an HPA should know. It becomes a Warning event, once. The HPA still works as far
 // as it can.
@@ -8,6 +10,11 @@ type Problem struct {
 	// Message says what is wrong and the better form. It holds nothing that changes from one look to the next, or the
 	// event would be repeated.
 	Message string `json:"message"`
+}
+
+// Problemf is a problem with a formatted message.
+func Problemf(reason, format string, args ...any) Problem {
+	return Problem{Reason: reason, Message: fmt.Sprintf(format, args...)}
 }
 
 // Reasons of Normal events: what was done.
