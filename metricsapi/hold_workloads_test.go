@@ -158,8 +158,12 @@ func TestPodsOfEveryKindOfWorkloadAreWaitedFor(t *testing.T) {
 			c := newHeldCluster(t, by)
 			c.target, c.scale = "5", 4
 			c.add("other", -time.Hour, "other") // which the query does not mean
+			index, err := newPodIndex(nil, time.Now)
+			if err != nil {
+				t.Fatal(err)
+			}
 			for i := range 4 {
-				kept, err := keepIdentity(&corev1.Pod{ObjectMeta: metav1.ObjectMeta{
+				kept, err := index.transform(&corev1.Pod{ObjectMeta: metav1.ObjectMeta{
 					Namespace: "test", Name: fmt.Sprintf("p-%d", i), GenerateName: "p-", Labels: tc.labels, Annotations: tc.annotations,
 					CreationTimestamp: metav1.NewTime(c.store.Started().Add(-time.Hour)),
 					OwnerReferences:   []metav1.OwnerReference{{Kind: tc.kind, Name: tc.owner, Controller: new(true)}},
@@ -167,10 +171,9 @@ func TestPodsOfEveryKindOfWorkloadAreWaitedFor(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				var p knownPod
-				kept.(*cachedPod).tell(&p)
-				c.pods = append(c.pods, p)
+				index.OnAdd(kept, true)
 			}
+			index.each([]aggregator.Meant{{}}, time.Time{}, func(p *knownPod) { c.pods = append(c.pods, *p) })
 			if v, refused := c.answer(cmp.Or(tc.expr, inbound), 2*time.Minute); refused != nil || shown(v) != "20 held, 4 expected" {
 				t.Errorf("got %s (%s), refused %v, want 20 held, 4 expected", shown(v), v.reason, refused)
 			}
