@@ -9,6 +9,7 @@ import (
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 
 	"github.com/meshpulse/meshpulse/aggregator"
+	"github.com/meshpulse/meshpulse/metricsapi/cluster"
 	"github.com/meshpulse/meshpulse/metricsapi/horizontal"
 	"github.com/meshpulse/meshpulse/metricsapi/hpas"
 )
@@ -82,7 +83,7 @@ func (x *actor) agreed(ctx context.Context, a *hpas.Wants, st *action, q *aggreg
 	}
 	target, over := horizontal.Target{Spec: g.to, Status: g.to}, !at.Before(g.until) || x.haveReported(q, g, at)
 	if !over {
-		if now, err := x.targets.recent(ctx, a.Namespace, a.Spec.ScaleTargetRef); err == nil {
+		if now, err := x.targets.Recent(ctx, a.Namespace, a.Spec.ScaleTargetRef); err == nil {
 			target = targetOf(now)
 		}
 		over = target.Spec < g.to
@@ -110,11 +111,11 @@ func (x *actor) newPods(q *aggregator.Query, g agreement, rows int, at time.Time
 	if x.pods == nil || !q.NamesPods() {
 		return 0, 0
 	}
-	x.pods.each(q.Meant(), at, func(p *knownPod) {
-		if !p.left.IsZero() || !p.wired || p.created.Before(g.since.Truncate(time.Second)) || !q.Selects(&p.identity) { // created is in seconds
+	x.pods.Each(q.Meant(), at, func(p *cluster.Pod) {
+		if !p.Left.IsZero() || !p.Wired || p.Created.Before(g.since.Truncate(time.Second)) || !q.Selects(&p.Identity) { // created is in seconds
 			return
 		}
-		s := x.store.Pod(p.identity.Namespace, p.identity.Name, at, 0)
+		s := x.store.Pod(p.Identity.Namespace, p.Identity.Name, at, 0)
 		all++
 		if rows == 1 && s.Single || s.Newest.Sub(s.Oldest) > time.Duration(rows)*g.flush-g.flush/2 { // Oldest is one flush before the first
 			reported++

@@ -9,6 +9,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/meshpulse/meshpulse/aggregator"
+	"github.com/meshpulse/meshpulse/metricsapi/cluster"
 	"github.com/meshpulse/meshpulse/metricsapi/horizontal"
 )
 
@@ -25,7 +26,7 @@ func TestTheAnswerAgrees(t *testing.T) {
 	}
 	value := func(a *actTest) (int64, string) { return of(a, 0) }
 	// raised has raised 1 to 4, and nobody surges any more.
-	raised := func(t *testing.T, pods ...knownPod) *actTest {
+	raised := func(t *testing.T, pods ...cluster.Pod) *actTest {
 		a := newActTest(t, scaleAction)
 		a.x.pods = fixedPods(pods)
 		a.x.rules.holder = &holder{pods: fixedPods{}, store: a.x.store, started: a.x.store.Started(), hold: time.Minute}
@@ -34,8 +35,8 @@ func TestTheAnswerAgrees(t *testing.T) {
 		a.surges["prometheus-query"].surge.Active = false
 		return a
 	}
-	pod := func(name string, after time.Duration) knownPod {
-		return knownPod{wired: true, identity: aggregator.Pod{Namespace: "test", Name: name, Workload: "podinfo"}, created: time.Now().Add(2*time.Minute + after)}
+	pod := func(name string, after time.Duration) cluster.Pod {
+		return cluster.Pod{Wired: true, Identity: aggregator.Pod{Namespace: "test", Name: name, Workload: "podinfo"}, Created: time.Now().Add(2*time.Minute + after)}
 	}
 	t.Run("for so many seconds at most", func(t *testing.T) {
 		a := raised(t)

@@ -27,6 +27,7 @@ import (
 	kubetesting "k8s.io/client-go/testing"
 
 	"github.com/meshpulse/meshpulse/aggregator"
+	"github.com/meshpulse/meshpulse/metricsapi/cluster"
 	"github.com/meshpulse/meshpulse/metricsapi/horizontal"
 	"github.com/meshpulse/meshpulse/metricsapi/hpas"
 )
@@ -46,7 +47,7 @@ type fakeScales struct {
 }
 
 // client is a client of it, through client-go's fake. Its reads are shared by nobody, for the times here are the tests' own.
-func (f *fakeScales) client() *clusterScales {
+func (f *fakeScales) client() *cluster.Scales {
 	mapper := meta.NewDefaultRESTMapper(nil)
 	mapper.Add(schema.GroupVersionKind{Group: "apps", Version: "v1", Kind: "Deployment"}, meta.RESTScopeNamespace)
 	mapper.Add(schema.GroupVersionKind{Group: "argoproj.io", Version: "v1alpha1", Kind: "Rollout"}, meta.RESTScopeNamespace)
@@ -62,18 +63,18 @@ func (f *fakeScales) client() *clusterScales {
 		resource := a.GetResource().GroupResource()
 		return true, f.object(a.GetNamespace()), f.update(resource, a.(kubetesting.UpdateAction).GetObject().(*autoscalingv1.Scale))
 	})
-	return scalesOver(c, mapper)
+	return cluster.ScalesOver(c, mapper)
 }
 
 // hangingTargets are those of an API server that does not answer for some.
-type hangingTargets struct{ *clusterScales }
+type hangingTargets struct{ *cluster.Scales }
 
-func (t hangingTargets) now(ctx context.Context, namespace string, target autoscalingv2.CrossVersionObjectReference) (*autoscalingv1.Scale, error) {
+func (t hangingTargets) Now(ctx context.Context, namespace string, target autoscalingv2.CrossVersionObjectReference) (*autoscalingv1.Scale, error) {
 	if strings.HasPrefix(target.Name, "hanging") {
 		<-ctx.Done()
 		return nil, ctx.Err()
 	}
-	return t.clusterScales.now(ctx, namespace, target)
+	return t.Scales.Now(ctx, namespace, target)
 }
 
 func (f *fakeScales) object(namespace string) *autoscalingv1.Scale {

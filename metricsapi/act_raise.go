@@ -11,6 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
+	"github.com/meshpulse/meshpulse/metricsapi/cluster"
 	"github.com/meshpulse/meshpulse/metricsapi/horizontal"
 	"github.com/meshpulse/meshpulse/metricsapi/hpas"
 )
@@ -18,10 +19,10 @@ import (
 // targets are the scale subresources of what HPAs scale.
 type targets interface {
 	scales
-	// now reads a target's, as it is at this moment.
-	now(ctx context.Context, namespace string, target autoscalingv2.CrossVersionObjectReference) (*autoscalingv1.Scale, error)
-	// update writes what now has returned, with other replicas. It fails with a conflict where the target has been written since.
-	update(ctx context.Context, target autoscalingv2.CrossVersionObjectReference, s *autoscalingv1.Scale) error
+	// Now reads a target's, as it is at this moment.
+	Now(ctx context.Context, namespace string, target autoscalingv2.CrossVersionObjectReference) (*autoscalingv1.Scale, error)
+	// Update writes what now has returned, with other replicas. It fails with a conflict where the target has been written since.
+	Update(ctx context.Context, target autoscalingv2.CrossVersionObjectReference, s *autoscalingv1.Scale) error
 }
 
 // Outcomes of a raise: the closed set of the outcome label of meshpulse_metricsapi_surge_raises_total.
@@ -67,7 +68,7 @@ func (x *actor) act(ctx context.Context, h acting, st *action, l look) {
 	st.leftTill = x.now().Add(max(l.flush, time.Second)) // rows come more often than that
 	st.mu.Unlock()
 	var stale *staleError
-	var denied *deniedError
+	var denied *cluster.DeniedError
 	switch {
 	case errors.Is(err, errNotFit):
 	case errors.As(err, &stale):
@@ -75,7 +76,7 @@ func (x *actor) act(ctx context.Context, h acting, st *action, l look) {
 		x.log.Info("surge not scaled", "namespace", h.Namespace, "hpa", h.Name, "why", err)
 	case errors.As(err, &denied):
 		x.metrics.raises.WithLabelValues(raiseForbidden).Inc()
-		x.catalog.warn.tell(h.HPA, notActed("meshpulse may not update the scale of %s %s: %s", h.Spec.ScaleTargetRef.Kind, h.Spec.ScaleTargetRef.Name, denied.remedy()))
+		x.catalog.warn.tell(h.HPA, notActed("meshpulse may not update the scale of %s %s: %s", h.Spec.ScaleTargetRef.Kind, h.Spec.ScaleTargetRef.Name, denied.Remedy()))
 	case apierrors.IsConflict(err):
 		x.metrics.raises.WithLabelValues(raiseConflict).Inc()
 		x.log.Warn("surge not scaled: others write the target", "namespace", h.Namespace, "hpa", h.Name, "err", err)
@@ -115,7 +116,7 @@ func (x *actor) attempt(ctx context.Context, h acting, st *action, l look) error
 		return nil
 	case !x.observes(h):
 		sc.Spec.Replicas = d.Replicas
-		if err := x.targets.update(ctx, h.Spec.ScaleTargetRef, sc); err != nil {
+		if err := x.targets.Update(ctx, h.Spec.ScaleTargetRef, sc); err != nil {
 			return err
 		}
 	}
@@ -126,7 +127,7 @@ func (x *actor) attempt(ctx context.Context, h acting, st *action, l look) error
 // read returns the target's scale. Where nobody knows one, the sidecars that report stand in for it.
 func (x *actor) read(ctx context.Context, h acting) (*autoscalingv1.Scale, error) {
 	if x.targets != nil {
-		return x.targets.now(ctx, h.Namespace, h.Spec.ScaleTargetRef)
+		return x.targets.Now(ctx, h.Namespace, h.Spec.ScaleTargetRef)
 	}
 	n := x.reporting(ctx, h)
 	return &autoscalingv1.Scale{Spec: autoscalingv1.ScaleSpec{Replicas: n}, Status: autoscalingv1.ScaleStatus{Replicas: n}}, nil

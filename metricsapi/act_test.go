@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/meshpulse/meshpulse/aggregator"
+	"github.com/meshpulse/meshpulse/metricsapi/cluster"
 	"github.com/meshpulse/meshpulse/metricsapi/horizontal"
 	"github.com/meshpulse/meshpulse/metricsapi/hpas"
 )
@@ -144,7 +145,7 @@ func TestARaiseWaitsForThePodsOfTheLast(t *testing.T) {
 		a := newActTest(t, scaleAction)
 		var pods fixedPods
 		for _, name := range []string{"b", "c", "d"} {
-			pods = append(pods, knownPod{wired: true, identity: aggregator.Pod{Namespace: "test", Name: name, Workload: "podinfo"}, created: a.at.Add(time.Second)})
+			pods = append(pods, cluster.Pod{Wired: true, Identity: aggregator.Pod{Namespace: "test", Name: name, Workload: "podinfo"}, Created: a.at.Add(time.Second)})
 		}
 		a.x.pods = pods
 		a.surge(60)

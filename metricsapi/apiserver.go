@@ -28,6 +28,7 @@ import (
 	generatedcore "sigs.k8s.io/custom-metrics-apiserver/pkg/generated/openapi/core"
 	generatedexternal "sigs.k8s.io/custom-metrics-apiserver/pkg/generated/openapi/externalmetrics"
 
+	"github.com/meshpulse/meshpulse/metricsapi/cluster"
 	"github.com/meshpulse/meshpulse/metricsapi/horizontal"
 	"github.com/meshpulse/meshpulse/metricsapi/hpas"
 )
@@ -42,7 +43,7 @@ const (
 type Server struct {
 	provider *provider
 	source   source
-	api      *api // nil in standalone mode
+	api      *cluster.API // nil in standalone mode
 	options  Options
 	config   *genericapiserver.Config
 	generic  *genericapiserver.GenericAPIServer // nil until the API server has answered
@@ -90,24 +91,24 @@ func (s *Server) addSource(o Options, m *metrics) error {
 		s.source, err = newFileSource(o.HPADir, c, m, o.Log)
 		return err
 	}
-	api, err := connect(apiOptions{kubeconfig: o.Kubeconfig, contain: o.Store.Contain, log: o.Log, now: o.Now, behind: m.clockBehind.Set})
+	api, err := cluster.Connect(cluster.Options{Kubeconfig: o.Kubeconfig, Contain: o.Store.Contain, Log: o.Log, Now: o.Now, Behind: m.clockBehind.Set})
 	if err != nil {
 		return err
 	}
-	o.Store.SetPods(api.pods)
-	c := newCatalog(o.Store, newWarner(api.events.deliver, m))
+	o.Store.SetPods(api.Pods)
+	c := newCatalog(o.Store, newWarner(api.Events.Warn, m))
 	c.words, s.provider.catalog = words, c
-	api.hpas.replace = c.Replace
-	s.api, s.source = api, api.hpas
-	scales := newAskedFreshness("scales", o.Now)
+	api.HPAs.Replace = c.Replace
+	s.api, s.source = api, api.HPAs
+	scales := cluster.NewAskedFreshness("scales", o.Now)
 	s.provider.rules.holder = &holder{
-		pods: api.pods, scales: api.scales, scalesFresh: scales, hpasFresh: api.hpas.freshness(), status: api.hpas.status,
+		pods: api.Pods, scales: api.Scales, scalesFresh: scales, hpasFresh: api.HPAs.Freshness(), status: api.HPAs.Status,
 		settings: horizontal.Settings{Tolerance: o.HPATolerance}, store: o.Store, started: o.Store.Started(), hold: o.Hold,
 	}
-	measureFreshness(o.Registerer, map[string]*freshness{"pods": api.pods.freshness(), "hpas": api.hpas.freshness(), "scales": scales})
-	s.addActor(o, &actor{report: api.events.report, hpa: api.hpas.hpa, fresh: api.hpas.current, targets: api.scales, pods: api.pods})
+	measureFreshness(o.Registerer, map[string]*cluster.Freshness{"pods": api.Pods.Freshness(), "hpas": api.HPAs.Freshness(), "scales": scales})
+	s.addActor(o, &actor{report: api.Events.Report, hpa: api.HPAs.Known, fresh: api.HPAs.Current, targets: api.Scales, pods: api.Pods})
 	if x := s.provider.rules.actor; x != nil {
-		api.hpas.scaled = x.scaled
+		api.HPAs.Scaled = x.scaled
 	}
 	return nil
 }
@@ -147,10 +148,10 @@ func (s *Server) configure() error {
 	ingest := healthz.NamedCheck("ingest", func(*http.Request) error { return o.IngestReady() })
 	s.config.AddHealthChecks(ingest)
 	if s.api == nil {
-		s.config.AddReadyzChecks(healthz.NamedCheck("hpas", func(*http.Request) error { return s.source.synced() }))
+		s.config.AddReadyzChecks(healthz.NamedCheck("hpas", func(*http.Request) error { return s.source.Synced() }))
 		return nil
 	}
-	s.config.AddReadyzChecks(readCheck{"hpas", s.source.synced, s.provider.rules.holder.hpasFresh}, readCheck{"pods", s.api.pods.read, s.api.pods.freshness()})
+	s.config.AddReadyzChecks(readCheck{"hpas", s.source.Synced, s.provider.rules.holder.hpasFresh}, readCheck{"pods", s.api.Pods.Read, s.api.Pods.Freshness()})
 	return nil
 }
 
@@ -159,12 +160,12 @@ func (s *Server) configure() error {
 type readCheck struct {
 	what  string
 	read  func() error
-	fresh *freshness
+	fresh *cluster.Freshness
 }
 
 // Name is what /readyz?verbose says.
 func (c readCheck) Name() string {
-	if c.read() == nil && c.fresh.stale() != nil {
+	if c.read() == nil && c.fresh.Stale() != nil {
 		return c.what + " (nothing heard of them for more than 20 seconds: replicas are not lowered)"
 	}
 	return c.what
@@ -291,7 +292,7 @@ func (s *Server) Run(ctx context.Context) error {
 	defer fail(nil)
 	var feeders sync.WaitGroup
 	feeders.Go(func() {
-		if err := s.source.run(feeding); err != nil {
+		if err := s.source.Run(feeding); err != nil {
 			fail(fmt.Errorf("HPAs: %w", err))
 		}
 	})
@@ -299,8 +300,8 @@ func (s *Server) Run(ctx context.Context) error {
 		feeders.Go(func() { x.run(feeding) })
 	}
 	if s.api != nil {
-		feeders.Go(func() { s.api.events.run(feeding) })
-		feeders.Go(func() { s.api.pods.run(feeding) })
+		feeders.Go(func() { s.api.Events.Run(feeding) })
+		feeders.Go(func() { s.api.Pods.Run(feeding) })
 	}
 	err := s.serve(serving)
 	stop()
@@ -315,7 +316,7 @@ func (s *Server) Run(ctx context.Context) error {
 // serve answers until the context ends.
 func (s *Server) serve(ctx context.Context) error {
 	if s.generic == nil {
-		if awaitAPI(ctx, s.api.client, s.options.Log) != nil {
+		if cluster.Await(ctx, s.api.Client, s.options.Log) != nil {
 			return s.listener.Close() // ended before anybody could ask
 		}
 		if err := s.build(); err != nil {

@@ -13,6 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/meshpulse/meshpulse/aggregator"
+	"github.com/meshpulse/meshpulse/metricsapi/cluster"
 	"github.com/meshpulse/meshpulse/metricsapi/hpas"
 )
 
@@ -67,19 +68,19 @@ func TestAFaultOfTheHPAsInformerIsContained(t *testing.T) {
 			followFails()
 		}
 	}
-	s, err := newClusterSource(client, c.store.Contain, discardLog(), time.Now)
+	s, err := cluster.NewHPAs(client, c.store.Contain, discardLog(), time.Now)
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.replace = c.Replace
+	s.Replace = c.Replace
 	var scaled atomic.Int64
-	s.scaled = func(_, _ *autoscalingv2.HorizontalPodAutoscaler) {
+	s.Scaled = func(_, _ *autoscalingv2.HorizontalPodAutoscaler) {
 		scaledFails()
 		scaled.Add(1)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
-	go func() { done <- s.run(ctx) }()
+	go func() { done <- s.Run(ctx) }()
 	wait := func(what string, ok func() bool) {
 		t.Helper()
 		eventually(t, ok, func() string { return what })
@@ -90,7 +91,7 @@ func TestAFaultOfTheHPAsInformerIsContained(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	wait("not synced", func() bool { return s.synced() == nil })
+	wait("not synced", func() bool { return s.Synced() == nil })
 	must(api.Create(ctx, object("b", "vector(2)"), metav1.CreateOptions{}))
 	wait("the catalog does not fail", func() bool { return faults() == 1 })
 	changed := object("a", "vector(3)")

@@ -23,8 +23,8 @@ func (h *holder) contested(q *aggregator.Query, a aggregator.Answer) []aggregato
 			continue
 		}
 		if h != nil {
-			p, known := h.pods.get(podKey{s.Namespace, s.Name})
-			if known && q.NamesPods() && !q.Selects(&p.identity) || !known && h.pods.synced() == nil {
+			p, known := h.pods.Get(s.Namespace, s.Name)
+			if known && q.NamesPods() && !q.Selects(&p.Identity) || !known && h.pods.Synced() == nil {
 				continue
 			}
 		}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/meshpulse/meshpulse/aggregator"
+	"github.com/meshpulse/meshpulse/metricsapi/cluster"
 	"github.com/meshpulse/meshpulse/metricsapi/hpas"
 )
 
@@ -52,8 +53,8 @@ func sendAll(t *testing.T, s *aggregator.Store, until time.Duration, senders []s
 // Two streams that report as one pod, where nothing tells which is right: the answer keeps the replicas, whatever is seen, and says who.
 func TestAContestedPodIsHeld(t *testing.T) {
 	const end = 4 * time.Minute
-	pod := func(name string) knownPod {
-		return knownPod{identity: aggregator.Pod{Namespace: "test", Name: name, Workload: "podinfo"}, wired: true}
+	pod := func(name string) cluster.Pod {
+		return cluster.Pod{Identity: aggregator.Pod{Namespace: "test", Name: name, Workload: "podinfo"}, Wired: true}
 	}
 	victim := sender{pod: "a", address: "10.0.0.1:100", from: 5 * time.Second, to: end, perFlush: 25}
 	forger := func(from, to time.Duration, perFlush float64, ends bool) sender {
@@ -142,7 +143,7 @@ func TestAForeignPodIsToldAndNotCounted(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				known := fixedPods{{identity: aggregator.Pod{Namespace: "test", Name: "a", Workload: "podinfo"}, wired: true}}
+				known := fixedPods{{Identity: aggregator.Pod{Namespace: "test", Name: "a", Workload: "podinfo"}, Wired: true}}
 				store.SetPods(created(known))
 				go store.Run(t.Context())
 				ticks, streams := 0, []*aggregator.Stream{}

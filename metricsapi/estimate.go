@@ -14,6 +14,7 @@ import (
 	"github.com/prometheus/prometheus/promql/parser"
 
 	"github.com/meshpulse/meshpulse/aggregator"
+	"github.com/meshpulse/meshpulse/metricsapi/cluster"
 )
 
 // What is not known of a workload's pods is estimated from the pods of the same workload, and of no other: a service's pods are alike, a
@@ -22,7 +23,7 @@ import (
 
 // weight is how many times what a workload's pods add counts: but for some by name, which count once, and for others, which do not count.
 type weight struct {
-	workloadKey
+	cluster.Workload
 	factor    float64
 	but, none []string
 }
@@ -48,7 +49,7 @@ func (h *holder) fill(ctx context.Context, k knowledge, v verdict, p *prepared, 
 	known := 0
 	for i := range k.shares {
 		if t := &k.shares[i]; t.mute > 0 && t.known() > 0 {
-			weights = append(weights, weight{t.workloadKey, float64(t.known()+t.mute) / float64(t.known()), t.unlike(), t.bare})
+			weights = append(weights, weight{t.Workload, float64(t.known()+t.mute) / float64(t.known()), t.unlike(), t.bare})
 			known += t.known()
 		}
 	}
@@ -90,7 +91,7 @@ func (h *holder) full(ctx context.Context, k knowledge, seen verdict, p *prepare
 		if t.lasting == 0 {
 			return seen, false
 		}
-		weights = append(weights, weight{t.workloadKey, float64(t.expected) / float64(t.lasting), nil, t.bare})
+		weights = append(weights, weight{t.Workload, float64(t.expected) / float64(t.lasting), nil, t.bare})
 	}
 	full, changed, err := h.weigh(ctx, k, seen, weights, p, a, at)
 	return full, changed && err == nil
@@ -155,13 +156,13 @@ func (h *holder) weighted(expr string, weights []weight, since time.Time) (strin
 	w := weigher{}
 	for _, each := range weights {
 		var names []string
-		h.pods.each([]aggregator.Meant{{Namespace: each.namespace, Workload: each.name}}, since, func(p *knownPod) {
-			if name := p.identity.Name; !slices.Contains(each.but, name) && !slices.Contains(each.none, name) {
+		h.pods.Each([]aggregator.Meant{{Namespace: each.Namespace, Workload: each.Name}}, since, func(p *cluster.Pod) {
+			if name := p.Identity.Name; !slices.Contains(each.but, name) && !slices.Contains(each.none, name) {
 				names = append(names, name)
 			}
 		})
-		w.weigh(each.factor, each.namespace, names)
-		w.weigh(0, each.namespace, each.none)
+		w.weigh(each.factor, each.Namespace, names)
+		w.weigh(0, each.Namespace, each.none)
 	}
 	if ofPods(tree) {
 		return w.union(tree, "%s"), true

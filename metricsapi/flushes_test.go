@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/meshpulse/meshpulse/aggregator"
+	"github.com/meshpulse/meshpulse/metricsapi/cluster"
 	"github.com/meshpulse/meshpulse/metricsapi/hpas"
 )
 
@@ -83,7 +84,7 @@ func askOn(t *testing.T, expr string, truth float64, alone, known bool, until ti
 	exist := fixedPods{}
 	for _, f := range flushers {
 		f.prepare(store.Started(), until)
-		exist = append(exist, knownPod{identity: aggregator.Pod{Namespace: "test", Name: f.name, Workload: "podinfo"}, wired: true, created: store.Started().Add(f.born)})
+		exist = append(exist, cluster.Pod{Identity: aggregator.Pod{Namespace: "test", Name: f.name, Workload: "podinfo"}, Wired: true, Created: store.Started().Add(f.born)})
 	}
 	p := register(store, preparedKey{namespace: "test", expr: expr, surge: aggregator.SurgeConfig{}.WithDefaults()})
 	hpas := []*hpas.Wants{asking("podinfo", "AverageValue", "10000", 2)}
@@ -130,8 +131,8 @@ func askOn(t *testing.T, expr string, truth float64, alone, known bool, until ti
 type created fixedPods
 
 func (c created) Known(namespace, name string) (aggregator.Pod, time.Time, bool) {
-	p, ok := fixedPods(c).get(podKey{namespace, name})
-	return p.identity, p.created, ok
+	p, ok := fixedPods(c).Get(namespace, name)
+	return p.Identity, p.Created, ok
 }
 
 func (created) Fresh() bool  { return true }
@@ -144,8 +145,8 @@ func (created) Changes() uint64 { return 0 }
 func (created) Denies(string, string) bool { return false }
 
 func (c created) Exists(namespace, name string) (exists bool, left time.Time) {
-	p, ok := fixedPods(c).get(podKey{namespace, name})
-	return ok && p.left.IsZero(), p.left
+	p, ok := fixedPods(c).Get(namespace, name)
+	return ok && p.Left.IsZero(), p.Left
 }
 
 // However often sidecars flush, and whatever they tell of it, from the first flush on no answer is more than 1.10 times the truth, and none that is
@@ -274,7 +275,7 @@ func TestANewPodCountsFromItsFirstFlush(t *testing.T) {
 			}
 			second := &flusher{name: "b", born: 2 * time.Minute, every: 5 * time.Second, phase: 124 * time.Second}
 			second.prepare(store.Started(), 126*time.Second)
-			store.SetPods(created{{identity: aggregator.Pod{Namespace: "test", Name: "b"}, created: store.Started().Add(second.born)}})
+			store.SetPods(created{{Identity: aggregator.Pod{Namespace: "test", Name: "b"}, Created: store.Started().Add(second.born)}})
 			p, before := register(store, preparedKey{namespace: "test", expr: flushed1m}), 0.0
 			if first != nil {
 				before = 10

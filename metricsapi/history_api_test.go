@@ -15,7 +15,8 @@ import (
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/tools/cache"
 
-	"github.com/meshpulse/meshpulse/metricsapi/meshpod"
+	"github.com/meshpulse/meshpulse/metricsapi/cluster"
+	"github.com/meshpulse/meshpulse/metricsapi/cluster/meshpod"
 )
 
 // simAPI is what the API server tells of pods that have left Pending.
@@ -27,7 +28,7 @@ type simAPI struct {
 
 // simIndex is an index of pods with what an informer does done by hand: nothing in it depends on chance or on who runs first.
 type simIndex struct {
-	*podIndex
+	*cluster.Pods
 	api    *simAPI
 	source *cache.ListWatch
 	watch  *watch.FakeWatcher // nil while none is open
@@ -37,10 +38,10 @@ type simIndex struct {
 func newSimIndex(api *simAPI) *simIndex {
 	x := &simIndex{api: api}
 	var err error
-	if x.podIndex, err = newPodIndex(nil, time.Now); err != nil {
+	if x.Pods, err = cluster.NewPods(nil, time.Now); err != nil {
 		panic(err)
 	}
-	x.source = x.freshness().follow(&cache.ListWatch{
+	x.source = x.Freshness().Follow(&cache.ListWatch{
 		ListWithContextFunc: func(context.Context, metav1.ListOptions) (runtime.Object, error) {
 			if api.deaf {
 				return nil, errors.New("no route to host")
@@ -53,18 +54,18 @@ func newSimIndex(api *simAPI) *simIndex {
 	return x
 }
 
-func (x *simIndex) synced() error {
+func (x *simIndex) Synced() error {
 	if !x.listed.Load() {
 		return errors.New("the pods have not been read from the API server yet")
 	}
-	return x.freshness().stale()
+	return x.Freshness().Stale()
 }
 
 // Fresh reports whether all pods are known now.
-func (x *simIndex) Fresh() bool { return x.synced() == nil }
+func (x *simIndex) Fresh() bool { return x.Synced() == nil }
 
 // InStep reports whether they are as the API server has them now.
-func (x *simIndex) InStep() bool { return x.listed.Load() && x.freshness().age() == 0 }
+func (x *simIndex) InStep() bool { return x.listed.Load() && x.Freshness().Age() == 0 }
 
 // list is what an informer begins with, and begins anew with. It reports whether that succeeds. It asks once: the cluster, which asks again,
 // goes on meanwhile.
@@ -74,7 +75,7 @@ func (x *simIndex) list() bool {
 	if _, err := x.source.ListWithContext(once, metav1.ListOptions{}); err != nil {
 		return false
 	}
-	for _, key := range slices.Sorted(slices.Values(x.store().ListKeys())) {
+	for _, key := range slices.Sorted(slices.Values(x.Store().ListKeys())) {
 		if x.api.pods[key] == nil {
 			x.goes(key, true)
 		}
@@ -100,12 +101,12 @@ func (x *simIndex) close() {
 
 // comes is a pod that is new or has changed.
 func (x *simIndex) comes(o *corev1.Pod) {
-	c, err := x.transform(o.DeepCopy())
+	c, err := x.Transform(o.DeepCopy())
 	if err != nil {
 		panic(err)
 	}
-	was, exists, _ := x.store().Get(c)
-	if _ = x.store().Update(c); exists {
+	was, exists, _ := x.Store().Get(c)
+	if _ = x.Store().Update(c); exists {
 		x.OnUpdate(was, c)
 	} else {
 		x.OnAdd(c, false)
@@ -114,11 +115,11 @@ func (x *simIndex) comes(o *corev1.Pod) {
 
 // goes is a pod that is deleted, unseen if a list tells it.
 func (x *simIndex) goes(key string, unseen bool) {
-	was, exists, _ := x.store().GetByKey(key)
+	was, exists, _ := x.Store().GetByKey(key)
 	if !exists {
 		return
 	}
-	_ = x.store().Delete(was)
+	_ = x.Store().Delete(was)
 	if unseen {
 		was = cache.DeletedFinalStateUnknown{Key: key, Obj: was}
 	}
@@ -158,7 +159,7 @@ func (c *simCluster) relist(in time.Duration) {
 	index := c.index
 	c.after(in, func() {
 		if c.meshpulse != nil && c.index == index && index.watch == nil && !index.list() {
-			c.relist(askAgain)
+			c.relist(cluster.AskAgain)
 		}
 	})
 }

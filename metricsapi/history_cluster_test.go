@@ -15,6 +15,7 @@ import (
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 
 	"github.com/meshpulse/meshpulse/aggregator"
+	"github.com/meshpulse/meshpulse/metricsapi/cluster"
 	"github.com/meshpulse/meshpulse/metricsapi/horizontal"
 	"github.com/meshpulse/meshpulse/metricsapi/hpas"
 )
@@ -46,7 +47,7 @@ type simCluster struct {
 	hold      time.Duration
 	meshpulse *provider // nil while it is down
 	index     *simIndex // of the meshpulse
-	hpas      *freshness
+	hpas      *cluster.Freshness
 	stop      context.CancelFunc
 }
 
@@ -398,8 +399,8 @@ func (c *simCluster) boot(config aggregator.Config) {
 	catalog := newCatalog(store, newWarner(func(hpas.HPA, hpas.Problem) {}, m))
 	c.index = newSimIndex(&c.api)
 	store.SetPods(c.index)
-	c.hpas = newAskedFreshness("hpas", time.Now)
-	scales := newAskedFreshness("scales", time.Now)
+	c.hpas = cluster.NewAskedFreshness("hpas", time.Now)
+	scales := cluster.NewAskedFreshness("scales", time.Now)
 	catalog.Replace([]hpas.HPA{{HorizontalPodAutoscaler: c.hpa}})
 	c.meshpulse = &provider{catalog: catalog, metrics: m, now: time.Now, rules: rules{
 		retention: 5 * time.Minute, started: store.Started(),
@@ -425,7 +426,7 @@ func (c *simCluster) crash() {
 	c.meshpulse = nil
 }
 
-func (c *simCluster) recent(context.Context, string, autoscalingv2.CrossVersionObjectReference) (*autoscalingv1.Scale, error) {
+func (c *simCluster) Recent(context.Context, string, autoscalingv2.CrossVersionObjectReference) (*autoscalingv1.Scale, error) {
 	if c.scaleless {
 		return nil, errors.New("no route to host")
 	}

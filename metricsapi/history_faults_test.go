@@ -79,10 +79,10 @@ func (c *simCluster) fault() {
 		c.deafen(lasts)
 	case kind == 10 && c.meshpulse != nil:
 		hpas := c.hpas
-		hpas.done(nil)
-		hpas.done(errors.New("no route to host"))
+		hpas.Done(nil)
+		hpas.Done(errors.New("no route to host"))
 		what = fmt.Sprintf("the API server tells nothing of HPAs for %s", lasts)
-		c.after(lasts, func() { hpas.done(nil) })
+		c.after(lasts, func() { hpas.Done(nil) })
 	case kind == 11:
 		what = fmt.Sprintf("the API server reads no scale for %s", lasts)
 		c.scaleless = true

@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 
 	"github.com/meshpulse/meshpulse/aggregator"
+	"github.com/meshpulse/meshpulse/metricsapi/cluster"
 	"github.com/meshpulse/meshpulse/metricsapi/horizontal"
 	"github.com/meshpulse/meshpulse/metricsapi/hpas"
 )
@@ -24,19 +25,19 @@ import (
 
 // pods is what the cluster says of the pods that exist.
 type pods interface {
-	// each calls f with every pod of the sets, those that have left since a time among them. The pods of a workload follow each other.
+	// Each calls f with every pod of the sets, those that have left since a time among them. The pods of a workload follow each other.
 	// f must not keep the pod, and must not ask for others.
-	each(sets []aggregator.Meant, since time.Time, f func(*knownPod))
-	// get returns a pod that exists or has left, false if it is not known.
-	get(podKey) (knownPod, bool)
-	// synced says why the pods are not known, nil while they are.
-	synced() error
+	Each(sets []aggregator.Meant, since time.Time, f func(*cluster.Pod))
+	// Get returns a pod that exists or has left, false if it is not known.
+	Get(namespace, name string) (cluster.Pod, bool)
+	// Synced says why the pods are not known, nil while they are.
+	Synced() error
 }
 
 // scales reads what a target is meant to have.
 type scales interface {
-	// recent returns the scale as it was within the last second. It is not the caller's alone, and not to be changed.
-	recent(ctx context.Context, namespace string, target autoscalingv2.CrossVersionObjectReference) (*autoscalingv1.Scale, error)
+	// Recent returns the scale as it was within the last second. It is not the caller's alone, and not to be changed.
+	Recent(ctx context.Context, namespace string, target autoscalingv2.CrossVersionObjectReference) (*autoscalingv1.Scale, error)
 }
 
 func targetOf(s *autoscalingv1.Scale) horizontal.Target {
@@ -52,7 +53,7 @@ type holder struct {
 	// status is the larger of an HPA's status.currentReplicas and status.desiredReplicas, false if it is gone.
 	status func(namespace, name string) (int32, bool)
 	// hpasFresh and scalesFresh tell how long the HPAs and the scales have not been heard of; nil where that is not asked.
-	hpasFresh, scalesFresh *freshness
+	hpasFresh, scalesFresh *cluster.Freshness
 
 	store   *aggregator.Store
 	started time.Time     // when the store began to listen
@@ -117,19 +118,19 @@ func (h *holder) keep(ctx context.Context, o *offer, seen int64) (kept keeping, 
 // replicas are what the HPA's target is meant to have: its scale's spec.replicas. The HPA's own status is from before its
 // last scaling, and only stands in where the scale may not be read or is not there, or no scale could be read for a minute.
 func (h *holder) replicas(ctx context.Context, a *hpas.Wants) (horizontal.Target, error) {
-	scale, err := h.scales.recent(ctx, a.Namespace, a.Spec.ScaleTargetRef)
+	scale, err := h.scales.Recent(ctx, a.Namespace, a.Spec.ScaleTargetRef)
 	answered := err == nil || apierrors.IsForbidden(err) || apierrors.IsNotFound(err) || meta.IsNoMatchError(err)
 	if h.scalesFresh != nil && ctx.Err() == nil {
 		if answered {
-			h.scalesFresh.done(nil)
+			h.scalesFresh.Done(nil)
 		} else {
-			h.scalesFresh.done(err)
+			h.scalesFresh.Done(err)
 		}
 	}
 	if err == nil {
 		return targetOf(scale), nil
 	}
-	if (answered || h.scalesFresh.stale() != nil) && h.hpasFresh.stale() == nil {
+	if (answered || h.scalesFresh.Stale() != nil) && h.hpasFresh.Stale() == nil {
 		if n, ok := h.status(a.Namespace, a.Name); ok {
 			return horizontal.Target{Spec: n, Status: n}, nil
 		}
@@ -176,7 +177,7 @@ func (k knowledge) problems(o *offer) []hpas.Problem {
 	if len(k.unpointed) > 0 {
 		var named []string
 		for _, w := range k.unpointed {
-			named = append(named, w.namespace+"/"+w.name)
+			named = append(named, w.Namespace+"/"+w.Name)
 		}
 		ps = append(ps, hpas.Problemf(hpas.ReasonUnpointedSidecars, "metric %s: %s has sidecars that are not pointed at meshpulse: none reports, and the value stands without them. "+
 			"If it is meant, set envoyMetricsService for it (manifests/istio/pod-annotation.yaml) and restart its pods; if not, name in the query the workload that is (destination_workload)", o, strings.Join(named, ", ")))

@@ -19,57 +19,58 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/meshpulse/meshpulse/aggregator"
+	"github.com/meshpulse/meshpulse/metricsapi/cluster"
 	"github.com/meshpulse/meshpulse/metricsapi/horizontal"
 	"github.com/meshpulse/meshpulse/metricsapi/hpas"
 )
 
 // fixedPods are the pods of a test's cluster.
-type fixedPods []knownPod
+type fixedPods []cluster.Pod
 
-// each calls f with the pods of the sets, workload by workload.
-func (f fixedPods) each(sets []aggregator.Meant, since time.Time, call func(*knownPod)) {
-	in := func(m aggregator.Meant, p *knownPod) bool {
-		return (m.Namespace == "" || m.Namespace == p.identity.Namespace) && (m.Workload == "" || m.Workload == p.identity.Workload) &&
-			(m.CanonicalService == "" || m.CanonicalService == p.identity.CanonicalService)
+// Each calls f with the pods of the sets, workload by workload.
+func (f fixedPods) Each(sets []aggregator.Meant, since time.Time, call func(*cluster.Pod)) {
+	in := func(m aggregator.Meant, p *cluster.Pod) bool {
+		return (m.Namespace == "" || m.Namespace == p.Identity.Namespace) && (m.Workload == "" || m.Workload == p.Identity.Workload) &&
+			(m.CanonicalService == "" || m.CanonicalService == p.Identity.CanonicalService)
 	}
-	found := slices.DeleteFunc(slices.Clone(f), func(p knownPod) bool {
-		gone := !p.left.IsZero() && !p.left.After(since)
+	found := slices.DeleteFunc(slices.Clone(f), func(p cluster.Pod) bool {
+		gone := !p.Left.IsZero() && !p.Left.After(since)
 		return gone || !slices.ContainsFunc(sets, func(m aggregator.Meant) bool { return in(m, &p) })
 	})
-	left := func(p knownPod) int { // those that exist come first
-		if p.left.IsZero() {
+	left := func(p cluster.Pod) int { // those that exist come first
+		if p.Left.IsZero() {
 			return 0
 		}
 		return 1
 	}
-	slices.SortStableFunc(found, func(a, b knownPod) int {
-		return cmp.Or(strings.Compare(a.identity.Workload, b.identity.Workload), left(a)-left(b))
+	slices.SortStableFunc(found, func(a, b cluster.Pod) int {
+		return cmp.Or(strings.Compare(a.Identity.Workload, b.Identity.Workload), left(a)-left(b))
 	})
 	for i := range found {
 		call(&found[i])
 	}
 }
 
-func (f fixedPods) get(k podKey) (knownPod, bool) {
+func (f fixedPods) Get(namespace, name string) (cluster.Pod, bool) {
 	for _, p := range f {
-		if p.identity.Namespace == k.namespace && p.identity.Name == k.name {
+		if p.Identity.Namespace == namespace && p.Identity.Name == name {
 			return p, true
 		}
 	}
-	return knownPod{}, false
+	return cluster.Pod{}, false
 }
 
-func (f fixedPods) synced() error { return nil }
+func (f fixedPods) Synced() error { return nil }
 
 // unreadPods have not been read yet.
 type unreadPods struct{ fixedPods }
 
-func (unreadPods) synced() error { return errors.New("the pods have not been read") }
+func (unreadPods) Synced() error { return errors.New("the pods have not been read") }
 
 // fixedScale is every target's scale; -1 may not be read, -2 cannot, -3 is not there, -4 is of a kind that is not there.
 type fixedScale int32
 
-func (n fixedScale) recent(context.Context, string, autoscalingv2.CrossVersionObjectReference) (*autoscalingv1.Scale, error) {
+func (n fixedScale) Recent(context.Context, string, autoscalingv2.CrossVersionObjectReference) (*autoscalingv1.Scale, error) {
 	switch {
 	case n == -3:
 		return nil, fmt.Errorf("scale: %w", apierrors.NewNotFound(schema.GroupResource{Resource: "deployments/scale"}, "podinfo"))
@@ -163,21 +164,21 @@ func TestHold(t *testing.T) {
 		whole = 10 * time.Minute
 		hold  = 5 * time.Minute
 	)
-	pod := func(name string, age time.Duration, change ...func(*knownPod)) knownPod { // age at the store's start
-		p := knownPod{wired: true, identity: aggregator.Pod{Namespace: "test", Name: name, Workload: "podinfo"}, created: time.Time{}.Add(-age)}
+	pod := func(name string, age time.Duration, change ...func(*cluster.Pod)) cluster.Pod { // age at the store's start
+		p := cluster.Pod{Wired: true, Identity: aggregator.Pod{Namespace: "test", Name: name, Workload: "podinfo"}, Created: time.Time{}.Add(-age)}
 		for _, c := range change {
 			c(&p)
 		}
 		return p
 	}
-	young := func(after time.Duration) func(*knownPod) {
-		return func(p *knownPod) { p.created = time.Time{}.Add(after) }
+	young := func(after time.Duration) func(*cluster.Pod) {
+		return func(p *cluster.Pod) { p.Created = time.Time{}.Add(after) }
 	}
-	left := func(after time.Duration) func(*knownPod) {
-		return func(p *knownPod) { p.left = time.Time{}.Add(after) }
+	left := func(after time.Duration) func(*cluster.Pod) {
+		return func(p *cluster.Pod) { p.Left = time.Time{}.Add(after) }
 	}
-	unwired := func(p *knownPod) { p.wired = false }
-	batch := func(p *knownPod) { p.batch = true }
+	unwired := func(p *cluster.Pod) { p.Wired = false }
+	batch := func(p *cluster.Pod) { p.Batch = true }
 	old := time.Hour
 	average := func(target string) []*hpas.Wants {
 		return []*hpas.Wants{asking("podinfo", autoscalingv2.AverageValueMetricType, target, 2)}
@@ -520,9 +521,9 @@ func TestHold(t *testing.T) {
 				r.send(store)
 			}
 			for i := range tc.pods {
-				tc.pods[i].created = store.Started().Add(tc.pods[i].created.Sub(time.Time{}))
-				if left := tc.pods[i].left; !left.IsZero() {
-					tc.pods[i].left = store.Started().Add(left.Sub(time.Time{}))
+				tc.pods[i].Created = store.Started().Add(tc.pods[i].Created.Sub(time.Time{}))
+				if left := tc.pods[i].Left; !left.IsZero() {
+					tc.pods[i].Left = store.Started().Add(left.Sub(time.Time{}))
 				}
 			}
 			if tc.expr == "" {

@@ -17,8 +17,9 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/meshpulse/meshpulse/aggregator"
+	"github.com/meshpulse/meshpulse/metricsapi/cluster"
+	"github.com/meshpulse/meshpulse/metricsapi/cluster/meshpod"
 	"github.com/meshpulse/meshpulse/metricsapi/hpas"
-	"github.com/meshpulse/meshpulse/metricsapi/meshpod"
 )
 
 // sentBy is what the sidecars of a workload's pods send: each so many requests a second of so many milliseconds, with a flush every 5 s.
@@ -89,9 +90,9 @@ func newHeldCluster(t *testing.T, sent ...sentBy) *heldCluster {
 // add makes pods that exist since a time after the store's start.
 func (c *heldCluster) add(workload string, created time.Duration, names ...string) {
 	for _, name := range names {
-		c.pods = append(c.pods, knownPod{
-			wired: true, created: c.store.Started().Add(created),
-			identity: aggregator.Pod{Namespace: "test", Name: name, Workload: workload, CanonicalService: workload},
+		c.pods = append(c.pods, cluster.Pod{
+			Wired: true, Created: c.store.Started().Add(created),
+			Identity: aggregator.Pod{Namespace: "test", Name: name, Workload: workload, CanonicalService: workload},
 		})
 	}
 }
@@ -158,12 +159,12 @@ func TestPodsOfEveryKindOfWorkloadAreWaitedFor(t *testing.T) {
 			c := newHeldCluster(t, by)
 			c.target, c.scale = "5", 4
 			c.add("other", -time.Hour, "other") // which the query does not mean
-			index, err := newPodIndex(nil, time.Now)
+			index, err := cluster.NewPods(nil, time.Now)
 			if err != nil {
 				t.Fatal(err)
 			}
 			for i := range 4 {
-				kept, err := index.transform(&corev1.Pod{ObjectMeta: metav1.ObjectMeta{
+				kept, err := index.Transform(&corev1.Pod{ObjectMeta: metav1.ObjectMeta{
 					Namespace: "test", Name: fmt.Sprintf("p-%d", i), GenerateName: "p-", Labels: tc.labels, Annotations: tc.annotations,
 					CreationTimestamp: metav1.NewTime(c.store.Started().Add(-time.Hour)),
 					OwnerReferences:   []metav1.OwnerReference{{Kind: tc.kind, Name: tc.owner, Controller: new(true)}},
@@ -173,7 +174,7 @@ func TestPodsOfEveryKindOfWorkloadAreWaitedFor(t *testing.T) {
 				}
 				index.OnAdd(kept, true)
 			}
-			index.each([]aggregator.Meant{{}}, time.Time{}, func(p *knownPod) { c.pods = append(c.pods, *p) })
+			index.Each([]aggregator.Meant{{}}, time.Time{}, func(p *cluster.Pod) { c.pods = append(c.pods, *p) })
 			if v, refused := c.answer(cmp.Or(tc.expr, inbound), 2*time.Minute); refused != nil || shown(v) != "20 held, 4 expected" {
 				t.Errorf("got %s (%s), refused %v, want 20 held, 4 expected", shown(v), v.reason, refused)
 			}
@@ -224,7 +225,7 @@ func TestEachSelectorWaitsForThePodsThatItMeans(t *testing.T) {
 			c.add("waypoint", -time.Hour, "w1", "w2")
 			c.add("other", -time.Hour, "o")
 			for i := range c.pods {
-				c.pods[i].waypoint = c.pods[i].identity.Workload == "waypoint"
+				c.pods[i].Waypoint = c.pods[i].Identity.Workload == "waypoint"
 			}
 			if v, refused := c.answer(tc.expr, at); refused != nil || shown(v) != tc.want {
 				t.Errorf("got %s (%s), refused %v, want %s", shown(v), v.reason, refused, tc.want)
@@ -318,7 +319,7 @@ func TestWhatIsUnknownOfAWorkload(t *testing.T) {
 			pods: func(c *heldCluster) {
 				c.add("small", -time.Hour, "s", "s2")
 				c.add("loadtester", -time.Hour, "t", "t2")
-				c.pods[3].left = c.store.Started().Add(whole - 30*time.Second)
+				c.pods[3].Left = c.store.Started().Add(whole - 30*time.Second)
 			},
 			want: "30 held, 2 expected",
 		},
@@ -327,7 +328,7 @@ func TestWhatIsUnknownOfAWorkload(t *testing.T) {
 			pods: func(c *heldCluster) {
 				c.add("small", -time.Hour, "s", "s2")
 				c.add("large", -time.Hour, "l1", "l2")
-				c.pods[3].left = c.store.Started().Add(whole - 20*time.Second)
+				c.pods[3].Left = c.store.Started().Add(whole - 20*time.Second)
 			},
 			want: "38167m, 3 expected", // who serves in its place is of its workload, whose pods all tell
 		},
@@ -376,7 +377,7 @@ func TestWhatIsUnknownOfAWorkload(t *testing.T) {
 			pods: func(c *heldCluster) {
 				c.add("small", -time.Hour, "s")
 				c.add("job", -time.Hour, "j")
-				c.pods[1].batch = true
+				c.pods[1].Batch = true
 				c.add("large", time.Minute, "l1")
 			},
 			expr: unnamed, at: 2 * time.Minute, want: "2, 1 expected",
@@ -428,7 +429,7 @@ func TestWhatIsUnknownOfAWorkload(t *testing.T) {
 			pods: func(c *heldCluster) {
 				c.add("small", -time.Hour, "s")
 				c.add("large", -time.Hour, "l1")
-				c.pods[1].left = c.store.Started().Add(2 * time.Minute)
+				c.pods[1].Left = c.store.Started().Add(2 * time.Minute)
 				c.add("large", 2*time.Minute, "l2") // a rollout that has lost the way to us
 			},
 			want: "30 held, 2 expected",

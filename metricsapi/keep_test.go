@@ -9,6 +9,7 @@ import (
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 
 	"github.com/meshpulse/meshpulse/aggregator"
+	"github.com/meshpulse/meshpulse/metricsapi/cluster"
 	"github.com/meshpulse/meshpulse/metricsapi/horizontal"
 	"github.com/meshpulse/meshpulse/metricsapi/hpas"
 )
@@ -16,7 +17,7 @@ import (
 // besides is a target that has more pods, or fewer, than it should.
 type besides struct{ target horizontal.Target }
 
-func (b *besides) recent(context.Context, string, autoscalingv2.CrossVersionObjectReference) (*autoscalingv1.Scale, error) {
+func (b *besides) Recent(context.Context, string, autoscalingv2.CrossVersionObjectReference) (*autoscalingv1.Scale, error) {
 	return scaleOf(b.target), nil
 }
 
@@ -48,7 +49,7 @@ func TestHeldAnswersKeepReplicasWhilePodsComeAndGo(t *testing.T) {
 			p := register(store, preparedKey{namespace: "test", expr: expr})
 			o := &offer{offerKey: offerKey{namespace: "test", metric: "rps"}, prepared: p, owner: h, askers: []*hpas.Wants{h}}
 			scale := &besides{}
-			absent := knownPod{wired: true, identity: aggregator.Pod{Namespace: "test", Name: "a", Workload: "podinfo"}, created: store.Started().Add(-time.Hour)}
+			absent := cluster.Pod{Wired: true, Identity: aggregator.Pod{Namespace: "test", Name: "a", Workload: "podinfo"}, Created: store.Started().Add(-time.Hour)}
 			settings := horizontal.Settings{Tolerance: horizontal.DefaultTolerance}
 			r := rules{retention: 5 * time.Minute, started: store.Started(), holder: &holder{
 				pods: fixedPods{absent}, scales: scale, settings: settings, store: store, started: store.Started(), hold: 5 * time.Minute,

@@ -7,7 +7,10 @@ import (
 	"strings"
 	"time"
 
+	"k8s.io/apimachinery/pkg/types"
+
 	"github.com/meshpulse/meshpulse/aggregator"
+	"github.com/meshpulse/meshpulse/metricsapi/cluster"
 )
 
 // knowledge is what is known of the pods behind an answer.
@@ -24,7 +27,7 @@ type knowledge struct {
 	shares []tally
 	// unpointed are workloads none of whose pods has ever reported, for longer than the holder waits, or for an hour: their Envoys do not
 	// send to us. The first of them by name are enough to tell.
-	unpointed []workloadKey
+	unpointed []cluster.Workload
 	// refusing pods have had samples refused for longer than the holder waits, and still have: what they send counts without
 	// them.
 	refusing int
@@ -43,7 +46,7 @@ const manyUnpointed = 3
 
 // tally is what is known of the pods of one workload that an answer means.
 type tally struct {
-	workloadKey
+	cluster.Workload
 	// heard: one of them, or that was one of them, has reported within the last hour, and is the pod that it was.
 	heard bool
 	// expected pods should report. Of reporting ones the newest row is at most two flushes old.
@@ -129,9 +132,9 @@ func (h *holder) look(p *prepared, namespace string, a aggregator.Answer, at tim
 	reporting, young := a.Reporting, 0
 	for _, p := range a.Partial {
 		if l.partial == nil {
-			l.partial = map[podKey]*partialPod{}
+			l.partial = map[types.NamespacedName]*partialPod{}
 		}
-		l.partial[podKey{p.Namespace, p.Name}] = &partialPod{PodState: p}
+		l.partial[types.NamespacedName{Namespace: p.Namespace, Name: p.Name}] = &partialPod{PodState: p}
 		switch {
 		case !p.Reporting:
 		case p.Bare:
@@ -145,10 +148,10 @@ func (h *holder) look(p *prepared, namespace string, a aggregator.Answer, at tim
 	}
 	l.k.contested = h.contested(q, a)
 	stale := l.stale()
-	if err := h.pods.synced(); err != nil {
+	if err := h.pods.Synced(); err != nil {
 		l.k.missing, l.k.expected = err.Error(), a.Reporting+a.Silent
-		if deaf := (*deafError)(nil); errors.As(err, &deaf) {
-			l.k.deaf = append(l.k.deaf, deaf.what)
+		if deaf := (*cluster.DeafError)(nil); errors.As(err, &deaf) {
+			l.k.deaf = append(l.k.deaf, deaf.What)
 		}
 		return l.k
 	}
@@ -157,7 +160,7 @@ func (h *holder) look(p *prepared, namespace string, a aggregator.Answer, at tim
 		l.waypoints = namespace
 		sets = append(slices.Clone(sets), aggregator.Meant{Namespace: namespace})
 	}
-	h.pods.each(sets, at.Add(-goneFor), l.selected)
+	h.pods.Each(sets, at.Add(-cluster.GoneFor), l.selected)
 	l.others()
 	l.conclude()
 	if !q.NamesPods() {
@@ -175,12 +178,12 @@ func (h *holder) look(p *prepared, namespace string, a aggregator.Answer, at tim
 
 // stale says why the HPAs are not known, whose targets and replicas tell what keeps them, nil while they are.
 func (l *looking) stale() error {
-	for _, f := range []*freshness{l.hpasFresh, l.scalesFresh} {
-		if f.stale() != nil {
-			l.k.deaf = append(l.k.deaf, f.what)
+	for _, f := range []*cluster.Freshness{l.hpasFresh, l.scalesFresh} {
+		if f.Stale() != nil {
+			l.k.deaf = append(l.k.deaf, f.What)
 		}
 	}
-	return l.hpasFresh.stale()
+	return l.hpasFresh.Stale()
 }
 
 // looking is a look at the pods behind an answer.
@@ -190,7 +193,7 @@ type looking struct {
 	answer  aggregator.Answer
 	at      time.Time
 	from    time.Time // since when what is known has to be known
-	partial map[podKey]*partialPod
+	partial map[types.NamespacedName]*partialPod
 	// waypoints is the namespace whose waypoints are meant, "" if none are.
 	waypoints string
 
@@ -206,48 +209,48 @@ type partialPod struct {
 }
 
 // selected takes a pod into account, if the query selects it by what its metadata says.
-func (l *looking) selected(p *knownPod) {
-	if p.batch { // it comes and goes by the clock and serves nobody: not expected, unless it has such series all the same
+func (l *looking) selected(p *cluster.Pod) {
+	if p.Batch { // it comes and goes by the clock and serves nobody: not expected, unless it has such series all the same
 		return
 	}
-	gone := !p.left.IsZero()
-	if gone && !p.left.After(l.from) {
+	gone := !p.Left.IsZero()
+	if gone && !p.Left.After(l.from) {
 		l.past(p)
 		return
 	}
 	if !l.means(p) {
 		return
 	}
-	if !p.wired && !gone {
+	if !p.Wired && !gone {
 		l.k.unknown++
 		return
 	}
-	if partial := l.partial[podKey{p.identity.Namespace, p.identity.Name}]; partial != nil {
+	if partial := l.partial[p.Key()]; partial != nil {
 		partial.judged = true
 	}
 	l.judge(p, l.state(p))
 }
 
 // means says whether the query means the pod by what its metadata says.
-func (l *looking) means(p *knownPod) bool {
-	return l.query.Names(&p.identity) || p.waypoint && l.waypoints != "" && l.waypoints == p.identity.Namespace
+func (l *looking) means(p *cluster.Pod) bool {
+	return l.query.Names(&p.Identity) || p.Waypoint && l.waypoints != "" && l.waypoints == p.Identity.Namespace
 }
 
 // past takes into account that a pod of before the window has reported, where of its workload nobody has been heard of so far.
-func (l *looking) past(p *knownPod) {
-	if t := &l.t; t.mute+t.unheard > 0 && !t.heard && t.workloadKey == (workloadKey{p.identity.Namespace, p.identity.Workload}) {
-		s := l.store.Pod(p.identity.Namespace, p.identity.Name, l.at, l.answer.Window)
-		t.heard = !s.Newest.Before(p.created) && l.at.Sub(s.Newest) < goneFor
+func (l *looking) past(p *cluster.Pod) {
+	if t := &l.t; t.mute+t.unheard > 0 && !t.heard && t.Workload == p.Workload() {
+		s := l.store.Pod(p.Identity.Namespace, p.Identity.Name, l.at, l.answer.Window)
+		t.heard = !s.Newest.Before(p.Created) && l.at.Sub(s.Newest) < cluster.GoneFor
 	}
 }
 
 // state is what the store knows of a pod.
-func (l *looking) state(p *knownPod) aggregator.PodState {
-	key := podKey{p.identity.Namespace, p.identity.Name}
+func (l *looking) state(p *cluster.Pod) aggregator.PodState {
+	key := p.Key()
 	if partial := l.partial[key]; partial != nil {
 		return partial.PodState
 	}
-	return l.store.Pod(key.namespace, key.name, l.at, l.answer.Window)
+	return l.store.Pod(key.Namespace, key.Name, l.at, l.answer.Window)
 }
 
 // others takes the pods into account that have such series though nothing in their metadata says so, and those of their workloads.
@@ -255,55 +258,55 @@ func (l *looking) others() {
 	bearing := l.bearing()
 	found := slices.Clone(bearing)
 	for key, s := range l.partial {
-		if p, known := l.pods.get(key); known && !s.judged && !s.Newest.IsZero() {
-			found = append(found, workloadKey{p.identity.Namespace, p.identity.Workload})
+		if p, known := l.pods.Get(key.Namespace, key.Name); known && !s.judged && !s.Newest.IsZero() {
+			found = append(found, p.Workload())
 		}
 	}
-	slices.SortFunc(found, workloadKey.compare)
+	slices.SortFunc(found, cluster.Workload.Compare)
 	for _, w := range slices.Compact(found) {
-		_, all := slices.BinarySearchFunc(bearing, w, workloadKey.compare)
-		l.pods.each([]aggregator.Meant{{Namespace: w.namespace, Workload: w.name}}, l.from, func(p *knownPod) { l.other(p, all) })
+		_, all := slices.BinarySearchFunc(bearing, w, cluster.Workload.Compare)
+		l.pods.Each([]aggregator.Meant{{Namespace: w.Namespace, Workload: w.Name}}, l.from, func(p *cluster.Pod) { l.other(p, all) })
 	}
 	if l.query.Open() && l.at.Sub(l.started) <= l.hold { // whoever was there before our start may have had such series
-		l.pods.each([]aggregator.Meant{{}}, l.at, func(p *knownPod) { l.absent(p, bearing) })
+		l.pods.Each([]aggregator.Meant{{}}, l.at, func(p *cluster.Pod) { l.absent(p, bearing) })
 	}
 }
 
 // bearing returns the workloads whose pods have series that the query selects without naming them, in order.
-func (l *looking) bearing() (found []workloadKey) {
+func (l *looking) bearing() (found []cluster.Workload) {
 	for _, p := range l.answer.Bearing {
-		w := workloadKey{p.Namespace, p.Workload}
-		if known, ok := l.pods.get(podKey{p.Namespace, p.Name}); ok && w.name == "" {
-			w.name = known.identity.Workload
+		w := cluster.Workload{Namespace: p.Namespace, Name: p.Workload}
+		if known, ok := l.pods.Get(p.Namespace, p.Name); ok && w.Name == "" {
+			w.Name = known.Identity.Workload
 		}
 		found = append(found, w)
 	}
-	slices.SortFunc(found, workloadKey.compare)
+	slices.SortFunc(found, cluster.Workload.Compare)
 	return slices.Compact(found)
 }
 
 // absent waits for a pod that is not back since our start, where its workload is none of those that were looked at.
-func (l *looking) absent(p *knownPod, looked []workloadKey) {
-	if p.batch || !p.wired || !p.left.IsZero() || !p.created.Before(l.started) || l.means(p) {
+func (l *looking) absent(p *cluster.Pod, looked []cluster.Workload) {
+	if p.Batch || !p.Wired || !p.Left.IsZero() || !p.Created.Before(l.started) || l.means(p) {
 		return
 	}
-	if _, ok := slices.BinarySearchFunc(looked, workloadKey{p.identity.Namespace, p.identity.Workload}, workloadKey.compare); ok {
+	if _, ok := slices.BinarySearchFunc(looked, p.Workload(), cluster.Workload.Compare); ok {
 		return
 	}
-	if s := l.state(p); s.Newest.Before(p.created) {
+	if s := l.state(p); s.Newest.Before(p.Created) {
 		l.judge(p, s)
 	}
 }
 
 // other takes into account a pod of a workload that has such series though nothing in its metadata says so: one that has some or
 // reports, and where all of the workload are meant those too that are silent or have not been heard of.
-func (l *looking) other(p *knownPod, all bool) {
-	partial := l.partial[podKey{p.identity.Namespace, p.identity.Name}]
+func (l *looking) other(p *cluster.Pod, all bool) {
+	partial := l.partial[p.Key()]
 	switch {
 	case partial != nil && partial.judged, partial == nil && l.means(p):
 	case partial != nil && !partial.Newest.IsZero():
 		l.judge(p, partial.PodState)
-	case p.batch, !p.wired, !p.left.IsZero() && !all:
+	case p.Batch, !p.Wired, !p.Left.IsZero() && !all:
 	default:
 		if s := l.state(p); s.Reporting || all {
 			l.judge(p, s)
@@ -312,10 +315,10 @@ func (l *looking) other(p *knownPod, all bool) {
 }
 
 // of makes the pod's workload the one that is looked at. Its pods follow each other.
-func (l *looking) of(p *knownPod) {
-	if w := (workloadKey{p.identity.Namespace, p.identity.Workload}); l.t.workloadKey != w {
+func (l *looking) of(p *cluster.Pod) {
+	if w := p.Workload(); l.t.Workload != w {
 		l.conclude()
-		l.t.workloadKey = w
+		l.t.Workload = w
 	}
 }
 
@@ -327,8 +330,8 @@ func (l *looking) conclude() {
 	switch {
 	case unknown == 0:
 	case !t.heard: // nothing of it can be estimated, and nothing says that it will ever be known
-		i, _ := slices.BinarySearchFunc(l.k.unpointed, t.workloadKey, workloadKey.compare)
-		if l.k.unpointed = slices.Insert(l.k.unpointed, i, t.workloadKey); len(l.k.unpointed) > manyUnpointed {
+		i, _ := slices.BinarySearchFunc(l.k.unpointed, t.Workload, cluster.Workload.Compare)
+		if l.k.unpointed = slices.Insert(l.k.unpointed, i, t.Workload); len(l.k.unpointed) > manyUnpointed {
 			l.k.unpointed = l.k.unpointed[:manyUnpointed]
 		}
 		t.expected -= unknown
@@ -346,21 +349,21 @@ func (l *looking) conclude() {
 const usualFlush = 5 * time.Second
 
 // judge takes one expected pod into account.
-func (l *looking) judge(p *knownPod, s aggregator.PodState) {
+func (l *looking) judge(p *cluster.Pod, s aggregator.PodState) {
 	l.of(p)
-	name, t, a := p.identity.Name, &l.t, l.answer
-	older := p.created.Before(l.started)
-	if s.Newest.Before(p.created) { // a name used again: that was another pod
+	name, t, a := p.Identity.Name, &l.t, l.answer
+	older := p.Created.Before(l.started)
+	if s.Newest.Before(p.Created) { // a name used again: that was another pod
 		s = aggregator.PodState{}
 	}
-	t.heard = t.heard || l.at.Sub(s.Newest) < goneFor
+	t.heard = t.heard || l.at.Sub(s.Newest) < cluster.GoneFor
 	if s.Reporting && !s.Bare {
 		if t.reporting++; s.Oldest.After(l.from) {
 			t.young = append(t.young, name)
 		}
 	}
-	l.k.moved = l.k.moved || p.created.After(l.from) || p.left.After(l.from)
-	if !p.left.IsZero() {
+	l.k.moved = l.k.moved || p.Created.After(l.from) || p.Left.After(l.from)
+	if !p.Left.IsZero() {
 		if !l.told(p, s, a, l.at) {
 			l.f.add(flawLeft, name)
 		}
@@ -369,7 +372,7 @@ func (l *looking) judge(p *knownPod, s aggregator.PodState) {
 		}
 		return
 	}
-	silence, age := l.at.Sub(s.Newest), l.at.Sub(p.created)
+	silence, age := l.at.Sub(s.Newest), l.at.Sub(p.Created)
 	switch {
 	case s.Newest.IsZero() && !older && age <= l.hold: // it may serve already, and its first flush is still to come
 		l.f.add(flawUnheard, name)
@@ -385,7 +388,7 @@ func (l *looking) judge(p *knownPod, s aggregator.PodState) {
 		t.mute++
 	case s.Oldest.After(l.from) && (older || !s.Whole):
 		l.f.add(flawPartial, name)
-	case !s.GapTo.IsZero() && s.GapFrom.After(p.created):
+	case !s.GapTo.IsZero() && s.GapFrom.After(p.Created):
 		l.f.add(flawPartial, name)
 	case s.Refused.IsZero():
 	case l.at.Sub(s.RefusedSince) <= l.hold, s.Refused.Before(l.at.Add(-2 * max(a.Flush, usualFlush))): // or it is over
@@ -397,7 +400,7 @@ func (l *looking) judge(p *knownPod, s aggregator.PodState) {
 	default:
 		l.k.refusing++
 	}
-	if s.Reporting && !s.Bare && !s.Oldest.After(l.from) && p.created.Before(l.from.Add(-a.Window)) { // it was ready all the window
+	if s.Reporting && !s.Bare && !s.Oldest.After(l.from) && p.Created.Before(l.from.Add(-a.Window)) { // it was ready all the window
 		t.lasting++
 	}
 	t.expected++
@@ -413,22 +416,22 @@ func since(a aggregator.Answer, at time.Time) time.Time {
 
 // told says whether a pod that has left has told all that it served within the window. Others serve in its place now, and only
 // from now on: what it did not tell is missing until it has left the window.
-func (h *holder) told(p *knownPod, s aggregator.PodState, a aggregator.Answer, at time.Time) bool {
+func (h *holder) told(p *cluster.Pod, s aggregator.PodState, a aggregator.Answer, at time.Time) bool {
 	from, last := since(a, at), s.Newest
-	if last.After(p.left) && s.GapFrom.Before(p.left) && !s.GapFrom.IsZero() { // the name has been used again
+	if last.After(p.Left) && s.GapFrom.Before(p.Left) && !s.GapFrom.IsZero() { // the name has been used again
 		last = s.GapFrom
 	}
-	if last.Before(p.created) {
-		last = p.created
+	if last.Before(p.Created) {
+		last = p.Created
 	}
 	switch {
-	case !p.left.After(from), !p.wired:
+	case !p.Left.After(from), !p.Wired:
 		return true
 	case s.Newest.IsZero(): // it did not begin, or nobody heard of it
-		return p.left.Sub(p.created) <= 2*max(a.Flush, usualFlush)
-	case last.Before(p.left.Add(-time.Second)): // API servers cut times to seconds
+		return p.Left.Sub(p.Created) <= 2*max(a.Flush, usualFlush)
+	case last.Before(p.Left.Add(-time.Second)): // API servers cut times to seconds
 		return false // its next flush tells, or the last one that an Envoy sends when it ends
 	}
-	return s.Refused.IsZero() && (s.GapTo.IsZero() || !s.GapFrom.After(p.created)) &&
-		(!s.Oldest.After(from) || !p.created.Before(h.started) && s.Whole)
+	return s.Refused.IsZero() && (s.GapTo.IsZero() || !s.GapFrom.After(p.Created)) &&
+		(!s.Oldest.After(from) || !p.Created.Before(h.started) && s.Whole)
 }

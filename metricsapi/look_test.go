@@ -10,18 +10,19 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/meshpulse/meshpulse/aggregator"
-	"github.com/meshpulse/meshpulse/metricsapi/meshpod"
+	"github.com/meshpulse/meshpulse/metricsapi/cluster"
+	"github.com/meshpulse/meshpulse/metricsapi/cluster/meshpod"
 )
 
 // newLargeIndex has workloads of ten pods each, 100 in a namespace, two of the same name in a canonical service of its own.
-func newLargeIndex(t testing.TB, pods int) *podIndex {
-	x, err := newPodIndex(nil, time.Now)
+func newLargeIndex(t testing.TB, pods int) *cluster.Pods {
+	x, err := cluster.NewPods(nil, time.Now)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for i := range pods {
 		namespace, workload := i/1000, i/10%100
-		kept, err := x.transform(&corev1.Pod{ObjectMeta: metav1.ObjectMeta{
+		kept, err := x.Transform(&corev1.Pod{ObjectMeta: metav1.ObjectMeta{
 			Namespace: fmt.Sprintf("ns-%d", namespace), Name: fmt.Sprintf("w-%d-%d", workload, i), CreationTimestamp: metav1.NewTime(time.Now().Add(-time.Hour)),
 			Labels: map[string]string{
 				meshpod.WorkloadNameLabel: fmt.Sprintf("w-%d-%d", workload, namespace/2), "service.istio.io/canonical-name": fmt.Sprintf("c-%d", i/10),
@@ -38,14 +39,14 @@ func newLargeIndex(t testing.TB, pods int) *podIndex {
 
 // countingPods counts what is looked at.
 type countingPods struct {
-	*podIndex
+	*cluster.Pods
 	looked int
 }
 
-func (c *countingPods) synced() error { return nil } // no informer runs
+func (c *countingPods) Synced() error { return nil } // no informer runs
 
-func (c *countingPods) each(sets []aggregator.Meant, since time.Time, f func(*knownPod)) {
-	c.podIndex.each(sets, since, func(p *knownPod) { c.looked++; f(p) })
+func (c *countingPods) Each(sets []aggregator.Meant, since time.Time, f func(*cluster.Pod)) {
+	c.Pods.Each(sets, since, func(p *cluster.Pod) { c.looked++; f(p) })
 }
 
 // lookup is a look at a query's pods in a cluster of 50,000.
@@ -74,7 +75,7 @@ func lookups() map[string]lookup {
 
 func TestALookCostsThePodsThatTheQueryCanMean(t *testing.T) {
 	store := newTestStore(t)
-	x := &countingPods{podIndex: newLargeIndex(t, 50_000)}
+	x := &countingPods{Pods: newLargeIndex(t, 50_000)}
 	h := &holder{pods: x, store: store, started: store.Started(), hold: 5 * time.Minute}
 	for name, l := range lookups() {
 		p := register(store, preparedKey{namespace: "test", expr: l.expr})
@@ -109,7 +110,7 @@ func BenchmarkLook(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	h := &holder{pods: &countingPods{podIndex: newLargeIndex(b, 50_000)}, store: store, started: store.Started(), hold: 5 * time.Minute}
+	h := &holder{pods: &countingPods{Pods: newLargeIndex(b, 50_000)}, store: store, started: store.Started(), hold: 5 * time.Minute}
 	for name, l := range lookups() {
 		p := register(store, preparedKey{namespace: "test", expr: l.expr})
 		b.Run(strings.ReplaceAll(name, " ", "-"), func(b *testing.B) {

@@ -3,6 +3,8 @@ package metricsapi
 import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
+
+	"github.com/meshpulse/meshpulse/metricsapi/cluster"
 )
 
 // metrics are the package's own.
@@ -90,12 +92,12 @@ func newMetrics(r prometheus.Registerer) *metrics {
 }
 
 // measureFreshness tells how long ago each of what is read from the API server was in step with it.
-func measureFreshness(r prometheus.Registerer, all map[string]*freshness) {
+func measureFreshness(r prometheus.Registerer, all map[string]*cluster.Freshness) {
 	for resource, f := range all {
 		promauto.With(r).NewGaugeFunc(prometheus.GaugeOpts{
 			Name:        "meshpulse_metricsapi_watch_seconds_since_success",
 			Help:        "Seconds since what is read from the API server was in step with it: 0 while a watch of it is open. Beyond 60 it is not believed, and replicas are not lowered.",
 			ConstLabels: prometheus.Labels{"resource": resource},
-		}, func() float64 { return f.age().Seconds() })
+		}, func() float64 { return f.Age().Seconds() })
 	}
 }

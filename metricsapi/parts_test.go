@@ -11,6 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 
 	"github.com/meshpulse/meshpulse/aggregator"
+	"github.com/meshpulse/meshpulse/metricsapi/cluster"
 	"github.com/meshpulse/meshpulse/metricsapi/hpas"
 )
 
@@ -419,7 +420,7 @@ func TestPodsOfAnotherForm(t *testing.T) {
 				var pods fixedPods
 				for _, name := range []string{"old-0", "old-1", "new-0"} {
 					if (name == "old-1") != tc.read && (name == "new-0") == tc.read || name == "old-0" {
-						pods = append(pods, knownPod{wired: true, identity: aggregator.Pod{Namespace: "test", Name: name, Workload: "podinfo"}, created: store.Started().Add(-time.Hour)})
+						pods = append(pods, cluster.Pod{Wired: true, Identity: aggregator.Pod{Namespace: "test", Name: name, Workload: "podinfo"}, Created: store.Started().Add(-time.Hour)})
 					}
 				}
 				r.holder = &holder{pods: pods, scales: fixedScale(2), store: store, started: store.Started(), hold: 5 * time.Minute}

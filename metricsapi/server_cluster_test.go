@@ -233,9 +233,9 @@ func TestReadyOnceHPAsAndPodsAreRead(t *testing.T) {
 	var running sync.WaitGroup
 	defer running.Wait()
 	defer cancel()
-	running.Go(func() { _ = s.source.run(ctx) })
+	running.Go(func() { _ = s.source.Run(ctx) })
 	eventually(t, func() bool { return ready() == "hpas " }, func() string { return ready() + "are ready, want hpas" })
-	running.Go(func() { s.api.pods.run(ctx) })
+	running.Go(func() { s.api.Pods.Run(ctx) })
 	eventually(t, func() bool { return ready() == "hpas pods " }, func() string { return ready() + "are ready, want hpas pods" })
 }
 

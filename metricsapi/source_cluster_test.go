@@ -9,6 +9,8 @@ import (
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes/fake"
+
+	"github.com/meshpulse/meshpulse/metricsapi/cluster"
 )
 
 // The informer's plumbing: what comes, changes and goes reaches the catalog; a change of the status alone does not rebuild it.
@@ -22,17 +24,17 @@ func TestClusterSource(t *testing.T) {
 	client := fake.NewClientset(first)
 	hpas := client.AutoscalingV2().HorizontalPodAutoscalers("test")
 	c, _ := newTestCatalog(t)
-	s, err := newClusterSource(client, c.store.Contain, discardLog(), time.Now)
+	s, err := cluster.NewHPAs(client, c.store.Contain, discardLog(), time.Now)
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.replace = c.Replace
-	if s.synced() == nil {
+	s.Replace = c.Replace
+	if s.Synced() == nil {
 		t.Error("synced before anything was read")
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
-	go func() { done <- s.run(ctx) }()
+	go func() { done <- s.Run(ctx) }()
 	expressions := func() string {
 		var all []string
 		for _, h := range c.current.Load().hpas {
@@ -42,7 +44,7 @@ func TestClusterSource(t *testing.T) {
 	}
 	wait := func(want string) {
 		t.Helper()
-		eventually(t, func() bool { return expressions() == want && s.synced() == nil }, func() string { return "HPAs are " + expressions() + ", want " + want })
+		eventually(t, func() bool { return expressions() == want && s.Synced() == nil }, func() string { return "HPAs are " + expressions() + ", want " + want })
 	}
 	must := func(_ any, err error) {
 		t.Helper()
@@ -51,7 +53,7 @@ func TestClusterSource(t *testing.T) {
 		}
 	}
 	wait("a=vector(1)")
-	if h, ok := s.hpa("test", "a"); !ok || h.ManagedFields != nil {
+	if h, ok := s.Known("test", "a"); !ok || h.ManagedFields != nil {
 		t.Errorf("%v is kept, with what nobody reads of it", h)
 	}
 	must(hpas.Create(ctx, object("b", "vector(2)"), metav1.CreateOptions{}))
@@ -63,11 +65,11 @@ func TestClusterSource(t *testing.T) {
 	scaled := object("a", "vector(3)")
 	scaled.Status.CurrentReplicas = 4
 	must(hpas.UpdateStatus(ctx, scaled, metav1.UpdateOptions{}))
-	eventually(t, func() bool { n, ok := s.replicas("test", "a"); return ok && n == 4 }, func() string { return "the status does not arrive" })
+	eventually(t, func() bool { n, ok := s.Replicas("test", "a"); return ok && n == 4 }, func() string { return "the status does not arrive" })
 	if c.current.Load() != before {
 		t.Error("a status rebuilt the catalog")
 	}
-	if _, ok := s.replicas("test", "missing"); ok {
+	if _, ok := s.Replicas("test", "missing"); ok {
 		t.Error("an HPA that there is not has replicas")
 	}
 

@@ -32,12 +32,12 @@ const (
 
 // source keeps the catalog in step with where HPAs come from.
 type source interface {
-	// run feeds the catalog until the context ends.
-	run(ctx context.Context) error
-	// synced says why the HPAs are not known yet, nil once they are.
-	synced() error
-	// replicas are an HPA's status.currentReplicas; ok is false where nobody knows.
-	replicas(namespace, name string) (n int32, ok bool)
+	// Run feeds the catalog until the context ends.
+	Run(ctx context.Context) error
+	// Synced says why the HPAs are not known yet, nil once they are.
+	Synced() error
+	// Replicas are an HPA's status.currentReplicas; ok is false where nobody knows.
+	Replicas(namespace, name string) (n int32, ok bool)
 }
 
 // fileSource keeps the HPAs of the *.yaml, *.yml and *.json files of one folder. Symlinks are followed, so a mounted ConfigMap
@@ -82,7 +82,7 @@ func newFileSource(dir string, c *catalog, m *metrics, log *slog.Logger) (*fileS
 	return &fileSource{dir: dir, catalog: c, metrics: m, log: log, files: map[string]*hpaFile{}}, nil
 }
 
-func (s *fileSource) run(ctx context.Context) error {
+func (s *fileSource) Run(ctx context.Context) error {
 	watcher, err := fsnotify.NewWatcher()
 	var notified chan fsnotify.Event // nil without a watcher: never
 	var lost chan error              // its queue overflowed
@@ -273,12 +273,12 @@ func (s *fileSource) all() []hpas.HPA {
 	return list
 }
 
-func (s *fileSource) synced() error {
+func (s *fileSource) Synced() error {
 	if !s.ready.Load() {
 		return fmt.Errorf("the HPA files in %s have not been read yet", s.dir)
 	}
 	return nil
 }
 
-// replicas are not known: files have no controller behind them.
-func (s *fileSource) replicas(string, string) (int32, bool) { return 0, false }
+// Replicas are not known: files have no controller behind them.
+func (s *fileSource) Replicas(string, string) (int32, bool) { return 0, false }

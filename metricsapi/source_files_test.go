@@ -58,7 +58,7 @@ func newHPADir(t *testing.T) *hpaDir {
 func (d *hpaDir) start() {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- d.source.run(ctx) }()
+	go func() { done <- d.source.Run(ctx) }()
 	d.Cleanup(func() {
 		cancel()
 		if err := <-done; err != nil {
@@ -108,12 +108,12 @@ func eventually(t *testing.T, ok func() bool, state func() string) {
 func TestFileSourceFollowsTheFolder(t *testing.T) {
 	d := newHPADir(t)
 	d.write("a.yaml", minimalHPA("a"))
-	if d.source.synced() == nil {
+	if d.source.Synced() == nil {
 		t.Error("synced before any file was read")
 	}
 	d.start()
 	d.wait("a")
-	if err := d.source.synced(); err != nil {
+	if err := d.source.Synced(); err != nil {
 		t.Error(err)
 	}
 

@@ -10,6 +10,7 @@ import (
 
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 
+	"github.com/meshpulse/meshpulse/metricsapi/cluster"
 	"github.com/meshpulse/meshpulse/metricsapi/hpas"
 )
 
@@ -22,14 +23,14 @@ func TestServeWhileTheAPIServerTellsNothing(t *testing.T) {
 	})
 	s.token = "hpa"
 	eventually(t, func() bool {
-		return s.provider.rules.holder.hpasFresh.age() == 0 && s.api.pods.synced() == nil && s.api.pods.freshness().age() == 0
+		return s.provider.rules.holder.hpasFresh.Age() == 0 && s.api.Pods.Synced() == nil && s.api.Pods.Freshness().Age() == 0
 	}, func() string { return "nothing is watched" })
 	if _, body := s.get("/readyz?verbose"); !strings.Contains(body, "[+]pods ok") || !strings.Contains(body, "[+]hpas ok") {
 		t.Errorf("at first: %s", body)
 	}
 	api.deaf.Store(true)
 	api.CloseClientConnections()
-	eventually(t, func() bool { return s.provider.rules.holder.hpasFresh.age() > 0 && s.api.pods.freshness().age() > 0 }, func() string { return "nothing is refused" })
+	eventually(t, func() bool { return s.provider.rules.holder.hpasFresh.Age() > 0 && s.api.Pods.Freshness().Age() > 0 }, func() string { return "nothing is refused" })
 	c.shift(2 * time.Minute)
 	for path, want := range map[string]int{"/readyz": http.StatusOK, "/livez": http.StatusOK, "/healthz": http.StatusOK} {
 		if code, body := s.get(path); code != want {
@@ -100,12 +101,12 @@ func TestWhatIsStaleLowersNothing(t *testing.T) {
 // stalePods have not been heard of for long.
 type stalePods struct{ fixedPods }
 
-func (stalePods) synced() error { return &deafError{what: "pods", age: 2 * time.Minute} }
+func (stalePods) Synced() error { return &cluster.DeafError{What: "pods", Age: 2 * time.Minute} }
 
 // staleFreshness is of what has not been heard of for an hour.
-func staleFreshness(what string) *freshness {
+func staleFreshness(what string) *cluster.Freshness {
 	c := newShiftedClock()
-	f := newFreshness(what, c.now)
+	f := cluster.NewFreshness(what, c.now)
 	c.shift(time.Hour)
 	return f
 }
@@ -116,14 +117,14 @@ func TestAStaleStatusIsNotTheReplicas(t *testing.T) {
 	c := newShiftedClock()
 	failed := func(h *holder) bool { // whether the newest read is noted as one that has failed
 		c.shift(time.Second)
-		return h.scalesFresh.age() > 0
+		return h.scalesFresh.Age() > 0
 	}
-	h := &holder{scales: fixedScale(-1), status: func(string, string) (int32, bool) { return 2, true }, scalesFresh: newAskedFreshness("scales", c.now)}
+	h := &holder{scales: fixedScale(-1), status: func(string, string) (int32, bool) { return 2, true }, scalesFresh: cluster.NewAskedFreshness("scales", c.now)}
 	a := asking("podinfo", autoscalingv2.AverageValueMetricType, "10", 2)
 	if target, err := h.replicas(t.Context(), a); err != nil || target.Spec != 2 {
 		t.Errorf("got %+v, %v, want the HPA's status", target, err)
 	}
-	if h.hpasFresh = stale; h.hpasFresh.stale() == nil {
+	if h.hpasFresh = stale; h.hpasFresh.Stale() == nil {
 		t.Fatal("not stale")
 	}
 	if target, err := h.replicas(t.Context(), a); err == nil {
@@ -136,21 +137,21 @@ func TestAStaleStatusIsNotTheReplicas(t *testing.T) {
 	if _, err := h.replicas(t.Context(), a); err == nil || !failed(h) {
 		t.Errorf("a read that failed is not noted: %v", err)
 	}
-	h.hpasFresh, h.scalesFresh = nil, newAskedFreshness("scales", c.now)
+	h.hpasFresh, h.scalesFresh = nil, cluster.NewAskedFreshness("scales", c.now)
 	for range 12 { // reads that fail for two minutes
-		h.scalesFresh.done(errors.New("timeout"))
+		h.scalesFresh.Done(errors.New("timeout"))
 		c.shift(10 * time.Second)
 	}
 	if target, err := h.replicas(t.Context(), a); err != nil || target.Spec != 2 {
 		t.Errorf("no scale could be read for long: got %+v, %v, want the HPA's status", target, err)
 	}
-	h.scalesFresh = newAskedFreshness("scales", c.now)
-	h.scalesFresh.done(nil)
+	h.scalesFresh = cluster.NewAskedFreshness("scales", c.now)
+	h.scalesFresh.Done(nil)
 	c.shift(time.Hour) // read, an hour ago
 	if target, err := h.replicas(t.Context(), a); err == nil {
 		t.Errorf("one read of a scale has failed: got %+v of a status that may be from before a raise", target)
 	}
-	h.scales, h.scalesFresh = fixedScale(-4), newAskedFreshness("scales", c.now)
+	h.scales, h.scalesFresh = fixedScale(-4), cluster.NewAskedFreshness("scales", c.now)
 	if target, err := h.replicas(t.Context(), a); err != nil || target.Spec != 2 || failed(h) {
 		t.Errorf("that there is no such kind is an answer: got %+v, %v", target, err)
 	}

@@ -107,7 +107,7 @@ func (s *Server) unservedStatus(h hpaState, u hpas.Unserved) MetricStatus {
 		m.Target = goal.String()
 	}
 	m.display("<unknown>", u.Target.Type != autoscalingv2.ValueMetricType)
-	m.CurrentReplicas, _ = s.source.replicas(h.Namespace, h.Name)
+	m.CurrentReplicas, _ = s.source.Replicas(h.Namespace, h.Name)
 	return m
 }
 
@@ -123,7 +123,7 @@ func (s *Server) metricStatus(ctx context.Context, h hpaState, w hpas.Metric, o 
 	}
 	average := w.Target.Type != autoscalingv2.ValueMetricType
 	m.display("<unknown>", average)
-	m.CurrentReplicas, _ = s.source.replicas(h.Namespace, h.Name)
+	m.CurrentReplicas, _ = s.source.Replicas(h.Namespace, h.Name)
 	if o == nil {
 		m.Error = w.Why
 		return m
@@ -141,7 +141,7 @@ func (s *Server) metricStatus(ctx context.Context, h hpaState, w hpas.Metric, o 
 		age := at.Sub(a.Newest).Seconds()
 		m.AgeSeconds = &age
 	}
-	if _, known := s.source.replicas(h.Namespace, h.Name); !known {
+	if _, known := s.source.Replicas(h.Namespace, h.Name); !known {
 		m.CurrentReplicas = int32(a.Reporting)
 	}
 	if o.prepared.surge != nil {

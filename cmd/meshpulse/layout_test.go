@@ -5,85 +5,172 @@ import (
 	"go/parser"
 	"go/token"
 	"io/fs"
-	"os"
+	"maps"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
 )
 
-// Who must not know what: imports, by their beginnings. A package that knows only its own side can be read, tested and replaced on its
-// own: the store survives a change of Envoy's wire format and of Kubernetes' API, and neither reaches into the other.
-var forbidden = map[string][]string{
-	"aggregator": {module, "google.golang.org/grpc", "github.com/envoyproxy/", "k8s.io/", "sigs.k8s.io/"},
-	"envoystats": {module + "metricsapi", module + "cmd", module + "bench", "k8s.io/", "sigs.k8s.io/"},
-	"metricsapi": {module + "envoystats", module + "cmd", module + "bench", "google.golang.org/grpc", "github.com/envoyproxy/"},
-	// The store's leaves: words and rows, requests by cell, counts by time.
-	"aggregator/internal/ring":  {module, "github.com/"},
-	"aggregator/internal/fine":  {module, "github.com/prometheus/prometheus/promql", "github.com/prometheus/prometheus/storage"},
-	"aggregator/internal/surge": {module, "github.com/prometheus"},
-}
-
 const module = "github.com/meshpulse/meshpulse/"
 
-// TestImportsRunOneWay holds the direction of the design: cmd -> metricsapi, envoystats -> aggregator.
-func TestImportsRunOneWay(t *testing.T) {
-	checked := 0
-	for folder := range forbidden {
-		n, complaints := wrongImports(t, folder, filepath.Join("..", "..", folder))
-		for _, c := range complaints {
-			t.Error(c)
-		}
-		checked += n
-	}
-	if checked < 20 {
-		t.Errorf("only %d files looked at", checked)
+// packageRule is what a package may know. What it does not know it can be read, tested and replaced without.
+type packageRule struct {
+	ours  []string // packages of ours that it may import
+	never []string // packages of others, with all below them, that it must not
+	why   string
+}
+
+// packageRules are those of the product's packages: cmd -> metricsapi, envoystats -> aggregator, and within them one way.
+func packageRules() map[string]packageRule {
+	const (
+		kubernetes = "k8s.io"
+		grpc       = "google.golang.org/grpc"
+		envoy      = "github.com/envoyproxy"
+		prometheus = "github.com/prometheus"
+	)
+	return map[string]packageRule{
+		"aggregator": {
+			ours:  []string{"aggregator/internal/fine", "aggregator/internal/ring", "aggregator/internal/surge"},
+			never: []string{grpc, envoy, kubernetes, "sigs.k8s.io"},
+			why:   "the store survives a change of Envoy's wire format and of Kubernetes' API",
+		},
+		"aggregator/internal/ring": {
+			never: []string{grpc, envoy, kubernetes, "github.com"},
+			why:   "who may write a ring, and who reads it when, is held by what nobody else can name",
+		},
+		"aggregator/internal/fine": {
+			never: []string{grpc, envoy, kubernetes, prometheus + "/prometheus/promql", prometheus + "/prometheus/storage"},
+			why:   "rows go in and a histogram comes out, whatever the query",
+		},
+		"aggregator/internal/surge": {
+			never: []string{grpc, envoy, kubernetes, prometheus},
+			why:   "a surge is told by counts, wherever they lie",
+		},
+		"envoystats": {
+			ours:  []string{"aggregator"},
+			never: []string{kubernetes, "sigs.k8s.io"},
+			why:   "who reports, and what, is told to the store, whoever asks it",
+		},
+		"envoystats/replay": {
+			never: []string{kubernetes, "sigs.k8s.io"},
+			why:   "it sends what was recorded, as any sidecar would",
+		},
+		"metricsapi": {
+			ours:  []string{"aggregator", "metricsapi/cluster", "metricsapi/horizontal", "metricsapi/hpas"},
+			never: []string{grpc, envoy},
+			why:   "answers stand on the store, however its samples came there",
+		},
+		"metricsapi/cluster": {
+			ours:  []string{"aggregator", "metricsapi/cluster/meshpod", "metricsapi/hpas"},
+			never: []string{grpc, envoy, "k8s.io/apiserver", "sigs.k8s.io/custom-metrics-apiserver"},
+			why:   "what the API server tells does not depend on what is decided by it",
+		},
+		"metricsapi/cluster/meshpod": {
+			never: []string{grpc, envoy, "k8s.io/client-go"},
+			why:   "the lab makes its pods by the same rules, and has nothing else of meshpulse",
+		},
+		"metricsapi/horizontal": {
+			never: []string{grpc, envoy, "k8s.io/client-go"},
+			why:   "the controller's arithmetic is held against the real one's, and takes numbers alone",
+		},
+		"metricsapi/hpas": {
+			ours:  []string{"aggregator"},
+			never: []string{grpc, envoy, "k8s.io/client-go", "k8s.io/apiserver", "net", "os", "io/ioutil"},
+			why:   "HPAs can be read, and checked, without a cluster, a store or a file",
+		},
 	}
 }
 
-// Each import that is forbidden is planted, and has to be found.
-func TestAPlantedImportIsFound(t *testing.T) {
-	for folder, banned := range forbidden {
-		for _, b := range banned {
-			root := t.TempDir()
-			source := "package planted\n\nimport _ " + strconv.Quote(b+"planted") + "\n"
-			if err := os.WriteFile(filepath.Join(root, "planted.go"), []byte(source), 0o600); err != nil {
-				t.Fatal(err)
-			}
-			if _, complaints := wrongImports(t, folder, root); len(complaints) == 0 {
-				t.Errorf("%s may import %splanted", folder, b)
-			}
+// wrongImports says which imports of a package are against its rule, and why they are.
+func wrongImports(rules map[string]packageRule, folder string, imports []string) (wrong []string) {
+	rule, ok := rules[folder]
+	if !ok {
+		return []string{folder + " has no rule: say in packageRules what of ours it may import, and why no more"}
+	}
+	for _, name := range imports {
+		our, ours := strings.CutPrefix(name, module)
+		never := func(other string) bool { return name == other || strings.HasPrefix(name, other+"/") }
+		if ours && !slices.Contains(rule.ours, our) || slices.ContainsFunc(rule.never, never) {
+			wrong = append(wrong, fmt.Sprintf("%s must not import %s: %s", folder, name, rule.why))
 		}
 	}
+	return wrong
 }
 
-// wrongImports looks at a folder's product code, and returns how many files that is and what they import and must not.
-func wrongImports(t *testing.T, folder, root string) (files int, complaints []string) {
-	t.Helper()
-	err := filepath.WalkDir(root, func(path string, _ fs.DirEntry, err error) error {
-		if err != nil || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
-			return err
-		}
-		file, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.ImportsOnly)
-		if err != nil {
-			return err
-		}
-		files++
-		for _, i := range file.Imports {
-			name, err := strconv.Unquote(i.Path.Value)
+// TestPackagesKnowOnlyWhatTheyMay holds the direction of the design.
+func TestPackagesKnowOnlyWhatTheyMay(t *testing.T) {
+	rules, root := packageRules(), filepath.Join("..", "..")
+	found := map[string]bool{}
+	for _, top := range []string{"aggregator", "envoystats", "metricsapi"} {
+		err := filepath.WalkDir(filepath.Join(root, top), func(path string, _ fs.DirEntry, err error) error {
+			if err != nil || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
+				return err
+			}
+			file, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.ImportsOnly)
 			if err != nil {
 				return err
 			}
-			for _, b := range forbidden[folder] {
-				if strings.HasPrefix(name, b) && !strings.HasPrefix(name, module+folder) {
-					complaints = append(complaints, fmt.Sprintf("%s imports %s: %s must not know it", path, name, folder))
+			var imports []string
+			for _, i := range file.Imports {
+				name, err := strconv.Unquote(i.Path.Value)
+				if err != nil {
+					return err
 				}
+				imports = append(imports, name)
+			}
+			folder, err := filepath.Rel(root, filepath.Dir(path))
+			if err != nil {
+				return err
+			}
+			found[filepath.ToSlash(folder)] = true
+			for _, wrong := range wrongImports(rules, filepath.ToSlash(folder), imports) {
+				t.Errorf("%s: %s", path, wrong)
+			}
+			return nil
+		})
+		if err != nil {
+			t.Error(err)
+		}
+	}
+	for folder := range rules {
+		if !found[folder] {
+			t.Errorf("the rule for %s is for nothing: no such package", folder)
+		}
+	}
+}
+
+// TestAnArrowThatIsPlantedIsTold plants each arrow that there must not be: between any two packages, to any of the others' that a package
+// must not know, and from a package without a rule.
+func TestAnArrowThatIsPlantedIsTold(t *testing.T) {
+	rules := packageRules()
+	planted := 0
+	told := func(folder, name, why string) {
+		t.Helper()
+		planted++
+		if wrong := wrongImports(rules, folder, []string{"fmt", name}); len(wrong) != 1 || !strings.Contains(wrong[0], name) || !strings.Contains(wrong[0], why) {
+			t.Errorf("%s imports %s: told %q", folder, name, wrong)
+		}
+	}
+	for folder, rule := range rules {
+		for _, other := range append(slices.Collect(maps.Keys(rules)), "cmd/meshpulse", "bench/fleet") {
+			if !slices.Contains(rule.ours, other) {
+				told(folder, module+other, rule.why)
 			}
 		}
-		return nil
-	})
-	if err != nil {
-		t.Error(err)
+		for _, other := range rule.never {
+			told(folder, other, rule.why)
+			told(folder, other+"/below", rule.why)
+		}
+		if wrong := wrongImports(rules, folder, []string{"fmt", "strings"}); len(wrong) > 0 {
+			t.Errorf("%s may import what it likes of Go's: told %q", folder, wrong)
+		}
 	}
-	return files, complaints
+	if wrong := wrongImports(rules, "metricsapi/new", nil); len(wrong) != 1 || !strings.Contains(wrong[0], "has no rule") {
+		t.Errorf("a package without a rule: told %q", wrong)
+	}
+	if planted < 60 {
+		t.Errorf("only %d arrows planted", planted)
+	}
 }

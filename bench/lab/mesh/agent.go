@@ -25,7 +25,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
 
-	"github.com/meshpulse/meshpulse/metricsapi/meshpod"
+	"github.com/meshpulse/meshpulse/metricsapi/cluster/meshpod"
 )
 
 // NodeName is the node whose pods the agent runs. A pod names it in its template (spec.nodeName),

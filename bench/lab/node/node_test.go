@@ -16,7 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"github.com/meshpulse/meshpulse/bench/documents"
-	"github.com/meshpulse/meshpulse/metricsapi/meshpod"
+	"github.com/meshpulse/meshpulse/metricsapi/cluster/meshpod"
 )
 
 func TestASecondReaderHasANamespaceOfItsOwn(t *testing.T) {

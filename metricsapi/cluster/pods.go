@@ -1,4 +1,4 @@
-package metricsapi
+package cluster
 
 import (
 	"time"
@@ -8,29 +8,35 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/meshpulse/meshpulse/aggregator"
-	"github.com/meshpulse/meshpulse/metricsapi/meshpod"
+	"github.com/meshpulse/meshpulse/metricsapi/cluster/meshpod"
 )
 
-// podKey names a pod.
-type podKey struct{ namespace, name string }
-
-// knownPod is what the rule for incomplete knowledge needs of a pod that has begun and not finished.
-type knownPod struct {
-	// identity is what the pod's sidecar says, or will say, of itself.
-	identity aggregator.Pod
-	created  time.Time
-	// wired: it runs an Envoy of Istio's.
-	wired bool
-	// waypoint: it is one, and alone reports with reporter="waypoint".
-	waypoint bool
-	// batch: a Job owns it.
-	batch bool
-	// left is when its deletion began or it finished, zero while it is to stay: nobody waits for it, but what it served until
+// Pod is what the rule for incomplete knowledge needs of a pod that has begun and not finished.
+type Pod struct {
+	// Identity is what the pod's sidecar says, or will say, of itself.
+	Identity aggregator.Pod
+	Created  time.Time
+	// Wired: it runs an Envoy of Istio's.
+	Wired bool
+	// Waypoint: it is one, and alone reports with reporter="waypoint".
+	Waypoint bool
+	// Batch: a Job owns it.
+	Batch bool
+	// Left is when its deletion began or it finished, zero while it is to stay: nobody waits for it, but what it served until
 	// then still counts.
-	left time.Time
+	Left time.Time
 }
+
+// Key names the pod.
+func (p *Pod) Key() types.NamespacedName {
+	return types.NamespacedName{Namespace: p.Identity.Namespace, Name: p.Identity.Name}
+}
+
+// Workload is the workload that the pod is of.
+func (p *Pod) Workload() Workload { return Workload{p.Identity.Namespace, p.Identity.Workload} }
 
 // cachedPod is a pod as the informer keeps it: a knownPod in a thirtieth of what the pod would take. What the pods of a workload have in
 // common is kept once.
@@ -49,9 +55,9 @@ type kindred struct{ namespace, workload, app, release, canonical, canonicalRevi
 
 func (c *cachedPod) namespace() string { return c.of.Value().namespace }
 
-func (c *cachedPod) workload() workloadKey {
+func (c *cachedPod) workload() Workload {
 	of := c.of.Value()
-	return workloadKey{of.namespace, of.workload}
+	return Workload{of.namespace, of.workload}
 }
 
 // GetObjectMeta is all that an informer asks of an object: its key and whether it has changed.
@@ -66,20 +72,20 @@ func (c *cachedPod) GetObjectKind() schema.ObjectKind { return schema.EmptyObjec
 func (c *cachedPod) DeepCopyObject() runtime.Object { return c }
 
 // tell writes all that is known of the pod to p.
-func (c *cachedPod) tell(p *knownPod) {
+func (c *cachedPod) tell(p *Pod) {
 	of := c.of.Value()
-	*p = knownPod{
-		identity: aggregator.Pod{
+	*p = Pod{
+		Identity: aggregator.Pod{
 			Namespace: of.namespace, Name: c.name, Workload: of.workload, App: of.app, Version: of.release,
 			CanonicalService: of.canonical, CanonicalRevision: of.canonicalRevision, Waypoint: c.waypoint,
 		},
-		created:  time.Unix(c.created, 0),
-		wired:    c.wired,
-		waypoint: c.waypoint,
-		batch:    c.batch,
+		Created:  time.Unix(c.created, 0),
+		Wired:    c.wired,
+		Waypoint: c.waypoint,
+		Batch:    c.batch,
 	}
 	if c.left != 0 {
-		p.left = time.Unix(c.left, 0)
+		p.Left = time.Unix(c.left, 0)
 	}
 }
 

@@ -1,4 +1,4 @@
-package metricsapi
+package cluster
 
 import (
 	"cmp"
@@ -12,6 +12,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 	corev1client "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/client-go/tools/cache"
@@ -19,35 +20,35 @@ import (
 	"github.com/meshpulse/meshpulse/aggregator"
 )
 
-// podIndex knows the pods of the cluster through an informer, and for a while those that are gone. An answer costs what it looks at, so
+// Pods knows the pods of the cluster through an informer, and for a while those that are gone. An answer costs what it looks at, so
 // pods are found by what queries name: namespace and workload, canonical service. A stream is found by its address.
-type podIndex struct {
+type Pods struct {
 	client   kubernetes.Interface // nil in tests
 	informer cache.SharedIndexInformer
 	indexed  cache.ResourceEventHandlerRegistration // puts what the informer has into the maps
-	fresh    *freshness
+	fresh    *Freshness
 	now      func() time.Time
-	contain  contain
+	Contain  Contain
 
 	mu sync.RWMutex
 	// workloads have pods, or have had some; the other maps are of the same, by namespace, name and canonical service.
-	workloads                      map[workloadKey]*workloadPods
+	workloads                      map[Workload]*workloadPods
 	byNamespace, byName, byService map[string][]*workloadPods
-	leaving                        map[podKey]leaving       // pods that exist
-	gone                           map[podKey]*workloadPods // where a pod that is gone was
+	leaving                        map[types.NamespacedName]leaving       // pods that exist
+	gone                           map[types.NamespacedName]*workloadPods // where a pod that is gone was
 	pruned                         time.Time
 	addresses                      podAddresses
 }
 
-type workloadKey struct{ namespace, name string }
+type Workload struct{ Namespace, Name string }
 
-func (w workloadKey) compare(o workloadKey) int {
-	return cmp.Or(strings.Compare(w.namespace, o.namespace), strings.Compare(w.name, o.name))
+func (w Workload) Compare(o Workload) int {
+	return cmp.Or(strings.Compare(w.Namespace, o.Namespace), strings.Compare(w.Name, o.Name))
 }
 
 // workloadPods are the pods of a workload.
 type workloadPods struct {
-	workloadKey
+	Workload
 	pods     []*cachedPod
 	gone     []gonePod // in the order of their going
 	services []serviceCount
@@ -69,22 +70,22 @@ type serviceCount struct {
 // leaving is when a pod's deletion began; seconds since 1970. created tells it from others of its name.
 type leaving struct{ created, left int64 }
 
-// goneFor is how long a pod that is gone is remembered: as long as the longest window of a query, the default of
+// GoneFor is how long a pod that is gone is remembered: as long as the longest window of a query, the default of
 // --max-retention.
-const goneFor = time.Hour
+const GoneFor = time.Hour
 
-func newPodIndex(client kubernetes.Interface, now func() time.Time) (*podIndex, error) {
-	x := &podIndex{
-		client: client, fresh: newFreshness("pods", now), now: now, leaving: map[podKey]leaving{}, gone: map[podKey]*workloadPods{}, workloads: map[workloadKey]*workloadPods{},
+func NewPods(client kubernetes.Interface, now func() time.Time) (*Pods, error) {
+	x := &Pods{
+		client: client, fresh: NewFreshness("pods", now), now: now, leaving: map[types.NamespacedName]leaving{}, gone: map[types.NamespacedName]*workloadPods{}, workloads: map[Workload]*workloadPods{},
 		byNamespace: map[string][]*workloadPods{}, byName: map[string][]*workloadPods{}, byService: map[string][]*workloadPods{}, addresses: newPodAddresses(),
 	}
 	var pods corev1client.PodInterface
 	if client != nil {
 		pods = client.CoreV1().Pods(metav1.NamespaceAll)
 	}
-	source := x.fresh.follow(listPods(pods, x.transform))
+	source := x.fresh.Follow(listPods(pods, x.Transform))
 	x.informer = cache.NewSharedIndexInformer(cache.ToListWatcherWithWatchListSemantics(source, client), &corev1.Pod{}, 0, cache.Indexers{})
-	if err := x.informer.SetTransform(x.transform); err != nil {
+	if err := x.informer.SetTransform(x.Transform); err != nil {
 		return nil, err
 	}
 	var err error
@@ -93,45 +94,45 @@ func newPodIndex(client kubernetes.Interface, now func() time.Time) (*podIndex, 
 }
 
 // OnAdd, OnUpdate and OnDelete take the informer's news of pods, as transform has left them.
-func (x *podIndex) OnAdd(o any, _ bool) {
-	x.contain.run("pods", "one that comes", func() { x.add(o) })
+func (x *Pods) OnAdd(o any, _ bool) {
+	x.Contain.run("pods", "one that comes", func() { x.add(o) })
 }
 
 // OnUpdate is of one that has changed.
-func (x *podIndex) OnUpdate(o, now any) {
-	x.contain.run("pods", "one that changes", func() { x.replace(o, now) })
+func (x *Pods) OnUpdate(o, now any) {
+	x.Contain.run("pods", "one that changes", func() { x.replace(o, now) })
 }
 
 // OnDelete is of one that is gone.
-func (x *podIndex) OnDelete(o any) {
-	x.contain.run("pods", "one that goes", func() { x.forget(o) })
+func (x *Pods) OnDelete(o any) {
+	x.Contain.run("pods", "one that goes", func() { x.forget(o) })
 }
 
-// freshness tells how long ago the pods were last in step with the API server.
-func (x *podIndex) freshness() *freshness { return x.fresh }
+// Freshness tells how long ago the pods were last in step with the API server.
+func (x *Pods) Freshness() *Freshness { return x.fresh }
 
-// store has what the informer has.
-func (x *podIndex) store() cache.Store { return x.informer.GetStore() }
+// Store has what the informer has.
+func (x *Pods) Store() cache.Store { return x.informer.GetStore() }
 
-// transform is keep, which a fault does not let the informer fail: a pod of which nothing can be kept is not one that is known.
-func (x *podIndex) transform(object any) (kept any, err error) {
-	if !x.contain.run("pods", "one that was read", func() { kept, err = x.keep(object) }) {
+// Transform is keep, which a fault does not let the informer fail: a pod of which nothing can be kept is not one that is known.
+func (x *Pods) Transform(object any) (kept any, err error) {
+	if !x.Contain.run("pods", "one that was read", func() { kept, err = x.keep(object) }) {
 		return object, nil
 	}
 	return kept, err
 }
 
-// run keeps the index in step with the API server until the context ends.
-func (x *podIndex) run(ctx context.Context) { x.informer.RunWithContext(ctx) }
+// Run keeps the index in step with the API server until the context ends.
+func (x *Pods) Run(ctx context.Context) { x.informer.RunWithContext(ctx) }
 
 // Exists reports whether a pod does, pending ones included, and when one that does not has left, zero if that is not known.
-func (x *podIndex) Exists(namespace, name string) (exists bool, left time.Time) {
+func (x *Pods) Exists(namespace, name string) (exists bool, left time.Time) {
 	if _, exists, _ = x.informer.GetStore().GetByKey(namespace + "/" + name); exists {
 		return true, time.Time{}
 	}
 	x.mu.RLock()
 	defer x.mu.RUnlock()
-	if w := x.gone[podKey{namespace, name}]; w != nil {
+	if w := x.gone[types.NamespacedName{Namespace: namespace, Name: name}]; w != nil {
 		for _, g := range w.gone {
 			if g.name == name {
 				left = g.gone
@@ -142,24 +143,24 @@ func (x *podIndex) Exists(namespace, name string) (exists bool, left time.Time) 
 }
 
 // Known returns who a pod that exists or has left is and when it was created, false if it is not known.
-func (x *podIndex) Known(namespace, name string) (identity aggregator.Pod, created time.Time, ok bool) {
-	p, ok := x.get(podKey{namespace, name})
-	return p.identity, p.created, ok
+func (x *Pods) Known(namespace, name string) (identity aggregator.Pod, created time.Time, ok bool) {
+	p, ok := x.Get(namespace, name)
+	return p.Identity, p.Created, ok
 }
 
 // Fresh reports whether all pods are known now.
-func (x *podIndex) Fresh() bool { return x.synced() == nil }
+func (x *Pods) Fresh() bool { return x.Synced() == nil }
 
-// synced says why the pods are not known, nil while they are.
-func (x *podIndex) synced() error {
-	if err := x.read(); err != nil {
+// Synced says why the pods are not known, nil while they are.
+func (x *Pods) Synced() error {
+	if err := x.Read(); err != nil {
 		return err
 	}
-	return x.fresh.stale()
+	return x.fresh.Stale()
 }
 
-// read says why the pods have never been known, nil once they have.
-func (x *podIndex) read() error {
+// Read says why the pods have never been known, nil once they have.
+func (x *Pods) Read() error {
 	if !x.informer.HasSynced() || !x.indexed.HasSynced() {
 		return errors.New("the pods have not been read from the API server yet")
 	}
@@ -168,13 +169,13 @@ func (x *podIndex) read() error {
 
 // keep is what the informer keeps of a pod. Its deletion began when it was first said to: when the kubelet has its containers ended, the
 // API server sets the time anew, to that moment (k8s.io/apiserver pkg/registry/rest/delete.go), long after the sidecar's last flush.
-func (x *podIndex) keep(object any) (any, error) {
+func (x *Pods) keep(object any) (any, error) {
 	kept, err := keepIdentity(object)
 	c, ok := kept.(*cachedPod)
 	if !ok || c.left == 0 {
 		return kept, err
 	}
-	key := podKey{c.namespace(), c.name}
+	key := types.NamespacedName{Namespace: c.namespace(), Name: c.name}
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if was, ok := x.leaving[key]; ok && was.created == c.created {
@@ -184,7 +185,7 @@ func (x *podIndex) keep(object any) (any, error) {
 	return c, err
 }
 
-func (x *podIndex) add(o any) {
+func (x *Pods) add(o any) {
 	if c, ok := o.(*cachedPod); ok {
 		x.mu.Lock()
 		defer x.mu.Unlock()
@@ -196,21 +197,21 @@ func (x *podIndex) add(o any) {
 }
 
 // put adds a pod to its workload. The mutex is held.
-func (x *podIndex) put(c *cachedPod) {
+func (x *Pods) put(c *cachedPod) {
 	key := c.workload()
 	w := x.workloads[key]
 	if w == nil {
-		w = &workloadPods{workloadKey: key}
+		w = &workloadPods{Workload: key}
 		x.workloads[key] = w
-		x.byNamespace[key.namespace] = append(x.byNamespace[key.namespace], w)
-		x.byName[key.name] = append(x.byName[key.name], w)
+		x.byNamespace[key.Namespace] = append(x.byNamespace[key.Namespace], w)
+		x.byName[key.Name] = append(x.byName[key.Name], w)
 	}
 	w.pods = append(w.pods, c)
 	x.count(w, c, 1)
 }
 
 // count counts a pod that comes or goes under its canonical service. The mutex is held.
-func (x *podIndex) count(w *workloadPods, c *cachedPod, by int) {
+func (x *Pods) count(w *workloadPods, c *cachedPod, by int) {
 	name := c.of.Value().canonical
 	i := slices.IndexFunc(w.services, func(s serviceCount) bool { return s.name == name })
 	if i < 0 {
@@ -223,9 +224,9 @@ func (x *podIndex) count(w *workloadPods, c *cachedPod, by int) {
 		without(x.byService, name, w)
 	}
 	if len(w.pods)+len(w.gone) == 0 {
-		delete(x.workloads, w.workloadKey)
-		without(x.byNamespace, w.namespace, w)
-		without(x.byName, w.name, w)
+		delete(x.workloads, w.Workload)
+		without(x.byNamespace, w.Namespace, w)
+		without(x.byName, w.Name, w)
 	}
 }
 
@@ -248,7 +249,7 @@ func remove[T comparable](from []T, what T) []T {
 	return from[:last]
 }
 
-func (x *podIndex) replace(before, after any) {
+func (x *Pods) replace(before, after any) {
 	old, ok1 := before.(*cachedPod)
 	c, ok2 := after.(*cachedPod)
 	if !ok1 || !ok2 {
@@ -279,7 +280,7 @@ func (x *podIndex) replace(before, after any) {
 }
 
 // forget moves a pod to those that are gone.
-func (x *podIndex) forget(o any) {
+func (x *Pods) forget(o any) {
 	if unknown, ok := o.(cache.DeletedFinalStateUnknown); ok {
 		o = unknown.Obj
 	}
@@ -287,13 +288,13 @@ func (x *podIndex) forget(o any) {
 	if !ok {
 		return
 	}
-	now, key := x.now(), podKey{last.namespace(), last.name}
+	now, key := x.now(), types.NamespacedName{Namespace: last.namespace(), Name: last.name}
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if x.leaving[key].created == last.created {
 		delete(x.leaving, key)
 	}
-	if now.Sub(x.pruned) > goneFor/10 {
+	if now.Sub(x.pruned) > GoneFor/10 {
 		x.prune(now)
 	}
 	x.addresses.leave(last)
@@ -320,9 +321,9 @@ func (x *podIndex) forget(o any) {
 }
 
 // take takes a pod out of its workload, as a rule the one of that name. The mutex is held.
-func (x *podIndex) take(key podKey, workload workloadKey) (*workloadPods, *cachedPod) {
+func (x *Pods) take(key types.NamespacedName, workload Workload) (*workloadPods, *cachedPod) {
 	out := func(w *workloadPods) *cachedPod {
-		i := slices.IndexFunc(w.pods, func(c *cachedPod) bool { return c.name == key.name })
+		i := slices.IndexFunc(w.pods, func(c *cachedPod) bool { return c.name == key.Name })
 		if i < 0 {
 			return nil
 		}
@@ -335,7 +336,7 @@ func (x *podIndex) take(key podKey, workload workloadKey) (*workloadPods, *cache
 			return w, c
 		}
 	}
-	for _, w := range x.byNamespace[key.namespace] {
+	for _, w := range x.byNamespace[key.Namespace] {
 		if c := out(w); c != nil {
 			return w, c
 		}
@@ -344,33 +345,33 @@ func (x *podIndex) take(key podKey, workload workloadKey) (*workloadPods, *cache
 }
 
 // drop forgets a pod that is gone, the first of its name. The mutex is held.
-func (x *podIndex) drop(key podKey) {
+func (x *Pods) drop(key types.NamespacedName) {
 	w := x.gone[key]
 	delete(x.gone, key)
-	i := slices.IndexFunc(w.gone, func(p gonePod) bool { return p.name == key.name })
+	i := slices.IndexFunc(w.gone, func(p gonePod) bool { return p.name == key.Name })
 	c := w.gone[i].cachedPod
 	w.gone = slices.Delete(w.gone, i, i+1)
 	x.count(w, c, -1)
 }
 
-func (x *podIndex) prune(now time.Time) {
+func (x *Pods) prune(now time.Time) {
 	x.pruned = now
-	maps.DeleteFunc(x.leaving, func(_ podKey, l leaving) bool { return now.Sub(time.Unix(l.left, 0)) > goneFor }) // not seen to go
+	maps.DeleteFunc(x.leaving, func(_ types.NamespacedName, l leaving) bool { return now.Sub(time.Unix(l.left, 0)) > GoneFor }) // not seen to go
 	for key, w := range x.gone {
-		for len(w.gone) > 0 && now.Sub(w.gone[0].gone) > goneFor {
-			x.drop(podKey{key.namespace, w.gone[0].name})
+		for len(w.gone) > 0 && now.Sub(w.gone[0].gone) > GoneFor {
+			x.drop(types.NamespacedName{Namespace: key.Namespace, Name: w.gone[0].name})
 		}
 	}
 }
 
-// each calls f with every pod of the sets, and with those that have left since a time: a name that was used again comes twice. The pods
+// Each calls f with every pod of the sets, and with those that have left since a time: a name that was used again comes twice. The pods
 // of a workload follow each other. f must not keep the pod, and must not ask the index.
-func (x *podIndex) each(sets []aggregator.Meant, since time.Time, f func(*knownPod)) {
+func (x *Pods) Each(sets []aggregator.Meant, since time.Time, f func(*Pod)) {
 	var seen map[*workloadPods]bool
 	if len(sets) > 1 {
 		seen = map[*workloadPods]bool{}
 	}
-	var p knownPod
+	var p Pod
 	x.mu.RLock()
 	defer x.mu.RUnlock()
 	visit := func(w *workloadPods) {
@@ -389,7 +390,7 @@ func (x *podIndex) each(sets []aggregator.Meant, since time.Time, f func(*knownP
 				break
 			}
 			g.tell(&p)
-			p.left = g.left
+			p.Left = g.left
 			f(&p)
 		}
 	}
@@ -399,11 +400,11 @@ func (x *podIndex) each(sets []aggregator.Meant, since time.Time, f func(*knownP
 }
 
 // workloadsOf calls visit with every workload that has pods of the set. The mutex is held.
-func (x *podIndex) workloadsOf(set aggregator.Meant, visit func(*workloadPods)) {
+func (x *Pods) workloadsOf(set aggregator.Meant, visit func(*workloadPods)) {
 	var found []*workloadPods
 	switch {
 	case set.Workload != "" && set.Namespace != "":
-		if w := x.workloads[workloadKey{set.Namespace, set.Workload}]; w != nil {
+		if w := x.workloads[Workload{set.Namespace, set.Workload}]; w != nil {
 			visit(w)
 		}
 		return
@@ -420,29 +421,29 @@ func (x *podIndex) workloadsOf(set aggregator.Meant, visit func(*workloadPods)) 
 		return
 	}
 	for _, w := range found {
-		if set.Namespace == "" || set.Namespace == w.namespace {
+		if set.Namespace == "" || set.Namespace == w.Namespace {
 			visit(w)
 		}
 	}
 }
 
-// get returns a pod that exists, else one that is gone, else false.
-func (x *podIndex) get(k podKey) (p knownPod, ok bool) {
-	o, ok, _ := x.informer.GetStore().GetByKey(k.namespace + "/" + k.name) // the error is of a key that cannot be read
+// Get returns a pod that exists, else one that is gone, else false.
+func (x *Pods) Get(namespace, name string) (p Pod, ok bool) {
+	o, ok, _ := x.informer.GetStore().GetByKey(namespace + "/" + name) // the error is of a key that cannot be read
 	if c, isPod := o.(*cachedPod); ok && isPod && !c.pending {
 		c.tell(&p)
 		return p, true
 	}
 	x.mu.RLock()
 	defer x.mu.RUnlock()
-	w := x.gone[k]
+	w := x.gone[types.NamespacedName{Namespace: namespace, Name: name}]
 	if w == nil {
 		return p, false
 	}
 	for _, g := range w.gone {
-		if g.name == k.name {
+		if g.name == name {
 			g.tell(&p)
-			p.left = g.left
+			p.Left = g.left
 		}
 	}
 	return p, true

@@ -1,4 +1,4 @@
-package metricsapi
+package cluster
 
 import (
 	"context"
@@ -21,17 +21,17 @@ import (
 	"github.com/meshpulse/meshpulse/metricsapi/hpas"
 )
 
-// clusterSource watches the HPAs of all namespaces through an informer. A change wakes it at once.
-type clusterSource struct {
-	// replace is told of all of them, at first and whenever one has changed.
-	replace func([]hpas.HPA)
-	// scaled is told of each change of an HPA's status; nil if nobody asks for it.
-	scaled func(old, now *autoscalingv2.HorizontalPodAutoscaler)
+// HPAs watches the HPAs of all namespaces through an informer. A change wakes it at once.
+type HPAs struct {
+	// Replace is told of all of them, at first and whenever one has changed.
+	Replace func([]hpas.HPA)
+	// Scaled is told of each change of an HPA's status; nil if nobody asks for it.
+	Scaled func(old, now *autoscalingv2.HorizontalPodAutoscaler)
 
-	contain  contain
+	contain  Contain
 	log      *slog.Logger
 	informer cache.SharedIndexInformer
-	fresh    *freshness
+	fresh    *Freshness
 	lister   listers.HorizontalPodAutoscalerLister
 	// dirty holds at most one token: something has changed since the last Replace.
 	dirty chan struct{}
@@ -39,10 +39,10 @@ type clusterSource struct {
 	now   autoscalingclient.HorizontalPodAutoscalersGetter // asks the API server itself
 }
 
-func newClusterSource(client kubernetes.Interface, contain contain, log *slog.Logger, now func() time.Time) (*clusterSource, error) {
-	s := &clusterSource{contain: contain, now: client.AutoscalingV2(), log: log, fresh: newFreshness("HPAs", now), dirty: make(chan struct{}, 1)}
+func NewHPAs(client kubernetes.Interface, contain Contain, log *slog.Logger, now func() time.Time) (*HPAs, error) {
+	s := &HPAs{contain: contain, now: client.AutoscalingV2(), log: log, fresh: NewFreshness("HPAs", now), dirty: make(chan struct{}, 1)}
 	hpas := client.AutoscalingV2().HorizontalPodAutoscalers(metav1.NamespaceAll)
-	source := s.fresh.follow(&cache.ListWatch{
+	source := s.fresh.Follow(&cache.ListWatch{
 		ListWithContextFunc:  func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) { return hpas.List(ctx, o) },
 		WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) { return hpas.Watch(ctx, o) },
 	})
@@ -64,12 +64,12 @@ func newClusterSource(client kubernetes.Interface, contain contain, log *slog.Lo
 	return s, err
 }
 
-func (s *clusterSource) update(before, after *autoscalingv2.HorizontalPodAutoscaler) {
+func (s *HPAs) update(before, after *autoscalingv2.HorizontalPodAutoscaler) {
 	if hpas.Changed(before, after) {
 		s.wake()
 	}
-	if s.scaled != nil {
-		s.scaled(before, after)
+	if s.Scaled != nil {
+		s.Scaled(before, after)
 	}
 }
 
@@ -81,7 +81,7 @@ func stripManagedFields(object any) (any, error) {
 	return object, nil
 }
 
-func (s *clusterSource) wake() {
+func (s *HPAs) wake() {
 	select {
 	case s.dirty <- struct{}{}:
 	default:
@@ -91,8 +91,8 @@ func (s *clusterSource) wake() {
 // replaceAgain is how long after a fault the HPAs are taken anew.
 const replaceAgain = 10 * time.Second
 
-// run tells of the HPAs until the context ends.
-func (s *clusterSource) run(ctx context.Context) error {
+// Run tells of the HPAs until the context ends.
+func (s *HPAs) Run(ctx context.Context) error {
 	go s.informer.RunWithContext(ctx)
 	if !cache.WaitForCacheSync(ctx.Done(), s.informer.HasSynced) {
 		return nil // the context has ended
@@ -102,7 +102,7 @@ func (s *clusterSource) run(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		switch taken := s.contain.run("hpas", "all", func() { s.replace(list) }); {
+		switch taken := s.contain.run("hpas", "all", func() { s.Replace(list) }); {
 		case !taken: // the HPAs of before stay
 			time.AfterFunc(replaceAgain, s.wake)
 		case s.ready.CompareAndSwap(false, true):
@@ -116,7 +116,7 @@ func (s *clusterSource) run(ctx context.Context) error {
 	}
 }
 
-func (s *clusterSource) list() ([]hpas.HPA, error) {
+func (s *HPAs) list() ([]hpas.HPA, error) {
 	objects, err := s.lister.List(labels.Everything())
 	if err != nil {
 		return nil, fmt.Errorf("list HPAs: %w", err)
@@ -128,19 +128,19 @@ func (s *clusterSource) list() ([]hpas.HPA, error) {
 	return list, nil
 }
 
-// freshness tells how long ago the HPAs were last in step with the API server.
-func (s *clusterSource) freshness() *freshness { return s.fresh }
+// Freshness tells how long ago the HPAs were last in step with the API server.
+func (s *HPAs) Freshness() *Freshness { return s.fresh }
 
-// synced says why the HPAs are not known yet, nil once they are.
-func (s *clusterSource) synced() error {
+// Synced says why the HPAs are not known yet, nil once they are.
+func (s *HPAs) Synced() error {
 	if !s.ready.Load() {
 		return errors.New("the HPAs have not been read from the API server yet")
 	}
 	return nil
 }
 
-// replicas are an HPA's status.currentReplicas; ok is false where nobody knows.
-func (s *clusterSource) replicas(namespace, name string) (int32, bool) {
+// Replicas are an HPA's status.currentReplicas; ok is false where nobody knows.
+func (s *HPAs) Replicas(namespace, name string) (int32, bool) {
 	h, err := s.lister.HorizontalPodAutoscalers(namespace).Get(name)
 	if err != nil {
 		return 0, false
@@ -148,8 +148,8 @@ func (s *clusterSource) replicas(namespace, name string) (int32, bool) {
 	return h.Status.CurrentReplicas, true
 }
 
-// status is what the controller last wrote of an HPA's replicas, the larger of current and desired.
-func (s *clusterSource) status(namespace, name string) (int32, bool) {
+// Status is what the controller last wrote of an HPA's replicas, the larger of current and desired.
+func (s *HPAs) Status(namespace, name string) (int32, bool) {
 	h, err := s.lister.HorizontalPodAutoscalers(namespace).Get(name)
 	if err != nil {
 		return 0, false
@@ -157,13 +157,13 @@ func (s *clusterSource) status(namespace, name string) (int32, bool) {
 	return max(h.Status.CurrentReplicas, h.Status.DesiredReplicas), true
 }
 
-// hpa returns an HPA as the informer has it, false if it is gone.
-func (s *clusterSource) hpa(namespace, name string) (*autoscalingv2.HorizontalPodAutoscaler, bool) {
+// Known returns an HPA as the informer has it, false if it is gone.
+func (s *HPAs) Known(namespace, name string) (*autoscalingv2.HorizontalPodAutoscaler, bool) {
 	h, err := s.lister.HorizontalPodAutoscalers(namespace).Get(name)
 	return h, err == nil
 }
 
-// current returns an HPA as the API server has it at this moment.
-func (s *clusterSource) current(ctx context.Context, namespace, name string) (*autoscalingv2.HorizontalPodAutoscaler, error) {
+// Current returns an HPA as the API server has it at this moment.
+func (s *HPAs) Current(ctx context.Context, namespace, name string) (*autoscalingv2.HorizontalPodAutoscaler, error) {
 	return s.now.HorizontalPodAutoscalers(namespace).Get(ctx, name, metav1.GetOptions{})
 }

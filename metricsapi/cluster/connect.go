@@ -1,4 +1,4 @@
-package metricsapi
+package cluster
 
 import (
 	"errors"
@@ -13,69 +13,69 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 )
 
-// api is all that is read from an API server and written to it, each over a client of its own, so that none keeps
+// API is all that is read from an API server and written to it, each over a client of its own, so that none keeps
 // another waiting.
-type api struct {
-	client kubernetes.Interface
-	pods   *podIndex
-	hpas   *clusterSource
-	scales *clusterScales
-	events *apiEvents
+type API struct {
+	Client kubernetes.Interface
+	Pods   *Pods
+	HPAs   *HPAs
+	Scales *Scales
+	Events *Events
 }
 
-// apiOptions is what connect is told. All fields but kubeconfig are required.
-type apiOptions struct {
-	// kubeconfig tells the way to the API server; "" means the pod's own service account.
-	kubeconfig string
-	contain    contain
-	log        *slog.Logger
-	now        func() time.Time
-	// behind is told at each answer how many seconds our clock is behind the API server's.
-	behind func(seconds float64)
+// Options is what connect is told. All fields but kubeconfig are required.
+type Options struct {
+	// Kubeconfig tells the way to the API server; "" means the pod's own service account.
+	Kubeconfig string
+	Contain    Contain
+	Log        *slog.Logger
+	Now        func() time.Time
+	// Behind is told at each answer how many seconds our clock is behind the API server's.
+	Behind func(seconds float64)
 }
 
-// connect makes the clients. Nothing is asked of the API server before the parts run. An error names the flag.
-func connect(o apiOptions) (*api, error) {
-	config, err := clientConfig(o.kubeconfig)
+// Connect makes the clients. Nothing is asked of the API server before the parts run. An error names the flag.
+func Connect(o Options) (*API, error) {
+	config, err := clientConfig(o.Kubeconfig)
 	if err != nil {
 		return nil, err
 	}
-	measureClock(config, o.behind, o.now)
+	measureClock(config, o.Behind, o.Now)
 	a, err := connectTo(config, o)
 	if err != nil {
-		return nil, fmt.Errorf("--kubeconfig %s: %w", o.kubeconfig, err)
+		return nil, fmt.Errorf("--kubeconfig %s: %w", o.Kubeconfig, err)
 	}
 	return a, nil
 }
 
-func connectTo(config *rest.Config, o apiOptions) (*api, error) {
+func connectTo(config *rest.Config, o Options) (*API, error) {
 	client, err := kubernetes.NewForConfig(config)
 	if err != nil {
 		return nil, err
 	}
-	a := &api{client: client}
+	a := &API{Client: client}
 	pods, err := kubernetes.NewForConfig(paced(config, clientQPS, clientBurst)) // pages follow each other
 	if err != nil {
 		return nil, err
 	}
-	if a.pods, err = newPodIndex(pods, o.now); err != nil {
+	if a.Pods, err = NewPods(pods, o.Now); err != nil {
 		return nil, err
 	}
-	a.pods.contain = o.contain
-	if a.scales, err = newClusterScales(config); err != nil {
+	a.Pods.Contain = o.Contain
+	if a.Scales, err = NewScales(config); err != nil {
 		return nil, err
 	}
 	events, err := newEventsClient(config)
 	if err != nil {
 		return nil, err
 	}
-	a.events = newAPIEvents(events, o.log, o.now)
-	a.events.contain = o.contain
-	if a.hpas, err = newClusterSource(client, o.contain, o.log, o.now); err != nil {
+	a.Events = newAPIEvents(events, o.Log, o.Now)
+	a.Events.contain = o.Contain
+	if a.HPAs, err = NewHPAs(client, o.Contain, o.Log, o.Now); err != nil {
 		return nil, err
 	}
 	raises, err := autoscalingclient.NewForConfig(paced(config, clientQPS, clientBurst))
-	a.hpas.now = raises
+	a.HPAs.now = raises
 	return a, err
 }
 

@@ -1,4 +1,4 @@
-package metricsapi
+package cluster
 
 import (
 	"context"

@@ -1,4 +1,4 @@
-package metricsapi
+package cluster
 
 import (
 	"encoding/json"
@@ -45,7 +45,7 @@ func TestOnlyThatTheAPIServerHasNoSuchPodDeniesIt(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			x, err := newPodIndex(client, time.Now)
+			x, err := NewPods(client, time.Now)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -1,4 +1,4 @@
-package metricsapi
+package cluster
 
 import (
 	"context"
@@ -32,18 +32,18 @@ func TestAScaleThatIsNotAnsweredEndsWithinARaise(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const raise = 5 * time.Second // what one may take
 		var away unanswered
-		s, err := newClusterScales(&rest.Config{Host: "http://192.0.2.1", Transport: &away})
+		s, err := NewScales(&rest.Config{Host: "http://192.0.2.1", Transport: &away})
 		if err != nil {
 			t.Fatal(err)
 		}
-		_, err = s.now(t.Context(), "test", deployment("podinfo"))
+		_, err = s.Now(t.Context(), "test", deployment("podinfo"))
 		if err == nil || away.waited == 0 || away.waited > raise {
 			t.Errorf("after %s: %v, want an error within %s", away.waited, err, raise)
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		began := time.Now()
-		if _, err = s.recent(ctx, "test", deployment("podinfo")); err == nil || time.Since(began) != time.Second {
+		if _, err = s.Recent(ctx, "test", deployment("podinfo")); err == nil || time.Since(began) != time.Second {
 			t.Errorf("an answer that has a second waits for %s, error %v", time.Since(began), err)
 		}
 		time.Sleep(time.Minute) // what nobody waits for any more ends too
@@ -141,9 +141,9 @@ func (a *scaleAPI) take() (discoveries, gets int) {
 	return discoveries, gets
 }
 
-func (a *scaleAPI) clients(t *testing.T) *clusterScales {
+func (a *scaleAPI) clients(t *testing.T) *Scales {
 	t.Helper()
-	s, err := newClusterScales(&rest.Config{Host: "http://192.0.2.1", Transport: a})
+	s, err := NewScales(&rest.Config{Host: "http://192.0.2.1", Transport: a})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -160,7 +160,7 @@ func TestAnswersShareTheReadOfAScale(t *testing.T) {
 			var group sync.WaitGroup
 			for range n {
 				group.Go(func() {
-					if got, err := specOf(s.recent(t.Context(), "test", deployment("podinfo"))); err != nil || got != want {
+					if got, err := specOf(s.Recent(t.Context(), "test", deployment("podinfo"))); err != nil || got != want {
 						t.Errorf("%d replicas, error %v, want %d", got, err, want)
 					}
 				})
@@ -186,7 +186,7 @@ func TestAnswersShareTheReadOfAScale(t *testing.T) {
 			api.mu.Lock()
 			api.forbidden = true
 			api.mu.Unlock()
-			if _, err := s.recent(t.Context(), "test", deployment("other")); !apierrors.IsForbidden(err) {
+			if _, err := s.Recent(t.Context(), "test", deployment("other")); !apierrors.IsForbidden(err) {
 				t.Errorf("error %v", err)
 			}
 		}
@@ -194,7 +194,7 @@ func TestAnswersShareTheReadOfAScale(t *testing.T) {
 			t.Errorf("%d reads are kept", n)
 		}
 		time.Sleep(2 * time.Second)
-		_, _ = s.recent(t.Context(), "test", deployment("podinfo"))
+		_, _ = s.Recent(t.Context(), "test", deployment("podinfo"))
 		if n := len(s.reads.known); n != 1 {
 			t.Errorf("%d reads are kept, want the newest", n)
 		}
@@ -210,11 +210,11 @@ func TestAReadOutlivesWhoAskedFirst(t *testing.T) {
 		defer cancel()
 		first := make(chan error)
 		go func() {
-			_, err := s.recent(ctx, "test", deployment("podinfo"))
+			_, err := s.Recent(ctx, "test", deployment("podinfo"))
 			first <- err
 		}()
 		synctest.Wait()
-		got, err := specOf(s.recent(t.Context(), "test", deployment("podinfo")))
+		got, err := specOf(s.Recent(t.Context(), "test", deployment("podinfo")))
 		if err != nil || got != 3 {
 			t.Errorf("%v, error %v", got, err)
 		}
@@ -233,18 +233,18 @@ func TestARaiseWaitsForNoHeldAnswer(t *testing.T) {
 		began := time.Now()
 		for i := range 1000 {
 			group.Go(func() {
-				if _, err := s.recent(t.Context(), "test", deployment(fmt.Sprint("d-", i))); err != nil {
+				if _, err := s.Recent(t.Context(), "test", deployment(fmt.Sprint("d-", i))); err != nil {
 					t.Error(err)
 				}
 			})
 		}
 		synctest.Wait()
-		sc, err := s.now(t.Context(), "test", deployment("podinfo"))
+		sc, err := s.Now(t.Context(), "test", deployment("podinfo"))
 		if err != nil {
 			t.Fatal(err)
 		}
 		sc.Spec.Replicas = 7
-		if err := s.update(t.Context(), deployment("podinfo"), sc); err != nil {
+		if err := s.Update(t.Context(), deployment("podinfo"), sc); err != nil {
 			t.Fatal(err)
 		}
 		if waited := time.Since(began); waited > 0 {
@@ -262,18 +262,18 @@ func TestARaiseIsReadAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		api := &scaleAPI{replicas: 3}
 		s := api.clients(t)
-		if got, err := specOf(s.recent(t.Context(), "test", deployment("podinfo"))); err != nil || got != 3 {
+		if got, err := specOf(s.Recent(t.Context(), "test", deployment("podinfo"))); err != nil || got != 3 {
 			t.Fatalf("%v, error %v", got, err)
 		}
-		sc, err := s.now(t.Context(), "test", deployment("podinfo"))
+		sc, err := s.Now(t.Context(), "test", deployment("podinfo"))
 		if err != nil {
 			t.Fatal(err)
 		}
 		sc.Spec.Replicas = 7
-		if err := s.update(t.Context(), deployment("podinfo"), sc); err != nil {
+		if err := s.Update(t.Context(), deployment("podinfo"), sc); err != nil {
 			t.Fatal(err)
 		}
-		if got, err := specOf(s.recent(t.Context(), "test", deployment("podinfo"))); err != nil || got != 7 {
+		if got, err := specOf(s.Recent(t.Context(), "test", deployment("podinfo"))); err != nil || got != 7 {
 			t.Errorf("%v after a raise to 7, error %v", got, err)
 		}
 	})
@@ -289,7 +289,7 @@ func TestUnknownKindsAreRemembered(t *testing.T) {
 			t.Helper()
 			for i := range n {
 				kind := fmt.Sprint("Deploymnet", i%7)
-				_, err := s.recent(t.Context(), "test", autoscalingv2.CrossVersionObjectReference{APIVersion: "apps/v1", Kind: kind, Name: "podinfo"})
+				_, err := s.Recent(t.Context(), "test", autoscalingv2.CrossVersionObjectReference{APIVersion: "apps/v1", Kind: kind, Name: "podinfo"})
 				if err == nil || !strings.Contains(err.Error(), kind) {
 					t.Errorf("a target of kind %s gives error %v", kind, err)
 				}
@@ -299,14 +299,14 @@ func TestUnknownKindsAreRemembered(t *testing.T) {
 		if n, _ := api.take(); n != 2 {
 			t.Errorf("%d requests of discovery for 20 answers, want /api and /apis", n)
 		}
-		if _, err := s.recent(t.Context(), "test", rollout("podinfo")); err == nil {
+		if _, err := s.Recent(t.Context(), "test", rollout("podinfo")); err == nil {
 			t.Error("Rollouts are not installed")
 		}
 		api.mu.Lock()
 		api.installed = true
 		api.mu.Unlock()
 		time.Sleep(discoveryLife)
-		if got, err := specOf(s.recent(t.Context(), "test", rollout("podinfo"))); err != nil || got != 3 {
+		if got, err := specOf(s.Recent(t.Context(), "test", rollout("podinfo"))); err != nil || got != 3 {
 			t.Errorf("an installed kind gives %v, error %v", got, err)
 		}
 		misspelt(20)
@@ -318,7 +318,7 @@ func TestUnknownKindsAreRemembered(t *testing.T) {
 		api.away = true
 		api.mu.Unlock()
 		misspelt(2)
-		if got, err := specOf(s.recent(t.Context(), "test", deployment("podinfo"))); err != nil || got != 3 {
+		if got, err := specOf(s.Recent(t.Context(), "test", deployment("podinfo"))); err != nil || got != 3 {
 			t.Errorf("a kind that is there gives %v, error %v", got, err)
 		}
 	})

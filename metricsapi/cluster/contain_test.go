@@ -1,4 +1,4 @@
-package metricsapi
+package cluster
 
 import (
 	"context"
@@ -12,6 +12,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes/fake"
 	clienttesting "k8s.io/client-go/testing"
 
@@ -22,7 +23,7 @@ import (
 )
 
 // once panics at its first call.
-func zzonce() func() {
+func once() func() {
 	var done atomic.Bool
 	return func() {
 		if done.CompareAndSwap(false, true) {
@@ -31,11 +32,11 @@ func zzonce() func() {
 	}
 }
 
-// zznewFaultStore is a store and what it counts as faults of a part.
-func zznewFaultStore(t *testing.T) (s *aggregator.Store, faults func() float64) {
+// newFaultStore is a store and what it counts as faults of a part.
+func newFaultStore(t *testing.T) (s *aggregator.Store, faults func() float64) {
 	t.Helper()
 	registry := prometheus.NewRegistry()
-	s, err := aggregator.New(aggregator.Config{Registerer: registry, Logger: zzdiscardLog()})
+	s, err := aggregator.New(aggregator.Config{Registerer: registry, Logger: discardLog()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -57,57 +58,57 @@ func zznewFaultStore(t *testing.T) (s *aggregator.Store, faults func() float64) 
 }
 
 func TestAFaultOfThePodsInformerIsContained(t *testing.T) {
-	store, faults := zznewFaultStore(t)
+	store, faults := newFaultStore(t)
 	pod := func(name string) *corev1.Pod {
 		return &corev1.Pod{
 			ObjectMeta: metav1.ObjectMeta{Namespace: "test", Name: name, Annotations: map[string]string{"sidecar.istio.io/status": "{}"}},
 		}
 	}
 	client := fake.NewClientset(pod("a"), pod("b"))
-	fails := zzonce()
-	x, err := newPodIndex(client, time.Now)
+	fails := once()
+	x, err := NewPods(client, time.Now)
 	if err != nil {
 		t.Fatal(err)
 	}
-	x.contain = store.Contain
+	x.Contain = store.Contain
 	x.now = func() time.Time { fails(); return time.Now() } // it is asked when a pod goes
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
-	go func() { x.run(ctx); close(done) }()
+	go func() { x.Run(ctx); close(done) }()
 	known := func(n int) {
 		t.Helper()
-		zzeventually(t, func() bool { return x.synced() == nil && len(podsOf(x)) == n }, func() string { return "the pods are not known" })
+		eventually(t, func() bool { return x.Synced() == nil && len(podsOf(x)) == n }, func() string { return "the pods are not known" })
 	}
 	known(2)
 	pods := client.CoreV1().Pods("test")
 	if err := pods.Delete(ctx, "a", metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	zzeventually(t, func() bool { return faults() == 1 }, func() string { return "the handler does not fail" })
+	eventually(t, func() bool { return faults() == 1 }, func() string { return "the handler does not fail" })
 	if err := pods.Delete(ctx, "b", metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	gone := func() bool {
 		x.mu.Lock()
 		defer x.mu.Unlock()
-		return x.gone[podKey{"test", "b"}] != nil
+		return x.gone[types.NamespacedName{Namespace: "test", Name: "b"}] != nil
 	}
-	zzeventually(t, gone, func() string { return "a pod that went after the fault is not known to be gone" })
+	eventually(t, gone, func() string { return "a pod that went after the fault is not known to be gone" })
 	cancel()
 	<-done
 }
 
 // A pod that cannot be read is not known; the others are.
 func TestAPodThatCannotBeReadIsLeftOut(t *testing.T) {
-	store, faults := zznewFaultStore(t)
-	x, err := newPodIndex(nil, time.Now)
+	store, faults := newFaultStore(t)
+	x, err := NewPods(nil, time.Now)
 	if err != nil {
 		t.Fatal(err)
 	}
-	x.contain, x.leaving = store.Contain, nil // a map that cannot be written
+	x.Contain, x.leaving = store.Contain, nil // a map that cannot be written
 	deleted := metav1.Now()
 	object := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "test", Name: "a", DeletionTimestamp: &deleted}}
-	kept, err := x.transform(object)
+	kept, err := x.Transform(object)
 	if kept != any(object) || err != nil || faults() != 1 {
 		t.Errorf("kept %v, %v; %v faults", kept, err, faults())
 	}
@@ -119,20 +120,20 @@ func TestAPodThatCannotBeReadIsLeftOut(t *testing.T) {
 
 func TestAFaultOfAnEventIsContained(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		store, faults := zznewFaultStore(t)
+		store, faults := newFaultStore(t)
 		client := fake.NewClientset()
-		fails := zzonce()
+		fails := once()
 		client.PrependReactor("create", "events", func(clienttesting.Action) (bool, runtime.Object, error) {
 			fails()
 			return false, nil, nil
 		})
-		events := newAPIEvents(client.CoreV1(), zzdiscardLog(), time.Now)
+		events := newAPIEvents(client.CoreV1(), discardLog(), time.Now)
 		events.contain = store.Contain
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan struct{})
-		go func() { events.run(ctx); close(done) }()
+		go func() { events.Run(ctx); close(done) }()
 		for _, name := range []string{"a", "b"} {
-			events.deliver(zzhpa(name), hpas.Problem{Reason: hpas.ReasonBadQuery, Message: "x"})
+			events.Warn(hpa(name), hpas.Problem{Reason: hpas.ReasonBadQuery, Message: "x"})
 			time.Sleep(time.Second)
 			synctest.Wait()
 		}
@@ -145,10 +146,10 @@ func TestAFaultOfAnEventIsContained(t *testing.T) {
 	})
 }
 
-func zzdiscardLog() *slog.Logger { return slog.New(slog.DiscardHandler) }
+func discardLog() *slog.Logger { return slog.New(slog.DiscardHandler) }
 
 // eventually waits for as long as a loaded machine may take.
-func zzeventually(t *testing.T, ok func() bool, state func() string) {
+func eventually(t *testing.T, ok func() bool, state func() string) {
 	t.Helper()
 	for deadline := time.Now().Add(20 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
@@ -157,7 +158,7 @@ func zzeventually(t *testing.T, ok func() bool, state func() string) {
 	}
 }
 
-// zzhpa is an HPA of namespace test.
-func zzhpa(name string) hpas.HPA {
+// hpa is an HPA of namespace test.
+func hpa(name string) hpas.HPA {
 	return hpas.HPA{HorizontalPodAutoscaler: &autoscalingv2.HorizontalPodAutoscaler{ObjectMeta: metav1.ObjectMeta{Namespace: "test", Name: name}}}
 }

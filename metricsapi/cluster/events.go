@@ -1,4 +1,4 @@
-package metricsapi
+package cluster
 
 import (
 	"context"
@@ -21,15 +21,15 @@ import (
 	"github.com/meshpulse/meshpulse/metricsapi/hpas"
 )
 
-// apiEvents creates events through the API server. A Warning's name follows from what it says, so that a restart repeats none:
+// Events creates events through the API server. A Warning's name follows from what it says, so that a restart repeats none:
 // the one that exists already is as good. What was done is not kept waiting by what is known of all HPAs.
-type apiEvents struct {
+type Events struct {
 	client   corev1client.EventsGetter
 	log      *slog.Logger
 	now      func() time.Time
 	done     eventQueue
 	warnings eventQueue
-	contain  contain
+	contain  Contain
 }
 
 type eventQueue workqueue.TypedRateLimitingInterface[*corev1.Event]
@@ -47,34 +47,34 @@ func newEventsClient(config *rest.Config) (corev1client.EventsGetter, error) {
 // eventAttempts bounds the tries to create an event; with the queue's back-off (5 ms, doubling) the last is after about a quarter of an hour.
 const eventAttempts = 18
 
-func newAPIEvents(client corev1client.EventsGetter, log *slog.Logger, now func() time.Time) *apiEvents {
+func newAPIEvents(client corev1client.EventsGetter, log *slog.Logger, now func() time.Time) *Events {
 	queue := func() eventQueue {
 		return workqueue.NewTypedRateLimitingQueue(workqueue.NewTypedItemExponentialFailureRateLimiter[*corev1.Event](5*time.Millisecond, 5*time.Minute))
 	}
-	return &apiEvents{client: client, log: log, now: now, done: queue(), warnings: queue()}
+	return &Events{client: client, log: log, now: now, done: queue(), warnings: queue()}
 }
 
-func (e *apiEvents) deliver(h hpas.HPA, p hpas.Problem) {
+func (e *Events) Warn(h hpas.HPA, p hpas.Problem) {
 	e.warnings.Add(newEvent(h, corev1.EventTypeWarning, p, e.now()))
 }
 
-// report tells of something that was done, each time: the message is to say when or how much.
-func (e *apiEvents) report(h hpas.HPA, p hpas.Problem) {
+// Report tells of something that was done, each time: the message is to say when or how much.
+func (e *Events) Report(h hpas.HPA, p hpas.Problem) {
 	now := e.now()
 	event := newEvent(h, corev1.EventTypeNormal, p, now)
 	event.Name += "." + strconv.FormatInt(now.UnixMilli(), 36)
 	e.done.Add(event)
 }
 
-// run creates events until the context ends.
-func (e *apiEvents) run(ctx context.Context) {
+// Run creates events until the context ends.
+func (e *Events) Run(ctx context.Context) {
 	var both sync.WaitGroup
 	both.Go(func() { e.drain(ctx, e.done) })
 	both.Go(func() { e.drain(ctx, e.warnings) })
 	both.Wait()
 }
 
-func (e *apiEvents) drain(ctx context.Context, queue eventQueue) {
+func (e *Events) drain(ctx context.Context, queue eventQueue) {
 	stop := context.AfterFunc(ctx, queue.ShutDown)
 	defer stop()
 	for {
@@ -89,7 +89,7 @@ func (e *apiEvents) drain(ctx context.Context, queue eventQueue) {
 	}
 }
 
-func (e *apiEvents) create(ctx context.Context, queue eventQueue, event *corev1.Event) {
+func (e *Events) create(ctx context.Context, queue eventQueue, event *corev1.Event) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	_, err := e.client.Events(event.Namespace).Create(ctx, event, metav1.CreateOptions{})

@@ -1,4 +1,4 @@
-package metricsapi
+package cluster
 
 import (
 	"context"
@@ -99,14 +99,14 @@ func BenchmarkPodIndex(b *testing.B) {
 			weight, peak := int64(0), uint64(0)
 			for b.Loop() {
 				before := weigh()
-				x, err := newPodIndex(client, time.Now)
+				x, err := NewPods(client, time.Now)
 				if err != nil {
 					b.Fatal(err)
 				}
 				ctx, cancel := context.WithCancel(b.Context())
 				done := make(chan struct{})
-				go func() { x.run(ctx); close(done) }()
-				for x.synced() != nil {
+				go func() { x.Run(ctx); close(done) }()
+				for x.Synced() != nil {
 					var m runtime.MemStats
 					runtime.ReadMemStats(&m)
 					peak = max(peak, m.HeapAlloc-min(m.HeapAlloc, uint64(before)))

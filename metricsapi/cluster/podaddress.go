@@ -1,4 +1,4 @@
-package metricsapi
+package cluster
 
 import (
 	"hash/maphash"
@@ -101,7 +101,7 @@ func (as *podAddresses) take(c *cachedPod) {
 
 // Holder returns whose an address is: the pod's that is named, or another one's. With neither it is nobody's that is known: a node's, a
 // network's that translates addresses, or a pod's that is not known yet. A pod that is being deleted may have given its address back.
-func (x *podIndex) Holder(namespace, name string, address netip.Addr) (own bool, other string) {
+func (x *Pods) Holder(namespace, name string, address netip.Addr) (own bool, other string) {
 	k := keyOf(address)
 	x.mu.RLock()
 	c := x.addresses.at(k)
@@ -118,7 +118,7 @@ func (x *podIndex) Holder(namespace, name string, address netip.Addr) (own bool,
 }
 
 // Changes is how often what Holder says may have changed so far.
-func (x *podIndex) Changes() uint64 { return x.addresses.changes.Load() }
+func (x *Pods) Changes() uint64 { return x.addresses.changes.Load() }
 
 // InStep reports whether what is known is as the API server has it now.
-func (x *podIndex) InStep() bool { return x.read() == nil && x.fresh.age() == 0 }
+func (x *Pods) InStep() bool { return x.Read() == nil && x.fresh.Age() == 0 }

@@ -1,4 +1,4 @@
-package metricsapi
+package cluster
 
 import (
 	"context"
@@ -15,7 +15,7 @@ const denyWithin = time.Second
 
 // Denies asks the API server itself, and reports whether it says that there is no such pod, or that it has finished. What an informer
 // does not know may be on its way. A read by name costs the API server 1 to 2 ms.
-func (x *podIndex) Denies(namespace, name string) bool {
+func (x *Pods) Denies(namespace, name string) bool {
 	if x.client == nil {
 		return false
 	}

@@ -1,4 +1,4 @@
-package metricsapi
+package cluster
 
 import (
 	"context"
@@ -46,7 +46,7 @@ func TestAwaitAPI(t *testing.T) {
 				})
 				ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
 				defer cancel()
-				err := awaitAPI(ctx, client, slog.New(slog.NewTextHandler(log, nil)))
+				err := Await(ctx, client, slog.New(slog.NewTextHandler(log, nil)))
 				if (err != nil) != (tc.want == time.Hour) {
 					t.Errorf("got error %v", err)
 				}

@@ -1,4 +1,4 @@
-package metricsapi
+package cluster
 
 import (
 	"context"
@@ -19,11 +19,11 @@ import (
 // A cache of what the API server has goes on answering when nothing comes in any more: its rights were taken away, the API server is
 // gone or cut off. Then every rollout leaves pods in it that do not exist, and leaves out those that do.
 
-// freshness is how long ago something that comes from the API server was last in step with it. An open watch is, however long nothing
+// Freshness is how long ago something that comes from the API server was last in step with it. An open watch is, however long nothing
 // happens: where the connection is dead without a word, client-go finds out by HTTP/2's ping (30 s without a frame, then 15 s for
 // its answer) and the watch ends. It is safe for concurrent use.
-type freshness struct {
-	what  string // in the plural: pods
+type Freshness struct {
+	What  string // in the plural: pods
 	asked bool   // see newAskedFreshness
 	now   func() time.Time
 
@@ -45,20 +45,20 @@ const (
 	watchProves = time.Second
 )
 
-func newFreshness(what string, now func() time.Time) *freshness {
-	return &freshness{what: what, now: now, last: now()}
+func NewFreshness(what string, now func() time.Time) *Freshness {
+	return &Freshness{What: what, now: now, last: now()}
 }
 
-// newAskedFreshness is of something that is read when it is needed: in step until that fails, and again once nobody
+// NewAskedFreshness is of something that is read when it is needed: in step until that fails, and again once nobody
 // has tried for askedFor.
-func newAskedFreshness(what string, now func() time.Time) *freshness {
-	f := newFreshness(what, now)
+func NewAskedFreshness(what string, now func() time.Time) *Freshness {
+	f := NewFreshness(what, now)
 	f.asked = true
 	return f
 }
 
-// done notes how something that was asked of the API server has ended.
-func (f *freshness) done(err error) {
+// Done notes how something that was asked of the API server has ended.
+func (f *Freshness) Done(err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	now := f.now()
@@ -69,12 +69,12 @@ func (f *freshness) done(err error) {
 }
 
 // failing says whether what is read when it is needed has failed lately. The mutex is held.
-func (f *freshness) failing(now time.Time) bool {
+func (f *Freshness) failing(now time.Time) bool {
 	return f.failed != nil && now.Sub(f.tried) <= askedFor
 }
 
-// age is how long ago it was last in step.
-func (f *freshness) age() time.Duration {
+// Age is how long ago it was last in step.
+func (f *Freshness) Age() time.Duration {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	now := f.now()
@@ -84,26 +84,26 @@ func (f *freshness) age() time.Duration {
 	return max(now.Sub(f.last), 0)
 }
 
-// deafError is why something is not believed any more.
-type deafError struct {
-	what string
-	age  time.Duration
-	why  error // nil: nothing has come at all
+// DeafError is why something is not believed any more.
+type DeafError struct {
+	What string
+	Age  time.Duration
+	Why  error // nil: nothing has come at all
 }
 
-func (e *deafError) Error() string {
-	if e.why == nil {
-		return fmt.Sprintf("the %s are not known: the API server has told nothing of them for %s", e.what, e.age.Round(time.Second))
+func (e *DeafError) Error() string {
+	if e.Why == nil {
+		return fmt.Sprintf("the %s are not known: the API server has told nothing of them for %s", e.What, e.Age.Round(time.Second))
 	}
-	return fmt.Sprintf("the %s are not known: the API server has told nothing of them for %s: %v", e.what, e.age.Round(time.Second), e.why)
+	return fmt.Sprintf("the %s are not known: the API server has told nothing of them for %s: %v", e.What, e.Age.Round(time.Second), e.Why)
 }
 
-// stale says why it is not believed any more, nil while it is. Of nothing at all there is nothing to believe.
-func (f *freshness) stale() error {
+// Stale says why it is not believed any more, nil while it is. Of nothing at all there is nothing to believe.
+func (f *Freshness) Stale() error {
 	if f == nil {
 		return nil
 	}
-	age, limit := f.age(), watchedFor
+	age, limit := f.Age(), watchedFor
 	if f.asked {
 		limit = askedFor
 	}
@@ -112,16 +112,16 @@ func (f *freshness) stale() error {
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return &deafError{f.what, age, f.failed}
+	return &DeafError{f.What, age, f.failed}
 }
 
-// follow returns the source of an informer with its successes noted.
-func (f *freshness) follow(from *cache.ListWatch) *cache.ListWatch {
+// Follow returns the source of an informer with its successes noted.
+func (f *Freshness) Follow(from *cache.ListWatch) *cache.ListWatch {
 	return &cache.ListWatch{
 		ListWithContextFunc: func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
 			list, err := persist(ctx, f, true, func() (runtime.Object, error) { return from.ListWithContextFunc(ctx, options) })
 			if err == nil {
-				f.done(nil)
+				f.Done(nil)
 			}
 			return list, err
 		},
@@ -136,29 +136,29 @@ func (f *freshness) follow(from *cache.ListWatch) *cache.ListWatch {
 	}
 }
 
-// askAgain is how soon what has failed is asked again, with a fifth of jitter. Left to itself client-go's reflector waits up to a minute, and
+// AskAgain is how soon what has failed is asked again, with a fifth of jitter. Left to itself client-go's reflector waits up to a minute, and
 // all of that is time in which replicas are not lowered, or after a start in which nothing is answered.
-const askAgain = 5 * time.Second
+const AskAgain = 5 * time.Second
 
 // persist asks the API server, again and again while it refuses or cannot be reached. What says that the question itself is wrong is the
 // reflector's to change.
-func persist[T any](ctx context.Context, f *freshness, again bool, ask func() (T, error)) (T, error) {
+func persist[T any](ctx context.Context, f *Freshness, again bool, ask func() (T, error)) (T, error) {
 	for tries := 0; ; tries++ {
 		answer, err := ask()
 		if err == nil {
 			return answer, nil
 		}
-		f.done(err)
+		f.Done(err)
 		if !again || !passes(err) {
 			return answer, err
 		}
 		if tries%12 == 0 { // once a minute
-			klog.FromContext(ctx).Error(err, "The API server does not tell, and is asked again", "what", f.what)
+			klog.FromContext(ctx).Error(err, "The API server does not tell, and is asked again", "what", f.What)
 		}
 		select {
 		case <-ctx.Done():
 			return answer, err
-		case <-time.After(wait.Jitter(askAgain, 0.2)):
+		case <-time.After(wait.Jitter(AskAgain, 0.2)):
 		}
 	}
 }
@@ -188,7 +188,7 @@ func (w *openWatch) proved(now time.Time) bool {
 	return w != nil && !w.listing && (w.heard || now.Sub(w.since) >= watchProves)
 }
 
-func (f *freshness) watch(from watch.Interface, listing bool) watch.Interface {
+func (f *Freshness) watch(from watch.Interface, listing bool) watch.Interface {
 	w := &openWatch{Interface: from, events: make(chan watch.Event), ended: make(chan struct{}), since: f.now(), listing: listing}
 	f.mu.Lock()
 	f.open = w
@@ -198,7 +198,7 @@ func (f *freshness) watch(from watch.Interface, listing bool) watch.Interface {
 }
 
 // pass hands events on until the watch ends.
-func (f *freshness) pass(w *openWatch) {
+func (f *Freshness) pass(w *openWatch) {
 	defer close(w.events)
 	defer f.closed(w)
 	for e := range w.Interface.ResultChan() {
@@ -211,7 +211,7 @@ func (f *freshness) pass(w *openWatch) {
 	}
 }
 
-func (f *freshness) heard(w *openWatch, e watch.Event) {
+func (f *Freshness) heard(w *openWatch, e watch.Event) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if e.Type == watch.Error {
@@ -227,7 +227,7 @@ func (f *freshness) heard(w *openWatch, e watch.Event) {
 	}
 }
 
-func (f *freshness) closed(w *openWatch) {
+func (f *Freshness) closed(w *openWatch) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if now := f.now(); w.proved(now) {

@@ -1,4 +1,4 @@
-package metricsapi
+package cluster
 
 import (
 	"testing"
@@ -9,12 +9,12 @@ import (
 	"k8s.io/client-go/tools/cache"
 
 	"github.com/meshpulse/meshpulse/aggregator"
-	"github.com/meshpulse/meshpulse/metricsapi/meshpod"
+	"github.com/meshpulse/meshpulse/metricsapi/cluster/meshpod"
 )
 
 func TestPodsThatAreGoneAreRememberedForAnHour(t *testing.T) {
 	now := time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC)
-	x, err := newPodIndex(nil, func() time.Time { return now }) // its informer does not run
+	x, err := NewPods(nil, func() time.Time { return now }) // its informer does not run
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -58,9 +58,9 @@ func TestPodsThatAreGoneAreRememberedForAnHour(t *testing.T) {
 		}
 		x.add(known)
 		x.forget(tc.object)
-		got, ok := x.get(podKey{"test", name})
-		if ok == tc.left.IsZero() || !got.left.Equal(tc.left) {
-			t.Errorf("%s: got %v, left %s, want %s", name, ok, got.left, tc.left)
+		got, ok := x.Get("test", name)
+		if ok == tc.left.IsZero() || !got.Left.Equal(tc.left) {
+			t.Errorf("%s: got %v, left %s, want %s", name, ok, got.Left, tc.left)
 		}
 	}
 	if n, other := len(podsOf(x, aggregator.Meant{Namespace: "test"})), len(podsOf(x, aggregator.Meant{Namespace: "other"})); n != 5 || other != 0 {
@@ -69,10 +69,10 @@ func TestPodsThatAreGoneAreRememberedForAnHour(t *testing.T) {
 	if len(x.leaving) != 0 {
 		t.Errorf("%v are remembered as leaving, and are gone", x.leaving)
 	}
-	now = now.Add(goneFor + time.Second)
+	now = now.Add(GoneFor + time.Second)
 	x.add(pod("later"))
 	x.forget(pod("later"))
-	if got := podsOf(x); len(got) != 1 || got[0].identity.Name != "later" {
+	if got := podsOf(x); len(got) != 1 || got[0].Identity.Name != "later" {
 		t.Errorf("after an hour: got %v, want only the last", got)
 	}
 	again := pod("later") // its name is used again
@@ -80,17 +80,17 @@ func TestPodsThatAreGoneAreRememberedForAnHour(t *testing.T) {
 		t.Fatal(err)
 	}
 	x.add(again)
-	if p, ok := x.get(podKey{"test", "later"}); !ok || !p.left.IsZero() || len(podsOf(x)) != 2 {
+	if p, ok := x.Get("test", "later"); !ok || !p.Left.IsZero() || len(podsOf(x)) != 2 {
 		t.Errorf("of two pods of a name: got %v, want the one that exists, and both in the list", p)
 	}
 }
 
 // podsOf returns the pods of the sets, all without any, with those that have left within the last hour.
-func podsOf(x *podIndex, sets ...aggregator.Meant) (all []knownPod) {
+func podsOf(x *Pods, sets ...aggregator.Meant) (all []Pod) {
 	if sets == nil {
 		sets = []aggregator.Meant{{}}
 	}
-	x.each(sets, time.Time{}, func(p *knownPod) { all = append(all, *p) })
+	x.Each(sets, time.Time{}, func(p *Pod) { all = append(all, *p) })
 	return all
 }
 

@@ -1,4 +1,4 @@
-package metricsapi
+package cluster
 
 import (
 	"context"
@@ -17,9 +17,9 @@ import (
 	"k8s.io/client-go/scale"
 )
 
-// clusterScales reads and writes the scale subresource of any kind that has one. Answers share their reads; a raise reads what is
+// Scales reads and writes the scale subresource of any kind that has one. Answers share their reads; a raise reads what is
 // newest, over a client of its own, so that no number of held answers keeps it waiting.
-type clusterScales struct {
+type Scales struct {
 	kinds  *kinds
 	reads  *scaleReads
 	raises scale.ScalesGetter
@@ -39,7 +39,7 @@ func paced(config *rest.Config, qps float32, burst int) *rest.Config {
 	return config
 }
 
-func newClusterScales(config *rest.Config) (*clusterScales, error) {
+func NewScales(config *rest.Config) (*Scales, error) {
 	kinds, err := newKinds(config)
 	if err != nil {
 		return nil, err
@@ -50,24 +50,24 @@ func newClusterScales(config *rest.Config) (*clusterScales, error) {
 			return nil, err
 		}
 	}
-	return &clusterScales{kinds, newScaleReads(kinds, clients[0], scaleLife), clients[1]}, nil
+	return &Scales{kinds, newScaleReads(kinds, clients[0], scaleLife), clients[1]}, nil
 }
 
-// recent returns a target's scale as it was within the last second. Others have it too: it must not be changed.
-func (s *clusterScales) recent(ctx context.Context, namespace string, target autoscalingv2.CrossVersionObjectReference) (*autoscalingv1.Scale, error) {
+// Recent returns a target's scale as it was within the last second. Others have it too: it must not be changed.
+func (s *Scales) Recent(ctx context.Context, namespace string, target autoscalingv2.CrossVersionObjectReference) (*autoscalingv1.Scale, error) {
 	return s.reads.recent(ctx, namespace, target)
 }
 
-// now returns a target's scale as it is at this moment.
-func (s *clusterScales) now(ctx context.Context, namespace string, target autoscalingv2.CrossVersionObjectReference) (*autoscalingv1.Scale, error) {
+// Now returns a target's scale as it is at this moment.
+func (s *Scales) Now(ctx context.Context, namespace string, target autoscalingv2.CrossVersionObjectReference) (*autoscalingv1.Scale, error) {
 	return readScale(ctx, s.kinds, s.raises, namespace, target)
 }
 
-// scalesOver are scales over a client that is given, of kinds that are known, whose reads are shared by nobody.
-func scalesOver(client scale.ScalesGetter, mapper meta.RESTMapper) *clusterScales {
+// ScalesOver are scales over a client that is given, of kinds that are known, whose reads are shared by nobody.
+func ScalesOver(client scale.ScalesGetter, mapper meta.RESTMapper) *Scales {
 	known := &kinds{}
 	known.current.Store(&knownKinds{at: time.Now(), mapper: mapper})
-	return &clusterScales{known, newScaleReads(known, client, 0), client}
+	return &Scales{known, newScaleReads(known, client, 0), client}
 }
 
 func readScale(ctx context.Context, kinds *kinds, client scale.ScalesGetter, namespace string, target autoscalingv2.CrossVersionObjectReference) (*autoscalingv1.Scale, error) {
@@ -82,23 +82,23 @@ func readScale(ctx context.Context, kinds *kinds, client scale.ScalesGetter, nam
 	return sc, nil
 }
 
-// deniedError is a scale that meshpulse has no right to read or to write, or that a policy of the cluster keeps from being written.
-type deniedError struct {
+// DeniedError is a scale that meshpulse has no right to read or to write, or that a policy of the cluster keeps from being written.
+type DeniedError struct {
 	resource schema.GroupResource
 	err      error
 }
 
-func (e *deniedError) Error() string { return e.err.Error() }
-func (e *deniedError) Unwrap() error { return e.err }
+func (e *DeniedError) Error() string { return e.err.Error() }
+func (e *DeniedError) Unwrap() error { return e.err }
 
 // noRight says whether it is the API server's authorisation that says no, which names who may not do what; admission does not.
-func (e *deniedError) noRight() bool {
+func (e *DeniedError) noRight() bool {
 	_, said, user := strings.Cut(e.Error(), ` is forbidden: User "`)
 	return user && strings.Contains(said, `" cannot `)
 }
 
-// remedy says what helps. The component's role names what nearly all HPAs scale; another kind takes one of its own.
-func (e *deniedError) remedy() string {
+// Remedy says what helps. The component's role names what nearly all HPAs scale; another kind takes one of its own.
+func (e *DeniedError) Remedy() string {
 	if !e.noRight() {
 		return fmt.Sprintf("not for want of a right, but by a policy of the cluster (%v): let whoever runs it except meshpulse's service account, or set surge-action to observe or off", e.err)
 	}
@@ -114,14 +114,14 @@ func (e *deniedError) remedy() string {
 func scaleError(target autoscalingv2.CrossVersionObjectReference, resource schema.GroupResource, err error) error {
 	named := fmt.Errorf("scale of %s %s: %w", target.Kind, target.Name, err)
 	if apierrors.IsForbidden(err) {
-		return &deniedError{resource, named}
+		return &DeniedError{resource, named}
 	}
 	return named
 }
 
-// update writes what now has returned, with other replicas. It fails with a conflict where the target has been
+// Update writes what now has returned, with other replicas. It fails with a conflict where the target has been
 // written since.
-func (s *clusterScales) update(ctx context.Context, target autoscalingv2.CrossVersionObjectReference, sc *autoscalingv1.Scale) error {
+func (s *Scales) Update(ctx context.Context, target autoscalingv2.CrossVersionObjectReference, sc *autoscalingv1.Scale) error {
 	resource, err := s.kinds.resource(ctx, target)
 	if err != nil {
 		return err

@@ -1,4 +1,4 @@
-package metricsapi
+package cluster
 
 import (
 	"context"
@@ -27,7 +27,7 @@ import (
 )
 
 func TestEventName(t *testing.T) {
-	h := zzhpa("podinfo")
+	h := hpa("podinfo")
 	h.UID = "uid-1"
 	p := hpas.Problem{Reason: hpas.ReasonBadQuery, Message: "it does not parse"}
 	name := eventName(h, p)
@@ -80,20 +80,20 @@ func TestAPIEvents(t *testing.T) {
 			return err != nil, nil, err
 		})
 		now := time.Now()
-		events := newAPIEvents(client.CoreV1(), zzdiscardLog(), time.Now)
+		events := newAPIEvents(client.CoreV1(), discardLog(), time.Now)
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan struct{})
-		go func() { events.run(ctx); close(done) }()
+		go func() { events.Run(ctx); close(done) }()
 
 		wait := func(d time.Duration) {
 			time.Sleep(d)
 			synctest.Wait()
 		}
-		h := zzhpa("podinfo")
+		h := hpa("podinfo")
 		h.UID = "uid-1"
 		p := hpas.Problem{Reason: hpas.ReasonBadQuery, Message: strings.Repeat("long ", 300)}
 		answers = []error{errors.New("the API server is away"), errors.New("still away")}
-		events.deliver(h, p)
+		events.Warn(h, p)
 		wait(time.Minute)
 		if tries != 3 {
 			t.Errorf("%d tries for two failures", tries)
@@ -116,7 +116,7 @@ func TestAPIEvents(t *testing.T) {
 			"exists says the server": apierrors.NewAlreadyExists(schema.GroupResource{Resource: "events"}, "x"),
 		} {
 			tries, answers = 0, []error{answer}
-			events.deliver(h, p)
+			events.Warn(h, p)
 			wait(time.Hour)
 			if tries != 1 {
 				t.Errorf("%s: %d tries", what, tries)
@@ -128,13 +128,13 @@ func TestAPIEvents(t *testing.T) {
 		for range 100 {
 			answers = append(answers, errors.New("no"))
 		}
-		events.deliver(h, hpas.Problem{Reason: hpas.ReasonNoQuery, Message: "x"})
+		events.Warn(h, hpas.Problem{Reason: hpas.ReasonNoQuery, Message: "x"})
 		wait(3 * time.Hour)
 		if tries != eventAttempts+1 {
 			t.Errorf("%d tries, want %d", tries, eventAttempts+1)
 		}
 		answers = nil
-		events.deliver(h, hpas.Problem{Reason: hpas.ReasonNoQuery, Message: "y"})
+		events.Warn(h, hpas.Problem{Reason: hpas.ReasonNoQuery, Message: "y"})
 		synctest.Wait()
 		if _, err := client.CoreV1().Events("test").Get(ctx, eventName(h, hpas.Problem{Reason: hpas.ReasonNoQuery, Message: "y"}), metav1.GetOptions{}); err != nil {
 			t.Error(err)
@@ -178,17 +178,17 @@ func TestEventsOfRaisesComeFirst(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		e := newAPIEvents(client, zzdiscardLog(), time.Now)
+		e := newAPIEvents(client, discardLog(), time.Now)
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan struct{})
-		go func() { e.run(ctx); close(ended) }()
-		h := zzhpa("podinfo")
+		go func() { e.Run(ctx); close(ended) }()
+		h := hpa("podinfo")
 		for i := range 60 {
-			e.deliver(h, hpas.Problem{Reason: hpas.ReasonMuteSidecars, Message: fmt.Sprint(i)})
+			e.Warn(h, hpas.Problem{Reason: hpas.ReasonMuteSidecars, Message: fmt.Sprint(i)})
 		}
 		time.Sleep(time.Second) // the first warning is on its way, and the API server is slow
 		began := time.Now()
-		e.report(h, hpas.Problem{Reason: hpas.ReasonSurgeScaled, Message: "raised"})
+		e.Report(h, hpas.Problem{Reason: hpas.ReasonSurgeScaled, Message: "raised"})
 		synctest.Wait()
 		api.mu.Lock()
 		if at := api.came[hpas.ReasonSurgeScaled]; !at.Equal(began) {
@@ -198,7 +198,7 @@ func TestEventsOfRaisesComeFirst(t *testing.T) {
 		api.mu.Unlock()
 		time.Sleep(3 * time.Second)
 		for i := range 5000 { // as many HPAs
-			e.deliver(h, hpas.Problem{Reason: hpas.ReasonNoisyRate, Message: fmt.Sprint(i)})
+			e.Warn(h, hpas.Problem{Reason: hpas.ReasonNoisyRate, Message: fmt.Sprint(i)})
 		}
 		time.Sleep(100 * time.Second)
 		if api.mu.Lock(); api.n < 5000 {

@@ -1,4 +1,4 @@
-package metricsapi
+package cluster
 
 import (
 	"context"
@@ -22,7 +22,7 @@ import (
 // Whatever comes, changes and goes, the index has the pods that there are, under all that queries name.
 func TestTheIndexFollowsThePods(t *testing.T) {
 	now := time.Now()
-	x, err := newPodIndex(nil, func() time.Time { return now })
+	x, err := NewPods(nil, func() time.Time { return now })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -35,7 +35,7 @@ func TestTheIndexFollowsThePods(t *testing.T) {
 		t.Helper()
 		var got []string
 		for _, p := range podsOf(x, set) {
-			got = append(got, p.identity.Name+map[bool]string{true: " gone"}[!p.left.IsZero()])
+			got = append(got, p.Identity.Name+map[bool]string{true: " gone"}[!p.Left.IsZero()])
 		}
 		slices.Sort(got)
 		if !slices.Equal(got, want) {
@@ -65,7 +65,7 @@ func TestTheIndexFollowsThePods(t *testing.T) {
 	has("its name was used again", aggregator.Meant{Workload: "v"})
 	x.forget(pod("unknown", "w", "c"))
 	x.forget(labelled)
-	now = now.Add(goneFor + time.Second)
+	now = now.Add(GoneFor + time.Second)
 	other := pod("z", "z", "z")
 	x.add(other)
 	x.forget(other)
@@ -124,14 +124,14 @@ func TestPodsAreReadInPages(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		x, err := newPodIndex(client, time.Now)
+		x, err := NewPods(client, time.Now)
 		if err != nil {
 			t.Fatal(err)
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan struct{})
-		go func() { x.run(ctx); close(done) }()
-		zzeventually(t, func() bool { return x.synced() == nil }, func() string { return "not synced" })
+		go func() { x.Run(ctx); close(done) }()
+		eventually(t, func() bool { return x.Synced() == nil }, func() string { return "not synced" })
 		if n := len(podsOf(x)); n != api.n {
 			t.Errorf("%d pods are known, want %d", n, api.n)
 		}
@@ -141,7 +141,7 @@ func TestPodsAreReadInPages(t *testing.T) {
 		if expires {
 			want = append(want, page, page)
 		}
-		zzeventually(t, func() bool { return x.fresh.age() == 0 }, func() string { return "no watch is open" })
+		eventually(t, func() bool { return x.fresh.Age() == 0 }, func() string { return "no watch is open" })
 		api.mu.Lock()
 		if got := [][]string{api.streams, api.watches}; !reflect.DeepEqual(got, [][]string{{living}, {living}}) {
 			t.Errorf("watched %q, want pods that have not ended", got)

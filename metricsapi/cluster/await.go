@@ -1,4 +1,4 @@
-package metricsapi
+package cluster
 
 import (
 	"context"
@@ -20,10 +20,10 @@ const (
 	apiPatience = time.Minute
 )
 
-// awaitAPI returns once the API server answers; its error is that the context has ended. A process that ended instead would be started again
+// Await returns once the API server answers; its error is that the context has ended. A process that ended instead would be started again
 // after pauses that grow to five minutes, long after the API server is back; this one takes flushes in meanwhile, and is
 // not ready. What the API server refuses for good, or a certificate that is not its own, is left to be told by who asks next.
-func awaitAPI(ctx context.Context, client kubernetes.Interface, log *slog.Logger) error {
+func Await(ctx context.Context, client kubernetes.Interface, log *slog.Logger) error {
 	began, told := time.Now(), false
 	for {
 		// It is what authentication needs first (see admit).

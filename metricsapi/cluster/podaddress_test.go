@@ -1,4 +1,4 @@
-package metricsapi
+package cluster
 
 import (
 	"fmt"
@@ -13,20 +13,20 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/meshpulse/meshpulse/aggregator"
-	"github.com/meshpulse/meshpulse/metricsapi/meshpod"
+	"github.com/meshpulse/meshpulse/metricsapi/cluster/meshpod"
 )
 
 // addressed is an index whose informer is played by hand.
 type addressed struct {
 	*testing.T
-	*podIndex
+	*Pods
 	now time.Time
 }
 
 func newAddressed(t *testing.T) *addressed {
 	a := &addressed{T: t, now: time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC)}
 	var err error
-	if a.podIndex, err = newPodIndex(nil, func() time.Time { return a.now }); err != nil {
+	if a.Pods, err = NewPods(nil, func() time.Time { return a.now }); err != nil {
 		t.Fatal(err)
 	}
 	return a
@@ -43,7 +43,7 @@ func (a *addressed) pod(name string, age time.Duration, addresses ...string) *co
 
 // tell does what the informer does with news of a pod.
 func (a *addressed) tell(p *corev1.Pod) {
-	kept, err := a.transform(p)
+	kept, err := a.Transform(p)
 	if err != nil {
 		a.Fatal(err)
 	}
@@ -159,7 +159,7 @@ func TestAPendingPodExistsAndIsNotExpected(t *testing.T) {
 	state := func(want string) {
 		t.Helper()
 		exists, left := a.Exists("test", "a")
-		got := fmt.Sprintf("exists %v, left %v, expected %d, its own address %v", exists, !left.IsZero(), len(podsOf(a.podIndex)), a.whose("a", "10.0.0.1") != "")
+		got := fmt.Sprintf("exists %v, left %v, expected %d, its own address %v", exists, !left.IsZero(), len(podsOf(a.Pods)), a.whose("a", "10.0.0.1") != "")
 		if got != want {
 			t.Errorf("%s, want %s", got, want)
 		}
@@ -204,7 +204,7 @@ func TestTheIndexKnowsWaypoints(t *testing.T) {
 
 // heldIndex is an index whose answer to whether a pod exists waits.
 type heldIndex struct {
-	*podIndex
+	*Pods
 	once        *sync.Once
 	asked, goOn chan struct{}
 }
@@ -215,7 +215,7 @@ func (heldIndex) Fresh() bool  { return true }
 func (s heldIndex) Exists(namespace, name string) (bool, time.Time) {
 	s.once.Do(func() { close(s.asked) })
 	<-s.goOn
-	return s.podIndex.Exists(namespace, name)
+	return s.Pods.Exists(namespace, name)
 }
 
 // An answer looks at pods with the index' mutex held for reading and asks the store for each; a stream that opens asks the index with the
@@ -227,11 +227,11 @@ func TestAnAnswerAndAStreamThatOpensDoNotWaitForEachOther(t *testing.T) {
 		t.Fatal(err)
 	}
 	asked, goOn := make(chan struct{}), make(chan struct{})
-	store.SetPods(heldIndex{a.podIndex, &sync.Once{}, asked, goOn})
+	store.SetPods(heldIndex{a.Pods, &sync.Once{}, asked, goOn})
 	a.tell(a.pod("known", time.Hour, "10.0.0.1"))
 	other := a.pod("other", time.Hour, "10.0.0.2")
-	kept, _ := a.transform(other)
-	a.each([]aggregator.Meant{{}}, a.now, func(*knownPod) { // as holder.look does
+	kept, _ := a.Transform(other)
+	a.Each([]aggregator.Meant{{}}, a.now, func(*Pod) { // as holder.look does
 		go store.Connect(aggregator.Pod{Namespace: "test", Name: "phantom"})
 		<-asked
 		go a.add(kept) // news of a pod

@@ -1,4 +1,4 @@
-package metricsapi
+package cluster
 
 import (
 	"context"
@@ -58,8 +58,8 @@ func TestAWatchIsInStepWhileItIsOpen(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				f, fake := newFreshness("pods", time.Now), watch.NewFake()
-				source := f.follow(&cache.ListWatch{WatchFuncWithContext: func(context.Context, metav1.ListOptions) (watch.Interface, error) { return fake, nil }})
+				f, fake := NewFreshness("pods", time.Now), watch.NewFake()
+				source := f.Follow(&cache.ListWatch{WatchFuncWithContext: func(context.Context, metav1.ListOptions) (watch.Interface, error) { return fake, nil }})
 				w, err := source.WatchWithContext(t.Context(), metav1.ListOptions{SendInitialEvents: &tc.stream})
 				if err != nil {
 					t.Fatal(err)
@@ -70,10 +70,10 @@ func TestAWatchIsInStepWhileItIsOpen(t *testing.T) {
 				}()
 				tc.play(fake)
 				synctest.Wait()
-				if got := f.age(); got != tc.age {
+				if got := f.Age(); got != tc.age {
 					t.Errorf("in step %s ago, want %s", got, tc.age)
 				}
-				if err := f.stale(); (err != nil) != (tc.says != "") || err != nil && !strings.Contains(err.Error(), tc.says) {
+				if err := f.Stale(); (err != nil) != (tc.says != "") || err != nil && !strings.Contains(err.Error(), tc.says) {
 					t.Errorf("stale says %v, want %q", err, tc.says)
 				}
 				w.Stop()
@@ -88,8 +88,8 @@ func TestWhatFailsIsNotBelievedForLongAndSoonAskedAgain(t *testing.T) {
 		var answer atomic.Pointer[error]
 		no := errors.New("no route to host")
 		answer.Store(new(error))
-		f := newFreshness("pods", time.Now)
-		source := f.follow(&cache.ListWatch{
+		f := NewFreshness("pods", time.Now)
+		source := f.Follow(&cache.ListWatch{
 			ListWithContextFunc: func(context.Context, metav1.ListOptions) (runtime.Object, error) {
 				return &shrunkPods{}, *answer.Load()
 			},
@@ -100,25 +100,25 @@ func TestWhatFailsIsNotBelievedForLongAndSoonAskedAgain(t *testing.T) {
 		listed := make(chan struct{})
 		go func() { list(); close(listed) }()
 		time.Sleep(watchedFor)
-		if f.stale() != nil {
-			t.Errorf("after %s: %v", f.age(), f.stale())
+		if f.Stale() != nil {
+			t.Errorf("after %s: %v", f.Age(), f.Stale())
 		}
 		time.Sleep(10 * time.Minute)
-		if err := f.stale(); err == nil || !strings.Contains(err.Error(), "the API server has told nothing of them for 10m20s: no route to host") {
+		if err := f.Stale(); err == nil || !strings.Contains(err.Error(), "the API server has told nothing of them for 10m20s: no route to host") {
 			t.Errorf("after ten minutes: %v", err)
 		}
 		answer.Store(new(error))
-		time.Sleep(askAgain * 6 / 5)
+		time.Sleep(AskAgain * 6 / 5)
 		synctest.Wait()
 		select {
 		case <-listed:
 		default:
 			t.Error("it is not listed by now")
 		}
-		if f.stale() != nil {
-			t.Errorf("once there is an answer: %v", f.stale())
+		if f.Stale() != nil {
+			t.Errorf("once there is an answer: %v", f.Stale())
 		}
-		if f = nil; f.stale() != nil {
+		if f = nil; f.Stale() != nil {
 			t.Error("nothing at all is not believed")
 		}
 	})
@@ -151,7 +151,7 @@ func TestWhichErrorsAreAskedAgain(t *testing.T) {
 // it, and however long nobody asks after it; reads that fail for a minute are not believed.
 func TestWhatIsReadWhenItIsNeededFailsFromItsFirstFailureOn(t *testing.T) {
 	now := time.Now()
-	f := newAskedFreshness("scales", func() time.Time { return now })
+	f := NewAskedFreshness("scales", func() time.Time { return now })
 	failed := errors.New("timeout")
 	for _, step := range []struct {
 		after time.Duration
@@ -170,13 +170,13 @@ func TestWhatIsReadWhenItIsNeededFailsFromItsFirstFailureOn(t *testing.T) {
 		{after: 15 * time.Second, err: failed},
 	} {
 		now = now.Add(step.after)
-		f.done(step.err)
-		if err := f.stale(); (err != nil) != step.stale {
+		f.Done(step.err)
+		if err := f.Stale(); (err != nil) != step.stale {
 			t.Errorf("%v after %s: %v, want stale: %v", step.err, step.after, err, step.stale)
 		}
 		now = now.Add(2 * time.Minute)
-		if err := f.stale(); err != nil || f.age() != 0 {
-			t.Errorf("%v, and nobody has asked since: %v, %s", step.err, err, f.age())
+		if err := f.Stale(); err != nil || f.Age() != 0 {
+			t.Errorf("%v, and nobody has asked since: %v, %s", step.err, err, f.Age())
 		}
 		now = now.Add(-2 * time.Minute)
 	}
@@ -218,53 +218,53 @@ func TestAPodIndexThatHasGoneDeafIsNotBelieved(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := zznewShiftedClock()
-	x, err := newPodIndex(client, c.now)
+	c := newShiftedClock()
+	x, err := NewPods(client, c.now)
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
-	go func() { x.run(ctx); close(done) }()
+	go func() { x.Run(ctx); close(done) }()
 	defer func() { cancel(); <-done }()
-	zzeventually(t, func() bool { return x.synced() == nil }, func() string { return "not synced" })
+	eventually(t, func() bool { return x.Synced() == nil }, func() string { return "not synced" })
 	api.set(true)
 	server.CloseClientConnections()
-	zzeventually(t, func() bool { return zzfails(x.fresh) }, func() string { return "nothing is refused" })
+	eventually(t, func() bool { return fails(x.fresh) }, func() string { return "nothing is refused" })
 	c.shift(2 * time.Minute)
-	zzeventually(t, func() bool {
-		err := x.synced()
+	eventually(t, func() bool {
+		err := x.Synced()
 		return err != nil && strings.Contains(err.Error(), "no rights")
-	}, func() string { return fmt.Sprint("two minutes later: ", x.synced()) })
-	if err := x.read(); err != nil || len(podsOf(x)) != 3 {
+	}, func() string { return fmt.Sprint("two minutes later: ", x.Synced()) })
+	if err := x.Read(); err != nil || len(podsOf(x)) != 3 {
 		t.Errorf("what was read once is %d pods, %v", len(podsOf(x)), err)
 	}
 	api.set(false)
-	zzeventually(t, func() bool { return x.synced() == nil }, func() string { return "it is not believed again" })
+	eventually(t, func() bool { return x.Synced() == nil }, func() string { return "it is not believed again" })
 }
 
 // fails says whether no watch is open, and what was asked last was refused.
-func zzfails(f *freshness) bool {
+func fails(f *Freshness) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.open == nil && f.failed != nil
 }
 
-// zzshiftedClock is the clock, and a time more.
-type zzshiftedClock struct {
+// shiftedClock is the clock, and a time more.
+type shiftedClock struct {
 	mu   sync.Mutex
 	more time.Duration
 }
 
-func zznewShiftedClock() *zzshiftedClock { return &zzshiftedClock{} }
+func newShiftedClock() *shiftedClock { return &shiftedClock{} }
 
-func (c *zzshiftedClock) now() time.Time {
+func (c *shiftedClock) now() time.Time {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return time.Now().Add(c.more)
 }
 
-func (c *zzshiftedClock) shift(by time.Duration) {
+func (c *shiftedClock) shift(by time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.more += by
