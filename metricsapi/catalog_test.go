@@ -287,14 +287,14 @@ func TestAdhocQueriesAreBounded(t *testing.T) {
 	one, two := get("vector(1)"), get("vector(2)")
 	get("vector(1)") // used again
 	get("vector(3)")
-	if one.refs != 1 || two.refs != 0 || len(q.byExpr) != 2 || q.order.Len() != 2 {
-		t.Errorf("the least used is not the one that went: refs %d and %d, %d kept", one.refs, two.refs, len(q.byExpr))
+	if one.refs != 1 || two.refs != 0 || q.kept.Len() != 2 {
+		t.Errorf("the least used is not the one that went: refs %d and %d, %d kept", one.refs, two.refs, q.kept.Len())
 	}
 	if get("vector(1)") != one {
 		t.Error("a kept query was prepared again")
 	}
 	q.close()
-	if one.refs != 0 || len(q.byExpr) != 0 {
+	if one.refs != 0 || q.kept.Len() != 0 {
 		t.Error("close keeps queries")
 	}
 }

@@ -1,10 +1,11 @@
 package metricsapi
 
 import (
-	"container/list"
 	"errors"
 	"sync"
 	"time"
+
+	"k8s.io/utils/lru"
 
 	"github.com/meshpulse/meshpulse/aggregator"
 	"github.com/meshpulse/meshpulse/metricsapi/hpas"
@@ -108,46 +109,31 @@ func (p *prepared) release() {
 // adhocQueries keeps the queries of metrics that no HPA asks for, the last used ones.
 type adhocQueries struct {
 	store *aggregator.Store
-	limit int
-
-	mu     sync.Mutex
-	byExpr map[string]*list.Element
-	order  list.List // of *prepared, the last used first
+	mu    sync.Mutex // a query is made once
+	kept  *lru.Cache // *prepared by expression
 }
 
 func newAdhocQueries(store *aggregator.Store, limit int) *adhocQueries {
-	return &adhocQueries{store: store, limit: limit, byExpr: map[string]*list.Element{}}
+	return &adhocQueries{store: store, kept: lru.NewWithEvictionFunc(limit, func(_ lru.Key, p any) { p.(*prepared).release() })}
 }
 
 // acquire returns the expression's query; the caller releases it.
 func (q *adhocQueries) acquire(expr string) *prepared {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	e := q.byExpr[expr]
-	if e == nil {
+	kept, ok := q.kept.Get(expr)
+	if !ok {
 		query, err := q.store.Query(expr)
-		e = q.order.PushFront(newPrepared(expr, query, err))
-		q.byExpr[expr] = e
-		if q.order.Len() > q.limit {
-			q.drop(q.order.Back())
-		}
+		kept = newPrepared(expr, query, err)
+		q.kept.Add(expr, kept)
 	}
-	q.order.MoveToFront(e)
-	p := e.Value.(*prepared)
+	p := kept.(*prepared)
 	p.acquire() // it is kept, hence open
 	return p
-}
-
-func (q *adhocQueries) drop(e *list.Element) {
-	p := q.order.Remove(e).(*prepared)
-	delete(q.byExpr, p.Text)
-	p.release()
 }
 
 func (q *adhocQueries) close() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	for q.order.Len() > 0 {
-		q.drop(q.order.Back())
-	}
+	q.kept.Clear()
 }
