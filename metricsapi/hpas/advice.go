@@ -20,6 +20,9 @@ func (a *Wants) advise(w Metric) {
 	if t.latency && w.Target.Type == autoscalingv2.AverageValueMetricType {
 		a.problem(ReasonLatencyAverage, "%s is a latency, and AverageValue divides it by the replicas: it asks for replicas in proportion to the latency, whatever they do to it. %s; for a latency, a target of type Value", what, better)
 	}
+	if t.ratio && w.Target.Type == autoscalingv2.AverageValueMetricType {
+		a.problem(ReasonRatioAverage, "%s is a ratio, and AverageValue divides it by the replicas: it asks for replicas in proportion to the ratio, whatever the load is. %s; for a ratio, a target of type Value", what, better)
+	}
 	if t.latency && w.Target.Type == autoscalingv2.ValueMetricType {
 		window, stable := e.longestRange(), a.scaleUpStabilisation()
 		if stable < window {

@@ -160,6 +160,18 @@ func TestReadHPA(t *testing.T) {
 			want:     []metric{{"prometheus-query", "query-name = avg", mean[1 : len(mean)-1]}},
 			problems: []string{"LatencyAverageValue Better: istio-requests-per-second"},
 		},
+		"a ratio with AverageValue": {
+			annotations: legacy + `ratio: "sum(rate(istio_requests_total[1m])) / sum(rate(istio_request_bytes_count[1m]))"`, metrics: external("prometheus-query", `{matchLabels: {query-name: ratio}}`, per),
+			want:     []metric{{"prometheus-query", "query-name = ratio", "sum(rate(istio_requests_total[1m])) / sum(rate(istio_request_bytes_count[1m]))"}},
+			problems: []string{"RatioAverageValue query ratio is a ratio, and AverageValue divides it by the replicas"},
+		},
+		"a ratio with Value": {
+			metrics: external("istio-error-ratio", `{matchLabels: {destination_workload: a}}`, `type: Value, value: 100m`),
+			want: []metric{{
+				"istio-error-ratio", "destination_workload = a",
+				`(sum(rate(istio_requests_total{destination_workload_namespace="test",destination_workload="a",reporter="destination",response_code=~"5.."}[1m])) or vector(0)) / sum(rate(istio_requests_total{destination_workload_namespace="test",destination_workload="a",reporter="destination"}[1m]))`,
+			}},
+		},
 		"a latency in milliseconds against seconds": {
 			annotations: legacy + `avg: ` + mean, metrics: external("prometheus-query", `{matchLabels: {query-name: avg}}`, `type: AverageValue, averageValue: "0.005"`),
 			want:     []metric{{"prometheus-query", "query-name = avg", mean[1 : len(mean)-1]}},

@@ -51,6 +51,7 @@ const (
 	ReasonSharedTarget      = "SharedTarget"        // HPAs that scale the same target
 	ReasonSeveralSeries     = "SeveralSeries"       // the result has several series, which the HPA adds up
 	ReasonLatencyAverage    = "LatencyAverageValue" // a latency against AverageValue
+	ReasonRatioAverage      = "RatioAverageValue"   // a ratio against AverageValue
 	ReasonLatencyStability  = "LatencyUnstable"     // a latency against Value, stabilised for less than its window
 	ReasonMilliseconds      = "MillisecondsTarget"  // milliseconds against a target below 1
 	ReasonNoisyRate         = "NoisyRate"           // irate

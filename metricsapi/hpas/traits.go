@@ -13,6 +13,8 @@ import (
 type traits struct {
 	// latency: a mean or a quantile of durations. It does not add up over pods.
 	latency bool
+	// ratio: one thing by another, which does not add up over pods either.
+	ratio bool
 	// milliseconds: a latency in milliseconds.
 	milliseconds bool
 	// irate: it looks at the last two samples only.
@@ -52,9 +54,31 @@ func (e Expression) traits() traits {
 		}
 		return nil
 	})
-	t.raw = rawCounter(tree)
+	t.raw, t.ratio = rawCounter(tree), !t.latency && isRatio(tree)
 	t.milliseconds = t.latency && !seconds && selects(tree, func(name string) bool { return strings.Contains(name, "_milliseconds") })
 	return t
+}
+
+// isRatio says whether the value of an expression is one of its series by another: of what is scaled by a number, clamped, rounded or
+// has something in its place too. What is added up or filtered is not looked into.
+func isRatio(expr parser.Expr) bool {
+	switch e := Unwrap(expr).(type) {
+	case *parser.BinaryExpr:
+		switch left, right := Selects(e.LHS), Selects(e.RHS); {
+		case e.Op == parser.LOR:
+			return isRatio(e.LHS)
+		case e.Op == parser.DIV && left && right:
+			return true
+		case e.Op == parser.MUL, e.Op == parser.DIV:
+			return left && !right && isRatio(e.LHS) || right && !left && isRatio(e.RHS)
+		}
+	case *parser.Call:
+		switch e.Func.Name {
+		case "clamp", "clamp_min", "clamp_max", "round", "ceil", "floor":
+			return isRatio(e.Args[0])
+		}
+	}
+	return false
 }
 
 // dropsBuckets says whether an expression aggregates classic buckets without keeping what tells them apart.

@@ -77,6 +77,23 @@ func TestWhatAddsUpOverPods(t *testing.T) {
 	}
 }
 
+// What is no latency, and one thing by another, does not add up over pods.
+func TestRatios(t *testing.T) {
+	const errors, requests = `sum(rate(istio_requests_total{response_code=~"5.."}[1m]))`, `sum(rate(istio_requests_total[1m]))`
+	for expr, want := range map[string]bool{
+		errors + " / " + requests: true, "(" + errors + " or vector(0)) / " + requests: true, "100 * " + errors + " / " + requests: true, "(" + errors + " / " + requests + ") * 100": true,
+		"100 * (" + errors + " / " + requests + ")": true, errors + " / " + requests + " or vector(0)": true, "1 / (" + errors + " / " + requests + ")": true,
+		"clamp_max(" + errors + " / " + requests + ", 1)": true, requests + " / count(count by (pod) (istio_requests_total))": true, requests + " / scalar(" + requests + ")": true,
+		requests: false, requests + " / 60": false, "1 / " + requests: false, errors + " + " + requests: false, errors + " * " + requests: false, "vector(1) / 2": false, "sum(": false,
+		`sum(rate(istio_request_duration_milliseconds_sum[1m])) / sum(rate(istio_request_duration_milliseconds_count[1m]))`: false, // a latency
+		"sum(rate(a[1m]) / rate(b[1m]))": false,
+	} {
+		if got := Parse(expr).traits().ratio; got != want {
+			t.Errorf("%s: got %t, want %t", expr, got, want)
+		}
+	}
+}
+
 func TestLongestRange(t *testing.T) {
 	for expr, want := range map[string]time.Duration{
 		`rate(a[1m]) + rate(b[5m])`: 5 * time.Minute, `rate(a[5m]) + rate(b[1m])`: 5 * time.Minute, `max_over_time(rate(a[1m])[10m:1m])`: 10 * time.Minute,
@@ -111,7 +128,7 @@ func TestTraits(t *testing.T) {
 		"a native histogram's mean":            {`histogram_avg(sum(rate(istio_request_duration_milliseconds[1m])))`, traits{latency: true, milliseconds: true}},
 		"a mean scaled behind":                 {`histogram_avg(sum(rate(istio_request_duration_milliseconds[1m]))) * 0.001`, traits{latency: true}},
 		"a mean scaled by something else":      {`histogram_avg(sum(rate(istio_request_duration_milliseconds[1m]))) / 60`, traits{latency: true, milliseconds: true}},
-		"a sum over another's count":           {`sum(rate(istio_request_duration_milliseconds_sum[1m])) / sum(rate(istio_request_bytes_count[1m]))`, traits{}},
+		"a sum over another's count":           {`sum(rate(istio_request_duration_milliseconds_sum[1m])) / sum(rate(istio_request_bytes_count[1m]))`, traits{ratio: true}},
 		"requests in flight add up":            {`sum(rate(istio_request_duration_milliseconds_sum[1m])) / 1000`, traits{}},
 		"a scaled quantile":                    {`0.001 * histogram_quantile(0.5, sum by (le) (rate(istio_request_duration_milliseconds_bucket[1m])))`, traits{latency: true}},
 		"a misspelt metric":                    {`sum(rate(istio_request_total[1m]))`, traits{}},
