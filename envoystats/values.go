@@ -202,29 +202,18 @@ func (s *scan) bucket(v *value, b []byte, i int) (next int) {
 
 // readBucket reads any bucket.
 func readBucket(v *value, b []byte, i int) (k aggregator.Bucket, next int) {
-	from, next := readSpan(b, i)
-	if next == malformed {
-		return k, malformed
-	}
-	b = b[:next]
-	for i := from; i < next; {
-		tag, at := readTag(b, i)
-		if at == malformed {
-			return k, malformed
-		}
+	next = readMessage(b, i, func(b []byte, tag uint32, at int) (next int) {
 		switch tag {
 		case bucketCount:
-			k.Count, i = readVarint(b, at)
+			k.Count, next = readVarint(b, at)
 		case bucketBound:
-			k.UpperBound, i = readDouble(b, at)
+			k.UpperBound, next = readDouble(b, at)
 		default:
 			v.foreign = v.foreign || tag&7 == delimited
-			i = skip(b, at, tag)
+			next = skip(b, at, tag)
 		}
-		if i == malformed {
-			return k, malformed
-		}
-	}
+		return next
+	})
 	return k, next
 }
 
@@ -249,28 +238,17 @@ func (s *scan) quantile(v *value, b []byte, i int) (next int) {
 
 // readQuantile reads any quantile.
 func readQuantile(b []byte, i int) (q, value float64, next int) {
-	from, next := readSpan(b, i)
-	if next == malformed {
-		return 0, 0, malformed
-	}
-	b = b[:next]
-	for i := from; i < next; {
-		tag, at := readTag(b, i)
-		if at == malformed {
-			return 0, 0, malformed
-		}
+	next = readMessage(b, i, func(b []byte, tag uint32, at int) (next int) {
 		switch tag {
 		case quantileQ:
-			q, i = readDouble(b, at)
+			q, next = readDouble(b, at)
 		case quantileValue:
-			value, i = readDouble(b, at)
+			value, next = readDouble(b, at)
 		default:
-			i = skip(b, at, tag)
+			next = skip(b, at, tag)
 		}
-		if i == malformed {
-			return 0, 0, malformed
-		}
-	}
+		return next
+	})
 	return q, value, next
 }
 

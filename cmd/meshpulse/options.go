@@ -97,11 +97,7 @@ const leastBudget = 32 << 20
 // complete fills in what depends on other flags and says what is wrong with them.
 func (o *serveOptions) complete() error {
 	if o.ingestAddress == "" {
-		host := "0.0.0.0"
-		if o.api.Standalone {
-			host = "127.0.0.1"
-		}
-		o.ingestAddress = net.JoinHostPort(host, defaultIngestPort)
+		o.ingestAddress = net.JoinHostPort(o.usualHost(), defaultIngestPort)
 	}
 	o.api.Retention = o.store.Retention
 	o.sink.CountersAsDeltas = o.store.CountersAsDeltas
@@ -148,16 +144,17 @@ func (o *serveOptions) roomForMessages() error {
 	return nil
 }
 
+// usualHost is where ports are opened that no flag names.
+func (o *serveOptions) usualHost() string {
+	if o.api.Standalone {
+		return "127.0.0.1"
+	}
+	return "0.0.0.0"
+}
+
 // ownPorts says which addresses meshpulse would take from itself.
 func (o *serveOptions) ownPorts() error {
-	host := o.api.BindAddress
-	if host == "" {
-		host = "0.0.0.0"
-		if o.api.Standalone {
-			host = "127.0.0.1"
-		}
-	}
-	https := net.JoinHostPort(host, strconv.Itoa(o.api.SecurePort))
+	https := net.JoinHostPort(cmp.Or(o.api.BindAddress, o.usualHost()), strconv.Itoa(o.api.SecurePort))
 	var errs []error
 	for _, pair := range [][4]string{
 		{"--ingest-address", o.ingestAddress, "--bind-address and --secure-port", https},
