@@ -15,8 +15,8 @@ import (
 // absentParts are the selectors of an answer that select nothing.
 type absentParts map[*parser.VectorSelector]aggregator.Absent
 
-// beside says what stands in for a part where it is missing: another part (of which something is there), or anything that has a
-// value. It goes by the or above it.
+// beside says what stands in for a part where it is missing: another part (of which something is
+// there), or anything that has a value. It goes by the or above it.
 func (a absentParts) beside(p hpas.Part) (part, value bool) {
 	for i, node := range p.Path[:len(p.Path)-1] {
 		b, ok := node.(*parser.BinaryExpr)
@@ -35,8 +35,8 @@ func (a absentParts) beside(p hpas.Part) (part, value bool) {
 	return part, value
 }
 
-// in returns the selector for which an expression has no value, nil where it is not for one. scalar() of nothing is a number, as is a
-// constant.
+// in returns the selector for which an expression has no value, nil where it is not for one.
+// scalar() of nothing is a number, as is a constant.
 func (a absentParts) in(expr parser.Expr) *parser.VectorSelector {
 	switch e := expr.(type) {
 	case *parser.VectorSelector:
@@ -78,7 +78,8 @@ func (a absentParts) in(expr parser.Expr) *parser.VectorSelector {
 	return nil
 }
 
-// inScalar returns the selector for which a scalar() has nothing to take, nil if there is none: it is not a number then.
+// inScalar returns the selector for which a scalar() has nothing to take, nil if there is none: it
+// is not a number then.
 func (a absentParts) inScalar(tree parser.Expr) (found *parser.VectorSelector) {
 	parser.Inspect(tree, func(node parser.Node, _ []parser.Node) error {
 		if c, ok := node.(*parser.Call); ok && c.Func.Name == "scalar" && found == nil {
@@ -89,7 +90,8 @@ func (a absentParts) inScalar(tree parser.Expr) (found *parser.VectorSelector) {
 	return found
 }
 
-// severalInScalar says whether a scalar() of the expression may have several series to take, of which it makes no number.
+// severalInScalar says whether a scalar() of the expression may have several series to take, of
+// which it makes no number.
 func severalInScalar(tree parser.Expr) (found bool) {
 	parser.Inspect(tree, func(node parser.Node, _ []parser.Node) error {
 		if c, ok := node.(*parser.Call); ok && c.Func.Name == "scalar" {
@@ -113,8 +115,8 @@ func (p *prepared) absent(a aggregator.Answer) absentParts {
 	return found
 }
 
-// missing says why a part of the expression has no series and is not known to be 0, "" where there is no such part. certain: there can
-// never be one, whether or not a sidecar reports.
+// missing says why a part of the expression has no series and is not known to be 0, "" where there
+// is no such part. certain: there can never be one, whether or not a sidecar reports.
 func (r rules) missing(p *prepared, a aggregator.Answer, absent absentParts) (why string, certain bool) {
 	for _, part := range p.Parts {
 		at, ok := absent[part.VectorSelector]
@@ -169,7 +171,8 @@ func reported(u aggregator.Unreported) string {
 	return "and none with " + u.Matcher + " but " + u.Label + " " + strings.Join(u.Values, ", ")
 }
 
-// remarks are what the authors of the HPAs that ask should know of the parts that select nothing though pods report that could have them.
+// remarks are what the authors of the HPAs that ask should know of the parts that select nothing
+// though pods report that could have them.
 func (r rules) remarks(o *offer, p *prepared, a aggregator.Answer) (ps []hpas.Problem) {
 	absent := p.absent(a)
 	if a.Reporting == 0 {

@@ -35,11 +35,13 @@ import (
 
 const (
 	serverName = "meshpulse"
-	// requestTimeout bounds an answer, and with it how long a drain takes: the process has 5 s to end.
+	// requestTimeout bounds an answer, and with it how long a drain takes: the process has 5 s to
+	// end.
 	requestTimeout = 4 * time.Second
 )
 
-// Server is the HTTPS side of meshpulse: the external metrics API, /healthz, /livez, /readyz, /metrics and /debug/hpas.
+// Server is the HTTPS side of meshpulse: the external metrics API, /healthz, /livez, /readyz,
+// /metrics and /debug/hpas.
 type Server struct {
 	provider *provider
 	source   source
@@ -50,8 +52,9 @@ type Server struct {
 	listener net.Listener
 }
 
-// New checks the options, reads certificates, tokens or the kubeconfig, and opens the port. Errors name the file, the
-// address or the flag, and the remedy. No API server is asked for anything before Run.
+// New checks the options, reads certificates, tokens or the kubeconfig, and opens the port. Errors
+// name the file, the address or the flag, and the remedy. No API server is asked for anything
+// before Run.
 func New(o Options) (*Server, error) {
 	if err := o.Validate(); err != nil {
 		return nil, err
@@ -155,8 +158,9 @@ func (s *Server) configure() error {
 	return nil
 }
 
-// readCheck is the readiness of something that is read from the API server: once it has been, it is ready. That nothing more comes is said,
-// and takes no answers away, or one fault of the API server would take all of them.
+// readCheck is the readiness of something that is read from the API server: once it has been, it is
+// ready. That nothing more comes is said, and takes no answers away, or one fault of the API server
+// would take all of them.
 type readCheck struct {
 	what  string
 	read  func() error
@@ -174,8 +178,8 @@ func (c readCheck) Name() string {
 // Check is nil once it has been read.
 func (c readCheck) Check(*http.Request) error { return c.read() }
 
-// build makes the server; in a cluster the API server has to be there for it. The library's own AdapterBase wants a
-// kubeconfig in any case, so its parts are put together here.
+// build makes the server; in a cluster the API server has to be there for it. The library's own
+// AdapterBase wants a kubeconfig in any case, so its parts are put together here.
 func (s *Server) build() error {
 	if err := admit(s.config, s.options); err != nil {
 		return err
@@ -243,8 +247,9 @@ func readable(flag, path string) error {
 	return f.Close()
 }
 
-// admit sets up who is let in: in a cluster whom the API server knows and allows, as for every aggregated API; standalone who
-// has a token, or everybody where there is no token file (Validate allows that on a loopback address only).
+// admit sets up who is let in: in a cluster whom the API server knows and allows, as for every
+// aggregated API; standalone who has a token, or everybody where there is no token file (Validate
+// allows that on a loopback address only).
 func admit(config *genericapiserver.Config, o Options) error {
 	if o.Standalone {
 		config.Authorization.Authorizer = authorizerfactory.NewAlwaysAllowAuthorizer()
@@ -280,11 +285,12 @@ func standaloneAuthenticator(tokenFile string) (authenticator.Request, error) {
 	return union.New(bearertoken.New(tokens), probes), nil
 }
 
-// Addr is the address that the server listens on, with the port that was chosen where SecurePort is 0.
+// Addr is the address that the server listens on, with the port that was chosen where SecurePort is
+// 0.
 func (s *Server) Addr() net.Addr { return s.listener.Addr() }
 
-// Run serves until the context ends; answers in flight are finished then, for at most 4 s. It returns nil after such an end.
-// It is called once.
+// Run serves until the context ends; answers in flight are finished then, for at most 4 s. It
+// returns nil after such an end. It is called once.
 func (s *Server) Run(ctx context.Context) error {
 	// The feeders outlive the drain: an answer in flight still finds its query.
 	feeding, stop := context.WithCancel(context.WithoutCancel(ctx))

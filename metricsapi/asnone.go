@@ -8,14 +8,15 @@ import (
 	"github.com/meshpulse/meshpulse/metricsapi/hpas"
 )
 
-// asNone says what to write so that a selector without series counts as 0 where it is a part of arithmetic, as the end of a sentence; "" where
-// nothing is known to help.
+// asNone says what to write so that a selector without series counts as 0 where it is a part of
+// arithmetic, as the end of a sentence; "" where nothing is known to help.
 func (p *prepared) asNone(s *parser.VectorSelector, absent absentParts) string {
 	i := slices.IndexFunc(p.Parts, func(part hpas.Part) bool { return part.VectorSelector == s })
 	if i < 0 {
 		return ""
 	}
-	// The innermost operation counts: around more of the expression a 0 would stand for what is there as well.
+	// The innermost operation counts: around more of the expression a 0 would stand for what is
+	// there as well.
 	for up := len(p.Parts[i].Path) - 2; up >= 0; up-- {
 		b, ok := p.Parts[i].Path[up].(*parser.BinaryExpr)
 		if !ok {
@@ -40,7 +41,8 @@ func (p *prepared) asNone(s *parser.VectorSelector, absent absentParts) string {
 	return ""
 }
 
-// unlabelled says whether the series of an expression are known to have no labels, as those of vector(0) have none.
+// unlabelled says whether the series of an expression are known to have no labels, as those of
+// vector(0) have none.
 func unlabelled(expr parser.Expr) bool {
 	switch e := hpas.Unwrap(expr).(type) {
 	case *parser.NumberLiteral:

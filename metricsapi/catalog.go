@@ -16,15 +16,16 @@ import (
 	"github.com/meshpulse/meshpulse/metricsapi/hpas"
 )
 
-// catalog is what all current HPAs together ask for, and the prepared queries for it. Requests read a snapshot and take no
-// lock that a writer holds while it works.
+// catalog is what all current HPAs together ask for, and the prepared queries for it. Requests read
+// a snapshot and take no lock that a writer holds while it works.
 type catalog struct {
 	store   *aggregator.Store
 	warn    *warner
 	adhoc   *adhocQueries
 	words   hpas.Vocabulary // what sidecars can send
 	current atomic.Pointer[snapshot]
-	// follow is told of each new snapshot before the queries that it no longer holds are closed; nil if nobody asks for it.
+	// follow is told of each new snapshot before the queries that it no longer holds are closed;
+	// nil if nobody asks for it.
 	follow func(*snapshot)
 
 	mu       sync.Mutex // one Replace at a time
@@ -72,7 +73,8 @@ func newCatalog(store *aggregator.Store, warn *warner) *catalog {
 	return c
 }
 
-// Replace makes these HPAs the current ones. Of two with one name the first counts: a source sees to it that there are none.
+// Replace makes these HPAs the current ones. Of two with one name the first counts: a source sees
+// to it that there are none.
 func (c *catalog) Replace(list []hpas.HPA) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -228,7 +230,8 @@ func (s *snapshot) offer(a *hpas.Wants, w hpas.Metric, queries map[preparedKey]*
 	s.byMetric[name] = append(s.byMetric[name], o)
 }
 
-// sharedTarget names one other HPA and not all: with a list, each HPA that comes would be a new event on all before it.
+// sharedTarget names one other HPA and not all: with a list, each HPA that comes would be a new
+// event on all before it.
 func sharedTarget(a *hpas.Wants, oldest string) hpas.Problem {
 	other := "HPA " + oldest
 	if oldest == a.Name {
@@ -287,9 +290,10 @@ func (o *offer) String() string {
 	return hpas.NameOf(cmp.Or(o.written, o.metric), o.labels)
 }
 
-// find returns what answers a request: the HPA's query with this very selector, else a metric that needs no PromQL, else the
-// one query of that metric that the selector leaves (kubectl get --raw without a selector). The caller releases the
-// query. offer is nil for a metric that no HPA asks for.
+// find returns what answers a request: the HPA's query with this very selector, else a metric that
+// needs no PromQL, else the one query of that metric that the selector leaves (kubectl get --raw
+// without a selector). The caller releases the query. offer is nil for a metric that no HPA asks
+// for.
 func (c *catalog) find(namespace, metric string, selector labels.Selector) (*prepared, *offer, *refusal) {
 	metric = strings.ToLower(metric)
 	for {

@@ -14,8 +14,8 @@ import (
 // adhocLimit bounds the queries of metrics that no HPA asks for.
 const adhocLimit = 256
 
-// prepared is an expression's query, shared by all of a namespace that ask for it. It is closed when its keeper has released it and the
-// last reader is done.
+// prepared is an expression's query, shared by all of a namespace that ask for it. It is closed
+// when its keeper has released it and the last reader is done.
 type prepared struct {
 	hpas.Expression
 	// query is nil where err says why the store refused the expression.
@@ -23,7 +23,8 @@ type prepared struct {
 	err   error
 	// surge tells surges of it, nil where it is not watched for any.
 	surge surges
-	// never says which of its parts no sidecar will ever report, and what to write instead. Of registered ones.
+	// never says which of its parts no sidecar will ever report, and what to write instead. Of
+	// registered ones.
 	never []string
 	// close gives up what was registered; nil where nothing was.
 	close func()
@@ -38,8 +39,8 @@ type surges interface {
 	Actable() bool
 }
 
-// preparedKey is what HPAs share a prepared query by: those of one namespace, whose turn at the engine, refusals and share of memory the
-// query has (aggregator.Store.RegisterFor).
+// preparedKey is what HPAs share a prepared query by: those of one namespace, whose turn at the
+// engine, refusals and share of memory the query has (aggregator.Store.RegisterFor).
 type preparedKey struct {
 	namespace, expr string
 	surge           aggregator.SurgeConfig // zero: not watched for surges
@@ -49,8 +50,8 @@ func queryKeyOf(a *hpas.Wants, w hpas.Metric) preparedKey {
 	return preparedKey{a.Namespace, w.Expr, w.Surge}
 }
 
-// register keeps the query prepared in the store until it is closed. Each of its selectors has to name a metric: the author of one that
-// names none would take all series of all pods for a number.
+// register keeps the query prepared in the store until it is closed. Each of its selectors has to
+// name a metric: the author of one that names none would take all series of all pods for a number.
 func register(store *aggregator.Store, key preparedKey) *prepared {
 	p := newPrepared(key.expr, nil, nil)
 	if p.err = p.NamesMetrics(); p.err != nil {

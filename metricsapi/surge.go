@@ -8,8 +8,8 @@ import (
 	"github.com/meshpulse/meshpulse/aggregator"
 )
 
-// A surge is told by the store (aggregator.SurgeDetector). Here is who asks for it, and what becomes of the answer: it is only
-// ever raised.
+// A surge is told by the store (aggregator.SurgeDetector). Here is who asks for it, and what
+// becomes of the answer: it is only ever raised.
 
 // raise returns the verdict with the surge, where that asks for more than what was seen.
 func (v verdict) raise(s aggregator.Surge) verdict {
@@ -29,14 +29,15 @@ func describeSurge(s *aggregator.Surge) string {
 
 // SurgeStatus is what is known of a metric's surges.
 type SurgeStatus struct {
-	// Active: a surge is on; AnswerRaised: the value is the surge's, since it is larger than what the expression gives. Whether the
-	// target was raised is in the HPA's events.
+	// Active: a surge is on; AnswerRaised: the value is the surge's, since it is larger than what
+	// the expression gives. Whether the target was raised is in the HPA's events.
 	Active       bool `json:"active"`
 	AnswerRaised bool `json:"answerRaised"`
 	// Ready: there is enough history to tell one, a complete minute of all pods.
 	Ready bool `json:"ready"`
-	// Value is the expression over the surge alone; Rate and Baseline are its counts per second, in it and before, and Tail the
-	// probability of at least as many by chance. All are left out while none is active.
+	// Value is the expression over the surge alone; Rate and Baseline are its counts per second, in
+	// it and before, and Tail the probability of at least as many by chance. All are left out while
+	// none is active.
 	Value    float64    `json:"value,omitempty"`
 	Rate     float64    `json:"rate,omitempty"`
 	Baseline float64    `json:"baseline,omitempty"`

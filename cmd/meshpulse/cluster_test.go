@@ -119,7 +119,8 @@ func sidecarAt(t *testing.T, s *server, address string) sidecar {
 	return sidecar{t, metricsv3.NewMetricsServiceClient(conn)}
 }
 
-// open opens a stream that says that it is a pod's, with the first flush. An error is told by flush or end.
+// open opens a stream that says that it is a pod's, with the first flush. An error is told by flush
+// or end.
 func (s sidecar) open(namespace, name, code string, value float64) *said {
 	s.Helper()
 	stream, err := s.client.StreamMetrics(s.Context())
@@ -151,13 +152,15 @@ func (a *said) send(value float64, node *corev3.Node) {
 	_ = a.stream.Send(m)
 }
 
-// end half-closes: what was sent has been taken when it returns. The error is what the stream was refused for.
+// end half-closes: what was sent has been taken when it returns. The error is what the stream was
+// refused for.
 func (a *said) end() error {
 	_, err := a.stream.CloseAndRecv()
 	return err
 }
 
-// awaitRefusal returns the error with which a stream of a pod is refused, once the cluster's pods are known.
+// awaitRefusal returns the error with which a stream of a pod is refused, once the cluster's pods
+// are known.
 func (s sidecar) awaitRefusal(namespace, name string) error {
 	s.Helper()
 	for {
@@ -172,7 +175,8 @@ func (s sidecar) awaitRefusal(namespace, name string) error {
 	}
 }
 
-// A sender at another pod's address is refused, over plaintext too; one at nobody's does not count beside the pod.
+// A sender at another pod's address is refused, over plaintext too; one at nobody's does not count
+// beside the pod.
 func TestWhoIsNotThePodDoesNotCountForIt(t *testing.T) {
 	s, api := inCluster(t, nil, clusterPod("shop", "web-0", "127.0.0.2"), clusterPod("evil", "other", "127.0.0.3"))
 	other := sidecarAt(t, s, "127.0.0.3")

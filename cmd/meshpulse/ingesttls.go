@@ -15,8 +15,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// certificateAge is how long a certificate read from its files is used before they are read again: Istio's
-// certificates rotate within hours, and the one before stays valid for a while.
+// certificateAge is how long a certificate read from its files is used before they are read again:
+// Istio's certificates rotate within hours, and the one before stays valid for a while.
 const certificateAge = 10 * time.Second
 
 // ingestTLS are the files of the ingest port's TLS; none is plaintext.
@@ -32,7 +32,8 @@ func (t ingestTLS) validate() error {
 	return nil
 }
 
-// ingestCertificate is what the ingest port serves with: the last of its files that could be read. It is safe for concurrent use.
+// ingestCertificate is what the ingest port serves with: the last of its files that could be read.
+// It is safe for concurrent use.
 type ingestCertificate struct {
 	read     func() (*tls.Config, error)
 	log      *slog.Logger
@@ -41,7 +42,8 @@ type ingestCertificate struct {
 	failing  string // what was told last; of follow
 }
 
-// open reads the files, so that what is wrong with them shows at start. It returns nil for plaintext.
+// open reads the files, so that what is wrong with them shows at start. It returns nil for
+// plaintext.
 func (t ingestTLS) open(log *slog.Logger, r prometheus.Registerer) (*ingestCertificate, error) {
 	if t.certFile == "" {
 		return nil, nil
@@ -63,7 +65,8 @@ func (t ingestTLS) open(log *slog.Logger, r prometheus.Registerer) (*ingestCerti
 	return c, errors.Join(r.Register(c.failures), r.Register(expires))
 }
 
-// config never waits for the files: a handshake takes what was read last. It returns nil for plaintext.
+// config never waits for the files: a handshake takes what was read last. It returns nil for
+// plaintext.
 func (c *ingestCertificate) config() *tls.Config {
 	if c == nil {
 		return nil
@@ -78,7 +81,8 @@ func (c *ingestCertificate) expires() time.Time {
 	return c.current.Load().Certificates[0].Leaf.NotAfter
 }
 
-// follow reads the files again and again until the context ends. A read that hangs, on a mount that is gone say, is left to itself.
+// follow reads the files again and again until the context ends. A read that hangs, on a mount that
+// is gone say, is left to itself.
 func (c *ingestCertificate) follow(ctx context.Context) {
 	if c == nil {
 		return
@@ -161,7 +165,8 @@ func (t ingestTLS) read() (*tls.Config, error) {
 // maxPEM is far above a chain's or a bundle's size.
 const maxPEM = 4 << 20
 
-// readPEM reads a flag's file. What is no file, such as a pipe that nobody writes to, is refused rather than waited for.
+// readPEM reads a flag's file. What is no file, such as a pipe that nobody writes to, is refused
+// rather than waited for.
 func readPEM(flag, path string) ([]byte, error) {
 	info, err := os.Stat(path)
 	if err != nil {

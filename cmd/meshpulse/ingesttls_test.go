@@ -27,7 +27,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 )
 
-// writeCertificate writes a self-signed certificate and its key, which serves as server, client and CA.
+// writeCertificate writes a self-signed certificate and its key, which serves as server, client and
+// CA.
 func writeCertificate(t *testing.T, certFile, keyFile, name string) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -140,7 +141,8 @@ func TestIngestCertificateFollowsItsFilesAndKeepsTheLastGoodOne(t *testing.T) {
 	})
 }
 
-// A pipe that nobody writes to, a device without an end: sidecars come in meanwhile, and the memory stays.
+// A pipe that nobody writes to, a device without an end: sidecars come in meanwhile, and the memory
+// stays.
 func TestFilesThatHangOrHaveNoEndKeepNoSidecarOut(t *testing.T) {
 	dir := t.TempDir()
 	f := ingestTLS{certFile: filepath.Join(dir, "tls.crt"), keyFile: filepath.Join(dir, "tls.key")}

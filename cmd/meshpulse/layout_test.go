@@ -15,14 +15,16 @@ import (
 
 const module = "github.com/meshpulse/meshpulse/"
 
-// packageRule is what a package may know. What it does not know it can be read, tested and replaced without.
+// packageRule is what a package may know. What it does not know it can be read, tested and replaced
+// without.
 type packageRule struct {
 	ours  []string // packages of ours that it may import
 	never []string // packages of others, with all below them, that it must not
 	why   string
 }
 
-// packageRules are those of the product's packages: cmd -> metricsapi, envoystats -> aggregator, and within them one way.
+// packageRules are those of the product's packages: cmd -> metricsapi, envoystats -> aggregator,
+// and within them one way.
 func packageRules() map[string]packageRule {
 	const (
 		kubernetes = "k8s.io"
@@ -141,8 +143,8 @@ func TestPackagesKnowOnlyWhatTheyMay(t *testing.T) {
 	}
 }
 
-// TestAnArrowThatIsPlantedIsTold plants each arrow that there must not be: between any two packages, to any of the others' that a package
-// must not know, and from a package without a rule.
+// TestAnArrowThatIsPlantedIsTold plants each arrow that there must not be: between any two
+// packages, to any of the others' that a package must not know, and from a package without a rule.
 func TestAnArrowThatIsPlantedIsTold(t *testing.T) {
 	rules := packageRules()
 	planted := 0

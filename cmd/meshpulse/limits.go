@@ -11,8 +11,8 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 )
 
-// byteSize is a flag's value in bytes: a number, or a quantity as Kubernetes writes it (64Mi, 1G). The B of GOMEMLIMIT's form (64MiB)
-// may follow it.
+// byteSize is a flag's value in bytes: a number, or a quantity as Kubernetes writes it (64Mi, 1G).
+// The B of GOMEMLIMIT's form (64MiB) may follow it.
 type byteSize[T int | int64] struct{ bytes *T }
 
 func (b byteSize[T]) String() string {
@@ -37,8 +37,9 @@ func (b byteSize[T]) Set(text string) error {
 	return nil
 }
 
-// checkGiven refuses numbers that are not above 0 in the flags that were given. All of them are limits and times for which the packages
-// take 0 as not given: it would have no effect, and silently.
+// checkGiven refuses numbers that are not above 0 in the flags that were given. All of them are
+// limits and times for which the packages take 0 as not given: it would have no effect, and
+// silently.
 func checkGiven(f *pflag.FlagSet) error {
 	var errs []error
 	f.Visit(func(given *pflag.Flag) {
@@ -58,10 +59,11 @@ func checkGiven(f *pflag.FlagSet) error {
 }
 
 const (
-	// leastMessage is more than the identifier takes that begins a stream, which is tens of KB: below it no
-	// sidecar would be heard.
+	// leastMessage is more than the identifier takes that begins a stream, which is tens of KB:
+	// below it no sidecar would be heard.
 	leastMessage = 128 << 10
-	// leastHold is two flushes of Istio's default: below it a sidecar would be silent between two of them.
+	// leastHold is two flushes of Istio's default: below it a sidecar would be silent between two
+	// of them.
 	leastHold = 10 * time.Second
 )
 

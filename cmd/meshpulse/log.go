@@ -5,8 +5,8 @@ import (
 	"log/slog"
 )
 
-// demoting hands on what libraries say: what is information to them is for debugging to us, who log at Info only what
-// changes the state of meshpulse.
+// demoting hands on what libraries say: what is information to them is for debugging to us, who log
+// at Info only what changes the state of meshpulse.
 type demoting struct{ slog.Handler }
 
 func demote(level slog.Level) slog.Level {

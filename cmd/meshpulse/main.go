@@ -1,8 +1,8 @@
-// Command meshpulse takes Istio's request metrics straight from the sidecars and answers Kubernetes' external metrics API
-// from memory.
+// Command meshpulse takes Istio's request metrics straight from the sidecars and answers
+// Kubernetes' external metrics API from memory.
 //
-// The package knows flags, wiring, signals and exit codes. It must not know metrics: what flags mean is the packages' own
-// to say and to check.
+// The package knows flags, wiring, signals and exit codes. It must not know metrics: what flags
+// mean is the packages' own to say and to check.
 package main
 
 import (
@@ -46,7 +46,8 @@ func (e usageError) Unwrap() error { return e.err }
 type console struct{ out, err io.Writer }
 
 func main() {
-	// The first signal drains; with the context's end the signals are Go's again, so that a second one ends at once.
+	// The first signal drains; with the context's end the signals are Go's again, so that a second
+	// one ends at once.
 	ctx, restore := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, restore)
 	os.Exit(run(ctx, os.Args[1:], console{os.Stdout, os.Stderr}))
@@ -110,8 +111,8 @@ func parse(f *pflag.FlagSet, args []string) error {
 	return err
 }
 
-// commit is set by the linker (Makefile, manifests/Dockerfile): the Go tool stamps none where it does not see the repository, as in an
-// image's build, or may not look at it.
+// commit is set by the linker (Makefile, manifests/Dockerfile): the Go tool stamps none where it
+// does not see the repository, as in an image's build, or may not look at it.
 var commit string
 
 // version is this binary's.
@@ -123,7 +124,8 @@ func version() string {
 	return fmt.Sprintf("%s (%s %s/%s)", versionOf(info, commit), runtime.Version(), runtime.GOOS, runtime.GOARCH)
 }
 
-// versionOf is the module's version, "devel" where there is none, and the commit where one is known.
+// versionOf is the module's version, "devel" where there is none, and the commit where one is
+// known.
 func versionOf(info *debug.BuildInfo, commit string) string {
 	v := info.Main.Version
 	if v == "" || v == "(devel)" {

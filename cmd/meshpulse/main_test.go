@@ -135,7 +135,8 @@ func TestBytesAreWrittenAsInKubernetes(t *testing.T) {
 	}
 }
 
-// TestEveryLimitRefusesZero holds for flags that are yet to come: what 0 means must be said, not guessed.
+// TestEveryLimitRefusesZero holds for flags that are yet to come: what 0 means must be said, not
+// guessed.
 func TestEveryLimitRefusesZero(t *testing.T) {
 	var o serveOptions
 	o.flags(console{}).VisitAll(func(flag *pflag.Flag) {

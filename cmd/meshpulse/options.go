@@ -91,7 +91,8 @@ func (o *serveOptions) flags(c console) *pflag.FlagSet {
 	return f
 }
 
-// leastBudget leaves something for series: the heap of a process without any is some 15 MiB, and counts.
+// leastBudget leaves something for series: the heap of a process without any is some 15 MiB, and
+// counts.
 const leastBudget = 32 << 20
 
 // complete fills in what depends on other flags and says what is wrong with them.
@@ -135,7 +136,8 @@ func (o *serveOptions) complete() error {
 	return errors.Join(errs...)
 }
 
-// roomForMessages says what is wrong with a bound of unfinished messages below a few of the largest: their connections would be closed.
+// roomForMessages says what is wrong with a bound of unfinished messages below a few of the
+// largest: their connections would be closed.
 func (o *serveOptions) roomForMessages() error {
 	const usual, several = 64 << 20, 4
 	if largest := cmp.Or(o.sink.MaxMessageBytes, usual); o.sink.MaxPendingBytes > 0 && o.sink.MaxPendingBytes/several < largest {

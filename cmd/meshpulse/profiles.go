@@ -39,7 +39,8 @@ func profiles() http.Handler {
 			pprof.Handler(name).ServeHTTP(w, r) // with ?seconds=N what comes to pass in these
 		})
 	}
-	// Every wait is recorded while somebody asks for it, and none else: it costs more than most of them.
+	// Every wait is recorded while somebody asks for it, and none else: it costs more than most of
+	// them.
 	waits("mutex", func(rate int) { runtime.SetMutexProfileFraction(rate) })
 	waits("block", runtime.SetBlockProfileRate)
 	return mux

@@ -58,7 +58,8 @@ func TestWaitsAreProfiledWhileTheyAreAskedFor(t *testing.T) {
 	}
 }
 
-// Profiles tell what is in memory, and cost CPU: that everybody who reaches the machine may ask for them is said.
+// Profiles tell what is in memory, and cost CPU: that everybody who reaches the machine may ask for
+// them is said.
 func TestProfilesOnAllAddressesAreWarnedOf(t *testing.T) {
 	for address, warned := range map[string]bool{"127.0.0.1:0": false, "localhost:0": false, ":0": true, "0.0.0.0:0": true} {
 		var log bytes.Buffer

@@ -12,8 +12,8 @@ import (
 
 var update = flag.Bool("update", false, "write what --help says into README.md")
 
-// TestReadmeHasWhatHelpSays holds README.md to the program: each block between a comment with a command and the next comment is what that
-// command prints.
+// TestReadmeHasWhatHelpSays holds README.md to the program: each block between a comment with a
+// command and the next comment is what that command prints.
 func TestReadmeHasWhatHelpSays(t *testing.T) {
 	before, err := os.ReadFile("README.md")
 	if err != nil {

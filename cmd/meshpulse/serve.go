@@ -19,12 +19,15 @@ import (
 )
 
 const (
-	// shutdownLimit bounds how long streams may take to end; answers in flight get as long (metricsapi).
+	// shutdownLimit bounds how long streams may take to end; answers in flight get as long
+	// (metricsapi).
 	shutdownLimit = 4 * time.Second
-	// exitLimit is how long after the signal the process ends whatever it is doing: within 5 s, as is promised.
+	// exitLimit is how long after the signal the process ends whatever it is doing: within 5 s, as
+	// is promised.
 	exitLimit = 4500 * time.Millisecond
-	// lingering is how much of that a pod serves on for: kube-proxy takes its address out of the Services once a second at most, after the
-	// endpoints' controller has. Without it one question in a rolling update went to a port that was closed (bench/lab/node).
+	// lingering is how much of that a pod serves on for: kube-proxy takes its address out of the
+	// Services once a second at most, after the endpoints' controller has. Without it one question
+	// in a rolling update went to a port that was closed (bench/lab/node).
 	lingering = 2500 * time.Millisecond
 )
 
@@ -45,7 +48,8 @@ func serve(ctx context.Context, args []string, c console) error {
 		return usageError{err}
 	}
 	log := o.logger(c.err)
-	// The API server library logs through klog; its lines belong among ours, its chatter under debug.
+	// The API server library logs through klog; its lines belong among ours, its chatter under
+	// debug.
 	klog.SetSlogLogger(slog.New(demoting{log.Handler()}))
 	s, err := newServer(o, log)
 	if err != nil {
@@ -54,7 +58,8 @@ func serve(ctx context.Context, args []string, c console) error {
 	return s.run(ctx, o.lingers(ctx, log))
 }
 
-// lingers returns a context that ends after ctx: in a pod later, for the API server and the sidecars are still led there.
+// lingers returns a context that ends after ctx: in a pod later, for the API server and the
+// sidecars are still led there.
 func (o *serveOptions) lingers(ctx context.Context, log *slog.Logger) context.Context {
 	if o.api.Standalone || o.api.Kubeconfig != "" {
 		return ctx
@@ -80,7 +85,8 @@ type server struct {
 	certificate *ingestCertificate // nil: plaintext
 }
 
-// newServer opens every port and reads every file, so that what is wrong shows before anything runs.
+// newServer opens every port and reads every file, so that what is wrong shows before anything
+// runs.
 func newServer(o serveOptions, log *slog.Logger) (_ *server, err error) {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewBuildInfoCollector(),
@@ -132,7 +138,8 @@ func (s *server) ready() error {
 	}
 }
 
-// run serves until the context ends, some time after told has, or one part fails; then all parts end, and it returns when they have.
+// run serves until the context ends, some time after told has, or one part fails; then all parts
+// end, and it returns when they have.
 func (s *server) run(told, ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	go s.certificate.follow(ctx) // not waited for: its files may hang
@@ -162,8 +169,8 @@ func (s *server) run(told, ctx context.Context) error {
 	return err
 }
 
-// ended waits for the parts to end, and for no longer than exitLimit once the process is told to end, or a part that fails has ended the
-// context.
+// ended waits for the parts to end, and for no longer than exitLimit once the process is told to
+// end, or a part that fails has ended the context.
 func ended(told, ctx context.Context, wait func() error) error {
 	done := make(chan error, 1)
 	go func() { done <- wait() }()

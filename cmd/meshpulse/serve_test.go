@@ -76,7 +76,8 @@ func TestAFailureEndsTheProcessWithinFiveSeconds(t *testing.T) {
 	})
 }
 
-// A pod that is told to end is asked until the cluster's nodes know it; by hand and in the lab the end is at once.
+// A pod that is told to end is asked until the cluster's nodes know it; by hand and in the lab the
+// end is at once.
 func TestAPodServesOnUntilTheClusterKnows(t *testing.T) {
 	for name, test := range map[string]struct {
 		standalone bool

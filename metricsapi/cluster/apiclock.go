@@ -7,8 +7,9 @@ import (
 	"k8s.io/client-go/rest"
 )
 
-// apiClock compares our clock with the API server's, which dates each of its answers. When a pod was made and when its deletion began are
-// told by that clock, when its sidecar last reported by ours: behind it by a second, each deletion holds for a window.
+// apiClock compares our clock with the API server's, which dates each of its answers. When a pod
+// was made and when its deletion began are told by that clock, when its sidecar last reported by
+// ours: behind it by a second, each deletion holds for a window.
 type apiClock struct {
 	next   http.RoundTripper
 	now    func() time.Time

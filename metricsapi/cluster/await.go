@@ -15,14 +15,15 @@ import (
 const (
 	// apiRetry is how often an API server that cannot be reached is tried again.
 	apiRetry = time.Second
-	// apiPatience is how long an answer that says no is not believed: an API server that has just started does not know its
-	// RBAC rules yet (seen: 12 s on a machine under load).
+	// apiPatience is how long an answer that says no is not believed: an API server that has just
+	// started does not know its RBAC rules yet (seen: 12 s on a machine under load).
 	apiPatience = time.Minute
 )
 
-// Await returns once the API server answers; its error is that the context has ended. A process that ended instead would be started again
-// after pauses that grow to five minutes, long after the API server is back; this one takes flushes in meanwhile, and is
-// not ready. What the API server refuses for good, or a certificate that is not its own, is left to be told by who asks next.
+// Await returns once the API server answers; its error is that the context has ended. A process
+// that ended instead would be started again after pauses that grow to five minutes, long after the
+// API server is back; this one takes flushes in meanwhile, and is not ready. What the API server
+// refuses for good, or a certificate that is not its own, is left to be told by who asks next.
 func Await(ctx context.Context, client kubernetes.Interface, log *slog.Logger) error {
 	began, told := time.Now(), false
 	for {
@@ -43,7 +44,8 @@ func Await(ctx context.Context, client kubernetes.Interface, log *slog.Logger) e
 	}
 }
 
-// refusesForGood says whether trying again is no use: the API server has said no for a while, or is another one.
+// refusesForGood says whether trying again is no use: the API server has said no for a while, or is
+// another one.
 func refusesForGood(err error, since time.Duration) bool {
 	var certificate *tls.CertificateVerificationError
 	var status apierrors.APIStatus

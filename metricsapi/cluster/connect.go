@@ -13,8 +13,8 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 )
 
-// API is all that is read from an API server and written to it, each over a client of its own, so that none keeps
-// another waiting.
+// API is all that is read from an API server and written to it, each over a client of its own, so
+// that none keeps another waiting.
 type API struct {
 	Client kubernetes.Interface
 	Pods   *Pods
@@ -34,7 +34,8 @@ type Options struct {
 	Behind func(seconds float64)
 }
 
-// Connect makes the clients. Nothing is asked of the API server before the parts run. An error names the flag.
+// Connect makes the clients. Nothing is asked of the API server before the parts run. An error
+// names the flag.
 func Connect(o Options) (*API, error) {
 	config, err := clientConfig(o.Kubeconfig)
 	if err != nil {

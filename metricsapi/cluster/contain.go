@@ -1,6 +1,7 @@
 package cluster
 
-// Contain is aggregator.Store.Contain: what runs in the background does not end the process with a panic. At nil panics go on.
+// Contain is aggregator.Store.Contain: what runs in the background does not end the process with a
+// panic. At nil panics go on.
 type Contain func(part, subject string, do func()) (ok bool)
 
 func (c Contain) run(part, subject string, do func()) (ok bool) {

@@ -21,8 +21,9 @@ import (
 	"github.com/meshpulse/meshpulse/metricsapi/hpas"
 )
 
-// Events creates events through the API server. A Warning's name follows from what it says, so that a restart repeats none:
-// the one that exists already is as good. What was done is not kept waiting by what is known of all HPAs.
+// Events creates events through the API server. A Warning's name follows from what it says, so that
+// a restart repeats none: the one that exists already is as good. What was done is not kept waiting
+// by what is known of all HPAs.
 type Events struct {
 	client   corev1client.EventsGetter
 	log      *slog.Logger
@@ -34,7 +35,8 @@ type Events struct {
 
 type eventQueue workqueue.TypedRateLimitingInterface[*corev1.Event]
 
-// Events a second, and at once: after a restart each warning of each HPA is created again, and told that it is there already.
+// Events a second, and at once: after a restart each warning of each HPA is created again, and told
+// that it is there already.
 const (
 	eventQPS   = 50
 	eventBurst = 100
@@ -44,7 +46,8 @@ func newEventsClient(config *rest.Config) (corev1client.EventsGetter, error) {
 	return corev1client.NewForConfig(paced(config, eventQPS, eventBurst))
 }
 
-// eventAttempts bounds the tries to create an event; with the queue's back-off (5 ms, doubling) the last is after about a quarter of an hour.
+// eventAttempts bounds the tries to create an event; with the queue's back-off (5 ms, doubling) the
+// last is after about a quarter of an hour.
 const eventAttempts = 18
 
 func newAPIEvents(client corev1client.EventsGetter, log *slog.Logger, now func() time.Time) *Events {

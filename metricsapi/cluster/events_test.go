@@ -64,7 +64,8 @@ func TestClip(t *testing.T) {
 	}
 }
 
-// What is created is complete; what exists already, or cannot exist, is not tried again; a failure is.
+// What is created is complete; what exists already, or cannot exist, is not tried again; a failure
+// is.
 func TestAPIEvents(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		client := fake.NewClientset()
@@ -144,7 +145,8 @@ func TestAPIEvents(t *testing.T) {
 	})
 }
 
-// eventAPI is the way to an API server that has all warnings already and notes when an event of a reason comes.
+// eventAPI is the way to an API server that has all warnings already and notes when an event of a
+// reason comes.
 type eventAPI struct {
 	takes time.Duration // each request
 
@@ -170,7 +172,8 @@ func (a *eventAPI) RoundTrip(r *http.Request) (*http.Response, error) {
 	return &http.Response{StatusCode: http.StatusConflict, Header: http.Header{"Content-Type": {"application/json"}}, Body: io.NopCloser(strings.NewReader(exists)), Request: r}, nil
 }
 
-// A raise is told at once, whatever warnings there are to be told before; and those are not told at client-go's 5 a second.
+// A raise is told at once, whatever warnings there are to be told before; and those are not told at
+// client-go's 5 a second.
 func TestEventsOfRaisesComeFirst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		api := &eventAPI{takes: 3 * time.Second, came: map[string]time.Time{}}

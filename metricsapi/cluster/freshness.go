@@ -16,12 +16,14 @@ import (
 	"k8s.io/klog/v2"
 )
 
-// A cache of what the API server has goes on answering when nothing comes in any more: its rights were taken away, the API server is
-// gone or cut off. Then every rollout leaves pods in it that do not exist, and leaves out those that do.
+// A cache of what the API server has goes on answering when nothing comes in any more: its rights
+// were taken away, the API server is gone or cut off. Then every rollout leaves pods in it that do
+// not exist, and leaves out those that do.
 
-// Freshness is how long ago something that comes from the API server was last in step with it. An open watch is, however long nothing
-// happens: where the connection is dead without a word, client-go finds out by HTTP/2's ping (30 s without a frame, then 15 s for
-// its answer) and the watch ends. It is safe for concurrent use.
+// Freshness is how long ago something that comes from the API server was last in step with it. An
+// open watch is, however long nothing happens: where the connection is dead without a word,
+// client-go finds out by HTTP/2's ping (30 s without a frame, then 15 s for its answer) and the
+// watch ends. It is safe for concurrent use.
 type Freshness struct {
 	What  string // in the plural: pods
 	asked bool   // see newAskedFreshness
@@ -35,13 +37,16 @@ type Freshness struct {
 }
 
 const (
-	// askedFor is how long what is read when it is needed is believed once that fails. HPAs are looked at as rarely as each half minute.
+	// askedFor is how long what is read when it is needed is believed once that fails. HPAs are
+	// looked at as rarely as each half minute.
 	askedFor = time.Minute
-	// watchedFor is how long a cache is believed whose watch is not open: whoever may watch has it open again within seconds. A pod that
-	// takes over from one that has left meanwhile is not known, and so not waited for; its share of the load leaves the windows
-	// of the queries bit by bit, a third of it in this time from one of a minute.
+	// watchedFor is how long a cache is believed whose watch is not open: whoever may watch has it
+	// open again within seconds. A pod that takes over from one that has left meanwhile is not
+	// known, and so not waited for; its share of the load leaves the windows of the queries bit by
+	// bit, a third of it in this time from one of a minute.
 	watchedFor = 20 * time.Second
-	// watchProves is how long a watch has to have been open to be one: who may not watch is told at once.
+	// watchProves is how long a watch has to have been open to be one: who may not watch is told at
+	// once.
 	watchProves = time.Second
 )
 
@@ -49,8 +54,8 @@ func NewFreshness(what string, now func() time.Time) *Freshness {
 	return &Freshness{What: what, now: now, last: now()}
 }
 
-// NewAskedFreshness is of something that is read when it is needed: in step until that fails, and again once nobody
-// has tried for askedFor.
+// NewAskedFreshness is of something that is read when it is needed: in step until that fails, and
+// again once nobody has tried for askedFor.
 func NewAskedFreshness(what string, now func() time.Time) *Freshness {
 	f := NewFreshness(what, now)
 	f.asked = true
@@ -98,7 +103,8 @@ func (e *DeafError) Error() string {
 	return fmt.Sprintf("the %s are not known: the API server has told nothing of them for %s: %v", e.What, e.Age.Round(time.Second), e.Why)
 }
 
-// Stale says why it is not believed any more, nil while it is. Of nothing at all there is nothing to believe.
+// Stale says why it is not believed any more, nil while it is. Of nothing at all there is nothing
+// to believe.
 func (f *Freshness) Stale() error {
 	if f == nil {
 		return nil
@@ -136,12 +142,13 @@ func (f *Freshness) Follow(from *cache.ListWatch) *cache.ListWatch {
 	}
 }
 
-// AskAgain is how soon what has failed is asked again, with a fifth of jitter. Left to itself client-go's reflector waits up to a minute, and
-// all of that is time in which replicas are not lowered, or after a start in which nothing is answered.
+// AskAgain is how soon what has failed is asked again, with a fifth of jitter. Left to itself
+// client-go's reflector waits up to a minute, and all of that is time in which replicas are not
+// lowered, or after a start in which nothing is answered.
 const AskAgain = 5 * time.Second
 
-// persist asks the API server, again and again while it refuses or cannot be reached. What says that the question itself is wrong is the
-// reflector's to change.
+// persist asks the API server, again and again while it refuses or cannot be reached. What says
+// that the question itself is wrong is the reflector's to change.
 func persist[T any](ctx context.Context, f *Freshness, again bool, ask func() (T, error)) (T, error) {
 	for tries := 0; ; tries++ {
 		answer, err := ask()

@@ -82,7 +82,8 @@ func TestAWatchIsInStepWhileItIsOpen(t *testing.T) {
 	}
 }
 
-// What an informer asks for and does not get is counted from the last time that it did, and asked again within seconds.
+// What an informer asks for and does not get is counted from the last time that it did, and asked
+// again within seconds.
 func TestWhatFailsIsNotBelievedForLongAndSoonAskedAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var answer atomic.Pointer[error]
@@ -147,8 +148,9 @@ func TestWhichErrorsAreAskedAgain(t *testing.T) {
 	}
 }
 
-// What is read when it is needed was read last whenever that was. So a read that fails is one that fails, however long nobody has asked before
-// it, and however long nobody asks after it; reads that fail for a minute are not believed.
+// What is read when it is needed was read last whenever that was. So a read that fails is one that
+// fails, however long nobody has asked before it, and however long nobody asks after it; reads that
+// fail for a minute are not believed.
 func TestWhatIsReadWhenItIsNeededFailsFromItsFirstFailureOn(t *testing.T) {
 	now := time.Now()
 	f := NewAskedFreshness("scales", func() time.Time { return now })
@@ -208,7 +210,8 @@ func (d *deafAPI) set(deaf bool) {
 	d.mu.Unlock()
 }
 
-// The right to list pods is taken away after the start: a minute later the index says so, and when it comes back it does not any more.
+// The right to list pods is taken away after the start: a minute later the index says so, and when
+// it comes back it does not any more.
 func TestAPodIndexThatHasGoneDeafIsNotBelieved(t *testing.T) {
 	api := &deafAPI{Handler: podList{3}}
 	server := httptest.NewServer(api)

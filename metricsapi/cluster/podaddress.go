@@ -8,16 +8,18 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// Whose an address is. A pod's address is its own while it has not finished, so what comes from it comes from that pod, with
-// whichever name. Pods on their node's network share its addresses: one of them is as good as another there. Of two pods that are said to have
-// one address the newer has it: the other one's end has not been told yet.
+// Whose an address is. A pod's address is its own while it has not finished, so what comes from it
+// comes from that pod, with whichever name. Pods on their node's network share its addresses: one
+// of them is as good as another there. Of two pods that are said to have one address the newer has
+// it: the other one's end has not been told yet.
 
 // addressKey is an address of either family in 16 bytes.
 type addressKey [16]byte
 
 func keyOf(a netip.Addr) addressKey { return a.As16() }
 
-// addressesOf returns a pod's addresses, none of one that has finished: others may have them by now.
+// addressesOf returns a pod's addresses, none of one that has finished: others may have them by
+// now.
 func addressesOf(p *corev1.Pod) (keys [2]addressKey) {
 	if p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed {
 		return keys
@@ -37,8 +39,8 @@ func (c *cachedPod) has(k addressKey) bool {
 	return k != addressKey{} && (c.addresses[0] == k || c.addresses[1] == k)
 }
 
-// podAddresses are the pods by the addresses that are theirs alone. They are kept by a hash, in two thirds of the memory: a pod that is
-// found has to have the address. Its mutex is the index'.
+// podAddresses are the pods by the addresses that are theirs alone. They are kept by a hash, in two
+// thirds of the memory: a pod that is found has to have the address. Its mutex is the index'.
 type podAddresses struct {
 	pods    map[uint64]*cachedPod
 	seed    maphash.Seed
@@ -99,8 +101,9 @@ func (as *podAddresses) take(c *cachedPod) {
 	}
 }
 
-// Holder returns whose an address is: the pod's that is named, or another one's. With neither it is nobody's that is known: a node's, a
-// network's that translates addresses, or a pod's that is not known yet. A pod that is being deleted may have given its address back.
+// Holder returns whose an address is: the pod's that is named, or another one's. With neither it is
+// nobody's that is known: a node's, a network's that translates addresses, or a pod's that is not
+// known yet. A pod that is being deleted may have given its address back.
 func (x *Pods) Holder(namespace, name string, address netip.Addr) (own bool, other string) {
 	k := keyOf(address)
 	x.mu.RLock()

@@ -125,7 +125,8 @@ func TestWhoseAnAddressIs(t *testing.T) {
 	}
 }
 
-// What may change whose an address is is told; what does not is not, since streams are looked at anew for it.
+// What may change whose an address is is told; what does not is not, since streams are looked at
+// anew for it.
 func TestChangesOfAddressesAreTold(t *testing.T) {
 	a := newAddressed(t)
 	for _, step := range []struct {
@@ -185,7 +186,8 @@ func TestAPendingPodExistsAndIsNotExpected(t *testing.T) {
 	}
 }
 
-// Who may report as a waypoint is told by the pod that the API server has, whatever the pod says of itself.
+// Who may report as a waypoint is told by the pod that the API server has, whatever the pod says of
+// itself.
 func TestTheIndexKnowsWaypoints(t *testing.T) {
 	a := newAddressed(t)
 	waypoint := a.pod("waypoint", 0)
@@ -218,8 +220,9 @@ func (s heldIndex) Exists(namespace, name string) (bool, time.Time) {
 	return s.Pods.Exists(namespace, name)
 }
 
-// An answer looks at pods with the index' mutex held for reading and asks the store for each; a stream that opens asks the index with the
-// mutex of the store's tables held. While a change of the index waits between them, all three wait for ever.
+// An answer looks at pods with the index' mutex held for reading and asks the store for each; a
+// stream that opens asks the index with the mutex of the store's tables held. While a change of the
+// index waits between them, all three wait for ever.
 func TestAnAnswerAndAStreamThatOpensDoNotWaitForEachOther(t *testing.T) {
 	a := newAddressed(t)
 	store, err := aggregator.New(aggregator.Config{})

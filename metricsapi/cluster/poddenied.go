@@ -10,11 +10,13 @@ import (
 	"k8s.io/apimachinery/pkg/fields"
 )
 
-// denyWithin is how long the API server has to say that it has no such pod: a stream's first flush waits for that.
+// denyWithin is how long the API server has to say that it has no such pod: a stream's first flush
+// waits for that.
 const denyWithin = time.Second
 
-// Denies asks the API server itself, and reports whether it says that there is no such pod, or that it has finished. What an informer
-// does not know may be on its way. A read by name costs the API server 1 to 2 ms.
+// Denies asks the API server itself, and reports whether it says that there is no such pod, or that
+// it has finished. What an informer does not know may be on its way. A read by name costs the API
+// server 1 to 2 ms.
 func (x *Pods) Denies(namespace, name string) bool {
 	if x.client == nil {
 		return false

@@ -20,8 +20,9 @@ import (
 	"github.com/meshpulse/meshpulse/aggregator"
 )
 
-// Pods knows the pods of the cluster through an informer, and for a while those that are gone. An answer costs what it looks at, so
-// pods are found by what queries name: namespace and workload, canonical service. A stream is found by its address.
+// Pods knows the pods of the cluster through an informer, and for a while those that are gone. An
+// answer costs what it looks at, so pods are found by what queries name: namespace and workload,
+// canonical service. A stream is found by its address.
 type Pods struct {
 	client   kubernetes.Interface // nil in tests
 	informer cache.SharedIndexInformer
@@ -31,7 +32,8 @@ type Pods struct {
 	Contain  Contain
 
 	mu sync.RWMutex
-	// workloads have pods, or have had some; the other maps are of the same, by namespace, name and canonical service.
+	// workloads have pods, or have had some; the other maps are of the same, by namespace, name and
+	// canonical service.
 	workloads                      map[Workload]*workloadPods
 	byNamespace, byName, byService map[string][]*workloadPods
 	leaving                        map[types.NamespacedName]leaving       // pods that exist
@@ -61,17 +63,19 @@ type gonePod struct {
 	gone time.Time
 }
 
-// serviceCount is how many pods of a workload, with those that are gone, are of a canonical service: as a rule all.
+// serviceCount is how many pods of a workload, with those that are gone, are of a canonical
+// service: as a rule all.
 type serviceCount struct {
 	name string
 	n    int
 }
 
-// leaving is when a pod's deletion began; seconds since 1970. created tells it from others of its name.
+// leaving is when a pod's deletion began; seconds since 1970. created tells it from others of its
+// name.
 type leaving struct{ created, left int64 }
 
-// GoneFor is how long a pod that is gone is remembered: as long as the longest window of a query, the default of
-// --max-retention.
+// GoneFor is how long a pod that is gone is remembered: as long as the longest window of a query,
+// the default of --max-retention.
 const GoneFor = time.Hour
 
 func NewPods(client kubernetes.Interface, now func() time.Time) (*Pods, error) {
@@ -114,7 +118,8 @@ func (x *Pods) Freshness() *Freshness { return x.fresh }
 // Store has what the informer has.
 func (x *Pods) Store() cache.Store { return x.informer.GetStore() }
 
-// Transform is keep, which a fault does not let the informer fail: a pod of which nothing can be kept is not one that is known.
+// Transform is keep, which a fault does not let the informer fail: a pod of which nothing can be
+// kept is not one that is known.
 func (x *Pods) Transform(object any) (kept any, err error) {
 	if !x.Contain.run("pods", "one that was read", func() { kept, err = x.keep(object) }) {
 		return object, nil
@@ -125,7 +130,8 @@ func (x *Pods) Transform(object any) (kept any, err error) {
 // Run keeps the index in step with the API server until the context ends.
 func (x *Pods) Run(ctx context.Context) { x.informer.RunWithContext(ctx) }
 
-// Exists reports whether a pod does, pending ones included, and when one that does not has left, zero if that is not known.
+// Exists reports whether a pod does, pending ones included, and when one that does not has left,
+// zero if that is not known.
 func (x *Pods) Exists(namespace, name string) (exists bool, left time.Time) {
 	if _, exists, _ = x.informer.GetStore().GetByKey(namespace + "/" + name); exists {
 		return true, time.Time{}
@@ -142,7 +148,8 @@ func (x *Pods) Exists(namespace, name string) (exists bool, left time.Time) {
 	return false, left
 }
 
-// Known returns who a pod that exists or has left is and when it was created, false if it is not known.
+// Known returns who a pod that exists or has left is and when it was created, false if it is not
+// known.
 func (x *Pods) Known(namespace, name string) (identity aggregator.Pod, created time.Time, ok bool) {
 	p, ok := x.Get(namespace, name)
 	return p.Identity, p.Created, ok
@@ -167,8 +174,9 @@ func (x *Pods) Read() error {
 	return nil
 }
 
-// keep is what the informer keeps of a pod. Its deletion began when it was first said to: when the kubelet has its containers ended, the
-// API server sets the time anew, to that moment (k8s.io/apiserver pkg/registry/rest/delete.go), long after the sidecar's last flush.
+// keep is what the informer keeps of a pod. Its deletion began when it was first said to: when the
+// kubelet has its containers ended, the API server sets the time anew, to that moment
+// (k8s.io/apiserver pkg/registry/rest/delete.go), long after the sidecar's last flush.
 func (x *Pods) keep(object any) (any, error) {
 	kept, err := keepIdentity(object)
 	c, ok := kept.(*cachedPod)
@@ -364,8 +372,9 @@ func (x *Pods) prune(now time.Time) {
 	}
 }
 
-// Each calls f with every pod of the sets, and with those that have left since a time: a name that was used again comes twice. The pods
-// of a workload follow each other. f must not keep the pod, and must not ask the index.
+// Each calls f with every pod of the sets, and with those that have left since a time: a name that
+// was used again comes twice. The pods of a workload follow each other. f must not keep the pod,
+// and must not ask the index.
 func (x *Pods) Each(sets []aggregator.Meant, since time.Time, f func(*Pod)) {
 	var seen map[*workloadPods]bool
 	if len(sets) > 1 {

@@ -19,7 +19,8 @@ import (
 	"github.com/meshpulse/meshpulse/aggregator"
 )
 
-// Whatever comes, changes and goes, the index has the pods that there are, under all that queries name.
+// Whatever comes, changes and goes, the index has the pods that there are, under all that queries
+// name.
 func TestTheIndexFollowsThePods(t *testing.T) {
 	now := time.Now()
 	x, err := NewPods(nil, func() time.Time { return now })
@@ -115,7 +116,8 @@ func (l *pagedPods) refuses(w http.ResponseWriter, r *http.Request) bool {
 	return false
 }
 
-// Where the API server does not stream them pods are read in pages, of those that have not ended, as they are now.
+// Where the API server does not stream them pods are read in pages, of those that have not ended,
+// as they are now.
 func TestPodsAreReadInPages(t *testing.T) {
 	for _, expires := range []bool{false, true} {
 		api := &pagedPods{podList: podList{2*podPage + 1}, expires: expires}

@@ -11,11 +11,12 @@ import (
 	"k8s.io/client-go/tools/cache"
 )
 
-// podPage is how many pods are read at once where the API server does not stream them. A page is a few MB until it is shrunk; read as one
-// list, 30,000 pods took 348 MB.
+// podPage is how many pods are read at once where the API server does not stream them. A page is a
+// few MB until it is shrunk; read as one list, 30,000 pods took 348 MB.
 const podPage = 500
 
-// livingPods are the pods that may send: those that have finished do not any more, and a pending one's sidecar may run already.
+// livingPods are the pods that may send: those that have finished do not any more, and a pending
+// one's sidecar may run already.
 var livingPods = fields.AndSelectors(fields.OneTermNotEqualSelector("status.phase", "Failed"), fields.OneTermNotEqualSelector("status.phase", "Succeeded"))
 
 // shrunkPods is a list of cachedPods.
@@ -28,8 +29,9 @@ type shrunkPods struct {
 // DeepCopyObject is not asked for a copy: nobody changes a list that was read.
 func (l *shrunkPods) DeepCopyObject() runtime.Object { return l }
 
-// listPods is how an informer lists and watches pods. API servers that have WatchList stream the first list through the watch, and
-// keep shrinks each as it comes. A list from the others is read in pages, each shrunk before the next is asked for.
+// listPods is how an informer lists and watches pods. API servers that have WatchList stream the
+// first list through the watch, and keep shrinks each as it comes. A list from the others is read
+// in pages, each shrunk before the next is asked for.
 func listPods(pods corev1client.PodInterface, keep cache.TransformFunc) *cache.ListWatch {
 	return &cache.ListWatch{
 		ListWithContextFunc: func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {

@@ -25,8 +25,8 @@ type Pod struct {
 	Waypoint bool
 	// Batch: a Job owns it.
 	Batch bool
-	// Left is when its deletion began or it finished, zero while it is to stay: nobody waits for it, but what it served until
-	// then still counts.
+	// Left is when its deletion began or it finished, zero while it is to stay: nobody waits for
+	// it, but what it served until then still counts.
 	Left time.Time
 }
 
@@ -38,8 +38,8 @@ func (p *Pod) Key() types.NamespacedName {
 // Workload is the workload that the pod is of.
 func (p *Pod) Workload() Workload { return Workload{p.Identity.Namespace, p.Identity.Workload} }
 
-// cachedPod is a pod as the informer keeps it: a knownPod in a thirtieth of what the pod would take. What the pods of a workload have in
-// common is kept once.
+// cachedPod is a pod as the informer keeps it: a knownPod in a thirtieth of what the pod would
+// take. What the pods of a workload have in common is kept once.
 type cachedPod struct {
 	name, version          string // version is the API's resourceVersion
 	of                     unique.Handle[kindred]
@@ -65,8 +65,8 @@ func (c *cachedPod) GetObjectMeta() metav1.Object {
 	return &metav1.ObjectMeta{Namespace: c.namespace(), Name: c.name, ResourceVersion: c.version}
 }
 
-// GetObjectKind and DeepCopyObject make it a runtime.Object, which a list has to consist of. A cachedPod is never changed once others
-// have it.
+// GetObjectKind and DeepCopyObject make it a runtime.Object, which a list has to consist of. A
+// cachedPod is never changed once others have it.
 func (c *cachedPod) GetObjectKind() schema.ObjectKind { return schema.EmptyObjectKind }
 
 func (c *cachedPod) DeepCopyObject() runtime.Object { return c }
@@ -89,7 +89,8 @@ func (c *cachedPod) tell(p *Pod) {
 	}
 }
 
-// keepIdentity drops all of a pod that is never read: a large cluster's pods carry ten kilobytes of it.
+// keepIdentity drops all of a pod that is never read: a large cluster's pods carry ten kilobytes of
+// it.
 func keepIdentity(object any) (any, error) {
 	p, ok := object.(*corev1.Pod)
 	if !ok {

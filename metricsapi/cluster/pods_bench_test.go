@@ -15,7 +15,8 @@ import (
 	"k8s.io/client-go/rest"
 )
 
-// podList answers as an API server does that has n pods, each as large as a meshed Deployment's pod really is.
+// podList answers as an API server does that has n pods, each as large as a meshed Deployment's pod
+// really is.
 type podList struct{ n int }
 
 func (l podList) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -77,8 +78,9 @@ func (podList) pod(w io.Writer, i int) {
 var container = `{"name":"c","image":"registry.example/c:1","env":[` + strings.Repeat(`{"name":"ISTIO_META_SOMETHING","value":"of its workload"},`, 39) +
 	`{"name":"POD_IP","valueFrom":{"fieldRef":{"fieldPath":"status.podIP"}}}],"volumeMounts":[` + strings.Repeat(`{"name":"a","mountPath":"/var/run/a"},`, 11) + `{"name":"b","mountPath":"/b"}]}`
 
-// BenchmarkPodIndex reads the pods of a cluster through the real client, informer and transform, and weighs what is left of them.
-// The sum for 50,000 pods, and how much more there is while they are read, are in manifests/README.md.
+// BenchmarkPodIndex reads the pods of a cluster through the real client, informer and transform,
+// and weighs what is left of them. The sum for 50,000 pods, and how much more there is while they
+// are read, are in manifests/README.md.
 func BenchmarkPodIndex(b *testing.B) {
 	for _, pods := range []int{5_000, 50_000} {
 		b.Run(fmt.Sprintf("pods=%d", pods), func(b *testing.B) {

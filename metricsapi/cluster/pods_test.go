@@ -85,7 +85,8 @@ func TestPodsThatAreGoneAreRememberedForAnHour(t *testing.T) {
 	}
 }
 
-// podsOf returns the pods of the sets, all without any, with those that have left within the last hour.
+// podsOf returns the pods of the sets, all without any, with those that have left within the last
+// hour.
 func podsOf(x *Pods, sets ...aggregator.Meant) (all []Pod) {
 	if sets == nil {
 		sets = []aggregator.Meant{{}}

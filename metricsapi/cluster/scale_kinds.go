@@ -17,16 +17,18 @@ import (
 )
 
 const (
-	// discoveryTimeout bounds a request of discovery. A discovery is two requests, /api and /apis, which together take less than
-	// raiseTimeout.
+	// discoveryTimeout bounds a request of discovery. A discovery is two requests, /api and /apis,
+	// which together take less than raiseTimeout.
 	discoveryTimeout = 2 * time.Second
-	// discoveryLife is how long a kind that the API server does not have is believed not to be there: one that is installed is found
-	// so much later, and a misspelt one costs two requests in that time, whoever asks for it.
+	// discoveryLife is how long a kind that the API server does not have is believed not to be
+	// there: one that is installed is found so much later, and a misspelt one costs two requests in
+	// that time, whoever asks for it.
 	discoveryLife = 30 * time.Second
 )
 
-// kinds knows what the API server calls the kinds of targets. A new discovery takes the place of the old when it has succeeded, so
-// nobody's mapping is lost to another's spelling. It is safe for concurrent use.
+// kinds knows what the API server calls the kinds of targets. A new discovery takes the place of
+// the old when it has succeeded, so nobody's mapping is lost to another's spelling. It is safe for
+// concurrent use.
 type kinds struct {
 	discover func() (*knownKinds, error)
 	current  atomic.Pointer[knownKinds]
@@ -129,7 +131,8 @@ func (k *kinds) again(than *knownKinds) *question[*knownKinds] {
 	return k.question
 }
 
-// ResourceFor and ScaleForResource answer the scale clients, which ask only for what resource has found.
+// ResourceFor and ScaleForResource answer the scale clients, which ask only for what resource has
+// found.
 func (k *kinds) ResourceFor(resource schema.GroupVersionResource) (schema.GroupVersionResource, error) {
 	return k.current.Load().mapper.ResourceFor(resource)
 }

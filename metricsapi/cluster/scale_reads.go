@@ -17,7 +17,8 @@ const (
 	scaleTimeout = 4 * time.Second
 )
 
-// scaleReads reads scales for answers: each target's once in its life, whoever asks and however many. It is safe for concurrent use.
+// scaleReads reads scales for answers: each target's once in its life, whoever asks and however
+// many. It is safe for concurrent use.
 type scaleReads struct {
 	kinds  *kinds
 	client scale.ScalesGetter
@@ -41,7 +42,8 @@ func (s *scaleReads) recent(ctx context.Context, namespace string, target autosc
 	return s.read(ctx, scaleKey{namespace, target}).wait(ctx)
 }
 
-// read returns the read of a scale that is young enough, a new one where there is none. It outlives the answer that began it.
+// read returns the read of a scale that is young enough, a new one where there is none. It outlives
+// the answer that began it.
 func (s *scaleReads) read(ctx context.Context, key scaleKey) *question[*autoscalingv1.Scale] {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -67,7 +69,8 @@ func (s *scaleReads) read(ctx context.Context, key scaleKey) *question[*autoscal
 	return q
 }
 
-// wrote takes what a raise has made of a scale for read: an older read would look as if somebody had lowered it.
+// wrote takes what a raise has made of a scale for read: an older read would look as if somebody
+// had lowered it.
 func (s *scaleReads) wrote(namespace string, target autoscalingv2.CrossVersionObjectReference, now *autoscalingv1.Scale) {
 	q := ask(time.Now(), func() (*autoscalingv1.Scale, error) { return now, nil })
 	s.mu.Lock()

@@ -17,16 +17,17 @@ import (
 	"k8s.io/client-go/scale"
 )
 
-// Scales reads and writes the scale subresource of any kind that has one. Answers share their reads; a raise reads what is
-// newest, over a client of its own, so that no number of held answers keeps it waiting.
+// Scales reads and writes the scale subresource of any kind that has one. Answers share their
+// reads; a raise reads what is newest, over a client of its own, so that no number of held answers
+// keeps it waiting.
 type Scales struct {
 	kinds  *kinds
 	reads  *scaleReads
 	raises scale.ScalesGetter
 }
 
-// Requests a second of one client, and at once: after a restart every answer is held and so reads a scale, where client-go's default
-// lets 5 a second through.
+// Requests a second of one client, and at once: after a restart every answer is held and so reads a
+// scale, where client-go's default lets 5 a second through.
 const (
 	clientQPS   = 200
 	clientBurst = 400
@@ -53,7 +54,8 @@ func NewScales(config *rest.Config) (*Scales, error) {
 	return &Scales{kinds, newScaleReads(kinds, clients[0], scaleLife), clients[1]}, nil
 }
 
-// Recent returns a target's scale as it was within the last second. Others have it too: it must not be changed.
+// Recent returns a target's scale as it was within the last second. Others have it too: it must not
+// be changed.
 func (s *Scales) Recent(ctx context.Context, namespace string, target autoscalingv2.CrossVersionObjectReference) (*autoscalingv1.Scale, error) {
 	return s.reads.recent(ctx, namespace, target)
 }
@@ -63,7 +65,8 @@ func (s *Scales) Now(ctx context.Context, namespace string, target autoscalingv2
 	return readScale(ctx, s.kinds, s.raises, namespace, target)
 }
 
-// ScalesOver are scales over a client that is given, of kinds that are known, whose reads are shared by nobody.
+// ScalesOver are scales over a client that is given, of kinds that are known, whose reads are
+// shared by nobody.
 func ScalesOver(client scale.ScalesGetter, mapper meta.RESTMapper) *Scales {
 	known := &kinds{}
 	known.current.Store(&knownKinds{at: time.Now(), mapper: mapper})
@@ -82,7 +85,8 @@ func readScale(ctx context.Context, kinds *kinds, client scale.ScalesGetter, nam
 	return sc, nil
 }
 
-// DeniedError is a scale that meshpulse has no right to read or to write, or that a policy of the cluster keeps from being written.
+// DeniedError is a scale that meshpulse has no right to read or to write, or that a policy of the
+// cluster keeps from being written.
 type DeniedError struct {
 	resource schema.GroupResource
 	err      error
@@ -91,13 +95,15 @@ type DeniedError struct {
 func (e *DeniedError) Error() string { return e.err.Error() }
 func (e *DeniedError) Unwrap() error { return e.err }
 
-// noRight says whether it is the API server's authorisation that says no, which names who may not do what; admission does not.
+// noRight says whether it is the API server's authorisation that says no, which names who may not
+// do what; admission does not.
 func (e *DeniedError) noRight() bool {
 	_, said, user := strings.Cut(e.Error(), ` is forbidden: User "`)
 	return user && strings.Contains(said, `" cannot `)
 }
 
-// Remedy says what helps. The component's role names what nearly all HPAs scale; another kind takes one of its own.
+// Remedy says what helps. The component's role names what nearly all HPAs scale; another kind takes
+// one of its own.
 func (e *DeniedError) Remedy() string {
 	if !e.noRight() {
 		return fmt.Sprintf("not for want of a right, but by a policy of the cluster (%v): let whoever runs it except meshpulse's service account, or set surge-action to observe or off", e.err)
@@ -119,8 +125,8 @@ func scaleError(target autoscalingv2.CrossVersionObjectReference, resource schem
 	return named
 }
 
-// Update writes what now has returned, with other replicas. It fails with a conflict where the target has been
-// written since.
+// Update writes what now has returned, with other replicas. It fails with a conflict where the
+// target has been written since.
 func (s *Scales) Update(ctx context.Context, target autoscalingv2.CrossVersionObjectReference, sc *autoscalingv1.Scale) error {
 	resource, err := s.kinds.resource(ctx, target)
 	if err != nil {

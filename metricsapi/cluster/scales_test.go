@@ -224,7 +224,8 @@ func TestAReadOutlivesWhoAskedFirst(t *testing.T) {
 	})
 }
 
-// Held answers of as many targets as there may be do not keep a raise waiting, nor does the client's limit keep them.
+// Held answers of as many targets as there may be do not keep a raise waiting, nor does the
+// client's limit keep them.
 func TestARaiseWaitsForNoHeldAnswer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		api := &scaleAPI{replicas: 3}
@@ -257,7 +258,8 @@ func TestARaiseWaitsForNoHeldAnswer(t *testing.T) {
 	})
 }
 
-// What a raise has written is known at once: who reads an older value would take it for somebody's lowering.
+// What a raise has written is known at once: who reads an older value would take it for somebody's
+// lowering.
 func TestARaiseIsReadAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		api := &scaleAPI{replicas: 3}
@@ -279,8 +281,9 @@ func TestARaiseIsReadAtOnce(t *testing.T) {
 	})
 }
 
-// A kind that is not there costs one discovery in half a minute, whoever asks for it and however it is spelt; those that are there
-// go on, a discovery that fails included; one that is installed is found.
+// A kind that is not there costs one discovery in half a minute, whoever asks for it and however it
+// is spelt; those that are there go on, a discovery that fails included; one that is installed is
+// found.
 func TestUnknownKindsAreRemembered(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		api := &scaleAPI{replicas: 3}

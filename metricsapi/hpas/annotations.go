@@ -15,7 +15,8 @@ const (
 	// legacyMetric is the metric of the legacy form, whose selector names the query: query-name: X.
 	legacyMetric = "prometheus-query"
 	queryNameKey = "query-name"
-	// queryKey is the key that holds the PromQL in the new form, whose selector says type: prometheus.
+	// queryKey is the key that holds the PromQL in the new form, whose selector says type:
+	// prometheus.
 	queryKey = "query"
 	typeKey  = "type"
 	// kedaKey is in the selector of every metric that KEDA serves, in the HPAs that it writes.
@@ -29,7 +30,8 @@ type annotated struct {
 	legacy map[string]string
 	// queries holds the PromQL of the new form by metric name, as the annotation writes it.
 	queries map[string]string
-	// foreign holds the external metrics that another collector (json-path, zmon, …) is configured for, in lower case.
+	// foreign holds the external metrics that another collector (json-path, zmon, …) is configured
+	// for, in lower case.
 	foreign map[string]bool
 	// others: something in the HPA is configured for another collector.
 	others bool
@@ -64,8 +66,8 @@ func SameAnnotations(a, b map[string]string) bool {
 	return n == 0
 }
 
-// readAnnotations never fails: what cannot be read is a problem, and the rest counts. Keys are read in order, so that the
-// problems of one HPA are always the same.
+// readAnnotations never fails: what cannot be read is a problem, and the rest counts. Keys are read
+// in order, so that the problems of one HPA are always the same.
 func readAnnotations(annotations map[string]string) annotated {
 	a := annotated{legacy: map[string]string{}, queries: map[string]string{}, foreign: map[string]bool{}, objects: map[string]*objectNotes{}}
 	for _, key := range slices.Sorted(maps.Keys(annotations)) {
@@ -80,7 +82,8 @@ func readAnnotations(annotations map[string]string) annotated {
 	return a
 }
 
-// query finds the name under which a metric of the spec has its query: the very name, else one that differs by case only.
+// query finds the name under which a metric of the spec has its query: the very name, else one that
+// differs by case only.
 func (a *annotated) query(metric string) (name string, ok bool) {
 	if _, ok = a.queries[metric]; ok {
 		return metric, true

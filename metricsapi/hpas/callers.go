@@ -7,8 +7,9 @@ import (
 	"github.com/prometheus/prometheus/model/labels"
 )
 
-// calledBy are the selectors of Istio's metrics that take the word of callers: with reporter="source", and without a reporter, a sidecar
-// says of others what they received, and whoever may report as any pod may say it. A pod speaks for itself alone where its own side
+// calledBy are the selectors of Istio's metrics that take the word of callers: with
+// reporter="source", and without a reporter, a sidecar says of others what they received, and
+// whoever may report as any pod may say it. A pod speaks for itself alone where its own side
 // reports, or where the pods that report are limited by their namespace or name.
 func (e Expression) calledBy() (parts []Part) {
 	for _, p := range e.Parts {
@@ -19,15 +20,17 @@ func (e Expression) calledBy() (parts []Part) {
 	return parts
 }
 
-// limited: it names the pods that report, by the labels that come from the node and not from the metric.
+// limited: it names the pods that report, by the labels that come from the node and not from the
+// metric.
 func (p Part) limited() bool {
 	return slices.ContainsFunc(p.LabelMatchers, func(m *labels.Matcher) bool {
 		return (m.Name == "namespace" || m.Name == "pod") && m.Type == labels.MatchEqual && m.Value != ""
 	})
 }
 
-// byThemselves is the selector in the form in which each pod speaks for itself: of the pods of one namespace where it names the callers,
-// else of those that are called. The namespace is that of the callers where it is named, else the HPA's.
+// byThemselves is the selector in the form in which each pod speaks for itself: of the pods of one
+// namespace where it names the callers, else of those that are called. The namespace is that of the
+// callers where it is named, else the HPA's.
 func (p Part) byThemselves(namespace string) string {
 	s := *p.VectorSelector
 	s.LabelMatchers = slices.DeleteFunc(slices.Clone(s.LabelMatchers), func(m *labels.Matcher) bool { return m.Name == reporterKey })

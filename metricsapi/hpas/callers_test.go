@@ -7,7 +7,8 @@ import (
 	"github.com/prometheus/prometheus/promql/parser"
 )
 
-// TestWhoTakesTheWordOfCallers holds the form that the event advises: it parses, and takes nobody's word but the pods' own.
+// TestWhoTakesTheWordOfCallers holds the form that the event advises: it parses, and takes nobody's
+// word but the pods' own.
 func TestWhoTakesTheWordOfCallers(t *testing.T) {
 	for expr, want := range map[string]string{
 		`sum(rate(istio_requests_total{destination_workload="web"}[1m]))`:                                                            `istio_requests_total{destination_workload="web",reporter="destination"}`,

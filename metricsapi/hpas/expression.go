@@ -32,15 +32,15 @@ func (e Expression) Selects() bool { return len(e.Parts) > 0 }
 // Waypoint says whether it asks for what waypoints report, and no sidecar does.
 func (e Expression) Waypoint() bool { return slices.ContainsFunc(e.Parts, Part.waypoint) }
 
-// Additive says whether its value adds up over pods, so that one that is missing can be counted as the
-// mean of the others.
+// Additive says whether its value adds up over pods, so that one that is missing can be counted as
+// the mean of the others.
 func (e Expression) Additive() bool { return e.Tree != nil && additive(e.Tree) }
 
 // Irate says whether it looks at the last two samples only.
 func (e Expression) Irate() bool { return e.traits().irate }
 
-// NamesMetrics returns an *aggregator.QueryError about the first part that names no metric, nil where
-// each does.
+// NamesMetrics returns an *aggregator.QueryError about the first part that names no metric, nil
+// where each does.
 func (e Expression) NamesMetrics() error {
 	for _, p := range e.Parts {
 		if p.naming() == nil {

@@ -39,7 +39,8 @@ type document struct {
 type File struct {
 	HPAs    []HPA
 	Ignored []string // the kinds of other objects
-	// Refused are the documents that cannot be read or served. They take none of the others with them.
+	// Refused are the documents that cannot be read or served. They take none of the others with
+	// them.
 	Refused []*FileError
 }
 
@@ -87,8 +88,9 @@ func Decode(path string, data []byte) (c File) {
 	return c
 }
 
-// checkAnnotations names the annotations whose value is not text, which the decoders' own error does not: YAML reads a bare off as
-// false and a bare 1.5 as a number. Nothing at all is the empty text, as an API server has it.
+// checkAnnotations names the annotations whose value is not text, which the decoders' own error
+// does not: YAML reads a bare off as false and a bare 1.5 as a number. Nothing at all is the empty
+// text, as an API server has it.
 func checkAnnotations(data []byte) error {
 	var object struct {
 		Metadata struct {
@@ -166,7 +168,8 @@ func decodeHPA(version string, data []byte) (HPA, error) {
 	return h, nil
 }
 
-// checkSpec says what an API server would refuse of an HPA, but for its metrics (autoscaler.checkType, autoscaler.checkTarget).
+// checkSpec says what an API server would refuse of an HPA, but for its metrics
+// (autoscaler.checkType, autoscaler.checkTarget).
 func checkSpec(h HPA) error {
 	bad := func(format string, args ...any) error {
 		return fmt.Errorf("HorizontalPodAutoscaler %s: %w", h.Name, fmt.Errorf(format, args...))
@@ -187,7 +190,8 @@ func checkSpec(h HPA) error {
 	return nil
 }
 
-// badQuantities names the quantities of an HPA's metrics that are none, which the decoders' own error does not; nil where all are.
+// badQuantities names the quantities of an HPA's metrics that are none, which the decoders' own
+// error does not; nil where all are.
 func badQuantities(data []byte) error {
 	var object struct {
 		Spec struct {
@@ -227,8 +231,9 @@ func decodeV2(data []byte) (*autoscalingv2.HorizontalPodAutoscaler, error) {
 	return h, kjson.UnmarshalCaseSensitivePreserveInts(data, h) // as an API server reads it
 }
 
-// splitYAML splits at lines that start with "---", which are a document's start wherever they stand, and converts each document
-// to JSON. Empty documents are left out, and those that are no YAML refused.
+// splitYAML splits at lines that start with "---", which are a document's start wherever they
+// stand, and converts each document to JSON. Empty documents are left out, and those that are no
+// YAML refused.
 func splitYAML(data []byte, c *File) (docs []document) {
 	line, start := 1, 1
 	var text []byte
@@ -255,7 +260,8 @@ func splitYAML(data []byte, c *File) (docs []document) {
 	return docs
 }
 
-// yamlLine is where the YAML library says that it stopped, counted from its document's first line; it may be past the last.
+// yamlLine is where the YAML library says that it stopped, counted from its document's first line;
+// it may be past the last.
 var yamlLine = regexp.MustCompile(`line (\d+): `)
 
 func yamlError(start, last int, err error) (line int, plain error) {
@@ -269,7 +275,8 @@ func yamlError(start, last int, err error) (line int, plain error) {
 	return line, errors.New(text)
 }
 
-// splitJSON reads one JSON value after the other. What comes after one that is no JSON cannot be told.
+// splitJSON reads one JSON value after the other. What comes after one that is no JSON cannot be
+// told.
 func splitJSON(data []byte, c *File) (docs []document) {
 	lineAt := func(offset int64) int {
 		return 1 + bytes.Count(data[:min(max(offset, 0), int64(len(data)))], []byte("\n"))

@@ -226,7 +226,8 @@ metrics:
 	wantProblems(t, Read(h).Problems, nil)
 }
 
-// TestExamplesAreReadAsWritten: what an example says has the effect that it promises. What the guides could do better is advice.
+// TestExamplesAreReadAsWritten: what an example says has the effect that it promises. What the
+// guides could do better is advice.
 func TestExamplesAreReadAsWritten(t *testing.T) {
 	files, err := filepath.Glob("../../manifests/examples/*.yaml")
 	if err != nil || len(files) == 0 {

@@ -27,7 +27,8 @@ type HPA struct {
 	Problems []Problem
 }
 
-// Compare orders HPAs by age: creationTimestamp, then (files without one) the place in the files, then name.
+// Compare orders HPAs by age: creationTimestamp, then (files without one) the place in the files,
+// then name.
 func (h HPA) Compare(o HPA) int {
 	if h.CreationTimestamp.IsZero() != o.CreationTimestamp.IsZero() {
 		if h.CreationTimestamp.IsZero() {
@@ -39,13 +40,15 @@ func (h HPA) Compare(o HPA) int {
 		cmp.Compare(h.Namespace, o.Namespace), cmp.Compare(h.Name, o.Name))
 }
 
-// ReadsAs says whether what is read from two HPAs is the same. The controller writes its status at every sync, which is not read.
+// ReadsAs says whether what is read from two HPAs is the same. The controller writes its status at
+// every sync, which is not read.
 func (h HPA) ReadsAs(o HPA) bool {
 	return h.HorizontalPodAutoscaler == o.HorizontalPodAutoscaler && h.Path == o.Path && h.Place == o.Place ||
 		h.Path == o.Path && h.Place == o.Place && slices.Equal(h.Problems, o.Problems) && !Changed(h.HorizontalPodAutoscaler, o.HorizontalPodAutoscaler)
 }
 
-// Changed says whether an update touches what is read from an HPA. The controller writes its status at every sync.
+// Changed says whether an update touches what is read from an HPA. The controller writes its status
+// at every sync.
 func Changed(old, now *autoscalingv2.HorizontalPodAutoscaler) bool {
 	return old.UID != now.UID || !SameAnnotations(old.Annotations, now.Annotations) || !equality.Semantic.DeepEqual(old.Spec, now.Spec)
 }
@@ -82,7 +85,8 @@ func (h HPA) Target() string {
 	return h.Namespace + "|" + group + "|" + ref.Kind + "|" + ref.Name
 }
 
-// Wants is what meshpulse reads out of an HPA by itself, without the store and without the other HPAs.
+// Wants is what meshpulse reads out of an HPA by itself, without the store and without the other
+// HPAs.
 type Wants struct {
 	HPA
 	Metrics  []Metric
@@ -94,8 +98,8 @@ type Wants struct {
 
 // Metric is an external metric that an HPA asks for and an expression that says how to compute it.
 type Metric struct {
-	// Name is the name as Kubernetes' client asks for it, in lower case whatever the HPA says (client-go's rest.Request); written
-	// is what the HPA says.
+	// Name is the name as Kubernetes' client asks for it, in lower case whatever the HPA says
+	// (client-go's rest.Request); written is what the HPA says.
 	Name, Written string
 	Selector      labels.Selector
 	Canonical     string // of the selector
@@ -109,7 +113,8 @@ type Metric struct {
 	Surge aggregator.SurgeConfig
 }
 
-// Read never fails: what cannot be read is a problem, and the rest counts. tags are labels that Telemetry resources add to Istio's.
+// Read never fails: what cannot be read is a problem, and the rest counts. tags are labels that
+// Telemetry resources add to Istio's.
 func Read(h HPA, tags ...string) *Wants {
 	a := &Wants{HPA: h, tags: tags}
 	notes := readAnnotations(h.Annotations)
@@ -137,8 +142,8 @@ func Read(h HPA, tags ...string) *Wants {
 	return a
 }
 
-// NameOf names a metric as an author knows it, a query of the legacy form by its name too. labels are
-// those that its selector demands.
+// NameOf names a metric as an author knows it, a query of the legacy form by its name too. labels
+// are those that its selector demands.
 func NameOf(metric string, labels map[string]string) string {
 	if strings.EqualFold(metric, legacyMetric) && labels[queryNameKey] != "" {
 		return legacyMetric + " (" + queryNameKey + ": " + labels[queryNameKey] + ")"
@@ -167,7 +172,8 @@ func (a *Wants) checkType(m autoscalingv2.MetricSpec) {
 	}
 }
 
-// checkTarget tells of a target that an API server would refuse, or that is another kind of metric's.
+// checkTarget tells of a target that an API server would refuse, or that is another kind of
+// metric's.
 func (a *Wants) checkTarget(m *autoscalingv2.ExternalMetricSource) {
 	const better = "set target.type AverageValue with averageValue, or Value with value, above 0"
 	name, target := m.Metric.Name, m.Target
@@ -188,7 +194,8 @@ func (a *Wants) problem(reason, format string, args ...any) {
 	a.Problems = append(a.Problems, Problemf(reason, format, args...))
 }
 
-// readMetric finds the expression of a metric. ours is false for a metric that another collector is configured for.
+// readMetric finds the expression of a metric. ours is false for a metric that another collector is
+// configured for.
 func (a *Wants) readMetric(source *autoscalingv2.ExternalMetricSource, notes annotated, used map[string]bool) (w Metric, ours bool) {
 	w = Metric{Name: strings.ToLower(source.Metric.Name), Written: source.Metric.Name, Target: source.Target, Selector: labels.Everything()}
 	if source.Metric.Selector != nil {

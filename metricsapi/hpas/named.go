@@ -13,7 +13,8 @@ import (
 )
 
 const (
-	// windowKey and reporterKey are the keys of a named metric's selector that are not labels to match as they are.
+	// windowKey and reporterKey are the keys of a named metric's selector that are not labels to
+	// match as they are.
 	windowKey    = "window"
 	reporterKey  = "reporter"
 	namespaceKey = "destination_workload_namespace"
@@ -24,18 +25,23 @@ const (
 
 // Named are the metrics that need no PromQL. M stands for the label matchers, W for the window.
 //
-//   - In flight is Little's law: seconds of request time spent per second. It adds up over pods and is 0 when idle.
-//   - The average is _sum/_count as in Prometheus, uncorrected. Envoy adds 2ab/(a+b) for a request of the bin [a, b), and durations are
-//     cut to whole milliseconds: against what requests took it is 0.45 ms too low from 1 to 9 ms and within 0.1 ms from 10 to 1000 ms
-//     where latencies spread over their bins; a single value of 100 or more is off by up to 5 % (1000 ms reads 1047.6). Nothing on the
-//     wire tells where in its bin a request lies, and which are below 10 ms only buckets tell, whose bounds a pod may set: so a
-//     correction would be a guess, and differ from the dashboards that targets are chosen by (bench/results/quantiles.md).
-//   - Durations are milliseconds. Quantiles are those of the store's finer view, good to a few per cent where Istio's buckets can
-//     be off by 30 %.
-//   - An error is a response code of 5xx, as in the success rates of Istio's own dashboards ("non-5xx responses"). A failed gRPC call is
-//     none: its response code is 200 and its status in grpc_response_status, of which the dashboards leave open what a failure is
-//     (NOT_FOUND may be an answer). README.md has the PromQL for the codes that Envoy takes for 5xx. The "or vector(0)" makes the ratio 0 where there are requests and no error has ever
-//     been counted; without requests the denominator is missing or 0, and so is the ratio.
+//   - In flight is Little's law: seconds of request time spent per second. It adds up over pods and
+//     is 0 when idle.
+//   - The average is _sum/_count as in Prometheus, uncorrected. Envoy adds 2ab/(a+b) for a request
+//     of the bin [a, b), and durations are cut to whole milliseconds: against what requests took it
+//     is 0.45 ms too low from 1 to 9 ms and within 0.1 ms from 10 to 1000 ms where latencies spread
+//     over their bins; a single value of 100 or more is off by up to 5 % (1000 ms reads 1047.6).
+//     Nothing on the wire tells where in its bin a request lies, and which are below 10 ms only
+//     buckets tell, whose bounds a pod may set: so a correction would be a guess, and differ from
+//     the dashboards that targets are chosen by (bench/results/quantiles.md).
+//   - Durations are milliseconds. Quantiles are those of the store's finer view, good to a few per
+//     cent where Istio's buckets can be off by 30 %.
+//   - An error is a response code of 5xx, as in the success rates of Istio's own dashboards
+//     ("non-5xx responses"). A failed gRPC call is none: its response code is 200 and its status in
+//     grpc_response_status, of which the dashboards leave open what a failure is (NOT_FOUND may be
+//     an answer). README.md has the PromQL for the codes that Envoy takes for 5xx. The "or
+//     vector(0)" makes the ratio 0 where there are requests and no error has ever been counted;
+//     without requests the denominator is missing or 0, and so is the ratio.
 //
 // A function and not a variable: nobody can change it.
 func Named(name string) (template string, ok bool) {
@@ -64,8 +70,9 @@ func Named(name string) (template string, ok bool) {
 	return "", false
 }
 
-// NamedExpression is the PromQL of a named metric under a selector, always limited to the namespace of the request. The
-// error says which part of the selector cannot be served. unknown holds the labels that Istio does not set by itself.
+// NamedExpression is the PromQL of a named metric under a selector, always limited to the namespace
+// of the request. The error says which part of the selector cannot be served. unknown holds the
+// labels that Istio does not set by itself.
 func NamedExpression(name, namespace string, selector labels.Selector) (expr string, unknown []string, err error) {
 	template, ok := Named(name)
 	if !ok {
@@ -111,7 +118,8 @@ func namedWindow(r labels.Requirement) (string, error) {
 	return d.String(), nil
 }
 
-// namedReporter takes one reporter: the ends of a call, and a waypoint between them, count the same requests.
+// namedReporter takes one reporter: the ends of a call, and a waypoint between them, count the same
+// requests.
 func namedReporter(r labels.Requirement) (string, error) {
 	value, ok := onlyValue(r)
 	if !ok {
@@ -124,7 +132,8 @@ func namedReporter(r labels.Requirement) (string, error) {
 	return "", fmt.Errorf("selector %s: a reporter is destination, source or waypoint", r.String())
 }
 
-// namedMatcher writes a requirement as a PromQL matcher. In PromQL as in Kubernetes != and !~ hold for a missing label.
+// namedMatcher writes a requirement as a PromQL matcher. In PromQL as in Kubernetes != and !~ hold
+// for a missing label.
 func namedMatcher(r labels.Requirement) (string, error) {
 	if !model.LegacyValidation.IsValidLabelName(r.Key()) {
 		return "", fmt.Errorf("selector %s: %q is not the name of a Prometheus label (letters, digits, underscores)", r.String(), r.Key())
@@ -155,8 +164,9 @@ func namedMatcher(r labels.Requirement) (string, error) {
 	return "", fmt.Errorf("selector %s: %s is not served, labels are text", r.String(), r.Operator())
 }
 
-// isIstioLabel says whether Istio's stats filter sets the label by itself, or the store does (namespace, pod). Custom
-// Telemetry tags are as good, but a name that is neither is more often a slip.
+// isIstioLabel says whether Istio's stats filter sets the label by itself, or the store does
+// (namespace, pod). Custom Telemetry tags are as good, but a name that is neither is more often a
+// slip.
 func isIstioLabel(name string) bool {
 	switch name {
 	case "namespace", "pod", reporterKey, namespaceKey,

@@ -142,7 +142,8 @@ func TestCanonicalSelector(t *testing.T) {
 	}
 }
 
-// An HPA's matchExpressions keep the order in which its author wrote the values; a request's come sorted.
+// An HPA's matchExpressions keep the order in which its author wrote the values; a request's come
+// sorted.
 func TestTheOrderOfValuesMeansNothing(t *testing.T) {
 	written, err := metav1.LabelSelectorAsSelector(&metav1.LabelSelector{MatchExpressions: []metav1.LabelSelectorRequirement{
 		{Key: "destination_version", Operator: metav1.LabelSelectorOpIn, Values: []string{"v2", "v1"}}, {Key: "destination_app", Operator: metav1.LabelSelectorOpNotIn, Values: []string{"b", "a"}},

@@ -9,8 +9,9 @@ import (
 	"github.com/prometheus/prometheus/promql/parser"
 )
 
-// Part is one selector of an expression and what stands around it. What is missing is judged by part: or vector(0), scalar(), a sum, a
-// count or a comparison beside it gives a number all the same, and that number says nothing.
+// Part is one selector of an expression and what stands around it. What is missing is judged by
+// part: or vector(0), scalar(), a sum, a count or a comparison beside it gives a number all the
+// same, and that number says nothing.
 type Part struct {
 	*parser.VectorSelector
 	Path []parser.Node // from the whole expression down to it
@@ -37,7 +38,8 @@ func (p Part) Metric() string {
 	return ""
 }
 
-// naming is the matcher that gives the metric's name, or a list of names (a pattern that matches nothing else); nil where none does.
+// naming is the matcher that gives the metric's name, or a list of names (a pattern that matches
+// nothing else); nil where none does.
 func (p Part) naming() *labels.Matcher {
 	for _, m := range p.LabelMatchers {
 		list := m.Type == labels.MatchRegexp && len(m.SetMatches()) > 0
@@ -100,7 +102,8 @@ func (p Part) UnknownLabels(words Vocabulary) (names []string) {
 	return names
 }
 
-// countsPods says whether it seems to be there for the number of pods that something is divided by: count(kube_pod_info), count(up).
+// countsPods says whether it seems to be there for the number of pods that something is divided by:
+// count(kube_pod_info), count(up).
 func (p Part) countsPods() bool {
 	divides, counted := false, strings.HasPrefix(p.Metric(), "kube_")
 	for i, node := range p.Path[:len(p.Path)-1] {

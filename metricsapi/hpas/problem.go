@@ -2,13 +2,13 @@ package hpas
 
 import "fmt"
 
-// Problem is something that the author of an HPA should know. It becomes a Warning event, once. The HPA still works as far
-// as it can.
+// Problem is something that the author of an HPA should know. It becomes a Warning event, once. The
+// HPA still works as far as it can.
 type Problem struct {
 	// Reason is one of the constants below.
 	Reason string `json:"reason"`
-	// Message says what is wrong and the better form. It holds nothing that changes from one look to the next, or the
-	// event would be repeated.
+	// Message says what is wrong and the better form. It holds nothing that changes from one look
+	// to the next, or the event would be repeated.
 	Message string `json:"message"`
 }
 

@@ -5,9 +5,11 @@ import (
 	"strings"
 )
 
-// What to write in place of a metric, a label or a value that no sidecar sends. The texts are for errors and events.
+// What to write in place of a metric, a label or a value that no sidecar sends. The texts are for
+// errors and events.
 
-// RemedyForMetric is the function's, but for Envoy's own metrics where they are kept: they have the names that Envoy gives them.
+// RemedyForMetric is the function's, but for Envoy's own metrics where they are kept: they have the
+// names that Envoy gives them.
 func (v Vocabulary) RemedyForMetric(name string) string {
 	own, prometheus := strings.CutPrefix(name, "envoy_")
 	if !prometheus || v.Keeps == nil || !v.Keeps(own) {
@@ -16,7 +18,8 @@ func (v Vocabulary) RemedyForMetric(name string) string {
 	return fmt.Sprintf("the envoy_ of %s is what Prometheus' form of Envoy's metrics begins with, and no sidecar sends it: write %s in its place (where sidecars do not emit tags as labels, the tags are in the name)", name, own)
 }
 
-// remedyForMetric says what to do about a metric that is not Istio's, or a list of such (part.named).
+// remedyForMetric says what to do about a metric that is not Istio's, or a list of such
+// (part.named).
 func remedyForMetric(name string) string {
 	begins := func(prefixes ...string) bool {
 		for _, p := range prefixes {
@@ -48,8 +51,8 @@ func anothers(name string) string {
 	return "Istio does not set the metric " + name + ": meshpulse has what sidecars send only, and what another exporter has another adapter has to serve. Else check the spelling"
 }
 
-// RemedyForLabel says what to do about a label that no series has. Most are labels that Prometheus adds to what it scrapes, which no
-// sidecar and no Telemetry resource sends.
+// RemedyForLabel says what to do about a label that no series has. Most are labels that Prometheus
+// adds to what it scrapes, which no sidecar and no Telemetry resource sends.
 func RemedyForLabel(name string) string {
 	now, caller := scrapeLabel(name)
 	scraped := fmt.Sprintf("the label %s is one that Prometheus adds when it scrapes, and no sidecar sends it: ", name)
@@ -67,9 +70,10 @@ func RemedyForLabel(name string) string {
 // dropLabel stands for no label in place of another.
 const dropLabel = "-"
 
-// scrapeLabel says what label of Istio's, or of the store's, has what a label of a scrape would say: of what is called and, where that
-// is another, of the caller; dropLabel where there is none, "" where the label is none that scrapes are known to have. The names are those of
-// the scrape jobs of Istio's samples/addons/prometheus.yaml, of the Prometheus operator and of the older charts.
+// scrapeLabel says what label of Istio's, or of the store's, has what a label of a scrape would
+// say: of what is called and, where that is another, of the caller; dropLabel where there is none,
+// "" where the label is none that scrapes are known to have. The names are those of the scrape jobs
+// of Istio's samples/addons/prometheus.yaml, of the Prometheus operator and of the older charts.
 func scrapeLabel(name string) (now, caller string) {
 	switch name {
 	case "kubernetes_namespace", "kube_namespace", "exported_namespace", "k8s_namespace", "pod_namespace":

@@ -9,8 +9,8 @@ import (
 	"k8s.io/apimachinery/pkg/selection"
 )
 
-// Canonical writes a selector so that two that mean the same by their form are equal: the request's a=b, a==b and
-// a in (b) are the a: b of an HPA's matchLabels.
+// Canonical writes a selector so that two that mean the same by their form are equal: the request's
+// a=b, a==b and a in (b) are the a: b of an HPA's matchLabels.
 func Canonical(s labels.Selector) string {
 	requirements, _ := s.Requirements()
 	parts := make([]string, 0, len(requirements))

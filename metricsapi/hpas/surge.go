@@ -27,7 +27,8 @@ type Surge struct {
 	Action     SurgeAction            // "" as surgeActionOff
 }
 
-// read takes one of the surge keys, without its prefix. want says what a value that cannot be read should be, "" if it could.
+// read takes one of the surge keys, without its prefix. want says what a value that cannot be read
+// should be, "" if it could.
 func (n *Surge) read(key, value string) (want string) {
 	switch key {
 	case "surge-window":

@@ -19,14 +19,16 @@ type traits struct {
 	milliseconds bool
 	// irate: it looks at the last two samples only.
 	irate bool
-	// noBuckets: a quantile of buckets that an aggregation has added up, label le and all: it never has a value.
+	// noBuckets: a quantile of buckets that an aggregation has added up, label le and all: it never
+	// has a value.
 	noBuckets bool
 	// raw is a counter that is read as it stands, "" if there is none.
 	raw string
 }
 
-// traits reads the traits off an expression; one that does not parse has none. It goes by names as Istio and Prometheus
-// use them (_sum over _count, _milliseconds) and is for advice only: no answer depends on it.
+// traits reads the traits off an expression; one that does not parse has none. It goes by names as
+// Istio and Prometheus use them (_sum over _count, _milliseconds) and is for advice only: no answer
+// depends on it.
 func (e Expression) traits() traits {
 	var t traits
 	if e.Tree == nil {
@@ -59,8 +61,9 @@ func (e Expression) traits() traits {
 	return t
 }
 
-// isRatio says whether the value of an expression is one of its series by another: of what is scaled by a number, clamped, rounded or
-// has something in its place too. What is added up or filtered is not looked into.
+// isRatio says whether the value of an expression is one of its series by another: of what is
+// scaled by a number, clamped, rounded or has something in its place too. What is added up or
+// filtered is not looked into.
 func isRatio(expr parser.Expr) bool {
 	switch e := Unwrap(expr).(type) {
 	case *parser.BinaryExpr:
@@ -81,7 +84,8 @@ func isRatio(expr parser.Expr) bool {
 	return false
 }
 
-// dropsBuckets says whether an expression aggregates classic buckets without keeping what tells them apart.
+// dropsBuckets says whether an expression aggregates classic buckets without keeping what tells
+// them apart.
 func dropsBuckets(expr parser.Expr) bool {
 	a, ok := expr.(*parser.AggregateExpr)
 	picks := ok && (a.Op == parser.TOPK || a.Op == parser.BOTTOMK || a.Op == parser.LIMITK || a.Op == parser.LIMIT_RATIO) // series as they are
@@ -89,8 +93,8 @@ func dropsBuckets(expr parser.Expr) bool {
 		selects(a, func(name string) bool { return strings.HasSuffix(name, "_bucket") })
 }
 
-// rawCounter names the first counter whose value as it stands goes into the expression's: it only grows while its pods live, whatever
-// the load is. "" if there is none.
+// rawCounter names the first counter whose value as it stands goes into the expression's: it only
+// grows while its pods live, whatever the load is. "" if there is none.
 func rawCounter(tree parser.Expr) string {
 	found := ""
 	if tree.Type() == parser.ValueTypeMatrix {
@@ -105,8 +109,8 @@ func rawCounter(tree parser.Expr) string {
 	return found
 }
 
-// readsChange says whether something on the way from an expression down to a selector takes not the selector's value but its change,
-// its being there, or its time.
+// readsChange says whether something on the way from an expression down to a selector takes not the
+// selector's value but its change, its being there, or its time.
 func readsChange(path []parser.Node) bool {
 	for i, node := range path[:len(path)-1] {
 		switch n := node.(type) {
@@ -131,12 +135,14 @@ func readsChange(path []parser.Node) bool {
 	return false
 }
 
-// isCounter goes by the name, as Prometheus' conventions have it, and knows that all of Istio's are counters.
+// isCounter goes by the name, as Prometheus' conventions have it, and knows that all of Istio's are
+// counters.
 func isCounter(name string) bool {
 	return isIstioMetric(name) || slices.ContainsFunc([]string{"_total", "_count", "_sum", "_bucket"}, func(suffix string) bool { return strings.HasSuffix(name, suffix) })
 }
 
-// longestRange is the expression's longest range selector; 0 without any. For an answer the store's own Query.Range counts.
+// longestRange is the expression's longest range selector; 0 without any. For an answer the store's
+// own Query.Range counts.
 func (e Expression) longestRange() time.Duration {
 	var longest time.Duration
 	if e.Tree == nil {
@@ -183,7 +189,8 @@ func nameOf(s *parser.VectorSelector) string {
 	return s.Name
 }
 
-// additive says whether the value of the expression is a sum over pods: sum(…), scaled by numbers, or something in its place.
+// additive says whether the value of the expression is a sum over pods: sum(…), scaled by numbers,
+// or something in its place.
 func additive(expr parser.Expr) bool {
 	switch e := expr.(type) {
 	case *parser.ParenExpr:

@@ -12,8 +12,8 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 )
 
-// Unserved is a Pods or Object metric of an HPA: the custom metrics API has those, which meshpulse does not serve. What it says is told
-// in the form of an External metric, which it does.
+// Unserved is a Pods or Object metric of an HPA: the custom metrics API has those, which meshpulse
+// does not serve. What it says is told in the form of an External metric, which it does.
 type Unserved struct {
 	Kind   autoscalingv2.MetricSourceType
 	Metric autoscalingv2.MetricIdentifier
@@ -24,7 +24,8 @@ type Unserved struct {
 
 // objectNotes are the annotations of kube-metrics-adapter for one Object metric.
 type objectNotes struct {
-	// queries holds the PromQL by its key: query, or the name of a query where the metric is that of the legacy form.
+	// queries holds the PromQL by its key: query, or the name of a query where the metric is that
+	// of the legacy form.
 	queries    map[string]string
 	perReplica bool
 }
@@ -46,7 +47,8 @@ func (a *annotated) readObject(metric, name, value string) {
 	}
 }
 
-// readUnserved tells of metrics that another API has. Where the HPA is configured for another collector, they are that one's.
+// readUnserved tells of metrics that another API has. Where the HPA is configured for another
+// collector, they are that one's.
 func (a *Wants) readUnserved(notes annotated) {
 	used := map[string]bool{}
 	for place, m := range a.Spec.Metrics {
@@ -84,7 +86,8 @@ func (a *Wants) readUnserved(notes annotated) {
 	}
 }
 
-// external is the External form of an annotated Object metric, or why there is none. target is nil where the spec has none.
+// external is the External form of an annotated Object metric, or why there is none. target is nil
+// where the spec has none.
 func (n *objectNotes) external(metric string, target *autoscalingv2.MetricTarget) string {
 	if len(n.queries) == 0 {
 		return "It has no query either. Write an External metric, with a query in the annotation metric-config.external." + metric + ".prometheus/query, and selector type: prometheus"
@@ -116,8 +119,9 @@ func (n *objectNotes) external(metric string, target *autoscalingv2.MetricTarget
 	return text
 }
 
-// withoutPods is an expression without divisions by what no sidecar reports, which is the number of pods where they are from, and in the
-// parser's own form. The error says why it cannot be served all the same.
+// withoutPods is an expression without divisions by what no sidecar reports, which is the number of
+// pods where they are from, and in the parser's own form. The error says why it cannot be served
+// all the same.
 func withoutPods(query string) (expr string, divided bool, err error) {
 	tree, err := parser.ParseExpr(query)
 	if err != nil {
@@ -171,7 +175,8 @@ func anyQuantity(t autoscalingv2.MetricTarget) *resource.Quantity {
 // quantileInName is where a metric's name says which quantile it is.
 var quantileInName = regexp.MustCompile(`p(50|90|95|99)(?:_|$)|(?:^|_)(50|90|95|99)(?:th|p)`)
 
-// external is the External form of a Pods or Object metric of an adapter's own making, as far as its name tells what it is.
+// external is the External form of a Pods or Object metric of an adapter's own making, as far as
+// its name tells what it is.
 func (a *Wants) external(u Unserved, of autoscalingv2.CrossVersionObjectReference) string {
 	name := strings.ToLower(strings.ReplaceAll(u.Metric.Name, "-", "_"))
 	has := func(parts ...string) bool {
@@ -205,7 +210,8 @@ func (a *Wants) external(u Unserved, of autoscalingv2.CrossVersionObjectReferenc
 	return "If it is made of Istio's metrics, write its PromQL in an annotation metric-config.external." + u.Metric.Name + ".prometheus/query, and an External metric of this name with selector type: prometheus"
 }
 
-// inPlace is the External form of a metric that needs no PromQL, but for gateways: their requests are others', which they report as callers.
+// inPlace is the External form of a metric that needs no PromQL, but for gateways: their requests
+// are others', which they report as callers.
 func (a *Wants) inPlace(metric string, of autoscalingv2.CrossVersionObjectReference, target string) string {
 	const intro = "If it is made of Istio's metrics write in its place: "
 	if !a.gateway() {

@@ -13,8 +13,9 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// The form of autoscaling/v2beta1's metrics, which k8s.io/api no longer has (staging/src/k8s.io/api/autoscaling/v2beta1/types.go
-// up to Kubernetes 1.24). Everything else of an HPA is as in v2; behavior came with v2beta2.
+// The form of autoscaling/v2beta1's metrics, which k8s.io/api no longer has
+// (staging/src/k8s.io/api/autoscaling/v2beta1/types.go up to Kubernetes 1.24). Everything else of
+// an HPA is as in v2; behavior came with v2beta2.
 type v2beta1Metric struct {
 	Type     autoscalingv2.MetricSourceType `json:"type"`
 	Resource *struct {
@@ -85,7 +86,8 @@ func addMetrics(h *autoscalingv2.HorizontalPodAutoscaler, where string, metrics 
 	return nil
 }
 
-// v1Metrics is the annotation in which autoscaling/v1 carries all metrics but the CPU, in the form of v2beta1.
+// v1Metrics is the annotation in which autoscaling/v1 carries all metrics but the CPU, in the form
+// of v2beta1.
 const v1Metrics = "autoscaling.alpha.kubernetes.io/metrics"
 
 // decodeV1 converts an HPA of autoscaling/v1, which Kubernetes serves to this day, to v2.
@@ -144,7 +146,8 @@ func utilisation(percent *int32, average *resource.Quantity) autoscalingv2.Metri
 	return quantityTarget(nil, average)
 }
 
-// quantityTarget prefers the average, as Kubernetes' own conversion does for Object and External metrics.
+// quantityTarget prefers the average, as Kubernetes' own conversion does for Object and External
+// metrics.
 func quantityTarget(value, average *resource.Quantity) autoscalingv2.MetricTarget {
 	if average != nil || value == nil {
 		return autoscalingv2.MetricTarget{Type: autoscalingv2.AverageValueMetricType, AverageValue: average}

@@ -13,14 +13,15 @@ type Vocabulary struct {
 	Tags []string
 }
 
-// dropped says whether ingest keeps no series of the selector's metric: there is none, whatever the sidecars send.
+// dropped says whether ingest keeps no series of the selector's metric: there is none, whatever the
+// sidecars send.
 func (v Vocabulary) dropped(p Part) bool {
 	name := p.Metric()
 	return v.Keeps != nil && name != "" && !v.Keeps(name) && !v.Keeps(baseOf(name))
 }
 
-// Metric says whether the selector may name a metric of Istio's, or one that somebody asked to be kept: who keeps all, or all that begins
-// as Istio's do, has named none.
+// Metric says whether the selector may name a metric of Istio's, or one that somebody asked to be
+// kept: who keeps all, or all that begins as Istio's do, has named none.
 func (v Vocabulary) Metric(p Part) bool {
 	asked := func(name string) bool {
 		return v.Keeps(name) && !v.Keeps("") && (!strings.HasPrefix(name, istioPrefix) || !v.Keeps(istioPrefix))
@@ -47,8 +48,8 @@ func baseOf(name string) string {
 	return name
 }
 
-// Never says why no sidecar will ever report the selector's metric, and what to write instead; "" where one
-// may.
+// Never says why no sidecar will ever report the selector's metric, and what to write instead; ""
+// where one may.
 func (v Vocabulary) Never(p Part) string {
 	if !v.dropped(p) {
 		return ""

@@ -23,7 +23,8 @@ func annotated(m *metav1.ObjectMeta, key, value string) *metav1.ObjectMeta {
 	return m
 }
 
-// The cases are the branches of GetDeployMetaFromPod and of the charts that set ISTIO_META_WORKLOAD_NAME in istio/istio.
+// The cases are the branches of GetDeployMetaFromPod and of the charts that set
+// ISTIO_META_WORKLOAD_NAME in istio/istio.
 func TestWorkloadsAreNamedAsIstioDoes(t *testing.T) {
 	notGenerated := owned("StrimziPodSet", "kafka")
 	notGenerated.GenerateName = ""
