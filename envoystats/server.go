@@ -211,7 +211,7 @@ type Server struct {
 
 // NewServer returns a sink that reports to the store, or an error that names the setting that is wrong.
 func NewServer(c Config, store *aggregator.Store) (*Server, error) {
-	c.contain = store.Contain
+	c.contain = func(part, subject string, do func()) bool { return store.Contain(part, subject, do) }
 	return newServer(c, func(p aggregator.Pod) podStream { return store.Connect(p) })
 }
 
