@@ -132,15 +132,15 @@ func (r attackReport) markdown() string {
 	var w strings.Builder
 	_, command := r.name()
 	fmt.Fprintf(&w, "# What one sender, author or caller can do to others\n\n`%s`, %s; %s.\n\n", command, r.Date.UTC().Format("2006-01-02 15:04 UTC"), strings.Join(r.Versions, ", "))
-	knows := fmt.Sprintf("`--hold %s`, `--retention %s`", attackHold, attackRetention)
+	knows := fmt.Sprintf("`--hold %s`, `--retention %s`. GOMEMLIMIT is %d MiB, where three attack together %d MiB as installed", attackHold, attackRetention, attackMemory>>20, installedMemory>>20)
 	if r.Long {
-		knows = "`--hold` and `--retention` at their defaults of 5 minutes"
+		knows = fmt.Sprintf("`--hold` and `--retention` at their defaults of 5 minutes, GOMEMLIMIT as installed, %d MiB", installedMemory>>20)
 	}
-	fmt.Fprintf(&w, "A real API server and HPA controller (sync %s); %d victims of %.0f requests a second, exactly, and a fleet of %d with 100 series each beside; %s. GOMEMLIMIT is %d MiB, where three attack together %d MiB as installed.\n"+
+	fmt.Fprintf(&w, "A real API server and HPA controller (sync %s); %d victims of %.0f requests a second, exactly, and a fleet of %d with 100 series each beside; %s.\n"+
 		"Asked ten times a second: the victims' compiled query and metric without a query, and once a second a query for Prometheus' engine, while the attack lasts and until what it left is over. "+
 		"Right is within 1 %%; held has a reason that names an attacker's address. The HPA's target is such that a held answer is 4 %% more than the truth, and asks for the %d replicas that there are. "+
 		"Attackers are processes of the same machine that give way to what they attack (nice %d). Memory is what is not pages of files (RssAnon, ten times a second), at most 1.08 times GOMEMLIMIT. meshpulse runs in a control group with the limit of the base's container, %d MiB: its peak, with buffers of connections and the program's own pages, is at most %d.\n\n%s",
-		attackSync, victims, truth/victims, fleetPods, knows, attackMemory>>20, installedMemory>>20, victims, attackNice, containerMemory>>20, containerMost>>20, attackHead)
+		attackSync, victims, truth/victims, fleetPods, knows, victims, attackNice, containerMemory>>20, containerMost>>20, attackHead)
 	for _, x := range r.Results {
 		w.WriteString(x.row() + "\n")
 	}
