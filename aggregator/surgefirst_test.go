@@ -53,6 +53,59 @@ func TestAFirstFlushInTwoRowsIsNoSurge(t *testing.T) {
 	}
 }
 
+// Streams may each end after a flush, so that none measures the first: on a path that is cut more often than a sidecar flushes. Such pods
+// are looked at all the same, and are no surge where they flush more seldom than they tell.
+func TestPodsWhoseStreamsEndAfterAFlushAreLookedAt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newSurgePods(t, 3, 5*time.Second, 1)
+		defer p.close()
+		d := p.detector(SurgeConfig{})
+		again := func() {
+			for _, pod := range p.pods {
+				who := *pod.stream.pod
+				pod.stream.Close()
+				pod.stream = p.store.Connect(who)
+			}
+		}
+		p.run(5*time.Minute, 40, func() {
+			again()
+			if s := d.At(time.Now()); s.Active {
+				t.Fatalf("steady traffic: %+v", s)
+			}
+		})
+		told := false
+		p.run(15*time.Second, 200, func() {
+			again()
+			told = told || d.At(time.Now()).Active
+		})
+		if !told {
+			t.Error("a step to five times as much is not told")
+		}
+	})
+	synctest.Test(t, func(t *testing.T) {
+		p := newSurgePods(t, 4, 5*time.Second, 1)
+		defer p.close()
+		d := p.detector(SurgeConfig{})
+		calm := func() {
+			t.Helper()
+			if s := d.At(time.Now()); s.Active {
+				t.Fatalf("%+v", s)
+			}
+		}
+		p.run(20*time.Minute, 40, calm)
+		slow := &surgeTestPod{}
+		for range 6 {
+			who := slow.pod()
+			who.FlushInterval = 5 * time.Second // it flushes once a minute
+			slow.stream = p.store.Connect(who)
+			slow.total += 900
+			slow.send(p, time.Now().UnixMilli(), 1)
+			slow.stream.Close()
+			p.run(time.Minute, 40, calm)
+		}
+	})
+}
+
 func (p *surgeTestPod) pod() Pod {
 	return Pod{Namespace: "test", Name: "slow", FlushInterval: time.Minute}
 }

@@ -12,7 +12,7 @@ func (f *fold) count(r *Row) {
 	p := &f.pods[r.Pod]
 	from := p.end
 	switch {
-	case r.First && (p.first != nil || p.newest == 0):
+	case r.First && (p.newest == 0 || p.first != nil && r.At < p.pends):
 		f.pendFirst(p, r)
 		return
 	case p.first != nil:
@@ -69,18 +69,24 @@ func (f *fold) pendFirst(p *pod, r *Row) {
 				all.Intervals[i] += r.Intervals[i]
 			}
 		}
+	} else {
+		p.pends = r.At + MinuteMs
 	}
 	p.first, p.newest, p.end = &all, r.At, r.At
 	f.addFirst(&all, all.Before, 1)
 }
 
 // countFirst spreads what a pod's first flush counted, once the row of the second has measured it: taken for shorter it would look like a
-// surge.
+// surge. Where each of its streams ends after a flush that never comes: a minute later it is in the past of whatever is tested, and has taken as
+// long as it may have.
 func (f *fold) countFirst(p *pod, second *Row) {
 	r := p.first
 	f.dropFirst(p)
-	before := cmp.Or(second.Began, r.At-(second.At-r.At))
-	if r.Aged || f.since == 0 {
+	before, unknown := cmp.Or(second.Began, r.At-(second.At-r.At)), r.Aged || f.since == 0
+	if second.First {
+		before, unknown = cmp.Or(r.Before, r.At), unknown || r.Before == 0
+	}
+	if unknown {
 		f.since = max(f.since, before)
 	}
 	f.addRow(r, before, 1)

@@ -61,8 +61,9 @@ type pod struct {
 	end     int64 // until which its counts are spread
 	flush   int64 // its flush interval
 	lastGap int64
-	agreed  bool // the interval has been seen, not only told
-	first   *Row // its first row and all that came before that was measured, as one
+	agreed  bool  // the interval has been seen, not only told
+	first   *Row  // its first row and all that came before that was measured, as one
+	pends   int64 // until when that is waited for
 }
 
 // fold is the state of the fold.
