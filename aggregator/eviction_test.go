@@ -438,6 +438,7 @@ func TestTheFirstRequestOfASidecarThatWasIdleCounts(t *testing.T) {
 func TestWhatWasCountedInAGapIsNotCountedLater(t *testing.T) {
 	for name, tc := range map[string]struct {
 		absent   int     // flushes after the gap in which it is left out
+		other    bool    // that is of another stream, and it comes in a third's, at once
 		value    float64 // when it is back, with an interval of 3
 		want     float64 // more than before the gap
 		interval uint64
@@ -449,16 +450,17 @@ func TestWhatWasCountedInAGapIsNotCountedLater(t *testing.T) {
 		"many flushes later, nothing in the gap":    {absent: 9, value: 1003, want: 3, interval: 3},
 		"many flushes later, begun anew":            {absent: 9, value: 3, want: 3, interval: 3},
 		"many flushes later, begun anew in the gap": {absent: 9, value: 53, want: 3, interval: 3},
+		"after another stream's idle flush":         {absent: 1, other: true, value: 1100, want: 3, interval: 3},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s, err := New(Config{})
 			if err != nil {
 				t.Fatal(err)
 			}
-			st := s.Connect(Pod{Namespace: "test", Name: "pod"})
+			st, early := s.Connect(Pod{Namespace: "test", Name: "pod"}), time.Duration(0)
 			flush := func(number int, value float64, interval uint64) {
 				t.Helper()
-				at := s.started.Add(time.Duration(number) * 5 * time.Second)
+				at := s.started.Add(time.Duration(number)*5*time.Second - early)
 				b, d := &Batch{Timestamp: at.UnixMilli()}, described(nil)
 				if value > 0 {
 					b.Samples = []Sample{{Key: 1, Timestamp: b.Timestamp, Kind: Counter, Value: value}, {Key: 2, Timestamp: b.Timestamp, Kind: Histogram, Count: interval}}
@@ -472,7 +474,14 @@ func TestWhatWasCountedInAGapIsNotCountedLater(t *testing.T) {
 				flush(number, 1000, 0)
 			}
 			for number := 23; number < 23+tc.absent; number++ {
+				if tc.other {
+					st = s.Connect(Pod{Namespace: "test", Name: "pod"})
+				}
 				flush(number, 0, 0)
+			}
+			if tc.other {
+				st.Close()
+				st, early = s.Connect(Pod{Namespace: "test", Name: "pod"}), 4980*time.Millisecond
 			}
 			flush(23+tc.absent, tc.value, tc.interval)
 			st.Close()

@@ -63,9 +63,13 @@ func (t *table) beginRow(st *Stream, timestamp ring.Stamp, arrival int64) {
 		}
 		st.flushes++
 		t.countFlush()
+		t.atOnce = t.rejoined == t.flushes-1 && at-t.flushTime < flush/2
 	}
 	if t.flushTime != 0 && (doubt || at-t.flushTime > 2*t.flush.Load()) {
 		t.gap.Store(&gap{t.flushTime, at, doubt, t.gap.Load().alone()})
+		if !doubt {
+			t.rejoined = t.flushes
+		}
 	}
 	t.timestamp, t.flushTime, t.open = timestamp, at, true
 	t.refit()

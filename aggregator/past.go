@@ -75,7 +75,7 @@ func (t *table) resolve(p pendingCounter, interval float64, intervalKnown bool) 
 		past = 0
 	}
 	if known {
-		if t.whole > 0 && p.last != uint32(t.flushes)-1 { // what it had counted before was not in the flush before, which is whole: it was lost earlier
+		if (t.whole > 0 || t.atOnce) && p.last != uint32(t.flushes)-1 { // what it had counted before was not in the flush before: it was lost earlier
 			c.raw = past
 		}
 		t.advance(c, raw, raw < c.raw || past < c.raw)

@@ -83,6 +83,8 @@ type table struct {
 	broken    bool       // the newest flush does not follow the one before: first of a stream, or after a lost flush
 	torn      bool       // a part of the newest flush was refused that may be of known series, or of the next one, which has not begun
 	whole     uint32     // how many flushes directly before the newest one are known to be whole: of its stream, none lost, none torn
+	rejoined  int64      // number of the flush that ended the newest gap, 0 if there was none
+	atOnce    bool       // the newest flush came upon that one: its intervals began in the gap
 
 	openFlush
 
