@@ -67,7 +67,7 @@ type verdict struct {
 	items []item
 	// reason explains a value that is not simply the expression's, "" otherwise.
 	reason string
-	// held: the items are what keeps the replicas, not what was seen.
+	// held: the items are what keeps the replicas, or those of them that unheard pods may need, not what was seen.
 	held bool
 	// surge is the surge whose rate the value is, nil if it is not a surge's.
 	surge *aggregator.Surge

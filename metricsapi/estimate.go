@@ -77,7 +77,7 @@ func (h *holder) doubt(ctx context.Context, o *offer, k knowledge, seen, filled 
 		if full.sum() <= filled.sum() {
 			return filled, nil
 		}
-		full.reason = reason
+		full.held, full.reason = true, "held for what these may serve: "+reason
 		return full, nil
 	}
 	return verdict{items: []item{{milli: kept.milli}}, held: true, reason: "held to keep the replicas: " + reason}, kept.moves

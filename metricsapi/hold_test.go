@@ -322,7 +322,7 @@ func TestHold(t *testing.T) {
 		},
 		"not heard of for longer than the hold: counted as the mean of the others": {
 			pods: fixedPods{pod("a", old), pod("b", 0, young(time.Minute))}, sent: []requests{{pod: "a", from: 5 * time.Second, to: whole}},
-			at: whole, hpas: average("10"), scale: 4, want: "10", reason: "1 sidecars have not been heard of", expected: 2,
+			at: whole, hpas: average("10"), scale: 4, want: "10", reason: "held for what these may serve: 1 sidecars have not been heard of", expected: 2,
 		},
 		"not heard of for longer than the hold: never more than what keeps the replicas": {
 			pods: fixedPods{pod("a", old), pod("b", 0, young(time.Minute)), pod("c", 0, young(time.Minute))}, sent: []requests{{pod: "a", from: 5 * time.Second, to: whole}},
@@ -557,6 +557,9 @@ func TestHold(t *testing.T) {
 			}
 			if got := resource.NewMilliQuantity(v.sum(), resource.DecimalSI).String(); got != tc.want || !strings.Contains(v.reason, tc.reason) || (tc.reason == "") != (v.reason == "") {
 				t.Errorf("got %s (%s), want %s (%s)", got, v.reason, tc.want, tc.reason)
+			}
+			if held := strings.HasPrefix(v.reason, "held "); held != v.held {
+				t.Errorf("held is %t: %s", v.held, v.reason)
 			}
 			if v.expected != tc.expected {
 				t.Errorf("%d sidecars expected, want %d", v.expected, tc.expected)
