@@ -7,14 +7,16 @@ import (
 	"github.com/meshpulse/meshpulse/aggregator/internal/ring"
 )
 
-// What is kept of senders is counted before it is taken, for each of them (Shares): pods, series, and bytes. Bytes are the words of
-// rows, which are exact, and what lies around them, by size:
+// What is kept of senders is counted before it is taken, for each of them (Shares): pods, series,
+// and bytes. Bytes are the words of rows, which are exact, and what lies around them, by size:
 const (
-	// tableBytes is a pod without series: the table with its place in maps and lists, and its node's identity.
+	// tableBytes is a pod without series: the table with its place in maps and lists, and its
+	// node's identity.
 	tableBytes = 1700
 	// columnBytes is a series beside its rows: the column, its keys, its places in lists.
 	columnBytes = 500
-	// classBytes is a label set of a metric, labelBytes each of its labels, and textBytes what a label's value takes beside its text.
+	// classBytes is a label set of a metric, labelBytes each of its labels, and textBytes what a
+	// label's value takes beside its text.
 	classBytes, labelBytes, textBytes = 400, 16, 330
 	// tombstoneBytes is a counter that is remembered.
 	tombstoneBytes = 100
@@ -24,6 +26,13 @@ const (
 	// firstSlots are the rows of a pod without series: all that it has is times.
 	firstSlots = 8
 )
+
+// account is who has taken so many bytes for a table, and how many of them rows were promised that
+// are yet to come.
+type account struct {
+	sender          string
+	taken, promised int64
+}
 
 // bytes is what the table holds.
 func (t *table) bytes() int64 {
@@ -39,7 +48,8 @@ func (t *table) words() int64 {
 	return live + dead
 }
 
-// afford takes memory for what the table is about to allocate. It returns ErrMemory if the sender may not have it.
+// afford takes memory for what the table is about to allocate. It returns ErrMemory if the sender
+// may not have it.
 func (t *table) afford(bytes int64) error {
 	if !t.store.memory.Take(t.sender, bytes) {
 		return ErrMemory
@@ -48,7 +58,8 @@ func (t *table) afford(bytes int64) error {
 	return nil
 }
 
-// affordSeries takes a series more, and memory for it: as many words a row as it is expected to have are promised to it.
+// affordSeries takes a series more, and memory for it: as many words a row as it is expected to
+// have are promised to it.
 func (t *table) affordSeries(words int) error {
 	if !t.store.series.Take(t.sender, 1) {
 		return ErrSeriesLimit
@@ -90,7 +101,8 @@ func expectedWords(s *Sample) int {
 	}
 }
 
-// short notes that the sender may have no more of something: nothing more is described in vain in this flush.
+// short notes that the sender may have no more of something: nothing more is described in vain in
+// this flush.
 func (t *table) short(of error) error {
 	t.limit, t.shortOf, t.shortAt = of, of, t.flushes
 	return of
@@ -143,15 +155,16 @@ func (c Config) newShares() (pods, series, memory *Shares) {
 	return NewShares(int64(c.MaxPods), leastPods), NewShares(int64(c.MaxSeries), leastSeries), NewShares(cmp.Or(c.MemoryBudget, unlimited), leastBytes)
 }
 
-// heapInUse is what the collector found alive when it last ran, in bytes. Near GOMEMLIMIT it runs often, and every two minutes in
-// any case.
+// heapInUse is what the collector found alive when it last ran, in bytes. Near GOMEMLIMIT it runs
+// often, and every two minutes in any case.
 func heapInUse() uint64 {
 	sample := []runtimemetrics.Sample{{Name: "/gc/heap/live:bytes"}}
 	runtimemetrics.Read(sample)
 	return sample[0].Value.Uint64()
 }
 
-// watchMemory looks what the collector has found beyond what is counted: what streams and answers hold leaves less for series.
+// watchMemory looks what the collector has found beyond what is counted: what streams and answers
+// hold leaves less for series.
 func (s *store) watchMemory() {
 	if s.config.MemoryBudget == 0 {
 		return

@@ -7,16 +7,26 @@ import (
 	"sync/atomic"
 )
 
-// ranges are the registered queries that look further back than the retention. The rings of the pods that such a query means are
-// stretched: they have so many times the rows. What that takes is lent to the namespace that asks for it, of a quarter of the memory
-// budget (Shares), and given way where senders need it: nobody's new pod or series is refused for a long range. When the query goes,
-// the rings shrink.
+// ranges are the registered queries that look further back than the retention. The rings of the
+// pods that such a query means are stretched: they have so many times the rows. What that takes is
+// lent to the namespace that asks for it, of a quarter of the memory budget (Shares), and given way
+// where senders need it: nobody's new pod or series is refused for a long range. When the query
+// goes, the rings shrink.
 type ranges struct {
 	memory *Shares
 	mu     sync.Mutex
 	long   []*demand
 	// epoch is another one after each change of the queries.
 	epoch atomic.Uint64
+}
+
+// stretched is how far back a table's rows reach that are kept, in milliseconds, and how many times
+// as many they are as the retention needs; so many bytes of that are lent to the author, a
+// namespace. It is what the queries of the epoch ask for.
+type stretched struct {
+	keep, stretch, lent int64
+	author              string
+	rangeEpoch          uint64
 }
 
 // demand is a query that looks so far back, in milliseconds.
@@ -63,7 +73,8 @@ func (s *store) refit(author string) {
 	}
 }
 
-// fit stretches or shrinks the ring to what the registered queries ask of it, as far as there is memory.
+// fit stretches or shrinks the ring to what the registered queries ask of it, as far as there is
+// memory.
 func (t *table) fit() {
 	t.rangeEpoch = t.store.ranges.epoch.Load()
 	reach, author := t.store.retention, ""
@@ -79,8 +90,8 @@ func (t *table) fit() {
 	t.keep = min(reach, t.stretch*t.store.retention)
 }
 
-// stretchTo gives the ring so many times the rows that the retention needs. It returns false, and all is as it was but the loan, if the
-// author may not have them.
+// stretchTo gives the ring so many times the rows that the retention needs. It returns false, and
+// all is as it was but the loan, if the author may not have them.
 func (t *table) stretchTo(stretch int64, author string) bool {
 	base, r := t.baseSlots(), &t.store.ranges
 	if t.lent > 0 && author != t.author {
@@ -105,8 +116,8 @@ func (t *table) stretchTo(stretch int64, author string) bool {
 // baseSlots are the rows that the retention needs.
 func (t *table) baseSlots() int64 { return t.ring.Slots() / t.stretch }
 
-// lend takes what more words a row, and more rows for the retention, which are there by now, take beyond it. Where that is too much, the
-// ring shrinks.
+// lend takes what more words a row, and more rows for the retention, which are there by now, take
+// beyond it. Where that is too much, the ring shrinks.
 func (t *table) lend(bytes int64) {
 	if t.stretch == 1 {
 		return

@@ -1,6 +1,41 @@
 package aggregator
 
-import "time"
+import (
+	"sync/atomic"
+	"time"
+
+	"github.com/meshpulse/meshpulse/aggregator/internal/ring"
+)
+
+// shown is what of a table readers see beside its columns. Its writer sets it; what was asked of the
+// cluster, whoever asks.
+type shown struct {
+	pod   atomic.Pointer[Pod]       // as the newest connection's node says
+	gen   atomic.Pointer[ring.Rows] // the ring's newest generation, for readers
+	flush atomic.Int64              // observed flush interval in milliseconds
+	gap   atomic.Pointer[gap]       // the newest one, nil if there was none
+	// refused is the time of the newest sample that was refused or dropped, refusedSince when that
+	// began; 0 if none was.
+	refused, refusedSince atomic.Int64
+	// otherForm is when some of them were last Istio's metrics under names that are not read.
+	otherForm atomic.Int64
+	gone      atomic.Bool // freed, for readers
+	// aside is when what is known of the pod ends, of a table that was set aside after a fault
+	// (faults.go); else nil.
+	aside atomic.Pointer[int64]
+	// begun: the pod's sidecar had counted requests before the first flush that came.
+	begun atomic.Bool
+
+	// closed is the newest row that no message can add to any more, for the surge fold. aged: the
+	// pod had counted before its first row, so that what it counted before is not known to be
+	// nothing; set before the first row closes.
+	closed atomic.Int64
+	aged   atomic.Bool
+	second atomic.Int64 // the row with which the first flush was measured, 0 before
+
+	asked   atomic.Int64            // when the cluster did not know the pod, or knownPod; 0: not asked
+	contest atomic.Pointer[contest] // the newest, for readers; nil if there never was one
+}
 
 // PodState is what the store knows of a pod.
 type PodState struct {

@@ -5,7 +5,6 @@ import (
 	"math/bits"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/meshpulse/meshpulse/aggregator/internal/ring"
@@ -16,30 +15,9 @@ import (
 // mu is taken once per message by the stream that owns the table (uncontended in the steady state); readers never take it.
 type table struct {
 	store  *store
-	number uint64                    // no other table of the store has it
-	ref    *tableRef                 // its place in the store's log
-	pod    atomic.Pointer[Pod]       // as the newest connection's node says
-	gen    atomic.Pointer[ring.Rows] // the ring's newest generation, for readers
-	flush  atomic.Int64              // observed flush interval in milliseconds
-	gap    atomic.Pointer[gap]       // the newest one, nil if there was none
-	// refused is the time of the newest sample that was refused or dropped, refusedSince when that began; 0 if none was.
-	refused, refusedSince atomic.Int64
-	// otherForm is when some of them were last Istio's metrics under names that are not read.
-	otherForm atomic.Int64
-	gone      atomic.Bool // freed, for readers
-	// aside is when what is known of the pod ends, of a table that was set aside after a fault (faults.go); else nil.
-	aside atomic.Pointer[int64]
-	// begun: the pod's sidecar had counted requests before the first flush that came.
-	begun atomic.Bool
-
-	// closed is the newest row that no message can add to any more, for the surge fold. aged: the pod had counted before its first
-	// row, so that what it counted before is not known to be nothing; set before the first row closes.
-	closed atomic.Int64
-	aged   atomic.Bool
-	second atomic.Int64 // the row with which the first flush was measured, 0 before
-
-	asked   atomic.Int64            // when the cluster did not know the pod, or knownPod; 0: not asked
-	contest atomic.Pointer[contest] // the newest, for readers; nil if there never was one
+	number uint64    // no other table of the store has it
+	ref    *tableRef // its place in the store's log
+	shown
 
 	mu      sync.Mutex
 	owner   *Stream // the stream that counts, or that counted last; nil before the first message
@@ -62,14 +40,8 @@ type table struct {
 	// shortOf is what the sender had no more of in a flush (shortAt), nil if nothing.
 	shortOf error
 	shortAt int64
-	// sender is who has taken so many bytes for the table (memory.go).
-	sender          string
-	taken, promised int64
-	// keep is how far back the rows reach that are kept, in milliseconds, and stretch how many times as many as the retention
-	// needs; author is the namespace to which that is lent (ranges.go).
-	keep, stretch, lent int64
-	author              string
-	rangeEpoch          uint64
+	account
+	stretched
 
 	pairs     bool       // a request counter of the pod has come with its duration histogram
 	flushes   int64      // how many have come, from all connections
@@ -102,7 +74,7 @@ const (
 )
 
 func newTable(s *store, p *Pod) *table {
-	t := &table{store: s, sender: p.Sender, stretch: 1, keep: s.retention}
+	t := &table{store: s, account: account{sender: p.Sender}, stretched: stretched{stretch: 1, keep: s.retention}}
 	flush := p.toldFlush()
 	t.flush.Store(flush)
 	t.pod.Store(p)
