@@ -13,11 +13,10 @@ func inside[T any](of any, field string) *T {
 	return (*T)(unsafe.Pointer(reflect.ValueOf(of).Elem().FieldByName(field).UnsafeAddr()))
 }
 
-func claimOf(g *ring.Rows) *atomic.Int64  { return inside[atomic.Int64](g, "claim") }
-func headOf(g *ring.Rows) *atomic.Int64   { return inside[atomic.Int64](g, "head") }
-func beginOf(g *ring.Rows) *ring.Row      { return inside[ring.Row](g, "begin") }
-func firstOf(b *ring.Block) *atomic.Int64 { return inside[atomic.Int64](b, "first") }
-func lastOf(b *ring.Block) *atomic.Int64  { return inside[atomic.Int64](b, "last") }
+func claimOf(g *ring.Rows) *atomic.Int64 { return inside[atomic.Int64](g, "claim") }
+func headOf(g *ring.Rows) *atomic.Int64  { return inside[atomic.Int64](g, "head") }
+func beginOf(g *ring.Rows) *ring.Row     { return inside[ring.Row](g, "begin") }
+func lastOf(b *ring.Block) *atomic.Int64 { return inside[atomic.Int64](b, "last") }
 
 // wordsOf are the words of a present row.
 func wordsOf(b *ring.Block, row ring.Row) []atomic.Uint64 {

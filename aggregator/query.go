@@ -79,7 +79,7 @@ func (s *Store) RegisterFor(author, expr string) (_ *Query, err error) {
 // Query checks the expression for a single use or a few. The error is a *QueryError.
 func (s *Store) Query(expr string) (_ *Query, err error) {
 	q := &Query{store: s, expr: expr}
-	q.mark.query = q
+	q.query = q
 	defer q.contain(&err)
 	parsed, err := parser.ParseExpr(expr)
 	if err != nil {
