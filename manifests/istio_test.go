@@ -1,8 +1,11 @@
 package manifests
 
 import (
+	"bufio"
+	"compress/gzip"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -11,6 +14,8 @@ import (
 	cluster "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	metrics "github.com/envoyproxy/go-control-plane/envoy/config/metrics/v3"
 	upstreams "github.com/envoyproxy/go-control-plane/envoy/extensions/upstreams/http/v3"
+	metricsservice "github.com/envoyproxy/go-control-plane/envoy/service/metrics/v3"
+	"google.golang.org/protobuf/encoding/protodelim"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 	mesh "istio.io/api/mesh/v1alpha1"
@@ -197,5 +202,44 @@ func TestEveryWiringFileIsInTheReadme(t *testing.T) {
 		if !strings.Contains(string(readme), "`"+filepath.Base(path)+"`") {
 			t.Errorf("%s is not in istio/README.md", path)
 		}
+	}
+}
+
+// TestWhatShowsTheSinkIsInNoEnvoyWithoutOne: a bootstrap names every extension that its Envoy knows, the sink's among them, wired or not.
+func TestWhatShowsTheSinkIsInNoEnvoyWithoutOne(t *testing.T) {
+	text, err := os.ReadFile("istio/README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	grep := regexp.MustCompile("`istioctl proxy-config bootstrap [^`]* [|] grep -A4 (\\S+)`").FindSubmatch(text)
+	if grep == nil {
+		t.Fatal("istio/README.md has no command that shows the sink")
+	}
+	f, err := os.Open("../envoystats/testdata/captures/a-default/stream-0.pb.gz")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = f.Close() }()
+	z, err := gzip.NewReader(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var first metricsservice.StreamMetricsMessage
+	if err := protodelim.UnmarshalFrom(bufio.NewReader(z), &first); err != nil {
+		t.Fatal(err)
+	}
+	node, err := protojson.Marshal(first.GetIdentifier().GetNode())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(string(node), "envoy.stat_sinks.metrics_service") {
+		t.Fatal("the recorded Envoy does not name its extensions")
+	}
+	if strings.Contains(string(node), string(grep[1])) {
+		t.Errorf("every Envoy says %s of itself", grep[1])
+	}
+	sinks, err := protojson.Marshal(&bootstrap.Bootstrap{StatsSinks: []*metrics.StatsSink{{Name: "x"}}})
+	if err != nil || !strings.Contains(string(sinks), string(grep[1])) {
+		t.Errorf("%s is not in a bootstrap with a sink: %v", grep[1], err)
 	}
 }

@@ -130,8 +130,10 @@ func (r *reader) faster(ctx context.Context, g guide) error {
 }
 
 // scales waits until the HPA's replicas are those of the guide and ready.
-func (r *reader) scales(ctx context.Context, g guide) error {
-	return r.eventually(ctx, scaled, func() error {
+func (r *reader) scales(ctx context.Context, g guide) error { return r.scalesWithin(ctx, scaled, g) }
+
+func (r *reader) scalesWithin(ctx context.Context, limit time.Duration, g guide) error {
+	return r.eventually(ctx, limit, func() error {
 		if r.load != nil {
 			if err := r.load.Ended(); err != nil {
 				return fmt.Errorf("hey: %w", err)

@@ -1,7 +1,9 @@
 package main
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -30,6 +32,7 @@ func istioSteps(first, second *reader) []step {
 		{"istioctl install: istiod is ready", func(ctx context.Context) error { return first.istioctlInstall(ctx) }},
 		{"stock Envoys count as Istio's do; STRICT mTLS for the whole mesh", first.makeStrict},
 	}, first.installSteps(), []step{
+		{"a Telemetry for less volume: istiod sends an Envoy of Istio's what the README says of it", first.telemetry},
 		{"side by side under STRICT: guide 1 wired by annotation, guide 2 by its own bootstrap", func(ctx context.Context) error {
 			return abreast(ctx, result.timed(first.annotated(one)), result.timed(second.bootstrapped(result)))
 		}},
@@ -38,7 +41,8 @@ func istioSteps(first, second *reader) []step {
 		}},
 		{"install.sh --rotate-cert, the API asked twice a second: every question answered, the new certificate served; without load 3 -> 1", func(ctx context.Context) error {
 			err := first.rotates(ctx, one.hpa)
-			result.say("guide 1, replicas: " + first.scale.all())
+			result.say("guide 1, replicas: " + first.scale.all() + "; the end of it waits for `--hold`, 5 minutes after meshpulse's restart: " +
+				"guide 1 asks of all the namespace, and the load tester's sidecar, which nobody has wired, is older than meshpulse")
 			return errors.Join(err, first.scale.went(2, 3, 1))
 		}},
 		{"mesh-wide by istioctl install, and a gateway: all sidecars report, and the gateway what it sends out", first.meshWide},
@@ -63,7 +67,7 @@ func (r *reader) annotated(g guide) []step {
 			return r.follow(ctx, g)
 		}},
 		{"its sidecars are native, `istioctl proxy-config bootstrap` shows the sink; a call without mTLS is refused", func(ctx context.Context) error {
-			return errors.Join(r.injected(ctx, true, "envoy_metrics_service"), r.refusesPlaintext(ctx))
+			return errors.Join(r.injected(ctx, true, "envoy.stat_sinks.metrics_service"), r.unwired(ctx), r.refusesPlaintext(ctx))
 		}},
 		{"guide 1, hey -q 15 at 30/s, 2 -> 3 replicas", func(ctx context.Context) error { return r.faster(ctx, g) }},
 	}
@@ -95,6 +99,9 @@ func (r *reader) bootstrapped(result *istioResult) []step {
 	}
 }
 
+// held is how long a new meshpulse waits for sidecars that are older than it (--hold): the load tester's has no sink, and is never back.
+const held = 5 * time.Minute
+
 // rotates replaces the certificate, and the load is gone: replicas go back to one while the API is asked.
 func (r *reader) rotates(ctx context.Context, hpa string) error {
 	served, err := r.servedCertificate(ctx)
@@ -108,7 +115,7 @@ func (r *reader) rotates(ctx context.Context, hpa string) error {
 	if _, err := r.sh(ctx, "manifests/install.sh --rotate-cert"); err != nil {
 		return err
 	}
-	return errors.Join(r.scales(ctx, guide{hpa: hpa, least: 1, most: 1}), r.servesAnother(ctx, served), w.end())
+	return errors.Join(r.scalesWithin(ctx, held+scaled, guide{hpa: hpa, least: 1, most: 1}), r.servesAnother(ctx, served), w.end())
 }
 
 // startNetwork is startRest without the lab's own injector.
@@ -184,7 +191,7 @@ func (r *reader) injected(ctx context.Context, native bool, sink string) error {
 		if err != nil {
 			return err
 		}
-		if !strings.Contains(seen, "envoy.stat_sinks.metrics_service") || !strings.Contains(seen, sink) {
+		if !strings.Contains(seen, sink) {
 			return fmt.Errorf("pod %s: its bootstrap shows no sink with %s:\n%s", pod.Name, sink, seen)
 		}
 	}
@@ -207,6 +214,81 @@ func (r *reader) seesSink(ctx context.Context, pod, namespace string) (string, e
 		}
 	}
 	return "", errors.New("manifests/istio/README.md has no command `istioctl proxy-config bootstrap …`")
+}
+
+// unwired is an error when the same command shows a sink of a pod that nobody has wired, the load tester's.
+func (r *reader) unwired(ctx context.Context) error {
+	pod, err := r.kubectl(ctx, "--namespace="+r.namespace, "get", "pods", "--selector=app=loadtester", "-o", "jsonpath={.items[0].metadata.name}")
+	if err != nil {
+		return err
+	}
+	seen, _ := r.seesSink(ctx, pod, r.namespace) // grep ends with an error when it finds nothing
+	if strings.TrimSpace(seen) != "" {
+		return fmt.Errorf("pod %s has no sink, and is shown to have one:\n%s", pod, seen)
+	}
+	return nil
+}
+
+// telemetry applies the README's Telemetry beside a pod and looks at what istiod has for its Envoy: inbound the filter without sizes, outbound
+// none. The stock one refuses that, so the pod is never ready.
+func (r *reader) telemetry(ctx context.Context) error {
+	commands, err := r.commandsIn("manifests/istio/telemetry-less-volume.yaml")
+	if err != nil {
+		return err
+	}
+	if err := r.apply(ctx, "telemetry.yaml"); err != nil {
+		return err
+	}
+	for _, command := range commands {
+		if _, err := r.sh(ctx, strings.Replace(command, "-n test", "-n telemetry", 1)); err != nil {
+			return err
+		}
+	}
+	err = r.eventually(ctx, time.Minute, func() error {
+		dump, err := r.sh(ctx, "istioctl x internal-debug 'config_dump?proxyID=web.telemetry'")
+		if err != nil {
+			return err
+		}
+		return lessVolume([]byte(dump))
+	})
+	_, gone := r.kubectl(ctx, "delete", "namespace", "telemetry")
+	return errors.Join(err, gone)
+}
+
+// lessVolume is an error where a listener's filter still counts sizes, or where one that is not inbound has the filter at all.
+func lessVolume(dump []byte) error {
+	var all struct {
+		Configs []struct {
+			DynamicListeners []struct {
+				Name        string
+				ActiveState json.RawMessage
+			}
+		}
+	}
+	if err := json.Unmarshal(dump, &all); err != nil {
+		return fmt.Errorf("istiod's dump: %w", err)
+	}
+	found := 0
+	for _, config := range all.Configs {
+		for _, listener := range config.DynamicListeners {
+			var compact bytes.Buffer
+			if err := json.Compact(&compact, listener.ActiveState); err != nil {
+				return err
+			}
+			filters := strings.Count(compact.String(), `/stats.PluginConfig"`)
+			if filters > 0 && listener.Name != "virtualInbound" {
+				return fmt.Errorf("listener %s counts what goes out", listener.Name)
+			}
+			if n := strings.Count(compact.String(), `"metrics":[{"name":"request_bytes","drop":true},{"name":"response_bytes","drop":true}]`); n != filters {
+				return fmt.Errorf("listener %s: %d of %d filters leave the sizes out", listener.Name, n, filters)
+			}
+			found += filters
+		}
+	}
+	if found == 0 {
+		return errors.New("no listener has the stats filter (yet)")
+	}
+	return nil
 }
 
 // refusesPlaintext calls the app's port as one outside the mesh.

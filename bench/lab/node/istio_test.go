@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"fmt"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -99,5 +100,28 @@ func TestWhereAnAppWasScaledTo(t *testing.T) {
 	}
 	if err := s.unchangedSince(4); err == nil || !strings.Contains(err.Error(), "to 1 (6 s)") {
 		t.Errorf("%v does not say what has changed", err)
+	}
+}
+
+func TestATelemetryIsSeenInWhatIstiodSends(t *testing.T) {
+	const (
+		filter = `{"name": "istio.stats", "typedConfig": {"@type": "type.googleapis.com/stats.PluginConfig"%s}}`
+		less   = `, "metrics": [{"name": "request_bytes", "drop": true}, {"name": "response_bytes", "drop": true}]`
+	)
+	dump := func(name string, filters ...string) []byte {
+		return fmt.Appendf(nil, `{"configs": [{}, {"dynamicListeners": [{"name": %q, "activeState": {"filters": [%s]}}]}]}`, name, strings.Join(filters, ", "))
+	}
+	if err := lessVolume(dump("virtualInbound", fmt.Sprintf(filter, less), fmt.Sprintf(filter, less))); err != nil {
+		t.Error(err)
+	}
+	for want, wrong := range map[string][]byte{
+		"1 of 2 filters":    dump("virtualInbound", fmt.Sprintf(filter, less), fmt.Sprintf(filter, "")),
+		"counts what goes":  dump("0.0.0.0_9898", fmt.Sprintf(filter, less)),
+		"no listener has":   dump("virtualInbound"),
+		"unexpected end of": nil,
+	} {
+		if err := lessVolume(wrong); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v does not say %q", err, want)
+		}
 	}
 }
