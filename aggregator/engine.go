@@ -92,31 +92,38 @@ func (e *engine) instant(ctx context.Context, over queryable, expr string, at in
 // byEngine answers the expression by the engine, when it is its author's turn. One that is too much is not tried again for a while:
 // it would take the same again, from all others, and answer nothing.
 func (q *Query) byEngine(ctx context.Context, at int64) ([]Value, error) {
-	e := q.store.engine
 	if err := q.paused(); err != nil {
 		return nil, err
 	}
 	p := pace(q.pace.Load())
 	for {
-		in, end, err := e.turns.wait(ctx, q.author, p)
-		if err != nil {
-			return nil, fmt.Errorf("it waited for other queries that are not compiled: %w", err)
-		}
-		began := time.Now()
-		if err = q.paused(); err != nil { // since it has waited
-			end()
+		values, took, gaveWay, err := q.inTurn(ctx, p, at)
+		if took == 0 {
 			return nil, err
 		}
-		values, err := e.instant(in, queryable{q.store}, q.expr, at)
-		took := time.Since(began)
-		gaveWay := err != nil && errors.Is(context.Cause(in), errGaveWay)
-		end()
 		if gaveWay && p != paceSlow { // it is not what it was taken for
 			p = paceSlow
 			continue
 		}
 		return values, q.ran(gaveWay, err, took)
 	}
+}
+
+// inTurn evaluates the expression in a turn of its author's. took is 0 where it was not begun.
+func (q *Query) inTurn(ctx context.Context, p pace, at int64) (values []Value, took time.Duration, gaveWay bool, err error) {
+	e := q.store.engine
+	in, end, err := e.turns.wait(ctx, q.author, p)
+	if err != nil {
+		return nil, 0, false, fmt.Errorf("it waited for other queries that are not compiled: %w", err)
+	}
+	defer end()                        // after a panic too: others wait for it
+	if err := q.paused(); err != nil { // since it has waited
+		return nil, 0, false, err
+	}
+	began := time.Now()
+	values, err = e.instant(in, queryable{q.store}, q.expr, at)
+	gaveWay = err != nil && errors.Is(context.Cause(in), errGaveWay)
+	return values, max(time.Since(began), 1), gaveWay, err
 }
 
 // ran notes how it went in a turn that was its own, or gave way. It returns the error of the query, which is an ErrTooMuch from now on where

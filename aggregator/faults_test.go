@@ -388,3 +388,36 @@ func TestAClosedQueryAnswersAnError(t *testing.T) {
 		t.Errorf("a closed query answers %v, %v", a.Values, err)
 	}
 }
+
+// A defect in what the engine reads sets that query aside, and its turn ends: no other waits for it.
+func TestAnEngineQueryThatPanicsHoldsUpNoOther(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFaulty(t)
+		f.store.engine.turns = newTurns(1)
+		for range 20 {
+			if err := f.flush(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		faulty, err := f.store.RegisterFor("theirs", `sum(istio_requests_total offset 1s)`)
+		if err != nil {
+			t.Fatal(err)
+		}
+		faulty.store = &Store{store: f.store.store, engine: f.store.engine} // without an index
+		if _, err := faulty.Eval(t.Context(), f.now); err == nil || !strings.Contains(f.log.String(), "panic") {
+			t.Fatalf("%v: the query met no fault: %s", err, f.log.String())
+		}
+		good, err := f.store.RegisterFor("mine", `sum(istio_requests_total offset 2s)`)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		if answer, err := good.Eval(ctx, f.now); err != nil || len(answer.Values) != 1 {
+			t.Errorf("another namespace's query: %v, %v", answer.Values, err)
+		}
+		for _, stream := range f.pods {
+			stream.Close()
+		}
+	})
+}

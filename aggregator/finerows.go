@@ -11,11 +11,15 @@ func readFineRows(j *fine.Joiner, b *ring.Block, l *layout, p *Pod, lo, hi ring.
 	j.Reset(p.InclusiveBounds)
 	ends := l.ends(p)
 	var scratch [32]uint32
+	room := scratch[:]
+	if n := b.Counts() + 1; n > len(room) {
+		room = make([]uint32, n)
+	}
 	var codes [ring.Quantiles]uint16
 	before := b.At(lo)
 	for row := lo + 1; row <= hi; row++ {
 		now := b.At(row)
-		cumulative := b.Interval(before, now, scratch[:])
+		cumulative := b.Interval(before, now, room)
 		before = now
 		if cumulative == nil {
 			continue

@@ -179,5 +179,5 @@ func share(p pace, others int) time.Duration {
 	case paceUnknown:
 		return min(max(fullTrial/time.Duration(others+1), leastTrial), engineQuick)
 	}
-	return leastTurn
+	return min(max(fullTrial/time.Duration(others+1), engineQuick), leastTurn) // it was quick once
 }

@@ -294,6 +294,66 @@ func TestAQuickQueryStaysSoWhereItTakesLongerNowAndThen(t *testing.T) {
 	}
 }
 
+// Those that were quick once, and are not any more, leave others the time that a request has: twenty namespaces whose queries take nearly
+// all of a quick one's turn, again and again, beside one that really is quick and one that nobody knows yet.
+func TestQueriesThatWereQuickOnceStarveNoOther(t *testing.T) {
+	for _, mine := range []struct {
+		pace  pace
+		takes time.Duration
+	}{{paceQuick, time.Millisecond}, {paceUnknown, 10 * time.Millisecond}} {
+		synctest.Test(t, func(t *testing.T) {
+			turns := newTurns(1)
+			evil, cancel := context.WithCancel(t.Context())
+			var all sync.WaitGroup
+			for i := range 20 {
+				all.Go(func() {
+					q := &Query{}
+					q.pace.Store(int32(paceQuick))
+					for evil.Err() == nil {
+						q.played(evil, turns, fmt.Sprint("evil-", i), leastTurn-50*time.Millisecond)
+					}
+				})
+			}
+			time.Sleep(time.Minute)
+			q := &Query{}
+			q.pace.Store(int32(mine.pace))
+			for n := range 20 {
+				ctx, done := context.WithTimeout(t.Context(), 4*time.Second)
+				if !q.played(ctx, turns, "mine", mine.takes) {
+					t.Errorf("a query of %s, asked for the %d. time, is not answered in 4 s", mine.takes, n+1)
+				}
+				done()
+				time.Sleep(11 * time.Second)
+			}
+			cancel()
+			all.Wait()
+		})
+	}
+}
+
+// played has the query take its turns as byEngine does; it takes so long. It returns whether it is answered.
+func (q *Query) played(ctx context.Context, turns *turns, namespace string, takes time.Duration) bool {
+	for p := pace(q.pace.Load()); ; p = paceSlow {
+		in, end, err := turns.wait(ctx, namespace, p)
+		if err != nil {
+			return false
+		}
+		select {
+		case <-time.After(takes):
+			end()
+			_ = q.ran(false, nil, takes)
+			return true
+		case <-in.Done():
+			gaveWay := errors.Is(context.Cause(in), errGaveWay)
+			end()
+			if !gaveWay || p == paceSlow {
+				q.pace.Store(int32(paceSlow))
+				return false
+			}
+		}
+	}
+}
+
 // One that never ends before it gives way is refused for a while, as one that is too much, and asks for no turn meanwhile.
 func TestAQueryThatGaveWayThreeTimesInARowIsTooMuch(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
