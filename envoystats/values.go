@@ -8,8 +8,7 @@ import (
 	"github.com/meshpulse/meshpulse/aggregator"
 )
 
-// refusal is why a sample is dropped; its text is a reason label of
-// meshpulse_ingest_dropped_samples_total.
+// refusal is why a sample is dropped; its text is a reason label of meshpulse_ingest_dropped_samples_total.
 type refusal uint8
 
 const (
@@ -64,8 +63,8 @@ func (s *scan) why() string {
 	return strings.Join(reasons, ", ")
 }
 
-// value is a metric's value while it is read. A field that comes twice is merged as protobuf
-// merges: the last scalar counts, repeated parts append.
+// value is a metric's value while it is read. A field that comes twice is merged as protobuf merges: the last scalar
+// counts, repeated parts append.
 type value struct {
 	kind    aggregator.Kind
 	tag     uint32 // of the metric's field that holds a value of this kind
@@ -156,9 +155,8 @@ func (s *scan) distribution(v *value, from, to int) bool {
 	return true
 }
 
-// plainBuckets reads the plain buckets that follow each other into the batch, up to the first with
-// which there is something else to be done, and returns the index of that. The first one's tag is
-// at b[i].
+// plainBuckets reads the plain buckets that follow each other into the batch, up to the first with which there is something else to
+// be done, and returns the index of that. The first one's tag is at b[i].
 func (s *scan) plainBuckets(v *value, b []byte, i int) (next int) {
 	if v.why != kept {
 		return i
@@ -179,8 +177,8 @@ func (s *scan) plainBuckets(v *value, b []byte, i int) (next int) {
 	return i
 }
 
-// bucket reads any bucket whose length is at b[i] into the batch, and returns the index behind it.
-// A +Inf bucket, which Envoy does not send, is checked and left out.
+// bucket reads any bucket whose length is at b[i] into the batch, and returns the index behind it. A +Inf bucket, which Envoy does
+// not send, is checked and left out.
 func (s *scan) bucket(v *value, b []byte, i int) (next int) {
 	k, next := readBucket(v, b, i)
 	if next == malformed {
@@ -202,25 +200,37 @@ func (s *scan) bucket(v *value, b []byte, i int) (next int) {
 	return next
 }
 
-// readBucket reads any bucket.
+// readBucket reads any bucket. Its loop is written out here and for the quantiles: one that calls
+// what reads a field costs 6 % of a flush whose labels are labels (BenchmarkMessage).
 func readBucket(v *value, b []byte, i int) (k aggregator.Bucket, next int) {
-	next = readMessage(b, i, func(b []byte, tag uint32, at int) (next int) {
+	from, next := readSpan(b, i)
+	if next == malformed {
+		return k, malformed
+	}
+	b = b[:next]
+	for i := from; i < next; {
+		tag, at := readTag(b, i)
+		if at == malformed {
+			return k, malformed
+		}
 		switch tag {
 		case bucketCount:
-			k.Count, next = readVarint(b, at)
+			k.Count, i = readVarint(b, at)
 		case bucketBound:
-			k.UpperBound, next = readDouble(b, at)
+			k.UpperBound, i = readDouble(b, at)
 		default:
 			v.foreign = v.foreign || tag&7 == delimited
-			next = skip(b, at, tag)
+			i = skip(b, at, tag)
 		}
-		return next
-	})
+		if i == malformed {
+			return k, malformed
+		}
+	}
 	return k, next
 }
 
-// quantile reads the quantile whose length is at b[i] into the batch, and returns the index behind
-// it. They have to be Envoy's, in their order.
+// quantile reads the quantile whose length is at b[i] into the batch, and returns the index behind it. They have to be Envoy's, in
+// their order.
 func (s *scan) quantile(v *value, b []byte, i int) (next int) {
 	q, at, next, ok := plainQuantile(b, i)
 	if !ok {
@@ -240,17 +250,28 @@ func (s *scan) quantile(v *value, b []byte, i int) (next int) {
 
 // readQuantile reads any quantile.
 func readQuantile(b []byte, i int) (q, value float64, next int) {
-	next = readMessage(b, i, func(b []byte, tag uint32, at int) (next int) {
+	from, next := readSpan(b, i)
+	if next == malformed {
+		return 0, 0, malformed
+	}
+	b = b[:next]
+	for i := from; i < next; {
+		tag, at := readTag(b, i)
+		if at == malformed {
+			return 0, 0, malformed
+		}
 		switch tag {
 		case quantileQ:
-			q, next = readDouble(b, at)
+			q, i = readDouble(b, at)
 		case quantileValue:
-			value, next = readDouble(b, at)
+			value, i = readDouble(b, at)
 		default:
-			next = skip(b, at, tag)
+			i = skip(b, at, tag)
 		}
-		return next
-	})
+		if i == malformed {
+			return 0, 0, malformed
+		}
+	}
 	return q, value, next
 }
 
@@ -278,8 +299,7 @@ func (s *scan) check(v *value) refusal {
 	return kept
 }
 
-// usableQuantiles says whether the values at SummaryQuantiles can be those of count observations.
-// Of none, all are NaN.
+// usableQuantiles says whether the values at SummaryQuantiles can be those of count observations. Of none, all are NaN.
 func usableQuantiles(values []float64, count uint64) bool {
 	if len(values) != len(aggregator.SummaryQuantiles) {
 		return false
