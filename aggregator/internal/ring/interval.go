@@ -96,16 +96,15 @@ func fillQuantiles(words []atomic.Uint64, codes *[Quantiles]uint16) {
 	}
 }
 
-// whole returns the i-th count of a row from its lower half. Epochs are loaded after the row, so
-// they are its own or one ahead, which the shared bit tells.
+// whole returns the i-th count of a row from its lower half: the newest that has it and is not
+// beyond its epoch. Epochs are loaded after the row, so they are its own or one ahead.
 func (b *Block) whole(i int, low uint32) uint64 {
 	epochs := b.epochs.Load()
 	if epochs == nil {
 		return uint64(low)
 	}
-	epoch := (*epochs)[2*int(b.at)+i].Load()
-	epoch -= (epoch ^ uint64(low>>31)) & 1
-	return epoch<<31 | uint64(low&(1<<31-1))
+	newest := (*epochs)[2*int(b.at)+i].Load()<<31 | (1<<31 - 1)
+	return newest - uint64(uint32(newest)-low)
 }
 
 // setEpoch puts the i-th count's epoch in place. Each count has its own: readers need no two of
