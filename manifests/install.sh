@@ -222,21 +222,31 @@ rotate() {
 	say "rotated: served within about two minutes, no restart needed"
 }
 
+# need refuses what is no value of an option: nothing, or the next option, which would not be done then.
+need() {
+	case $2 in '' | -*) die "$1 needs a value" ;; esac
+}
+
 image='' components='' mode=install dry='' claim=yes
 while [ $# -gt 0 ]; do
 	case $1 in
-	--image)
-		[ $# -ge 2 ] || die "--image needs a value"
-		image=$2
+	--image | --component)
+		need "$1" "${2-}"
+		option=$1 value=$2
 		shift
 		;;
-	--image=*) image=${1#--image=} ;;
-	--component | --component=*)
-		name=${1#--component=}
-		[ "$1" != --component ] || { name=${2-}; [ $# -lt 2 ] || shift; }
-		case $name in
-		mesh-namespaces | dns) components="$components $name" ;;
-		*) die "--component takes mesh-namespaces or dns, not '$name'" ;;
+	--image=* | --component=*)
+		option=${1%%=*} value=${1#*=}
+		need "$option" "$value"
+		;;
+	*) option=$1 ;;
+	esac
+	case $option in
+	--image) image=$value ;;
+	--component)
+		case $value in
+		mesh-namespaces | dns) components="$components $value" ;;
+		*) die "--component takes mesh-namespaces or dns, not '$value'" ;;
 		esac
 		;;
 	--no-apiservice) claim='' ;;

@@ -348,6 +348,8 @@ func TestArgumentsThatAreRefused(t *testing.T) {
 		"a foreign component":       {"install.sh", "--image", "x", "--component", "../../x"},
 		"rotation with a component": {"install.sh", "--rotate-cert", "--component", "dns"},
 		"uninstall with a word":     {"uninstall.sh", "please"},
+		"uninstall with two words":  {"uninstall.sh", "--dry-run", "please"},
+		"uninstall with nothing":    {"uninstall.sh", "", "--dry-run"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := newFakeCluster(t, "")
@@ -358,6 +360,30 @@ func TestArgumentsThatAreRefused(t *testing.T) {
 				t.Errorf("kubectl was called: %s", log)
 			}
 		})
+	}
+}
+
+// An option that took the next one as its value would not only miss it: --dry-run would be done for real.
+func TestAnOptionDoesNotTakeTheNextOneAsItsValue(t *testing.T) {
+	for _, option := range []string{"--image", "--component"} {
+		for name, args := range map[string][]string{
+			"the next option":       {option, "--dry-run"},
+			"the next option, with": {option + "=--dry-run"},
+			"nothing":               {option, ""},
+			"nothing, with":         {option + "="},
+			"the end":               {option},
+		} {
+			t.Run(option+" and "+name, func(t *testing.T) {
+				c := newFakeCluster(t, "")
+				out, err := c.run("install.sh", append([]string{"--image", "r.example/meshpulse:1"}, args...)...)
+				if err == nil || !strings.Contains(out, option+" needs a value") {
+					t.Errorf("%v\n%s", err, out)
+				}
+				if log := c.read("log"); log != "" {
+					t.Errorf("kubectl was called: %s", log)
+				}
+			})
+		}
 	}
 }
 

@@ -14,15 +14,16 @@ die() {
 }
 
 dry=''
-case ${1-} in
-'') ;;
---dry-run) dry=yes ;;
-*)
-	printf 'usage: uninstall.sh [--dry-run]\n' >&2
-	[ "$1" = -h ] || [ "$1" = --help ] || die "unknown argument $1"
-	exit 0
-	;;
-esac
+for argument; do
+	case $argument in
+	--dry-run) dry=yes ;;
+	*)
+		printf 'usage: uninstall.sh [--dry-run]\n' >&2
+		[ "$argument" = -h ] || [ "$argument" = --help ] || die "unknown argument '$argument'"
+		exit 0
+		;;
+	esac
+done
 command -v kubectl >/dev/null || die "kubectl is not on the PATH"
 
 state=$(kubectl get apiservice "$apiservice" --ignore-not-found \
