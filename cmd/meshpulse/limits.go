@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 	"time"
 
@@ -11,8 +12,8 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 )
 
-// byteSize is a flag's value in bytes: a number, or a quantity as Kubernetes writes it (64Mi, 1G).
-// The B of GOMEMLIMIT's form (64MiB) may follow it.
+// byteSize is a flag's value in bytes: a number, or a quantity as Kubernetes writes it (64Mi, 1G),
+// or as GOMEMLIMIT is written (64MiB). 64MB is neither, and whoever writes it may mean either.
 type byteSize[T int | int64] struct{ bytes *T }
 
 func (b byteSize[T]) String() string {
@@ -25,8 +26,9 @@ func (b byteSize[T]) String() string {
 func (byteSize[T]) Type() string { return "bytes" }
 
 func (b byteSize[T]) Set(text string) error {
-	quantity, err := resource.ParseQuantity(strings.TrimSuffix(text, "B"))
-	if err != nil {
+	number, named := strings.CutSuffix(text, "B")
+	quantity, err := resource.ParseQuantity(number)
+	if err != nil || named && !strings.ContainsAny(number[len(number)-1:], "i0123456789") {
 		return errors.New("not a number of bytes: give one such as 67108864 or 64Mi")
 	}
 	n := quantity.Value() // rounded up, and anything where it does not fit
@@ -65,6 +67,15 @@ const (
 	// leastHold is two flushes of Istio's default: below it a sidecar would be silent between two
 	// of them.
 	leastHold = 10 * time.Second
+	// leastRate is twice what a sidecar of 20 label sets sends: below it one of a few could not keep
+	// up.
+	leastRate = 64 << 10
+	// leastSeries is what a few sidecars have, leastSeriesPerPod the metrics of one label set.
+	leastSeries, leastSeriesPerPod = 1000, 10
+	// leastOpen is how many connections and streams one sender may have whatever others do.
+	leastOpen = 16
+	// longest is far more than the history of a minute or an hour that HPAs look at.
+	longest = 24 * time.Hour
 )
 
 // checkSense refuses values under which nothing could work, though each is a number above 0.
@@ -76,10 +87,56 @@ func (o *serveOptions) checkSense() error {
 	if d := o.api.Hold; d > 0 && d < leastHold {
 		errs = append(errs, fmt.Errorf("--hold %s is shorter than a sidecar is silent between two flushes: give %s or more, or leave it out for 5m", d, leastHold))
 	}
+	if n := o.sink.MaxBytesPerSecond; n > 0 && n < leastRate {
+		errs = append(errs, fmt.Errorf("--max-bytes-per-second %d is less than a sidecar sends: give 64Ki or more, or leave it out for 16Mi", n))
+	}
+	for _, limit := range []struct {
+		name        string
+		n, least    int
+		what, usual string
+	}{
+		{"max-series", o.store.MaxSeries, leastSeries, "a few sidecars have", "2000000"},
+		{"max-series-per-pod", o.store.MaxSeriesPerPod, leastSeriesPerPod, "the metrics of one caller take", "20000"},
+		{"max-streams", o.sink.MaxStreams, leastOpen, "one sender may open", "50000"},
+		{"max-connections", o.sink.MaxConnections, leastOpen, "one sender may open", "what fits"},
+	} {
+		if limit.n > 0 && limit.n < limit.least {
+			errs = append(errs, fmt.Errorf("--%s %d is less than %s: give %d or more, or leave it out for %s", limit.name, limit.n, limit.what, limit.least, limit.usual))
+		}
+	}
+	for _, time := range []struct {
+		name string
+		d    time.Duration
+	}{{"retention", o.store.Retention}, {"max-retention", o.store.MaxRetention}} {
+		if time.d > longest {
+			errs = append(errs, fmt.Errorf("--%s %s is more than can be kept in memory: give 24h or less", time.name, time.d))
+		}
+	}
+	if slices.ContainsFunc(o.sink.Keep, keepsAll) {
+		errs = append(errs, fmt.Errorf("--keep %q has an empty prefix, which every metric begins with: give prefixes such as istio_, with a comma between", strings.Join(o.sink.Keep, ",")))
+	}
 	if streams, connections := o.sink.MaxStreams, o.sink.MaxConnections; connections > 0 && connections < streams {
 		errs = append(errs, fmt.Errorf("--max-connections %d is less than --max-streams %d, and a sidecar's stream takes a connection: raise the one, lower the other, or leave --max-connections out", connections, streams))
 	}
 	return errors.Join(errs...)
+}
+
+// keepsAll reports whether every metric begins with a prefix of --keep.
+func keepsAll(prefix string) bool { return strings.TrimPrefix(prefix, "istiocustom.") == "" }
+
+// expected says how a flag's value is written, of those types whose own errors do not say it.
+func expected(f *pflag.Flag) string {
+	switch f.Value.Type() {
+	case "bool":
+		return "true or false"
+	case "int":
+		return "a whole number"
+	case "float64":
+		return "a number such as " + f.DefValue
+	case "duration":
+		return "a time with its unit, such as 30s or 5m"
+	}
+	return ""
 }
 
 // nearest is the flag's name that takes the fewest changes of a letter to come from a text.

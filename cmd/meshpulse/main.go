@@ -66,6 +66,10 @@ func run(ctx context.Context, args []string, c console) (code int) {
 	case "replay":
 		err = replayFiles(ctx, args[1:], c)
 	case "version", "--version":
+		if len(args) > 1 {
+			err = usageError{fmt.Errorf("%s takes nothing more, not %q: leave it out", command, args[1])}
+			break
+		}
 		_, err = fmt.Fprintln(c.out, "meshpulse", version())
 	case "help", "--help", "-h":
 		_, err = io.WriteString(c.out, usage)
@@ -104,6 +108,11 @@ func parse(f *pflag.FlagSet, args []string) error {
 	err := f.Parse(args)
 	if unknown := (*pflag.NotExistError)(nil); errors.As(err, &unknown) {
 		err = fmt.Errorf("%w: the nearest is --%s", err, nearest(f, unknown.GetSpecifiedName()))
+	}
+	if wrong := (*pflag.InvalidValueError)(nil); errors.As(err, &wrong) {
+		if form := expected(wrong.GetFlag()); form != "" {
+			err = fmt.Errorf("--%s %q cannot be read: give %s", wrong.GetFlag().Name, wrong.GetValue(), form)
+		}
 	}
 	if err != nil && !errors.Is(err, pflag.ErrHelp) {
 		return usageError{err}

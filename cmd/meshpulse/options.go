@@ -53,7 +53,7 @@ func (o *serveOptions) flags(c console) *pflag.FlagSet {
 	f.StringVar(&o.ingestTLS.keyFile, "ingest-tls-private-key-file", "", "key (PEM) of the certificate")
 	f.StringVar(&o.ingestTLS.clientCAFile, "ingest-client-ca-file", "", "CA certificates (PEM) that a sidecar's certificate must come from; without it none is asked for")
 
-	f.StringSliceVar(&o.sink.Keep, "keep", nil, "prefixes of the metrics to keep, without istiocustom. (default istio_)")
+	f.StringSliceVar(&o.sink.Keep, "keep", nil, "prefixes of the metrics to keep, without istiocustom. (default istio_); istio_request_duration_milliseconds is always kept, which says how many requests a counter began with")
 	f.StringSliceVar(&o.sink.CustomTags, "custom-tags", nil, "tags that Telemetry resources add to Istio's own, needed where sidecars join tags into names")
 	f.BoolVar(&o.store.CountersAsDeltas, "counters-as-deltas", false, "the sidecars set report_counters_as_deltas (a message does not tell)")
 	f.Var(byteSize[int]{&o.sink.MaxMessageBytes}, "max-message-bytes", "largest message of a sidecar (default 64Mi)")
@@ -113,10 +113,7 @@ func (o *serveOptions) complete() error {
 		o.sink.MemoryLimit = limit
 		o.store.MemoryBudget = cmp.Or(o.store.MemoryBudget, limit/4*3) // the rest is for stacks, for messages in work and for what the collector is behind
 	}
-	errs = append(errs, o.api.Validate(), o.ingestTLS.validate())
-	if err := o.sink.Validate(); err != nil {
-		errs = append(errs, fmt.Errorf("ingest: %w", err))
-	}
+	errs = append(errs, o.api.Validate(), o.ingestTLS.validate(), o.sink.Validate())
 	if _, _, err := net.SplitHostPort(o.ingestAddress); err != nil {
 		errs = append(errs, fmt.Errorf("--ingest-address: %w: give host:port", err))
 	}
