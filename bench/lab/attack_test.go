@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -94,6 +95,19 @@ func TestEveryAttackIsInTheTable(t *testing.T) {
 	slices.Sort(named)
 	if diff := cmp.Diff(tried, slices.Compact(named)); diff != "" {
 		t.Errorf("(-tried +named):\n%s", diff)
+	}
+}
+
+// The table's no is not the whole answer, and whoever reads it alone is told so.
+func TestTheTableSaysWhatWasNotTried(t *testing.T) {
+	results, err := os.ReadFile("../results/attack.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for where, text := range map[string]string{"a report": attackReport{}.markdown(), "the results": string(results)} {
+		if !strings.HasSuffix(text, "\n\n"+notTried+"\n") {
+			t.Errorf("%s does not end with what was not tried", where)
+		}
 	}
 }
 

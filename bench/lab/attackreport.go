@@ -216,7 +216,11 @@ func (r attackReport) capabilities(w *strings.Builder) {
 		cells := []string{r.cell(c.down, loses, c.said[0]), r.cell(c.up, gains, c.said[1]), r.cell(c.hold, holds, c.said[2]), r.cell(c.dies, kills, c.said[3])}
 		fmt.Fprintf(w, "| %s | %s |\n", c.who, strings.Join(cells, " | "))
 	}
+	w.WriteString("\n" + notTried + "\n")
 }
+
+// notTried is said below the table, so that nobody takes its no for the whole answer.
+const notTried = `"No" is of what was tried: attacks beside victims that report all the time. Nobody reported in the place of a victim that is silent (from an address that is no pod's), and nobody forged a surge for an HPA that acts at surges: who could, and what is to be done about it, is in [trust](../../envoystats/README.md#trust).`
 
 func (r attackReport) cell(names []string, seen effect, said string) string {
 	var can, not []string

@@ -86,7 +86,7 @@ LAB_NODE            := $(LAB_BIN)/node-$(KUBE_VERSION) $(LAB_BIN)/coredns-$(CORE
 
 .PHONY: lab-node lab-node-root lab-node-build lab-node-binaries
 
-lab-node: lab-node-root lab-node-build ## the documents' way on a real node, from install.sh to uninstall.sh; root (3 minutes, the first time an estimated 10 CPU-minutes more)
+lab-node: lab-node-root lab-node-build ## the documents' way on a real node, from install.sh to uninstall.sh; root (3 to 5 minutes, once built; the first time some 20 CPU-minutes more)
 	@$(LAB_BIN)/lab-node run --root .
 
 lab-node-root: # told before anything is built
