@@ -9,6 +9,7 @@ VERSION   ?= $(COMMIT)
 IMAGE     ?= meshpulse:$(COMMIT)
 PLATFORMS ?= linux/amd64 linux/arm64
 
+.PHONY: run-envoy push-name
 .PHONY: image push build help run test lint bench bench-soak fleet report quantiles beside surge fuzz envoy clean
 
 build: ## build bin/meshpulse (the default)
@@ -17,7 +18,10 @@ build: ## build bin/meshpulse (the default)
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-run: build ## see it live: three real sidecars, load, HPAs, a table (DURATION=90s ends by itself)
+run-envoy: # told before anything is built
+	@test -z "$$ENVOY_BIN" || test -f "$$ENVOY_BIN" -a -x "$$ENVOY_BIN" || { echo "make run: ENVOY_BIN=$$ENVOY_BIN is not a program: give an Envoy 1.38 or later, or leave it out" >&2; exit 1; }
+
+run: run-envoy build ## see it live: three real sidecars, load, HPAs, a table (DURATION=90s ends by itself)
 	@test -e .cache/envoy/envoy || bench/tools/get-envoy || true # without it the demo says so and feeds recordings
 	@bench/tools/progress $(GO) build -v -o bin/ ./bench/demo
 	@exec bin/demo
@@ -57,7 +61,10 @@ surge: report ## the study of surges: false scale-ups, delay, overshoot, over si
 image: image-binaries ## bin/meshpulse-image.tar, an OCI archive without Docker, and bills of materials beside it (IMAGE=REGISTRY/meshpulse:TAG, PLATFORMS="linux/amd64 linux/arm64")
 	@bin/image/image -name $(IMAGE) -version $(VERSION) -revision $(COMMIT) -out bin/meshpulse-image.tar -sbom $(foreach p,$(PLATFORMS),$(p)=bin/image/meshpulse-$(subst /,-,$(p)))
 
-push: image-binaries ## the same to the registry in IMAGE, with the credentials of docker login or podman login
+push-name: # told before anything is built
+	@case '$(IMAGE)' in *[.:]*/* | localhost/*) ;; *) echo "make push: IMAGE=$(IMAGE) names no registry: give IMAGE=REGISTRY/meshpulse:TAG (docker.io/NAME/… for Docker's)" >&2; exit 1;; esac
+
+push: push-name image-binaries ## the same to the registry in IMAGE, with the credentials of docker login or podman login
 	@bin/image/image -name $(IMAGE) -version $(VERSION) -revision $(COMMIT) -push $(foreach p,$(PLATFORMS),$(p)=bin/image/meshpulse-$(subst /,-,$(p)))
 
 .PHONY: image-binaries

@@ -387,6 +387,29 @@ func TestAnOptionDoesNotTakeTheNextOneAsItsValue(t *testing.T) {
 	}
 }
 
+// What could only fail at its end is told before anything is built.
+func TestMakeTellsBeforeItBuilds(t *testing.T) {
+	for name, tc := range map[string]struct {
+		args []string
+		want string
+	}{
+		"push without an image":     {[]string{"push"}, "names no registry: give IMAGE="},
+		"push without a registry":   {[]string{"push", "IMAGE=team/meshpulse:1.2"}, "IMAGE=team/meshpulse:1.2 names no registry"},
+		"run without the Envoy":     {[]string{"run", "ENVOY_BIN=/nope"}, "ENVOY_BIN=/nope is not a program"},
+		"run with a folder for one": {[]string{"run", "ENVOY_BIN=/tmp"}, "ENVOY_BIN=/tmp is not a program"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cmd := exec.Command("make", append([]string{"-C", "..", "GO=false"}, tc.args...)...)
+			cmd.Env = slices.DeleteFunc(os.Environ(), func(v string) bool {
+				return strings.HasPrefix(v, "IMAGE=") || strings.HasPrefix(v, "MAKEFLAGS=") || strings.HasPrefix(v, "ENVOY_BIN=")
+			})
+			if out, err := cmd.CombinedOutput(); err == nil || !strings.Contains(string(out), tc.want) {
+				t.Errorf("%v\n%s", err, out)
+			}
+		})
+	}
+}
+
 func TestUninstall(t *testing.T) {
 	t.Run("its own API goes first, at the version that was looked at", func(t *testing.T) {
 		c := newFakeCluster(t, ours)
