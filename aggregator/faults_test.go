@@ -5,13 +5,20 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
+	"maps"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/meshpulse/meshpulse/aggregator/internal/ring"
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 )
 
@@ -420,4 +427,44 @@ func TestAnEngineQueryThatPanicsHoldsUpNoOther(t *testing.T) {
 			stream.Close()
 		}
 	})
+}
+
+// An alert on the first fault, or the first evaluation that fails, needs what was there before it.
+func TestFaultsAndEvaluationsAreCountedFromZero(t *testing.T) {
+	registry := prometheus.NewRegistry()
+	if _, err := New(Config{Registerer: registry}); err != nil {
+		t.Fatal(err)
+	}
+	text := "# HELP meshpulse_faults_total Panics that were contained, by the part that they were in.\n# TYPE meshpulse_faults_total counter\n"
+	for _, part := range faultParts {
+		text += fmt.Sprintf("meshpulse_faults_total{part=%q} 0\n", part)
+	}
+	text += "# HELP meshpulse_query_evaluations_total Evaluated expressions by outcome.\n# TYPE meshpulse_query_evaluations_total counter\n" +
+		"meshpulse_query_evaluations_total{outcome=\"error\"} 0\nmeshpulse_query_evaluations_total{outcome=\"ok\"} 0\n"
+	if err := testutil.GatherAndCompare(registry, strings.NewReader(text), "meshpulse_faults_total", "meshpulse_query_evaluations_total"); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestEveryPartThatContainsFaultsIsKnown reads the sources: parts are named where they are, in several packages.
+func TestEveryPartThatContainsFaultsIsKnown(t *testing.T) {
+	named := map[string]bool{}
+	part := regexp.MustCompile(`(?:ontain|ontain\.run|\.fault)\("(\w+)"`)
+	for _, folder := range []string{".", "../envoystats", "../metricsapi"} {
+		if err := filepath.WalkDir(folder, func(path string, d fs.DirEntry, err error) error {
+			if err != nil || d.IsDir() || filepath.Ext(path) != ".go" || strings.HasSuffix(path, "_test.go") {
+				return err
+			}
+			source, err := os.ReadFile(path)
+			for _, match := range part.FindAllSubmatch(source, -1) {
+				named[string(match[1])] = true
+			}
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := slices.Sorted(maps.Keys(named)); !slices.Equal(got, faultParts) {
+		t.Errorf("the sources name %q, counted from 0 are %q", got, faultParts)
+	}
 }

@@ -74,6 +74,12 @@ func newMetrics(reg prometheus.Registerer, s *store) (*metrics, error) {
 	for err, reason := range dropReasons {
 		m.dropped[err] = dropped.WithLabelValues(reason)
 	}
+	for _, outcome := range []string{"ok", "error"} { // at 0, so that the first of each is an increase
+		m.evaluations.WithLabelValues(outcome)
+	}
+	for _, part := range faultParts {
+		m.faults.WithLabelValues(part)
+	}
 	for _, whose := range []string{addressOwn, addressOther, addressNobodys} {
 		m.addresses.WithLabelValues(whose)
 	}

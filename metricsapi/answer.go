@@ -29,6 +29,14 @@ const (
 	outcomeTooMany     = "too_many" // the user waits for as many answers as it may
 )
 
+// outcomes are all of them.
+func outcomes() []string {
+	return []string{
+		outcomeOK, outcomeUnknown, outcomeBadSelector, outcomeBadQuery, outcomeFailed, outcomeNoSidecar, outcomeHeld,
+		outcomeNoValue, outcomeNaN, outcomeInfinite, outcomeNegative, outcomeOverflow, outcomeTooMany,
+	}
+}
+
 // refusal is an answer that is not given, and why. A refused metric makes an HPA hold its replicas; a wrong number would
 // move them.
 type refusal struct {

@@ -88,6 +88,9 @@ func newMetrics(r prometheus.Registerer) *metrics {
 	for _, outcome := range raiseOutcomes() {
 		m.raises.WithLabelValues(outcome) // at 0, so that the first of each is an increase
 	}
+	for _, outcome := range outcomes() {
+		m.answers.WithLabelValues(outcome)
+	}
 	return m
 }
 

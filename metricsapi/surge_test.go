@@ -1,7 +1,10 @@
 package metricsapi
 
 import (
+	"maps"
 	"net/http"
+	"os"
+	"regexp"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -68,6 +71,35 @@ func TestRaisesAreCountedFromZero(t *testing.T) {
 	}
 	if err := testutil.GatherAndCompare(registry, strings.NewReader(text), "meshpulse_metricsapi_surge_raises_total"); err != nil {
 		t.Error(err)
+	}
+}
+
+// The same of answers, by each outcome that answer.go has.
+func TestAnswersAreCountedFromZero(t *testing.T) {
+	source, err := os.ReadFile("answer.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]bool{}
+	for _, match := range regexp.MustCompile(`(?m)^\toutcome\w+ += "(\w+)"`).FindAllSubmatch(source, -1) {
+		want[string(match[1])] = true
+	}
+	registry := prometheus.NewRegistry()
+	newMetrics(registry)
+	families, err := registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]bool{}
+	for _, f := range families {
+		for _, m := range f.Metric {
+			if f.GetName() == "meshpulse_metricsapi_answers_total" && m.GetCounter().GetValue() == 0 {
+				got[m.Label[0].GetValue()] = true
+			}
+		}
+	}
+	if len(want) == 0 || !maps.Equal(got, want) {
+		t.Errorf("at 0 are %v, want %v", got, want)
 	}
 }
 
