@@ -139,7 +139,7 @@ func (c *catalog) prepare(hpas []*hpas.Wants) map[preparedKey]*prepared {
 			p := c.prepared[key]
 			if p == nil || p.later() {
 				p = register(c.store, key)
-				p.never = p.Expression.Never(c.words)
+				p.never = p.Never(c.words)
 			}
 			needed[key] = p
 		}
