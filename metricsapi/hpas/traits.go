@@ -71,7 +71,7 @@ func isRatio(expr parser.Expr) bool {
 		case e.Op == parser.LOR:
 			return isRatio(e.LHS)
 		case e.Op == parser.DIV && left && right:
-			return true
+			return !isLoad(e.LHS) && !isLoad(e.RHS)
 		case e.Op == parser.MUL, e.Op == parser.DIV:
 			return left && !right && isRatio(e.LHS) || right && !left && isRatio(e.RHS)
 		}
@@ -82,6 +82,23 @@ func isRatio(expr parser.Expr) bool {
 		}
 	}
 	return false
+}
+
+// isLoad says whether to divide by an expression, or it by something, gives a load times a mean
+// again: requests * bytes / responses and requests / (responses / bytes) add up over pods.
+func isLoad(expr parser.Expr) bool { return isProduct(expr) || isRatio(expr) }
+
+// isProduct says whether the value of an expression is one of its series times another, scaled or
+// not.
+func isProduct(expr parser.Expr) bool {
+	e, ok := Unwrap(expr).(*parser.BinaryExpr)
+	switch {
+	case !ok || e.Op != parser.MUL && e.Op != parser.DIV:
+		return false
+	case Selects(e.LHS) && Selects(e.RHS):
+		return e.Op == parser.MUL
+	}
+	return isProduct(e.LHS) || isProduct(e.RHS)
 }
 
 // dropsBuckets says whether an expression aggregates classic buckets without keeping what tells

@@ -87,6 +87,11 @@ func TestRatios(t *testing.T) {
 		requests: false, requests + " / 60": false, "1 / " + requests: false, errors + " + " + requests: false, errors + " * " + requests: false, "vector(1) / 2": false, "sum(": false,
 		`sum(rate(istio_request_duration_milliseconds_sum[1m])) / sum(rate(istio_request_duration_milliseconds_count[1m]))`: false, // a latency
 		"sum(rate(a[1m]) / rate(b[1m]))": false,
+		// Loads times a mean, which add up.
+		requests + " * sum(rate(istio_response_bytes_sum[1m])) / sum(rate(istio_response_bytes_count[1m]))":        false,
+		"(" + requests + " * sum(rate(istio_response_bytes_sum[1m]))) / sum(rate(istio_response_bytes_count[1m]))": false,
+		"8 * (a * b) / c": false, "a * b / 1000 / c": false, "a * (b / c)": false, "(b / c) * a": false, "a / (b / c)": false, "a / (100 * b / c)": false,
+		"a / (b * c)": false, "a / (b * 8)": true, "a * 8 / b": true, "a / (b + c)": true, "(a + b) / c": true,
 	} {
 		if got := Parse(expr).traits().ratio; got != want {
 			t.Errorf("%s: got %t, want %t", expr, got, want)
