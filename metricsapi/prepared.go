@@ -66,7 +66,7 @@ func register(store *aggregator.Store, key preparedKey) *prepared {
 	if key.surge == (aggregator.SurgeConfig{}) {
 		return p
 	}
-	if d, err := q.DetectSurges(key.surge); err == nil { // else nothing in it can surge: readHPA says so
+	if d, err := q.DetectSurges(key.surge); err == nil { // else nothing in it can surge: hpas.Read says so
 		p.surge = d
 		p.close = func() { d.Close(); q.Close() }
 	}

@@ -98,7 +98,7 @@ func (d *hpaDir) wait(want string) {
 // eventually waits for as long as a loaded machine may take.
 func eventually(t *testing.T, ok func() bool, state func() string) {
 	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(2 * time.Minute); !ok(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal(state())
 		}

@@ -62,8 +62,8 @@ func connectTo(config *rest.Config, o Options) (*API, error) {
 	if a.Pods, err = NewPods(pods, o.Now); err != nil {
 		return nil, err
 	}
-	a.Pods.Contain = o.Contain
-	if a.Scales, err = NewScales(config); err != nil {
+	a.Pods.contain = o.Contain
+	if a.Scales, err = newScales(config); err != nil {
 		return nil, err
 	}
 	events, err := newEventsClient(config)
@@ -76,7 +76,7 @@ func connectTo(config *rest.Config, o Options) (*API, error) {
 		return nil, err
 	}
 	raises, err := autoscalingclient.NewForConfig(paced(config, clientQPS, clientBurst))
-	a.HPAs.now = raises
+	a.HPAs.api = raises
 	return a, err
 }
 

@@ -70,7 +70,7 @@ func TestAFaultOfThePodsInformerIsContained(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	x.Contain = store.Contain
+	x.contain = store.Contain
 	x.now = func() time.Time { fails(); return time.Now() } // it is asked when a pod goes
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
@@ -105,7 +105,7 @@ func TestAPodThatCannotBeReadIsLeftOut(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	x.Contain, x.leaving = store.Contain, nil // a map that cannot be written
+	x.contain, x.leaving = store.Contain, nil // a map that cannot be written
 	deleted := metav1.Now()
 	object := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "test", Name: "a", DeletionTimestamp: &deleted}}
 	kept, err := x.Transform(object)
@@ -151,7 +151,7 @@ func discardLog() *slog.Logger { return slog.New(slog.DiscardHandler) }
 // eventually waits for as long as a loaded machine may take.
 func eventually(t *testing.T, ok func() bool, state func() string) {
 	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(2 * time.Minute); !ok(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal(state())
 		}

@@ -57,6 +57,7 @@ func newAPIEvents(client corev1client.EventsGetter, log *slog.Logger, now func()
 	return &Events{client: client, log: log, now: now, done: queue(), warnings: queue()}
 }
 
+// Warn tells of a problem, once for as long as the API server keeps the event.
 func (e *Events) Warn(h hpas.HPA, p hpas.Problem) {
 	e.warnings.Add(newEvent(h, corev1.EventTypeWarning, p, e.now()))
 }

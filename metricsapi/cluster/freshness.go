@@ -50,6 +50,7 @@ const (
 	watchProves = time.Second
 )
 
+// NewFreshness is of something that is watched, named in the plural, and in step for now.
 func NewFreshness(what string, now func() time.Time) *Freshness {
 	return &Freshness{What: what, now: now, last: now()}
 }

@@ -36,11 +36,12 @@ type HPAs struct {
 	// dirty holds at most one token: something has changed since the last Replace.
 	dirty chan struct{}
 	ready atomic.Bool
-	now   autoscalingclient.HorizontalPodAutoscalersGetter // asks the API server itself
+	api   autoscalingclient.HorizontalPodAutoscalersGetter // not the informer's cache
 }
 
+// NewHPAs returns the cluster's HPAs, of which Run tells. The error is the informer's.
 func NewHPAs(client kubernetes.Interface, contain Contain, log *slog.Logger, now func() time.Time) (*HPAs, error) {
-	s := &HPAs{contain: contain, now: client.AutoscalingV2(), log: log, fresh: NewFreshness("HPAs", now), dirty: make(chan struct{}, 1)}
+	s := &HPAs{contain: contain, api: client.AutoscalingV2(), log: log, fresh: NewFreshness("HPAs", now), dirty: make(chan struct{}, 1)}
 	hpas := client.AutoscalingV2().HorizontalPodAutoscalers(metav1.NamespaceAll)
 	source := s.fresh.Follow(&cache.ListWatch{
 		ListWithContextFunc:  func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) { return hpas.List(ctx, o) },
@@ -165,5 +166,5 @@ func (s *HPAs) Known(namespace, name string) (*autoscalingv2.HorizontalPodAutosc
 
 // Current returns an HPA as the API server has it at this moment.
 func (s *HPAs) Current(ctx context.Context, namespace, name string) (*autoscalingv2.HorizontalPodAutoscaler, error) {
-	return s.now.HorizontalPodAutoscalers(namespace).Get(ctx, name, metav1.GetOptions{})
+	return s.api.HorizontalPodAutoscalers(namespace).Get(ctx, name, metav1.GetOptions{})
 }

@@ -29,7 +29,7 @@ type Pods struct {
 	indexed  cache.ResourceEventHandlerRegistration // puts what the informer has into the maps
 	fresh    *Freshness
 	now      func() time.Time
-	Contain  Contain
+	contain  Contain
 
 	mu sync.RWMutex
 	// workloads have pods, or have had some; the other maps are of the same, by namespace, name and
@@ -42,8 +42,10 @@ type Pods struct {
 	addresses                      podAddresses
 }
 
+// Workload names what pods are of, as Istio has it: a Deployment as a rule.
 type Workload struct{ Namespace, Name string }
 
+// Compare orders by namespace, then by name, as [cmp.Compare] does.
 func (w Workload) Compare(o Workload) int {
 	return cmp.Or(strings.Compare(w.Namespace, o.Namespace), strings.Compare(w.Name, o.Name))
 }
@@ -59,7 +61,7 @@ type workloadPods struct {
 // gonePod is a pod that carried a sidecar, and when it was gone.
 type gonePod struct {
 	*cachedPod
-	left time.Time // see knownPod
+	left time.Time // see Pod
 	gone time.Time
 }
 
@@ -78,6 +80,8 @@ type leaving struct{ created, left int64 }
 // the default of --max-retention.
 const GoneFor = time.Hour
 
+// NewPods returns the cluster's pods, which are known once Run has read them. The error is the
+// informer's.
 func NewPods(client kubernetes.Interface, now func() time.Time) (*Pods, error) {
 	x := &Pods{
 		client: client, fresh: NewFreshness("pods", now), now: now, leaving: map[types.NamespacedName]leaving{}, gone: map[types.NamespacedName]*workloadPods{}, workloads: map[Workload]*workloadPods{},
@@ -99,17 +103,17 @@ func NewPods(client kubernetes.Interface, now func() time.Time) (*Pods, error) {
 
 // OnAdd, OnUpdate and OnDelete take the informer's news of pods, as transform has left them.
 func (x *Pods) OnAdd(o any, _ bool) {
-	x.Contain.run("pods", "one that comes", func() { x.add(o) })
+	x.contain.run("pods", "one that comes", func() { x.add(o) })
 }
 
 // OnUpdate is of one that has changed.
 func (x *Pods) OnUpdate(o, now any) {
-	x.Contain.run("pods", "one that changes", func() { x.replace(o, now) })
+	x.contain.run("pods", "one that changes", func() { x.replace(o, now) })
 }
 
 // OnDelete is of one that is gone.
 func (x *Pods) OnDelete(o any) {
-	x.Contain.run("pods", "one that goes", func() { x.forget(o) })
+	x.contain.run("pods", "one that goes", func() { x.forget(o) })
 }
 
 // Freshness tells how long ago the pods were last in step with the API server.
@@ -121,7 +125,7 @@ func (x *Pods) Store() cache.Store { return x.informer.GetStore() }
 // Transform is keep, which a fault does not let the informer fail: a pod of which nothing can be
 // kept is not one that is known.
 func (x *Pods) Transform(object any) (kept any, err error) {
-	if !x.Contain.run("pods", "one that was read", func() { kept, err = x.keep(object) }) {
+	if !x.contain.run("pods", "one that was read", func() { kept, err = x.keep(object) }) {
 		return object, nil
 	}
 	return kept, err

@@ -38,7 +38,7 @@ func (p *Pod) Key() types.NamespacedName {
 // Workload is the workload that the pod is of.
 func (p *Pod) Workload() Workload { return Workload{p.Identity.Namespace, p.Identity.Workload} }
 
-// cachedPod is a pod as the informer keeps it: a knownPod in a thirtieth of what the pod would
+// cachedPod is a pod as the informer keeps it: a Pod in a thirtieth of what the pod would
 // take. What the pods of a workload have in common is kept once.
 type cachedPod struct {
 	name, version          string // version is the API's resourceVersion

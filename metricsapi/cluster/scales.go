@@ -40,7 +40,7 @@ func paced(config *rest.Config, qps float32, burst int) *rest.Config {
 	return config
 }
 
-func NewScales(config *rest.Config) (*Scales, error) {
+func newScales(config *rest.Config) (*Scales, error) {
 	kinds, err := newKinds(config)
 	if err != nil {
 		return nil, err

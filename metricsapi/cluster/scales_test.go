@@ -32,7 +32,7 @@ func TestAScaleThatIsNotAnsweredEndsWithinARaise(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const raise = 5 * time.Second // what one may take
 		var away unanswered
-		s, err := NewScales(&rest.Config{Host: "http://192.0.2.1", Transport: &away})
+		s, err := newScales(&rest.Config{Host: "http://192.0.2.1", Transport: &away})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -143,7 +143,7 @@ func (a *scaleAPI) take() (discoveries, gets int) {
 
 func (a *scaleAPI) clients(t *testing.T) *Scales {
 	t.Helper()
-	s, err := NewScales(&rest.Config{Host: "http://192.0.2.1", Transport: a})
+	s, err := newScales(&rest.Config{Host: "http://192.0.2.1", Transport: a})
 	if err != nil {
 		t.Fatal(err)
 	}

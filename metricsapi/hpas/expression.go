@@ -18,6 +18,7 @@ type Expression struct {
 	Parts []Part
 }
 
+// Parse takes any text: of one that is no PromQL only the text is known.
 func Parse(expr string) Expression {
 	tree, err := parser.ParseExpr(expr)
 	if err != nil {

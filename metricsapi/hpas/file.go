@@ -169,7 +169,7 @@ func decodeHPA(version string, data []byte) (HPA, error) {
 }
 
 // checkSpec says what an API server would refuse of an HPA, but for its metrics
-// (autoscaler.checkType, autoscaler.checkTarget).
+// (Wants.checkType, Wants.checkTarget).
 func checkSpec(h HPA) error {
 	bad := func(format string, args ...any) error {
 		return fmt.Errorf("HorizontalPodAutoscaler %s: %w", h.Name, fmt.Errorf(format, args...))
