@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"strings"
 	"sync"
@@ -296,6 +297,29 @@ func TestConnectionsLeaveMemoryAndDescriptorsForTheRest(t *testing.T) {
 	} {
 		if got := c.config.withDefaults().MaxConnections; got != min(c.want, room) {
 			t.Errorf("%s: %d connections, want %d", name, got, min(c.want, room))
+		}
+	}
+}
+
+func TestFewerConnectionsThanStreamsAreWarnedOf(t *testing.T) {
+	for name, test := range map[string]struct {
+		config Config
+		want   string // in the warning; "" for none
+	}{
+		"fewer":                    {Config{MaxConnections: 99, MaxStreams: 100}, "max_connections=99 max_streams=100"},
+		"fewer than the default":   {Config{MaxConnections: 99}, "max_connections=99 max_streams=50000"},
+		"as many":                  {Config{MaxConnections: 100, MaxStreams: 100}, ""},
+		"the default":              {Config{MaxStreams: 100}, ""},
+		"the default, little room": {Config{MemoryLimit: 1 << 20}, ""},
+	} {
+		var log strings.Builder
+		test.config.Logger = slog.New(slog.NewTextHandler(&log, nil))
+		if _, err := newServer(test.config, nil); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		const warning = "--max-connections is less than --max-streams"
+		if got := strings.Contains(log.String(), warning); got != (test.want != "") || !strings.Contains(log.String(), test.want) {
+			t.Errorf("%s: got %q, want %q", name, log.String(), test.want)
 		}
 	}
 }

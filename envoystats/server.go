@@ -225,6 +225,10 @@ func newServer(c Config, connect func(aggregator.Pod) podStream) (*Server, error
 		c.Logger.Warn("fewer connections are taken than --max-connections says: the process may not have as many files open, raise that limit (ulimit -n)",
 			slog.Int("max_connections", c.MaxConnections), slog.Int("descriptors", descriptors()))
 	}
+	if given > 0 && given < c.MaxStreams { // a connection can carry some, but Envoy opens one for each
+		c.Logger.Warn("--max-connections is less than --max-streams, and as a rule a stream has a connection of its own: fewer sidecars get in, raise the one or lower the other",
+			slog.Int("max_connections", given), slog.Int("max_streams", c.MaxStreams))
+	}
 	conns := &connections{
 		overTLS: c.TLS != nil, shares: aggregator.NewShares(int64(c.MaxConnections), leastShare), max: c.MaxConnections,
 		maxPending: int64(c.MaxPendingBytes), patience: c.times.message, turn: c.times.turn,

@@ -115,9 +115,6 @@ func (o *serveOptions) checkSense() error {
 	if slices.ContainsFunc(o.sink.Keep, keepsAll) {
 		errs = append(errs, fmt.Errorf("--keep %q has an empty prefix, which every metric begins with: give prefixes such as istio_, with a comma between", strings.Join(o.sink.Keep, ",")))
 	}
-	if streams, connections := o.sink.MaxStreams, o.sink.MaxConnections; connections > 0 && connections < streams {
-		errs = append(errs, fmt.Errorf("--max-connections %d is less than --max-streams %d, and a sidecar's stream takes a connection: raise the one, lower the other, or leave --max-connections out", connections, streams))
-	}
 	return errors.Join(errs...)
 }
 
@@ -135,6 +132,18 @@ func expected(f *pflag.Flag) string {
 		return "a number such as " + f.DefValue
 	case "duration":
 		return "a time with its unit, such as 30s or 5m"
+	}
+	return ""
+}
+
+// hint says what may have been meant by a flag that there is not, "" where nobody can know.
+func hint(f *pflag.FlagSet, unknown *pflag.NotExistError) string {
+	if unknown.GetSpecifiedShortnames() != "" { // pflag takes each letter of it for a flag
+		return ": flags take two dashes"
+	}
+	text := unknown.GetSpecifiedName()
+	if name := nearest(f, text); 3*changes(text, name) <= len(text) { // a slip, not another thing
+		return ": the nearest is --" + name
 	}
 	return ""
 }

@@ -107,7 +107,7 @@ func newFlags(name, text string, c console) *pflag.FlagSet {
 func parse(f *pflag.FlagSet, args []string) error {
 	err := f.Parse(args)
 	if unknown := (*pflag.NotExistError)(nil); errors.As(err, &unknown) {
-		err = fmt.Errorf("%w: the nearest is --%s", err, nearest(f, unknown.GetSpecifiedName()))
+		err = fmt.Errorf("%w%s", err, hint(f, unknown))
 	}
 	if wrong := (*pflag.InvalidValueError)(nil); errors.As(err, &wrong) {
 		if form := expected(wrong.GetFlag()); form != "" {

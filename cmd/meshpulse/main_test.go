@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -70,7 +71,6 @@ func TestWrongCallsNameTheFlagAndExitWithTwo(t *testing.T) {
 		"an unknown flag of replay":      {[]string{"replay", "--taget=127.0.0.1:1", "x.pb"}, []string{"--taget", "--target"}},
 		"no room for a message":          {standalone("--max-message-bytes=1"), []string{"--max-message-bytes 1", "128Ki", "leave it out"}},
 		"a hold of nothing":              {standalone("--hold=1ns"), []string{"--hold 1ns", "10s", "leave it out"}},
-		"streams beyond connections":     {standalone("--max-streams=100", "--max-connections=99"), []string{"--max-connections 99", "--max-streams 100", "raise"}},
 		"a rate that no sidecar keeps":   {standalone("--max-bytes-per-second=1"), []string{"--max-bytes-per-second 1", "64Ki", "leave it out"}},
 		"series for nobody":              {standalone("--max-series=1"), []string{"--max-series 1", "1000", "leave it out"}},
 		"series for no caller":           {standalone("--max-series-per-pod=1"), []string{"--max-series-per-pod 1", "10", "leave it out"}},
@@ -132,6 +132,24 @@ func TestWrongCallsNameTheFlagAndExitWithTwo(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// A hint that is wrong misleads more than none.
+func TestUnknownFlagsAreHintedAtWhereTheyAreNearOne(t *testing.T) {
+	for arg, want := range map[string]string{
+		"--retentoin=5m":               "unknown flag: --retentoin: the nearest is --retention",
+		"--max-series-a-pod":           "unknown flag: --max-series-a-pod: the nearest is --max-series-per-pod",
+		"--hodl=5m":                    "unknown flag: --hodl",
+		"--completely-different-thing": "unknown flag: --completely-different-thing",
+		"--x":                          "unknown flag: --x",
+		"-max-streams=5":               "unknown shorthand flag: 'm' in -max-streams=5: flags take two dashes",
+		"-x":                           "unknown shorthand flag: 'x' in -x: flags take two dashes",
+	} {
+		err := parse(new(serveOptions).flags(console{}), []string{arg})
+		if !errors.As(err, new(usageError)) || err.Error() != want {
+			t.Errorf("%s: got %v, want %s", arg, err, want)
+		}
 	}
 }
 
