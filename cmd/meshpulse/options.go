@@ -10,6 +10,7 @@ import (
 	"net"
 	"runtime/debug"
 	"strconv"
+	"strings"
 
 	"github.com/spf13/pflag"
 
@@ -181,6 +182,12 @@ func sameAddress(a, b string) bool {
 func allAddresses(host string) bool {
 	ip := net.ParseIP(host)
 	return host == "" || ip != nil && ip.IsUnspecified()
+}
+
+// loopback reports whether a host to listen on is reached from this machine alone.
+func loopback(host string) bool {
+	ip := net.ParseIP(host)
+	return strings.EqualFold(host, "localhost") || ip != nil && ip.IsLoopback()
 }
 
 // logger writes in the format of the flags, which complete has checked.

@@ -60,7 +60,7 @@ func TestWaitsAreProfiledWhileTheyAreAskedFor(t *testing.T) {
 
 // Profiles tell what is in memory, and cost CPU: that everybody who reaches the machine may ask for
 // them is said.
-func TestProfilesOnAllAddressesAreWarnedOf(t *testing.T) {
+func TestProfilesBeyondLoopbackAreWarnedOf(t *testing.T) {
 	for address, warned := range map[string]bool{"127.0.0.1:0": false, "localhost:0": false, ":0": true, "0.0.0.0:0": true} {
 		var log bytes.Buffer
 		var o serveOptions
@@ -78,6 +78,17 @@ func TestProfilesOnAllAddressesAreWarnedOf(t *testing.T) {
 		s.closeListeners()
 		if got := strings.Contains(log.String(), "--profiling-address"); got != warned {
 			t.Errorf("%s: warned %t, want %t: %s", address, got, warned, log.String())
+		}
+	}
+}
+
+func TestLoopbackIsOfThisMachineAlone(t *testing.T) {
+	for host, want := range map[string]bool{
+		"127.0.0.1": true, "127.8.0.1": true, "::1": true, "localhost": true, "LOCALHOST": true,
+		"": false, "0.0.0.0": false, "::": false, "10.0.0.7": false, "fd00::7": false, "node-1": false, "localhost.example.org": false,
+	} {
+		if got := loopback(host); got != want {
+			t.Errorf("%q: got %t, want %t", host, got, want)
 		}
 	}
 }

@@ -117,8 +117,8 @@ func newServer(o serveOptions, log *slog.Logger) (_ *server, err error) {
 		if s.profiling, err = listen("--profiling-address", o.profilingAddress); err != nil {
 			return nil, err
 		}
-		if host, _, _ := net.SplitHostPort(o.profilingAddress); allAddresses(host) {
-			log.Warn("--profiling-address serves profiles to whoever reaches the port, on all addresses: give 127.0.0.1:PORT, and forward the port to look", "address", o.profilingAddress)
+		if host, _, _ := net.SplitHostPort(o.profilingAddress); !loopback(host) {
+			log.Warn("--profiling-address serves profiles to whoever reaches the address: give 127.0.0.1:PORT, and forward the port to look", "address", o.profilingAddress)
 		}
 	}
 	o.api.Store, o.api.IngestReady, o.api.Keeps, o.api.CustomTags = s.store, s.ready, o.sink.Keeps, o.sink.CustomTags
