@@ -254,13 +254,27 @@ func (h *Hands) deafen(ctx context.Context, f Fault) error {
 		}
 		role.Rules = slices.DeleteFunc(role.Rules, func(p rbacv1.PolicyRule) bool { return len(p.Verbs) == 0 })
 	})
-	if err != nil {
+	if err == nil {
+		proc.Sleep(ctx, time.Second) // until the API server's authoriser has seen it
+		h.system.API.Cut()
+		proc.Sleep(ctx, f.For)
+	}
+	if before == nil {
 		return err
 	}
-	proc.Sleep(ctx, time.Second) // until the API server's authoriser has seen it
-	h.system.API.Cut()
-	proc.Sleep(ctx, f.For)
-	return h.changeRole(ctx, func(role *rbacv1.ClusterRole) { role.Rules = before })
+	return errors.Join(err, h.giveBack(ctx, before))
+}
+
+// giveBack gives meshpulse's rights back, however long another fault keeps the API server away
+// meanwhile: a fault ends when it was said to.
+func (h *Hands) giveBack(ctx context.Context, rules []rbacv1.PolicyRule) (err error) {
+	for range 120 {
+		if err = h.changeRole(ctx, func(role *rbacv1.ClusterRole) { role.Rules = rules }); err == nil || ctx.Err() != nil {
+			return err
+		}
+		proc.Sleep(ctx, time.Second)
+	}
+	return err
 }
 
 // changeRole changes what meshpulse's service account may do.
