@@ -44,7 +44,8 @@ type Attack struct {
 	Tells bool
 }
 
-// Times of attacks: a flood shows at once; who lies has done all that it can once --hold of half a minute is over.
+// Times of attacks: a flood shows at once, one that pauses between its flushes after some of them; who lies has done
+// all that it can once --hold of half a minute is over.
 const (
 	flood = 5 * time.Second
 	claim = 14 * time.Second
@@ -63,7 +64,7 @@ func All() []Attack {
 		{Name: "oddnames", What: "pods' names that Kubernetes has none of: newline, NUL, ESC, RTL, dots, 8 connections", For: flood, Sends: mb / 2, Run: oddnames},
 		{Name: "padding", What: "88 KiB of padding on each of 1,000 connections", For: flood, Sends: 10 * mb, Run: padding},
 		{Name: "onebyte", What: "a message of a byte a frame, 16 connections", For: flood, Sends: mb, Run: onebyte},
-		{Name: "labelflood", What: "250 series of 50 labels of 2 KB at each flush, 4 pods", For: flood, Sends: 20 * mb, Run: labelflood},
+		{Name: "labelflood", What: "250 series of 50 labels of 2 KB at each flush, 4 pods", For: claim, Sends: 20 * mb, Run: labelflood},
 		{Name: "trickle", What: "50 messages that are never finished on each of 50 connections that finish others", For: flood, Sends: mb, Run: trickle},
 		{Name: "connections", What: "5,000 connections to the ingest port that say nothing more", For: flood, Sends: mb / 20, Run: idle(ingest)},
 		{Name: "descriptors", What: "400 connections to the ingest port that say nothing more, where 256 descriptors are all there are", For: flood, Sends: mb / 100, Run: idle(few), Descriptors: 256},
