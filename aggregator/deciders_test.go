@@ -24,6 +24,8 @@ func (clusterOf) Changes() uint64 { return 0 }
 
 func (clusterOf) Denies(string, string) bool { return false }
 
+func (clusterOf) ServiceAccount(string, string) string { return "" }
+
 func (c clusterOf) Exists(namespace, name string) (exists bool, left time.Time) {
 	_, exists = c[namespace+"/"+name]
 	return exists, time.Time{}

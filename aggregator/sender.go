@@ -18,6 +18,8 @@ type Pods interface {
 	Known(namespace, name string) (identity Pod, created time.Time, ok bool)
 	// Exists reports whether the named pod does, pending ones included, and when one that does not has left, zero if that is not known.
 	Exists(namespace, name string) (exists bool, left time.Time)
+	// ServiceAccount is the name of the service account that the named pod runs as, "" where it is not known to exist.
+	ServiceAccount(namespace, name string) string
 	// Denies asks the cluster itself, for a second at most, and reports whether it says that there is no such pod.
 	Denies(namespace, name string) bool
 	// Fresh reports whether all pods are known, as of some seconds ago at most; InStep whether they are now.

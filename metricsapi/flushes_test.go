@@ -144,6 +144,8 @@ func (created) Changes() uint64 { return 0 }
 
 func (created) Denies(string, string) bool { return false }
 
+func (created) ServiceAccount(string, string) string { return "" }
+
 func (c created) Exists(namespace, name string) (exists bool, left time.Time) {
 	p, ok := fixedPods(c).Get(namespace, name)
 	return ok && p.Left.IsZero(), p.Left

@@ -204,6 +204,34 @@ func TestTheIndexKnowsWaypoints(t *testing.T) {
 	}
 }
 
+// A pod's service account is known from the moment that it is, before it runs, and no longer than it
+// exists. Pods of one workload have it on their own.
+func TestThePodTellsItsServiceAccount(t *testing.T) {
+	a := newAddressed(t)
+	runsAs := func(name, account string, phase corev1.PodPhase) {
+		p := a.pod(name, 0)
+		p.OwnerReferences = []metav1.OwnerReference{{Kind: "StatefulSet", Name: "web", Controller: new(true)}}
+		p.GenerateName, p.Spec.ServiceAccountName, p.Status.Phase = "web-", account, phase
+		a.tell(p)
+	}
+	runsAs("web-0", "web", corev1.PodPending)
+	runsAs("web-1", "default", corev1.PodRunning)
+	runsAs("web-2", "web", corev1.PodRunning)
+	a.goes("web-2")
+	for name, want := range map[string]string{"web-0": "web", "web-1": "default", "web-2": "", "web-3": ""} {
+		if got := a.ServiceAccount("test", name); got != want {
+			t.Errorf("%s runs as %q, want %q", name, got, want)
+		}
+	}
+	if got := a.ServiceAccount("other", "web-0"); got != "" {
+		t.Errorf("a pod of its name in another namespace runs as %q", got)
+	}
+	runsAs("web-2", "other", corev1.PodRunning)
+	if got := a.ServiceAccount("test", "web-2"); got != "other" {
+		t.Errorf("a new pod of the name runs as %q, want its own", got)
+	}
+}
+
 // heldIndex is an index whose answer to whether a pod exists waits.
 type heldIndex struct {
 	*Pods

@@ -152,6 +152,16 @@ func (x *Pods) Exists(namespace, name string) (exists bool, left time.Time) {
 	return false, left
 }
 
+// ServiceAccount is the name of the service account that a pod runs as, pending ones included, ""
+// of one that is not known to exist. It never changes.
+func (x *Pods) ServiceAccount(namespace, name string) string {
+	o, _, _ := x.informer.GetStore().GetByKey(namespace + "/" + name) // the error is of a key that cannot be read
+	if c, ok := o.(*cachedPod); ok {
+		return c.of.Value().account
+	}
+	return ""
+}
+
 // Known returns who a pod that exists or has left is and when it was created, false if it is not
 // known.
 func (x *Pods) Known(namespace, name string) (identity aggregator.Pod, created time.Time, ok bool) {

@@ -50,8 +50,8 @@ type cachedPod struct {
 	pending                bool // nothing is expected of it yet
 }
 
-// kindred is what the pods of a workload say alike.
-type kindred struct{ namespace, workload, app, release, canonical, canonicalRevision string }
+// kindred is what the pods of a workload say alike. account is their service account.
+type kindred struct{ namespace, workload, app, release, canonical, canonicalRevision, account string }
 
 func (c *cachedPod) namespace() string { return c.of.Value().namespace }
 
@@ -101,7 +101,7 @@ func keepIdentity(object any) (any, error) {
 	owner := metav1.GetControllerOfNoCopy(m)
 	c := &cachedPod{
 		name: m.Name, version: m.ResourceVersion,
-		of:      unique.Make(kindred{m.Namespace, meshpod.Workload(m), m.Labels["app"], m.Labels["version"], canonical, revision}),
+		of:      unique.Make(kindred{m.Namespace, meshpod.Workload(m), m.Labels["app"], m.Labels["version"], canonical, revision, p.Spec.ServiceAccountName}),
 		created: m.CreationTimestamp.Unix(), wired: meshpod.HasEnvoy(m), waypoint: meshpod.IsWaypoint(m), batch: owner != nil && owner.Kind == "Job",
 		addresses: addressesOf(p), node: p.Spec.HostNetwork, pending: p.Status.Phase == corev1.PodPending,
 	}

@@ -82,7 +82,7 @@ var container = `{"name":"c","image":"registry.example/c:1","env":[` + strings.R
 // and weighs what is left of them. The sum for 50,000 pods, and how much more there is while they
 // are read, are in manifests/README.md.
 func BenchmarkPodIndex(b *testing.B) {
-	for _, pods := range []int{5_000, 50_000} {
+	for _, pods := range []int{5_000, 30_000, 50_000} {
 		b.Run(fmt.Sprintf("pods=%d", pods), func(b *testing.B) {
 			server := httptest.NewServer(podList{pods})
 			defer server.Close()
