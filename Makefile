@@ -6,14 +6,15 @@ COMMIT    = $(shell git describe --always --dirty --abbrev=12 --exclude '*' 2>/d
 LINT     := $(GO) tool -modfile=bench/tools/go.mod
 
 VERSION   ?= $(COMMIT)
-IMAGE     ?= meshpulse:$(COMMIT)
+IMAGE     ?= meshpulse:$(VERSION)
 PLATFORMS ?= linux/amd64 linux/arm64
+LDFLAGS    = -X main.commit=$(COMMIT) -X main.release=$(filter-out $(COMMIT),$(VERSION))
 
 .PHONY: run-envoy push-name
 .PHONY: image push build help run test lint bench bench-soak fleet report quantiles beside surge fuzz envoy clean
 
 build: ## build bin/meshpulse (the default)
-	@bench/tools/progress $(GO) build -v -ldflags "-X main.commit=$(COMMIT)" -o bin/ ./cmd/meshpulse
+	@bench/tools/progress $(GO) build -v -ldflags "$(LDFLAGS)" -o bin/ ./cmd/meshpulse
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -71,7 +72,7 @@ push: push-name image-binaries ## the same to the registry in IMAGE, with the cr
 image-binaries:
 	@cd bench/image && ../tools/progress $(GO) build -v -o ../../bin/image/image .
 	@for p in $(PLATFORMS); do CGO_ENABLED=0 GOOS=$${p%/*} GOARCH=$${p#*/} bench/tools/progress $(GO) build -v -trimpath -buildvcs=false \
-		-ldflags "-s -w -X main.commit=$(COMMIT)" -o bin/image/meshpulse-$$(echo $$p | tr / -) ./cmd/meshpulse || exit; done
+		-ldflags "-s -w $(LDFLAGS)" -o bin/image/meshpulse-$$(echo $$p | tr / -) ./cmd/meshpulse || exit; done
 
 report:
 	@$(GO) build -ldflags "-X main.commit=$(COMMIT)" -o bin/ ./bench/report

@@ -60,10 +60,7 @@ func newImage(binary []byte, platform v1.Platform, version, revision string) (v1
 		Config: v1.Config{
 			Entrypoint: []string{"/meshpulse"}, User: user, WorkingDir: "/", Env: []string{"PATH=/"},
 			ExposedPorts: map[string]struct{}{"15090/tcp": {}, "6443/tcp": {}},
-			Labels: map[string]string{
-				"org.opencontainers.image.title": "meshpulse", "org.opencontainers.image.licenses": "Apache-2.0",
-				"org.opencontainers.image.version": version, "org.opencontainers.image.revision": revision,
-			},
+			Labels:       labels(version, revision),
 		},
 	}
 	base := mutate.ConfigMediaType(mutate.MediaType(empty.Image, types.OCIManifestSchema1), types.OCIConfigJSON)
@@ -74,6 +71,12 @@ func newImage(binary []byte, platform v1.Platform, version, revision string) (v1
 	return mutate.Append(image, mutate.Addendum{
 		Layer: layer, MediaType: types.OCILayer, History: v1.History{Created: v1.Time{Time: epoch}, CreatedBy: "make image"},
 	})
+}
+
+// labels are what the image says of itself.
+func labels(version, revision string) map[string]string {
+	const oci = "org.opencontainers.image."
+	return map[string]string{oci + "title": "meshpulse", oci + "licenses": "Apache-2.0", oci + "version": version, oci + "revision": revision}
 }
 
 // entry is a file or, with a name that ends in a slash, a folder of the root file system.

@@ -142,6 +142,11 @@ func TestTheDockerfileMakesTheSame(t *testing.T) {
 			t.Errorf("the Dockerfile lacks %s", line)
 		}
 	}
+	for name, value := range labels("$VERSION", "$COMMIT") {
+		if label := name + `="` + value + `"`; !strings.Contains(last, label) {
+			t.Errorf("the Dockerfile lacks the label %s", label)
+		}
+	}
 	for _, e := range rootFS(nil) {
 		for line := range strings.Lines(string(e.content)) {
 			if !strings.Contains(string(dockerfile), strings.TrimSpace(line)) {

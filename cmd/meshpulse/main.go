@@ -6,6 +6,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -16,6 +17,7 @@ import (
 	"runtime/debug"
 	"syscall"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/pflag"
 )
 
@@ -46,6 +48,7 @@ func (e usageError) Unwrap() error { return e.err }
 type console struct{ out, err io.Writer }
 
 func main() {
+	limitMemory(os.DirFS(controlGroups))
 	// The first signal drains; with the context's end the signals are Go's again, so that a second
 	// one ends at once.
 	ctx, restore := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -120,33 +123,47 @@ func parse(f *pflag.FlagSet, args []string) error {
 	return err
 }
 
-// commit is set by the linker (Makefile, manifests/Dockerfile): the Go tool stamps none where it
-// does not see the repository, as in an image's build, or may not look at it.
-var commit string
+// release and commit are set by the linker (Makefile, manifests/Dockerfile): the Go tool stamps none
+// where it does not see the repository, as in an image's build, or may not look at it.
+var release, commit string
 
 // version is this binary's.
 func version() string {
+	v, c := builtAs()
+	if c != "" {
+		v += ", commit " + c
+	}
+	return fmt.Sprintf("%s (%s %s/%s)", v, runtime.Version(), runtime.GOOS, runtime.GOARCH)
+}
+
+// buildInfo is a metric that is 1 and says by its labels which meshpulse runs.
+func buildInfo() prometheus.Collector {
+	v, c := builtAs()
+	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "meshpulse_build_info", Help: "1; the labels say which version, of which commit, runs.",
+		ConstLabels: prometheus.Labels{"version": v, "revision": c, "goversion": runtime.Version()},
+	}, func() float64 { return 1 })
+}
+
+// builtAs is this binary's version and commit.
+func builtAs() (string, string) {
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
 		info = &debug.BuildInfo{}
 	}
-	return fmt.Sprintf("%s (%s %s/%s)", versionOf(info, commit), runtime.Version(), runtime.GOOS, runtime.GOARCH)
+	return versionOf(info, release, commit)
 }
 
-// versionOf is the module's version, "devel" where there is none, and the commit where one is
-// known.
-func versionOf(info *debug.BuildInfo, commit string) string {
-	v := info.Main.Version
-	if v == "" || v == "(devel)" {
-		v = "devel"
+// versionOf is the release, else the module's version, "devel" where there is neither, and the
+// commit, "" where none is known.
+func versionOf(info *debug.BuildInfo, release, commit string) (string, string) {
+	if release == "" && info.Main.Version != "(devel)" {
+		release = info.Main.Version
 	}
 	for _, s := range info.Settings {
 		if s.Key == "vcs.revision" && commit == "" {
 			commit = s.Value[:min(12, len(s.Value))]
 		}
 	}
-	if commit != "" {
-		v += ", commit " + commit
-	}
-	return v
+	return cmp.Or(release, "devel"), commit
 }

@@ -36,21 +36,23 @@ func TestHelpAndVersionSucceedOnStdout(t *testing.T) {
 	}
 }
 
-func TestVersionNamesTheCommitWhereItIsKnown(t *testing.T) {
+func TestVersionNamesReleaseAndCommitWhereTheyAreKnown(t *testing.T) {
 	stamped := []debug.BuildSetting{{Key: "vcs", Value: "git"}, {Key: "vcs.revision", Value: "2ba622aef6be0448acc6d611753775af8839374a"}}
-	for want, test := range map[string]struct {
-		version, commit string
-		settings        []debug.BuildSetting
+	for want, test := range map[[2]string]struct {
+		module, release, commit string
+		settings                []debug.BuildSetting
 	}{
-		"devel":                             {version: "(devel)"},
-		"devel, commit 0123456789ab-dirty":  {commit: "0123456789ab-dirty"},
-		"devel, commit 2ba622aef6be":        {version: "(devel)", settings: stamped},
-		"v1.2.3, commit 2ba622aef6be":       {version: "v1.2.3", settings: stamped},
-		"v1.2.3, commit 2ba622aef6be-dirty": {version: "v1.2.3", commit: "2ba622aef6be-dirty", settings: stamped},
+		{"devel", ""}:                    {module: "(devel)"},
+		{"devel", "0123456789ab-dirty"}:  {commit: "0123456789ab-dirty"},
+		{"devel", "2ba622aef6be"}:        {module: "(devel)", settings: stamped},
+		{"v1.2.3", "2ba622aef6be"}:       {module: "v1.2.3", settings: stamped},
+		{"v1.2.3", "2ba622aef6be-dirty"}: {module: "v1.2.3", commit: "2ba622aef6be-dirty", settings: stamped},
+		{"1.2.3", "2ba622aef6be"}:        {module: "(devel)", release: "1.2.3", settings: stamped},
+		{"1.2.3-rc.1", "0123456789ab"}:   {module: "v1.2.2", release: "1.2.3-rc.1", commit: "0123456789ab"},
 	} {
-		info := &debug.BuildInfo{Main: debug.Module{Version: test.version}, Settings: test.settings}
-		if got := versionOf(info, test.commit); got != want {
-			t.Errorf("%+v: got %q, want %q", test, got, want)
+		info := &debug.BuildInfo{Main: debug.Module{Version: test.module}, Settings: test.settings}
+		if release, commit := versionOf(info, test.release, test.commit); release != want[0] || commit != want[1] {
+			t.Errorf("%+v: got %q of commit %q, want %q", test, release, commit, want)
 		}
 	}
 }

@@ -89,7 +89,7 @@ type server struct {
 // runs.
 func newServer(o serveOptions, log *slog.Logger) (_ *server, err error) {
 	registry := prometheus.NewRegistry()
-	registry.MustRegister(collectors.NewGoCollector(), collectors.NewBuildInfoCollector(),
+	registry.MustRegister(collectors.NewGoCollector(), buildInfo(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	o.store.Registerer, o.sink.Registerer, o.api.Registerer, o.api.Gatherer = registry, registry, registry, registry
 	o.store.Logger, o.sink.Logger, o.api.Log = log, log, log
