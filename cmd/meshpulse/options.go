@@ -26,7 +26,7 @@ const serveText = `Takes flushes of Envoy sidecars in and answers the external m
 
 /healthz, /livez, /readyz, /metrics and /debug/hpas are on the secure port. SIGTERM drains and ends within 5 s;
 a pod first serves on for 2.5 s of them, while the cluster still sends it there.
-Memory: set GOMEMLIMIT (such as 900MiB) some 10 % below the container's limit; --memory-budget then bounds what is kept.
+Memory: GOMEMLIMIT is nine tenths of the container's limit where it is not set; --memory-budget then bounds what is kept.
 Bytes are a number, or as Kubernetes writes them: 64Mi.`
 
 // defaultIngestPort is where sidecars are wired to (manifests/istio).

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"runtime/debug"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -161,7 +162,7 @@ func (s *server) run(told, ctx context.Context) error {
 		<-ctx.Done()
 		return s.drain()
 	})
-	s.log.Info("serving", "version", version(), "ingest", s.ingest.Addr().String(), "https", s.api.Addr().String())
+	s.log.Info("serving", "version", version(), "ingest", s.ingest.Addr().String(), "https", s.api.Addr().String(), "gomemlimit", debug.SetMemoryLimit(-1))
 	err := ended(told, ctx, group.Wait)
 	if err == nil {
 		s.log.Info("stopped")
