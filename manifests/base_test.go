@@ -5,6 +5,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"reflect"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -13,6 +14,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
+	schedulingv1 "k8s.io/api/scheduling/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/labels"
@@ -44,7 +47,7 @@ func TestNamespaces(t *testing.T) {
 		m, kind := accessor(t, object), object.GetObjectKind().GroupVersionKind().Kind
 		want := namespace
 		switch kind {
-		case "Namespace", "ClusterRole", "ClusterRoleBinding":
+		case "Namespace", "PriorityClass", "ClusterRole", "ClusterRoleBinding":
 			want = ""
 		case "RoleBinding": // only there is the Role that it names
 			want = "kube-system"
@@ -97,20 +100,69 @@ func TestPodHasNoSidecar(t *testing.T) {
 	}
 }
 
-func TestMemoryTargetIsBelowTheLimit(t *testing.T) {
+// TestOpenShiftGivesTheUser: its restricted-v2 refuses a user and a group of ours, and gives the pod one of the namespace's range, who must
+// be able to read the certificate. The image's user is a number, so that the kubelet can tell it is not root.
+func TestOpenShiftGivesTheUser(t *testing.T) {
+	_, d, c := base(t)
+	s := d.Spec.Template.Spec.SecurityContext
+	if s.RunAsUser != nil || s.RunAsGroup != nil || s.FSGroup != nil || len(s.SupplementalGroups) > 0 || c.SecurityContext.RunAsUser != nil || c.SecurityContext.RunAsGroup != nil {
+		t.Errorf("pod %+v, container %+v: want no user and no group", s, c.SecurityContext)
+	}
+	for _, v := range d.Spec.Template.Spec.Volumes {
+		if v.Secret != nil && *v.Secret.DefaultMode != 0o444 {
+			t.Errorf("volume %s has mode %o, want 444", v.Name, *v.Secret.DefaultMode)
+		}
+	}
+	dockerfile, err := os.ReadFile("Dockerfile")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !regexp.MustCompile(`(?m)^USER [1-9]\d*:[1-9]\d*$`).Match(dockerfile) {
+		t.Error("the image's user is not a number above 0")
+	}
+}
+
+// TestMemoryFollowsTheLimit: the program takes nine tenths of it, and a GOMEMLIMIT here would be another number to keep right.
+func TestMemoryFollowsTheLimit(t *testing.T) {
 	_, _, c := base(t)
-	limit, request := c.Resources.Limits.Memory(), c.Resources.Requests.Memory()
-	if limit.IsZero() || request.IsZero() || c.Resources.Limits.Cpu().IsZero() || c.Resources.Requests.Cpu().IsZero() {
-		t.Fatalf("resources %+v: want requests and limits of both", c.Resources)
+	if r := c.Resources; r.Limits.Memory().IsZero() || r.Requests.Memory().IsZero() || r.Limits.Cpu().IsZero() || r.Requests.Cpu().IsZero() {
+		t.Errorf("resources %+v: want requests and limits of both", r)
 	}
-	i := slices.IndexFunc(c.Env, func(e corev1.EnvVar) bool { return e.Name == "GOMEMLIMIT" })
-	if i < 0 {
-		t.Fatal("no GOMEMLIMIT")
+	if slices.ContainsFunc(c.Env, func(e corev1.EnvVar) bool { return e.Name == "GOMEMLIMIT" }) {
+		t.Error("GOMEMLIMIT is fixed")
 	}
-	// Go writes MiB where Kubernetes writes Mi.
-	target := parseQuantity(t, strings.TrimSuffix(c.Env[i].Value, "B"))
-	if got := float64(target.Value()) / float64(limit.Value()); got < 0.8 || got > 0.95 {
-		t.Errorf("GOMEMLIMIT %s is %.2f of the limit %s: want 0.8 to 0.95", c.Env[i].Value, got, limit)
+}
+
+func TestRequestsAreLimitsWhereAsked(t *testing.T) {
+	d := one[*appsv1.Deployment](t, renderObjects(t, overlay(t, "guaranteed")), "meshpulse")
+	r := d.Spec.Template.Spec.Containers[0].Resources
+	if !equality.Semantic.DeepEqual(r.Requests, r.Limits) || r.Limits.Memory().IsZero() || r.Limits.Cpu().IsZero() {
+		t.Errorf("resources %+v: want requests that are the limits", r)
+	}
+}
+
+// TestTheClassIsThere: a pod whose class is not is refused. It is ours, so that no quota of a cluster stands against it.
+func TestTheClassIsThere(t *testing.T) {
+	objects, d, _ := base(t)
+	class := one[*schedulingv1.PriorityClass](t, objects, d.Spec.Template.Spec.PriorityClassName)
+	if class.Value <= 0 || class.Value > 1_000_000_000 || class.GlobalDefault {
+		t.Errorf("class %+v: want one above 0 that is nobody's default", class)
+	}
+}
+
+// TestHostNetworkHasPortsOfItsOwn: the node's 10250 is the kubelet's, and the namespace has to admit such a pod.
+func TestHostNetworkHasPortsOfItsOwn(t *testing.T) {
+	objects := renderObjects(t, overlay(t, "host-network"))
+	pod := one[*appsv1.Deployment](t, objects, "meshpulse").Spec.Template.Spec
+	if !pod.HostNetwork || pod.DNSPolicy != corev1.DNSClusterFirstWithHostNet {
+		t.Errorf("host's network %v, DNS %s", pod.HostNetwork, pod.DNSPolicy)
+	}
+	https := containerPort(t, pod.Containers[0], "https")
+	if https == 10250 || !slices.Contains(pod.Containers[0].Args, "--secure-port="+itoa(https)) {
+		t.Errorf("port https is %d, the flags are %q", https, pod.Containers[0].Args)
+	}
+	if level := one[*corev1.Namespace](t, objects, namespace).Labels["pod-security.kubernetes.io/enforce"]; level != "privileged" {
+		t.Errorf("the namespace enforces %q, which refuses the pod", level)
 	}
 }
 

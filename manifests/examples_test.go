@@ -12,17 +12,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/resource"
 )
-
-func parseQuantity(t *testing.T, s string) resource.Quantity {
-	t.Helper()
-	q, err := resource.ParseQuantity(s)
-	if err != nil {
-		t.Fatalf("quantity %q: %v", s, err)
-	}
-	return q
-}
 
 func itoa(n int32) string { return strconv.Itoa(int(n)) }
 

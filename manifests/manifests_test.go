@@ -149,6 +149,8 @@ func TestEveryKustomizationIsRendered(t *testing.T) {
 		"components/apiservice",      // TestAPIService
 		"components/cert-manager",    // TestCertManager
 		"components/dns",             // TestNamesAreResolvedWhereAsked
+		"components/guaranteed",      // TestRequestsAreLimitsWhereAsked
+		"components/host-network",    // TestHostNetworkHasPortsOfItsOwn
 		"components/mesh-namespaces", // TestMeshNamespacesAloneReport
 		"components/surge-action",    // TestSurgeActionIsBound
 		"components/surge-action/namespaced",

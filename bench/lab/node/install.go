@@ -29,7 +29,7 @@ const (
 const imageName = "lab.local/meshpulse:lab"
 
 // clusterWide are kinds of which meshpulse has objects outside its namespace.
-const clusterWide = "namespaces,clusterroles,clusterrolebindings,apiservices,roles,rolebindings,mutatingwebhookconfigurations,validatingwebhookconfigurations"
+const clusterWide = "namespaces,priorityclasses,clusterroles,clusterrolebindings,apiservices,roles,rolebindings,mutatingwebhookconfigurations,validatingwebhookconfigurations"
 
 // installSteps are those before anything else can be done; commands are typed as the documents have them.
 func (r *reader) installSteps() []step {
@@ -154,7 +154,51 @@ func (n *node) restricted(ctx context.Context) error {
 	if !strings.Contains(string(mounts), " / overlay ro,") {
 		return fmt.Errorf("its root is not mounted read-only:\n%s", mounts)
 	}
-	return memoryLimited(proc)
+	if err := memoryLimited(proc); err != nil {
+		return err
+	}
+	log, err := n.kubectl(ctx, "--namespace="+namespace, "logs", "deployment/meshpulse")
+	if limit := fmt.Sprintf("gomemlimit=%d", 1<<30/10*9); err == nil && !strings.Contains(log, limit) {
+		err = fmt.Errorf("its log does not say %s, nine tenths of what the control group has:\n%s", limit, log)
+	}
+	return err
+}
+
+// anotherUser runs meshpulse as OpenShift's restricted-v2 does: a user of the namespace's range, of group 0, whom the image does not know.
+func (n *node) anotherUser(ctx context.Context) error {
+	const user = 1000730000
+	patch := fmt.Sprintf(`{"spec":{"template":{"spec":{"securityContext":{"runAsUser":%d,"runAsGroup":0}}}}}`, user)
+	for _, step := range []struct {
+		change []string
+		line   string
+	}{
+		{[]string{"patch", "deployment", "meshpulse", "--patch=" + patch}, fmt.Sprintf("Uid:\t%d\t", user)},
+		{[]string{"rollout", "undo", "deployment/meshpulse"}, "Uid:\t65532\t"},
+	} {
+		if _, err := n.kubectl(ctx, append([]string{"--namespace=" + namespace}, step.change...)...); err != nil {
+			return err
+		}
+		if err := n.rollout(ctx, namespace, "meshpulse"); err != nil {
+			return err
+		}
+		if err := n.eventually(ctx, time.Minute, func() error { // until the old one has gone
+			proc, err := meshpulseProcess()
+			if err != nil {
+				return err
+			}
+			status, err := os.ReadFile(filepath.Join(proc, "status"))
+			if err == nil && !strings.Contains(string(status), "\n"+step.line) {
+				err = fmt.Errorf("the kernel does not say %q of meshpulse's process:\n%s", step.line, status)
+			}
+			return err
+		}); err != nil {
+			return err
+		}
+		if err := n.answers(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // meshpulseProcess is the folder in /proc of the one that runs in the pod.
@@ -267,7 +311,7 @@ func (n *node) published(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for service, port := range map[string]string{"meshpulse": "6443", "meshpulse-ingest": "15090"} {
+	for service, port := range map[string]string{"meshpulse": "10250", "meshpulse-ingest": "15090"} {
 		if err := n.expect(ctx, pod.Status.PodIP+" "+port, "--namespace="+namespace, "get", "endpointslices", "--selector=kubernetes.io/service-name="+service,
 			"-o", "jsonpath={.items[*].endpoints[*].addresses[*]} {.items[*].ports[*].port}"); err != nil {
 			return err

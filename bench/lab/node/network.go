@@ -26,8 +26,8 @@ spec:
   containers:
   - name: probe
     image: ` + sidecarImage + `
-    command: [/pod, listen, "15090", "6443", "8080"]
-    ports: [{name: ingest, containerPort: 15090}, {name: https, containerPort: 6443}]
+    command: [/pod, listen, "15090", "10250", "8080"]
+    ports: [{name: ingest, containerPort: 15090}, {name: https, containerPort: 10250}]
     readinessProbe: {exec: {command: [/pod, never]}}
     securityContext: {allowPrivilegeEscalation: false, capabilities: {drop: [ALL]}}
 ---
@@ -143,11 +143,11 @@ func (n *node) policed(ctx context.Context, outside, dns string) error {
 		},
 		{
 			[]string{"--namespace=test", "exec", "deployment/loadtester", "--container=loadtester", "--", "./loadtester", "dial"},
-			[][2]string{{at("15090"), "passes"}, {at("6443"), "passes"}, {podinfo + ":9898", "passes"}, {at("8080"), "refused"}},
+			[][2]string{{at("15090"), "passes"}, {at("10250"), "passes"}, {podinfo + ":9898", "passes"}, {at("8080"), "refused"}},
 		},
 		{
 			[]string{"--namespace=default", "exec", "outsider", "--", "/pod", "dial"},
-			[][2]string{{at("15090"), outside}, {at("6443"), "passes"}, {at("8080"), "refused"}},
+			[][2]string{{at("15090"), outside}, {at("10250"), "passes"}, {at("8080"), "refused"}},
 		},
 	} {
 		if err := n.dials(ctx, check.from, check.want); err != nil {
@@ -175,6 +175,7 @@ func (n *node) dials(ctx context.Context, from []string, want [][2]string) error
 func (r *reader) endSteps(second *reader) []step {
 	return []step{
 		{"a rolling update of meshpulse, the API asked twice a second: no question is left unanswered", r.rolls},
+		{"as a user that OpenShift would give, and back", r.anotherUser},
 		{"every sidecar has found the new one", func(ctx context.Context) error { return r.covered(ctx, elsewhere, processed) }},
 		{"manifests/uninstall.sh leaves nothing", func(ctx context.Context) error {
 			err := abreast(ctx,
@@ -231,7 +232,7 @@ func (n *node) servedCertificate(ctx context.Context) ([]byte, error) {
 	}
 	// Whether it is to be trusted is the API server's business.
 	dialer := tls.Dialer{NetDialer: &net.Dialer{Timeout: 5 * time.Second}, Config: &tls.Config{InsecureSkipVerify: true}}
-	connection, err := dialer.DialContext(ctx, "tcp", net.JoinHostPort(pod.Status.PodIP, "6443"))
+	connection, err := dialer.DialContext(ctx, "tcp", net.JoinHostPort(pod.Status.PodIP, "10250"))
 	if err != nil {
 		return nil, err
 	}
