@@ -11,8 +11,9 @@ usage: install.sh --image IMAGE [--component NAME]... [--no-apiservice] [--dry-r
 
   --image IMAGE      the image to run; build one with `make push IMAGE=…`, which prints its name with the digest that pins it,
                      or with manifests/Dockerfile
-  --component NAME   change the NetworkPolicy: mesh-namespaces lets only namespaces report that Istio injects, dns is for
-                     clusters that name the API server by host (see components/NAME)
+  --component NAME   change what is installed (see components/NAME): mesh-namespaces lets only namespaces report that Istio
+                     injects; dns is for clusters that name the API server by host; host-network for those whose control
+                     plane does not reach pods; guaranteed requests what it may use
   --no-apiservice    leave external.metrics.k8s.io alone: meshpulse listens, and no HPA asks it
   --rotate-cert      replace the serving certificate and its authority, and nothing else
   --dry-run          look, print what would be done, change nothing
@@ -25,6 +26,7 @@ namespace=meshpulse-system
 service=meshpulse
 secret=meshpulse-serving-cert
 apiservice=v1beta1.external.metrics.k8s.io
+probe=v1alpha1.meshpulse.io # a group of our own: nobody's metrics hang on it
 here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd -P)
 
 say() { printf '%s\n' "$*"; }
@@ -33,11 +35,14 @@ die() {
 	exit 1
 }
 
-# look_at_apiservice sets $owner to NAMESPACE/NAME of the Service behind the API, to nothing if there is no APIService. A
-# look that fails is not "nobody's".
+# owner_of prints NAMESPACE/NAME of the Service behind an APIService, nothing if there is none.
+owner_of() {
+	kubectl get apiservice "$1" --ignore-not-found -o 'jsonpath={.spec.service.namespace}/{.spec.service.name}'
+}
+
+# look_at_apiservice sets $owner to whose the API is. A look that fails is not "nobody's".
 look_at_apiservice() {
-	owner=$(kubectl get apiservice "$apiservice" --ignore-not-found \
-		-o 'jsonpath={.spec.service.namespace}/{.spec.service.name}') ||
+	owner=$(owner_of "$apiservice") ||
 		die "cannot tell whose $apiservice is, so nothing was changed: see kubectl's message above"
 }
 
@@ -118,18 +123,63 @@ patch_ca() {
 		{\"op\": \"add\", \"path\": \"/spec/caBundle\", \"value\": \"$1\"}]"
 }
 
+# claim_api leads the API server to meshpulse: first with a group of our own, since an APIService that does not answer stalls
+# discovery and the deletion of namespaces.
 claim_api() {
 	if [ -n "$owner" ]; then
 		patch_ca "$ca"
 	else
+		reached_by_probe
 		# create, not apply: if another adapter has come in the meantime, this fails.
-		{
-			cat "$here/components/apiservice/apiservice.yaml"
-			printf '  caBundle: %s\n' "$ca"
-		} | kubectl create -f -
+		unproven=$apiservice
+		apiservice_manifest | kubectl create -f -
 	fi
-	kubectl wait --for=condition=Available --timeout=60s "apiservice/$apiservice" ||
-		die "the API server does not reach meshpulse: kubectl describe apiservice $apiservice says why"
+	prove "$apiservice"
+}
+
+apiservice_manifest() {
+	cat "$here/components/apiservice/apiservice.yaml"
+	printf '  caBundle: %s\n' "$ca"
+}
+
+reached_by_probe() {
+	case $(owner_of "$probe") in
+	'') ;;
+	"$namespace/$service") take_back "$probe" ;; # of a run that was killed
+	*) die "$probe is somebody else's: kubectl get apiservice $probe" ;;
+	esac
+	unproven=$probe
+	apiservice_manifest |
+		sed -e "s/$apiservice/$probe/" -e 's/group: .*/group: meshpulse.io/' -e 's/version: .*/version: v1alpha1/' | kubectl create -f -
+	prove "$probe"
+	take_back "$probe"
+}
+
+# prove waits until the API server has reached meshpulse by an APIService. What it has not when this script ends is taken back.
+prove() {
+	unproven=$1
+	if ! kubectl wait --for=condition=Available --timeout=60s "apiservice/$1"; then
+		message=$(kubectl get apiservice "$1" -o 'jsonpath={.status.conditions[?(@.type=="Available")].message}') || message='nothing, see above'
+		die "the API server does not reach meshpulse, and no APIService of ours is left: HPAs do not ask it. It says: $message
+What can be in the way:
+  a firewall or security group: the control plane has to reach the pod's port (10250; 4443 with host-network)
+  a NetworkPolicy of yours that selects the pod: kubectl -n $namespace get networkpolicy
+  an overlay network, from which the control plane is cut off (EKS with Calico's or Cilium's): --component host-network"
+	fi
+	unproven=''
+}
+
+# take_back deletes an APIService if it is ours, and only the very version that was looked at.
+take_back() {
+	state=$(kubectl get apiservice "$1" --ignore-not-found \
+		-o 'jsonpath={.spec.service.namespace}/{.spec.service.name} {.metadata.resourceVersion}') || state=''
+	case $state in
+	"$namespace/$service "*)
+		printf '{"apiVersion":"v1","kind":"DeleteOptions","preconditions":{"resourceVersion":"%s"}}' "${state##* }" |
+			kubectl delete --raw "/apis/apiregistration.k8s.io/v1/apiservices/$1" -f - >/dev/null ||
+			say "WARNING: $1 is still there: kubectl delete apiservice $1"
+		;;
+	esac
 }
 
 # compose sets $composed to a folder that kustomize renders: the base, or one with components over it.
@@ -151,6 +201,29 @@ warn_tag() {
 	*@sha256:*) ;;
 	*) say "WARNING: $image has no digest: whoever can push to that registry decides what runs. make push prints the name that pins it" ;;
 	esac
+}
+
+# warnings prints the namespace's of the last hour, the newest last.
+warnings() {
+	kubectl -n "$namespace" get events --field-selector=type=Warning --sort-by=.lastTimestamp \
+		-o 'jsonpath={range .items[*]}  {.involvedObject.kind} {.involvedObject.name}: {.reason}: {.message}{"\n"}{end}'
+}
+
+# await_pod waits for three minutes, and tells meanwhile what the cluster says of a pod that does not start.
+await_pod() {
+	told=''
+	for _ in 1 2 3 4 5 6 7 8 9 10 11 12; do
+		kubectl -n "$namespace" rollout status deployment/meshpulse --timeout=15s >"$work/rollout" 2>&1 && return
+		newest=$(warnings | tail -n 1)
+		[ "$newest" = "$told" ] || say "waiting for the pod:$newest"
+		told=$newest
+	done
+	cat "$work/rollout"
+	say "Warnings of the last hour in $namespace:"
+	warnings | tail -n 5
+	die "meshpulse did not become ready, so $apiservice was not touched. What it says:
+  kubectl -n $namespace describe pod -l app.kubernetes.io/name=meshpulse
+  kubectl -n $namespace logs -l app.kubernetes.io/name=meshpulse"
 }
 
 install() {
@@ -183,14 +256,7 @@ install() {
 	fi
 	kubectl apply -f "$work/base.yaml"
 	warn_expiry
-	kubectl -n "$namespace" rollout status deployment/meshpulse --timeout=180s || {
-		say "Warnings of the last hour in $namespace:"
-		kubectl -n "$namespace" get events --field-selector=type=Warning --sort-by=.lastTimestamp \
-			-o 'jsonpath={range .items[*]}  {.involvedObject.kind} {.involvedObject.name}: {.reason}: {.message}{"\n"}{end}' | tail -n 5
-		die "meshpulse did not become ready, so $apiservice was not touched. What it says:
-  kubectl -n $namespace describe pod -l app.kubernetes.io/name=meshpulse
-  kubectl -n $namespace logs -l app.kubernetes.io/name=meshpulse"
-	}
+	await_pod
 	if [ -n "$claim" ]; then
 		claim_api
 		say "installed: HPAs with external metrics ask meshpulse now"
@@ -245,8 +311,8 @@ while [ $# -gt 0 ]; do
 	--image) image=$value ;;
 	--component)
 		case $value in
-		mesh-namespaces | dns) components="$components $value" ;;
-		*) die "--component takes mesh-namespaces or dns, not '$value'" ;;
+		mesh-namespaces | dns | host-network | guaranteed) components="$components $value" ;;
+		*) die "--component takes mesh-namespaces, dns, host-network or guaranteed, not '$value'" ;;
 		esac
 		;;
 	--no-apiservice) claim='' ;;
@@ -275,6 +341,12 @@ for program in kubectl openssl; do
 	command -v "$program" >/dev/null || die "$program is not on the PATH"
 done
 work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
+unproven=''
+# finish leaves nothing behind that does not answer, however the script ends.
+finish() {
+	[ -z "$unproven" ] || take_back "$unproven"
+	rm -rf "$work"
+}
+trap finish EXIT
 trap 'exit 1' HUP INT TERM
 "$mode"

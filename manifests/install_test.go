@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"regexp"
 	"slices"
 	"strings"
@@ -188,6 +189,57 @@ func TestInstallOfAnEmptyCluster(t *testing.T) {
 	if ready < 0 || claim < ready {
 		t.Errorf("the API is claimed before meshpulse is ready:\n%s", log)
 	}
+	reached := strings.Index(log, "wait --for=condition=Available --timeout=60s apiservice/v1alpha1.meshpulse.io")
+	if reached < ready || claim < reached || c.read("probe") != "" {
+		t.Errorf("the API is claimed before the API server has reached meshpulse, or what that was seen by is left:\n%s", log)
+	}
+}
+
+// TestTheAPIServerIsAskedToReachWhatIsServed: the group is meshpulse's own, and behind the same Service under the same authority.
+func TestTheAPIServerIsAskedToReachWhatIsServed(t *testing.T) {
+	c := newFakeCluster(t, "")
+	c.mustRun("install.sh", "--image", "r.example/meshpulse:1")
+	probe, ok := decode(t, "probe", []byte(c.read("probe.yaml"))).(*apiregistration.APIService)
+	if !ok {
+		t.Fatal("not an APIService")
+	}
+	claim := c.apiService()
+	if path := `"/apis/` + probe.Spec.Group + "/" + probe.Spec.Version + `"`; !strings.Contains(code(t, "metricsapi"), path) {
+		t.Errorf("meshpulse does not serve %s", path)
+	}
+	if probe.Name != probe.Spec.Version+"."+probe.Spec.Group || !reflect.DeepEqual(probe.Spec.Service, claim.Spec.Service) || !bytes.Equal(probe.Spec.CABundle, claim.Spec.CABundle) {
+		t.Errorf("%s: %+v, the metrics' is %+v", probe.Name, probe.Spec, claim.Spec)
+	}
+}
+
+// TestNoAPIServiceIsLeftThatDoesNotAnswer: it would stall discovery and the deletion of namespaces.
+func TestNoAPIServiceIsLeftThatDoesNotAnswer(t *testing.T) {
+	for fault, owner := range map[string]string{"unreachable": "", "cutoff": "", "unreachable since": ours} {
+		t.Run(fault, func(t *testing.T) {
+			c := newFakeCluster(t, owner)
+			c.write(strings.TrimSuffix(fault, " since"), nil)
+			out, err := c.run("install.sh", "--image", "r.example/meshpulse:1")
+			if err == nil {
+				t.Errorf("it succeeds:\n%s", out)
+			}
+			for _, want := range []string{"failing or missing response", "firewall", "NetworkPolicy", "--component host-network"} {
+				if !strings.Contains(out, want) {
+					t.Errorf("%q is not told:\n%s", want, out)
+				}
+			}
+			if c.read("owner") != "" || c.read("probe") != "" {
+				t.Errorf("left are the metrics' %q and our own %q", c.read("owner"), c.read("probe"))
+			}
+		})
+	}
+	t.Run("somebody else's", func(t *testing.T) {
+		c := newFakeCluster(t, "")
+		c.write("probe", []byte("other/service"))
+		out, err := c.run("install.sh", "--image", "r.example/meshpulse:1")
+		if err == nil || !strings.Contains(out, "somebody else's") || c.read("probe") != "other/service" || c.read("owner") != "" {
+			t.Errorf("%v, probe %q, owner %q:\n%s", err, c.read("probe"), c.read("owner"), out)
+		}
+	})
 }
 
 // A pod that starts before its Secret cannot mount it, which is the first event that a user would see.
@@ -205,7 +257,7 @@ func TestThePodStartsWithItsSecret(t *testing.T) {
 			order = append(order, "created")
 		}
 	}
-	if want := []string{"namespace", "created", "base", "created"}; !slices.Equal(order, want) { // the Secret, and last the APIService
+	if want := []string{"namespace", "created", "base", "created", "created"}; !slices.Equal(order, want) { // the Secret, and last the two APIServices
 		t.Errorf("%v, want %v", order, want)
 	}
 }
@@ -221,8 +273,8 @@ func TestInstallAgainKeepsTheCertificate(t *testing.T) {
 	if got := c.patch().bundle(t); !bytes.Equal(got, bundle) {
 		t.Errorf("the APIService trusts\n%s\nthe certificate is by\n%s", got, bundle)
 	}
-	if n := strings.Count(c.read("log"), "create -f -"); n != 2 {
-		t.Errorf("%d objects were created in two runs, want the Secret and the APIService", n)
+	if n := strings.Count(c.read("log"), "create -f -"); n != 3 {
+		t.Errorf("%d objects were created in two runs, want the Secret and the two APIServices", n)
 	}
 }
 
@@ -275,8 +327,8 @@ func TestInstallDoesNotClaimBeforeThePodIsReady(t *testing.T) {
 	if err == nil || !strings.Contains(out, "kubectl -n meshpulse-system logs") {
 		t.Errorf("%v\n%s", err, out)
 	}
-	if !strings.Contains(out, "ErrImagePull") {
-		t.Errorf("what the cluster says of the pod is not told:\n%s", out)
+	if !strings.Contains(out, "waiting for the pod:") || strings.Count(out, "ErrImagePull") != 2 {
+		t.Errorf("what the cluster says of the pod is not told once while it waits and once at the end:\n%s", out)
 	}
 	if c.read("apiservice.yaml") != "" {
 		t.Error("it claimed the API")
@@ -437,6 +489,14 @@ func TestUninstall(t *testing.T) {
 			if strings.Contains(call, "apiservice") {
 				t.Errorf("it touched the API: %s", call)
 			}
+		}
+	})
+	t.Run("what a killed install has left goes too", func(t *testing.T) {
+		c := newFakeCluster(t, ours)
+		c.write("probe", []byte(ours))
+		c.mustRun("uninstall.sh")
+		if c.read("owner") != "" || c.read("probe") != "" {
+			t.Errorf("left are %q and %q", c.read("owner"), c.read("probe"))
 		}
 	})
 	t.Run("nothing goes where it cannot look", func(t *testing.T) {

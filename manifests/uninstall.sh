@@ -5,7 +5,6 @@ set -eu
 
 namespace=meshpulse-system
 service=meshpulse
-apiservice=v1beta1.external.metrics.k8s.io
 here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
 
 die() {
@@ -26,26 +25,31 @@ for argument; do
 done
 command -v kubectl >/dev/null || die "kubectl is not on the PATH"
 
-state=$(kubectl get apiservice "$apiservice" --ignore-not-found \
-	-o 'jsonpath={.spec.service.namespace}/{.spec.service.name} {.metadata.resourceVersion}') ||
-	die "cannot tell whose $apiservice is, so nothing was removed: see kubectl's message above"
-
-# The API first: one without a server behind it stalls discovery and the deletion of namespaces.
-case $state in
-'') printf '%s is not there\n' "$apiservice" ;;
-"$namespace/$service "*)
-	if [ -n "$dry" ]; then
-		printf 'would delete %s\n' "$apiservice"
-	else
-		# Only this very version of it: if another adapter takes it over now, the deletion is refused.
+# take_back deletes an APIService if it is meshpulse's, and only the very version that was looked at.
+take_back() {
+	state=$(kubectl get apiservice "$1" --ignore-not-found \
+		-o 'jsonpath={.spec.service.namespace}/{.spec.service.name} {.metadata.resourceVersion}') ||
+		die "cannot tell whose $1 is, so nothing was removed: see kubectl's message above"
+	case $state in
+	'') printf '%s is not there\n' "$1" ;;
+	"$namespace/$service "*)
+		if [ -n "$dry" ]; then
+			printf 'would delete %s\n' "$1"
+			return
+		fi
+		# If another adapter takes it over now, the deletion is refused.
 		printf '{"apiVersion":"v1","kind":"DeleteOptions","preconditions":{"resourceVersion":"%s"}}' "${state##* }" |
-			kubectl delete --raw "/apis/apiregistration.k8s.io/v1/apiservices/$apiservice" -f - >/dev/null ||
-			die "$apiservice has changed in the meantime, so nothing was removed: run this again"
-		printf 'deleted %s\n' "$apiservice"
-	fi
-	;;
-*) printf 'left alone: %s is served by %s\n' "$apiservice" "${state% *}" ;;
-esac
+			kubectl delete --raw "/apis/apiregistration.k8s.io/v1/apiservices/$1" -f - >/dev/null ||
+			die "$1 has changed in the meantime, so nothing was removed: run this again"
+		printf 'deleted %s\n' "$1"
+		;;
+	*) printf 'left alone: %s is served by %s\n' "$1" "${state% *}" ;;
+	esac
+}
+
+# The APIs first: one without a server behind it stalls discovery and the deletion of namespaces. The second is there if install.sh was killed.
+take_back v1beta1.external.metrics.k8s.io
+take_back v1alpha1.meshpulse.io
 
 set --
 [ -z "$dry" ] || set -- --dry-run=client

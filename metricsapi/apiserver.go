@@ -192,6 +192,7 @@ func (s *Server) build() error {
 	s.generic = server.GenericAPIServer
 	s.generic.Handler.NonGoRestfulMux.Handle("/metrics", metricsHandler(s.options.Gatherer))
 	s.generic.Handler.NonGoRestfulMux.HandleFunc("/debug/hpas", s.serveStatus)
+	s.generic.Handler.NonGoRestfulMux.HandleFunc(reachPath, serveReach)
 	return nil
 }
 

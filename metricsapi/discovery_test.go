@@ -61,6 +61,19 @@ func TestAggregatedDiscoveryListsWhatPlainDiscoveryLists(t *testing.T) {
 	}
 }
 
+// An API server holds an APIService for available when its group's document is answered, and takes clients to what it lists.
+func TestTheGroupOfOurOwnIsAnsweredAndHasNoResource(t *testing.T) {
+	s := startServer(t, nil)
+	client, err := discovery.NewDiscoveryClientForConfig(&rest.Config{Host: "https://" + s.Addr().String(), TLSClientConfig: rest.TLSClientConfig{Insecure: true}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	list, err := client.ServerResourcesForGroupVersion("meshpulse.io/v1alpha1")
+	if err != nil || list.GroupVersion != "meshpulse.io/v1alpha1" || len(list.APIResources) != 0 {
+		t.Errorf("%+v, error %v", list, err)
+	}
+}
+
 // Flagger asks for this metric to see whether the provider is there, as its externalmetrics provider does (IsOnline).
 func TestFlaggersHealthCheckIsAnswered(t *testing.T) {
 	s := startServer(t, nil)
