@@ -68,3 +68,30 @@ func TestRingKeepsRowsWhenItGrows(t *testing.T) {
 	write()
 	check(3, 18)
 }
+
+// A reader may look between any two stores: it searches rows by their times.
+func TestTimesOfRowsGrowWhileTheyArePulledBack(t *testing.T) {
+	var r Ring
+	looks := 0
+	r = New(8, func(s Step) {
+		looks++
+		for row := Row(1); row <= r.row && s == StepTime; row++ {
+			if before, at := r.rows.Time(row-1), r.rows.Time(row); at <= before {
+				t.Errorf("row %d is of %d, the one before of %d", row, at, before)
+			}
+		}
+	})
+	for _, time := range []int64{0, 100, 110, 120} { // the first two are further apart than the others
+		r.Open(time)
+	}
+	opened := looks
+	r.PullBack(1, 50)
+	if looks != opened+3 {
+		t.Errorf("%d looks, want one after each of 3 rows", looks-opened)
+	}
+	for row, want := range []int64{0, 50, 60, 70} {
+		if got := r.rows.Time(Row(row)); got != want {
+			t.Errorf("row %d is of %d, want %d", row, got, want)
+		}
+	}
+}
