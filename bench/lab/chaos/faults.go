@@ -14,6 +14,7 @@ import (
 
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/util/retry"
 
 	"github.com/meshpulse/meshpulse/bench/fleet"
@@ -267,14 +268,13 @@ func (h *Hands) deafen(ctx context.Context, f Fault) error {
 
 // giveBack gives meshpulse's rights back, however long another fault keeps the API server away
 // meanwhile: a fault ends when it was said to.
-func (h *Hands) giveBack(ctx context.Context, rules []rbacv1.PolicyRule) (err error) {
-	for range 120 {
-		if err = h.changeRole(ctx, func(role *rbacv1.ClusterRole) { role.Rules = rules }); err == nil || ctx.Err() != nil {
-			return err
-		}
-		proc.Sleep(ctx, time.Second)
-	}
-	return err
+func (h *Hands) giveBack(ctx context.Context, rules []rbacv1.PolicyRule) error {
+	var last error
+	err := wait.PollUntilContextTimeout(ctx, time.Second, 2*time.Minute, true, func(ctx context.Context) (bool, error) {
+		last = h.changeRole(ctx, func(role *rbacv1.ClusterRole) { role.Rules = rules })
+		return last == nil, nil
+	})
+	return errors.Join(err, last)
 }
 
 // changeRole changes what meshpulse's service account may do.
