@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"math"
@@ -81,27 +82,22 @@ const (
 // checkSense refuses values under which nothing could work, though each is a number above 0.
 func (o *serveOptions) checkSense() error {
 	var errs []error
-	if n := o.sink.MaxMessageBytes; n > 0 && n < leastMessage {
-		errs = append(errs, fmt.Errorf("--max-message-bytes %d is less than a sidecar's first message takes, which says who it is: give 128Ki or more, or leave it out for 64Mi", n))
-	}
-	if d := o.api.Hold; d > 0 && d < leastHold {
-		errs = append(errs, fmt.Errorf("--hold %s is shorter than a sidecar is silent between two flushes: give %s or more, or leave it out for 5m", d, leastHold))
-	}
-	if n := o.sink.MaxBytesPerSecond; n > 0 && n < leastRate {
-		errs = append(errs, fmt.Errorf("--max-bytes-per-second %d is less than a sidecar sends: give 64Ki or more, or leave it out for 16Mi", n))
-	}
 	for _, limit := range []struct {
-		name        string
-		n, least    int
-		what, usual string
+		name               string
+		given              any
+		low                bool
+		than, least, usual string
 	}{
-		{"max-series", o.store.MaxSeries, leastSeries, "a few sidecars have", "2000000"},
-		{"max-series-per-pod", o.store.MaxSeriesPerPod, leastSeriesPerPod, "the metrics of one caller take", "20000"},
-		{"max-streams", o.sink.MaxStreams, leastOpen, "one sender may open", "50000"},
-		{"max-connections", o.sink.MaxConnections, leastOpen, "one sender may open", "what fits"},
+		{"max-message-bytes", o.sink.MaxMessageBytes, below(o.sink.MaxMessageBytes, leastMessage), "a sidecar's first message takes, which says who it is", "128Ki", "64Mi"},
+		{"max-bytes-per-second", o.sink.MaxBytesPerSecond, below(o.sink.MaxBytesPerSecond, leastRate), "a sidecar sends", "64Ki", "16Mi"},
+		{"hold", o.api.Hold, below(o.api.Hold, leastHold), "a sidecar is silent between two flushes", "10s", "5m"},
+		{"max-series", o.store.MaxSeries, below(o.store.MaxSeries, leastSeries), "a few sidecars have", "1000", "2000000"},
+		{"max-series-per-pod", o.store.MaxSeriesPerPod, below(o.store.MaxSeriesPerPod, leastSeriesPerPod), "the metrics of one caller take", "10", "20000"},
+		{"max-streams", o.sink.MaxStreams, below(o.sink.MaxStreams, leastOpen), "one sender may open", "16", "50000"},
+		{"max-connections", o.sink.MaxConnections, below(o.sink.MaxConnections, leastOpen), "one sender may open", "16", "what fits"},
 	} {
-		if limit.n > 0 && limit.n < limit.least {
-			errs = append(errs, fmt.Errorf("--%s %d is less than %s: give %d or more, or leave it out for %s", limit.name, limit.n, limit.what, limit.least, limit.usual))
+		if limit.low {
+			errs = append(errs, fmt.Errorf("--%s %v is less than %s: give %s or more, or leave it out for %s", limit.name, limit.given, limit.than, limit.least, limit.usual))
 		}
 	}
 	for _, time := range []struct {
@@ -116,6 +112,11 @@ func (o *serveOptions) checkSense() error {
 		errs = append(errs, fmt.Errorf("--keep %q has an empty prefix, which every metric begins with: give prefixes such as istio_, with a comma between", strings.Join(o.sink.Keep, ",")))
 	}
 	return errors.Join(errs...)
+}
+
+func below[T cmp.Ordered](given, least T) bool {
+	var none T
+	return given > none && given < least
 }
 
 // keepsAll reports whether every metric begins with a prefix of --keep.

@@ -15,6 +15,8 @@ import (
 	"os/signal"
 	"runtime"
 	"runtime/debug"
+	"slices"
+	"strings"
 	"syscall"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -108,6 +110,9 @@ func newFlags(name, text string, c console) *pflag.FlagSet {
 
 // parse reads the flags; an error other than pflag.ErrHelp is a usageError.
 func parse(f *pflag.FlagSet, args []string) error {
+	if i := slices.IndexFunc(args, func(a string) bool { return len(a) > 2 && strings.HasPrefix(a, "-h") }); i >= 0 { // pflag takes it for -h
+		return usageError{fmt.Errorf("%s is not known: flags take two dashes", args[i])}
+	}
 	err := f.Parse(args)
 	if unknown := (*pflag.NotExistError)(nil); errors.As(err, &unknown) {
 		err = fmt.Errorf("%w%s", err, hint(f, unknown))

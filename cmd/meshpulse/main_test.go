@@ -146,6 +146,7 @@ func TestUnknownFlagsAreHintedAtWhereTheyAreNearOne(t *testing.T) {
 		"--completely-different-thing": "unknown flag: --completely-different-thing",
 		"--x":                          "unknown flag: --x",
 		"-max-streams=5":               "unknown shorthand flag: 'm' in -max-streams=5: flags take two dashes",
+		"-hold=5m":                     "-hold=5m is not known: flags take two dashes",
 		"-x":                           "unknown shorthand flag: 'x' in -x: flags take two dashes",
 	} {
 		err := parse(new(serveOptions).flags(console{}), []string{arg})
