@@ -131,14 +131,7 @@ func isOf(label, end string) bool { return len(label) > len(end) && label[:len(e
 
 // isIdentity knows the labels that sidecars give their own pod's word for, whatever a request says.
 func isIdentity(label, end string) bool {
-	if !isOf(label, end) {
-		return false
-	}
-	switch label[len(end):] {
-	case "workload", "workload_namespace", "canonical_service":
-		return true
-	}
-	return false
+	return slices.ContainsFunc(IdentityLabels[:], func(id IdentityLabel) bool { return id.Certain && label == end+id.Name })
 }
 
 // isMeshWide knows the labels that say how the mesh is set up.

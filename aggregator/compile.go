@@ -227,20 +227,18 @@ func (c compiler) binary(e *parser.BinaryExpr) plan {
 
 // sameGrouping reports whether both plans give their groups the same label names.
 func sameGrouping(left, right plan) bool {
-	l, r := groupingOf(left), groupingOf(right)
-	slices.Sort(l)
-	slices.Sort(r)
-	return slices.Equal(slices.Compact(l), slices.Compact(r))
+	return slices.Equal(groupingOf(left), groupingOf(right))
 }
 
+// groupingOf returns the label names that a plan groups by, sorted, each once.
 func groupingOf(p plan) []string {
 	switch p := p.(type) {
 	case *aggregation:
-		return slices.Clone(p.by)
+		return p.by
 	case *bucketQuantile:
-		return slices.Clone(p.by)
+		return p.by
 	case *fineQuantile:
-		return slices.Clone(p.by)
+		return p.by
 	case *binary:
 		if p.leftConst {
 			return groupingOf(p.right)

@@ -1,6 +1,7 @@
 package aggregator
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -38,24 +39,12 @@ type Config struct {
 
 // withDefaults returns the settings in full, or an error that names the one that is wrong.
 func (c Config) withDefaults() (Config, error) {
-	if c.Retention == 0 {
-		c.Retention = 5 * time.Minute
-	}
-	if c.MaxRetention == 0 {
-		c.MaxRetention = max(time.Hour, c.Retention)
-	}
-	if c.MaxSeries == 0 {
-		c.MaxSeries = 2_000_000
-	}
-	if c.Logger == nil {
-		c.Logger = slog.Default()
-	}
-	if c.MaxPods == 0 {
-		c.MaxPods = 50_000
-	}
-	if c.MaxSeriesPerPod == 0 {
-		c.MaxSeriesPerPod = 20_000
-	}
+	c.Retention = cmp.Or(c.Retention, 5*time.Minute)
+	c.MaxRetention = cmp.Or(c.MaxRetention, max(time.Hour, c.Retention))
+	c.MaxSeries = cmp.Or(c.MaxSeries, 2_000_000)
+	c.MaxPods = cmp.Or(c.MaxPods, 50_000)
+	c.MaxSeriesPerPod = cmp.Or(c.MaxSeriesPerPod, 20_000)
+	c.Logger = cmp.Or(c.Logger, slog.Default())
 	switch {
 	case c.Retention < 10*time.Second:
 		return c, fmt.Errorf("--retention %s is too short: at least 10s, two flushes of a sidecar", c.Retention)

@@ -15,6 +15,12 @@ import (
 	"github.com/prometheus/prometheus/tsdb/chunkenc"
 )
 
+// point is a sample of a series.
+type point struct {
+	t int64
+	v float64
+}
+
 // stored returns all series of a store as a query sees them, with their float samples.
 func stored(t *testing.T, s *Store) map[string][]point {
 	t.Helper()

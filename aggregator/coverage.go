@@ -129,33 +129,21 @@ func (c *Coverage) count(p PodState, at int64, reach time.Duration) {
 // NamesPods reports whether the query asks for the identity of the pods whose series it selects. Where it does not, any pod
 // could have them, and which ones should report cannot be told.
 func (q *Query) NamesPods() bool {
-	for _, sel := range q.selectors {
-		if !sel.namesPods() {
-			return false
-		}
-	}
-	return len(q.selectors) > 0
+	unnamed := func(sel *selector) bool { return !sel.namesPods() }
+	return len(q.selectors) > 0 && !slices.ContainsFunc(q.selectors, unnamed)
 }
 
 // Names reports whether the pod could have series of a selector that asks for the identity of its pods, by what it says of itself.
 func (q *Query) Names(p *Pod) bool {
-	for _, sel := range q.selectors {
-		if sel.namesPods() && sel.couldBe(p) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(q.selectors, func(sel *selector) bool { return sel.namesPods() && sel.couldBe(p) })
 }
 
 // Open reports whether the query has a selector of series that any pod could have: it asks for no pod's identity, and for what ends of
 // calls report, not waypoints.
 func (q *Query) Open() bool {
-	for _, sel := range q.selectors {
-		if !sel.namesPods() && (sel.sides.destination.reports || sel.sides.source.reports) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(q.selectors, func(sel *selector) bool {
+		return !sel.namesPods() && (sel.sides.destination.reports || sel.sides.source.reports)
+	})
 }
 
 // bearers are pods that have selected series.
@@ -192,10 +180,5 @@ func (q *Query) Namespace() string {
 // Selects reports whether the pod could have series that the query selects, by what it says of itself: for pods that have
 // not reported yet.
 func (q *Query) Selects(p *Pod) bool {
-	for _, sel := range q.selectors {
-		if sel.couldBe(p) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(q.selectors, func(sel *selector) bool { return sel.couldBe(p) })
 }

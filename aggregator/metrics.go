@@ -35,8 +35,19 @@ var dropReasons = map[error]string{
 }
 
 func newMetrics(reg prometheus.Registerer, s *store) (*metrics, error) {
+	var all []prometheus.Collector
 	counter := func(name, help string) prometheus.Counter {
-		return prometheus.NewCounter(prometheus.CounterOpts{Name: name, Help: help})
+		c := prometheus.NewCounter(prometheus.CounterOpts{Name: name, Help: help})
+		all = append(all, c)
+		return c
+	}
+	vec := func(name, label, help string) *prometheus.CounterVec {
+		c := prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, []string{label})
+		all = append(all, c)
+		return c
+	}
+	gauge := func(name, help string, f func() float64) {
+		all = append(all, prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, f))
 	}
 	m := &metrics{
 		rows:      counter("meshpulse_store_rows_total", "Flushes that became a row of a pod's table."),
@@ -52,15 +63,10 @@ func newMetrics(reg prometheus.Registerer, s *store) (*metrics, error) {
 		contradicted: counter("meshpulse_store_contradicted_counters_total", "Steps of request counters that their duration histograms contradict: the histogram's count was taken."),
 		foreign:      counter("meshpulse_store_foreign_pods_total", "Pods of which nothing is taken, or what they had sent was given up, since the cluster does not know them."),
 		surges:       counter("meshpulse_query_surges_total", "Surges that were told, of all queries that are watched for them."),
-		evaluations: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "meshpulse_query_evaluations_total", Help: "Evaluated expressions by outcome.",
-		}, []string{"outcome"}),
-		faults: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "meshpulse_faults_total", Help: "Panics that were contained, by the part that they were in.",
-		}, []string{"part"}),
-		addresses: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "meshpulse_store_stream_addresses_total", Help: "Streams by whose their address was found to be: the pod's own, another pod's, with which they are refused, or nobody's that is known. One is counted again when that changes.",
-		}, []string{"whose"}),
+		evaluations:  vec("meshpulse_query_evaluations_total", "outcome", "Evaluated expressions by outcome."),
+		faults:       vec("meshpulse_faults_total", "part", "Panics that were contained, by the part that they were in."),
+		addresses: vec("meshpulse_store_stream_addresses_total", "whose", "Streams by whose their address was found to be: the pod's own, another pod's, with which they are refused, "+
+			"or nobody's that is known. One is counted again when that changes."),
 		seconds: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "meshpulse_query_duration_seconds", Help: "Time to evaluate an expression.",
 			Buckets: prometheus.ExponentialBuckets(0.00001, 4, 10),
@@ -68,9 +74,7 @@ func newMetrics(reg prometheus.Registerer, s *store) (*metrics, error) {
 		driven:  counter("meshpulse_query_driven_evaluations_total", "Evaluations that committed rows have asked for: of queries that an HPA acts on."),
 		dropped: map[error]prometheus.Counter{},
 	}
-	dropped := prometheus.NewCounterVec(prometheus.CounterOpts{
-		Name: "meshpulse_store_dropped_samples_total", Help: "Samples that the store did not keep, by reason.",
-	}, []string{"reason"})
+	dropped := vec("meshpulse_store_dropped_samples_total", "reason", "Samples that the store did not keep, by reason.")
 	for err, reason := range dropReasons {
 		m.dropped[err] = dropped.WithLabelValues(reason)
 	}
@@ -83,20 +87,16 @@ func newMetrics(reg prometheus.Registerer, s *store) (*metrics, error) {
 	for _, whose := range []string{addressOwn, addressOther, addressNobodys} {
 		m.addresses.WithLabelValues(whose)
 	}
-	gauge := func(name, help string, f func() float64) prometheus.Collector {
-		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, f)
-	}
-	if reg == nil {
-		return m, nil
-	}
-	for _, c := range []prometheus.Collector{
-		m.rows, m.shared, m.resets, m.grown, m.shrunk, m.rebounded, m.unpaired, m.surges, m.ambiguous, m.contradicted, m.contested, m.foreign, m.addresses, dropped, m.evaluations, m.faults, m.seconds, m.driven,
-		gauge("meshpulse_store_pods", "Pods with a table.", func() float64 { return float64(s.tables.count()) }),
-		gauge("meshpulse_store_series", "Series in memory; a histogram is one.", func() float64 { return float64(s.series.Taken()) }),
-		gauge("meshpulse_store_memory_budget_bytes", "Bytes past which new series are refused; 0 without a budget.", func() float64 { return float64(s.config.MemoryBudget) }),
-		gauge("meshpulse_store_memory_bytes", "What pods, series and their rows may take, rows that are yet to come included.", func() float64 { return float64(s.memory.Taken()) }),
-		gauge("meshpulse_store_retention_seconds", "How far back the rings reach, but where a query looks further.", func() float64 { return float64(s.retention) / 1000 }),
-	} {
+	gauge("meshpulse_store_pods", "Pods with a table.", func() float64 { return float64(s.tables.count()) })
+	gauge("meshpulse_store_series", "Series in memory; a histogram is one.", func() float64 { return float64(s.series.Taken()) })
+	gauge("meshpulse_store_memory_budget_bytes", "Bytes past which new series are refused; 0 without a budget.", func() float64 { return float64(s.config.MemoryBudget) })
+	gauge("meshpulse_store_memory_bytes", "What pods, series and their rows may take, rows that are yet to come included.", func() float64 { return float64(s.memory.Taken()) })
+	gauge("meshpulse_store_retention_seconds", "How far back the rings reach, but where a query looks further.", func() float64 { return float64(s.retention) / 1000 })
+	all = append(all, m.seconds)
+	for _, c := range all {
+		if reg == nil {
+			break
+		}
 		if err := reg.Register(c); err != nil {
 			return nil, fmt.Errorf("the store's own metrics cannot be registered: %w", err)
 		}

@@ -11,8 +11,6 @@ import (
 	"github.com/prometheus/prometheus/model/value"
 	"github.com/prometheus/prometheus/promql"
 	"github.com/prometheus/prometheus/storage"
-	"github.com/prometheus/prometheus/tsdb/chunkenc"
-	"github.com/prometheus/prometheus/tsdb/chunks"
 	"github.com/prometheus/prometheus/util/annotations"
 )
 
@@ -89,19 +87,6 @@ func (s *seriesSet) At() storage.Series                { return s.series[s.next-
 func (s *seriesSet) Err() error                        { return nil }
 func (s *seriesSet) Warnings() annotations.Annotations { return nil }
 
-// point is a sample of the engine's.
-type point struct {
-	t int64
-	v float64
-}
-
-func (p point) T() int64                      { return p.t }
-func (p point) F() float64                    { return p.v }
-func (p point) H() *histogram.Histogram       { return nil }
-func (p point) FH() *histogram.FloatHistogram { return nil }
-func (p point) Type() chunkenc.ValueType      { return chunkenc.ValFloat }
-func (p point) Copy() chunks.Sample           { return p }
-
 // reader copies columns out of their rings for (mint, maxt].
 type reader struct {
 	store      *Store
@@ -144,7 +129,8 @@ func (r *reader) series(to []storage.Series, sel *selector, col *column, v view)
 		return to
 	}
 	add := func(le string, i int) {
-		to = append(to, storage.NewListSeries(col.class.labelsOf(&r.builder, pod, suffixes[v], le), r.points(flush, i, each)))
+		metric := col.class.labelsOf(&r.builder, pod, suffixes[v], le)
+		to = append(to, promql.NewStorageSeries(promql.Series{Metric: metric, Floats: r.points(flush, i, each)}))
 	}
 	if v != viewBucket {
 		add("", 0)
@@ -194,12 +180,12 @@ func (r *reader) read(col *column, v view) (each int) {
 
 // points returns the samples of the n-th of each values a row, with a staleness marker wherever the next row is more than two
 // flush intervals away.
-func (r *reader) points(flush int64, n, each int) []chunks.Sample {
-	ps := make([]chunks.Sample, 0, len(r.times)+1)
+func (r *reader) points(flush int64, n, each int) []promql.FPoint {
+	ps := make([]promql.FPoint, 0, len(r.times)+1)
 	for i, t := range r.times {
-		ps = append(ps, point{t, r.values[i*each+n]})
+		ps = append(ps, promql.FPoint{T: t, F: r.values[i*each+n]})
 		if stale, ok := r.stale(i, flush); ok {
-			ps = append(ps, point{stale, math.Float64frombits(value.StaleNaN)})
+			ps = append(ps, promql.FPoint{T: stale, F: math.Float64frombits(value.StaleNaN)})
 		}
 	}
 	*r.room -= len(ps)
@@ -219,7 +205,8 @@ func (r *reader) nativeSeries(to []storage.Series, col *column, pool *fine.Count
 	if len(samples) == 0 {
 		return to
 	}
-	return append(to, storage.NewListSeries(col.class.labelsOf(&r.builder, pod, "", ""), samples))
+	metric := col.class.labelsOf(&r.builder, pod, "", "")
+	return append(to, promql.NewStorageSeries(promql.Series{Metric: metric, Histograms: samples}))
 }
 
 func (r *reader) joiner() *fine.Joiner {
@@ -232,7 +219,7 @@ func (r *reader) joiner() *fine.Joiner {
 // native returns the rows of a column as native histograms, none if there are none in the time asked for. They count from
 // the ring's oldest row, not from the series' beginning: rates and increases, which is what a histogram is good for, do not
 // see the difference. What is before the first of them is joined apart: a window's increase depends on its own rows only.
-func (r *reader) native(col *column, pod *Pod, pool *fine.Counts) []chunks.Sample {
+func (r *reader) native(col *column, pod *Pod, pool *fine.Counts) []promql.HPoint {
 	flush, join := col.table.flush.Load(), r.joiner()
 	for {
 		b := col.block.Load()
@@ -252,7 +239,7 @@ func (r *reader) native(col *column, pod *Pod, pool *fine.Counts) []chunks.Sampl
 		}
 		r.times = r.times[:0]
 		var f fine.Counts
-		ps := make([]chunks.Sample, 0, hi-lo+2)
+		ps := make([]promql.HPoint, 0, hi-lo+2)
 		readFineRows(join, b, col.layout, pod, oldest, lo)
 		join.Shape(pool)
 		join.Spread(&f, 1)
@@ -266,30 +253,17 @@ func (r *reader) native(col *column, pod *Pod, pool *fine.Counts) []chunks.Sampl
 			r.times = append(r.times, b.Rows().Time(row))
 			h := f.Native(r.store.cells)
 			*r.room -= h.Size() / engineSampleBytes
-			ps = append(ps, nativePoint{b.Rows().Time(row), h})
+			ps = append(ps, promql.HPoint{T: b.Rows().Time(row), H: h})
 		}
 		if b.Torn(check) {
 			continue
 		}
 		for i := len(r.times) - 1; i >= 0; i-- {
 			if stale, ok := r.stale(i, flush); ok {
-				marker := nativePoint{stale, &histogram.FloatHistogram{Sum: math.Float64frombits(value.StaleNaN)}}
-				ps = slices.Insert(ps, i+1, chunks.Sample(marker))
+				marker := &histogram.FloatHistogram{Sum: math.Float64frombits(value.StaleNaN)}
+				ps = slices.Insert(ps, i+1, promql.HPoint{T: stale, H: marker})
 			}
 		}
 		return ps
 	}
 }
-
-// nativePoint is a histogram sample of the engine's.
-type nativePoint struct {
-	t int64
-	h *histogram.FloatHistogram
-}
-
-func (p nativePoint) T() int64                      { return p.t }
-func (p nativePoint) F() float64                    { return 0 }
-func (p nativePoint) H() *histogram.Histogram       { return nil }
-func (p nativePoint) FH() *histogram.FloatHistogram { return p.h }
-func (p nativePoint) Type() chunkenc.ValueType      { return chunkenc.ValFloatHistogram }
-func (p nativePoint) Copy() chunks.Sample           { return nativePoint{p.t, p.h.Copy()} }

@@ -18,7 +18,7 @@ const (
 	viewBucket
 	viewSum
 	viewCount
-	viewNative // the finer view, a native histogram under the metric's own name (finerows.go)
+	viewNative // the finer view, a native histogram under the metric's own name (quantile.go)
 )
 
 // suffixes are the name suffixes of the views.

@@ -68,11 +68,7 @@ func (s *Shares) Outside(n int64) {
 }
 
 // Over reports whether more is taken than there is: what is outside has grown.
-func (s *Shares) Over() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.taken+s.outside > s.limit
-}
+func (s *Shares) Over() bool { return s.Used() > s.limit }
 
 // Used returns what is taken, by senders and outside.
 func (s *Shares) Used() int64 {

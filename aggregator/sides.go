@@ -67,12 +67,12 @@ func newSides(ms []*labels.Matcher) sides {
 			s.source.reports = s.source.reports && m.Matches("source")
 			asked = true
 		}
-		for _, id := range identity {
+		for _, id := range IdentityLabels {
 			switch m.Name {
-			case "destination_" + id.label:
-				s.destination.identity = append(s.destination.identity, identityMatcher{m, id.of})
-			case "source_" + id.label:
-				s.source.identity = append(s.source.identity, identityMatcher{m, id.of})
+			case "destination_" + id.Name:
+				s.destination.identity = append(s.destination.identity, identityMatcher{m, id.Of})
+			case "source_" + id.Name:
+				s.source.identity = append(s.source.identity, identityMatcher{m, id.Of})
 			}
 		}
 	}
@@ -85,17 +85,22 @@ func newSides(ms []*labels.Matcher) sides {
 	return s
 }
 
-// identity is how a series' labels name the pod at one of its ends, without the end's prefix.
-var identity = []struct {
-	label string
-	of    func(*Pod) string
-}{
-	{"workload", func(p *Pod) string { return p.Workload }},
-	{"workload_namespace", func(p *Pod) string { return p.Namespace }},
-	{"canonical_service", func(p *Pod) string { return p.CanonicalService }},
-	{"canonical_revision", func(p *Pod) string { return p.CanonicalRevision }},
-	{"app", func(p *Pod) string { return p.App }},
-	{"version", func(p *Pod) string { return p.Version }},
+// IdentityLabel is a label that names a pod. Certain: it says which workload the pod is of, and
+// sidecars have it from their own pod, whatever a request says.
+type IdentityLabel struct {
+	Name    string
+	Of      func(*Pod) string
+	Certain bool
+}
+
+// IdentityLabels are how a series' labels name the pod at one of its ends, without the end's prefix.
+var IdentityLabels = [...]IdentityLabel{
+	{"workload", func(p *Pod) string { return p.Workload }, true},
+	{"workload_namespace", func(p *Pod) string { return p.Namespace }, true},
+	{"canonical_service", func(p *Pod) string { return p.CanonicalService }, true},
+	{"canonical_revision", func(p *Pod) string { return p.CanonicalRevision }, false},
+	{"app", func(p *Pod) string { return p.App }, false},
+	{"version", func(p *Pod) string { return p.Version }, false},
 }
 
 // equals returns the value that the selector asks a label to equal.

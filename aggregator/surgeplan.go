@@ -1,6 +1,7 @@
 package aggregator
 
 import (
+	"slices"
 	"strings"
 
 	"github.com/meshpulse/meshpulse/aggregator/internal/surge"
@@ -123,10 +124,8 @@ func countsOf(sel *selector) (tested, served surgeTerm, ok bool) {
 
 // term returns the term's place.
 func (p *surgePlan) term(t surgeTerm) int {
-	for i, o := range p.terms {
-		if o == t {
-			return i
-		}
+	if i := slices.Index(p.terms, t); i >= 0 {
+		return i
 	}
 	p.terms = append(p.terms, t)
 	return len(p.terms) - 1

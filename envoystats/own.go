@@ -22,27 +22,22 @@ type own aggregator.Pod
 // known. The node's word always counts for a label that says which workload is called; for another one where a key comes twice in
 // the name: only a value can have brought it in.
 func (o *own) value(label string) (value string, always bool) {
-	switch label {
-	case "destination_workload":
-		return o.Workload, true
-	case "destination_workload_namespace":
-		return o.Namespace, true
-	case "destination_canonical_service":
-		return o.CanonicalService, true
-	case "destination_app":
-		return o.App, false
-	case "destination_version":
-		return o.Version, false
-	case "destination_canonical_revision":
-		return o.CanonicalRevision, false
+	name, destination := strings.CutPrefix(label, "destination_")
+	for _, id := range aggregator.IdentityLabels {
+		if destination && id.Name == name {
+			return id.Of((*aggregator.Pod)(o)), id.Certain
+		}
 	}
 	return "", false
 }
 
 // space tells the keys of pods that know the same of themselves from others': to them the same name has the same labels.
 func (o *own) space(r *scanRules) uint64 {
-	all := strings.Join([]string{o.Namespace, o.Workload, o.CanonicalService, o.App, o.Version, o.CanonicalRevision}, "\x00")
-	return maphash.String(r.ownSeed, all) | 1
+	var all [len(aggregator.IdentityLabels)]string
+	for i, id := range aggregator.IdentityLabels {
+		all[i] = id.Of((*aggregator.Pod)(o))
+	}
+	return maphash.Comparable(r.ownSeed, all) | 1
 }
 
 // correct puts the node's word for what a destination's labels say of itself, joined to the name or not: they are the sender's choice as well. twice

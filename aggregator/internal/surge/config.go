@@ -1,6 +1,7 @@
 package surge
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 	"time"
@@ -24,12 +25,7 @@ const (
 
 // WithDefaults returns the settings in full.
 func (c Config) WithDefaults() Config {
-	if c.Window == 0 {
-		c.Window = defaultWindow
-	}
-	if c.Ratio == 0 {
-		c.Ratio = defaultRatio
-	}
+	c.Window, c.Ratio = cmp.Or(c.Window, defaultWindow), cmp.Or(c.Ratio, defaultRatio)
 	return c
 }
 

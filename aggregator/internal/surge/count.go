@@ -42,13 +42,7 @@ func (f *fold) count(r *Row) {
 		share = float64(to-from) / float64(p.flush)
 		f.unsure = max(f.unsure, to-p.flush)
 	}
-	for i := range f.counts {
-		n := r.Counts[i]
-		if r.Intervals != nil {
-			n += share * r.Intervals[i]
-		}
-		f.counts[i].add(from, to, n)
-	}
+	f.addRow(r, from, to, 1, share)
 	p.newest, p.end = r.At, to
 }
 
@@ -89,7 +83,7 @@ func (f *fold) countFirst(p *pod, second *Row) {
 	if unknown {
 		f.since = max(f.since, before)
 	}
-	f.addRow(r, before, 1)
+	f.addRow(r, before, r.At, 1, 1)
 }
 
 // addFirst counts a first row over the longest time that it may have taken, for what is served of a surge, or takes it back.
@@ -97,12 +91,8 @@ func (f *fold) addFirst(r *Row, before int64, times float64) {
 	if before == 0 {
 		return
 	}
-	f.addRow(r, before, times)
-	n := r.Counts[0]
-	if r.Intervals != nil {
-		n += r.Intervals[0]
-	}
-	f.firsts.add(before, r.At, times*n)
+	f.addRow(r, before, r.At, times, 1)
+	f.firsts.add(before, r.At, times*r.counted(0, 1))
 	f.unmeasured += int(times)
 }
 
@@ -114,14 +104,18 @@ func (f *fold) dropFirst(p *pod) {
 	}
 }
 
-func (f *fold) addRow(r *Row, before int64, times float64) {
+// addRow spreads so many times a row's counts evenly over (from, to], an interval counting as share of itself.
+func (f *fold) addRow(r *Row, from, to int64, times, share float64) {
 	for i := range f.counts {
-		n := r.Counts[i]
-		if r.Intervals != nil {
-			n += r.Intervals[i]
-		}
-		f.counts[i].add(before, r.At, times*n)
+		f.counts[i].add(from, to, times*r.counted(i, share))
 	}
+}
+
+func (r *Row) counted(i int, share float64) float64 {
+	if r.Intervals == nil {
+		return r.Counts[i]
+	}
+	return r.Counts[i] + share*r.Intervals[i]
 }
 
 // tested is what was counted in (from, to] of what is tested.
