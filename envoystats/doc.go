@@ -1,7 +1,7 @@
 // Package envoystats is the sink of Envoy's metrics service: the place where a flush comes in.
 //
 // A sidecar opens one StreamMetrics call ([Server], stream.go), says once who it is (node.go) and then sends a message
-// or more a flush. A message is read in one pass over its wire bytes into an [aggregator.Batch] (scan.go, values.go) and
+// or more a flush. A message is read in one pass over its wire bytes into an [aggregator.Batch] (scan.go, keys.go, values.go) and
 // handed to the pod's [aggregator.Stream] when the whole of it is valid. Names and labels are decoded only when the store
 // asks for a series that it has not seen (names.go).
 //

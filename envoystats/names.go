@@ -328,10 +328,5 @@ func fromRight(marks []mark, from int) []mark {
 
 // isLongest says whether the mark ends a longest reading.
 func isLongest(m mark, marks []mark) bool {
-	for _, other := range marks {
-		if other.nth > m.nth {
-			return false
-		}
-	}
-	return true
+	return !slices.ContainsFunc(marks, func(other mark) bool { return other.nth > m.nth })
 }

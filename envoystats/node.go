@@ -1,8 +1,10 @@
 package envoystats
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -51,8 +53,8 @@ func readNode(identifier []byte) (aggregator.Pod, error) {
 	labels := meta["LABELS"].GetStructValue().GetFields()
 	name, namespace := splitNodeID(node.GetId())
 	pod := aggregator.Pod{
-		Namespace:         orElse(meta["NAMESPACE"].GetStringValue(), namespace),
-		Name:              orElse(meta["NAME"].GetStringValue(), name),
+		Namespace:         cmp.Or(meta["NAMESPACE"].GetStringValue(), namespace),
+		Name:              cmp.Or(meta["NAME"].GetStringValue(), name),
 		Workload:          meta["WORKLOAD_NAME"].GetStringValue(),
 		App:               labels["app"].GetStringValue(),
 		Version:           labels["version"].GetStringValue(),
@@ -62,16 +64,14 @@ func readNode(identifier []byte) (aggregator.Pod, error) {
 		EvictionInterval:  interval(meta["ANNOTATIONS"].GetStructValue(), "sidecar.istio.io/statsEvictionInterval"),
 		InclusiveBounds:   inclusiveBounds(node.GetUserAgentBuildVersion()),
 	}
-	for _, part := range []struct{ key, value string }{{"NAMESPACE", pod.Namespace}, {"NAME", pod.Name}} {
-		if part.value == "" || len(part.value) > maxNodeName {
-			return aggregator.Pod{}, fmt.Errorf("%s is missing or too long in node %.300q: %w", part.key, node.GetId(), errNodeName)
-		}
-	}
 	for _, part := range []struct {
 		key, value string
 		fits       bool
 	}{{"NAMESPACE", pod.Namespace, len(pod.Namespace) <= maxNamespace && isLabel(pod.Namespace)}, {"NAME", pod.Name, isName(pod.Name)}} {
-		if !part.fits {
+		switch {
+		case part.value == "" || len(part.value) > maxNodeName:
+			return aggregator.Pod{}, fmt.Errorf("%s is missing or too long in node %.300q: %w", part.key, node.GetId(), errNodeName)
+		case !part.fits:
 			return aggregator.Pod{}, fmt.Errorf("%s %.300q: %w", part.key, part.value, errNodeOdd)
 		}
 	}
@@ -141,17 +141,12 @@ func decodeNode(identifier []byte) (*corev3.Node, error) {
 func pick(b []byte, tags ...uint32) (picked []byte, found bool, err error) {
 	for i := 0; i < len(b); {
 		tag, next := readTag(b, i)
-		if next == malformed {
-			return nil, false, errNodeBytes
-		}
 		end := skip(b, next, tag)
 		if end == malformed {
 			return nil, false, errNodeBytes
 		}
-		for _, t := range tags {
-			if t == tag {
-				picked, found = append(picked, b[i:end]...), true
-			}
+		if slices.Contains(tags, tag) {
+			picked, found = append(picked, b[i:end]...), true
 		}
 		i = end
 	}
@@ -185,11 +180,4 @@ func interval(annotations *structpb.Struct, name string) time.Duration {
 func inclusiveBounds(v *corev3.BuildVersion) bool {
 	major, minor := v.GetVersion().GetMajorNumber(), v.GetVersion().GetMinorNumber()
 	return major > 1 || major == 1 && minor >= 38
-}
-
-func orElse(s, otherwise string) string {
-	if s != "" {
-		return s
-	}
-	return otherwise
 }

@@ -2,6 +2,7 @@ package envoystats
 
 import (
 	"hash/maphash"
+	"maps"
 	"slices"
 	"strings"
 
@@ -192,16 +193,8 @@ func (o *overflow) turn(limit int) {
 		return
 	}
 	o.pruned = o.flush
-	for key, at := range o.own {
-		if len(o.own) >= limit && at < o.flush-forgotten {
-			delete(o.own, key)
-		}
-	}
-	for key, sh := range o.shared {
-		if sh.at < o.flush-forgotten {
-			delete(o.shared, key)
-		}
-	}
+	maps.DeleteFunc(o.own, func(_ uint64, at int64) bool { return len(o.own) >= limit && at < o.flush-forgotten })
+	maps.DeleteFunc(o.shared, func(_ uint64, sh *sharer) bool { return sh.at < o.flush-forgotten })
 }
 
 // add adds a sample to the flush that comes in.

@@ -3,9 +3,6 @@ package envoystats
 import (
 	"bytes"
 	"errors"
-	"hash/maphash"
-	"sync/atomic"
-	"unicode/utf8"
 
 	dto "github.com/prometheus/client_model/go"
 	"google.golang.org/protobuf/proto"
@@ -19,81 +16,8 @@ var (
 	errStopped   = errors.New("the process ends")
 )
 
-// durationMetric is scanned whatever is kept: a counter's past is taken from its interval counts.
-const durationMetric = "istio_request_duration_milliseconds"
-
-// statPrefix is what Istio's stats filter puts before its metrics' names (istio/istio
-// pilot/pkg/networking/core/listener_builder and Envoy's stats filter: stat_prefix).
-const statPrefix = "istiocustom."
-
-// istioPrefix is what Istio's metrics begin with in the forms that are read.
-const istioPrefix = "istio_"
-
 // maxTimestamp is the end of the year 9999: later timestamps would overflow arithmetic on them.
 const maxTimestamp = 253402300799999
-
-// scanRules is what a server's streams share. It is never written after it was made.
-type scanRules struct {
-	keep       [][]byte
-	maxName    int
-	maxLabel   int
-	maxLabels  int
-	maxBuckets int
-
-	callerSeries int
-	deltas       bool // counters are intervals
-	names        nameParser
-	// Counters and distributions are hashed under seeds of their own, so a counter and a histogram of one name and
-	// labels differ. Names and labels are hashed apart and xored, so none of the three seeds may be shared.
-	counterSeed, distributionSeed, labelSeed maphash.Seed
-	ownSeed                                  maphash.Seed // of own.space
-
-	stopped *atomic.Bool // once it is set nobody waits for a message any more, however large
-}
-
-// keeps says whether a family of this name is read.
-func (r *scanRules) keeps(name []byte) bool {
-	name = bytes.TrimPrefix(name, []byte(statPrefix))
-	for _, prefix := range r.keep {
-		if bytes.HasPrefix(name, prefix) {
-			return true
-		}
-	}
-	return bytes.HasPrefix(name, []byte(durationMetric))
-}
-
-// otherForm says whether a family that is not kept is one of Istio's metrics all the same, under a name that is not read: as Istio up to
-// 1.17 had it (wasmcustom.reporter=.=destination;.;…;.;istio_requests_total), or with another stats prefix (mesh.istiocustom.istio_…). It
-// is asked of sidecars only of which no request counter has been read: with those it is known that there is nothing to look for.
-func (s *scan) otherForm(name []byte) bool {
-	name = bytes.TrimPrefix(name, []byte(statPrefix))
-	if bytes.HasPrefix(name, []byte(istioPrefix)) {
-		return false // a form that is read; it is not kept
-	}
-	for {
-		i := bytes.Index(name, []byte(istioPrefix))
-		if i < 0 {
-			return false
-		}
-		name = name[i+len(istioPrefix):]
-		for _, metric := range []string{"requests_total", "request_duration_milliseconds", "request_bytes", "response_bytes", "request_messages_total", "response_messages_total", "tcp_"} {
-			if bytes.HasPrefix(name, []byte(metric)) {
-				return true
-			}
-		}
-	}
-}
-
-// isSize says whether a family is one of aggregator.Sizes, whose summaries tell nothing new beside their histograms.
-func isSize(name []byte) bool {
-	name = bytes.TrimPrefix(name, []byte(statPrefix))
-	for _, size := range aggregator.Sizes {
-		if rest, ok := bytes.CutPrefix(name, []byte(size)); ok && (len(rest) == 0 || rest[0] == '.') {
-			return true
-		}
-	}
-	return false
-}
 
 // span is a part of the message: [from, to).
 type span struct{ from, to uint32 }
@@ -143,11 +67,9 @@ func (s *scan) read(msg []byte, seen *seen) error {
 	clear(s.tagged)
 	s.refused, s.kinds, s.skipped = [refusals]uint32{}, [aggregator.Summary + 1]uint32{}, 0
 	s.sizes, s.shared = false, 0
-	for i := 0; i < len(msg); {
+	i := 0
+	for inside(msg, i) {
 		tag, next := readTag(msg, i)
-		if next == malformed {
-			return errMalformed
-		}
 		switch tag {
 		case messageFamily:
 			if s.rules.stopped.Load() {
@@ -159,17 +81,15 @@ func (s *scan) read(msg []byte, seen *seen) error {
 			}
 			i = end
 		case messageIdentifier:
-			from, end := readSpan(msg, next)
-			if end == malformed {
-				return errMalformed
-			}
-			s.addIdentifier(msg[from:end])
-			i = end
+			var identifier []byte
+			identifier, i = readBytes(msg, next)
+			s.addIdentifier(identifier)
 		default:
-			if i = skip(msg, next, tag); i == malformed {
-				return errMalformed
-			}
+			i = skip(msg, next, tag)
 		}
+	}
+	if i == malformed {
+		return errMalformed
 	}
 	s.seen.sizes = s.seen.sizes || s.sizes
 	if s.seen.istio { // what comes beside is another filter's
@@ -200,12 +120,9 @@ func (s *scan) family(from, to int) bool {
 	b := s.msg[:to]
 	var name, metric span
 	var kind dto.MetricType // COUNTER where it is missing
-	metrics := 0
-	for i := from; i < to; {
+	metrics, i := 0, from
+	for inside(b, i) {
 		tag, next := readTag(b, i)
-		if next == malformed {
-			return false
-		}
 		switch tag {
 		case familyName:
 			f, end := readSpan(b, next)
@@ -224,9 +141,9 @@ func (s *scan) family(from, to int) bool {
 		default:
 			i = skip(b, next, tag)
 		}
-		if i == malformed {
-			return false
-		}
+	}
+	if i == malformed {
+		return false
 	}
 	k := kindOf(kind)
 	if k == 0 || !s.rules.keeps(s.msg[name.from:name.to]) || k == aggregator.Summary && s.seen.sizes && isSize(s.msg[name.from:name.to]) {
@@ -286,22 +203,19 @@ func (s *scan) findTimestamp(from, to int) bool {
 	return s.eachMetric(from, to, func(m span) bool {
 		b := s.msg[:m.to]
 		var timestamp uint64
-		for i := int(m.from); i < len(b); {
+		i := int(m.from)
+		for inside(b, i) {
 			tag, next := readTag(b, i)
-			if next == malformed {
-				return false
-			}
 			if tag == metricTimestamp {
 				timestamp, i = readVarint(b, next)
 			} else {
 				i = skip(b, next, tag)
 			}
-			if i == malformed {
-				return false
-			}
 		}
-		s.row(int64(timestamp))
-		return true
+		if i != malformed {
+			s.row(int64(timestamp))
+		}
+		return i != malformed
 	})
 }
 
@@ -322,11 +236,9 @@ func (s *scan) metric(kind aggregator.Kind, name, at span) bool {
 	v := s.begin(kind)
 	labels := labelRun{}
 	var timestamp uint64
-	for i := int(at.from); i < len(b); {
+	i := int(at.from)
+	for inside(b, i) {
 		tag, next := readTag(b, i)
-		if next == malformed {
-			return false
-		}
 		switch tag {
 		case metricLabel:
 			_, end := readSpan(b, next)
@@ -344,11 +256,8 @@ func (s *scan) metric(kind aggregator.Kind, name, at span) bool {
 			v.foreign = v.foreign || tag&7 == delimited
 			i = skip(b, next, tag)
 		}
-		if i == malformed {
-			return false
-		}
 	}
-	if v.foreign && !s.decodes(at) {
+	if i == malformed || v.foreign && !s.decodes(at) {
 		return false
 	}
 	return s.finish(&v, name, at, labels, int64(timestamp))
@@ -397,132 +306,4 @@ func (s *scan) finish(v *value, name, at span, labels labelRun, timestamp int64)
 	s.kinds[v.kind]++
 	s.sizes = s.sizes || v.kind == aggregator.Histogram && !s.seen.sizes && isSize(s.msg[name.from:name.to])
 	return true
-}
-
-// labelRun is where a metric's label fields lie.
-type labelRun struct {
-	from, to int  // the first run of them, tags included
-	more     bool // they do not all lie together
-}
-
-func (r *labelRun) add(from, to int) {
-	switch r.to {
-	case 0:
-		r.from, r.to = from, to
-	case from:
-		r.to = to
-	default:
-		r.more = true
-	}
-}
-
-// key hashes a metric's name and labels as they are on the wire.
-func (s *scan) key(kind aggregator.Kind, name, at span, labels labelRun) uint64 {
-	seed := s.rules.distributionSeed
-	if kind == aggregator.Counter {
-		seed = s.rules.counterSeed
-	}
-	key := maphash.Bytes(seed, s.msg[name.from:name.to])
-	switch {
-	case labels.more:
-		key ^= maphash.Bytes(s.rules.labelSeed, s.gather(at))
-	case labels.to != 0:
-		key ^= maphash.Bytes(s.rules.labelSeed, s.msg[labels.from:labels.to])
-	}
-	return key
-}
-
-// gather returns a metric's label fields put together, as if they had been sent so.
-func (s *scan) gather(at span) []byte {
-	b := s.msg[:at.to]
-	s.labels = s.labels[:0]
-	for i := int(at.from); i < len(b); {
-		tag, next := readTag(b, i)
-		end := skip(b, next, tag)
-		if tag == metricLabel {
-			s.labels = append(s.labels, b[i:end]...)
-		}
-		i = end
-	}
-	return s.labels
-}
-
-// checkNames checks a series' name and labels: their limits and, once for all samples of these bytes, that they are text.
-// ok reports whether they are well-formed.
-func (s *scan) checkNames(name, at span) (why refusal, ok bool) {
-	why = kept
-	refuse := func(r refusal) {
-		if why == kept {
-			why = r
-		}
-	}
-	n := s.msg[name.from:name.to]
-	if len(n) > s.rules.maxName {
-		refuse(refusedName)
-	}
-	if !utf8.Valid(n) {
-		refuse(refusedText)
-	}
-	labels := 0
-	ok = eachLabel(s.msg[:at.to], int(at.from), func(name, value []byte) {
-		labels++
-		switch {
-		case labels > s.rules.maxLabels:
-			refuse(refusedLabels)
-		case len(name) > s.rules.maxLabel || len(value) > s.rules.maxLabel:
-			refuse(refusedLabel)
-		case !utf8.Valid(name) || !utf8.Valid(value):
-			refuse(refusedText)
-		}
-	})
-	return why, ok
-}
-
-// eachLabel calls f for each label of the metric at b[from:], of which only the labels need to be well-formed; whether they
-// are is the result.
-func eachLabel(b []byte, from int, f func(name, value []byte)) bool {
-	for i := from; i < len(b); {
-		tag, next := readTag(b, i)
-		if tag != metricLabel {
-			i = skip(b, next, tag)
-			continue
-		}
-		pair, end := readSpan(b, next)
-		name, value, ok := readLabel(b[pair:end])
-		if !ok {
-			return false
-		}
-		f(name, value)
-		i = end
-	}
-	return true
-}
-
-// readLabel reads a label pair.
-func readLabel(b []byte) (name, value []byte, ok bool) {
-	for i := 0; i < len(b); {
-		tag, next := readTag(b, i)
-		if next == malformed {
-			return nil, nil, false
-		}
-		switch tag {
-		case labelName:
-			from, end := readSpan(b, next)
-			if end == malformed {
-				return nil, nil, false
-			}
-			name, i = b[from:end], end
-		case labelValue:
-			from, end := readSpan(b, next)
-			if end == malformed {
-				return nil, nil, false
-			}
-			value, i = b[from:end], end
-		default:
-			if i = skip(b, next, tag); i == malformed {
-				return nil, nil, false
-			}
-		}
-	}
-	return name, value, true
 }

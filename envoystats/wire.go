@@ -15,6 +15,10 @@ import (
 
 const malformed = -1
 
+// inside reports whether there is more of the message to read at an index. There is nothing at
+// malformed.
+func inside(b []byte, i int) bool { return uint(i) < uint(len(b)) }
+
 // Wire types.
 const (
 	varint    = uint32(protowire.VarintType)
@@ -53,7 +57,7 @@ const (
 	quantileValue = 2<<3 | fixed64
 )
 
-// readTag returns a field's tag. There has to be a byte at i.
+// readTag returns a field's tag, 0 if it is malformed. There has to be a byte at i.
 func readTag(b []byte, i int) (tag uint32, next int) {
 	if c := b[i]; c-8 < 0x80-8 { // one byte, field number not 0
 		return uint32(c), i + 1
@@ -98,8 +102,20 @@ func readSpan(b []byte, i int) (from, next int) {
 	return from, from + int(v)
 }
 
-// skip passes over a field's value.
+// readBytes returns a string, bytes or message field.
+func readBytes(b []byte, i int) (field []byte, next int) {
+	from, next := readSpan(b, i)
+	if next == malformed {
+		return nil, malformed
+	}
+	return b[from:next], next
+}
+
+// skip passes over a field's value. Where the tag could not be read it is malformed, too.
 func skip(b []byte, i int, tag uint32) (next int) {
+	if i == malformed {
+		return malformed
+	}
 	if tag&7 == delimited {
 		_, next = readSpan(b, i)
 		return next
