@@ -37,33 +37,15 @@ func (a absentParts) beside(p hpas.Part) (part, value bool) {
 
 // in returns the selector for which an expression has no value, nil where it is not for one.
 // scalar() of nothing is a number, as is a constant.
-func (a absentParts) in(expr parser.Expr) *parser.VectorSelector {
-	switch e := expr.(type) {
+func (a absentParts) in(node parser.Node) *parser.VectorSelector {
+	switch e := node.(type) {
 	case *parser.VectorSelector:
 		if _, ok := a[e]; ok {
 			return e
 		}
-	case *parser.MatrixSelector:
-		return a.in(e.VectorSelector)
-	case *parser.SubqueryExpr:
-		return a.in(e.Expr)
-	case *parser.ParenExpr:
-		return a.in(e.Expr)
-	case *parser.UnaryExpr:
-		return a.in(e.Expr)
-	case *parser.StepInvariantExpr:
-		return a.in(e.Expr)
-	case *parser.AggregateExpr:
-		return a.in(e.Expr)
 	case *parser.Call:
-		switch e.Func.Name {
-		case "absent", "absent_over_time", "scalar":
+		if ofItsOwn(e) {
 			return nil
-		}
-		for _, arg := range e.Args {
-			if s := a.in(arg); s != nil {
-				return s
-			}
 		}
 	case *parser.BinaryExpr:
 		left, right := a.in(e.LHS), a.in(e.RHS)
@@ -75,7 +57,18 @@ func (a absentParts) in(expr parser.Expr) *parser.VectorSelector {
 		}
 		return right
 	}
+	for child := range parser.ChildrenIter(node) {
+		if s := a.in(child); s != nil {
+			return s
+		}
+	}
 	return nil
+}
+
+// ofItsOwn says whether a function has a value whatever there is of its argument, and no series of
+// that.
+func ofItsOwn(c *parser.Call) bool {
+	return slices.Contains([]string{"absent", "absent_over_time", "scalar"}, c.Func.Name)
 }
 
 // inScalar returns the selector for which a scalar() has nothing to take, nil if there is none: it

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
+	"slices"
 	"sync"
 	"time"
 
@@ -178,12 +179,7 @@ func (st *action) note(at time.Time, by int32) {
 	if by <= 0 {
 		return
 	}
-	kept := st.past.Changes[:0]
-	for _, c := range st.past.Changes {
-		if at.Sub(c.At) <= longestPolicy {
-			kept = append(kept, c)
-		}
-	}
+	kept := slices.DeleteFunc(st.past.Changes, func(c horizontal.Change) bool { return at.Sub(c.At) > longestPolicy })
 	st.past.Changes = append(kept, horizontal.Change{At: at, By: by})
 }
 

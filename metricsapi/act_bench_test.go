@@ -13,6 +13,7 @@ import (
 	"github.com/meshpulse/meshpulse/aggregator"
 	"github.com/meshpulse/meshpulse/metricsapi/horizontal"
 	"github.com/meshpulse/meshpulse/metricsapi/hpas"
+	"github.com/meshpulse/meshpulse/metricsapi/internal/fixture"
 )
 
 // actFleet is 5,000 pods of 1,000 workloads in one namespace, with an HPA for each workload that acts, or without.
@@ -60,8 +61,8 @@ func newActFleet(b *testing.B, acting bool) *actFleet {
 		list = make([]hpas.HPA, actFleetWorkloads)
 	}
 	for i := range list {
-		list[i] = hpaFrom(b, hpaText(fmt.Sprintf("w-%d", i), scaleAction,
-			external("istio-requests-per-second", fmt.Sprintf("{matchLabels: {destination_workload: w-%d}}", i), `type: AverageValue, averageValue: "10"`)))
+		list[i] = hpaFrom(b, fixture.HPA(fmt.Sprintf("w-%d", i), scaleAction,
+			fixture.External("istio-requests-per-second", fmt.Sprintf("{matchLabels: {destination_workload: w-%d}}", i), `type: AverageValue, averageValue: "10"`)))
 		list[i].UID = types.UID(fmt.Sprint(i))
 	}
 	c.Replace(list)

@@ -30,6 +30,7 @@ import (
 	"github.com/meshpulse/meshpulse/metricsapi/cluster"
 	"github.com/meshpulse/meshpulse/metricsapi/horizontal"
 	"github.com/meshpulse/meshpulse/metricsapi/hpas"
+	"github.com/meshpulse/meshpulse/metricsapi/internal/fixture"
 )
 
 // fakeScales is an API server's scale subresource of one Deployment, as far as a raise needs it: a write with another resource
@@ -167,8 +168,8 @@ const actQuery = `sum(rate(istio_requests_total{destination_workload="podinfo",d
 // newActTest takes the HPA's annotations and what is to be changed of it.
 func newActTest(t *testing.T, annotations string, change ...func(*autoscalingv2.HorizontalPodAutoscaler)) *actTest {
 	t.Helper()
-	h := hpaFrom(t, hpaText("podinfo", `metric-config.external.prometheus-query.prometheus/rps: '`+actQuery+`', `+annotations,
-		external("prometheus-query", "{matchLabels: {query-name: rps}}", `type: AverageValue, averageValue: "10"`)))
+	h := hpaFrom(t, fixture.HPA("podinfo", `metric-config.external.prometheus-query.prometheus/rps: '`+actQuery+`', `+annotations,
+		fixture.External("prometheus-query", "{matchLabels: {query-name: rps}}", `type: AverageValue, averageValue: "10"`)))
 	h.UID, h.Spec.MaxReplicas, h.Status.CurrentReplicas = types.UID("1"), 10, 1
 	for _, c := range change {
 		c(h.HorizontalPodAutoscaler)

@@ -19,6 +19,7 @@ import (
 	"github.com/meshpulse/meshpulse/aggregator"
 	"github.com/meshpulse/meshpulse/metricsapi/horizontal"
 	"github.com/meshpulse/meshpulse/metricsapi/hpas"
+	"github.com/meshpulse/meshpulse/metricsapi/internal/fixture"
 )
 
 // faultyMesh is the sidecars of a workload under a constant load, and meshpulse beside them: from Commit to the scale's update
@@ -97,8 +98,8 @@ func (m *faultyMesh) begin() {
 	if m.store, err = aggregator.New(aggregator.Config{}); err != nil {
 		m.Fatal(err)
 	}
-	h := hpaFrom(m.T, hpaText("podinfo", `metric-config.external.prometheus-query.prometheus/rps: '`+actQuery+`', `+scaleAction,
-		external("prometheus-query", "{matchLabels: {query-name: rps}}", `type: AverageValue, averageValue: "1"`)))
+	h := hpaFrom(m.T, fixture.HPA("podinfo", `metric-config.external.prometheus-query.prometheus/rps: '`+actQuery+`', `+scaleAction,
+		fixture.External("prometheus-query", "{matchLabels: {query-name: rps}}", `type: AverageValue, averageValue: "1"`)))
 	h.UID, h.Spec.MaxReplicas = types.UID("1"), 10_000
 	mt := newMetrics(nil)
 	c := newCatalog(m.store, newWarner(func(hpas.HPA, hpas.Problem) {}, mt))

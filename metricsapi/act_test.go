@@ -17,6 +17,7 @@ import (
 	"github.com/meshpulse/meshpulse/metricsapi/cluster"
 	"github.com/meshpulse/meshpulse/metricsapi/horizontal"
 	"github.com/meshpulse/meshpulse/metricsapi/hpas"
+	"github.com/meshpulse/meshpulse/metricsapi/internal/fixture"
 )
 
 func TestRaise(t *testing.T) {
@@ -390,7 +391,7 @@ func TestRaisesThatHangHoldUpNobody(t *testing.T) {
 func TestOtherHPAsStopTheAction(t *testing.T) {
 	a := newActTest(t, scaleAction)
 	second := func(target string) hpas.HPA {
-		h := hpaFrom(t, hpaText("podinfo", "", external("prometheus-query", "{matchLabels: {query-name: rps}}", `type: AverageValue, averageValue: "5"`)))
+		h := hpaFrom(t, fixture.HPA("podinfo", "", fixture.External("prometheus-query", "{matchLabels: {query-name: rps}}", `type: AverageValue, averageValue: "5"`)))
 		h.Name, h.UID, h.Spec.ScaleTargetRef.Name = "other", "2", target
 		h.CreationTimestamp = metav1.Now()
 		return h
@@ -452,7 +453,7 @@ func TestRaiseIsTheControllersOwn(t *testing.T) {
 				a.surge(rate)
 				a.look()
 				target := horizontal.Target{Spec: replicas, Status: replicas}
-				d := horizontal.DefaultSettings().Decide(&a.object.Spec, target, []horizontal.Reading{{Milli: int64(rate * 1000), Known: true}}, &horizontal.Past{}, a.at)
+				d := horizontal.Settings{Tolerance: horizontal.DefaultTolerance}.Decide(&a.object.Spec, target, []horizontal.Reading{{Milli: int64(rate * 1000), Known: true}}, &horizontal.Past{}, a.at)
 				if want := max(d.Replicas, replicas); a.scales.spec != want {
 					t.Errorf("%d replicas, want %d", a.scales.spec, want)
 				}

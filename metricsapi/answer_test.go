@@ -11,6 +11,7 @@ import (
 
 	"github.com/meshpulse/meshpulse/aggregator"
 	"github.com/meshpulse/meshpulse/metricsapi/hpas"
+	"github.com/meshpulse/meshpulse/metricsapi/internal/fixture"
 )
 
 func TestJudge(t *testing.T) {
@@ -196,7 +197,7 @@ func wantRefusal(t *testing.T, got *refusal, outcome, part string) {
 func TestToValue(t *testing.T) {
 	newest := time.Date(2026, 1, 2, 3, 4, 5, 678e6, time.UTC)
 	it := item{milli: 10056, labels: labels.FromStrings("pod", "a", "meshpulse_coverage", "forged", "query-name", "series wins").Map()}
-	selector := mustSelector(t, "query-name=rps,type in (prometheus),a notin (b)")
+	selector := fixture.Selector(t, "query-name=rps,type in (prometheus),a notin (b)")
 	a := aggregator.Answer{Newest: newest, Window: 90 * time.Second, Coverage: aggregator.Coverage{Reporting: 2, Covered: 23400 * time.Millisecond}}
 
 	got := toValue("prometheus-query", selector, it, verdict{reason: "because", expected: 3}, a)
@@ -211,7 +212,7 @@ func TestToValue(t *testing.T) {
 		t.Errorf("got %+v", got)
 	}
 
-	got = toValue("x", mustSelector(t, ""), item{}, verdict{}, aggregator.Answer{})
+	got = toValue("x", fixture.Selector(t, ""), item{}, verdict{}, aggregator.Answer{})
 	if !got.Timestamp.IsZero() || got.WindowSeconds != nil || got.Value.String() != "0" {
 		t.Errorf("an answer from nothing has a time or a window: %+v", got)
 	}

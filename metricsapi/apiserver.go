@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/http"
 	"os"
@@ -11,7 +12,6 @@ import (
 	"sync"
 	"time"
 
-	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	"k8s.io/apiserver/pkg/apis/apiserver"
 	"k8s.io/apiserver/pkg/authentication/authenticator"
 	"k8s.io/apiserver/pkg/authentication/request/anonymous"
@@ -89,9 +89,9 @@ func (s *Server) addSource(o Options, m *metrics) error {
 	if o.Standalone {
 		c := newCatalog(o.Store, newWarner(logEvents(o.Log), m))
 		c.words, s.provider.catalog = words, c
-		s.addActor(o, &actor{report: func(hpas.HPA, hpas.Problem) {}, hpa: func(string, string) (*autoscalingv2.HorizontalPodAutoscaler, bool) { return nil, false }})
-		var err error
-		s.source, err = newFileSource(o.HPADir, c, m, o.Log)
+		files, err := newFileSource(o.HPADir, c, m, o.Log)
+		s.source = files
+		s.addActor(o, &actor{report: func(hpas.HPA, hpas.Problem) {}, hpa: files.Known})
 		return err
 	}
 	api, err := cluster.Connect(cluster.Options{Kubeconfig: o.Kubeconfig, Contain: o.Store.Contain, Log: o.Log, Now: o.Now, Behind: m.clockBehind.Set})
@@ -200,9 +200,7 @@ func (s *Server) build() error {
 func describe(config *genericapiserver.Config) {
 	definitions := func(ref openapicommon.ReferenceCallback) map[string]openapicommon.OpenAPIDefinition {
 		all := generatedcore.GetOpenAPIDefinitions(ref)
-		for name, definition := range generatedexternal.GetOpenAPIDefinitions(ref) {
-			all[name] = definition
-		}
+		maps.Copy(all, generatedexternal.GetOpenAPIDefinitions(ref))
 		return all
 	}
 	namer := openapinamer.NewDefinitionNamer(adapterserver.Scheme)

@@ -11,6 +11,7 @@ import (
 	externalclient "k8s.io/metrics/pkg/client/external_metrics"
 
 	"github.com/meshpulse/meshpulse/metricsapi/hpas"
+	"github.com/meshpulse/meshpulse/metricsapi/internal/fixture"
 )
 
 // Kubernetes' own client, which the HPA controller asks with, asks for a metric in lower case whatever the HPA says. The values of
@@ -18,15 +19,15 @@ import (
 func TestMetricsAreFoundAsKubernetesClientAsks(t *testing.T) {
 	s := startServer(t, nil)
 	const average = `type: AverageValue, averageValue: "10"`
-	s.write("hpa.yaml", hpaText("podinfo",
+	s.write("hpa.yaml", fixture.HPA("podinfo",
 		`metric-config.external.ProcessedRequests.prometheus/query: "vector(1)", metric-config.external.errors.prometheus/query: "vector(2)", `+
 			`metric-config.external.prometheus-query.prometheus/RPS: "vector(3)", metric-config.external.prometheus-query.prometheus/rps: "vector(4)"`,
 		strings.Join([]string{
-			external("ProcessedRequests", "{matchLabels: {type: prometheus}}", average),
-			external("Errors", "{matchLabels: {type: prometheus}}", average),
-			external("Prometheus-Query", "{matchLabels: {query-name: RPS}}", average),
-			external("prometheus-query", "{matchLabels: {query-name: rps}}", average),
-			external("Istio-Requests-Per-Second", "{matchLabels: {destination_workload: podinfo}}", average),
+			fixture.External("ProcessedRequests", "{matchLabels: {type: prometheus}}", average),
+			fixture.External("Errors", "{matchLabels: {type: prometheus}}", average),
+			fixture.External("Prometheus-Query", "{matchLabels: {query-name: RPS}}", average),
+			fixture.External("prometheus-query", "{matchLabels: {query-name: rps}}", average),
+			fixture.External("Istio-Requests-Per-Second", "{matchLabels: {destination_workload: podinfo}}", average),
 		}, ", ")))
 	s.sidecar("a")
 	eventually(t, func() bool { return strings.Contains(s.resources(), `"processedrequests"`) }, s.resources)
@@ -45,7 +46,7 @@ func TestMetricsAreFoundAsKubernetesClientAsks(t *testing.T) {
 		{"Prometheus-Query", "query-name=rps", 4},
 		{"Istio-Requests-Per-Second", "destination_workload=podinfo", 1},
 	} {
-		list, err := client.NamespacedMetrics("test").List(tc.metric, mustSelector(t, tc.selector))
+		list, err := client.NamespacedMetrics("test").List(tc.metric, fixture.Selector(t, tc.selector))
 		if err != nil || len(list.Items) != 1 || list.Items[0].Value.Value() != tc.want {
 			t.Errorf("%s with %s: %v, error %v, want %d", tc.metric, tc.selector, list, err, tc.want)
 		}
@@ -67,9 +68,9 @@ func TestMetricsThatDifferByCaseOnly(t *testing.T) {
 		annotations, specs := "", ""
 		for _, m := range metrics {
 			annotations += "metric-config.external." + m + `.prometheus/query: "vector(` + strings.Repeat("1", len(m)+len(specs)) + `)", `
-			specs += external(m, "{matchLabels: {type: prometheus}}", average) + ", "
+			specs += fixture.External(m, "{matchLabels: {type: prometheus}}", average) + ", "
 		}
-		return hpaFrom(t, hpaText(name, annotations, specs))
+		return hpaFrom(t, fixture.HPA(name, annotations, specs))
 	}
 	younger := hpa("younger", "rps")
 	younger.Place = 1
@@ -95,7 +96,7 @@ func TestMetricsThatDifferByCaseOnly(t *testing.T) {
 				t.Errorf("the event says %q", message)
 			}
 			if len(tc.want) > 0 { // the first counts, for both spellings
-				p, _, refused := c.find("test", "RPS", mustSelector(t, "type=prometheus"))
+				p, _, refused := c.find("test", "RPS", fixture.Selector(t, "type=prometheus"))
 				if refused != nil {
 					t.Fatal(refused.message)
 				}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/meshpulse/meshpulse/aggregator"
 	"github.com/meshpulse/meshpulse/metricsapi/hpas"
+	"github.com/meshpulse/meshpulse/metricsapi/internal/fixture"
 )
 
 func newTestStore(t *testing.T) *aggregator.Store {
@@ -68,7 +69,7 @@ func newTestCatalog(t *testing.T) (*catalog, *told) {
 
 func (c *catalog) wantExpr(t *testing.T, namespace, metric, selector, want string) {
 	t.Helper()
-	p, _, refused := c.find(namespace, metric, mustSelector(t, selector))
+	p, _, refused := c.find(namespace, metric, fixture.Selector(t, selector))
 	if refused != nil {
 		t.Fatalf("%s with %q: %s", metric, selector, refused.message)
 	}
@@ -80,7 +81,7 @@ func (c *catalog) wantExpr(t *testing.T, namespace, metric, selector, want strin
 
 func (c *catalog) wantRefused(t *testing.T, namespace, metric, selector, outcome, part string) {
 	t.Helper()
-	_, _, refused := c.find(namespace, metric, mustSelector(t, selector))
+	_, _, refused := c.find(namespace, metric, fixture.Selector(t, selector))
 	wantRefusal(t, refused, outcome, part)
 }
 
@@ -90,17 +91,17 @@ func asks(t *testing.T, hpa string, queries ...string) hpas.HPA {
 	annotations, metrics := "", ""
 	for i := 0; i < len(queries); i += 2 {
 		annotations += fmt.Sprintf("metric-config.external.prometheus-query.prometheus/%s: %q, ", queries[i], queries[i+1])
-		metrics += external("prometheus-query", "{matchLabels: {query-name: "+queries[i]+"}}", `type: AverageValue, averageValue: "10"`) + ", "
+		metrics += fixture.External("prometheus-query", "{matchLabels: {query-name: "+queries[i]+"}}", `type: AverageValue, averageValue: "10"`) + ", "
 	}
-	return hpaFrom(t, hpaText(hpa, annotations, metrics))
+	return hpaFrom(t, fixture.HPA(hpa, annotations, metrics))
 }
 
 func TestCatalogFind(t *testing.T) {
 	c, _ := newTestCatalog(t)
 	c.wantRefused(t, "test", "prometheus-query", "query-name=rps", outcomeUnknown, "no HPA in namespace test has a query for metric prometheus-query")
 
-	own := hpaFrom(t, hpaText("own", `metric-config.external.my-rps.prometheus/query: "vector(3)"`,
-		external("my-rps", "{matchLabels: {type: prometheus}}", `type: AverageValue, averageValue: "10"`)))
+	own := hpaFrom(t, fixture.HPA("own", `metric-config.external.my-rps.prometheus/query: "vector(3)"`,
+		fixture.External("my-rps", "{matchLabels: {type: prometheus}}", `type: AverageValue, averageValue: "10"`)))
 	c.Replace([]hpas.HPA{asks(t, "a", "rps", "vector(1)", "p95", "vector(2)"), own})
 
 	c.wantExpr(t, "test", "prometheus-query", "query-name=rps", "vector(1)")
@@ -125,15 +126,15 @@ func TestCatalogFollowsTheHPAs(t *testing.T) {
 		t.Fatalf("before any HPA there are %v", got)
 	}
 	a, b := asks(t, "a", "rps", "vector(1)"), asks(t, "b", "p95", "vector(2)")
-	named := hpaFrom(t, hpaText("named", "", external("istio-error-ratio", "{}", `type: Value, value: "1"`)))
-	missing := hpaFrom(t, hpaText("m", "", external("unheard-of", "{}", `type: Value, value: "1"`)))
+	named := hpaFrom(t, fixture.HPA("named", "", fixture.External("istio-error-ratio", "{}", `type: Value, value: "1"`)))
+	missing := hpaFrom(t, fixture.HPA("m", "", fixture.External("unheard-of", "{}", `type: Value, value: "1"`)))
 	c.Replace([]hpas.HPA{a, b, named, missing})
 	if d := cmp.Diff([]string{"istio-error-ratio", "prometheus-query"}, names()); d != "" {
 		t.Errorf("discovery (-want +got):\n%s", d)
 	}
 
 	// A query that is in use outlives its HPA until the reader is done.
-	p, _, refused := c.find("test", "prometheus-query", mustSelector(t, "query-name=rps"))
+	p, _, refused := c.find("test", "prometheus-query", fixture.Selector(t, "query-name=rps"))
 	if refused != nil {
 		t.Fatal(refused.message)
 	}
@@ -305,7 +306,7 @@ func TestCatalogConcurrentSafe(t *testing.T) {
 	stays := asks(t, "stays", "rps", "vector(1)")
 	comes := asks(t, "comes", "more", "vector(2)", "most", "vector(3)")
 	c.Replace([]hpas.HPA{stays})
-	selector, more := mustSelector(t, "query-name=rps"), mustSelector(t, "query-name=more")
+	selector, more := fixture.Selector(t, "query-name=rps"), fixture.Selector(t, "query-name=more")
 
 	stop := make(chan struct{})
 	var readers sync.WaitGroup

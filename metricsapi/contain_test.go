@@ -10,51 +10,14 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes/fake"
 
-	"github.com/prometheus/client_golang/prometheus"
-
-	"github.com/meshpulse/meshpulse/aggregator"
 	"github.com/meshpulse/meshpulse/metricsapi/cluster"
 	"github.com/meshpulse/meshpulse/metricsapi/hpas"
+	"github.com/meshpulse/meshpulse/metricsapi/internal/fixture"
 )
-
-// newFaultStore is a store and what it counts as faults of a part.
-func newFaultStore(t *testing.T) (s *aggregator.Store, faults func() float64) {
-	t.Helper()
-	registry := prometheus.NewRegistry()
-	s, err := aggregator.New(aggregator.Config{Registerer: registry, Logger: discardLog()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return s, func() float64 {
-		families, err := registry.Gather()
-		if err != nil {
-			t.Fatal(err)
-		}
-		n := 0.0
-		for _, f := range families {
-			for _, m := range f.Metric {
-				if f.GetName() == "meshpulse_faults_total" {
-					n += m.GetCounter().GetValue()
-				}
-			}
-		}
-		return n
-	}
-}
-
-// once panics at its first call.
-func once() func() {
-	var done atomic.Bool
-	return func() {
-		if done.CompareAndSwap(false, true) {
-			panic("a defect")
-		}
-	}
-}
 
 // What an informer's handlers and the catalog fail at does not end the process, and what comes after it is taken.
 func TestAFaultOfTheHPAsInformerIsContained(t *testing.T) {
-	store, faults := newFaultStore(t)
+	store, faults := fixture.FaultStore(t)
 	object := func(name, query string) *autoscalingv2.HorizontalPodAutoscaler {
 		return asks(t, name, "rps", query).HorizontalPodAutoscaler
 	}
@@ -62,7 +25,7 @@ func TestAFaultOfTheHPAsInformerIsContained(t *testing.T) {
 	api := client.AutoscalingV2().HorizontalPodAutoscalers("test")
 	c := newCatalog(store, newWarner(func(hpas.HPA, hpas.Problem) {}, newMetrics(nil)))
 	t.Cleanup(c.Close)
-	followFails, scaledFails := once(), once()
+	followFails, scaledFails := fixture.Once(), fixture.Once()
 	c.follow = func(s *snapshot) {
 		if len(s.hpas) == 2 {
 			followFails()
@@ -140,7 +103,7 @@ func TestAFaultOfARaiseIsContained(t *testing.T) {
 func TestAFaultOfTheFilesIsContained(t *testing.T) {
 	d := newHPADir(t)
 	d.write("a.yaml", minimalHPA("a"))
-	fails := once()
+	fails := fixture.Once()
 	d.catalog.follow = func(s *snapshot) {
 		if len(s.hpas) == 2 {
 			fails()

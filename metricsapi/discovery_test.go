@@ -14,6 +14,8 @@ import (
 	"k8s.io/client-go/rest"
 	emv1beta1 "k8s.io/metrics/pkg/apis/external_metrics/v1beta1"
 	externalclient "k8s.io/metrics/pkg/client/external_metrics"
+
+	"github.com/meshpulse/meshpulse/metricsapi/internal/fixture"
 )
 
 // The API server and newer clients ask for all groups at once: it is what the group's own document lists.
@@ -30,9 +32,9 @@ func TestAggregatedDiscoveryListsWhatPlainDiscoveryLists(t *testing.T) {
 			annotations, specs := "", ""
 			for _, m := range strings.Fields(metrics) {
 				annotations += "metric-config.external." + m + `.prometheus/query: "vector(1)", `
-				specs += external(m, "{matchLabels: {type: prometheus}}", `type: AverageValue, averageValue: "10"`) + ", "
+				specs += fixture.External(m, "{matchLabels: {type: prometheus}}", `type: AverageValue, averageValue: "10"`) + ", "
 			}
-			s.write("hpa.yaml", hpaText("podinfo", annotations, specs))
+			s.write("hpa.yaml", fixture.HPA("podinfo", annotations, specs))
 			want = ""
 			for _, m := range strings.Fields(metrics) {
 				want += "," + strings.Replace(strings.Trim(discovered, "[]"), "prometheus-query", m, 1)

@@ -277,26 +277,17 @@ func (w *weigher) put(n *parser.AggregateExpr) parser.Expr {
 }
 
 // ofPods says whether every series of an expression is of one pod, and says of which.
-func ofPods(e parser.Expr) bool {
-	switch n := e.(type) {
-	case *parser.VectorSelector, *parser.MatrixSelector:
+func ofPods(node parser.Node) bool {
+	switch n := node.(type) {
+	case *parser.VectorSelector:
 		return true
-	case *parser.ParenExpr:
-		return ofPods(n.Expr)
-	case *parser.UnaryExpr:
-		return ofPods(n.Expr)
-	case *parser.SubqueryExpr:
-		return ofPods(n.Expr)
-	case *parser.StepInvariantExpr:
-		return ofPods(n.Expr)
 	case *parser.AggregateExpr:
 		kept := n.Without != slices.Contains(n.Grouping, podLabel) || n.Op == parser.TOPK || n.Op == parser.BOTTOMK
 		return kept && ofPods(n.Expr)
 	case *parser.Call:
-		if n.Func.Name == "absent" || n.Func.Name == "absent_over_time" || n.Func.Name == "scalar" {
+		if ofItsOwn(n) {
 			return false
 		}
-		return slices.ContainsFunc(n.Args, ofPods)
 	case *parser.BinaryExpr:
 		m := n.VectorMatching
 		if m != nil && m.On == !slices.Contains(m.MatchingLabels, podLabel) {
@@ -305,5 +296,5 @@ func ofPods(e parser.Expr) bool {
 		scalars := n.LHS.Type() == parser.ValueTypeScalar || n.RHS.Type() == parser.ValueTypeScalar
 		return ofPods(n.LHS) && ofPods(n.RHS) || scalars && (ofPods(n.LHS) || ofPods(n.RHS))
 	}
-	return false
+	return slices.ContainsFunc(parser.Children(node), ofPods)
 }

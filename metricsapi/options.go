@@ -1,6 +1,7 @@
 package metricsapi
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -75,29 +76,17 @@ type Options struct {
 
 // withDefaults returns the options with defaults in place of zero values.
 func (o Options) withDefaults() Options {
-	if o.Retention == 0 {
-		o.Retention = 5 * time.Minute
+	o.Retention = cmp.Or(o.Retention, 5*time.Minute)
+	o.MaxReadsPerUser = cmp.Or(o.MaxReadsPerUser, 100)
+	o.Hold = cmp.Or(o.Hold, 5*time.Minute)
+	o.SurgeAction = cmp.Or(o.SurgeAction, surgeActionOn)
+	if o.Standalone {
+		o.BindAddress = cmp.Or(o.BindAddress, "127.0.0.1")
 	}
-	if o.MaxReadsPerUser == 0 {
-		o.MaxReadsPerUser = 100
-	}
-	if o.Hold == 0 {
-		o.Hold = 5 * time.Minute
-	}
-	if o.SurgeAction == "" {
-		o.SurgeAction = surgeActionOn
-	}
-	if o.BindAddress == "" {
-		o.BindAddress = "0.0.0.0"
-		if o.Standalone {
-			o.BindAddress = "127.0.0.1"
-		}
-	}
+	o.BindAddress = cmp.Or(o.BindAddress, "0.0.0.0")
+	o.Log = cmp.Or(o.Log, slog.Default())
 	if o.IngestReady == nil {
 		o.IngestReady = func() error { return nil }
-	}
-	if o.Log == nil {
-		o.Log = slog.Default()
 	}
 	if o.Now == nil {
 		o.Now = time.Now
@@ -112,51 +101,25 @@ func (o Options) withDefaults() Options {
 func (o Options) Validate() error {
 	o = o.withDefaults()
 	var errs []error
-	fail := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
-
+	fail := func(when bool, format string, args ...any) {
+		if when {
+			errs = append(errs, fmt.Errorf(format, args...))
+		}
+	}
 	ip := net.ParseIP(o.BindAddress)
-	if ip == nil {
-		fail("--bind-address %q is not an IP address", o.BindAddress)
-	}
-	if o.SecurePort < 0 || o.SecurePort > 65535 {
-		fail("--secure-port %d is not a port: give one from 0 to 65535", o.SecurePort)
-	}
-	if (o.TLSCertFile == "") != (o.TLSKeyFile == "") {
-		fail("--tls-cert-file and --tls-private-key-file belong together: give both, or neither for a self-signed certificate")
-	}
-	if o.Hold < 0 {
-		fail("--hold %s is negative: give how long a silent sidecar is waited for, such as 5m", o.Hold)
-	}
-	if o.SurgeAction != surgeActionOn && o.SurgeAction != string(hpas.SurgeOff) {
-		fail("--surge-action %q is neither on nor off", o.SurgeAction)
-	}
-	if o.MaxReadsPerUser < 0 {
-		fail("--max-reads-per-user %d is negative: leave it out for the default", o.MaxReadsPerUser)
-	}
-	if !(o.HPATolerance >= 0 && o.HPATolerance < 1) {
-		fail("--hpa-tolerance %g is not from 0 to below 1: give the HPA controller's own, such as 0.1", o.HPATolerance)
-	}
-	if o.Retention < 0 {
-		fail("the store's retention %s is negative", o.Retention)
-	}
-	if o.Standalone {
-		if o.HPADir == "" {
-			fail("--standalone needs --hpa-dir DIR, the folder with the HPAs' YAML files")
-		}
-		if o.Kubeconfig != "" {
-			fail("--kubeconfig has no meaning with --standalone, which asks no API server: leave one of them out")
-		}
-		if ip != nil && !ip.IsLoopback() && o.TokenAuthFile == "" {
-			fail("--bind-address %s can be reached from other machines, and nobody would be asked who they are: "+
-				"give --token-auth-file FILE (lines of token,user,uid), or bind to 127.0.0.1", o.BindAddress)
-		}
-	} else {
-		if o.HPADir != "" {
-			fail("--hpa-dir is read with --standalone only: in a cluster HPAs come from the API server")
-		}
-		if o.TokenAuthFile != "" {
-			fail("--token-auth-file is for --standalone only: in a cluster the API server says who a caller is")
-		}
-	}
+	fail(ip == nil, "--bind-address %q is not an IP address", o.BindAddress)
+	fail(o.SecurePort < 0 || o.SecurePort > 65535, "--secure-port %d is not a port: give one from 0 to 65535", o.SecurePort)
+	fail((o.TLSCertFile == "") != (o.TLSKeyFile == ""), "--tls-cert-file and --tls-private-key-file belong together: give both, or neither for a self-signed certificate")
+	fail(o.Hold < 0, "--hold %s is negative: give how long a silent sidecar is waited for, such as 5m", o.Hold)
+	fail(o.SurgeAction != surgeActionOn && o.SurgeAction != string(hpas.SurgeOff), "--surge-action %q is neither on nor off", o.SurgeAction)
+	fail(o.MaxReadsPerUser < 0, "--max-reads-per-user %d is negative: leave it out for the default", o.MaxReadsPerUser)
+	fail(!(o.HPATolerance >= 0 && o.HPATolerance < 1), "--hpa-tolerance %g is not from 0 to below 1: give the HPA controller's own, such as 0.1", o.HPATolerance)
+	fail(o.Retention < 0, "the store's retention %s is negative", o.Retention)
+	fail(o.Standalone && o.HPADir == "", "--standalone needs --hpa-dir DIR, the folder with the HPAs' YAML files")
+	fail(o.Standalone && o.Kubeconfig != "", "--kubeconfig has no meaning with --standalone, which asks no API server: leave one of them out")
+	fail(o.Standalone && ip != nil && !ip.IsLoopback() && o.TokenAuthFile == "", "--bind-address %s can be reached from other machines, and nobody would be asked who they are: "+
+		"give --token-auth-file FILE (lines of token,user,uid), or bind to 127.0.0.1", o.BindAddress)
+	fail(!o.Standalone && o.HPADir != "", "--hpa-dir is read with --standalone only: in a cluster HPAs come from the API server")
+	fail(!o.Standalone && o.TokenAuthFile != "", "--token-auth-file is for --standalone only: in a cluster the API server says who a caller is")
 	return errors.Join(errs...)
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/meshpulse/meshpulse/aggregator"
 	"github.com/meshpulse/meshpulse/metricsapi/cluster"
 	"github.com/meshpulse/meshpulse/metricsapi/hpas"
+	"github.com/meshpulse/meshpulse/metricsapi/internal/fixture"
 )
 
 // istioOnly is what the default --keep keeps.
@@ -447,11 +448,11 @@ func TestPodsOfAnotherForm(t *testing.T) {
 func TestServeWhatCanNeverBeThere(t *testing.T) {
 	s := startServer(t, func(o *Options) { o.Keeps, o.CustomTags = istioOnly, []string{"tenant"} })
 	const prefix = "metric-config.external.prometheus-query.prometheus/"
-	s.write("a.yaml", hpaText("podinfo", prefix+`pods: "sum(rate(istio_requests_total[1m])) / count(kube_pod_info)", `+prefix+`app: "sum(rate(istio_requests_total{app=\"podinfo\",namespace=\"test\"}[1m])) or vector(0)", `+
+	s.write("a.yaml", fixture.HPA("podinfo", prefix+`pods: "sum(rate(istio_requests_total[1m])) / count(kube_pod_info)", `+prefix+`app: "sum(rate(istio_requests_total{app=\"podinfo\",namespace=\"test\"}[1m])) or vector(0)", `+
 		prefix+`tenant: "sum(rate(istio_requests_total{tenant=\"a\",namespace=\"test\"}[1m])) or vector(0)"`,
-		external("prometheus-query", "{matchLabels: {query-name: pods}}", `type: AverageValue, averageValue: "3"`)+", "+
-			external("prometheus-query", "{matchLabels: {query-name: app}}", `type: AverageValue, averageValue: "3"`)+", "+
-			external("prometheus-query", "{matchLabels: {query-name: tenant}}", `type: AverageValue, averageValue: "3"`)))
+		fixture.External("prometheus-query", "{matchLabels: {query-name: pods}}", `type: AverageValue, averageValue: "3"`)+", "+
+			fixture.External("prometheus-query", "{matchLabels: {query-name: app}}", `type: AverageValue, averageValue: "3"`)+", "+
+			fixture.External("prometheus-query", "{matchLabels: {query-name: tenant}}", `type: AverageValue, averageValue: "3"`)))
 	eventually(t, func() bool { return s.log.count("reason=NotReported") == 1 }, func() string { return "no event before anything has reported" })
 	s.sidecar("podinfo-1")
 	for range 2 {

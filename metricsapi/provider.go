@@ -3,6 +3,7 @@ package metricsapi
 import (
 	"context"
 	"fmt"
+	"maps"
 	"math"
 	"net/http"
 	"strconv"
@@ -263,9 +264,7 @@ func severalSeries(o *offer) hpas.Problem {
 // toValue is an item in the API's form. Its time is that of the newest sample, unset where none went in; never that of the call.
 func toValue(metric string, selector labels.Selector, it item, v verdict, a aggregator.Answer) external_metrics.ExternalMetricValue {
 	shown := map[string]string(hpas.Demanded(selector))
-	for k, v := range it.labels {
-		shown[k] = v
-	}
+	maps.Copy(shown, it.labels)
 	shown[labelCoverage] = strconv.Itoa(a.Reporting) + "/" + strconv.Itoa(v.expected)
 	if a.Covered < a.Window {
 		shown[labelWindow] = a.Covered.Round(time.Second).String() + "/" + a.Window.String()

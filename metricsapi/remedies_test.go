@@ -9,6 +9,7 @@ import (
 
 	"github.com/meshpulse/meshpulse/aggregator"
 	"github.com/meshpulse/meshpulse/metricsapi/hpas"
+	"github.com/meshpulse/meshpulse/metricsapi/internal/fixture"
 )
 
 // What the message about a label of a scrape says to write gives the value.
@@ -149,7 +150,7 @@ func TestTheRemedyForEnvoysOwnMetricWhereItIsKept(t *testing.T) {
 func TestACustomTagIsAKnownLabelOfANamedMetric(t *testing.T) {
 	c, told := newTestCatalog(t)
 	c.words.Tags = []string{"region"}
-	c.Replace([]hpas.HPA{hpaFrom(t, hpaText("one", "", external("istio-requests-per-second", "{matchLabels: {destination_workload: podinfo, region: eu, tenant: a}}", `type: AverageValue, averageValue: "10"`)))})
+	c.Replace([]hpas.HPA{hpaFrom(t, fixture.HPA("one", "", fixture.External("istio-requests-per-second", "{matchLabels: {destination_workload: podinfo, region: eu, tenant: a}}", `type: AverageValue, averageValue: "10"`)))})
 	if events := told.take(); len(events) != 1 || !strings.Contains(told.message(hpas.ReasonUnknownLabel), "selects by tenant") {
 		t.Errorf("told %q, %q", events, told.message(hpas.ReasonUnknownLabel))
 	}

@@ -20,6 +20,7 @@ import (
 	emv1beta1 "k8s.io/metrics/pkg/apis/external_metrics/v1beta1"
 
 	"github.com/meshpulse/meshpulse/metricsapi/hpas"
+	"github.com/meshpulse/meshpulse/metricsapi/internal/fixture"
 )
 
 const discovered = `[{"name":"prometheus-query","singularName":"","namespaced":true,"kind":"ExternalMetricValueList","verbs":["get"]}]`
@@ -111,8 +112,8 @@ func TestServeSeveralSeries(t *testing.T) {
 	s := startServer(t, nil)
 	s.sidecar("podinfo-1")
 	s.sidecar("podinfo-2")
-	s.write("a.yaml", hpaText("podinfo", `metric-config.external.per-pod.prometheus/query: "sum by (pod) (rate(istio_requests_total[1m]))"`,
-		external("per-pod", "{matchLabels: {type: prometheus}}", `type: AverageValue, averageValue: "10"`)))
+	s.write("a.yaml", fixture.HPA("podinfo", `metric-config.external.per-pod.prometheus/query: "sum by (pod) (rate(istio_requests_total[1m]))"`,
+		fixture.External("per-pod", "{matchLabels: {type: prometheus}}", `type: AverageValue, averageValue: "10"`)))
 	body := s.eventually(metricPath("test", "per-pod", "type=prometheus"), http.StatusOK)
 	var list emv1beta1.ExternalMetricValueList
 	if err := json.Unmarshal([]byte(body), &list); err != nil {
@@ -140,11 +141,11 @@ func TestServeStatus(t *testing.T) {
 	newest := s.sidecar("podinfo-1")
 	s.sidecar("podinfo-2")
 	const legacy = "metric-config.external.prometheus-query.prometheus/"
-	s.write("a.yaml", hpaText("podinfo", legacy+`avg: "sum(rate(istio_requests_total[1m]))", `+legacy+`bad: "sum("`,
-		external("prometheus-query", "{matchLabels: {query-name: avg}}", `type: AverageValue, averageValue: 300m`)+", "+
-			external("istio-request-duration-avg", "{}", `type: Value, value: "6"`)+", "+
-			external("prometheus-query", "{matchLabels: {query-name: bad}}", `type: Value, value: "6"`)+", "+
-			external("unheard-of", "{}", `type: AverageValue, averageValue: "3"`)))
+	s.write("a.yaml", fixture.HPA("podinfo", legacy+`avg: "sum(rate(istio_requests_total[1m]))", `+legacy+`bad: "sum("`,
+		fixture.External("prometheus-query", "{matchLabels: {query-name: avg}}", `type: AverageValue, averageValue: 300m`)+", "+
+			fixture.External("istio-request-duration-avg", "{}", `type: Value, value: "6"`)+", "+
+			fixture.External("prometheus-query", "{matchLabels: {query-name: bad}}", `type: Value, value: "6"`)+", "+
+			fixture.External("unheard-of", "{}", `type: AverageValue, averageValue: "3"`)))
 	var status Status
 	eventually(t, func() bool {
 		_, body := s.get("/debug/hpas")

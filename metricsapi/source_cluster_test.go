@@ -65,11 +65,11 @@ func TestClusterSource(t *testing.T) {
 	scaled := object("a", "vector(3)")
 	scaled.Status.CurrentReplicas = 4
 	must(hpas.UpdateStatus(ctx, scaled, metav1.UpdateOptions{}))
-	eventually(t, func() bool { n, ok := s.Replicas("test", "a"); return ok && n == 4 }, func() string { return "the status does not arrive" })
+	eventually(t, func() bool { h, ok := s.Known("test", "a"); return ok && h.Status.CurrentReplicas == 4 }, func() string { return "the status does not arrive" })
 	if c.current.Load() != before {
 		t.Error("a status rebuilt the catalog")
 	}
-	if _, ok := s.Replicas("test", "missing"); ok {
+	if _, ok := s.Known("test", "missing"); ok {
 		t.Error("an HPA that there is not has replicas")
 	}
 

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/fsnotify/fsnotify"
+	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/meshpulse/meshpulse/metricsapi/hpas"
@@ -36,8 +37,8 @@ type source interface {
 	Run(ctx context.Context) error
 	// Synced says why the HPAs are not known yet, nil once they are.
 	Synced() error
-	// Replicas are an HPA's status.currentReplicas; ok is false where nobody knows.
-	Replicas(namespace, name string) (n int32, ok bool)
+	// Known is an HPA with the status that its controller writes, false where nobody does.
+	Known(namespace, name string) (now *autoscalingv2.HorizontalPodAutoscaler, ok bool)
 }
 
 // fileSource keeps the HPAs of the *.yaml, *.yml and *.json files of one folder. Symlinks are followed, so a mounted ConfigMap
@@ -132,12 +133,9 @@ func (s *fileSource) relist() {
 	}
 	s.dirErr = ""
 	changed := s.untold || !s.ready.Load()
-	for path := range s.files {
-		if !slices.Contains(paths, path) {
-			delete(s.files, path)
-			changed = true
-		}
-	}
+	before := len(s.files)
+	maps.DeleteFunc(s.files, func(path string, _ *hpaFile) bool { return !slices.Contains(paths, path) })
+	changed = changed || len(s.files) < before
 	for _, path := range paths {
 		changed = s.look(path) || changed
 	}
@@ -280,5 +278,7 @@ func (s *fileSource) Synced() error {
 	return nil
 }
 
-// Replicas are not known: files have no controller behind them.
-func (s *fileSource) Replicas(string, string) (int32, bool) { return 0, false }
+// Known is false: files have no controller behind them.
+func (s *fileSource) Known(string, string) (*autoscalingv2.HorizontalPodAutoscaler, bool) {
+	return nil, false
+}

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"net/http"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -12,14 +11,15 @@ import (
 
 	"github.com/meshpulse/meshpulse/metricsapi/cluster"
 	"github.com/meshpulse/meshpulse/metricsapi/hpas"
+	"github.com/meshpulse/meshpulse/metricsapi/internal/fixture"
 )
 
 // A server that the API server tells nothing any more stays alive and ready, says so, and its metric too.
 func TestServeWhileTheAPIServerTellsNothing(t *testing.T) {
 	api := newFakeAPI(t, asks(t, "podinfo", "bad", "sum("))
-	c := newShiftedClock()
+	c := new(fixture.Clock)
 	s := startServer(t, func(o *Options) {
-		o.Standalone, o.HPADir, o.BindAddress, o.Kubeconfig, o.Now = false, "", "127.0.0.1", api.kubeconfig(t), c.now
+		o.Standalone, o.HPADir, o.BindAddress, o.Kubeconfig, o.Now = false, "", "127.0.0.1", api.kubeconfig(t), c.Now
 	})
 	s.token = "hpa"
 	eventually(t, func() bool {
@@ -31,7 +31,7 @@ func TestServeWhileTheAPIServerTellsNothing(t *testing.T) {
 	api.deaf.Store(true)
 	api.CloseClientConnections()
 	eventually(t, func() bool { return s.provider.rules.holder.hpasFresh.Age() > 0 && s.api.Pods.Freshness().Age() > 0 }, func() string { return "nothing is refused" })
-	c.shift(2 * time.Minute)
+	c.Shift(2 * time.Minute)
 	for path, want := range map[string]int{"/readyz": http.StatusOK, "/livez": http.StatusOK, "/healthz": http.StatusOK} {
 		if code, body := s.get(path); code != want {
 			t.Errorf("%s gives %d: %s", path, code, body)
@@ -105,21 +105,21 @@ func (stalePods) Synced() error { return &cluster.DeafError{What: "pods", Age: 2
 
 // staleFreshness is of what has not been heard of for an hour.
 func staleFreshness(what string) *cluster.Freshness {
-	c := newShiftedClock()
-	f := cluster.NewFreshness(what, c.now)
-	c.shift(time.Hour)
+	c := new(fixture.Clock)
+	f := cluster.NewFreshness(what, c.Now)
+	c.Shift(time.Hour)
 	return f
 }
 
 // A scale that may not be read is kept by what the HPA's status says, unless that is from long ago.
 func TestAStaleStatusIsNotTheReplicas(t *testing.T) {
 	stale := staleFreshness("HPAs")
-	c := newShiftedClock()
+	c := new(fixture.Clock)
 	failed := func(h *holder) bool { // whether the newest read is noted as one that has failed
-		c.shift(time.Second)
+		c.Shift(time.Second)
 		return h.scalesFresh.Age() > 0
 	}
-	h := &holder{scales: fixedScale(-1), status: func(string, string) (int32, bool) { return 2, true }, scalesFresh: cluster.NewAskedFreshness("scales", c.now)}
+	h := &holder{scales: fixedScale(-1), status: func(string, string) (int32, bool) { return 2, true }, scalesFresh: cluster.NewAskedFreshness("scales", c.Now)}
 	a := asking("podinfo", autoscalingv2.AverageValueMetricType, "10", 2)
 	if target, err := h.replicas(t.Context(), a); err != nil || target.Spec != 2 {
 		t.Errorf("got %+v, %v, want the HPA's status", target, err)
@@ -137,42 +137,22 @@ func TestAStaleStatusIsNotTheReplicas(t *testing.T) {
 	if _, err := h.replicas(t.Context(), a); err == nil || !failed(h) {
 		t.Errorf("a read that failed is not noted: %v", err)
 	}
-	h.hpasFresh, h.scalesFresh = nil, cluster.NewAskedFreshness("scales", c.now)
+	h.hpasFresh, h.scalesFresh = nil, cluster.NewAskedFreshness("scales", c.Now)
 	for range 12 { // reads that fail for two minutes
 		h.scalesFresh.Done(errors.New("timeout"))
-		c.shift(10 * time.Second)
+		c.Shift(10 * time.Second)
 	}
 	if target, err := h.replicas(t.Context(), a); err != nil || target.Spec != 2 {
 		t.Errorf("no scale could be read for long: got %+v, %v, want the HPA's status", target, err)
 	}
-	h.scalesFresh = cluster.NewAskedFreshness("scales", c.now)
+	h.scalesFresh = cluster.NewAskedFreshness("scales", c.Now)
 	h.scalesFresh.Done(nil)
-	c.shift(time.Hour) // read, an hour ago
+	c.Shift(time.Hour) // read, an hour ago
 	if target, err := h.replicas(t.Context(), a); err == nil {
 		t.Errorf("one read of a scale has failed: got %+v of a status that may be from before a raise", target)
 	}
-	h.scales, h.scalesFresh = fixedScale(-4), cluster.NewAskedFreshness("scales", c.now)
+	h.scales, h.scalesFresh = fixedScale(-4), cluster.NewAskedFreshness("scales", c.Now)
 	if target, err := h.replicas(t.Context(), a); err != nil || target.Spec != 2 || failed(h) {
 		t.Errorf("that there is no such kind is an answer: got %+v, %v", target, err)
 	}
-}
-
-// shiftedClock is the clock, and a time more.
-type shiftedClock struct {
-	mu   sync.Mutex
-	more time.Duration
-}
-
-func newShiftedClock() *shiftedClock { return &shiftedClock{} }
-
-func (c *shiftedClock) now() time.Time {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return time.Now().Add(c.more)
-}
-
-func (c *shiftedClock) shift(by time.Duration) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.more += by
 }

@@ -99,31 +99,32 @@ func (s *Server) serveStatus(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *Server) unservedStatus(h hpaState, u hpas.Unserved) MetricStatus {
-	m := MetricStatus{
-		Namespace: h.Namespace, HPA: h.Name, Metric: u.Metric.Name, Type: string(u.Kind), Error: u.Why, TargetType: string(u.Target.Type), Target: "<unset>",
-		MinReplicas: h.MinReplicas(), MaxReplicas: h.Spec.MaxReplicas, Events: h.problems,
-	}
-	if goal := u.Goal(); goal != nil {
-		m.Target = goal.String()
-	}
-	m.display("<unknown>", u.Target.Type != autoscalingv2.ValueMetricType)
-	m.CurrentReplicas, _ = s.source.Replicas(h.Namespace, h.Name)
+	m, _ := s.statusOf(h, u.Metric.Name, u.Target.Type, u.Goal())
+	m.Type, m.Error = string(u.Kind), u.Why
 	return m
 }
 
-func (s *Server) metricStatus(ctx context.Context, h hpaState, w hpas.Metric, o *offer, at time.Time) MetricStatus {
-	m := MetricStatus{
-		Namespace: h.Namespace, HPA: h.Name, Metric: w.Written, Selector: w.Selector.String(), Expression: w.Expr,
-		TargetType: string(w.Target.Type), Target: "<unset>",
+// statusOf is the status of a metric before anything is known of its value. known: the replicas are those that the API server tells.
+func (s *Server) statusOf(h hpaState, metric string, target autoscalingv2.MetricTargetType, goal *resource.Quantity) (m MetricStatus, known bool) {
+	m = MetricStatus{
+		Namespace: h.Namespace, HPA: h.Name, Metric: metric, TargetType: string(target), Target: "<unset>",
 		MinReplicas: h.MinReplicas(), MaxReplicas: h.Spec.MaxReplicas, Events: h.problems,
 	}
-	goal := w.Goal()
 	if goal != nil {
 		m.Target = goal.String()
 	}
-	average := w.Target.Type != autoscalingv2.ValueMetricType
-	m.display("<unknown>", average)
-	m.CurrentReplicas, _ = s.source.Replicas(h.Namespace, h.Name)
+	m.display("<unknown>", target != autoscalingv2.ValueMetricType)
+	now, known := s.source.Known(h.Namespace, h.Name)
+	if known {
+		m.CurrentReplicas = now.Status.CurrentReplicas
+	}
+	return m, known
+}
+
+func (s *Server) metricStatus(ctx context.Context, h hpaState, w hpas.Metric, o *offer, at time.Time) MetricStatus {
+	goal, average := w.Goal(), w.Target.Type != autoscalingv2.ValueMetricType
+	m, known := s.statusOf(h, w.Written, w.Target.Type, goal)
+	m.Selector, m.Expression = w.Selector.String(), w.Expr
 	if o == nil {
 		m.Error = w.Why
 		return m
@@ -141,7 +142,7 @@ func (s *Server) metricStatus(ctx context.Context, h hpaState, w hpas.Metric, o 
 		age := at.Sub(a.Newest).Seconds()
 		m.AgeSeconds = &age
 	}
-	if _, known := s.source.Replicas(h.Namespace, h.Name); !known {
+	if !known {
 		m.CurrentReplicas = int32(a.Reporting)
 	}
 	if o.prepared.surge != nil {

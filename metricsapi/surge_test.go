@@ -15,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"github.com/meshpulse/meshpulse/aggregator"
+	"github.com/meshpulse/meshpulse/metricsapi/internal/fixture"
 )
 
 func TestSurgeOnlyRaises(t *testing.T) {
@@ -74,32 +75,38 @@ func TestRaisesAreCountedFromZero(t *testing.T) {
 	}
 }
 
-// The same of answers, by each outcome that answer.go has.
-func TestAnswersAreCountedFromZero(t *testing.T) {
-	source, err := os.ReadFile("answer.go")
-	if err != nil {
-		t.Fatal(err)
-	}
-	want := map[string]bool{}
-	for _, match := range regexp.MustCompile(`(?m)^\toutcome\w+ += "(\w+)"`).FindAllSubmatch(source, -1) {
-		want[string(match[1])] = true
-	}
+// The same of answers by outcome and events by reason, whichever the code has.
+func TestAnswersAndEventsAreCountedFromZero(t *testing.T) {
 	registry := prometheus.NewRegistry()
 	newMetrics(registry)
 	families, err := registry.Gather()
 	if err != nil {
 		t.Fatal(err)
 	}
-	got := map[string]bool{}
-	for _, f := range families {
-		for _, m := range f.Metric {
-			if f.GetName() == "meshpulse_metricsapi_answers_total" && m.GetCounter().GetValue() == 0 {
-				got[m.Label[0].GetValue()] = true
+	for metric, from := range map[string]struct{ file, since, constant string }{
+		"meshpulse_metricsapi_answers_total": {"answer.go", "", `(?m)^\toutcome\w+ += "(\w+)"`},
+		"meshpulse_metricsapi_events_total":  {"hpas/problem.go", "// Reasons of problems.", `(?m)^\tReason\w+ += "(\w+)"`},
+	} {
+		source, err := os.ReadFile(from.file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, constants, _ := strings.Cut(string(source), from.since)
+		want := map[string]bool{}
+		for _, match := range regexp.MustCompile(from.constant).FindAllStringSubmatch(constants, -1) {
+			want[match[1]] = true
+		}
+		got := map[string]bool{}
+		for _, f := range families {
+			for _, m := range f.Metric {
+				if f.GetName() == metric && m.GetCounter().GetValue() == 0 {
+					got[m.Label[0].GetValue()] = true
+				}
 			}
 		}
-	}
-	if len(want) == 0 || !maps.Equal(got, want) {
-		t.Errorf("at 0 are %v, want %v", got, want)
+		if len(want) < 10 || !maps.Equal(got, want) {
+			t.Errorf("%s: at 0 are %v, want %v", metric, got, want)
+		}
 	}
 }
 
@@ -109,7 +116,7 @@ func TestSurgeIsAnswered(t *testing.T) {
 	start := time.Now()
 	now.Store(&start)
 	s := startServer(t, func(o *Options) { o.Now = func() time.Time { return *now.Load() } })
-	s.write("hpa.yaml", hpaText("podinfo", "", external("istio-requests-per-second", `{matchLabels: {destination_workload: podinfo}}`, `type: AverageValue, averageValue: "10"`)))
+	s.write("hpa.yaml", fixture.HPA("podinfo", "", fixture.External("istio-requests-per-second", `{matchLabels: {destination_workload: podinfo}}`, `type: AverageValue, averageValue: "10"`)))
 	path := metricPath("test", "istio-requests-per-second", "destination_workload=podinfo")
 	// Without its HPA a named metric is answered too, and nobody looks for surges.
 	eventually(t, func() bool { return len(s.Status(t.Context()).Metrics) == 1 }, func() string { return "the HPA has not been read" })

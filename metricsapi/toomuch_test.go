@@ -9,6 +9,7 @@ import (
 
 	"github.com/meshpulse/meshpulse/aggregator"
 	"github.com/meshpulse/meshpulse/metricsapi/hpas"
+	"github.com/meshpulse/meshpulse/metricsapi/internal/fixture"
 )
 
 // newTightCatalog is a catalog over a store whose queries may take the samples of 64 MiB, which greedy exceeds.
@@ -33,7 +34,7 @@ func TestAQueryThatIsTooMuchIsTold(t *testing.T) {
 	c.Replace([]hpas.HPA{asks(t, "greedy", "greedy", greedy)})
 	p := &provider{catalog: c, metrics: newMetrics(nil), now: time.Now}
 	for range 2 {
-		if _, refused := p.get(t.Context(), "test", "prometheus-query", mustSelector(t, "query-name=greedy")); refused == nil || refused.outcome != outcomeFailed {
+		if _, refused := p.get(t.Context(), "test", "prometheus-query", fixture.Selector(t, "query-name=greedy")); refused == nil || refused.outcome != outcomeFailed {
 			t.Fatalf("refused: %+v", refused)
 		}
 	}
@@ -50,7 +51,7 @@ func TestNamespacesShareNoQuery(t *testing.T) {
 	evil.Namespace, mine.Namespace, also.Namespace = "evil", "mine", "mine"
 	c.Replace([]hpas.HPA{evil, mine, also})
 	find := func(namespace, query string) *prepared {
-		p, _, refused := c.find(namespace, "prometheus-query", mustSelector(t, "query-name="+query))
+		p, _, refused := c.find(namespace, "prometheus-query", fixture.Selector(t, "query-name="+query))
 		if refused != nil {
 			t.Fatal(refused.message)
 		}

@@ -10,6 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/meshpulse/meshpulse/metricsapi/hpas"
+	"github.com/meshpulse/meshpulse/metricsapi/internal/fixture"
 )
 
 // advised finds in a message the annotation, if there is one, and the metric that are to be written in place of what is not served.
@@ -27,7 +28,7 @@ func follow(t *testing.T, h hpas.HPA, message string) hpas.HPA {
 		annotations = fmt.Sprintf("%s: '%s'", found[1], found[2])
 	}
 	metric := strings.Replace(found[3], `"N"`, `"10"`, 1)
-	text := strings.Replace(hpaText(h.Name, annotations, metric), "namespace: test", "namespace: "+h.Namespace, 1)
+	text := strings.Replace(fixture.HPA(h.Name, annotations, metric), "namespace: test", "namespace: "+h.Namespace, 1)
 	after := hpaFrom(t, text)
 	after.Spec.ScaleTargetRef = h.Spec.ScaleTargetRef
 	return after
@@ -149,7 +150,7 @@ func TestWhatIsAdvisedInPlaceOfOtherMetricsIsServed(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			h := hpaFrom(t, hpaText("podinfo", tc.annotations, tc.metrics))
+			h := hpaFrom(t, fixture.HPA("podinfo", tc.annotations, tc.metrics))
 			if tc.workload != "" {
 				h.Namespace, h.Spec.ScaleTargetRef.Name = "istio-system", tc.workload
 			}
@@ -192,9 +193,9 @@ func TestWhatIsAdvisedInPlaceOfOtherMetricsIsServed(t *testing.T) {
 // /debug/hpas has a line for each Pods and Object metric, in the spec's order, so that it shows all that a switch would break.
 func TestStatusShowsMetricsThatAreNotServed(t *testing.T) {
 	s := startServer(t, nil)
-	s.write("hpa.yaml", hpaText("podinfo", "",
+	s.write("hpa.yaml", fixture.HPA("podinfo", "",
 		`{type: Pods, pods: {metric: {name: istio_requests_per_second}, target: {type: AverageValue, averageValue: "100"}}}, `+
-			external("istio-requests-per-second", "{matchLabels: {destination_workload: podinfo}}", `type: AverageValue, averageValue: "10"`)+`, `+
+			fixture.External("istio-requests-per-second", "{matchLabels: {destination_workload: podinfo}}", `type: AverageValue, averageValue: "10"`)+`, `+
 			`{type: Resource, resource: {name: cpu, target: {type: Utilization, averageUtilization: 80}}}, `+
 			`{type: Object, object: {metric: {name: rps}, describedObject: {kind: Service, name: podinfo}, target: {type: Value, value: "7"}}}`))
 	eventually(t, func() bool { return len(s.Status(t.Context()).Metrics) == 3 }, func() string { return fmt.Sprint(s.Status(t.Context()).Metrics) })

@@ -77,6 +77,11 @@ func packageRules() map[string]packageRule {
 			never: []string{grpc, envoy, "k8s.io/client-go"},
 			why:   "the controller's arithmetic is held against the real one's, and takes numbers alone",
 		},
+		"metricsapi/internal/fixture": {
+			ours:  []string{"aggregator"},
+			never: []string{grpc, envoy, "k8s.io/client-go", "k8s.io/apiserver"},
+			why:   "the tests of every package of metricsapi use it, and no product code",
+		},
 		"metricsapi/hpas": {
 			ours:  []string{"aggregator"},
 			never: []string{grpc, envoy, "k8s.io/client-go", "k8s.io/apiserver", "net", "os", "io/ioutil"},

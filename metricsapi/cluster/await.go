@@ -9,6 +9,7 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/kubernetes"
 )
 
@@ -26,22 +27,18 @@ const (
 // refuses for good, or a certificate that is not its own, is left to be told by who asks next.
 func Await(ctx context.Context, client kubernetes.Interface, log *slog.Logger) error {
 	began, told := time.Now(), false
-	for {
+	return wait.PollUntilContextCancel(ctx, apiRetry, true, func(ctx context.Context) (bool, error) {
 		// It is what authentication needs first (see admit).
 		_, err := client.CoreV1().ConfigMaps(metav1.NamespaceSystem).Get(ctx, "extension-apiserver-authentication", metav1.GetOptions{})
 		if err == nil || refusesForGood(err, time.Since(began)) {
-			return nil
+			return true, nil
 		}
 		if !told {
 			told = true
 			log.Warn("the API server does not answer yet, waiting for it", "error", err)
 		}
-		select {
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		case <-time.After(apiRetry):
-		}
-	}
+		return false, nil
+	})
 }
 
 // refusesForGood says whether trying again is no use: the API server has said no for a while, or is

@@ -3,7 +3,6 @@ package cluster
 import (
 	"context"
 	"log/slog"
-	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -16,56 +15,19 @@ import (
 	"k8s.io/client-go/kubernetes/fake"
 	clienttesting "k8s.io/client-go/testing"
 
-	"github.com/prometheus/client_golang/prometheus"
-
-	"github.com/meshpulse/meshpulse/aggregator"
 	"github.com/meshpulse/meshpulse/metricsapi/hpas"
+	"github.com/meshpulse/meshpulse/metricsapi/internal/fixture"
 )
 
-// once panics at its first call.
-func once() func() {
-	var done atomic.Bool
-	return func() {
-		if done.CompareAndSwap(false, true) {
-			panic("a defect")
-		}
-	}
-}
-
-// newFaultStore is a store and what it counts as faults of a part.
-func newFaultStore(t *testing.T) (s *aggregator.Store, faults func() float64) {
-	t.Helper()
-	registry := prometheus.NewRegistry()
-	s, err := aggregator.New(aggregator.Config{Registerer: registry, Logger: discardLog()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return s, func() float64 {
-		families, err := registry.Gather()
-		if err != nil {
-			t.Fatal(err)
-		}
-		n := 0.0
-		for _, f := range families {
-			for _, m := range f.Metric {
-				if f.GetName() == "meshpulse_faults_total" {
-					n += m.GetCounter().GetValue()
-				}
-			}
-		}
-		return n
-	}
-}
-
 func TestAFaultOfThePodsInformerIsContained(t *testing.T) {
-	store, faults := newFaultStore(t)
+	store, faults := fixture.FaultStore(t)
 	pod := func(name string) *corev1.Pod {
 		return &corev1.Pod{
 			ObjectMeta: metav1.ObjectMeta{Namespace: "test", Name: name, Annotations: map[string]string{"sidecar.istio.io/status": "{}"}},
 		}
 	}
 	client := fake.NewClientset(pod("a"), pod("b"))
-	fails := once()
+	fails := fixture.Once()
 	x, err := NewPods(client, time.Now)
 	if err != nil {
 		t.Fatal(err)
@@ -100,7 +62,7 @@ func TestAFaultOfThePodsInformerIsContained(t *testing.T) {
 
 // A pod that cannot be read is not known; the others are.
 func TestAPodThatCannotBeReadIsLeftOut(t *testing.T) {
-	store, faults := newFaultStore(t)
+	store, faults := fixture.FaultStore(t)
 	x, err := NewPods(nil, time.Now)
 	if err != nil {
 		t.Fatal(err)
@@ -120,9 +82,9 @@ func TestAPodThatCannotBeReadIsLeftOut(t *testing.T) {
 
 func TestAFaultOfAnEventIsContained(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		store, faults := newFaultStore(t)
+		store, faults := fixture.FaultStore(t)
 		client := fake.NewClientset()
-		fails := once()
+		fails := fixture.Once()
 		client.PrependReactor("create", "events", func(clienttesting.Action) (bool, runtime.Object, error) {
 			fails()
 			return false, nil, nil

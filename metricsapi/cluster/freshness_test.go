@@ -25,6 +25,8 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
+
+	"github.com/meshpulse/meshpulse/metricsapi/internal/fixture"
 )
 
 func TestAWatchIsInStepWhileItIsOpen(t *testing.T) {
@@ -221,8 +223,8 @@ func TestAPodIndexThatHasGoneDeafIsNotBelieved(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := newShiftedClock()
-	x, err := NewPods(client, c.now)
+	c := new(fixture.Clock)
+	x, err := NewPods(client, c.Now)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -234,7 +236,7 @@ func TestAPodIndexThatHasGoneDeafIsNotBelieved(t *testing.T) {
 	api.set(true)
 	server.CloseClientConnections()
 	eventually(t, func() bool { return fails(x.fresh) }, func() string { return "nothing is refused" })
-	c.shift(2 * time.Minute)
+	c.Shift(2 * time.Minute)
 	eventually(t, func() bool {
 		err := x.Synced()
 		return err != nil && strings.Contains(err.Error(), "no rights")
@@ -251,24 +253,4 @@ func fails(f *Freshness) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.open == nil && f.failed != nil
-}
-
-// shiftedClock is the clock, and a time more.
-type shiftedClock struct {
-	mu   sync.Mutex
-	more time.Duration
-}
-
-func newShiftedClock() *shiftedClock { return &shiftedClock{} }
-
-func (c *shiftedClock) now() time.Time {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return time.Now().Add(c.more)
-}
-
-func (c *shiftedClock) shift(by time.Duration) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.more += by
 }

@@ -140,19 +140,10 @@ func (s *HPAs) Synced() error {
 	return nil
 }
 
-// Replicas are an HPA's status.currentReplicas; ok is false where nobody knows.
-func (s *HPAs) Replicas(namespace, name string) (int32, bool) {
-	h, err := s.lister.HorizontalPodAutoscalers(namespace).Get(name)
-	if err != nil {
-		return 0, false
-	}
-	return h.Status.CurrentReplicas, true
-}
-
 // Status is what the controller last wrote of an HPA's replicas, the larger of current and desired.
 func (s *HPAs) Status(namespace, name string) (int32, bool) {
-	h, err := s.lister.HorizontalPodAutoscalers(namespace).Get(name)
-	if err != nil {
+	h, ok := s.Known(namespace, name)
+	if !ok {
 		return 0, false
 	}
 	return max(h.Status.CurrentReplicas, h.Status.DesiredReplicas), true

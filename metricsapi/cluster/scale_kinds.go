@@ -4,10 +4,10 @@ import (
 	"context"
 	"fmt"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sync/singleflight"
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -32,9 +32,7 @@ const (
 type kinds struct {
 	discover func() (*knownKinds, error)
 	current  atomic.Pointer[knownKinds]
-
-	mu       sync.Mutex
-	question *question[*knownKinds] // the newest
+	asking   singleflight.Group
 }
 
 // knownKinds is what one discovery has found.
@@ -101,34 +99,31 @@ func (k *kinds) resource(ctx context.Context, target autoscalingv2.CrossVersionO
 				return schema.GroupResource{}, fmt.Errorf("scaleTargetRef %s %s: %w", target.Kind, target.Name, err)
 			}
 		}
-		if found, err = k.again(found).wait(ctx); err != nil {
+		if found, err = k.again(ctx, found); err != nil {
 			return schema.GroupResource{}, fmt.Errorf("scaleTargetRef %s %s: %w", target.Kind, target.Name, err)
 		}
 	}
 }
 
-// again is a discovery that is newer than the one given, one at a time.
-func (k *kinds) again(than *knownKinds) *question[*knownKinds] {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if k.question != nil {
-		select {
-		case <-k.question.done:
-			if k.question.err == nil && k.question.value != than {
-				return k.question
-			}
-		default:
-			return k.question
-		}
+// again is a discovery that is newer than the one given, one at a time. It goes on when who waits
+// for it has left.
+func (k *kinds) again(ctx context.Context, than *knownKinds) (*knownKinds, error) {
+	if now := k.current.Load(); now != than {
+		return now, nil
 	}
-	k.question = ask(time.Now(), func() (*knownKinds, error) {
+	answer := k.asking.DoChan("", func() (any, error) {
 		found, err := k.discover()
 		if err == nil {
 			k.current.Store(found)
 		}
 		return found, err
 	})
-	return k.question
+	select {
+	case a := <-answer:
+		return a.Val.(*knownKinds), a.Err
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
 }
 
 // ResourceFor and ScaleForResource answer the scale clients, which ask only for what resource has

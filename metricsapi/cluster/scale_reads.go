@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"maps"
 	"sync"
 	"time"
 
@@ -53,11 +54,7 @@ func (s *scaleReads) read(ctx context.Context, key scaleKey) *question[*autoscal
 	}
 	if now.Sub(s.swept) >= s.life {
 		s.swept = now
-		for k, q := range s.known {
-			if now.Sub(q.began) >= s.life {
-				delete(s.known, k)
-			}
-		}
+		maps.DeleteFunc(s.known, func(_ scaleKey, q *question[*autoscalingv1.Scale]) bool { return now.Sub(q.began) >= s.life })
 	}
 	ctx = context.WithoutCancel(ctx)
 	q := ask(now, func() (*autoscalingv1.Scale, error) {

@@ -33,11 +33,6 @@ type Settings struct {
 	DownscaleStabilization time.Duration
 }
 
-// DefaultSettings are those of a controller without flags.
-func DefaultSettings() Settings {
-	return Settings{Tolerance: DefaultTolerance, DownscaleStabilization: DefaultDownscaleStabilization}
-}
-
 // Target is an HPA's target at one instant, as the controller reads it.
 type Target struct {
 	// Spec and Status are spec.replicas and status.replicas of its scale. Metrics of type AverageValue go by Status (with

@@ -8,6 +8,11 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 )
 
+// defaultSettings are those of a controller without flags.
+func defaultSettings() Settings {
+	return Settings{Tolerance: DefaultTolerance, DownscaleStabilization: DefaultDownscaleStabilization}
+}
+
 // spec is an HPA from 1 to 100 replicas with a target of 10 on average.
 func spec(change ...func(*autoscalingv2.HorizontalPodAutoscalerSpec)) *autoscalingv2.HorizontalPodAutoscalerSpec {
 	each := resource.MustParse("10")
@@ -32,14 +37,14 @@ func TestLooksInARow(t *testing.T) {
 	}{{2, 1}, {120, 4}, {120, 8}, {120, 12}, {115, 12}, {30, 12}, {30, 12}} {
 		at = at.Add(15 * time.Second)
 		target := Target{Spec: replicas, Status: replicas, Pods: replicas, Ready: replicas}
-		d := DefaultSettings().Decide(hpa, target, []Reading{{Milli: 1000 * look.load, Known: true}}, &past, at)
+		d := defaultSettings().Decide(hpa, target, []Reading{{Milli: 1000 * look.load, Known: true}}, &past, at)
 		if d.Replicas != look.want || d.Err != nil {
 			t.Fatalf("look %d: %+v, want %d replicas", i, d, look.want)
 		}
-		past.Note(DefaultSettings(), hpa, target, d, at)
+		past.Note(defaultSettings(), hpa, target, d, at)
 		replicas = d.Replicas
 	}
-	d := DefaultSettings().Decide(hpa, Target{Spec: 12, Status: 12}, []Reading{{Milli: 30_000, Known: true}}, &past, at.Add(5*time.Minute))
+	d := defaultSettings().Decide(hpa, Target{Spec: 12, Status: 12}, []Reading{{Milli: 30_000, Known: true}}, &past, at.Add(5*time.Minute))
 	if d.Replicas != 3 {
 		t.Errorf("after the window: %+v, want 3 replicas", d)
 	}
@@ -49,10 +54,10 @@ func TestLooksInARow(t *testing.T) {
 func TestBackFromZero(t *testing.T) {
 	hpa := spec(func(s *autoscalingv2.HorizontalPodAutoscalerSpec) { s.MinReplicas = new(int32(3)) })
 	idle := []Reading{{Known: true}}
-	if d := DefaultSettings().Decide(hpa, Target{}, idle, &Past{ScaledToZero: true}, time.Unix(0, 0)); d.Replicas != 3 {
+	if d := defaultSettings().Decide(hpa, Target{}, idle, &Past{ScaledToZero: true}, time.Unix(0, 0)); d.Replicas != 3 {
 		t.Errorf("scaled to zero by the controller: %+v, want 3 replicas", d)
 	}
-	if d := DefaultSettings().Decide(hpa, Target{}, idle, &Past{}, time.Unix(0, 0)); d.Replicas != 0 || d.Err != ErrDisabled {
+	if d := defaultSettings().Decide(hpa, Target{}, idle, &Past{}, time.Unix(0, 0)); d.Replicas != 0 || d.Err != ErrDisabled {
 		t.Errorf("scaled to zero by someone else: %+v, want ErrDisabled", d)
 	}
 }

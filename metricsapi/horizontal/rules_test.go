@@ -90,7 +90,7 @@ func TestPermissiveRulesNeverLimitMore(t *testing.T) {
 
 		at := time.Unix(1000, 0)
 		limit := func(s *autoscalingv2.HorizontalPodAutoscalerSpec, replicas int32, past *Past) int32 {
-			d := DefaultSettings().Decide(s, Target{Spec: replicas, Status: replicas}, []Reading{{Milli: 1_000_000_000, Known: true}}, past, at)
+			d := defaultSettings().Decide(s, Target{Spec: replicas, Status: replicas}, []Reading{{Milli: 1_000_000_000, Known: true}}, past, at)
 			return d.Replicas
 		}
 		slower := false

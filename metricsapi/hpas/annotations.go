@@ -45,25 +45,14 @@ type annotated struct {
 
 // SameAnnotations says whether two HPAs have the same of the annotations that are read.
 func SameAnnotations(a, b map[string]string) bool {
-	read := func(key string) bool {
-		return strings.HasPrefix(key, annotationPrefix) || strings.HasPrefix(key, ownPrefix)
+	read := func(all map[string]string) map[string]string {
+		all = maps.Clone(all)
+		maps.DeleteFunc(all, func(key, _ string) bool {
+			return !strings.HasPrefix(key, annotationPrefix) && !strings.HasPrefix(key, ownPrefix)
+		})
+		return all
 	}
-	n := 0
-	for key, value := range a {
-		if !read(key) {
-			continue
-		}
-		n++
-		if other, ok := b[key]; !ok || other != value {
-			return false
-		}
-	}
-	for key := range b {
-		if read(key) {
-			n--
-		}
-	}
-	return n == 0
+	return maps.Equal(read(a), read(b))
 }
 
 // readAnnotations never fails: what cannot be read is a problem, and the rest counts. Keys are read

@@ -7,7 +7,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/prometheus/promql/parser"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/labels"
+
+	"github.com/meshpulse/meshpulse/metricsapi/internal/fixture"
 )
 
 func TestNamedExpression(t *testing.T) {
@@ -81,7 +82,7 @@ func TestNamedExpression(t *testing.T) {
 	}
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {
-			got, unknown, err := NamedExpression(tc.metric, "test", mustSelector(t, tc.selector))
+			got, unknown, err := NamedExpression(tc.metric, "test", fixture.Selector(t, tc.selector))
 			if tc.err != "" {
 				if err == nil || !strings.Contains(err.Error(), tc.err) {
 					t.Fatalf("got %q, error %v, want an error with %q", got, err, tc.err)
@@ -104,15 +105,6 @@ func TestNamedExpression(t *testing.T) {
 	}
 }
 
-func mustSelector(t *testing.T, text string) labels.Selector {
-	t.Helper()
-	s, err := labels.Parse(text)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return s
-}
-
 func TestCanonicalSelector(t *testing.T) {
 	same := [][]string{
 		{"a=b", "a==b", "a in (b)", "a=b,a=b"},
@@ -129,13 +121,13 @@ func TestCanonicalSelector(t *testing.T) {
 	}
 	seen := map[string]string{}
 	for _, group := range same {
-		first := Canonical(mustSelector(t, group[0]))
+		first := Canonical(fixture.Selector(t, group[0]))
 		if other, ok := seen[first]; ok {
 			t.Errorf("%q and %q are both %q", group[0], other, first)
 		}
 		seen[first] = group[0]
 		for _, text := range group[1:] {
-			if got := Canonical(mustSelector(t, text)); got != first {
+			if got := Canonical(fixture.Selector(t, text)); got != first {
 				t.Errorf("%q is %q, but %q is %q", text, got, group[0], first)
 			}
 		}
@@ -151,7 +143,7 @@ func TestTheOrderOfValuesMeansNothing(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	asked := mustSelector(t, "destination_app notin (a,b),destination_version in (v1,v2)")
+	asked := fixture.Selector(t, "destination_app notin (a,b),destination_version in (v1,v2)")
 	if a, b := Canonical(written), Canonical(asked); a != b {
 		t.Errorf("written %q, asked for %q", a, b)
 	}

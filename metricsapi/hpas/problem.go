@@ -61,3 +61,16 @@ const (
 	ReasonOldVersion        = "OldVersion"          // autoscaling/v2beta1 or v2beta2 (files only)
 	ReasonUnknownField      = "UnknownField"        // a field that Kubernetes does not know (files only)
 )
+
+// Reasons are those of problems.
+func Reasons() []string {
+	return []string{
+		ReasonBadAnnotation, ReasonIgnoredAnnotation, ReasonObjectNotServed, ReasonPodsNotServed, ReasonSurgeNotServed,
+		ReasonSurgeNotActed, ReasonBadMetric, ReasonBadQuery, ReasonTooMuch, ReasonNoQuery, ReasonUnusedQuery,
+		ReasonBadSelector, ReasonUnknownLabel, ReasonNotReported, ReasonUnreportedValue, ReasonUnreadMetrics,
+		ReasonMuteSidecars, ReasonUnpointedSidecars, ReasonRefusedSamples, ReasonContestedPod, ReasonForeignPods,
+		ReasonDeafWatch, ReasonQueryConflict, ReasonSharedTarget, ReasonSeveralSeries, ReasonLatencyAverage,
+		ReasonRatioAverage, ReasonLatencyStability, ReasonMilliseconds, ReasonNoisyRate, ReasonCallersWord, ReasonRawCounter,
+		ReasonNoBuckets, ReasonOldVersion, ReasonUnknownField,
+	}
+}

@@ -2,6 +2,7 @@ package hpas
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -22,12 +23,7 @@ func (v Vocabulary) RemedyForMetric(name string) string {
 // (part.named).
 func remedyForMetric(name string) string {
 	begins := func(prefixes ...string) bool {
-		for _, p := range prefixes {
-			if strings.HasPrefix(name, p) {
-				return true
-			}
-		}
-		return false
+		return slices.ContainsFunc(prefixes, func(p string) bool { return strings.HasPrefix(name, p) })
 	}
 	switch {
 	case strings.Contains(name, ":"):

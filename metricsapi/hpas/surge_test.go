@@ -7,6 +7,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/meshpulse/meshpulse/aggregator"
+	"github.com/meshpulse/meshpulse/metricsapi/internal/fixture"
 )
 
 func TestWhichMetricsAreWatchedForSurges(t *testing.T) {
@@ -15,9 +16,9 @@ func TestWhichMetricsAreWatchedForSurges(t *testing.T) {
 		rate   = legacy + `rps: "sum(rate(istio_requests_total{reporter='destination'}[1m]))"`
 		mean   = legacy + `rps: "sum(rate(istio_request_duration_milliseconds_sum{reporter='destination'}[1m]))/sum(rate(istio_request_duration_milliseconds_count{reporter='destination'}[1m]))"`
 	)
-	promQL := external("prometheus-query", `{matchLabels: {query-name: rps}}`, `type: Value, value: "10"`)
-	named := external("istio-requests-per-second", `{matchLabels: {destination_workload: a}}`, `type: AverageValue, averageValue: "10"`)
-	inFlight := external("istio-requests-in-flight", `{matchLabels: {destination_workload: a}}`, `type: AverageValue, averageValue: "10"`)
+	promQL := fixture.External("prometheus-query", `{matchLabels: {query-name: rps}}`, `type: Value, value: "10"`)
+	named := fixture.External("istio-requests-per-second", `{matchLabels: {destination_workload: a}}`, `type: AverageValue, averageValue: "10"`)
+	inFlight := fixture.External("istio-requests-in-flight", `{matchLabels: {destination_workload: a}}`, `type: AverageValue, averageValue: "10"`)
 	defaults := aggregator.SurgeConfig{Window: 10 * time.Second, Ratio: 1.5}
 	tests := map[string]struct {
 		annotations, metrics string
@@ -43,7 +44,7 @@ func TestWhichMetricsAreWatchedForSurges(t *testing.T) {
 	}
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {
-			a := Read(hpaFrom(t, hpaText("podinfo", tc.annotations, tc.metrics)))
+			a := Read(hpaFrom(t, fixture.HPA("podinfo", tc.annotations, tc.metrics)))
 			var got []aggregator.SurgeConfig
 			for _, w := range a.Metrics {
 				got = append(got, w.Surge)

@@ -17,36 +17,26 @@ import (
 // (staging/src/k8s.io/api/autoscaling/v2beta1/types.go up to Kubernetes 1.24). Everything else of
 // an HPA is as in v2; behavior came with v2beta2.
 type v2beta1Metric struct {
-	Type     autoscalingv2.MetricSourceType `json:"type"`
-	Resource *struct {
-		Name                     corev1.ResourceName `json:"name"`
-		TargetAverageUtilization *int32              `json:"targetAverageUtilization"`
-		TargetAverageValue       *resource.Quantity  `json:"targetAverageValue"`
-	} `json:"resource"`
-	ContainerResource *struct {
-		Name                     corev1.ResourceName `json:"name"`
-		Container                string              `json:"container"`
-		TargetAverageUtilization *int32              `json:"targetAverageUtilization"`
-		TargetAverageValue       *resource.Quantity  `json:"targetAverageValue"`
-	} `json:"containerResource"`
-	Pods *struct {
-		MetricName         string                `json:"metricName"`
-		TargetAverageValue resource.Quantity     `json:"targetAverageValue"`
-		Selector           *metav1.LabelSelector `json:"selector"`
-	} `json:"pods"`
-	Object *struct {
-		Target       autoscalingv2.CrossVersionObjectReference `json:"target"`
-		MetricName   string                                    `json:"metricName"`
-		TargetValue  *resource.Quantity                        `json:"targetValue"`
-		AverageValue *resource.Quantity                        `json:"averageValue"`
-		Selector     *metav1.LabelSelector                     `json:"selector"`
-	} `json:"object"`
-	External *struct {
-		MetricName         string                `json:"metricName"`
-		MetricSelector     *metav1.LabelSelector `json:"metricSelector"`
-		TargetValue        *resource.Quantity    `json:"targetValue"`
-		TargetAverageValue *resource.Quantity    `json:"targetAverageValue"`
-	} `json:"external"`
+	Type              autoscalingv2.MetricSourceType `json:"type"`
+	Resource          *v2beta1Source                 `json:"resource"`
+	ContainerResource *v2beta1Source                 `json:"containerResource"`
+	Pods              *v2beta1Source                 `json:"pods"`
+	Object            *v2beta1Source                 `json:"object"`
+	External          *v2beta1Source                 `json:"external"`
+}
+
+// v2beta1Source has the fields of all types of metrics. Each type has some.
+type v2beta1Source struct {
+	Name                     corev1.ResourceName                       `json:"name"`
+	Container                string                                    `json:"container"`
+	MetricName               string                                    `json:"metricName"`
+	Selector                 *metav1.LabelSelector                     `json:"selector"`
+	MetricSelector           *metav1.LabelSelector                     `json:"metricSelector"`
+	Target                   autoscalingv2.CrossVersionObjectReference `json:"target"`
+	TargetAverageUtilization *int32                                    `json:"targetAverageUtilization"`
+	TargetAverageValue       *resource.Quantity                        `json:"targetAverageValue"`
+	AverageValue             *resource.Quantity                        `json:"averageValue"`
+	TargetValue              *resource.Quantity                        `json:"targetValue"`
 }
 
 // decodeV2beta1 converts an HPA to v2. metrics is the v2 form of spec.metrics in YAML, to show.
@@ -124,7 +114,7 @@ func (m v2beta1Metric) toV2() (autoscalingv2.MetricSpec, bool) {
 		c := m.ContainerResource
 		spec.ContainerResource = &autoscalingv2.ContainerResourceMetricSource{Name: c.Name, Container: c.Container, Target: utilisation(c.TargetAverageUtilization, c.TargetAverageValue)}
 	case m.Type == autoscalingv2.PodsMetricSourceType && m.Pods != nil:
-		spec.Pods = &autoscalingv2.PodsMetricSource{Metric: identifier(m.Pods.MetricName, m.Pods.Selector), Target: quantityTarget(nil, &m.Pods.TargetAverageValue)}
+		spec.Pods = &autoscalingv2.PodsMetricSource{Metric: identifier(m.Pods.MetricName, m.Pods.Selector), Target: quantityTarget(nil, m.Pods.TargetAverageValue)}
 	case m.Type == autoscalingv2.ObjectMetricSourceType && m.Object != nil:
 		spec.Object = &autoscalingv2.ObjectMetricSource{DescribedObject: m.Object.Target, Metric: identifier(m.Object.MetricName, m.Object.Selector), Target: quantityTarget(m.Object.TargetValue, m.Object.AverageValue)}
 	case m.Type == autoscalingv2.ExternalMetricSourceType && m.External != nil:
