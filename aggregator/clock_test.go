@@ -1,9 +1,14 @@
 package aggregator
 
 import (
+	"fmt"
 	"testing"
 	"time"
 	"unsafe"
+
+	"github.com/prometheus/prometheus/model/labels"
+
+	"github.com/meshpulse/meshpulse/aggregator/internal/ring"
 )
 
 // stepped returns a time as the runtime gives it when the wall clock has been set forward by whole seconds (or back) since
@@ -62,5 +67,64 @@ func TestAGapEndsWhereARowMovesTo(t *testing.T) {
 		at = at.Add(5 * time.Second)
 		last = at
 		st.Close()
+	}
+}
+
+// Flushes are held up on their way, and meanwhile the sidecar's clock is set. Once they have come, rows are as far apart as the flushes
+// were sent, and no rate is more than what was sent.
+func TestAClockIsSetWhileFlushesAreHeldUp(t *testing.T) {
+	for _, flush := range []time.Duration{time.Second, 5 * time.Second} {
+		for _, before := range []int{0, 10, 100} { // flushes of the stream that came in time
+			for _, set := range []time.Duration{-3 * time.Minute, -25 * time.Second, -7 * time.Second, 7 * time.Second, 10 * time.Second, 23 * time.Second, 31 * time.Second, 3 * time.Minute} {
+				for _, at := range []int{0, 1, 2, 5, 9} { // so many flushes later
+					t.Run(fmt.Sprint(flush, " ", before, " ", set, " ", at), func(t *testing.T) { setWhileHeldUp(t, flush, before, set, at) })
+				}
+			}
+		}
+	}
+}
+
+func setWhileHeldUp(t *testing.T, flush time.Duration, before int, set time.Duration, setAt int) {
+	const held, after, each = 10, 30, 100 // flushes, and requests in each
+	s := mustStore(t)
+	q, err := s.Query("sum(rate(istio_requests_total[1m]))")
+	if err != nil {
+		t.Fatal(err)
+	}
+	st := s.Connect(Pod{Namespace: "test", Name: "pod", FlushInterval: flush})
+	began := s.started.Add(10 * time.Minute)
+	end := began.Add(time.Duration(before+held) * flush)
+	for i := range before + held + after {
+		sent := began.Add(time.Duration(i+1) * flush)
+		came, stamp := sent, sent
+		if i >= before && came.Before(end) {
+			came = end
+		}
+		if i >= before+setAt {
+			stamp = stamp.Add(set)
+		}
+		b := &Batch{Timestamp: stamp.UnixMilli()}
+		b.Samples = []Sample{{Key: 1, Timestamp: b.Timestamp, Kind: Counter, Value: float64(each * (i + 1))}}
+		if err := st.Commit(came, b, described{named(requestsName, labels.EmptyLabels())}); err != nil {
+			t.Fatal(err)
+		}
+		if i < before+held-1 {
+			continue
+		}
+		a, err := q.Eval(t.Context(), came)
+		if err != nil {
+			t.Fatal(err)
+		}
+		truth := each / flush.Seconds()
+		if len(a.Values) == 1 && a.Values[0].V > 1.1*truth {
+			t.Errorf("flush %d: %.1f/s, and %.1f/s were sent", i, a.Values[0].V, truth)
+		}
+	}
+	g, newest := st.table.gen.Load(), st.table.ring.Newest()
+	for i := range held + after - 1 { // of the first row of all nothing tells when the one before it was sent
+		row, sent := newest-ring.Row(i), s.millis(began.Add(time.Duration(before+held+after-i)*flush))
+		if off := g.Time(row) - sent; max(off, -off) > flush.Milliseconds() {
+			t.Errorf("row %d is %d ms after it was sent", row, off)
+		}
 	}
 }

@@ -11,6 +11,8 @@ type Clock struct {
 	offsets [offsetSpans]int64 // smallest offset of each span, newest first
 	spans   int                // how many are filled
 	fresh   bool               // the newest flush measured the offset anew
+	loose   bool               // all flushes since have come at once, nobody knows how late
+	set     bool               // since rows were last in time the clock may have been set
 	started int64              // when the newest span began
 
 	timestamp Stamp // of the newest flush
@@ -30,26 +32,33 @@ const (
 // times of the first two are in doubt where they come closer together than they were sent, or
 // further apart.
 func (c *Clock) Row(timestamp Stamp, arrival, flush, pace int64) (at, late int64, doubt bool) {
-	offset := arrival - int64(timestamp)
+	offset, odd := arrival-int64(timestamp), false
 	if c.spans > 0 {
 		sent, came := int64(timestamp-c.timestamp), arrival-c.arrival // since the flush before
+		c.loose = c.loose && came < flush/2
+		odd = pace == flush && distance(sent, flush) > flush // else it is not the interval that was observed
+		if c.loose && (odd || pace == 0 && (sent <= 0 || sent > MaxUnmeasuredMs)) {
+			c.turn(sent - flush)
+			sent, odd = flush, false
+		}
 		d := offset - c.smallest()
 		doubt = pace == 0 && distance(d, 0) > flush/10
 		switch {
-		case -d > flush/10 && c.spans == 1 && c.cameLate(sent, came, pace):
+		case -d > flush/10 && (c.spans == 1 || c.set) && c.cameLate(sent, came, pace):
 			late = -d
 		case d < -flush, d > flush/10 && c.setBack(sent, came, d, pace):
 			c.spans = 0
 		case d <= flush/10:
-			c.behind = 0
+			c.behind, c.set = 0, c.set && came < flush/2
 		case !c.heldUp(sent, came, offset, d > flush, flush):
 			c.spans, offset = 0, c.ahead
 		}
+		c.set = c.set || odd
 	}
 	c.timestamp, c.arrival = timestamp, arrival
 	switch c.fresh = c.spans == 0; {
 	case c.fresh:
-		c.behind = 0
+		c.behind, c.set, c.loose = 0, false, true
 		c.offsets[0], c.spans, c.started = offset, 1, arrival
 	case arrival-c.started >= offsetSpanMs:
 		copy(c.offsets[1:], c.offsets[:])
@@ -58,7 +67,17 @@ func (c *Clock) Row(timestamp Stamp, arrival, flush, pace int64) (at, late int64
 	default:
 		c.offsets[0] = min(c.offsets[0], offset)
 	}
+	c.fresh = c.fresh || odd
 	return int64(timestamp) + c.smallest(), late, doubt
+}
+
+// turn takes it that the clock was set forward by so much since the flush before. Among flushes
+// that came at once nothing but their pace tells when they were sent.
+func (c *Clock) turn(by int64) {
+	for i := range c.offsets[:c.spans] {
+		c.offsets[i] -= by
+	}
+	c.ahead -= by
 }
 
 // cameLate reports whether a flush that is earlier than all before it shows that those came late,
@@ -74,7 +93,9 @@ func (c *Clock) cameLate(sent, came, pace int64) bool {
 // it to be believed.
 const MaxUnmeasuredMs = 120_000
 
-// Fresh reports whether the newest flush measured the offset anew.
+// Fresh reports whether later flushes may show that the rows from the newest one on came late: it
+// measured the offset anew, or is not as far from the flush before as flushes are, which may be its
+// clock, set while flushes were held up.
 func (c *Clock) Fresh() bool { return c.fresh }
 
 func distance(a, b int64) int64 { return max(a-b, b-a) }
