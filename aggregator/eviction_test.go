@@ -44,6 +44,7 @@ type evictionCase struct {
 	metric    string  // a counter without a partner; "" for requests with their histograms
 	without   bool    // the histograms of requests are switched off
 	split     bool    // a flush is many messages: the counters, later their histograms
+	late      float64 // how often a flush comes 4 s late, as of an Envoy that is short of CPU
 	skew      float64 // how often a request is in the counters of a flush, and in the histograms of the next
 	deltas    bool
 	retention time.Duration // 0: all rows stay
@@ -176,6 +177,9 @@ func (c evictionCase) run(t *testing.T) *evicting {
 	e.flush() // of nothing: what comes later is known to be new
 	for f := range 120 {
 		time.Sleep(5 * time.Second)
+		if e.late > 0 && e.r.Float64() < e.late {
+			time.Sleep(4 * time.Second)
+		}
 		for i := range e.sets {
 			e.request(i, c.requests(e.r, i, f))
 		}
@@ -236,6 +240,9 @@ func TestEvictedCountersCountEveryRequest(t *testing.T) {
 		{name: "split flushes, bursts", sets: 60, every: 1, split: true, requests: in20s(burst)},
 		{name: "counters ahead of their histograms", sets: 200, every: 2, skew: .02, requests: random(.1)},
 		{name: "no eviction", sets: 60, requests: in20s(burst)},
+		{name: "once in 20 s, flushes late", sets: 60, every: 1, late: .3, requests: in20s(once)},
+		{name: "1 and 2 in turn, flushes late", sets: 60, every: 2, late: .3, requests: in20s(oneAndTwo)},
+		{name: "TCP, once, flushes late", sets: 60, every: 1, late: .3, metric: bytes, requests: in20s(once)},
 		{name: "intervals for counters", sets: 60, every: 1, deltas: true, requests: in20s(burst)},
 		{name: "freed before they come back", sets: 400, every: 2, retention: 30 * time.Second, requests: random(.05)},
 		{name: "freed, without histograms", sets: 400, every: 2, told: true, without: true, retention: 30 * time.Second, requests: random(.05)},
@@ -346,11 +353,11 @@ func TestIdleCountersWhosePartWasLostAddNothing(t *testing.T) {
 		},
 		"two flushes, then none for a while": func(l *lossy) {
 			l.flush(0, false, true)
-			l.number++
+			l.number += 4
 			l.flush(0, false, false)
 		},
 		"none for a while, then a flush": func(l *lossy) {
-			l.number += 2
+			l.number += 4
 			l.flush(0, false, false)
 		},
 		"the connection": func(l *lossy) {

@@ -51,7 +51,7 @@ func (t *table) beginRow(st *Stream, timestamp ring.Stamp, arrival int64) {
 	}
 	at = max(at, t.rowTime+1)
 	if again := st.flushes > 0 && timestamp == t.timestamp; !again { // else a row more of the same flush
-		t.broken = st.flushes == 0 || at-t.flushTime > flush+flush/2
+		t.broken = st.flushes == 0 || at-t.flushTime > lateFlushes*flush
 		if st.flushes > 0 {
 			t.observe(int64(timestamp - t.timestamp))
 		}

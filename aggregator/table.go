@@ -52,7 +52,7 @@ type table struct {
 	rowTime   int64      // the newest row's time: flushTime, but where rows coalesce
 	lastGap   int64      // time between the two newest flushes of a stream
 	observed  int64      // the longest flush interval that was observed and told to the workload, 0 before the first
-	broken    bool       // the newest flush does not follow the one before: first of a stream, or after a lost flush
+	broken    bool       // the newest flush does not follow the one before: first of a stream, or after a long silence
 	torn      bool       // a part of the newest flush was refused that may be of known series, or of the next one, which has not begun
 	whole     uint32     // how many flushes directly before the newest one are known to be whole: of its stream, none lost, none torn
 	rejoined  int64      // number of the flush that ended the newest gap, 0 if there was none
@@ -69,6 +69,9 @@ const (
 	defaultFlushMs = 5_000
 	// minRowSpacing bounds a ring: rows closer together than retention / maxSlots coalesce once it is full.
 	minRowSpacingMs = 250
+	// lateFlushes is how many flush intervals a flush may come after the one before and be the next one: a stream loses none of them, but an
+	// Envoy that is short of CPU flushes late. After a longer silence nobody vouches for that.
+	lateFlushes = 4
 	// rowCloseDelay is how long after its last message a row stays open for another (Envoy's batch_size gives no end marker).
 	rowCloseDelay = 250 * time.Millisecond
 )
