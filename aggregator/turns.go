@@ -10,13 +10,15 @@ import (
 
 // turns bounds how many of the engine's queries run: one at a time of each namespace, and few in all. Who waits gets a turn by what is known
 // of his query: those that are slow have a third of the time where others wait too. Among its kind the namespace that has waited longest goes
-// first: it has one place, however many queries it has. A turn ends when it has had its share of the time and another namespace waits.
+// first: it has one place, however many queries it has, and keeps it where it does not come to its turn in the time of a request. A turn ends
+// when it has had its share of the time and another namespace waits.
 type turns struct {
 	mu      sync.Mutex
 	free    int
 	number  uint64
 	running map[string]*turn // by namespace
 	waiting []*turn          // as they have come
+	left    map[queue]uint64 // the places of namespaces that have left without a turn, of mostLeft
 	// owed is how much time those that are not slow are owed for the time of those that are, below 0 where it is the other way round.
 	owed time.Duration
 }
@@ -40,6 +42,8 @@ const (
 	fullTrial = 2 * time.Second
 	// leastTrial is how long one of them runs at least: beside 400 pods, a hundred times as long as a usual one.
 	leastTrial = 20 * time.Millisecond
+	// mostLeft is of how many that have left the places are kept: they may never come again.
+	mostLeft = 10_000
 	// mostOwed is for how long slow ones wait at most for others that do not end.
 	mostOwed = time.Second
 )
@@ -58,7 +62,17 @@ type turn struct {
 	timer *time.Timer // looks whether it has had its share
 }
 
-func newTurns(atATime int) *turns { return &turns{free: atATime, running: map[string]*turn{}} }
+// queue is a namespace's among its kind.
+type queue struct {
+	namespace string
+	slow      bool
+}
+
+func (w *turn) queue() queue { return queue{w.namespace, w.pace == paceSlow} }
+
+func newTurns(atATime int) *turns {
+	return &turns{free: atATime, running: map[string]*turn{}, left: map[queue]uint64{}}
+}
 
 // wait returns when the namespace has its turn; the caller ends it. The query runs in the turn's context, whose cause is errGaveWay where
 // another one's turn has ended it. The error is that of ctx, which ended before.
@@ -80,6 +94,9 @@ func (t *turns) join(w *turn) {
 	defer t.mu.Unlock()
 	t.number++
 	w.place = t.number
+	if place, ok := t.left[w.queue()]; ok {
+		w.place = place
+	}
 	t.waiting = append(t.waiting, w)
 	t.next()
 }
@@ -91,6 +108,9 @@ func (t *turns) leave(w *turn) {
 	defer t.mu.Unlock()
 	if t.running[w.namespace] != w {
 		t.waiting = slices.DeleteFunc(t.waiting, func(o *turn) bool { return o == w })
+		if place, ok := t.left[w.queue()]; (!ok || w.place < place) && len(t.left) < mostLeft {
+			t.left[w.queue()] = w.place
+		}
 		return
 	}
 	delete(t.running, w.namespace)
@@ -119,6 +139,7 @@ func (t *turns) next() {
 		}
 		t.free--
 		t.running[first.namespace] = first
+		delete(t.left, first.queue())
 		t.waiting = slices.DeleteFunc(t.waiting, func(o *turn) bool { return o == first })
 		first.since = time.Now()
 		first.timer = time.AfterFunc(fullTurn, t.press)

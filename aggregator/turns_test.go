@@ -173,6 +173,41 @@ func TestANewQueryIsAnsweredBesideManyThatTakeLong(t *testing.T) {
 	}
 }
 
+// Beside so many that its turn does not come in the time of a request, a query that is slow has it at the next look of its HPA.
+func TestANamespaceThatLeavesKeepsItsPlace(t *testing.T) {
+	for _, others := range []int{1, 9, 19, 29} {
+		synctest.Test(t, func(t *testing.T) {
+			turns := newTurns(1)
+			evil, cancel := context.WithCancel(t.Context())
+			var all sync.WaitGroup
+			for i := range others {
+				all.Go(func() {
+					for evil.Err() == nil {
+						turns.runs(evil, fmt.Sprint("evil-", i), time.Hour)
+					}
+				})
+			}
+			synctest.Wait()
+			missed := 0
+			for range 20 {
+				ctx, done := context.WithTimeout(t.Context(), 4*time.Second)
+				if turns.runs(ctx, "mine", 110*time.Millisecond) > 0 {
+					missed = 0
+				} else if missed++; missed > 1 {
+					t.Errorf("beside %d others no answer %d times in a row", others, missed)
+				}
+				done()
+				time.Sleep(11 * time.Second)
+			}
+			cancel()
+			all.Wait()
+			if n := len(turns.left); n > 2*(others+1) {
+				t.Errorf("%d places are kept", n)
+			}
+		})
+	}
+}
+
 // Two queries that need more than a second each are both answered, whoever comes first.
 func TestTwoSlowQueriesAreBothAnswered(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
