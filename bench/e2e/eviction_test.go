@@ -9,15 +9,12 @@ import (
 	"github.com/meshpulse/meshpulse/bench/standalone"
 )
 
-// Envoys that evict what is not used for 5 s, and callers that come once in 15 s: each finds its
-// series gone, and each of its requests counts. One sidecar tells its eviction interval, the other
-// does not.
+// Envoys that evict what is not used for 5 s, and callers that come again when all is evicted: each
+// finds its series gone, and each of its requests counts. One sidecar tells its eviction interval,
+// the other does not.
 func TestRequestsOfEvictedSeriesCount(t *testing.T) {
 	t.Parallel()
-	const (
-		callers, rounds = 60, 2
-		round           = 15 * time.Second
-	)
+	const callers, rounds = 60, 3
 	hpas := t.TempDir()
 	for _, pod := range []string{"podinfo-0", "podinfo-1"} {
 		query(t, hpas, pod, fmt.Sprintf(`sum(max_over_time(istio_requests_total{pod=%q}[5m]))`, pod))
@@ -36,15 +33,23 @@ func TestRequestsOfEvictedSeriesCount(t *testing.T) {
 			o.Annotations = map[string]string{"sidecar.istio.io/statsEvictionInterval": ""}
 		}),
 	}
-	pace := time.NewTicker(round / callers)
-	defer pace.Stop()
-	for i := range rounds * callers {
-		<-pace.C
-		for _, e := range both {
-			send(t, e, fmt.Sprintf("caller-%d", i%callers), 40, 1)
+	for range rounds {
+		for i := range callers {
+			for _, e := range both {
+				send(t, e, fmt.Sprintf("caller-%d", i), 40, 1)
+			}
+		}
+		for pod, e := range both {
+			await(t, "all is evicted by "+pod, func() error {
+				left, err := e.RequestsTotal(t.Context())
+				if err == nil && left > 0 {
+					err = fmt.Errorf("it knows of %d requests", left)
+				}
+				return err
+			})
 		}
 	}
-	for pod, e := range both {
+	for pod := range both {
 		const sent = rounds * callers
 		await(t, "what was sent shows of "+pod, func() error {
 			got, err := value(t.Context(), s, pod)
@@ -53,8 +58,5 @@ func TestRequestsOfEvictedSeriesCount(t *testing.T) {
 			}
 			return err
 		})
-		if left, err := e.RequestsTotal(t.Context()); err != nil || left > callers {
-			t.Errorf("%s itself knows of %d requests, %v: it has evicted nothing", pod, left, err)
-		}
 	}
 }
