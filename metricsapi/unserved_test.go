@@ -66,6 +66,7 @@ func TestWhatIsAdvisedInPlaceOfOtherMetricsIsServed(t *testing.T) {
 		query      = `metric-config.object.istio-requests-total.prometheus/query: '%s'`
 		sum        = `sum(rate(istio_requests_total{destination_workload="podinfo",destination_workload_namespace="test",reporter="destination"}[1m]))`
 		pods       = `count(count(container_memory_usage_bytes{namespace="test",pod=~"podinfo.*"}) by (pod))`
+		mean       = `sum(rate(istio_request_duration_milliseconds_sum{destination_workload="podinfo",reporter="destination"}[1m])) / sum(rate(istio_request_duration_milliseconds_count{destination_workload="podinfo",reporter="destination"}[1m]))`
 		object     = `{type: Object, object: {metric: {name: %s}, describedObject: {apiVersion: v1, kind: %s, name: podinfo}, target: {%s}}}`
 		pod        = `{type: Pods, pods: {metric: {name: %s}, target: {%s}}}`
 	)
@@ -92,6 +93,14 @@ func TestWhatIsAdvisedInPlaceOfOtherMetricsIsServed(t *testing.T) {
 		"per replica alone": {
 			annotations: perReplica + fmt.Sprintf(query, sum), metrics: fmt.Sprintf(object, "istio-requests-total", "Pod", `type: Value, value: 2500m`),
 			target: "AverageValue 2500m", want: perSecond,
+		},
+		"a ratio": {
+			annotations: perReplica + fmt.Sprintf(query, sum+" / "+strings.Replace(sum, "1m", "5m", 1)+" / "+pods), metrics: fmt.Sprintf(object, "istio-requests-total", "Pod", `type: Value, value: "1"`),
+			target: "Value 1", want: 1, notes: "look at the target",
+		},
+		"a latency": {
+			annotations: perReplica + fmt.Sprintf(query, mean), metrics: fmt.Sprintf(object, "istio-requests-total", "Pod", `type: Value, value: "20"`),
+			target: "Value 20", want: 30, notes: "look at the target",
 		},
 		"neither": {
 			annotations: fmt.Sprintf(query, sum), metrics: fmt.Sprintf(object, "istio-requests-total", "Service", `type: Value, value: "10"`),

@@ -97,7 +97,9 @@ func (n *objectNotes) external(metric string, target *autoscalingv2.MetricTarget
 	if err != nil {
 		return "As an External metric its query could not be served either: " + err.Error()
 	}
-	average := n.perReplica || divided || target == nil || target.Type == autoscalingv2.AverageValueMetricType
+	of := Parse(expr).traits()
+	whole := of.ratio || of.latency // dividing it by the replicas would have them follow it, whatever they do to it
+	average := !whole && (n.perReplica || divided || target == nil || target.Type == autoscalingv2.AverageValueMetricType)
 	var goal *resource.Quantity
 	if target != nil {
 		goal = anyQuantity(*target)
@@ -111,6 +113,8 @@ func (n *objectNotes) external(metric string, target *autoscalingv2.MetricTarget
 		text += ", with N as much as one replica should have"
 	}
 	switch {
+	case whole && (divided || n.perReplica):
+		text += ". It is no sum, so nothing divides it by the replicas any more: look at the target"
 	case divided && n.perReplica:
 		text += ". It was divided by the pods twice, by the query and by per-replica; AverageValue divides once, and so asks for more: look at the target"
 	case divided:
