@@ -10,7 +10,9 @@ IMAGE     ?= meshpulse:$(VERSION)
 PLATFORMS ?= linux/amd64 linux/arm64
 LDFLAGS    = -X main.commit=$(COMMIT) -X main.release=$(filter-out $(COMMIT),$(VERSION))
 
-.PHONY: run-envoy push-name
+CLI_PLATFORMS ?= linux/amd64 linux/arm64 darwin/amd64 darwin/arm64
+
+.PHONY: run-envoy push-name release-version release
 .PHONY: image push build help run test lint bench bench-soak fleet report quantiles beside surge fuzz envoy clean
 
 build: ## build bin/meshpulse (the default)
@@ -32,12 +34,14 @@ test: envoy ## vet, unit, race, fuzz-seed and end-to-end tests with real Envoys
 	$(GO) vet ./...
 	$(GO) test -race -timeout 20m ./...
 	cd bench/image && $(GO) mod tidy -diff && $(GO) vet . && $(GO) test .
+	cd bench/tools/release && $(GO) mod tidy -diff && $(GO) vet . && $(GO) test .
 
 lint: ## gofumpt and golangci-lint, built from bench/tools
 	@out=$$(git ls-files '*.go' | xargs $(LINT) gofumpt -l) && { test -z "$$out" || { echo "gofumpt would change:"; echo "$$out"; exit 1; }; }
 	$(LINT) golangci-lint run ./...
 	cd bench/lab && $(GO) tool -modfile=../tools/go.mod golangci-lint run ./...
 	cd bench/image && $(GO) tool -modfile=../tools/go.mod golangci-lint run ./...
+	cd bench/tools/release && $(GO) tool -modfile=../go.mod golangci-lint run ./...
 
 bench: build report ## one table of what ingest, queries, memory and answers cost (16 minutes; ONLY=ingest a part; PROFILES=dir keeps CPU profiles)
 	@$(MAKE) --no-print-directory $(LAB_BIN)/prometheus-$(PROMETHEUS_VERSION)
@@ -68,10 +72,22 @@ push-name: # told before anything is built
 push: push-name image-binaries ## the same to the registry in IMAGE, with the credentials of docker login or podman login
 	@bin/image/image -name $(IMAGE) -version $(VERSION) -revision $(COMMIT) -push $(foreach p,$(PLATFORMS),$(p)=bin/image/meshpulse-$(subst /,-,$(p)))
 
+release-version: # told before anything is built
+	@echo '$(VERSION)' | grep -Eq '^[0-9]+\.[0-9]+\.[0-9]+(-[0-9A-Za-z.-]+)?$$' || { echo "make release: VERSION=$(VERSION) is no version: give one such as VERSION=1.2.3 or VERSION=1.2.3-rc.1" >&2; exit 1; }
+
+release: BINARIES = $(sort $(PLATFORMS) $(CLI_PLATFORMS))
+release: release-version image-binaries ## bin/release: all of VERSION=1.2.3 that somebody installs from, with checksums (IMAGE=REGISTRY/meshpulse:1.2.3, which make push then pushes)
+	@cd bench/tools/release && ../progress $(GO) build -v -o ../../../bin/image/release .
+	@rm -rf bin/release && mkdir bin/release
+	@image=$$(bin/image/image -name $(IMAGE) -version $(VERSION) -revision $(COMMIT) -out bin/release/meshpulse-$(VERSION)-image.tar -sbom \
+		$(foreach p,$(PLATFORMS),$(p)=bin/image/meshpulse-$(subst /,-,$(p)))) && \
+		bin/image/release -version $(VERSION) -image "$$image" -out bin/release $(foreach p,$(CLI_PLATFORMS),$(p)=bin/image/meshpulse-$(subst /,-,$(p)))
+
 .PHONY: image-binaries
+BINARIES = $(PLATFORMS)
 image-binaries:
 	@cd bench/image && ../tools/progress $(GO) build -v -o ../../bin/image/image .
-	@for p in $(PLATFORMS); do CGO_ENABLED=0 GOOS=$${p%/*} GOARCH=$${p#*/} bench/tools/progress $(GO) build -v -trimpath -buildvcs=false \
+	@for p in $(BINARIES); do CGO_ENABLED=0 GOOS=$${p%/*} GOARCH=$${p#*/} bench/tools/progress $(GO) build -v -trimpath -buildvcs=false \
 		-ldflags "-s -w $(LDFLAGS)" -o bin/image/meshpulse-$$(echo $$p | tr / -) ./cmd/meshpulse || exit; done
 
 report:

@@ -447,6 +447,7 @@ func TestMakeTellsBeforeItBuilds(t *testing.T) {
 	}{
 		"push without an image":     {[]string{"push"}, "names no registry: give IMAGE="},
 		"push without a registry":   {[]string{"push", "IMAGE=team/meshpulse:1.2"}, "IMAGE=team/meshpulse:1.2 names no registry"},
+		"release without a version": {[]string{"release", "VERSION=abc"}, "VERSION=abc is no version: give one such as"},
 		"run without the Envoy":     {[]string{"run", "ENVOY_BIN=/nope"}, "ENVOY_BIN=/nope is not a program"},
 		"run with a folder for one": {[]string{"run", "ENVOY_BIN=/tmp"}, "ENVOY_BIN=/tmp is not a program"},
 	} {
