@@ -176,33 +176,44 @@ func (r *reader) startLoad(ctx context.Context, command string) error {
 	return err
 }
 
-// stopLoad ends hey as Ctrl-C in its own terminal would, and is an error if a request of it was answered by anything but 200.
+// stopLoad ends hey as Ctrl-C in its own terminal would, and is an error if a request of it was answered by anything but 200. It asks
+// until hey has ended: one that kubectl has only begun to start has not been there to be asked.
 func (r *reader) stopLoad() error {
 	if r.load == nil {
 		return nil
 	}
 	p := r.load
 	r.load = nil
-	err := processes(func(pid int, command []string) bool {
-		if slices.Equal(command, r.hey) {
-			_ = syscall.Kill(pid, syscall.SIGINT) // one that has ended needs none
+	for deadline := time.Now().Add(30 * time.Second); !ended(p); {
+		if time.Now().After(deadline) {
+			p.Kill()
+			return errors.New("hey does not end")
 		}
-		return true
-	})
-	if err != nil {
-		return err
-	}
-	select {
-	case <-p.Exited():
-	case <-time.After(30 * time.Second):
-		p.Kill()
-		return errors.New("hey does not end")
+		err := processes(func(pid int, command []string) bool {
+			if slices.Equal(command, r.hey) {
+				_ = syscall.Kill(pid, syscall.SIGINT) // one that has ended needs none
+			}
+			return true
+		})
+		if err != nil {
+			return err
+		}
 	}
 	report, err := os.ReadFile(p.Log)
 	if err != nil {
 		return err
 	}
 	return answered(string(report))
+}
+
+// ended waits a second for p to end.
+func ended(p *process.Process) bool {
+	select {
+	case <-p.Exited():
+		return true
+	case <-time.After(time.Second):
+		return false
+	}
 }
 
 // answered is an error when hey's report has another answer than 200, or a request that was not answered. A request that took longer than
