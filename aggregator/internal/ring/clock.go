@@ -35,6 +35,10 @@ func (c *Clock) Row(timestamp Stamp, arrival, flush, pace int64) (at, late int64
 	offset, odd := arrival-int64(timestamp), false
 	if c.spans > 0 {
 		sent, came := int64(timestamp-c.timestamp), arrival-c.arrival // since the flush before
+		if sent == 0 {
+			// A row more of the same flush was sent when the first was, however late it comes.
+			return int64(timestamp) + c.smallest(), 0, false
+		}
 		c.loose = c.loose && came < flush/2
 		odd = pace == flush && distance(sent, flush) > flush // else it is not the interval that was observed
 		if c.loose && (odd || pace == 0 && (sent <= 0 || sent > MaxUnmeasuredMs)) {
