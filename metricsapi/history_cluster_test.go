@@ -40,7 +40,6 @@ type simCluster struct {
 	elsewhere bool     // they are in another namespace
 	made      int
 	last      time.Time // until when requests are counted
-	clocks    time.Time // when a sidecar's clock was last set
 
 	api       simAPI
 	scaleless bool // the API server reads no scales

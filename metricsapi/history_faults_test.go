@@ -64,7 +64,6 @@ func (c *simCluster) fault() {
 		c.rollout(slices.DeleteFunc(slices.Clone(c.pods), func(p *simPod) bool { return p.leaving || p.gone }))
 	case kind == 7:
 		what = fmt.Sprintf("%d clocks set", len(some))
-		c.clocks = time.Now()
 		for _, p := range some {
 			p.offset += time.Duration(c.random.NormFloat64() * float64(30*time.Second))
 		}
