@@ -77,14 +77,16 @@ func TestAClockIsSetWhileFlushesAreHeldUp(t *testing.T) {
 		for _, before := range []int{0, 10, 100} { // flushes of the stream that came in time
 			for _, set := range []time.Duration{-3 * time.Minute, -25 * time.Second, -7 * time.Second, 7 * time.Second, 10 * time.Second, 23 * time.Second, 31 * time.Second, 3 * time.Minute} {
 				for _, at := range []int{0, 1, 2, 5, 9} { // so many flushes later
-					t.Run(fmt.Sprint(flush, " ", before, " ", set, " ", at), func(t *testing.T) { setWhileHeldUp(t, flush, before, set, at) })
+					for _, again := range []time.Duration{0, 40 * time.Second, -40 * time.Second} {
+						t.Run(fmt.Sprint(flush, " ", before, " ", set, " ", at, " ", again), func(t *testing.T) { setWhileHeldUp(t, flush, before, set, again, at) })
+					}
 				}
 			}
 		}
 	}
 }
 
-func setWhileHeldUp(t *testing.T, flush time.Duration, before int, set time.Duration, setAt int) {
+func setWhileHeldUp(t *testing.T, flush time.Duration, before int, set, again time.Duration, setAt int) {
 	const held, after, each = 10, 30, 100 // flushes, and requests in each
 	s := mustStore(t)
 	q, err := s.Query("sum(rate(istio_requests_total[1m]))")
@@ -102,6 +104,9 @@ func setWhileHeldUp(t *testing.T, flush time.Duration, before int, set time.Dura
 		}
 		if i >= before+setAt {
 			stamp = stamp.Add(set)
+		}
+		if i >= before+setAt+3 && setAt+3 < held {
+			stamp = stamp.Add(again)
 		}
 		b := &Batch{Timestamp: stamp.UnixMilli()}
 		b.Samples = []Sample{{Key: 1, Timestamp: b.Timestamp, Kind: Counter, Value: float64(each * (i + 1))}}

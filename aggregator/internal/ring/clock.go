@@ -41,7 +41,8 @@ func (c *Clock) Row(timestamp Stamp, arrival, flush, pace int64) (at, late int64
 		}
 		c.loose = c.loose && came < flush/2
 		odd = pace == flush && distance(sent, flush) > flush // else it is not the interval that was observed
-		if c.loose && (odd || pace == 0 && (sent <= 0 || sent > MaxUnmeasuredMs)) {
+		unknown := pace == 0 && (sent <= 0 || sent > MaxUnmeasuredMs)
+		if c.loose && (odd || unknown) || c.set && odd && came < flush/2 {
 			c.turn(sent - flush)
 			sent, odd = flush, false
 		}
