@@ -33,7 +33,7 @@ func deploymentFlags(t *testing.T, program string) {
 // there, and of none of another program.
 func documentedFlags(t *testing.T, program string) {
 	known := map[string]bool{}
-	for _, command := range []string{"serve", "replay"} {
+	for _, command := range []string{"serve", "replay", "lint"} {
 		help, err := exec.Command(program, command, "--help").Output()
 		if err != nil {
 			t.Fatal(err)

@@ -50,11 +50,30 @@ func (c *File) refuse(line int, err error) {
 
 // Decode reads the HPAs of a YAML file of any number of documents, or of JSON.
 func Decode(path string, data []byte) (c File) {
+	c.each(path, data, func(kind metav1.TypeMeta, d document) {
+		if kind.Kind != "HorizontalPodAutoscaler" {
+			c.Ignored = append(c.Ignored, strings.TrimSpace(kind.APIVersion+" "+kind.Kind))
+			return
+		}
+		h, err := decodeHPA(kind.APIVersion, d.json)
+		if err != nil {
+			c.refuse(d.line, err)
+			return
+		}
+		h.Path, h.Place = path, len(c.HPAs)
+		c.HPAs = append(c.HPAs, h)
+	})
+	return c
+}
+
+// each calls what is to be done with the objects of a file, those of lists one by one, and refuses
+// what is none.
+func (c *File) each(path string, data []byte, do func(metav1.TypeMeta, document)) {
 	split := splitYAML
 	if strings.HasSuffix(path, ".json") {
 		split = splitJSON
 	}
-	docs := split(data, &c)
+	docs := split(data, c)
 	for len(docs) > 0 {
 		d := docs[0]
 		docs = docs[1:]
@@ -66,26 +85,16 @@ func Decode(path string, data []byte) (c File) {
 			c.refuse(d.line, fmt.Errorf("not a Kubernetes object: %w", err))
 			continue
 		}
-		switch {
-		case object.Kind == "List", object.Kind == "HorizontalPodAutoscalerList":
-			items := make([]document, len(object.Items))
-			for i, item := range object.Items {
-				items[i] = document{d.line, item}
-			}
-			docs = append(items, docs...)
-		case object.Kind != "HorizontalPodAutoscaler":
-			c.Ignored = append(c.Ignored, strings.TrimSpace(object.APIVersion+" "+object.Kind))
-		default:
-			h, err := decodeHPA(object.APIVersion, d.json)
-			if err != nil {
-				c.refuse(d.line, err)
-				continue
-			}
-			h.Path, h.Place = path, len(c.HPAs)
-			c.HPAs = append(c.HPAs, h)
+		if object.Kind != "List" && object.Kind != "HorizontalPodAutoscalerList" {
+			do(object.TypeMeta, d)
+			continue
 		}
+		items := make([]document, len(object.Items))
+		for i, item := range object.Items {
+			items[i] = document{d.line, item}
+		}
+		docs = append(items, docs...)
 	}
-	return c
 }
 
 // checkAnnotations names the annotations whose value is not text, which the decoders' own error
