@@ -3,6 +3,7 @@ package aggregator
 import (
 	"math"
 	"slices"
+	"unique"
 
 	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/labels"
@@ -62,6 +63,9 @@ func (cs *classes) knowsMetric(s *selector) bool {
 			return false
 		})
 	}
+	if s.reads != nil {
+		return cs.sees(s.reads, func(c *class) bool { return named([]*class{c}) })
+	}
 	if s.name != "" {
 		return slices.ContainsFunc(s.bases(), func(base string) bool { return named(cs.named(base)) })
 	}
@@ -75,14 +79,22 @@ func (cs *classes) knowsMetric(s *selector) bool {
 
 // unknown returns the labels that the selector demands and that no series has.
 func (cs *classes) unknown(s *selector) (names []string) {
-	cs.mu.Lock()
-	defer cs.mu.Unlock()
 	for _, m := range s.onLabels {
-		if m.Name != labels.BucketLabel && demands(m.Matcher) && cs.labelNames[m.name] == 0 && !slices.Contains(names, m.Name) {
+		if m.Name != labels.BucketLabel && demands(m.Matcher) && !slices.Contains(names, m.Name) && !cs.knowsLabel(s.reads, m.name) {
 			names = append(names, m.Name)
 		}
 	}
 	return names
+}
+
+// knowsLabel reports whether a series that is seen has the label.
+func (cs *classes) knowsLabel(l *readLimit, name unique.Handle[string]) bool {
+	cs.mu.Lock()
+	known := cs.labelNames[name] > 0
+	cs.mu.Unlock()
+	return known && (l == nil || cs.sees(l, func(c *class) bool {
+		return slices.ContainsFunc(c.labels, func(of internedLabel) bool { return of.name == name })
+	}))
 }
 
 // kin are the series that a selector means but for the values that it demands: of its metric, of its pods, reported from its end of a
@@ -124,6 +136,7 @@ func newKin(s *selector) *kin {
 		kept = append(kept, labels.MustNewMatcher(labels.MatchEqual, labelReporter, "source"))
 	}
 	k.selector = newSelector(kept)
+	k.selector.reads = s.reads
 	return k
 }
 

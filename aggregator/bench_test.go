@@ -220,7 +220,7 @@ func BenchmarkQuery(b *testing.B) {
 		b.Run(name+"/by=engine", func(b *testing.B) {
 			b.ReportAllocs()
 			cpuPerOp(b, func() {
-				values, err := s.engine.instant(ctx, queryable{s}, q.expr, s.millis(at))
+				values, err := s.engine.instant(ctx, queryable{s, nil}, q.expr, s.millis(at))
 				check(b, values, err)
 			})
 		})

@@ -210,7 +210,7 @@ func compareWithEngine(t *testing.T, seed uint64, exprs int) (compiled, values i
 			if err != nil {
 				t.Fatal(err)
 			}
-			want, err := s.engine.instant(context.Background(), queryable{s}, expr, s.millis(at))
+			want, err := s.engine.instant(context.Background(), queryable{s, nil}, expr, s.millis(at))
 			if err != nil {
 				t.Fatalf("%s: %v", expr, err)
 			}
@@ -228,7 +228,7 @@ func compareWithEngine(t *testing.T, seed uint64, exprs int) (compiled, values i
 func aroundQuantile(t *testing.T, s *Store, expr string, at time.Time, got []Value) bool {
 	quantile := regexp.MustCompile(`histogram_quantile\(([0-9.]+)`)
 	engine := func(factor string) map[string]float64 {
-		values, err := s.engine.instant(context.Background(), queryable{s}, quantile.ReplaceAllString(expr, "histogram_quantile($1*"+factor), s.millis(at))
+		values, err := s.engine.instant(context.Background(), queryable{s, nil}, quantile.ReplaceAllString(expr, "histogram_quantile($1*"+factor), s.millis(at))
 		if err != nil {
 			t.Fatalf("%s: %v", expr, err)
 		}

@@ -30,7 +30,7 @@ func stored(t *testing.T, s *Store) map[string][]point {
 // storedNamed returns those of which the name matches an expression.
 func storedNamed(t *testing.T, s *Store, name string) map[string][]point {
 	t.Helper()
-	q, err := queryable{s}.Querier(math.MinInt64/2, math.MaxInt64/2)
+	q, err := queryable{s, nil}.Querier(math.MinInt64/2, math.MaxInt64/2)
 	if err != nil {
 		t.Fatal(err)
 	}

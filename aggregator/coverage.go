@@ -25,6 +25,9 @@ type Coverage struct {
 	// changed within the rings.
 	Matched int
 	Moved   bool
+	// Beyond is a namespace of whose series the query selects some that its author would not see where authors see their own
+	// only (SetReading), the first by name; "" where there is none.
+	Beyond string
 	// Absent are the selectors that matched none, in the order of the expression.
 	Absent []Absent
 	// Bearing are pods that have series which selectors select that name no pods: one of each workload that their nodes tell, and all
@@ -54,6 +57,7 @@ func (q *Query) coverage(at int64) (time.Time, Coverage) {
 				cov.Moved = moved
 				newest = max(newest, last)
 				pods = append(pods, sc.table)
+				cov.reach(q.beyond(&sc))
 				asked.look(&sc)
 				if !sel.namesPods() {
 					unnamed.add(sc.table.pod.Load())
@@ -111,6 +115,32 @@ func distinctTables(ts []*table) []*table {
 		*word |= bit
 		return again
 	})
+}
+
+// beyond returns the namespace of a series of the batch that the query's author would not see where
+// authors see their own only, "" if there is none: that of who is called, else that of who reports.
+func (q *Query) beyond(sc *scan) string {
+	of := sc.table.pod.Load().Namespace
+	if q.reads != nil || q.author == "" || of == q.author {
+		return ""
+	}
+	for i := range sc.batch[:sc.n] {
+		switch called := sc.batch[i].column.class.labels.get(labelDestinationNamespace); called {
+		case "", unknownNamespace:
+			return of
+		case q.author:
+		default:
+			return called
+		}
+	}
+	return ""
+}
+
+// reach notes a namespace that is not the author's, "" if there is none.
+func (c *Coverage) reach(namespace string) {
+	if namespace != "" && (c.Beyond == "" || namespace < c.Beyond) {
+		c.Beyond = namespace
+	}
 }
 
 // count takes a selected pod into account.

@@ -121,7 +121,7 @@ func (q *Query) inTurn(ctx context.Context, p pace, at int64) (values []Value, t
 		return nil, 0, false, err
 	}
 	began := time.Now()
-	values, err = e.instant(in, queryable{q.store}, q.expr, at)
+	values, err = e.instant(in, queryable{q.store, q.reads}, q.expr, at)
 	gaveWay = err != nil && errors.Is(context.Cause(in), errGaveWay)
 	return values, max(time.Since(began), 1), gaveWay, err
 }

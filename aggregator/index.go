@@ -84,7 +84,7 @@ func (x *index) prepare(s *selector) {
 				x.meets(s, c)
 			}
 			for _, col := range c.columns.all() {
-				if !col.left && s.matchesPod(col.table.pod.Load()) {
+				if !col.left && s.takes(c, col.table.pod.Load()) {
 					s.selections.put(col, v)
 				}
 			}
@@ -121,7 +121,7 @@ func (x *index) selectionsOf(sel *selector) []*selection {
 				continue
 			}
 			for _, col := range c.columns.all() {
-				if col.block.Load() != nil && sel.matchesPod(col.table.pod.Load()) {
+				if col.block.Load() != nil && sel.takes(c, col.table.pod.Load()) {
 					found.put(col, v)
 				}
 			}

@@ -27,7 +27,7 @@ import (
 // prometheusOf loads all series of a store into a TSDB.
 func prometheusOf(t *testing.T, s *Store) storage.Queryable {
 	t.Helper()
-	q, err := queryable{s}.Querier(everSince, everAfter)
+	q, err := queryable{s, nil}.Querier(everSince, everAfter)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -255,7 +255,7 @@ type oracle struct {
 
 // ask compares one expression at an instant and over a range of instants around it.
 func (o *oracle) ask(expr string, at time.Time) {
-	ctx, over := context.Background(), inOrder{queryable{o.store}}
+	ctx, over := context.Background(), inOrder{queryable{o.store, nil}}
 	o.expressions++
 	ask := func(over storage.Queryable) (map[string]promql.Sample, error) {
 		return result(o.engine.NewInstantQuery(ctx, over, nil, expr, at))

@@ -76,7 +76,7 @@ func (q scriptQuerier) Select(ctx context.Context, _ bool, hints *storage.Select
 	}
 	*q.of.rings++
 	room := math.MaxInt
-	rings := querier{q.of.store, math.MinInt64 / 2, math.MaxInt64 / 2, &room}
+	rings := querier{queryable{q.of.store, nil}, math.MinInt64 / 2, math.MaxInt64 / 2, &room}
 	return withoutPods{rings.Select(ctx, true, hints, ms...)}
 }
 

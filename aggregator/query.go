@@ -36,6 +36,7 @@ type Query struct {
 	surge     *surgePlan // nil: nothing in it can surge
 
 	author     string // who has registered it, or asks for it: a namespace, "" where nobody in particular does
+	reads      *readLimit
 	registered bool
 	closed     atomic.Bool
 	asideUntil atomic.Pointer[time.Time] // when a query that was set aside after a fault is tried again
@@ -58,12 +59,12 @@ func (s *Store) Register(expr string) (*Query, error) { return s.RegisterFor("",
 // means grow to its range) until Query.Close. It is for the expressions of HPAs, and author is their namespace. The error is a *QueryError;
 // one of a range for which the author may not have the memory may be tried again later.
 func (s *Store) RegisterFor(author, expr string) (_ *Query, err error) {
-	q, err := s.Query(expr)
+	q, err := s.QueryFor(author, expr)
 	if err != nil {
 		return nil, err
 	}
 	defer q.contain(&err)
-	q.registered, q.author = true, author
+	q.registered = true
 	for i, sel := range q.selectors {
 		s.prepare(sel)
 		if k := q.kin[i]; k != nil {
@@ -76,9 +77,12 @@ func (s *Store) RegisterFor(author, expr string) (_ *Query, err error) {
 	return q, nil
 }
 
-// Query checks the expression for a single use or a few. The error is a *QueryError.
-func (s *Store) Query(expr string) (_ *Query, err error) {
-	q := &Query{store: s, expr: expr}
+// Query is QueryFor nobody in particular.
+func (s *Store) Query(expr string) (*Query, error) { return s.QueryFor("", expr) }
+
+// QueryFor checks the expression for a single use or a few, by an author. The error is a *QueryError.
+func (s *Store) QueryFor(author, expr string) (_ *Query, err error) {
+	q := &Query{store: s, expr: expr, author: author, reads: s.limitOf(author)}
 	q.query = q
 	defer q.contain(&err)
 	parsed, err := parser.ParseExpr(expr)
@@ -92,6 +96,7 @@ func (s *Store) Query(expr string) (_ *Query, err error) {
 	parser.Inspect(parsed, func(node parser.Node, path []parser.Node) error {
 		if vs, ok := node.(*parser.VectorSelector); ok {
 			sel := newSelector(vs.LabelMatchers)
+			sel.reads = q.reads
 			selectors[vs] = sel
 			q.selectors, q.kin = append(q.selectors, sel), append(q.kin, newKin(sel))
 			q.reach = max(q.reach, reachOf(vs, path))
@@ -110,11 +115,10 @@ func (s *Store) Query(expr string) (_ *Query, err error) {
 
 // Like checks another expression for a single use, by whoever has registered this one. The error is a *QueryError.
 func (q *Query) Like(expr string) (*Query, error) {
-	other, err := q.store.Query(expr)
+	other, err := q.store.QueryFor(q.author, expr)
 	if err != nil {
 		return nil, err
 	}
-	other.author = q.author
 	other.pace.Store(q.pace.Load())
 	return other, nil
 }

@@ -16,15 +16,18 @@ import (
 
 // queryable shows the store to Prometheus' engine: counters as they are stored (monotone), histograms as their _bucket,
 // _sum and _count series and as a native one, each stale two flush intervals after its last row.
-type queryable struct{ store *Store }
+type queryable struct {
+	store *Store
+	reads *readLimit
+}
 
 func (q queryable) Querier(mint, maxt int64) (storage.Querier, error) {
 	room := q.store.engine.maxSamples
-	return querier{q.store, mint, maxt, &room}, nil
+	return querier{q, mint, maxt, &room}, nil
 }
 
 type querier struct {
-	store      *Store
+	queryable
 	mint, maxt int64
 	room       *int // how many samples more the query may copy, for all of its selectors
 }
@@ -47,6 +50,7 @@ func (q querier) Select(ctx context.Context, sortSeries bool, hints *storage.Sel
 		mint, maxt = hints.Start, hints.End
 	}
 	sel := newSelector(ms)
+	sel.reads = q.reads
 	set := &seriesSet{}
 	r := reader{store: q.store, mint: mint - 1, maxt: maxt, room: q.room} // hints include their start, windows do not
 	for _, c := range q.store.classesOf(sel) {
@@ -110,7 +114,7 @@ func (r *reader) ended(ctx context.Context) error {
 // series appends the column's series of the view that the selector selects and that have samples.
 func (r *reader) series(to []storage.Series, sel *selector, col *column, v view) []storage.Series {
 	pod := col.table.pod.Load()
-	if !sel.matchesPod(pod) {
+	if !sel.takes(col.class, pod) {
 		return to
 	}
 	flush := col.table.flush.Load()

@@ -7,14 +7,15 @@ import (
 )
 
 // ReportingWorkloads returns the workloads whose pods report at an instant, as namespace/workload and sorted, of the namespaces whose pods the query
-// means. Where everywhere is true and there is none, it is those of all namespaces. It looks at every pod there, so it is for errors.
+// means. Where everywhere is true and there is none, it is those of all namespaces. Those that the query does not see are left out. It looks at
+// every pod there, so it is for errors.
 func (q *Query) ReportingWorkloads(at time.Time, everywhere bool) []string {
 	found := map[string]bool{}
 	now := q.store.millis(at)
 	look := func(tables []*table) {
 		for _, t := range tables {
 			pod := t.pod.Load()
-			if name := pod.Namespace + "/" + pod.Workload; pod.Workload != "" && !found[name] && !t.gone.Load() && t.state(now, time.Minute).Reporting {
+			if name := pod.Namespace + "/" + pod.Workload; pod.Workload != "" && !found[name] && q.Reads(pod.Namespace) && !t.gone.Load() && t.state(now, time.Minute).Reporting {
 				found[name] = true
 			}
 		}
@@ -44,3 +45,6 @@ func (q *Query) Foreign(at time.Time) (name string) {
 	}
 	return name
 }
+
+// Reads reports whether the query sees all that the pods of a namespace report.
+func (q *Query) Reads(namespace string) bool { return q.reads.namespace(namespace) }

@@ -149,7 +149,7 @@ func (x *index) each(c *column, visit func(*selector, view)) {
 	p := c.table.pod.Load()
 	meet := func(ss []*selector) {
 		for _, s := range ss {
-			if !s.matchesPod(p) {
+			if !s.takes(c.class, p) {
 				continue
 			}
 			if v, ok := s.viewOf(c.class); ok {

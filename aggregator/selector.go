@@ -42,6 +42,8 @@ type selector struct {
 	onLabels                []labelMatcher
 	sides                   sides
 
+	reads *readLimit // nil: whatever there is
+
 	// watched is the mark of the query that committed rows of the selected series mark, nil if they mark none.
 	watched atomic.Pointer[mark]
 	// could are the tables whose pods could have the selected series, where the selector is prepared.
@@ -167,6 +169,12 @@ func (s *selector) matchesPod(p *Pod) bool {
 		}
 	}
 	return true
+}
+
+// takes reports whether the selector selects a series of the class, of which it selects a view, by
+// the pod that reports it and by what its author sees.
+func (s *selector) takes(c *class, p *Pod) bool {
+	return s.matchesPod(p) && (s.reads == nil || s.reads.series(c.labels, p))
 }
 
 func (s *selector) asksForPod() bool { return len(s.onPod) > 0 }

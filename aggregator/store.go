@@ -23,7 +23,8 @@ type store struct {
 	faults    faults
 	foreign   foreign
 	pods      atomic.Pointer[Pods] // nil where nobody knows them
-	hook      ring.Hook            // nil but in tests
+	reading   atomic.Pointer[Reading]
+	hook      ring.Hook // nil but in tests
 
 	// What senders have of the limits.
 	podShares, series, memory *Shares

@@ -440,6 +440,25 @@ func TestNobodyIsGivenMore(t *testing.T) {
 	}
 }
 
+// TestQueriesReadTheirOwnNamespaceWhereAsked: the component adds the flag, and the right that it needs, and the base has none of it
+// (TestRightsAreLeast).
+func TestQueriesReadTheirOwnNamespaceWhereAsked(t *testing.T) {
+	objects, base := renderObjects(t, overlay(t, "own-namespaces")), renderObjects(t, "base")
+	args := func(of []runtime.Object) []string {
+		return one[*appsv1.Deployment](t, of, "meshpulse").Spec.Template.Spec.Containers[0].Args
+	}
+	if got, want := args(objects), append(args(base), "--query-namespaces=own"); !slices.Equal(got, want) {
+		t.Errorf("arguments %v, want %v", got, want)
+	}
+	rules := func(of []runtime.Object) []rbacv1.PolicyRule {
+		return one[*rbacv1.ClusterRole](t, of, "meshpulse").Rules
+	}
+	want := append(rules(base), rbacv1.PolicyRule{APIGroups: []string{""}, Resources: []string{"namespaces"}, Verbs: []string{"list", "watch"}})
+	if got := rules(objects); !reflect.DeepEqual(got, want) {
+		t.Errorf("rules %+v, want %+v", got, want)
+	}
+}
+
 // TestSurgeActionIsBound: the component adds one right, for the account that meshpulse runs as, and the base has none of it
 // (TestNobodyIsGivenMore).
 func TestSurgeActionIsBound(t *testing.T) {

@@ -112,7 +112,7 @@ func TestTheReferenceHasEveryNamedMetric(t *testing.T) {
 
 func TestTheReferenceHasEveryAnnotation(t *testing.T) {
 	const document = "metricsapi/README.md"
-	same(t, "annotation meshpulse.io/", document, words(`"(surge-[a-z]+)"`, code(t, "metricsapi")), words(`meshpulse\.io/([a-z-]+[a-z])`, read(t, document)))
+	same(t, "annotation meshpulse.io/", document, words(`"(?:meshpulse\.io/)?((?:surge|readable)-[a-z]+)"`, code(t, "metricsapi")), words(`meshpulse\.io/([a-z-]+[a-z])`, read(t, document)))
 }
 
 // TestTheRunbookHasEveryMetricThatIs: an alert on a metric that was renamed never fires, and one that nobody is told of is never made.

@@ -152,6 +152,7 @@ func TestEveryKustomizationIsRendered(t *testing.T) {
 		"components/guaranteed",      // TestRequestsAreLimitsWhereAsked
 		"components/host-network",    // TestHostNetworkHasPortsOfItsOwn
 		"components/mesh-namespaces", // TestMeshNamespacesAloneReport
+		"components/own-namespaces",  // TestQueriesReadTheirOwnNamespaceWhereAsked
 		"components/surge-action",    // TestSurgeActionIsBound
 		"components/surge-action/namespaced",
 		"components/surge-action/role",

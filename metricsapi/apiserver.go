@@ -89,12 +89,15 @@ func (s *Server) addSource(o Options, m *metrics) error {
 	if o.Standalone {
 		c := newCatalog(o.Store, newWarner(logEvents(o.Log), m))
 		c.words, s.provider.catalog = words, c
+		if o.QueryNamespaces == queryNamespacesOwn {
+			c.limit(ownOnly{})
+		}
 		files, err := newFileSource(o.HPADir, c, m, o.Log)
 		s.source = files
 		s.addActor(o, &actor{report: func(hpas.HPA, hpas.Problem) {}, hpa: files.Known})
 		return err
 	}
-	api, err := cluster.Connect(cluster.Options{Kubeconfig: o.Kubeconfig, Contain: o.Store.Contain, Log: o.Log, Now: o.Now, Behind: m.clockBehind.Set})
+	api, err := cluster.Connect(cluster.Options{Kubeconfig: o.Kubeconfig, Namespaces: o.QueryNamespaces == queryNamespacesOwn, Contain: o.Store.Contain, Log: o.Log, Now: o.Now, Behind: m.clockBehind.Set})
 	if err != nil {
 		return err
 	}
@@ -102,13 +105,20 @@ func (s *Server) addSource(o Options, m *metrics) error {
 	c := newCatalog(o.Store, newWarner(api.Events.Warn, m))
 	c.words, s.provider.catalog = words, c
 	api.HPAs.Replace = c.Replace
+	if api.Namespaces != nil {
+		c.limit(api.Namespaces)
+	}
 	s.api, s.source = api, api.HPAs
 	scales := cluster.NewAskedFreshness("scales", o.Now)
 	s.provider.rules.holder = &holder{
 		pods: api.Pods, scales: api.Scales, scalesFresh: scales, hpasFresh: api.HPAs.Freshness(), status: api.HPAs.Status,
 		settings: horizontal.Settings{Tolerance: o.HPATolerance}, store: o.Store, started: o.Store.Started(), hold: o.Hold,
 	}
-	measureFreshness(o.Registerer, map[string]*cluster.Freshness{"pods": api.Pods.Freshness(), "hpas": api.HPAs.Freshness(), "scales": scales})
+	fresh := map[string]*cluster.Freshness{"pods": api.Pods.Freshness(), "hpas": api.HPAs.Freshness(), "scales": scales}
+	if api.Namespaces != nil {
+		fresh["namespaces"] = api.Namespaces.Freshness()
+	}
+	measureFreshness(o.Registerer, fresh)
 	s.addActor(o, &actor{report: api.Events.Report, hpa: api.HPAs.Known, fresh: api.HPAs.Current, targets: api.Scales, pods: api.Pods})
 	if x := s.provider.rules.actor; x != nil {
 		api.HPAs.Scaled = x.scaled
@@ -155,6 +165,9 @@ func (s *Server) configure() error {
 		return nil
 	}
 	s.config.AddReadyzChecks(readCheck{"hpas", s.source.Synced, s.provider.rules.holder.hpasFresh}, readCheck{"pods", s.api.Pods.Read, s.api.Pods.Freshness()})
+	if n := s.api.Namespaces; n != nil {
+		s.config.AddReadyzChecks(readCheck{"namespaces", n.Read, n.Freshness()})
+	}
 	return nil
 }
 
@@ -307,6 +320,9 @@ func (s *Server) Run(ctx context.Context) error {
 	if s.api != nil {
 		feeders.Go(func() { s.api.Events.Run(feeding) })
 		feeders.Go(func() { s.api.Pods.Run(feeding) })
+		if n := s.api.Namespaces; n != nil {
+			feeders.Go(func() { n.Run(feeding) })
+		}
 	}
 	err := s.serve(serving)
 	stop()

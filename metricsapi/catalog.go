@@ -23,6 +23,7 @@ type catalog struct {
 	warn    *warner
 	adhoc   *adhocQueries
 	words   hpas.Vocabulary // what sidecars can send
+	reading reading         // nil: queries read whatever there is
 	current atomic.Pointer[snapshot]
 	// follow is told of each new snapshot before the queries that it no longer holds are closed;
 	// nil if nobody asks for it.
@@ -137,9 +138,10 @@ func (c *catalog) prepare(hpas []*hpas.Wants) map[preparedKey]*prepared {
 				continue
 			}
 			p := c.prepared[key]
-			if p == nil || p.later() {
+			if p == nil || p.later() || p.changes != c.changes(key.namespace) {
+				changes := c.changes(key.namespace) // before it is registered: what changes meanwhile is a reason to do it again
 				p = register(c.store, key)
-				p.never = p.Never(c.words)
+				p.changes, p.never, p.unread = changes, p.Never(c.words), c.unread(p, key.namespace)
 			}
 			needed[key] = p
 		}
@@ -253,6 +255,9 @@ func offerProblems(a *hpas.Wants, w hpas.Metric, o *offer, queries map[preparedK
 	for _, why := range queries[queryKeyOf(a, w)].never {
 		problems = append(problems, hpas.Problemf(hpas.ReasonNotReported, "metric %s gets no value: %s", o, why))
 	}
+	if unread := queries[queryKeyOf(a, w)].unread; len(unread) > 0 {
+		problems = append(problems, notRead(o, unread))
+	}
 	const better = "Better: a query name of its own for each query"
 	does := "answers for both"
 	if err := o.prepared.err; err != nil {
@@ -354,5 +359,5 @@ func (c *catalog) findNamed(namespace, metric string, selector labels.Selector) 
 	if err != nil {
 		return nil, nil, refuse(outcomeBadSelector, "metric %s in namespace %s: %v", metric, namespace, err)
 	}
-	return c.adhoc.acquire(expr), nil, nil
+	return c.adhoc.acquire(namespace, expr), nil, nil
 }

@@ -281,7 +281,7 @@ func TestCatalogSharedTarget(t *testing.T) {
 func TestAdhocQueriesAreBounded(t *testing.T) {
 	q := newAdhocQueries(newTestStore(t), 2)
 	get := func(expr string) *prepared {
-		p := q.acquire(expr)
+		p := q.acquire("test", expr)
 		p.release()
 		return p
 	}

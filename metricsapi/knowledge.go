@@ -265,6 +265,7 @@ func (l *looking) others() {
 	slices.SortFunc(found, cluster.Workload.Compare)
 	for _, w := range slices.Compact(found) {
 		_, all := slices.BinarySearchFunc(bearing, w, cluster.Workload.Compare)
+		all = all && l.query.Reads(w.Namespace)
 		l.pods.Each([]aggregator.Meant{{Namespace: w.Namespace, Workload: w.Name}}, l.from, func(p *cluster.Pod) { l.other(p, all) })
 	}
 	if l.query.Open() && l.at.Sub(l.started) <= l.hold { // whoever was there before our start may have had such series
@@ -287,7 +288,7 @@ func (l *looking) bearing() (found []cluster.Workload) {
 
 // absent waits for a pod that is not back since our start, where its workload is none of those that were looked at.
 func (l *looking) absent(p *cluster.Pod, looked []cluster.Workload) {
-	if p.Batch || !p.Wired || !p.Left.IsZero() || !p.Created.Before(l.started) || l.means(p) {
+	if p.Batch || !p.Wired || !p.Left.IsZero() || !p.Created.Before(l.started) || !l.query.Reads(p.Identity.Namespace) || l.means(p) {
 		return
 	}
 	if _, ok := slices.BinarySearchFunc(looked, p.Workload(), cluster.Workload.Compare); ok {
@@ -307,6 +308,7 @@ func (l *looking) other(p *cluster.Pod, all bool) {
 	case partial != nil && !partial.Newest.IsZero():
 		l.judge(p, partial.PodState)
 	case p.Batch, !p.Wired, !p.Left.IsZero() && !all:
+	case !l.query.Reads(p.Identity.Namespace):
 	default:
 		if s := l.state(p); s.Reporting || all {
 			l.judge(p, s)

@@ -30,6 +30,10 @@ type Options struct {
 	// Hold is how long a sidecar that does not report is waited for, replicas kept (default 5m).
 	Hold time.Duration
 
+	// QueryNamespaces is "own" to have queries read only the series of their HPA's namespace and of namespaces whose annotation
+	// [cluster.ReadableBy] lets them; "all" is the default. In a cluster "own" reads the namespaces.
+	QueryNamespaces string
+
 	// SurgeAction is "off" to raise no target at a surge, whatever HPAs ask for; "on" is the default.
 	SurgeAction string
 	// HPATolerance is the HPA controller's --horizontal-pod-autoscaler-tolerance, for HPAs that set none; 0 is none at all,
@@ -79,6 +83,7 @@ func (o Options) withDefaults() Options {
 	o.Retention = cmp.Or(o.Retention, 5*time.Minute)
 	o.MaxReadsPerUser = cmp.Or(o.MaxReadsPerUser, 100)
 	o.Hold = cmp.Or(o.Hold, 5*time.Minute)
+	o.QueryNamespaces = cmp.Or(o.QueryNamespaces, queryNamespacesAll)
 	o.SurgeAction = cmp.Or(o.SurgeAction, surgeActionOn)
 	if o.Standalone {
 		o.BindAddress = cmp.Or(o.BindAddress, "127.0.0.1")
@@ -111,6 +116,7 @@ func (o Options) Validate() error {
 	fail(o.SecurePort < 0 || o.SecurePort > 65535, "--secure-port %d is not a port: give one from 0 to 65535", o.SecurePort)
 	fail((o.TLSCertFile == "") != (o.TLSKeyFile == ""), "--tls-cert-file and --tls-private-key-file belong together: give both, or neither for a self-signed certificate")
 	fail(o.Hold < 0, "--hold %s is negative: give how long a silent sidecar is waited for, such as 5m", o.Hold)
+	fail(o.QueryNamespaces != queryNamespacesAll && o.QueryNamespaces != queryNamespacesOwn, "--query-namespaces %q is neither all nor own", o.QueryNamespaces)
 	fail(o.SurgeAction != surgeActionOn && o.SurgeAction != string(hpas.SurgeOff), "--surge-action %q is neither on nor off", o.SurgeAction)
 	fail(o.MaxReadsPerUser < 0, "--max-reads-per-user %d is negative: leave it out for the default", o.MaxReadsPerUser)
 	fail(!(o.HPATolerance >= 0 && o.HPATolerance < 1), "--hpa-tolerance %g is not from 0 to below 1: give the HPA controller's own, such as 0.1", o.HPATolerance)

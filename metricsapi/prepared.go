@@ -26,11 +26,15 @@ type prepared struct {
 	// never says which of its parts no sidecar will ever report, and what to write instead. Of
 	// registered ones.
 	never []string
+	// unread are namespaces that it names and does not read, as often as that had changed.
+	unread  []string
+	changes uint64
 	// close gives up what was registered; nil where nothing was.
 	close func()
 
-	mu   sync.Mutex
-	refs int // the keeper's and one for each reader; 0 is closed
+	mu     sync.Mutex
+	refs   int    // the keeper's and one for each reader; 0 is closed
+	beyond string // the first namespace that is not its author's of which it was seen to read series
 }
 
 // surges is an aggregator.SurgeDetector, as far as it is asked here.
@@ -111,22 +115,23 @@ func (p *prepared) release() {
 type adhocQueries struct {
 	store *aggregator.Store
 	mu    sync.Mutex // a query is made once
-	kept  *lru.Cache // *prepared by expression
+	kept  *lru.Cache // *prepared by namespace and expression
 }
 
 func newAdhocQueries(store *aggregator.Store, limit int) *adhocQueries {
 	return &adhocQueries{store: store, kept: lru.NewWithEvictionFunc(limit, func(_ lru.Key, p any) { p.(*prepared).release() })}
 }
 
-// acquire returns the expression's query; the caller releases it.
-func (q *adhocQueries) acquire(expr string) *prepared {
+// acquire returns the query of an expression that a namespace asks for; the caller releases it.
+func (q *adhocQueries) acquire(namespace, expr string) *prepared {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	kept, ok := q.kept.Get(expr)
+	key := preparedKey{namespace: namespace, expr: expr}
+	kept, ok := q.kept.Get(key)
 	if !ok {
-		query, err := q.store.Query(expr)
+		query, err := q.store.QueryFor(namespace, expr)
 		kept = newPrepared(expr, query, err)
-		q.kept.Add(expr, kept)
+		q.kept.Add(key, kept)
 	}
 	p := kept.(*prepared)
 	p.acquire() // it is kept, hence open

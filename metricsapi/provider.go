@@ -160,6 +160,9 @@ func (r rules) evaluate(ctx context.Context, subject string, o *offer, p *prepar
 	var remarks []hpas.Problem
 	if o != nil {
 		remarks = r.remarks(o, p, answer)
+		if answer.Beyond != "" {
+			remarks = append(remarks, readsBeyond(o, p.firstBeyond(answer.Beyond)))
+		}
 	}
 	if r.holder == nil {
 		v.problems = remarks

@@ -19,14 +19,18 @@ type API struct {
 	Client kubernetes.Interface
 	Pods   *Pods
 	HPAs   *HPAs
-	Scales *Scales
-	Events *Events
+	// Namespaces is nil where Options do not ask for it.
+	Namespaces *Namespaces
+	Scales     *Scales
+	Events     *Events
 }
 
 // Options is what connect is told. All fields but kubeconfig are required.
 type Options struct {
 	// Kubeconfig tells the way to the API server; "" means the pod's own service account.
 	Kubeconfig string
+	// Namespaces: which namespaces let whose queries read them is to be known.
+	Namespaces bool
 	Contain    Contain
 	Log        *slog.Logger
 	Now        func() time.Time
@@ -74,6 +78,11 @@ func connectTo(config *rest.Config, o Options) (*API, error) {
 	a.Events.contain = o.Contain
 	if a.HPAs, err = NewHPAs(client, o.Contain, o.Log, o.Now); err != nil {
 		return nil, err
+	}
+	if o.Namespaces {
+		if a.Namespaces, err = NewNamespaces(client, a.HPAs.wake, o.Contain, o.Log, o.Now); err != nil {
+			return nil, err
+		}
 	}
 	raises, err := autoscalingclient.NewForConfig(paced(config, clientQPS, clientBurst))
 	a.HPAs.api = raises

@@ -109,6 +109,10 @@ func TestReadAnnotations(t *testing.T) {
 			annotations: map[string]string{"meshpulse.io/surge-ratio": "0", "meshpulse.io/surge-window": "0s"},
 			problems:    []string{"BadAnnotation a number above 1", "BadAnnotation a duration from 1s to 30s"},
 		},
+		"who may read is said by the namespace that is read": {
+			annotations: map[string]string{"meshpulse.io/readable-by": "*"},
+			problems:    []string{"BadAnnotation has no effect on an HPA"},
+		},
 		"blocks of YAML, which end with a line's end": {
 			annotations: map[string]string{
 				legacy + "rps": "sum(x)\n", legacy + "interval": "30s\n",

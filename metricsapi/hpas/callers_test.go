@@ -93,3 +93,30 @@ spec:
 		})
 	}
 }
+
+// A query that names a namespace which it does not read is told so, but where what it asks for is of calls from its own.
+func TestNamespacesThatAreNamedAndNotRead(t *testing.T) {
+	isRead := func(of string) bool { return of == "mine" || of == "shared" }
+	for expr, want := range map[string]string{
+		`istio_requests_total`: "",
+		`istio_requests_total{destination_workload_namespace="mine"}`:                                         "",
+		`istio_requests_total{destination_workload_namespace="theirs"}`:                                       "theirs",
+		`istio_requests_total{destination_workload_namespace="theirs",reporter="destination"}`:                "theirs",
+		`istio_requests_total{destination_workload_namespace="theirs",reporter="source"}`:                     "",
+		`istio_requests_total{destination_workload_namespace="theirs",reporter="waypoint"}`:                   "theirs",
+		`istio_requests_total{destination_workload_namespace="theirs",namespace="mine"}`:                      "",
+		`istio_requests_total{destination_workload_namespace="mine",namespace="gateways"}`:                    "",
+		`istio_requests_total{namespace="theirs"}`:                                                            "theirs",
+		`istio_requests_total{namespace="theirs",reporter="source"}`:                                          "theirs",
+		`istio_requests_total{namespace=~"mine|shared"}`:                                                      "",
+		`istio_requests_total{namespace=~"mine|theirs|third"}`:                                                "theirs third",
+		`istio_requests_total{namespace=~"the.*"}`:                                                            "",
+		`istio_requests_total{destination_workload_namespace!="theirs"}`:                                      "",
+		`sum(rate(a{namespace="x"}[1m])) / sum(rate(b{namespace="y"}[1m])) + sum(rate(c{namespace="x"}[1m]))`: "x y",
+		`not PromQL(`: "",
+	} {
+		if got := strings.Join(Parse(expr).Unread(isRead), " "); got != want {
+			t.Errorf("%s names %q, which it does not read, want %q", expr, got, want)
+		}
+	}
+}

@@ -61,3 +61,16 @@ func (e Expression) Never(words Vocabulary) (whys []string) {
 	}
 	return whys
 }
+
+// Unread are the namespaces that its parts name, other than those that are read: of the pods that
+// report, or of who is called where that is reported by the pods that are.
+func (e Expression) Unread(isRead func(namespace string) bool) (names []string) {
+	for _, p := range e.Parts {
+		for _, name := range p.unread(isRead) {
+			if !slices.Contains(names, name) {
+				names = append(names, name)
+			}
+		}
+	}
+	return names
+}

@@ -116,3 +116,34 @@ func (p Part) countsPods() bool {
 	}
 	return divides && counted
 }
+
+// demanded are the values of a label that the selector leaves, nil where it does not list them.
+func (p Part) demanded(label string) []string {
+	for _, m := range p.LabelMatchers {
+		switch {
+		case m.Name != label:
+		case m.Type == labels.MatchEqual && m.Value != "":
+			return []string{m.Value}
+		case m.Type == labels.MatchRegexp && len(m.SetMatches()) > 0:
+			return m.SetMatches()
+		}
+	}
+	return nil
+}
+
+// unread are the namespaces that the selector names of which some series are not read. Those of
+// calls that the callers report are: a caller's own namespace is.
+func (p Part) unread(isRead func(namespace string) bool) (names []string) {
+	notRead := func(of []string) (names []string) {
+		return slices.DeleteFunc(slices.Clone(of), isRead)
+	}
+	called, reporting := p.demanded(namespaceKey), p.demanded("namespace")
+	if len(called) > 0 && len(notRead(called)) == 0 || len(reporting) > 0 && len(notRead(reporting)) == 0 {
+		return nil
+	}
+	if names = notRead(reporting); p.reports("destination") || p.reports("waypoint") {
+		names = append(names, notRead(called)...)
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}

@@ -56,6 +56,8 @@ const (
 	ReasonMilliseconds      = "MillisecondsTarget"  // milliseconds against a target below 1
 	ReasonNoisyRate         = "NoisyRate"           // irate
 	ReasonCallersWord       = "CallersWord"         // a query that counts what callers say of others
+	ReasonReadsBeyond       = "ReadsBeyond"         // a query that reads another namespace's series
+	ReasonNotRead           = "NotRead"             // one that names a namespace which it does not read
 	ReasonRawCounter        = "RawCounter"          // a counter without rate
 	ReasonNoBuckets         = "NoBuckets"           // a quantile of buckets, aggregated without le
 	ReasonOldVersion        = "OldVersion"          // autoscaling/v2beta1 or v2beta2 (files only)
@@ -70,7 +72,7 @@ func Reasons() []string {
 		ReasonBadSelector, ReasonUnknownLabel, ReasonNotReported, ReasonUnreportedValue, ReasonUnreadMetrics,
 		ReasonMuteSidecars, ReasonUnpointedSidecars, ReasonRefusedSamples, ReasonContestedPod, ReasonForeignPods,
 		ReasonDeafWatch, ReasonQueryConflict, ReasonSharedTarget, ReasonSeveralSeries, ReasonLatencyAverage,
-		ReasonRatioAverage, ReasonLatencyStability, ReasonMilliseconds, ReasonNoisyRate, ReasonCallersWord, ReasonRawCounter,
+		ReasonRatioAverage, ReasonLatencyStability, ReasonMilliseconds, ReasonNoisyRate, ReasonCallersWord, ReasonReadsBeyond, ReasonNotRead, ReasonRawCounter,
 		ReasonNoBuckets, ReasonOldVersion, ReasonUnknownField,
 	}
 }
