@@ -74,7 +74,7 @@ type serviceCount struct {
 
 // leaving is when a pod's deletion began; seconds since 1970. created tells it from others of its
 // name.
-type leaving struct{ created, left int64 }
+type leaving struct{ created, left uint32 }
 
 // GoneFor is how long a pod that is gone is remembered: as long as the longest window of a query,
 // the default of --max-retention.
@@ -333,7 +333,7 @@ func (x *Pods) forget(o any) {
 	}
 	left := now // without a grace period, or it has finished
 	if last.left != 0 {
-		left = time.Unix(last.left, 0)
+		left = time.Unix(int64(last.left), 0)
 	}
 	w.gone = append(w.gone, gonePod{c, left, now})
 	if x.gone[key] != nil { // its name had been used before
@@ -378,7 +378,7 @@ func (x *Pods) drop(key types.NamespacedName) {
 
 func (x *Pods) prune(now time.Time) {
 	x.pruned = now
-	maps.DeleteFunc(x.leaving, func(_ types.NamespacedName, l leaving) bool { return now.Sub(time.Unix(l.left, 0)) > GoneFor }) // not seen to go
+	maps.DeleteFunc(x.leaving, func(_ types.NamespacedName, l leaving) bool { return now.Sub(time.Unix(int64(l.left), 0)) > GoneFor }) // not seen to go
 	for key, w := range x.gone {
 		for len(w.gone) > 0 && now.Sub(w.gone[0].gone) > GoneFor {
 			x.drop(types.NamespacedName{Namespace: key.Namespace, Name: w.gone[0].name})

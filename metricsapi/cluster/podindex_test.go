@@ -29,7 +29,7 @@ func TestTheIndexFollowsThePods(t *testing.T) {
 	}
 	pod := func(name, workload, canonical string) *cachedPod {
 		return &cachedPod{
-			name: name, of: unique.Make(kindred{namespace: "test", workload: workload, canonical: canonical}), created: now.Unix(), wired: true,
+			name: name, of: unique.Make(kindred{namespace: "test", workload: workload, canonical: canonical}), created: secondsOf(now.Unix()), wired: true,
 		}
 	}
 	has := func(when string, set aggregator.Meant, want ...string) {

@@ -52,11 +52,11 @@ func TestWhenADeletionBeganIsThePodsOwn(t *testing.T) {
 	x.add(before)
 	keep(ending("a", now, -20, -10))
 	x.forget(before)
-	if got := keep(ending("a", now, -20, 5)).left - now.Unix(); got != -10 {
+	if got := int64(keep(ending("a", now, -20, 5)).left) - now.Unix(); got != -10 {
 		t.Errorf("the deletion began at %d s, want -10", got)
 	}
 	x.forget(keep(ending("a", now, -20, 5)))
-	if got := keep(ending("a", now, -20, 5)).left - now.Unix(); got != 5 {
+	if got := int64(keep(ending("a", now, -20, 5)).left) - now.Unix(); got != 5 {
 		t.Errorf("once it has gone: at %d s, want 5", got)
 	}
 	now = now.Add(GoneFor + time.Minute)
@@ -78,7 +78,7 @@ func TestALookFindsThePodsOfItsSetsOnce(t *testing.T) {
 	}
 	add := func(namespace, name, workload, canonical string) *cachedPod {
 		c := &cachedPod{
-			name: name, of: unique.Make(kindred{namespace: namespace, workload: workload, canonical: canonical}), created: now.Unix(), wired: true,
+			name: name, of: unique.Make(kindred{namespace: namespace, workload: workload, canonical: canonical}), created: secondsOf(now.Unix()), wired: true,
 		}
 		x.add(c)
 		return c

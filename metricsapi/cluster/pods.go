@@ -1,6 +1,9 @@
 package cluster
 
 import (
+	"hash/fnv"
+	"math"
+	"strconv"
 	"time"
 	"unique"
 
@@ -41,9 +44,10 @@ func (p *Pod) Workload() Workload { return Workload{p.Identity.Namespace, p.Iden
 // cachedPod is a pod as the informer keeps it: a Pod in a thirtieth of what the pod would
 // take. What the pods of a workload have in common is kept once.
 type cachedPod struct {
-	name, version          string // version is the API's resourceVersion
+	name                   string
+	version                uint64 // of the API's resourceVersion
 	of                     unique.Handle[kindred]
-	created, left          int64         // seconds since 1970; left is 0 while it is to stay
+	created, left          uint32        // seconds since 1970; left is 0 while it is to stay
 	addresses              [2]addressKey // of either family; zero: none
 	wired, waypoint, batch bool
 	node                   bool // the addresses are its node's
@@ -62,7 +66,7 @@ func (c *cachedPod) workload() Workload {
 
 // GetObjectMeta is all that an informer asks of an object: its key and whether it has changed.
 func (c *cachedPod) GetObjectMeta() metav1.Object {
-	return &metav1.ObjectMeta{Namespace: c.namespace(), Name: c.name, ResourceVersion: c.version}
+	return &metav1.ObjectMeta{Namespace: c.namespace(), Name: c.name, ResourceVersion: strconv.FormatUint(c.version, 10)}
 }
 
 // GetObjectKind and DeepCopyObject make it a runtime.Object, which a list has to consist of. A
@@ -79,13 +83,13 @@ func (c *cachedPod) tell(p *Pod) {
 			Namespace: of.namespace, Name: c.name, Workload: of.workload, App: of.app, Version: of.release,
 			CanonicalService: of.canonical, CanonicalRevision: of.canonicalRevision, Waypoint: c.waypoint,
 		},
-		Created:  time.Unix(c.created, 0),
+		Created:  time.Unix(int64(c.created), 0),
 		Wired:    c.wired,
 		Waypoint: c.waypoint,
 		Batch:    c.batch,
 	}
 	if c.left != 0 {
-		p.Left = time.Unix(c.left, 0)
+		p.Left = time.Unix(int64(c.left), 0)
 	}
 }
 
@@ -100,16 +104,32 @@ func keepIdentity(object any) (any, error) {
 	canonical, revision := meshpod.CanonicalService(m)
 	owner := metav1.GetControllerOfNoCopy(m)
 	c := &cachedPod{
-		name: m.Name, version: m.ResourceVersion,
+		name: m.Name, version: versionOf(m),
 		of:      unique.Make(kindred{m.Namespace, meshpod.Workload(m), m.Labels["app"], m.Labels["version"], canonical, revision, p.Spec.ServiceAccountName}),
-		created: m.CreationTimestamp.Unix(), wired: meshpod.HasEnvoy(m), waypoint: meshpod.IsWaypoint(m), batch: owner != nil && owner.Kind == "Job",
+		created: secondsOf(m.CreationTimestamp.Unix()), wired: meshpod.HasEnvoy(m), waypoint: meshpod.IsWaypoint(m), batch: owner != nil && owner.Kind == "Job",
 		addresses: addressesOf(p), node: p.Spec.HostNetwork, pending: p.Status.Phase == corev1.PodPending,
 	}
 	if p.DeletionTimestamp != nil { // when its grace period ends
-		c.left = p.DeletionTimestamp.Unix()
+		left := p.DeletionTimestamp.Unix()
 		if grace := p.DeletionGracePeriodSeconds; grace != nil {
-			c.left -= *grace
+			left -= *grace
 		}
+		c.left = max(1, secondsOf(left))
 	}
 	return c, nil
 }
+
+// versionOf is the pod's resourceVersion as the number that all API servers give. Of anything else
+// it is a hash: an informer asks whether it has changed, and nothing more.
+func versionOf(m *metav1.ObjectMeta) uint64 {
+	n, err := strconv.ParseUint(m.ResourceVersion, 10, 64)
+	if err != nil {
+		h := fnv.New64a()
+		_, _ = h.Write([]byte(m.ResourceVersion)) // never an error
+		return h.Sum64()
+	}
+	return n
+}
+
+// secondsOf is a time of this century and the next.
+func secondsOf(unix int64) uint32 { return uint32(min(max(unix, 0), math.MaxUint32)) }

@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"strconv"
 	"testing"
 	"time"
 
@@ -97,3 +98,19 @@ func podsOf(x *Pods, sets ...aggregator.Meant) (all []Pod) {
 
 // lastOf is the newest of what the API server has said of a pod.
 func lastOf(versions ...any) any { return versions[len(versions)-1] }
+
+// A pod that has changed has another version, whatever API servers number them by.
+func TestAPodsVersionsAreToldApart(t *testing.T) {
+	versions := map[string]bool{}
+	for _, version := range []string{"", "0", "1", "8000001", "18446744073709551615", "18446744073709551616", "v1", "v2"} {
+		kept, err := keepIdentity(&corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "a", ResourceVersion: version}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := kept.(*cachedPod).GetObjectMeta().GetResourceVersion()
+		if _, err := strconv.ParseUint(version, 10, 64); err == nil && got != version || versions[got] {
+			t.Errorf("version %q is kept as %q", version, got)
+		}
+		versions[got] = true
+	}
+}
