@@ -218,6 +218,7 @@ func TestTheChartIsTheBase(t *testing.T) {
 		"host-network":    {[]string{"host-network"}, fmt.Sprintf(given, "secret", false) + "hostNetwork: true"},
 		"dns":             {[]string{"dns"}, fmt.Sprintf(given, "secret", false) + "networkPolicy: {dns: true}"},
 		"mesh-namespaces": {[]string{"mesh-namespaces"}, fmt.Sprintf(given, "secret", false) + "networkPolicy: {meshNamespacesOnly: true}"},
+		"own-namespaces":  {[]string{"own-namespaces"}, fmt.Sprintf(given, "secret", false) + "queryNamespaces: own"},
 		"guaranteed":      {[]string{"guaranteed"}, fmt.Sprintf(given, "secret", false) + "resources: {requests: {cpu: 500m, memory: 1Gi}, limits: {cpu: 500m, memory: 1Gi}}"},
 		"surge-action":    {[]string{"surge-action"}, fmt.Sprintf(given, "secret", false) + "surgeAction: {enabled: true}"},
 		"in a namespace":  {[]string{"surge-action/namespaced"}, fmt.Sprintf(given, "secret", false) + "surgeAction: {namespaces: [test]}"},
