@@ -21,6 +21,8 @@ type Config struct {
 	Target string
 	// CAFile (PEM) is what the receiver's certificate must come from; "" is plaintext.
 	CAFile string
+	// CertFile and KeyFile (PEM) are the certificate that all sidecars show, "" for none.
+	CertFile, KeyFile string
 	// Pods is how many sidecars there are (default 10), PodsPerWorkload how many share a workload,
 	// and with it label sets (default 10).
 	Pods, PodsPerWorkload int

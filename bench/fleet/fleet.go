@@ -20,8 +20,8 @@ type Fleet struct {
 	sidecars []*sidecar
 	calm     atomic.Bool // no more churn
 	stats    struct {
-		streams, opened, flushes, bytes, failed, replaced, restarted, lateMs atomic.Int64
-		lastError                                                            atomic.Pointer[string]
+		streams, opened, flushes, bytes, failed, mostFailed, replaced, restarted, lateMs atomic.Int64
+		lastError                                                                        atomic.Pointer[string]
 	}
 }
 
@@ -32,6 +32,8 @@ type Stats struct {
 	// Flushes were sent, of Bytes without framing; Failed could not be sent and are lost, as Envoy
 	// loses them.
 	Flushes, Bytes, Failed int64
+	// MostFailed is how many flushes the sidecar has lost that has lost the most.
+	MostFailed int64
 	// Replaced and Restarted count the pods that were.
 	Replaced, Restarted int64
 	// LateMs is by how much the latest flush missed its time: whether the sender itself keeps up.
@@ -51,7 +53,7 @@ func New(c Config) (*Fleet, error) {
 		return nil, err
 	}
 	f := &Fleet{config: c, template: t}
-	if f.dial, err = dialOptions(c.CAFile); err != nil {
+	if f.dial, err = dialOptions(c); err != nil {
 		return nil, err
 	}
 	for i := range c.Pods {
@@ -111,10 +113,13 @@ func (s *sidecar) order(o order) {
 	}
 }
 
-func (f *Fleet) late(by time.Duration) {
-	for ms := by.Milliseconds(); ; {
-		old := f.stats.lateMs.Load()
-		if ms <= old || f.stats.lateMs.CompareAndSwap(old, ms) {
+func (f *Fleet) late(by time.Duration) { raise(&f.stats.lateMs, by.Milliseconds()) }
+
+// raise has a figure be n at least.
+func raise(figure *atomic.Int64, n int64) {
+	for {
+		old := figure.Load()
+		if n <= old || figure.CompareAndSwap(old, n) {
 			return
 		}
 	}
@@ -128,14 +133,15 @@ func (f *Fleet) note(err error) {
 // Stats returns what has been done so far. The latest flush's delay starts anew with each call.
 func (f *Fleet) Stats() Stats {
 	s := Stats{
-		Streams:   f.stats.streams.Load(),
-		Opened:    f.stats.opened.Load(),
-		Flushes:   f.stats.flushes.Load(),
-		Bytes:     f.stats.bytes.Load(),
-		Failed:    f.stats.failed.Load(),
-		Replaced:  f.stats.replaced.Load(),
-		Restarted: f.stats.restarted.Load(),
-		LateMs:    f.stats.lateMs.Swap(0),
+		Streams:    f.stats.streams.Load(),
+		Opened:     f.stats.opened.Load(),
+		Flushes:    f.stats.flushes.Load(),
+		Bytes:      f.stats.bytes.Load(),
+		Failed:     f.stats.failed.Load(),
+		MostFailed: f.stats.mostFailed.Load(),
+		Replaced:   f.stats.replaced.Load(),
+		Restarted:  f.stats.restarted.Load(),
+		LateMs:     f.stats.lateMs.Swap(0),
 	}
 	if e := f.stats.lastError.Load(); e != nil {
 		s.LastError = *e

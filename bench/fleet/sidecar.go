@@ -2,9 +2,12 @@ package fleet
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"sync"
 	"time"
 
@@ -59,6 +62,7 @@ type sidecar struct {
 	number     int
 	generation int // of the pod under this number
 	flushes    int64
+	failed     int64
 	orders     chan order
 
 	conn   *grpc.ClientConn
@@ -120,7 +124,9 @@ func (s *sidecar) flush(ctx context.Context, last bool) {
 	number := s.flushes
 	s.flushes++
 	if err := s.send(ctx, number, last); err != nil && ctx.Err() == nil {
+		s.failed++
 		s.fleet.stats.failed.Add(1)
+		raise(&s.fleet.stats.mostFailed, s.failed)
 		s.fleet.note(err)
 		s.hangUp()
 	}
@@ -176,13 +182,14 @@ func (s *sidecar) open(ctx context.Context) error {
 }
 
 // dialOptions set up connections of which there are thousands: nothing is received on them.
-func dialOptions(caFile string) ([]grpc.DialOption, error) {
+func dialOptions(c Config) ([]grpc.DialOption, error) {
 	creds := plaintext()
-	if caFile != "" {
-		var err error
-		if creds, err = credentials.NewClientTLSFromFile(caFile, "localhost"); err != nil {
-			return nil, fmt.Errorf("%w: %s: %w", ErrConfig, caFile, err)
+	if c.CAFile != "" {
+		config, err := tlsOf(c)
+		if err != nil {
+			return nil, err
 		}
+		creds = credentials.NewTLS(config)
 	}
 	return []grpc.DialOption{
 		grpc.WithTransportCredentials(creds),
@@ -194,6 +201,27 @@ func dialOptions(caFile string) ([]grpc.DialOption, error) {
 		grpc.WithDisableServiceConfig(),
 		grpc.WithDisableRetry(),
 	}, nil
+}
+
+// tlsOf is what an Envoy does: TLS 1.2, every handshake whole.
+func tlsOf(c Config) (*tls.Config, error) {
+	text, err := os.ReadFile(c.CAFile)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrConfig, err)
+	}
+	config := &tls.Config{RootCAs: x509.NewCertPool(), ServerName: "localhost", MinVersion: tls.VersionTLS12, MaxVersion: tls.VersionTLS12}
+	if !config.RootCAs.AppendCertsFromPEM(text) {
+		return nil, fmt.Errorf("%w: %s holds no certificate", ErrConfig, c.CAFile)
+	}
+	if c.CertFile == "" {
+		return config, nil
+	}
+	pair, err := tls.LoadX509KeyPair(c.CertFile, c.KeyFile)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrConfig, err)
+	}
+	config.Certificates = []tls.Certificate{pair}
+	return config, nil
 }
 
 // pick returns a random sidecar.

@@ -7,7 +7,7 @@ SCENARIO         ?= $(SCENARIOS)
 
 SEED             ?= 1
 
-.PHONY: lab lab-known lab-ci chaos attack lab-up lab-test lab-build lab-controlplane
+.PHONY: lab lab-known lab-ci chaos attack lab-mtls lab-up lab-test lab-build lab-controlplane
 
 lab: lab-known lab-build $(LAB_BIN)/podinfo ## the closed loop on a real control plane (SCENARIO=name, default all)
 	@$(LAB_BIN)/lab run --root . $(SCENARIO:%=bench/lab/scenarios/%.yaml)
@@ -23,6 +23,9 @@ chaos: lab-build ## constant load while things go wrong (SEED=1, or several: "1 
 
 attack: lab-build ## what one sender, author or caller can do to others (16 minutes; ONLY="gzip zero": those anew; SEED=7: others together; LONG=1: at the defaults, 22 minutes)
 	@$(LAB_BIN)/lab attack --root . $(if $(LONG),--long) --seed $(SEED) $(ONLY)
+
+lab-mtls: lab-build ## sidecars that prove themselves: renewals, closes, a change of the root, an authority that is away, other identities, strict (13 minutes)
+	@$(LAB_BIN)/lab mtls --root .
 
 lab-up: lab-build ## only the control plane, until Ctrl-C
 	@$(LAB_BIN)/lab up --root .

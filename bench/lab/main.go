@@ -29,6 +29,7 @@ const usage = `usage: lab run SCENARIO.yaml...   run scenarios, write their resu
        lab plot                  the plot of what versus has left, anew
        lab chaos --seed N,...    constant load while things go wrong, drawn from the seed
        lab attack NAME...        what one sender, author or reader can do to others (default all)
+       lab mtls                  sidecars that prove themselves, and what may happen to certificates
        lab up                    boot the control plane and wait for Ctrl-C
        lab app                   the app of the lab's pods
 `
@@ -99,6 +100,8 @@ func run(args []string) error {
 			return errors.Join(errors.New("--seed: attack takes one number"), err)
 		}
 		err = l.attackAll(ctx, *long, numbers[0], flags.Args())
+	case "mtls":
+		err = l.mtls(ctx)
 	case "run":
 		err = l.runAll(ctx, flags.Args())
 	default:

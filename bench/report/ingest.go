@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/meshpulse/meshpulse/bench/fleet"
+	"github.com/meshpulse/meshpulse/bench/identity"
 	"github.com/meshpulse/meshpulse/bench/process"
 	"github.com/meshpulse/meshpulse/bench/web"
 )
@@ -22,7 +23,8 @@ type load struct {
 	pods, labelSets int
 	interval, warm  time.Duration // warm: before anything is counted, but for three flushes of each
 	tls, labels     bool
-	churn           int // sidecars that hang up in a minute, and come back with their next flush
+	mutual          bool // TLS with certificates of a mesh on both sides
+	churn           int  // sidecars that hang up in a minute, and come back with their next flush
 }
 
 // away is how many sidecars churn may keep from their streams at a time: twice those of one flush
@@ -46,8 +48,9 @@ func (c cost) String() string {
 		c.flushes, c.flushBytes>>10, c.receiver, 100*c.receiverShare, c.resident>>20, c.sender, c.lateMs, c.failed)
 }
 
-// certificates are a self-made pair for 127.0.0.1.
-type certificates struct{ cert, key string }
+// certificates are a pair for 127.0.0.1, of which ca is the authority; with the pair that clients
+// show, "" where they show none.
+type certificates struct{ cert, key, ca, clientCert, clientKey string }
 
 // receiver starts what is measured.
 type receiver func(ctx context.Context, s settings, tls *certificates) (*child, error)
@@ -69,6 +72,9 @@ func meshpulse(ctx context.Context, s settings, c *certificates) (*child, error)
 	if c != nil {
 		args = append(args, "--ingest-tls-cert-file", c.cert, "--ingest-tls-private-key-file", c.key)
 	}
+	if c != nil && c.clientCert != "" {
+		args = append(args, "--ingest-client-ca-file", c.ca)
+	}
 	return startMeshpulse(ctx, s, dir, args...)
 }
 
@@ -85,10 +91,14 @@ type subject struct {
 // costs all of them.
 func measure(ctx context.Context, s settings, l load, subjects ...subject) (costs []cost, err error) {
 	var certs *certificates
-	if l.tls {
-		if certs, err = makeCertificates(s.work); err != nil {
-			return nil, err
-		}
+	switch {
+	case l.mutual:
+		certs, err = meshCertificates(s.work)
+	case l.tls:
+		certs, err = makeCertificates(s.work)
+	}
+	if err != nil {
+		return nil, err
 	}
 	var all []loaded
 	defer func() {
@@ -153,7 +163,7 @@ func putUnder(ctx context.Context, s settings, sub subject, certs *certificates,
 	}
 	args := fleetArgs(r.Ingest, l)
 	if certs != nil {
-		args = append(args, "--ca-file", certs.cert)
+		args = append(args, certs.fleetArgs()...)
 	}
 	f, err := startSelf(ctx, s, "fleet", args...)
 	if err != nil {
@@ -295,5 +305,43 @@ func makeCertificates(dir string) (*certificates, error) {
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("certificate: %w\n%s", err, out)
 	}
-	return &certificates{filepath.Join(abs, "cert.pem"), filepath.Join(abs, "key.pem")}, nil
+	cert := filepath.Join(abs, "cert.pem")
+	return &certificates{cert: cert, key: filepath.Join(abs, "key.pem"), ca: cert}, nil
+}
+
+// fleetArgs are what a fleet is told of them.
+func (c *certificates) fleetArgs() []string {
+	args := []string{"--ca-file", c.ca}
+	if c.clientCert != "" {
+		args = append(args, "--cert-file", c.clientCert, "--key-file", c.clientKey)
+	}
+	return args
+}
+
+// meshCertificates are those of a mesh: the server's key is ECDSA, as meshpulse's is, the client's
+// RSA, as a sidecar's is, with the identity of the recording's pods.
+func meshCertificates(dir string) (*certificates, error) {
+	abs, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, err
+	}
+	mesh, err := identity.NewAuthority("mesh")
+	if err != nil {
+		return nil, err
+	}
+	server, err := mesh.Issue(identity.SPIFFE("meshpulse-system", "meshpulse"), 24*time.Hour, "localhost", "127.0.0.1")
+	if err != nil {
+		return nil, err
+	}
+	client, err := mesh.IssueRSA(identity.SPIFFE("test", "default"), 24*time.Hour)
+	if err != nil {
+		return nil, err
+	}
+	at := func(name string) string { return filepath.Join(abs, "mesh-"+name+".pem") }
+	for name, content := range map[string][]byte{"ca": mesh.PEM, "cert": server.Chain, "key": server.Key, "client": client.Chain, "client-key": client.Key} {
+		if err := os.WriteFile(at(name), content, 0o600); err != nil {
+			return nil, err
+		}
+	}
+	return &certificates{cert: at("cert"), key: at("key"), ca: at("ca"), clientCert: at("client"), clientKey: at("client-key")}, nil
 }

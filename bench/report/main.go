@@ -24,6 +24,7 @@ const usage = `usage: report COMMAND [flags]
   beside   a real Prometheus scrapes the Envoys that push to meshpulse
   surge    days of simulated traffic before the surge detector
   soak     thousands of streams with churn, then all reconnect at once
+  mtls     what it costs that sidecars prove themselves
   fleet    simulated sidecars; /stats, /reconnect and /calm on the port that it tells
   sink     receives what sidecars send and throws it away
   exposition  the same families as /stats/prometheus
@@ -45,7 +46,7 @@ func command(ctx context.Context, args []string) error {
 		return errors.New("a command is missing")
 	}
 	run, ok := map[string]func(context.Context, []string) error{
-		"run": runBenchmarks, "quantiles": runQuantiles, "beside": runBeside, "surge": runSurge, "soak": runSoak,
+		"run": runBenchmarks, "quantiles": runQuantiles, "beside": runBeside, "surge": runSurge, "soak": runSoak, "mtls": runMTLS,
 		"fleet": serveFleet, nullSinkName: serveSink, "constant": serveConstant, "exposition": serveExposition,
 	}[args[0]]
 	if !ok {

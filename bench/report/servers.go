@@ -69,6 +69,8 @@ func serveFleet(ctx context.Context, args []string) error {
 	f := flag.NewFlagSet("fleet", flag.ContinueOnError)
 	f.StringVar(&c.Target, "target", "", "receiver, host:port")
 	f.StringVar(&c.CAFile, "ca-file", "", "CA certificates (PEM) of the receiver; without it plaintext")
+	f.StringVar(&c.CertFile, "cert-file", "", "certificate (PEM) that all sidecars show")
+	f.StringVar(&c.KeyFile, "key-file", "", "its key")
 	f.IntVar(&c.Pods, "pods", 0, "sidecars (default 10)")
 	f.IntVar(&c.PodsPerWorkload, "pods-per-workload", 0, "sidecars that share their label sets (default 10)")
 	f.IntVar(&c.LabelSets, "label-sets", 0, "label sets of a sidecar (default 20)")

@@ -36,7 +36,7 @@ func bootstrap(o Options, upstreams string) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("sidecar option Sink: %w", err)
 	}
-	t, err := template.New("bootstrap.json.tmpl").Funcs(template.FuncMap{"json": toJSON}).Parse(bootstrapText)
+	t, err := template.New("bootstrap.json.tmpl").Funcs(template.FuncMap{"json": toJSON, "tls": transportSocket}).Parse(bootstrapText)
 	if err != nil {
 		return nil, err
 	}
@@ -56,6 +56,38 @@ func bootstrap(o Options, upstreams string) ([]byte, error) {
 		return nil, err
 	}
 	return []byte(b.String()), nil
+}
+
+// transportSocket is that of the sink's cluster.
+func transportSocket(t TLS) map[string]any {
+	secret := func(name string) map[string]any {
+		return map[string]any{"name": name, "sds_config": map[string]any{
+			"api_config_source": map[string]any{
+				"api_type": "GRPC", "grpc_services": []any{map[string]any{"envoy_grpc": map[string]any{"cluster_name": "sds-grpc"}}},
+				"set_node_on_first_message_only": true, "transport_api_version": "V3",
+			},
+			"initial_fetch_timeout": "0s", "resource_api_version": "V3",
+		}}
+	}
+	peers := []any{}
+	for _, id := range t.Peers {
+		peers = append(peers, map[string]any{"exact": id})
+	}
+	return map[string]any{
+		"name": "envoy.transport_sockets.tls",
+		"typed_config": map[string]any{
+			"@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
+			"sni":   "envoy_metrics_service",
+			"common_tls_context": map[string]any{
+				"alpn_protocols":                     []any{"istio", "h2"},
+				"tls_certificate_sds_secret_configs": []any{secret("default")},
+				"combined_validation_context": map[string]any{
+					"default_validation_context":           map[string]any{"match_subject_alt_names": peers},
+					"validation_context_sds_secret_config": secret("ROOTCA"),
+				},
+			},
+		},
+	}
 }
 
 // StatsLogger is the access logger, in protobuf's JSON, by which a stock Envoy counts what Istio's stats filter counts, under its names and

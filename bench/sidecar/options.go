@@ -22,6 +22,16 @@ const (
 // defaultFlush is Istio's.
 const defaultFlush = 5 * time.Second
 
+// TLS is what Istio renders of tlsSettings with the mode ISTIO_MUTUAL (istio: pkg/bootstrap/option,
+// tlsContextConvert).
+type TLS struct {
+	// Socket is where SDS hands out the workload's certificate and the roots.
+	Socket string
+	// Peers are the identities that the sink may have (subjectAltNames); without any it may be any
+	// workload of the mesh.
+	Peers []string
+}
+
 // Options is what a sidecar is and how it reports. Dir, Pod, Namespace, Workload, Address and Sink
 // must be set.
 type Options struct {
@@ -32,6 +42,8 @@ type Options struct {
 
 	// Pod, Namespace and Workload are the pod's identity in the node.
 	Pod, Namespace, Workload string
+	// ServiceAccount is whom the node says that the pod runs as (default "default").
+	ServiceAccount string
 	// Version is the label version and the canonical revision (default "v1").
 	Version string
 	// Labels are the pod's labels; app, version and Istio's canonical ones are added where they are
@@ -73,6 +85,10 @@ type Options struct {
 
 	// Sink is the receiver of the metrics, host:port.
 	Sink string
+	// TLS is how the sidecar and the sink prove themselves to each other (default: plaintext).
+	TLS *TLS
+	// FromAddress has the stream to the sink come from Address, as it does in a cluster.
+	FromAddress bool
 	// FlushInterval is the time between two flushes (default 5s).
 	FlushInterval time.Duration
 	// EvictionInterval lets unused stats go (default never); a multiple of FlushInterval.
@@ -124,6 +140,7 @@ func IstioBounds() []float64 {
 
 func (o Options) withDefaults() Options {
 	o.Version = cmp.Or(o.Version, "v1")
+	o.ServiceAccount = cmp.Or(o.ServiceAccount, "default")
 	o.Reporter = cmp.Or(o.Reporter, Destination)
 	if o.Reporter == Destination {
 		o.DestinationWorkload, o.DestinationNamespace, o.DestinationVersion = o.Workload, o.Namespace, o.Version

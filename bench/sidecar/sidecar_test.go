@@ -50,14 +50,14 @@ func (s *sink) StreamMetrics(stream metrics.MetricsService_StreamMetricsServer) 
 	}
 }
 
-func startSink(t *testing.T) (address string, messages <-chan flush) {
+func startSink(t *testing.T, options ...grpc.ServerOption) (address string, messages <-chan flush) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	s := &sink{messages: make(chan flush, 100)}
-	server := grpc.NewServer()
+	server := grpc.NewServer(options...)
 	metrics.RegisterMetricsServiceServer(server, s)
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(l) }()

@@ -25,6 +25,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
 
+	"github.com/meshpulse/meshpulse/bench/sidecar"
 	"github.com/meshpulse/meshpulse/metricsapi/cluster/meshpod"
 )
 
@@ -51,6 +52,9 @@ type Config struct {
 	Apps  map[string]App
 	// Sink is where a pod's sidecar pushes, host:port.
 	Sink func(namespace, pod string) string
+	// TLS is how a pod's sidecar proves itself, and nil of one that does not; a nil function where
+	// none does. With one the sidecars' streams come from the pods' addresses, as in a cluster.
+	TLS func(object *corev1.Pod) (*sidecar.TLS, error)
 	// FlushInterval of the sidecars.
 	FlushInterval time.Duration
 	// EvictionInterval lets the sidecars forget stats that were not used for so long (default
@@ -291,6 +295,27 @@ func (a *Agent) Sidecars() []Sidecar {
 		}
 	}
 	return all
+}
+
+// Requests are the requests that each pod's Envoy has counted, by namespace/name.
+func (a *Agent) Requests(ctx context.Context) (map[string]int64, error) {
+	a.mu.Lock()
+	running := map[string]*sidecar.Sidecar{}
+	for _, p := range a.pods {
+		if s := p.running(); s != nil {
+			running[p.object.Namespace+"/"+p.object.Name] = s
+		}
+	}
+	a.mu.Unlock()
+	all := map[string]int64{}
+	for key, s := range running {
+		n, err := s.RequestsTotal(ctx)
+		if err != nil {
+			return nil, err
+		}
+		all[key] = n
+	}
+	return all, nil
 }
 
 // Ready is how many of a workload's pods are ready.

@@ -100,7 +100,15 @@ func (p *pod) start(config Config, dir string) error {
 }
 
 func (p *pod) startSidecar(config Config, dir string) error {
+	var tls *sidecar.TLS
+	if config.TLS != nil {
+		var err error
+		if tls, err = config.TLS(p.object); err != nil {
+			return err
+		}
+	}
 	envoy, err := sidecar.Start(p.ctx, sidecar.Options{
+		TLS: tls, FromAddress: config.TLS != nil, ServiceAccount: p.object.Spec.ServiceAccountName,
 		Binary: config.Envoy, Dir: dir,
 		Pod: p.object.Name, Namespace: p.object.Namespace, Workload: p.workload,
 		Version: p.object.Labels["version"], Labels: p.object.Labels, Annotations: p.object.Annotations,

@@ -1,0 +1,206 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/meshpulse/meshpulse/bench/process"
+	"github.com/meshpulse/meshpulse/bench/web"
+)
+
+// runMTLS measures what it costs that sidecars prove themselves: a handshake, a flush, and all of
+// them at once.
+func runMTLS(ctx context.Context, args []string) error {
+	s, err := parseSettings("mtls", args, nil)
+	if err != nil {
+		return err
+	}
+	t := newTable(strings.TrimSpace("make bench-mtls "+strings.Join(args, " ")), time.Now())
+	t.title = "What mutual TLS costs"
+	var failed error
+	for _, part := range []struct {
+		name string
+		run  func(context.Context, settings, *table) error
+	}{
+		{"handshake", handshakeRows},
+		{"flush", func(ctx context.Context, s settings, t *table) error { return mutualRows(ctx, s, t, 1000, 1.4) }},
+		{"flush5000", func(ctx context.Context, s settings, t *table) error { return mutualRows(ctx, s, t, 5000, 1.6) }},
+		{"reconnect", reconnectRows},
+	} {
+		if !s.wants(part.name) {
+			continue
+		}
+		if err := part.run(ctx, s, t); err != nil { // the other parts' rows still tell something
+			failed = errors.Join(failed, fmt.Errorf("%s: %w", part.name, err))
+			t.note("Part %s failed: %.200s", part.name, strings.Join(strings.Fields(err.Error()), " "))
+		}
+	}
+	if b, err := os.ReadFile("/proc/loadavg"); err == nil {
+		t.note("The machine's load over 1, 5 and 15 minutes at the end: %s.", strings.Join(strings.Fields(string(b))[:3], ", "))
+	}
+	fmt.Print(t.markdown())
+	if len(s.only) > 0 {
+		return failed
+	}
+	return errors.Join(failed, t.write(s.results, "mtls-cost"))
+}
+
+// handshakes is how many are made, one after the other.
+const handshakes = 2000
+
+// handshakeRows count the CPU of meshpulse alone while connections are made, proven and closed.
+func handshakeRows(ctx context.Context, s settings, t *table) error {
+	certs, err := meshCertificates(s.work)
+	if err != nil {
+		return err
+	}
+	m, err := meshpulse(ctx, s, certs)
+	if err != nil {
+		return err
+	}
+	defer m.Kill()
+	config, err := certs.client()
+	if err != nil {
+		return err
+	}
+	for range 50 { // the first of them also make what is made once
+		if err := shakeHands(m.Ingest, config); err != nil {
+			return err
+		}
+	}
+	before, err := process.UsageOf(m.PID())
+	if err != nil {
+		return err
+	}
+	began := time.Now()
+	for range handshakes {
+		if err := shakeHands(m.Ingest, config); err != nil {
+			return err
+		}
+	}
+	took := time.Since(began)
+	after, err := process.UsageOf(m.PID())
+	if err != nil {
+		return err
+	}
+	t.atMost("handshake, TLS 1.2, ECDSA key of the server, RSA key of the client: CPU of meshpulse, connection included", (after.CPU-before.CPU).Seconds()*1000/handshakes, "ms", 0.5)
+	t.note("%d handshakes one after the other took %s, with the client's side.", handshakes, took.Round(time.Millisecond))
+	return nil
+}
+
+// client is what a sidecar does.
+func (c *certificates) client() (*tls.Config, error) {
+	text, err := os.ReadFile(c.ca)
+	if err != nil {
+		return nil, err
+	}
+	pair, err := tls.LoadX509KeyPair(c.clientCert, c.clientKey)
+	if err != nil {
+		return nil, err
+	}
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(text)
+	return &tls.Config{
+		RootCAs: roots, ServerName: "localhost", Certificates: []tls.Certificate{pair}, NextProtos: []string{"istio", "h2"},
+		MinVersion: tls.VersionTLS12, MaxVersion: tls.VersionTLS12,
+	}, nil
+}
+
+func shakeHands(address string, config *tls.Config) error {
+	c, err := tls.Dial("tcp", address, config)
+	if err != nil {
+		return err
+	}
+	return c.Close()
+}
+
+// mutualRows hold a flush over mutual TLS against one in plaintext.
+func mutualRows(ctx context.Context, s settings, t *table, pods int, goal float64) error {
+	l := load{pods: pods, labelSets: 20, interval: flushInterval}
+	plain, err := measure(ctx, s, l, subject{fmt.Sprintf("plaintext, %d", pods), meshpulse})
+	if err != nil {
+		return err
+	}
+	l.mutual = true
+	mutual, err := measure(ctx, s, l, subject{fmt.Sprintf("mutual TLS, %d", pods), meshpulse})
+	if err != nil {
+		return err
+	}
+	what := fmt.Sprintf("flush, %d streams of 20 label sets: ", pods)
+	t.add(what+"CPU of meshpulse, plaintext", micros(plain[0].receiver), "us/flush", "lower")
+	t.add(what+"CPU of meshpulse, mutual TLS", micros(mutual[0].receiver), "us/flush", "lower")
+	t.atMost(what+"mutual TLS over plaintext", ratio(mutual[0].receiver, plain[0].receiver), "x", goal)
+	t.add(what+"memory beyond plaintext, a stream", float64(mutual[0].anonymous-plain[0].anonymous)/float64(pods)/1024, "KiB", "lower")
+	failedTold(t, what, plain[0], mutual[0])
+	return nil
+}
+
+// reconnectRows have 5,000 sidecars connect anew at once, on the machine that both sides share.
+func reconnectRows(ctx context.Context, s settings, t *table) error {
+	const pods, limit = 5000, 30 * time.Second
+	l := load{pods: pods, labelSets: 20, interval: flushInterval, mutual: true}
+	s.work = filepath.Join(s.work, "reconnect")
+	if err := os.MkdirAll(s.work, 0o750); err != nil {
+		return err
+	}
+	certs, err := meshCertificates(s.work)
+	if err != nil {
+		return err
+	}
+	p, err := putUnder(ctx, s, subject{"mutual TLS", meshpulse}, certs, l)
+	if err != nil {
+		return err
+	}
+	defer p.receiver.Kill()
+	defer p.sender.Kill()
+	if err := errors.Join(steady(ctx, p.sender, l, 3), caughtUp(ctx, p.receiver, p.sender)); err != nil {
+		return err
+	}
+	steadily, err := count(ctx, s, []loaded{p})
+	if err != nil {
+		return err
+	}
+	before, err := p.read(ctx)
+	if err != nil {
+		return err
+	}
+	if _, err := web.Do(ctx, p.sender.client, http.MethodPost, "http://"+p.sender.HTTPS+"/reconnect"); err != nil {
+		return err
+	}
+	back := until(ctx, 4*limit, func() error {
+		open, err := p.receiver.gauge(ctx, `meshpulse_ingest_connections`)
+		st, e := p.sender.fleetStats(ctx)
+		if err = errors.Join(err, e); err != nil {
+			return err
+		}
+		if st.Opened-before.fleet.Opened < pods || st.Streams < pods || open < pods {
+			return fmt.Errorf("%d streams of %d are back", st.Opened-before.fleet.Opened, pods)
+		}
+		return nil
+	})
+	after, err := p.read(ctx)
+	if err = errors.Join(back, err); err != nil {
+		return err
+	}
+	took := after.at.Sub(before.at)
+	flushes := after.fleet.Flushes - before.fleet.Flushes
+	server, client := after.receiver.CPU-before.receiver.CPU, after.sender.CPU-before.sender.CPU
+	beyond := server - time.Duration(flushes)*steadily[0].receiver
+	const what = "5,000 sidecars connect anew at once over mutual TLS: "
+	t.atMost(what+"all are back after", took.Seconds(), "s", limit.Seconds())
+	t.atMost(what+"CPU of meshpulse for that, beyond its flushes", beyond.Seconds(), "s", 3)
+	t.add(what+"CPU of meshpulse in all meanwhile", server.Seconds(), "s", "lower")
+	t.add(what+"CPU of the sidecars in all meanwhile", client.Seconds(), "s", "lower")
+	t.atMost(what+"flushes lost, of the sidecar that lost the most", float64(after.fleet.MostFailed-before.fleet.MostFailed), "", 3)
+	t.add(what+"flushes lost", float64(after.fleet.Failed-before.fleet.Failed), "", "lower")
+	t.note("Meanwhile %d flushes came, at %v of CPU each before.", flushes, steadily[0].receiver)
+	return nil
+}
