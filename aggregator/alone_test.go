@@ -7,8 +7,9 @@ import (
 	"testing"
 )
 
-// inAProcessOfItsOwn runs the calling test again in a process that runs nothing else, and says whether this is that process. A
-// heap that is measured beside what other tests leave behind, and the collector frees at a time of its own, shows theirs, too.
+// inAProcessOfItsOwn runs the calling test again in a process that runs nothing else, and says
+// whether this is that process. A heap that is measured beside what other tests leave behind, and
+// the collector frees at a time of its own, shows theirs, too.
 func inAProcessOfItsOwn(t *testing.T) bool {
 	t.Helper()
 	const mark = "MESHPULSE_TEST_ALONE"

@@ -6,7 +6,8 @@ import (
 	"testing"
 )
 
-// What is kept is what a list of the newest keys says, whatever is kept again and forgotten in between.
+// What is kept is what a list of the newest keys says, whatever is kept again and forgotten in
+// between.
 func TestBoundedKeepsTheNewestKeys(t *testing.T) {
 	const limit = 5
 	var b bounded[int, int]

@@ -8,12 +8,14 @@ import (
 	"github.com/prometheus/prometheus/promql/parser"
 )
 
-// The shapes that HPAs use are evaluated straight on the rings: sums and the like of a range function over a plain
-// selector, quantiles of such sums by bucket, and arithmetic between them. compile returns nil for anything else, which
-// is the engine's. Both give the same on the same rings; compile_test.go and a fuzz test hold that.
+// The shapes that HPAs use are evaluated straight on the rings: sums and the like of a range
+// function over a plain selector, quantiles of such sums by bucket, and arithmetic between them.
+// compile returns nil for anything else, which is the engine's. Both give the same on the same
+// rings; compile_test.go and a fuzz test hold that.
 
-// plan is a compiled expression. It keeps nothing between evaluations, so many may run at a time. It returns false where the
-// series turn out to be of another kind than the shape is for (a native histogram): then the engine has to evaluate it.
+// plan is a compiled expression. It keeps nothing between evaluations, so many may run at a time.
+// It returns false where the series turn out to be of another kind than the shape is for (a native
+// histogram): then the engine has to evaluate it.
 type plan interface {
 	eval(s *Store, at int64) ([]Value, bool)
 }
@@ -165,7 +167,8 @@ type orElse struct {
 	value float64
 }
 
-// orElse compiles such an expression. How the two sides are matched makes no difference: neither has labels.
+// orElse compiles such an expression. How the two sides are matched makes no difference: neither
+// has labels.
 func (c compiler) orElse(e *parser.BinaryExpr) plan {
 	vector, ok := unparen(e.RHS).(*parser.Call)
 	if !ok || vector.Func.Name != "vector" {
@@ -213,8 +216,8 @@ func (c compiler) binary(e *parser.BinaryExpr) plan {
 	case b.leftConst, b.rightConst:
 		return b
 	}
-	// Between vectors: one-to-one on all labels, which is plain where both sides group by the same. Where neither has labels it
-	// makes no difference how they are matched.
+	// Between vectors: one-to-one on all labels, which is plain where both sides group by the same.
+	// Where neither has labels it makes no difference how they are matched.
 	m := e.VectorMatching
 	if len(groupingOf(left)) == 0 && len(groupingOf(right)) == 0 {
 		return b

@@ -54,7 +54,8 @@ func TestPodState(t *testing.T) {
 	}
 }
 
-// A prepared selector keeps its pods as the log of tables grows; it has to find what one that asks every pod finds.
+// A prepared selector keeps its pods as the log of tables grows; it has to find what one that asks
+// every pod finds.
 func TestPreparedSelectorsFindEveryPod(t *testing.T) {
 	s, err := New(Config{})
 	if err != nil {
@@ -101,7 +102,8 @@ func TestPreparedSelectorsFindEveryPod(t *testing.T) {
 	}
 }
 
-// More than two flushes without a row are a gap; what is known of the pod has a hole as long as that.
+// More than two flushes without a row are a gap; what is known of the pod has a hole as long as
+// that.
 func TestMoreThanTwoFlushesWithoutARowAreAGap(t *testing.T) {
 	for missing, gap := range map[time.Duration]bool{9900 * time.Millisecond: false, 10100 * time.Millisecond: true, 14 * time.Second: true} {
 		s, err := New(Config{})
@@ -128,8 +130,8 @@ func TestMoreThanTwoFlushesWithoutARowAreAGap(t *testing.T) {
 	}
 }
 
-// lateSettler is a sidecar that flushes every 15 s and tells nothing of it. Its first flush is followed by those of another connection, at 150 s
-// and after.
+// lateSettler is a sidecar that flushes every 15 s and tells nothing of it. Its first flush is
+// followed by those of another connection, at 150 s and after.
 func lateSettler(t *testing.T, flushes int) PodState {
 	t.Helper()
 	s, err := New(Config{})
@@ -149,7 +151,8 @@ func lateSettler(t *testing.T, flushes int) PodState {
 	return s.Pod("test", "pod", at, 5*time.Minute)
 }
 
-// What is taken for a gap before the flush interval is known, and is none, does not hide the one before it.
+// What is taken for a gap before the flush interval is known, and is none, does not hide the one
+// before it.
 func TestAGapStaysWhereTheNextIsNone(t *testing.T) {
 	for flushes := 1; flushes < 5; flushes++ {
 		if p := lateSettler(t, flushes); flushes != 2 && p.GapTo.Sub(p.GapFrom) != 135*time.Second {
@@ -160,7 +163,8 @@ func TestAGapStaysWhereTheNextIsNone(t *testing.T) {
 	}
 }
 
-// The time between the flushes of two connections, in which others may have been lost, does not tell how long the first flush took.
+// The time between the flushes of two connections, in which others may have been lost, does not
+// tell how long the first flush took.
 func TestTwoStreamsDoNotMeasureTheFirstFlush(t *testing.T) {
 	if p := lateSettler(t, 1); !p.Single {
 		t.Errorf("got %+v, want it not to be known how long the first flush took", p)

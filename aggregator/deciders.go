@@ -5,12 +5,15 @@ import (
 	"time"
 )
 
-// Whom an answer stands on. A series' labels are its sender's word, and so is a name. So of the pods that have selected series or could have,
-// those decide when all have flushed, and who is silent, that the query means by name and that the cluster knows, where it is known. Others count
-// with what they send, and only where there are no such pods do they speak for themselves. And a few that flush seldom do not
-// make the others wait: the flush of all is that which nine tenths keep.
+// Whom an answer stands on. A series' labels are its sender's word, and so is a name. So of the
+// pods that have selected series or could have, those decide when all have flushed, and who is
+// silent, that the query means by name and that the cluster knows, where it is known. Others count
+// with what they send, and only where there are no such pods do they speak for themselves. And a
+// few that flush seldom do not make the others wait: the flush of all is that which nine tenths
+// keep.
 
-// deciders returns the tables that decide. named could have selected series by what their nodes say, bearing have some.
+// deciders returns the tables that decide. named could have selected series by what their nodes
+// say, bearing have some.
 func (q *Query) deciders(named, bearing []*table, at int64) []*table {
 	named = distinctTables(named)
 	n := len(named)

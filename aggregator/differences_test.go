@@ -16,9 +16,10 @@ import (
 	"github.com/prometheus/prometheus/storage"
 )
 
-// TestDifferencesFromPrometheus runs the scripts of differences.md, the one list of answers that are meant to differ from
-// Prometheus'. In them "prometheus at" asks a Prometheus that has scraped the sidecars at each of their flushes. Each entry
-// has a reason, and an expression that both answer, differently: what no longer differs has to leave the list.
+// TestDifferencesFromPrometheus runs the scripts of differences.md, the one list of answers that
+// are meant to differ from Prometheus'. In them "prometheus at" asks a Prometheus that has scraped
+// the sidecars at each of their flushes. Each entry has a reason, and an expression that both
+// answer, differently: what no longer differs has to leave the list.
 func TestDifferencesFromPrometheus(t *testing.T) {
 	text, err := os.ReadFile("differences.md")
 	if err != nil {
@@ -54,7 +55,8 @@ func TestDifferencesFromPrometheus(t *testing.T) {
 	}
 }
 
-// bothAnswer reports whether a script expects of "eval" and of "prometheus" another answer to the same question.
+// bothAnswer reports whether a script expects of "eval" and of "prometheus" another answer to the
+// same question.
 func bothAnswer(lines []string) bool {
 	answers := map[string]string{}
 	for i, l := range lines {
@@ -87,8 +89,8 @@ type scrapedSeries struct {
 	points []point
 }
 
-// scrape takes what the sidecar's own metrics page shows: counters as they are, histograms added up since it started.
-// A series that was there and is not any more turns stale.
+// scrape takes what the sidecar's own metrics page shows: counters as they are, histograms added up
+// since it started. A series that was there and is not any more turns stale.
 func (p *scraped) scrape(st *Stream, at int64, b *Batch, d described) {
 	seen := map[*scrapedSeries]bool{}
 	set := func(ls labels.Labels, suffix, le string, v float64, interval bool) {

@@ -19,8 +19,8 @@ var evilExprs = []string{
 	`histogram_quantile(0.9, sum by (pod) (rate(istio_request_duration_milliseconds[5m] offset 1m)))`,
 }
 
-// askEvil has so many ask in turn for a hundred queries of a hundred namespaces, as long as a request of the metrics API may take, until
-// the benchmark ends.
+// askEvil has so many ask in turn for a hundred queries of a hundred namespaces, as long as a
+// request of the metrics API may take, until the benchmark ends.
 func askEvil(b *testing.B, s *Store, askers int, at time.Time) {
 	ctx, cancel := context.WithCancel(context.Background())
 	var all sync.WaitGroup
@@ -55,8 +55,9 @@ func askEvil(b *testing.B, s *Store, askers int, at time.Time) {
 	b.Cleanup(func() { cancel(); all.Wait() })
 }
 
-// How long answers take beside a hundred namespaces whose HPAs ask the engine for all series of a fleet of 300: asked for by nobody, by the
-// five workers of an HPA controller, and all at once. A compiled answer does not wait for them; one that needs the engine has its turn.
+// How long answers take beside a hundred namespaces whose HPAs ask the engine for all series of a
+// fleet of 300: asked for by nobody, by the five workers of an HPA controller, and all at once. A
+// compiled answer does not wait for them; one that needs the engine has its turn.
 func BenchmarkBesideEvilQueries(b *testing.B) {
 	limit := debug.SetMemoryLimit(900 << 20) // as installed
 	defer debug.SetMemoryLimit(limit)

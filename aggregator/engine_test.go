@@ -46,7 +46,8 @@ func TestAQueryOfTooManySamplesIsToldWhatToDo(t *testing.T) {
 	}
 }
 
-// evilWait starts five queries of a namespace whose turn it is until end, and returns once they wait. They end with the context.
+// evilWait starts five queries of a namespace whose turn it is until end, and returns once they
+// wait. They end with the context.
 func evilWait(ctx context.Context, t *testing.T, f *rangesFleet) (end func(), all *sync.WaitGroup) {
 	t.Helper()
 	_, end, err := f.s.engine.turns.wait(ctx, "evil", paceSlow)

@@ -12,14 +12,16 @@ import (
 	"github.com/meshpulse/meshpulse/aggregator/internal/ring"
 )
 
-// A fault is a panic: a defect of ours. It must not end the process, which serves everybody else, nor may anything be answered from
-// what it has left half done. So it is contained where the part begins that it belongs to:
+// A fault is a panic: a defect of ours. It must not end the process, which serves everybody else,
+// nor may anything be answered from what it has left half done. So it is contained where the part
+// begins that it belongs to:
 //
-//   - A table is set aside: its rows are not read any more, its pod counts as silent, and at the pod's next flush another table takes
-//     its place, as after a pause.
+//   - A table is set aside: its rows are not read any more, its pod counts as silent, and at the
+//     pod's next flush another table takes its place, as after a pause.
 //   - A query is set aside: for faultPause it answers an error, then it is tried again.
 //
-// Each is counted, and logged once for each place in the code: what panics does it again at every flush.
+// Each is counted, and logged once for each place in the code: what panics does it again at every
+// flush.
 type faults struct {
 	log *slog.Logger
 	// through lets panics go on, for tests that look for them.
@@ -29,14 +31,16 @@ type faults struct {
 	told map[string]bool // by place in the code
 }
 
-// ErrSetAside is what a message is dropped with whose taking panicked: the pod's table was set aside.
+// ErrSetAside is what a message is dropped with whose taking panicked: the pod's table was set
+// aside.
 var ErrSetAside = errors.New("the pod's table was set aside after a fault of meshpulse")
 
 // faultParts are the values of the part label of meshpulse_faults_total, of all packages.
 var faultParts = []string{"act", "events", "hpas", "namespaces", "pods", "query", "store", "stream", "table"}
 
-// Contain does a part of what goes on in the background. A panic in it is logged (once for each place in the code) and counted
-// under the part's name, which is one of a few; Contain returns false then. subject says whose part it was.
+// Contain does a part of what goes on in the background. A panic in it is logged (once for each
+// place in the code) and counted under the part's name, which is one of a few; Contain returns
+// false then. subject says whose part it was.
 func (s *store) Contain(part, subject string, do func()) (ok bool) {
 	defer func() {
 		if s.faults.through {
@@ -82,8 +86,8 @@ func faultPlace() string {
 	}
 }
 
-// contain is deferred by what writes to the table, with the mutex held. A panic sets the table aside; err, if not nil, is set then, and
-// so many samples are counted as dropped.
+// contain is deferred by what writes to the table, with the mutex held. A panic sets the table
+// aside; err, if not nil, is set then, and so many samples are counted as dropped.
 func (t *table) contain(err *error, samples int) {
 	if t.store.faults.through {
 		return
@@ -107,8 +111,8 @@ func (t *table) try(do func()) {
 	do()
 }
 
-// setAside ends the reading of the table: to readers all of its rows are claimed, whatever they hold. What the pod has told ends
-// with the newest row that was closed.
+// setAside ends the reading of the table: to readers all of its rows are claimed, whatever they
+// hold. What the pod has told ends with the newest row that was closed.
 func (t *table) setAside() {
 	g := t.gen.Load()
 	newest, _ := g.Newest()
@@ -129,7 +133,8 @@ func (t *table) setAside() {
 	t.ring.End(others...)
 }
 
-// discard frees a table that was set aside, with the mutex held: its pod's next one knows nothing of the past but when it ended.
+// discard frees a table that was set aside, with the mutex held: its pod's next one knows nothing
+// of the past but when it ended.
 func (t *table) discard() {
 	t.try(t.free)
 	t.store.tables.remove(t)

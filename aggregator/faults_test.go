@@ -22,7 +22,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 )
 
-// faulty is a store of two pods that flush every five seconds, of which one meets faults, and a query of both.
+// faulty is a store of two pods that flush every five seconds, of which one meets faults, and a
+// query of both.
 type faulty struct {
 	t     *testing.T
 	store *Store
@@ -168,7 +169,8 @@ func TestATableThatPanicsIsSetAsideAndRebuilt(t *testing.T) {
 	}
 }
 
-// Wherever the writer fails between two stores, nothing of what it has left is answered, and the pod begins anew.
+// Wherever the writer fails between two stores, nothing of what it has left is answered, and the
+// pod begins anew.
 func TestAFaultAtAnyStepSetsTheTableAside(t *testing.T) {
 	seen := map[ring.Step]bool{}
 	for at := ring.StepClaim; at <= stepClosed; at++ {
@@ -303,7 +305,8 @@ func TestAQueryThatPanicsIsSetAside(t *testing.T) {
 	})
 }
 
-// What runs in the background goes on after a fault of one detector, which begins anew after a pause.
+// What runs in the background goes on after a fault of one detector, which begins anew after a
+// pause.
 func TestADetectorThatPanicsSetsItsQueryAside(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFaulty(t)
@@ -396,7 +399,8 @@ func TestAClosedQueryAnswersAnError(t *testing.T) {
 	}
 }
 
-// A defect in what the engine reads sets that query aside, and its turn ends: no other waits for it.
+// A defect in what the engine reads sets that query aside, and its turn ends: no other waits for
+// it.
 func TestAnEngineQueryThatPanicsHoldsUpNoOther(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFaulty(t)
@@ -446,7 +450,8 @@ func TestFaultsAndEvaluationsAreCountedFromZero(t *testing.T) {
 	}
 }
 
-// TestEveryPartThatContainsFaultsIsKnown reads the sources: parts are named where they are, in several packages.
+// TestEveryPartThatContainsFaultsIsKnown reads the sources: parts are named where they are, in
+// several packages.
 func TestEveryPartThatContainsFaultsIsKnown(t *testing.T) {
 	named := map[string]bool{}
 	part := regexp.MustCompile(`(?:ontain|ontain\.run|\.fault)\("(\w+)"`)

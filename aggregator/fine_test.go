@@ -13,7 +13,8 @@ import (
 
 var istioBounds = []float64{0.5, 1, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10000, 30000, 60000, 300000, 600000, 1800000, 3600000}
 
-// recorded is what an Envoy keeps of durations; it gives what the sidecar then sends, as seen in captures.
+// recorded is what an Envoy keeps of durations; it gives what the sidecar then sends, as seen in
+// captures.
 type recorded struct{ durations.Recorded }
 
 // buckets are cumulative.
@@ -49,7 +50,8 @@ var distributions = map[string]distribution{
 	"all in one bucket": func(r *rand.Rand) float64 { return 520 + 400*r.Float64() },
 }
 
-// mixture draws a distribution: one to three of a lognormal, an exponential, a long tail, a constant, an even one.
+// mixture draws a distribution: one to three of a lognormal, an exponential, a long tail, a
+// constant, an even one.
 func mixture(r *rand.Rand) distribution {
 	var of []distribution
 	var weights []float64
@@ -99,7 +101,8 @@ var fleets = []senders{
 
 const minute = 12 // flushes
 
-// send fills a store with the fleet's minute and returns what its Envoys recorded and the bounds that all have.
+// send fills a store with the fleet's minute and returns what its Envoys recorded and the bounds
+// that all have.
 func (f senders) send(t *testing.T, draw distribution, r *rand.Rand) (s *Store, all *recorded, bounds []float64) {
 	s, err := New(Config{})
 	if err != nil {
@@ -187,7 +190,8 @@ const (
 	classicMinute = "sum by (le) (rate(istio_request_duration_milliseconds_bucket[61s]))"
 )
 
-// checkQuantiles returns how many answers were held against their bounds, how many classic buckets miss, and those that miss.
+// checkQuantiles returns how many answers were held against their bounds, how many classic buckets
+// miss, and those that miss.
 func checkQuantiles(t *testing.T, s *Store, all *recorded, bounds []float64) (held, classic int, misses []string) {
 	t.Helper()
 	for _, q := range []float64{0.5, 0.9, 0.95, 0.99} {
@@ -220,8 +224,8 @@ func TestFinerQuantiles(t *testing.T) {
 	}
 }
 
-// TestFinerQuantilesOfMixtures draws distributions that nobody has thought of. Of these some miss by a little, classic buckets
-// many: it holds the shares.
+// TestFinerQuantilesOfMixtures draws distributions that nobody has thought of. Of these some miss
+// by a little, classic buckets many: it holds the shares.
 func TestFinerQuantilesOfMixtures(t *testing.T) {
 	held, missed, classic := 0, 0, 0
 	for _, f := range fleets {

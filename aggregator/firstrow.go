@@ -6,18 +6,24 @@ import (
 	"github.com/meshpulse/meshpulse/aggregator/internal/ring"
 )
 
-// The first row of a table. It is known what its flush counted, and not yet how long that took: what the node tells may not be kept, and who
-// tells nothing may flush every 5 s or every 100. Taken for shorter than it is, its rate is too high by as much. So until the second flush
-// measures it:
+// The first row of a table. It is known what its flush counted, and not yet how long that took:
+// what the node tells may not be kept, and who tells nothing may flush every 5 s or every 100.
+// Taken for shorter than it is, its rate is too high by as much. So until the second flush measures
+// it:
 //
-//   - it counts as it is: its length is the longest that may be, and no rate goes beyond what was counted (over.plain);
-//   - where nothing bounds the length within a query's window it has no rate at all: the row before it is not shown;
-//   - the pod is not known beyond it (table.state), and no surge is looked for in it (internal/surge).
+//   - it counts as it is: its length is the longest that may be, and no rate goes beyond what was
+//     counted (over.plain);
+//   - where nothing bounds the length within a query's window it has no rate at all: the row before
+//     it is not shown;
+//   - the pod is not known beyond it (table.state), and no surge is looked for in it
+//     (internal/surge).
 //
-// Prometheus' engine is shown the row before it where a bound is known, and extrapolates there as everywhere (differences.md).
+// Prometheus' engine is shown the row before it where a bound is known, and extrapolates there as
+// everywhere (differences.md).
 
-// toldFlush is the flush interval of a pod of which none has been observed: what its node tells, within bounds. A sidecar that does not know the
-// annotation goes on with the usual interval, and nobody waits for hours on a node's word.
+// toldFlush is the flush interval of a pod of which none has been observed: what its node tells,
+// within bounds. A sidecar that does not know the annotation goes on with the usual interval, and
+// nobody waits for hours on a node's word.
 func (p *Pod) toldFlush() int64 {
 	return min(max(p.FlushInterval.Milliseconds(), defaultFlushMs), maxToldFlushMs)
 }
@@ -49,7 +55,8 @@ func (t *table) openFirst(at int64) {
 	}
 }
 
-// firstLength returns how long the first flush may have taken at most, as far as is known, and what bounds that: MaxInt64 if nothing does.
+// firstLength returns how long the first flush may have taken at most, as far as is known, and what
+// bounds that: MaxInt64 if nothing does.
 func (t *table) firstLength(at int64) (length, bound int64) {
 	p := t.pod.Load()
 	told, seen, age := p.FlushInterval.Milliseconds(), t.store.tables.longest(p), t.store.age(p, at)
@@ -63,8 +70,8 @@ func (t *table) firstLength(at int64) (length, bound int64) {
 	return length, bound
 }
 
-// measureFirst corrects the length of the first flush when two have followed each other in one stream: by their distance on our clock, or
-// by the sidecar's where the first of them came late.
+// measureFirst corrects the length of the first flush when two have followed each other in one
+// stream: by their distance on our clock, or by the sidecar's where the first of them came late.
 func (t *table) measureFirst(length, stamps int64) {
 	if stamps <= ring.MaxUnmeasuredMs {
 		length = max(length, stamps)
@@ -73,7 +80,8 @@ func (t *table) measureFirst(length, stamps int64) {
 	t.second.Store(int64(t.ring.Newest() + 1)) // it is opened next
 }
 
-// pullBack corrects the rows of a stream that came late, all by as much: the first messages may wait long for a process that is busy.
+// pullBack corrects the rows of a stream that came late, all by as much: the first messages may
+// wait long for a process that is busy.
 func (t *table) pullBack(st *Stream, late int64) {
 	g, first := t.ring.Rows(), st.firstRow
 	if first < max(1, g.First()) || t.flushTime != t.rowTime || t.ring.Newest() < first { // the newest flush has no row, or this stream has none
@@ -100,7 +108,8 @@ type workloadKey struct{ namespace, name string }
 // maxWorkloads bounds the workloads whose flush interval is remembered.
 const maxWorkloads = 50_000
 
-// longest returns the longest flush interval that was observed of the pod's workload, 0 if none was.
+// longest returns the longest flush interval that was observed of the pod's workload, 0 if none
+// was.
 func (ts *tables) longest(p *Pod) int64 {
 	ts.mu.Lock()
 	defer ts.mu.Unlock()

@@ -10,9 +10,10 @@ import (
 	"github.com/prometheus/prometheus/model/labels"
 )
 
-// fleet is what pods of a mesh send, and beside it what of it has to be counted: pods come and go, restart, lose flushes,
-// evict idle series, split a flush over messages, have wrong, drifting and stepping clocks. Requests are exact, so the
-// store's totals are checked to the last one; what no receiver could tell from the wire is said in owed.
+// fleet is what pods of a mesh send, and beside it what of it has to be counted: pods come and go,
+// restart, lose flushes, evict idle series, split a flush over messages, have wrong, drifting and
+// stepping clocks. Requests are exact, so the store's totals are checked to the last one; what no
+// receiver could tell from the wire is said in owed.
 //
 // It sleeps, so it belongs into a synctest bubble.
 type fleet struct {
@@ -251,8 +252,9 @@ func (f *fleet) histogram(p *fleetPod, s *fleetSeries, b *Batch) {
 	s.count += s.interval
 }
 
-// owed adds to what the store has to show of a counter: the requests that were made since it was delivered last. Where a
-// counter began at 0 again and this cannot be told from the wire, less is owed.
+// owed adds to what the store has to show of a counter: the requests that were made since it was
+// delivered last. Where a counter began at 0 again and this cannot be told from the wire, less is
+// owed.
 func (f *fleet) owed(p *fleetPod, s *fleetSeries, name string, histogram bool) {
 	defer func() { s.last, s.delivered, s.fromZero = s.raw, true, false }()
 	if !s.delivered {

@@ -46,7 +46,8 @@ func (p *steady) register(expr string) *Query {
 	return q
 }
 
-// A ring that has wrapped and then grows has room for rows that were overwritten before. What they held is not known.
+// A ring that has wrapped and then grows has room for rows that were overwritten before. What they
+// held is not known.
 func TestAGrownRingKnowsNoMoreThanItsRows(t *testing.T) {
 	const reach = 20 * time.Minute
 	p := newSteady(t)
@@ -109,7 +110,8 @@ func TestASurgeIsTheSameAfterTheRingHasGrown(t *testing.T) {
 	}
 }
 
-// Two queries, one that looks further back than the rings and one that can surge, are all that a tenant needs to write.
+// Two queries, one that looks further back than the rings and one that can surge, are all that a
+// tenant needs to write.
 func TestADetectorBeginsRightAfterTheRingHasGrown(t *testing.T) {
 	for _, flushes := range []int{62, 63, 64, 65, 72, 128, 200} {
 		p := newSteady(t)

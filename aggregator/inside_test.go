@@ -8,7 +8,8 @@ import (
 	"github.com/meshpulse/meshpulse/aggregator/internal/ring"
 )
 
-// inside is a field of what belongs to the ring alone, for tests that break its rules on purpose. Nobody else reaches it.
+// inside is a field of what belongs to the ring alone, for tests that break its rules on purpose.
+// Nobody else reaches it.
 func inside[T any](of any, field string) *T {
 	return (*T)(unsafe.Pointer(reflect.ValueOf(of).Elem().FieldByName(field).UnsafeAddr()))
 }

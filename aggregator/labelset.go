@@ -6,8 +6,9 @@ import (
 	"unique"
 )
 
-// labelSet is the labels of a series without its name and without the pod's: sorted, without empty values, shared by all
-// metrics and pods that have the same. 16 bytes a label; labels.Labels of the same would be about 1 KB.
+// labelSet is the labels of a series without its name and without the pod's: sorted, without empty
+// values, shared by all metrics and pods that have the same. 16 bytes a label; labels.Labels of the
+// same would be about 1 KB.
 type labelSet []internedLabel
 
 type internedLabel struct{ name, value unique.Handle[string] }
@@ -40,7 +41,8 @@ func newLabelSet(in []Label) labelSet {
 	return s
 }
 
-// Labels that every series gets from the reporting sidecar's node. A metric's own label of such a name is called exported_….
+// Labels that every series gets from the reporting sidecar's node. A metric's own label of such a
+// name is called exported_….
 const (
 	labelNamespace = "namespace"
 	labelPod       = "pod"

@@ -9,11 +9,13 @@ import (
 	"github.com/meshpulse/meshpulse/aggregator/internal/fine"
 )
 
-// layout is a histogram's buckets: shared by all series that have the same, which is nearly all of a mesh.
+// layout is a histogram's buckets: shared by all series that have the same, which is nearly all of
+// a mesh.
 type layout struct {
 	bounds []float64 // upper bounds without +Inf, ascending
 	le     []string  // as Envoy's Prometheus exposition writes them, "+Inf" last
-	// ends are where each bucket ends, in cells: since Envoy 1.38 another cell than before (fine.CellsBelow), so there are two.
+	// ends are where each bucket ends, in cells: since Envoy 1.38 another cell than before
+	// (fine.CellsBelow), so there are two.
 	inclusive, exclusive []uint16
 }
 

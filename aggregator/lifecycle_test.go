@@ -82,7 +82,8 @@ func TestWhatIsSilentIsKeptForAWholeRetention(t *testing.T) {
 	}
 }
 
-// What selectors remember their place in keeps no table that is gone, and does not grow with the pods that were.
+// What selectors remember their place in keeps no table that is gone, and does not grow with the
+// pods that were.
 func TestTablesThatGoAreKeptByNothing(t *testing.T) {
 	const generations, pods = 20, 30
 	s, err := New(Config{})
@@ -129,7 +130,8 @@ func TestTablesThatGoAreKeptByNothing(t *testing.T) {
 	}
 }
 
-// The row that the writer overwrites next is not taken: what is read of a row is looked up after its time.
+// The row that the writer overwrites next is not taken: what is read of a row is looked up after
+// its time.
 func TestTheSurgesReaderLosesNoRowToTheNextFlush(t *testing.T) {
 	s, err := New(Config{Retention: 10 * time.Second})
 	if err != nil {
@@ -154,7 +156,8 @@ func TestTheSurgesReaderLosesNoRowToTheNextFlush(t *testing.T) {
 	}
 }
 
-// A flush of chance is taken for a surge once in 3e8 tests of five seconds, whatever is tested: half of that for each of two lengths.
+// A flush of chance is taken for a surge once in 3e8 tests of five seconds, whatever is tested:
+// half of that for each of two lengths.
 func TestASurgeIsToldOnceChanceIsRuledOut(t *testing.T) {
 	told := func(requests float64) Surge {
 		p := newSteady(t)
@@ -180,7 +183,8 @@ func TestASurgeIsToldOnceChanceIsRuledOut(t *testing.T) {
 	}
 }
 
-// Whoever is asked for a query's pods at the moment at which one comes finds it, then or the next time.
+// Whoever is asked for a query's pods at the moment at which one comes finds it, then or the next
+// time.
 func TestAPodIsThereBeforeSelectorsHaveItsPlace(t *testing.T) {
 	s, err := New(Config{})
 	if err != nil {
@@ -206,7 +210,8 @@ func TestAPodIsThereBeforeSelectorsHaveItsPlace(t *testing.T) {
 	}
 }
 
-// Two of a namespace may be freed before either is removed: one by the sweep, one by its own stream after a fault.
+// Two of a namespace may be freed before either is removed: one by the sweep, one by its own stream
+// after a fault.
 func TestTheLastTablesOfANamespaceMayGoTogether(t *testing.T) {
 	s, err := New(Config{})
 	if err != nil {
@@ -226,7 +231,8 @@ func TestTheLastTablesOfANamespaceMayGoTogether(t *testing.T) {
 	}
 }
 
-// Rows of a first flush that comes in many messages overwrite its beginning where the ring may not grow. Times of rows grow all the same.
+// Rows of a first flush that comes in many messages overwrite its beginning where the ring may not
+// grow. Times of rows grow all the same.
 func TestAFirstFlushMayOverwriteItsBeginning(t *testing.T) {
 	for rows := range 2 * firstSlots {
 		s, err := New(Config{MemoryBudget: 1 << 20})

@@ -10,7 +10,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 )
 
-// numbered describes series as istio_requests_total with their keys as a label, but where a key has a name of its own.
+// numbered describes series as istio_requests_total with their keys as a label, but where a key has
+// a name of its own.
 type numbered struct {
 	batch *Batch
 	same  bool // all keys are one series
@@ -32,7 +33,8 @@ func counters(timestamp time.Time, from, to uint64) *Batch {
 	return b
 }
 
-// Each limit has an error of its own, which the stream hears and the store counts; what came before it is taken.
+// Each limit has an error of its own, which the stream hears and the store counts; what came before
+// it is taken.
 func TestEachLimitIsToldAndCounted(t *testing.T) {
 	for name, test := range map[string]struct {
 		config Config
@@ -75,7 +77,8 @@ func TestEachLimitIsToldAndCounted(t *testing.T) {
 	}
 }
 
-// One series may come under as many keys as its labels have orders. Each key is remembered, so keys are bounded, too.
+// One series may come under as many keys as its labels have orders. Each key is remembered, so keys
+// are bounded, too.
 func TestKeysOfOneSeriesAreBounded(t *testing.T) {
 	s, err := New(Config{MaxSeriesPerPod: 5})
 	if err != nil {
@@ -93,7 +96,8 @@ func TestKeysOfOneSeriesAreBounded(t *testing.T) {
 	}
 }
 
-// A flood of new label sets, every flush others, leaves no more behind than the limits allow, and takes nothing from other pods.
+// A flood of new label sets, every flush others, leaves no more behind than the limits allow, and
+// takes nothing from other pods.
 func TestAFloodOfNewLabelSetsIsForgotten(t *testing.T) {
 	s, err := New(Config{MaxSeriesPerPod: 50, Retention: time.Minute})
 	if err != nil {
@@ -135,7 +139,8 @@ func TestAFloodOfNewLabelSetsIsForgotten(t *testing.T) {
 	}
 }
 
-// A pod at its limit whose sidecar comes back with other keys (tags as labels and no longer in names) has the same series.
+// A pod at its limit whose sidecar comes back with other keys (tags as labels and no longer in
+// names) has the same series.
 func TestAtItsLimitAPodsSeriesAreKnownUnderOtherKeys(t *testing.T) {
 	const series = 10
 	for _, space := range []uint64{0, 1 << 40} {
@@ -183,7 +188,8 @@ func (m moved) Describe(i int) (string, []Label, error) {
 	return "istio_requests_total", []Label{{"code", fmt.Sprint(m.batch.Samples[i].Key - m.offset)}}, nil
 }
 
-// A message is one row. One that claims many would have each of them repeat every series of the pod.
+// A message is one row. One that claims many would have each of them repeat every series of the
+// pod.
 func TestAMessageIsOneRow(t *testing.T) {
 	s, err := New(Config{})
 	if err != nil {
@@ -223,7 +229,8 @@ func TestAMessageIsOneRow(t *testing.T) {
 	}
 }
 
-// A counter that comes without a histogram begins at 0 where it is new. Once a refused sample is out of the retention, it is again.
+// A counter that comes without a histogram begins at 0 where it is new. Once a refused sample is
+// out of the retention, it is again.
 func TestAfterARefusedSampleIsForgottenNewCountersBeginAtZero(t *testing.T) {
 	s, err := New(Config{Retention: time.Minute})
 	if err != nil {
@@ -269,7 +276,8 @@ func (d tcp) Describe(i int) (string, []Label, error) {
 	return "istio_tcp_connections_opened_total", []Label{{"code", fmt.Sprint(d.batch.Samples[i].Key)}}, nil
 }
 
-// Counts that pass into their next epoch at every flush cost each of a pod's histograms the same, however many there are.
+// Counts that pass into their next epoch at every flush cost each of a pod's histograms the same,
+// however many there are.
 func TestLargeCountsCostNoMoreWithManyHistograms(t *testing.T) {
 	if !inAProcessOfItsOwn(t) {
 		return
@@ -326,8 +334,9 @@ func (d unreadableFrom) Describe(i int) (string, []Label, error) {
 	return d.numbered.Describe(i)
 }
 
-// A message may hold a million series that cannot be read: in five seconds no more of them are looked at than a pod may have. The known
-// ones count, and a new one that can be read is taken later.
+// A message may hold a million series that cannot be read: in five seconds no more of them are
+// looked at than a pod may have. The known ones count, and a new one that can be read is taken
+// later.
 func TestSeriesThatCannotBeReadAreNotAllLookedAt(t *testing.T) {
 	const most = 2000
 	s, err := New(Config{MaxSeriesPerPod: most})

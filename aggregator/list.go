@@ -5,11 +5,12 @@ import (
 	"sync/atomic"
 )
 
-// list is a set that grows and shrinks under its mutex and is read without one: a reader gets a slice that never changes.
+// list is a set that grows and shrinks under its mutex and is read without one: a reader gets a
+// slice that never changes.
 //
-// Appending writes beyond the length that any published header has, so it shares the backing array. A member that goes stays until
-// half of them are gone, when the others are copied: so many can go one by one in linear time. Readers tell those that are gone by
-// themselves.
+// Appending writes beyond the length that any published header has, so it shares the backing array.
+// A member that goes stays until half of them are gone, when the others are copied: so many can go
+// one by one in linear time. Readers tell those that are gone by themselves.
 type list[T any] struct {
 	mu   sync.Mutex
 	head atomic.Pointer[[]T]
@@ -31,7 +32,8 @@ func (l *list[T]) add(v T) {
 	l.head.Store(&s)
 }
 
-// leave notes that one more of the members is gone, and returns how many are not. gone tells which they are.
+// leave notes that one more of the members is gone, and returns how many are not. gone tells which
+// they are.
 func (l *list[T]) leave(gone func(T) bool) int {
 	l.mu.Lock()
 	defer l.mu.Unlock()

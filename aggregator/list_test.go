@@ -10,7 +10,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 )
 
-// Members that go one by one cost a copy of the others now and then, not each time, and those that stay are all there.
+// Members that go one by one cost a copy of the others now and then, not each time, and those that
+// stay are all there.
 func TestMembersOfAListGoInLinearTime(t *testing.T) {
 	type member struct{ gone bool }
 	const n = 4096
@@ -48,8 +49,9 @@ func TestMembersOfAListGoInLinearTime(t *testing.T) {
 	}
 }
 
-// Pods whose series share their label sets, with each other and in a registered query, are freed without a copy of all the others for
-// each of them: what freeing one allocates does not depend on how many there are.
+// Pods whose series share their label sets, with each other and in a registered query, are freed
+// without a copy of all the others for each of them: what freeing one allocates does not depend on
+// how many there are.
 func TestManyPodsAreFreedInLinearTime(t *testing.T) {
 	if !inAProcessOfItsOwn(t) {
 		return

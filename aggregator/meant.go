@@ -13,8 +13,9 @@ type Meant struct{ Namespace, Workload, CanonicalService string }
 // manyMeant bounds into how many sets the alternatives of a regular expression are taken apart.
 const manyMeant = 16
 
-// Meant returns sets of pods that together hold every pod that the query names (Query.Names says which of them it does): where to look
-// for pods that have not reported. Sets may overlap. One without a name is every pod.
+// Meant returns sets of pods that together hold every pod that the query names (Query.Names says
+// which of them it does): where to look for pods that have not reported. Sets may overlap. One
+// without a name is every pod.
 func (q *Query) Meant() []Meant { return q.meant }
 
 // meantBy returns the sets for the selectors that name pods.

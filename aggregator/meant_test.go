@@ -60,7 +60,8 @@ func TestAQueryMeansAtLeastThePodsThatItNames(t *testing.T) {
 	}
 }
 
-// A selector that names no pods could be any pod's series, but for what waypoints report. Which workloads have such series is told.
+// A selector that names no pods could be any pod's series, but for what waypoints report. Which
+// workloads have such series is told.
 func TestWhatAQueryLeavesOpen(t *testing.T) {
 	s := mustStore(t)
 	for _, p := range []Pod{{Namespace: "n", Name: "a1", Workload: "a"}, {Namespace: "n", Name: "a2", Workload: "a"}, {Namespace: "n", Name: "b1", Workload: "b"}, {Namespace: "m", Name: "x"}, {Namespace: "m", Name: "y"}} {

@@ -121,7 +121,8 @@ func TestAnIdlePodCostsNextToNothing(t *testing.T) {
 	}
 }
 
-// What is counted is what is held: more than nothing less, and not twice as much, when rows are full.
+// What is counted is what is held: more than nothing less, and not twice as much, when rows are
+// full.
 func TestCountedMemoryIsWhatIsHeld(t *testing.T) {
 	for name, labels := range map[string]func(*Batch) Describer{
 		"labels that are shared": func(b *Batch) Describer { return numbered{batch: b} },
@@ -156,7 +157,8 @@ func TestCountedMemoryIsWhatIsHeld(t *testing.T) {
 	}
 }
 
-// Whatever comes, goes, is refused and changes its bounds: nothing is counted when all of it has gone.
+// Whatever comes, goes, is refused and changes its bounds: nothing is counted when all of it has
+// gone.
 func TestNothingIsCountedWhenAllHasGone(t *testing.T) {
 	r := rand.New(rand.NewPCG(4, 2))
 	s, err := New(Config{Retention: 20 * time.Second, MemoryBudget: 2500 << 10, MaxSeries: 700, MaxPods: 40})
@@ -217,7 +219,8 @@ func TestNothingIsCountedWhenAllHasGone(t *testing.T) {
 	}
 }
 
-// The memory that a series was promised when it was taken is there for its rows, though others have taken theirs meanwhile.
+// The memory that a series was promised when it was taken is there for its rows, though others have
+// taken theirs meanwhile.
 func TestWhatWasPromisedToASeriesIsThere(t *testing.T) {
 	s, err := New(Config{MemoryBudget: 64 << 20})
 	if err != nil {

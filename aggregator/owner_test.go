@@ -118,7 +118,8 @@ func TestWhoCountsForAPod(t *testing.T) {
 	}
 }
 
-// Whatever streams of a pod come, send and go, one that sends is taken unless another one lives that proves more, or as much and is newer.
+// Whatever streams of a pod come, send and go, one that sends is taken unless another one lives
+// that proves more, or as much and is newer.
 func TestALiveStreamIsNeverDeaf(t *testing.T) {
 	for seed := range uint64(200) {
 		r, random := newRivalry(t), rand.New(rand.NewPCG(seed, 20))
@@ -154,7 +155,8 @@ func TestALiveStreamIsNeverDeaf(t *testing.T) {
 	}
 }
 
-// A pod that two streams of no different proof report as is told with the queries that select it, and counted.
+// A pod that two streams of no different proof report as is told with the queries that select it,
+// and counted.
 func TestContestedPodsAreTold(t *testing.T) {
 	r := newRivalry(t)
 	r.play("a a5 b b6 a10 b11 a15 b16")
@@ -195,7 +197,8 @@ func TestAStreamThatCountsAgainMovesNoRowsOfOthers(t *testing.T) {
 	}
 }
 
-// A contested pod is one for a window and two flushes more: answers also go by the newest time that every pod has covered.
+// A contested pod is one for a window and two flushes more: answers also go by the newest time that
+// every pod has covered.
 func TestAPodStaysContestedForTheEarliestWindow(t *testing.T) {
 	r := newRivalry(t)
 	r.play("a a5 b b6 a10 b11 a15 b/") // until a takes over, at 20 s

@@ -76,8 +76,8 @@ func (p *paired) partnered() bool {
 	return slices.ContainsFunc(p.stream.table.columns, func(c *column) bool { return c.partner != nil })
 }
 
-// A counter that is far beyond what its histogram counted in the very same flushes is not believed, where the two have agreed; whatever else is
-// far apart is.
+// A counter that is far beyond what its histogram counted in the very same flushes is not believed,
+// where the two have agreed; whatever else is far apart is.
 func TestAStepThatItsIntervalContradictsCountsAsTheIntervalSays(t *testing.T) {
 	type sent struct {
 		raw      float64

@@ -110,7 +110,8 @@ type fineGroups struct {
 	join *fine.Joiner
 }
 
-// add adds the series with ranks to their groups, or where there is a pool those without. It reports whether it left some.
+// add adds the series with ranks to their groups, or where there is a pool those without. It
+// reports whether it left some.
 func (h *fineQuantile) add(s *Store, at int64, to *fineGroups, pool *fine.Counts) (left bool) {
 	for sc := h.over.fines(s, at); sc.begin(); {
 		if sc.view != viewNative {

@@ -263,7 +263,8 @@ func TestWhatAPodAddsCountsWhereALongRangeGivesWay(t *testing.T) {
 	}
 }
 
-// What one namespace has been lent it keeps when another one borrows, in whichever order the rings are looked at again.
+// What one namespace has been lent it keeps when another one borrows, in whichever order the rings
+// are looked at again.
 func TestALongRangeKeepsItsRowsWhenAnotherNamespaceBorrows(t *testing.T) {
 	f := newRangesFleet(t, 40<<20, 30, 100)
 	f.flush(10)

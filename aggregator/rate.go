@@ -7,17 +7,18 @@ import (
 	"github.com/meshpulse/meshpulse/aggregator/internal/ring"
 )
 
-// span is what a range function needs of one series: its first and last samples in the window and how many there are.
-// That is all, because stored counters are monotone: whatever resets happened in between are already added up.
+// span is what a range function needs of one series: its first and last samples in the window and
+// how many there are. That is all, because stored counters are monotone: whatever resets happened
+// in between are already added up.
 type span struct {
 	firstT, lastT int64 // milliseconds
 	beforeT       int64 // the last sample but one
 	n             int64
 }
 
-// extrapolate returns the factor that takes last - first to the increase over (mint, maxt], as Prometheus'
-// extrapolatedRate does (promql/functions.go): to the window's edges where samples are near them, and not beyond the
-// point at which the counter would have been 0.
+// extrapolate returns the factor that takes last - first to the increase over (mint, maxt], as
+// Prometheus' extrapolatedRate does (promql/functions.go): to the window's edges where samples are
+// near them, and not beyond the point at which the counter would have been 0.
 func (s span) extrapolate(mint, maxt int64, first, increase float64) float64 {
 	toStart := float64(s.firstT-mint) / 1000
 	toEnd := float64(maxt-s.lastT) / 1000
@@ -47,7 +48,8 @@ const (
 
 var rangeFuncs = map[string]rangeFunc{"rate": funcRate, "increase": funcIncrease, "irate": funcIrate}
 
-// over is a range function over the rows lo to hi of a generation, which lie in (mint, maxt]: what all series with these rows share.
+// over is a range function over the rows lo to hi of a generation, which lie in (mint, maxt]: what
+// all series with these rows share.
 type over struct {
 	lo, hi  ring.Row
 	from    ring.Row // the row that the increase counts from: lo, of irate the last but one
@@ -88,7 +90,8 @@ func (o *over) of(first, increase float64) float64 {
 	return increase * o.factor
 }
 
-// mayHaveBegun reports whether the series may have been 0 within the window; factorOf decides, with a division.
+// mayHaveBegun reports whether the series may have been 0 within the window; factorOf decides, with
+// a division.
 func (o *over) mayHaveBegun(first, increase float64) bool {
 	return first*o.sampled < o.toStart*increase
 }
@@ -131,8 +134,8 @@ func (r rangeVector) values(s *Store, at int64) rangeValues {
 	return rangeValues{scan: newScan(s.index, r.sel, at-r.reach, at, 2), r: r}
 }
 
-// read appends the values of the batch's columns in turn: one each, or for a histogram's buckets one a bound and the last for
-// +Inf. The caller checks torn afterwards.
+// read appends the values of the batch's columns in turn: one each, or for a histogram's buckets
+// one a bound and the last for +Inf. The caller checks torn afterwards.
 func (vs *rangeValues) read(to []float64) []float64 {
 	o := &vs.over
 	if vs.n > 0 {
@@ -173,15 +176,16 @@ func (vs *rangeValues) each(i int) int {
 	return 1
 }
 
-// fines visits the selected series that have rows for the finer view. It begins with the ring's oldest row, from which that counts
-// (queryable.go).
+// fines visits the selected series that have rows for the finer view. It begins with the ring's
+// oldest row, from which that counts (queryable.go).
 func (r rangeVector) fines(s *Store, at int64) scan {
 	return newScan(s.index, r.sel, math.MinInt64, at, 2)
 }
 
-// readFine reads what the finer view of the batch's i-th column counts in the window, with its shape, and returns the factor that
-// makes the function's value of it; false if there are fewer than two rows. A column without ranks is spread as the pool is.
-// The caller checks torn before it takes what was read.
+// readFine reads what the finer view of the batch's i-th column counts in the window, with its
+// shape, and returns the factor that makes the function's value of it; false if there are fewer
+// than two rows. A column without ranks is spread as the pool is. The caller checks torn before it
+// takes what was read.
 func (r rangeVector) readFine(sc *scan, i int, p *Pod, j *fine.Joiner, pool *fine.Counts) (factor float64, ok bool) {
 	in := &sc.batch[i]
 	mint := sc.maxt - r.reach

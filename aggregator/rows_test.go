@@ -11,8 +11,9 @@ import (
 	"github.com/prometheus/prometheus/model/labels"
 )
 
-// One writer whose ring grows, and label sets that come and go; readers: all series of a flush count the same, so every answer has
-// one number. What is being committed at that instant is left out (differences.md).
+// One writer whose ring grows, and label sets that come and go; readers: all series of a flush
+// count the same, so every answer has one number. What is being committed at that instant is left
+// out (differences.md).
 func TestRingConcurrentSafe(t *testing.T) {
 	s, err := New(Config{Retention: 10 * time.Second})
 	if err != nil {
@@ -73,7 +74,8 @@ func TestRingConcurrentSafe(t *testing.T) {
 	}
 }
 
-// The engine's reader copies rows one by one while the writer laps it: each value is that of its time.
+// The engine's reader copies rows one by one while the writer laps it: each value is that of its
+// time.
 func TestTheEngineReadsWholeRowsConcurrentSafe(t *testing.T) {
 	s, err := New(Config{Retention: 10 * time.Second})
 	if err != nil {
@@ -103,7 +105,8 @@ func TestTheEngineReadsWholeRowsConcurrentSafe(t *testing.T) {
 	wg.Wait()
 }
 
-// commitEqual commits the n-th flush: twelve counters and six histograms that count the same, and one label set of many.
+// commitEqual commits the n-th flush: twelve counters and six histograms that count the same, and
+// one label set of many.
 func commitEqual(t *testing.T, st *Stream, at time.Time, n int) {
 	b := &Batch{Timestamp: at.UnixMilli()}
 	var d described

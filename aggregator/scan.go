@@ -7,7 +7,8 @@ import (
 	"github.com/meshpulse/meshpulse/aggregator/internal/ring"
 )
 
-// scan visits the columns that a selector selects and that have rows in a window, a batch of one pod at a time:
+// scan visits the columns that a selector selects and that have rows in a window, a batch of one
+// pod at a time:
 //
 //	for sc := newScan(…); sc.begin(); {
 //		… read rows of sc.batch[:sc.n] …
@@ -18,9 +19,10 @@ import (
 //		sc.done()
 //	}
 //
-// It reads as internal/ring has it. What a series costs is the memory that it lies in, which the last query has seldom left in the
-// cache. So the columns of a batch are taken step by step, all blocks, then all bounds, then all values: loads of one step do
-// not depend on each other, and the processor waits for many of them at a time instead of one after the other.
+// It reads as internal/ring has it. What a series costs is the memory that it lies in, which the
+// last query has seldom left in the cache. So the columns of a batch are taken step by step, all
+// blocks, then all bounds, then all values: loads of one step do not depend on each other, and the
+// processor waits for many of them at a time instead of one after the other.
 type scan struct {
 	mint, maxt int64
 	least      int64 // rows that a column needs in the window
@@ -56,7 +58,8 @@ func newScan(x *index, sel *selector, mint, maxt, least int64) scan {
 	return scan{mint: mint, maxt: maxt, least: least, left: x.selectionsOf(sel)}
 }
 
-// begin takes the next batch, or the same one again if it is not done. It returns false after the last.
+// begin takes the next batch, or the same one again if it is not done. It returns false after the
+// last.
 func (sc *scan) begin() bool {
 	for len(sc.columns) == 0 {
 		if len(sc.left) == 0 {
@@ -91,7 +94,8 @@ func (sc *scan) begin() bool {
 	return true
 }
 
-// torn reports whether the writer has claimed a row of the window, so that what was read of the batch may be mixed.
+// torn reports whether the writer has claimed a row of the window, so that what was read of the
+// batch may be mixed.
 func (sc *scan) torn() bool {
 	if sc.n == 0 || !sc.gen.Claimed(sc.lo) {
 		return false
@@ -123,8 +127,9 @@ func (sc *scan) newest() int64 {
 	return sc.gen.Time(newest)
 }
 
-// reaches reports whether one of the batch's columns has rows since a time, or since the first row of the window: a pod's first
-// row is one flush before its first flush, and only a column whose past is known is in it.
+// reaches reports whether one of the batch's columns has rows since a time, or since the first row
+// of the window: a pod's first row is one flush before its first flush, and only a column whose
+// past is known is in it.
 func (sc *scan) reaches(from int64) bool {
 	from = max(from, sc.gen.Time(min(sc.lo+1, sc.hi)))
 	for i := range sc.batch[:sc.n] {

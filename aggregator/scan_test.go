@@ -33,7 +33,8 @@ func scanStoreOf(t *testing.T, sets int, metric string, parts benchParts) (*Stor
 	return s, p, q.selectors[0]
 }
 
-// readSteps returns how many columns of the batch there are, and how many whose values are not 10 a row apart, as the pod sends them.
+// readSteps returns how many columns of the batch there are, and how many whose values are not 10 a
+// row apart, as the pod sends them.
 func readSteps(sc *scan) (columns, wrong int) {
 	for i := range sc.batch[:sc.n] {
 		in := &sc.batch[i]
@@ -47,7 +48,8 @@ func readSteps(sc *scan) (columns, wrong int) {
 	return sc.n, wrong
 }
 
-// isStep says whether a row is the flush's of its number: 10 requests more than the one before, of 800 ms in all.
+// isStep says whether a row is the flush's of its number: 10 requests more than the one before, of
+// 800 ms in all.
 func isStep(b *ring.Block, row ring.Row) bool {
 	is := b.At(row)
 	if b.Counts() == 0 {

@@ -21,7 +21,8 @@ import (
 	"github.com/prometheus/prometheus/promql/parser"
 )
 
-// TestScripts runs testdata/*.test: what sidecars send, and what PromQL says of it at an instant. The format:
+// TestScripts runs testdata/*.test: what sidecars send, and what PromQL says of it at an instant.
+// The format:
 //
 //	store retention=1m deltas budget=100  settings of the store, before anything else
 //	connect S pod=NAME flush=5s workload=W  opens stream S of a pod
@@ -195,7 +196,8 @@ func (s *script) absent(expr string, at time.Time, body []string) {
 	}
 }
 
-// formatAbsent writes 0: unknown metric, unknown label app, kin 2, own request_protocol="grpc" of http tcp, other response_code="5" of 200.
+// formatAbsent writes 0: unknown metric, unknown label app, kin 2, own request_protocol="grpc" of
+// http tcp, other response_code="5" of 200.
 func formatAbsent(a Absent) string {
 	text := fmt.Sprintf("%d:", a.Selector)
 	if a.UnknownMetric {

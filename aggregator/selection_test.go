@@ -153,7 +153,8 @@ func TestPreparedSelectorsSelectWhatTheirMatchersDo(t *testing.T) {
 	}
 }
 
-// A label set is matched against the queries that ask for one of its values, not against those of other workloads.
+// A label set is matched against the queries that ask for one of its values, not against those of
+// other workloads.
 func TestNewLabelSetsAreNotMatchedAgainstOtherWorkloadsQueries(t *testing.T) {
 	x := mustStore(t).index
 	for i := range 1000 {

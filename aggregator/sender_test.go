@@ -10,7 +10,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 )
 
-// addressBook is what a cluster knows of addresses: the pod of each, by namespace and name. All pods that it names are known.
+// addressBook is what a cluster knows of addresses: the pod of each, by namespace and name. All
+// pods that it names are known.
 type addressBook struct {
 	clusterOf
 	holders map[string]string
@@ -38,7 +39,8 @@ func (a *addressBook) tell(address, who string) {
 	a.changes++
 }
 
-// addressed is some streams of test/web-0, each of an address of its own, and what the cluster knows of these.
+// addressed is some streams of test/web-0, each of an address of its own, and what the cluster
+// knows of these.
 type addressed struct {
 	*rivalry
 	*addressBook
@@ -69,7 +71,8 @@ func (a addressed) refused(name string, at float64) error {
 	return err
 }
 
-// Who sends from the pod's address counts, whoever else says that he is the pod, in whatever order they come.
+// Who sends from the pod's address counts, whoever else says that he is the pod, in whatever order
+// they come.
 func TestThePodsAddressOutweighsAnyOther(t *testing.T) {
 	for name, steps := range map[string]string{"it comes first": "v t v5 t6 v10 t11 v15", "it comes last": "t v v5 t6 v10 t11 v15"} {
 		t.Run(name, func(t *testing.T) {
@@ -115,8 +118,9 @@ func TestAnotherPodsAddressIsRefused(t *testing.T) {
 	a.streams["t"].Close()
 }
 
-// The informer tells of pods and their addresses when it does: a stream is looked at again when something has changed, once a second
-// at most, and once in half a minute where its address was the pod's.
+// The informer tells of pods and their addresses when it does: a stream is looked at again when
+// something has changed, once a second at most, and once in half a minute where its address was the
+// pod's.
 func TestAnAddressIsLookedAtAgain(t *testing.T) {
 	a := newAddressed(t)
 	a.tell("10.0.0.1", "")
@@ -145,7 +149,8 @@ func TestAnAddressIsLookedAtAgain(t *testing.T) {
 	}
 }
 
-// What is not in step refuses nobody: the pod that had the address may be gone. When it is again, it does.
+// What is not in step refuses nobody: the pod that had the address may be gone. When it is again,
+// it does.
 func TestNobodyIsRefusedByWhatIsNotInStep(t *testing.T) {
 	a := newAddressed(t)
 	a.deaf = true
@@ -264,9 +269,9 @@ func TestOnlyWaypointsReportAsSuch(t *testing.T) {
 	}
 }
 
-// waypointRates is of a pod of two series, reporter="waypoint" and "destination", each 100 a second, flushed every 5 s for two minutes; at the
-// seventh flush change happens. It returns the rates of the first as answers
-// have them at each flush, by the second.
+// waypointRates is of a pod of two series, reporter="waypoint" and "destination", each 100 a
+// second, flushed every 5 s for two minutes; at the seventh flush change happens. It returns the
+// rates of the first as answers have them at each flush, by the second.
 func waypointRates(t *testing.T, c *addressBook, name string, change func()) (rates map[int]float64) {
 	r := newRivalry(t)
 	r.store.SetPods(c)
@@ -317,7 +322,8 @@ func TestAWaypointIsNeverCountedForMoreThanItServes(t *testing.T) {
 	}
 }
 
-// What was taken for a waypoint while nothing was known is none from the flush on at which that is known.
+// What was taken for a waypoint while nothing was known is none from the flush on at which that is
+// known.
 func TestWhoIsFoundToBeNoWaypointCountsForNoneFromThenOn(t *testing.T) {
 	c := &addressBook{clusterOf: clusterOf{"test/web-0": {}}, stale: true}
 	rates := waypointRates(t, c, "pod", func() { c.clusterOf["test/pod"] = Pod{}; c.stale = false })

@@ -2,11 +2,12 @@ package aggregator
 
 import "sync"
 
-// Shares divides what there is a limit of among senders, so that whoever takes most is refused first and whoever comes later always
-// finds room. It is safe for concurrent use.
+// Shares divides what there is a limit of among senders, so that whoever takes most is refused
+// first and whoever comes later always finds room. It is safe for concurrent use.
 //
-// A sender may have twice the limit times the square of the part of it that nobody has: alone half of it, while half is taken
-// already a seventh. With each that takes what it can, the next one's share shrinks faster than what is left: 64 such senders leave a hundredth.
+// A sender may have twice the limit times the square of the part of it that nobody has: alone half
+// of it, while half is taken already a seventh. With each that takes what it can, the next one's
+// share shrinks faster than what is left: 64 such senders leave a hundredth.
 type Shares struct {
 	limit, least int64
 
@@ -24,8 +25,9 @@ func NewShares(limit, least int64) *Shares {
 	return &Shares{limit: limit, least: least, of: map[string]int64{}}
 }
 
-// Take takes n for the sender and reports whether it may have that; where not, nothing is taken. Nothing more is never refused: what a
-// sender has, and was promised, it keeps when others' taking shrinks its share.
+// Take takes n for the sender and reports whether it may have that; where not, nothing is taken.
+// Nothing more is never refused: what a sender has, and was promised, it keeps when others' taking
+// shrinks its share.
 func (s *Shares) Take(sender string, n int64) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -66,7 +66,8 @@ func TestSharesAreForgottenWithTheirSender(t *testing.T) {
 	}
 }
 
-// What a sender has it keeps: nothing more is never too much, however little is left for others' sake.
+// What a sender has it keeps: nothing more is never too much, however little is left for others'
+// sake.
 func TestNothingMoreIsNeverRefused(t *testing.T) {
 	s := NewShares(1000, 10)
 	if !s.Take("first", 400) || !s.Take("second", 200) {

@@ -14,7 +14,8 @@ func (d byKey) Describe(i int) (string, []Label, error) {
 	return fmt.Sprint("series_", d.batch.Samples[i].Key), nil, nil
 }
 
-// A pod of which most series have gone gives their memory back, though they shared it with those that stay.
+// A pod of which most series have gone gives their memory back, though they shared it with those
+// that stay.
 func TestASlabOfWhichMostIsDeadIsPacked(t *testing.T) {
 	s, err := New(Config{Retention: 30 * time.Second})
 	if err != nil {

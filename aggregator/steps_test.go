@@ -15,11 +15,14 @@ import (
 	"github.com/prometheus/prometheus/model/value"
 )
 
-// The order of the writers' stores is tested by value: every shared word is atomic, so the race detector has nothing to say about it.
+// The order of the writers' stores is tested by value: every shared word is atomic, so the race
+// detector has nothing to say about it.
 //
-// A stream commits flushes of which every value is known. After each step of the production code (steps.go) readers look, which are
-// production code too: one that runs whole, and ones that looked their rows up some steps ago and read them now. Each breakage undoes
-// or anticipates a step, so that the readers find what they would if the stores had been made in another order, and has to be seen.
+// A stream commits flushes of which every value is known. After each step of the production code
+// (steps.go) readers look, which are production code too: one that runs whole, and ones that looked
+// their rows up some steps ago and read them now. Each breakage undoes or anticipates a step, so
+// that the readers find what they would if the stores had been made in another order, and has to be
+// seen.
 
 // looking is a pod whose rows readers look at after each step of its writer.
 type looking struct {
@@ -79,8 +82,8 @@ func (l *looking) fail(s ring.Step, format string, args ...any) {
 	}
 }
 
-// flush commits a flush that comes a time after the last, in one message or in two: counters with values, and the interval of
-// a histogram.
+// flush commits a flush that comes a time after the last, in one message or in two: counters with
+// values, and the interval of a histogram.
 func (l *looking) flush(after time.Duration, messages int, counters map[string]float64, interval uint64) {
 	l.now = l.now.Add(after)
 	at := l.now.UnixMilli()
@@ -131,8 +134,8 @@ func looked(name string, ls ...string) string {
 	return named("looked_"+name, labels.FromStrings(append(ls, "namespace", "test", "pod", "pod")...)).String()
 }
 
-// expect says what a series' row will hold: a value, or what it held before and so much more. One that is new began with 0 a row
-// before, but for a counter that comes with the pod's first flush.
+// expect says what a series' row will hold: a value, or what it held before and so much more. One
+// that is new began with 0 a row before, but for a counter that comes with the pod's first flush.
 func (l *looking) expect(series string, at, before int64, v float64, add bool) {
 	rows := l.truth[series]
 	if rows == nil {
@@ -218,7 +221,8 @@ func (l *looking) whole(s ring.Step) {
 	}
 }
 
-// halves reads the values of rows that were looked up one to seven steps ago, as the compiled queries do.
+// halves reads the values of rows that were looked up one to seven steps ago, as the compiled
+// queries do.
 func (l *looking) halves(s ring.Step) {
 	var kept []scan
 	for _, sc := range l.pending {
@@ -293,8 +297,8 @@ func (l *looking) state(s ring.Step) {
 	}
 }
 
-// run commits flushes that wrap the ring, make it grow after it has wrapped and be packed, let series come, stay away, return
-// and expire, and counts pass their lower half.
+// run commits flushes that wrap the ring, make it grow after it has wrapped and be packed, let
+// series come, stay away, return and expire, and counts pass their lower half.
 func (l *looking) run() *looking {
 	counters, n := map[string]float64{}, 0
 	flush := func(after time.Duration, messages int, keys ...string) {

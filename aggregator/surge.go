@@ -14,9 +14,9 @@ import (
 // SurgeConfig is what a surge detector can be told. The zero value of a field means its default.
 type SurgeConfig = surge.Config
 
-// ErrNoSurge is an expression in which nothing can surge: it is no sum of rates of requests, messages or a histogram's _count,
-// and no ratio with such a numerator. Latencies never surge: a numerator of now over a denominator of a minute would be
-// traffic, not latency.
+// ErrNoSurge is an expression in which nothing can surge: it is no sum of rates of requests,
+// messages or a histogram's _count, and no ratio with such a numerator. Latencies never surge: a
+// numerator of now over a denominator of a minute would be traffic, not latency.
 var ErrNoSurge = errors.New("a surge is told by counts: take sum(rate(…)) of requests, messages or a _count, " +
 	"without by (…), or a ratio of two such sums")
 
@@ -36,32 +36,36 @@ func CanSurge(expr string) bool {
 	return surgeOf(selectors.compile(parsed)) != nil
 }
 
-// Surge is what a [SurgeDetector] says at an instant. It depends on the rows that the store has and on the instant alone, not
-// on who asks or how often.
+// Surge is what a [SurgeDetector] says at an instant. It depends on the rows that the store has and
+// on the instant alone, not on who asks or how often.
 type Surge struct {
-	// Active: the newest flushes hold so many more requests than the minute before that chance does not explain it, and the
-	// expression's own window does not lie within the surge yet.
+	// Active: the newest flushes hold so many more requests than the minute before that chance does
+	// not explain it, and the expression's own window does not lie within the surge yet.
 	Active bool
-	// Value is the expression over (From, To], the surge alone: never to be served where the expression itself gives more.
-	// To is the newest time that every reporting pod has covered. Zero if not active.
+	// Value is the expression over (From, To], the surge alone: never to be served where the
+	// expression itself gives more. To is the newest time that every reporting pod has covered.
+	// Zero if not active.
 	Value    float64
 	From, To time.Time
-	// Rate is the counts per second over (From, To]: Value where the expression is a plain sum. Baseline is what they were
-	// before the surge, and Tail the probability of at least as many counts by chance at the trigger (as small as 1e-300).
+	// Rate is the counts per second over (From, To]: Value where the expression is a plain sum.
+	// Baseline is what they were before the surge, and Tail the probability of at least as many
+	// counts by chance at the trigger (as small as 1e-300).
 	Rate, Baseline float64
 	Tail           float64
-	// Since is the surge's change point, the start of the interval that gave it away; Triggered is the time of the row that did.
+	// Since is the surge's change point, the start of the interval that gave it away; Triggered is
+	// the time of the row that did.
 	Since, Triggered time.Time
-	// Newest is the newest row that went in, of any pod, zero without one; Flush the longest flush interval of the selected
-	// pods. Both are set whether or not a surge is active.
+	// Newest is the newest row that went in, of any pod, zero without one; Flush the longest flush
+	// interval of the selected pods. Both are set whether or not a surge is active.
 	Newest time.Time
 	Flush  time.Duration
-	// Ready: the rows reach back over what the baseline needs, a complete minute. Until then nothing can trigger.
+	// Ready: the rows reach back over what the baseline needs, a complete minute. Until then
+	// nothing can trigger.
 	Ready bool
 }
 
-// SurgeDetector looks for surges of one query: a fold over the rows of the selected pods. It costs ingest nothing, and what it
-// keeps is between its askers; it is safe for concurrent use.
+// SurgeDetector looks for surges of one query: a fold over the rows of the selected pods. It costs
+// ingest nothing, and what it keeps is between its askers; it is safe for concurrent use.
 type SurgeDetector struct {
 	query  *Query
 	config SurgeConfig
@@ -74,8 +78,8 @@ type SurgeDetector struct {
 	triggers uint64 // of rules, as counted in the store's metrics
 }
 
-// DetectSurges begins to look for surges of a registered query. The error is ErrNoSurge, or says which setting is wrong.
-// Close ends it; the query has to outlive it.
+// DetectSurges begins to look for surges of a registered query. The error is ErrNoSurge, or says
+// which setting is wrong. Close ends it; the query has to outlive it.
 func (q *Query) DetectSurges(c SurgeConfig) (*SurgeDetector, error) {
 	if err := c.Validate(); err != nil {
 		return nil, err
@@ -96,12 +100,13 @@ func (d *SurgeDetector) begin() {
 	d.rules = surge.New(d.config, d.query.reach.Milliseconds(), d.plan.series(), defaultFlushMs)
 }
 
-// Actable reports whether a surge may be acted on before the HPA looks. In-flight may not: it is triggered by requests, but
-// one long stream that ends is not load.
+// Actable reports whether a surge may be acted on before the HPA looks. In-flight may not: it is
+// triggered by requests, but one long stream that ends is not load.
 func (d *SurgeDetector) Actable() bool { return !d.plan.inFlight }
 
-// At returns what is known now, at a time on the store's clock or the process's. While the query is set aside after a fault
-// (faults.go) that is nothing, and the query answers errors; the detector begins anew then.
+// At returns what is known now, at a time on the store's clock or the process's. While the query is
+// set aside after a fault (faults.go) that is nothing, and the query answers errors; the detector
+// begins anew then.
 func (d *SurgeDetector) At(at time.Time) Surge {
 	if d.query.aside() != nil {
 		return Surge{}

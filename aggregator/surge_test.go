@@ -95,7 +95,8 @@ func newSurgePods(t *testing.T, n int, flush time.Duration, seed uint64) *surgeP
 	return p
 }
 
-// run has the pods flush until a time has passed, at a rate of all together, and calls at after each.
+// run has the pods flush until a time has passed, at a rate of all together, and calls at after
+// each.
 func (p *surgePods) run(d time.Duration, rate float64, at func()) {
 	for end := time.Now().Add(d); ; {
 		pod := slices.MinFunc(p.pods, func(a, b *surgeTestPod) int { return a.next.Compare(b.next) })
@@ -179,7 +180,8 @@ func TestStepIsToldAndLetGo(t *testing.T) {
 	})
 }
 
-// TestWhatBeginsIsNotNoise: load that begins before there is a minute to compare it with is learned as nothing.
+// TestWhatBeginsIsNotNoise: load that begins before there is a minute to compare it with is learned
+// as nothing.
 func TestWhatBeginsIsNotNoise(t *testing.T) {
 	for idle := 10 * time.Second; idle <= 80*time.Second; idle += 5 * time.Second {
 		synctest.Test(t, func(t *testing.T) {
@@ -197,7 +199,8 @@ func TestWhatBeginsIsNotNoise(t *testing.T) {
 	}
 }
 
-// TestStepIsServedOverALongWindow: until the query's window lies inside the surge, though the fold keeps less than the window.
+// TestStepIsServedOverALongWindow: until the query's window lies inside the surge, though the fold
+// keeps less than the window.
 func TestStepIsServedOverALongWindow(t *testing.T) {
 	for _, window := range []string{"10m", "30m"} {
 		synctest.Test(t, func(t *testing.T) {
@@ -230,7 +233,8 @@ func TestStepIsServedOverALongWindow(t *testing.T) {
 	}
 }
 
-// TestGapIsNoSurge: counters tell of the time that nobody heard of, interval histograms do not, and one expression may read both.
+// TestGapIsNoSurge: counters tell of the time that nobody heard of, interval histograms do not, and
+// one expression may read both.
 func TestGapIsNoSurge(t *testing.T) {
 	const requests, durations = `sum(rate(istio_requests_total[1m]))`, `sum(rate(istio_request_duration_milliseconds_count[1m]))`
 	for _, expr := range []string{requests, durations, requests + " / " + durations, requests + " + " + durations} {
@@ -270,7 +274,8 @@ func TestGapIsNoSurge(t *testing.T) {
 	}
 }
 
-// TestSurgeDoesNotDependOnWhoAsks: detectors of one query that are asked at different times say the same.
+// TestSurgeDoesNotDependOnWhoAsks: detectors of one query that are asked at different times say the
+// same.
 func TestSurgeDoesNotDependOnWhoAsks(t *testing.T) {
 	active := 0
 	for seed := range uint64(12) {

@@ -8,8 +8,9 @@ import (
 	"github.com/prometheus/prometheus/model/labels"
 )
 
-// The first flush of a pod that flushes seldom may come in two rows, when its second message is held up, or be followed at once by one of
-// another stream: it has taken no shorter for that, and is no surge among pods that flush often.
+// The first flush of a pod that flushes seldom may come in two rows, when its second message is
+// held up, or be followed at once by one of another stream: it has taken no shorter for that, and
+// is no surge among pods that flush often.
 func TestAFirstFlushInTwoRowsIsNoSurge(t *testing.T) {
 	for name, again := range map[string]func(p *surgePods, slow *surgeTestPod, stamp int64){
 		"of one flush": func(p *surgePods, slow *surgeTestPod, stamp int64) { slow.send(p, stamp, 2) },
@@ -53,8 +54,9 @@ func TestAFirstFlushInTwoRowsIsNoSurge(t *testing.T) {
 	}
 }
 
-// Streams may each end after a flush, so that none measures the first: on a path that is cut more often than a sidecar flushes. Such pods
-// are looked at all the same, and are no surge where they flush more seldom than they tell.
+// Streams may each end after a flush, so that none measures the first: on a path that is cut more
+// often than a sidecar flushes. Such pods are looked at all the same, and are no surge where they
+// flush more seldom than they tell.
 func TestPodsWhoseStreamsEndAfterAFlushAreLookedAt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newSurgePods(t, 3, 5*time.Second, 1)
@@ -110,7 +112,8 @@ func (p *surgeTestPod) pod() Pod {
 	return Pod{Namespace: "test", Name: "slow", FlushInterval: time.Minute}
 }
 
-// send commits a message with a counter of the pod's total, and the histogram of its last interval, in which it counted 900.
+// send commits a message with a counter of the pod's total, and the histogram of its last interval,
+// in which it counted 900.
 func (p *surgeTestPod) send(all *surgePods, stamp int64, series uint64) {
 	all.t.Helper()
 	l := labels.FromStrings("code", string(rune('0'+series)))

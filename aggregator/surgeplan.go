@@ -8,7 +8,8 @@ import (
 	"github.com/prometheus/prometheus/promql/parser"
 )
 
-// surgePlan is how an expression is evaluated over an interval of rows, and which of its counts trigger.
+// surgePlan is how an expression is evaluated over an interval of rows, and which of its counts
+// trigger.
 type surgePlan struct {
 	// terms are the sums of counts that go in, each once.
 	terms []surgeTerm
@@ -20,7 +21,8 @@ type surgePlan struct {
 	inFlight bool
 }
 
-// series is how many series of counts the fold keeps: what is tested, and the terms where they are something else.
+// series is how many series of counts the fold keeps: what is tested, and the terms where they are
+// something else.
 func (p *surgePlan) series() int {
 	if p.plain() {
 		return 1
@@ -58,7 +60,8 @@ type surgeTerm struct {
 	counted bool
 }
 
-// surgeOf returns how a surge of a compiled expression is told, nil where nothing in it can be tested.
+// surgeOf returns how a surge of a compiled expression is told, nil where nothing in it can be
+// tested.
 func surgeOf(of plan) *surgePlan {
 	p := &surgePlan{}
 	value, weights, ok := p.part(of)
@@ -73,7 +76,8 @@ func surgeOf(of plan) *surgePlan {
 	return p
 }
 
-// part returns how a part follows from the rates, and the weights of what in it is tested, nil for a number.
+// part returns how a part follows from the rates, and the weights of what in it is tested, nil for
+// a number.
 func (p *surgePlan) part(of plan) (value func(rates []float64) float64, weights []float64, ok bool) {
 	switch of := of.(type) {
 	case constant:
@@ -109,8 +113,8 @@ func (p *surgePlan) sum(of *aggregation) (func([]float64) float64, []float64, bo
 	return value, weights, true
 }
 
-// countsOf returns what is tested and what is served for a selector, false if it selects no counts. A duration's sum is time:
-// its count is tested in its place.
+// countsOf returns what is tested and what is served for a selector, false if it selects no counts.
+// A duration's sum is time: its count is tested in its place.
 func countsOf(sel *selector) (tested, served surgeTerm, ok bool) {
 	switch {
 	case strings.HasSuffix(sel.name, "_requests_total"), strings.HasSuffix(sel.name, "_messages_total"),

@@ -8,7 +8,8 @@ import (
 	"github.com/meshpulse/meshpulse/aggregator/internal/surge"
 )
 
-// surgeRows reads the closed rows of the selected pods off the rings, each once. It takes no lock that a writer holds.
+// surgeRows reads the closed rows of the selected pods off the rings, each once. It takes no lock
+// that a writer holds.
 type surgeRows struct {
 	store  *Store
 	plan   *surgePlan
@@ -40,8 +41,8 @@ func newSurgeRows(s *Store, p *surgePlan) *surgeRows {
 // collect returns the rows that have been closed since the last call, in no order.
 func (s *surgeRows) collect(newPod func(place int, flush int64)) (rows []surge.Row) {
 	s.pass++
-	// A pod's rows are looked up before its columns: the other way round, rows that a column closed which had not joined yet when
-	// the columns were looked up would be taken as read without it.
+	// A pod's rows are looked up before its columns: the other way round, rows that a column closed
+	// which had not joined yet when the columns were looked up would be taken as read without it.
 	for _, term := range s.plan.terms {
 		s.could = s.store.couldHave(term.sel, s.could[:0])
 		for _, t := range s.could {
@@ -154,7 +155,8 @@ func (s *surgeRows) read(st *surgeTable, col *column, v view, term int) {
 	}
 }
 
-// increases returns by how much the column rose in each of the table's new rows. One without a predecessor tells nothing.
+// increases returns by how much the column rose in each of the table's new rows. One without a
+// predecessor tells nothing.
 func (s *surgeRows) increases(st *surgeTable, col *column, v view, counted bool) []float64 {
 	s.scratch = slices.Grow(s.scratch[:0], len(st.rows))[:len(st.rows)]
 	for {
@@ -179,7 +181,8 @@ func (s *surgeRows) increases(st *surgeTable, col *column, v view, counted bool)
 	}
 }
 
-// countedIn reads a row of a counter, a histogram's count, or its sum where that is selected and not its count meant.
+// countedIn reads a row of a counter, a histogram's count, or its sum where that is selected and
+// not its count meant.
 func countedIn(b *ring.Block, row ring.Row, v view, counted bool) float64 {
 	is := b.At(row)
 	switch {
@@ -191,7 +194,8 @@ func countedIn(b *ring.Block, row ring.Row, v view, counted bool) float64 {
 	return b.Count(is, b.Counts()-1)
 }
 
-// forget gives up the tables of which nothing has come since a time and that the last pass did not see.
+// forget gives up the tables of which nothing has come since a time and that the last pass did not
+// see.
 func (s *surgeRows) forget(since int64, gone func(place int)) {
 	for t, st := range s.tables {
 		if st.pass != s.pass && st.newest < since {
@@ -213,8 +217,9 @@ func (s *surgeRows) settled(now int64) int64 {
 	return oldest
 }
 
-// surgeSettleFlushes is for how many flushes the rows of a pod that has fallen silent are waited for: a network that was held up
-// delivers them at once, with the times at which they were sent. Never longer than the fold reaches back: a node may claim a flush of an hour.
+// surgeSettleFlushes is for how many flushes the rows of a pod that has fallen silent are waited
+// for: a network that was held up delivers them at once, with the times at which they were sent.
+// Never longer than the fold reaches back: a node may claim a flush of an hour.
 const surgeSettleFlushes = 4
 
 // byName compares pods, by their places, by name.

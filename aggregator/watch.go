@@ -6,9 +6,9 @@ import (
 	"time"
 )
 
-// Watch has the rows that are committed mark the query, so that [Store.Watch] evaluates it; without on it ends that. It is for
-// registered queries; one of which a selector has no metric name is not marked by that selector's series. A query is
-// to be unwatched before it is closed.
+// Watch has the rows that are committed mark the query, so that [Store.Watch] evaluates it; without
+// on it ends that. It is for registered queries; one of which a selector has no metric name is not
+// marked by that selector's series. A query is to be unwatched before it is closed.
 func (q *Query) Watch(on bool) {
 	w := &q.store.watches
 	w.mu.Lock()
@@ -38,17 +38,18 @@ func (q *Query) Watch(on bool) {
 // Mark marks the query as a committed row would.
 func (q *Query) Mark() { q.store.watches.mark(&q.mark, q.store.hook) }
 
-// evaluationsPerFlush bounds how often a watched query is evaluated in a flush interval: its pods flush at different times, and
-// with many of them each row alone changes little.
+// evaluationsPerFlush bounds how often a watched query is evaluated in a flush interval: its pods
+// flush at different times, and with many of them each row alone changes little.
 const evaluationsPerFlush = 10
 
-// watchPause is how long marks gather between two rounds of evaluation: with a thousand flushes a second, waking up for each costs
-// as much as what is evaluated then, and nobody acts within a hundredth of a flush.
+// watchPause is how long marks gather between two rounds of evaluation: with a thousand flushes a
+// second, waking up for each costs as much as what is evaluated then, and nobody acts within a
+// hundredth of a flush.
 const watchPause = 20 * time.Millisecond
 
-// Watch calls evaluate for watched queries that committed rows have marked, one at a time, until the context ends. evaluate
-// returns the longest flush interval of the query's pods: the next call for the same query comes a tenth of it later or after.
-// It is called once for a store.
+// Watch calls evaluate for watched queries that committed rows have marked, one at a time, until
+// the context ends. evaluate returns the longest flush interval of the query's pods: the next call
+// for the same query comes a tenth of it later or after. It is called once for a store.
 func (s *Store) Watch(ctx context.Context, evaluate func(*Query) (flush time.Duration)) {
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()

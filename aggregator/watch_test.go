@@ -84,7 +84,8 @@ func TestRowsMarkTheQueriesOfTheirSeries(t *testing.T) {
 	idle.Close()
 }
 
-// A query is evaluated soon after a row and at most ten times a flush interval, and never misses the newest row.
+// A query is evaluated soon after a row and at most ten times a flush interval, and never misses
+// the newest row.
 func TestWatchCoalesces(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, err := New(Config{})
@@ -128,7 +129,8 @@ func TestWatchCoalesces(t *testing.T) {
 	})
 }
 
-// Whatever other writers mark, and whenever who takes them comes, between any two steps of a mark and of a take: nothing is lost.
+// Whatever other writers mark, and whenever who takes them comes, between any two steps of a mark
+// and of a take: nothing is lost.
 func TestNoMarkIsLostAtAnyStep(t *testing.T) {
 	if lost, runs := lostMarks(t, nil); lost > 0 || runs < 100 {
 		t.Errorf("%d of %d queries were not evaluated after their last row", lost, runs)
@@ -163,8 +165,8 @@ func TestNoMarkIsLostAtAnyStep(t *testing.T) {
 	}
 }
 
-// lostMarks marks and takes three queries, has another writer mark one of them or the taker come at each step in turn, and counts
-// the queries of which the last row was not seen.
+// lostMarks marks and takes three queries, has another writer mark one of them or the taker come at
+// each step in turn, and counts the queries of which the last row was not seen.
 func lostMarks(t *testing.T, breaks func(*Store, ring.Step)) (lost, runs int) {
 	s, err := New(Config{})
 	if err != nil {
@@ -244,7 +246,8 @@ func lostMarks(t *testing.T, breaks func(*Store, ring.Step)) (lost, runs int) {
 	return lost, runs
 }
 
-// A pod whose row comes at the moment at which a query begins to be watched marks it, then or with its next row.
+// A pod whose row comes at the moment at which a query begins to be watched marks it, then or with
+// its next row.
 func TestAQueryIsWatchedBeforePodsAreTold(t *testing.T) {
 	s, err := New(Config{})
 	if err != nil {
@@ -271,8 +274,8 @@ func TestAQueryIsWatchedBeforePodsAreTold(t *testing.T) {
 	}
 }
 
-// Streams commit while queries come, are watched and go. Run it under -race; what has to hold is that every query that is
-// watched in the end is marked by the next rows of its pods.
+// Streams commit while queries come, are watched and go. Run it under -race; what has to hold is
+// that every query that is watched in the end is marked by the next rows of its pods.
 func TestWatchConcurrentSafe(t *testing.T) {
 	s, err := New(Config{})
 	if err != nil {

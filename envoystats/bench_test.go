@@ -13,7 +13,8 @@ import (
 
 const benchLabelSets = 20
 
-// benchSink is a sink over a store without the transport: a message's bytes go in where gRPC would hand them over.
+// benchSink is a sink over a store without the transport: a message's bytes go in where gRPC would
+// hand them over.
 func benchSink(b *testing.B, asLabels bool) (*Server, *aggregator.Store, *fleet.Messages) {
 	store, err := aggregator.New(aggregator.Config{})
 	if err != nil {
@@ -30,7 +31,8 @@ func benchSink(b *testing.B, asLabels bool) (*Server, *aggregator.Store, *fleet.
 	return server, store, messages
 }
 
-// processCPU is the process' CPU time, collector included, as the kernel counts it: wall time says little on a busy machine.
+// processCPU is the process' CPU time, collector included, as the kernel counts it: wall time says
+// little on a busy machine.
 func processCPU(b *testing.B) time.Duration {
 	var u syscall.Rusage
 	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
@@ -45,7 +47,8 @@ func receive(b *testing.B, st *stream, s *scan, at time.Time) {
 	}
 }
 
-// A flush of a known pod: scan and store. A hundred pods take turns, so that their tables are not in the caches.
+// A flush of a known pod: scan and store. A hundred pods take turns, so that their tables are not
+// in the caches.
 func BenchmarkMessage(b *testing.B) {
 	for naming, asLabels := range map[string]bool{"stock": false, "labels": true} {
 		b.Run("naming="+naming, func(b *testing.B) {

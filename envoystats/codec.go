@@ -10,7 +10,8 @@ import (
 	"github.com/meshpulse/meshpulse/aggregator"
 )
 
-// maxPooledMessage is the largest message whose scratch is used again; a rare larger one must not keep its memory.
+// maxPooledMessage is the largest message whose scratch is used again; a rare larger one must not
+// keep its memory.
 const maxPooledMessage = 4 << 20
 
 // scans lends out scratch, each for the time of one message.
@@ -37,15 +38,16 @@ func (p *scans) put(s *scan) {
 	p.pool.Put(s)
 }
 
-// incoming is what a stream receives a message into: scratch that holds the message's bytes in buf. The receiver gives
-// it back.
+// incoming is what a stream receives a message into: scratch that holds the message's bytes in buf.
+// The receiver gives it back.
 type incoming struct{ scan *scan }
 
-// reply is the only message that the sink sends: an empty StreamMetricsResponse at the end of a stream.
+// reply is the only message that the sink sends: an empty StreamMetricsResponse at the end of a
+// stream.
 type reply struct{}
 
-// codec hands over messages as they are on the wire, in one piece. (gRPC has them in pieces of 16 KiB, and its own pool
-// would clear a whole MiB for each message that is put together.)
+// codec hands over messages as they are on the wire, in one piece. (gRPC has them in pieces of 16
+// KiB, and its own pool would clear a whole MiB for each message that is put together.)
 type codec struct{ scans *scans }
 
 func (c codec) Unmarshal(data mem.BufferSlice, v any) error {

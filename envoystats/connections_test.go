@@ -17,7 +17,8 @@ func (r raw) message(stream uint32, b []byte) raw {
 	return r.frame(frameData, 0, stream, append(head, b...)...)
 }
 
-// Padding holds no memory, so nobody is closed for it; least of all who is in the middle of a flush.
+// Padding holds no memory, so nobody is closed for it; least of all who is in the middle of a
+// flush.
 func TestPaddingIsNotPending(t *testing.T) {
 	l := serveLimited(t, Config{MaxPendingBytes: 1 << 20}, aggregator.Config{})
 	r := l.raw(t).preface().headers(endHeaders)

@@ -8,7 +8,8 @@ import (
 	dto "github.com/prometheus/client_model/go"
 )
 
-// A message is at most one row of the store: Envoy stamps a flush once, whatever it sends of it in a message.
+// A message is at most one row of the store: Envoy stamps a flush once, whatever it sends of it in
+// a message.
 func TestEnvoyStampsAMessageOnce(t *testing.T) {
 	samples := 0
 	for _, file := range captures(t) {
@@ -30,7 +31,8 @@ func TestEnvoyStampsAMessageOnce(t *testing.T) {
 	}
 }
 
-// What is refused for its name or labels is refused each time it comes, so it is of no series that is known; a bad value may be.
+// What is refused for its name or labels is refused each time it comes, so it is of no series that
+// is known; a bad value may be.
 func TestRefusedSamplesThatCanBeOfKnownSeriesAreToldApart(t *testing.T) {
 	s := newScan(Config{})
 	bad := family("istio_requests_total", dto.MetricType_COUNTER, counter(1000, math.NaN(), "code", "200"))

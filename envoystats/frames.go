@@ -5,9 +5,9 @@ import "encoding/binary"
 // clientPreface is what an HTTP/2 connection begins with (RFC 9113, section 3.4).
 const clientPreface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
-// frames follows HTTP/2's frames through what is read of a connection, in pieces of any size, and the messages of each of its streams
-// through their data, to know what gRPC keeps of messages that nobody has taken: of data alone, without its padding, and of streams
-// that have not ended.
+// frames follows HTTP/2's frames through what is read of a connection, in pieces of any size, and
+// the messages of each of its streams through their data, to know what gRPC keeps of messages that
+// nobody has taken: of data alone, without its padding, and of streams that have not ended.
 type frames struct {
 	frameHead
 	left   int // of the frame's body, or of the preface
@@ -25,7 +25,8 @@ type frames struct {
 	idle          int   // frames that brought nothing; the connection's to forget
 }
 
-// progress follows the messages of one stream. Where one begins and ends is known even if the handler is behind.
+// progress follows the messages of one stream. Where one begins and ends is known even if the
+// handler is behind.
 type progress struct {
 	left  int // of the message
 	head  [messageHead]byte
@@ -68,10 +69,12 @@ func (f *frameHead) kind() byte         { return f.head[3] }
 func (f *frameHead) has(flag byte) bool { return f.head[4]&flag != 0 }
 func (f *frameHead) stream() uint32     { return binary.BigEndian.Uint32(f.head[5:]) &^ (1 << 31) }
 
-// frameCost is what gRPC keeps for a frame of data beside its bytes: its place in the queue and in the message, and the head of its buffer.
+// frameCost is what gRPC keeps for a frame of data beside its bytes: its place in the queue and in
+// the message, and the head of its buffer.
 const frameCost = 64
 
-// keeps is what a frame of data takes in memory until its message is taken: buffers are lent in two sizes (framePool).
+// keeps is what a frame of data takes in memory until its message is taken: buffers are lent in two
+// sizes (framePool).
 func keeps(length int) int64 {
 	switch {
 	case length <= 1<<10: // gRPC does not ask the pool for these
@@ -82,7 +85,8 @@ func keeps(length int) int64 {
 	return int64(frameCost + max(length, fullFrame))
 }
 
-// tinyFrame is how many bytes of data are less than what they cost. A message may end with such a frame, but not consist of them.
+// tinyFrame is how many bytes of data are less than what they cost. A message may end with such a
+// frame, but not consist of them.
 const tinyFrame = frameCost
 
 // read follows the next bytes; now is what messages that begin with them are dated.
@@ -140,7 +144,8 @@ func (f *frames) begin() {
 	f.done()
 }
 
-// announce notes that n bytes of data are to come. gRPC takes a frame's memory when it has its head.
+// announce notes that n bytes of data are to come. gRPC takes a frame's memory when it has its
+// head.
 func (f *frames) announce(n int) {
 	if f.at == nil || n <= 0 {
 		return

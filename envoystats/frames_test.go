@@ -108,7 +108,8 @@ func TestWhatIsKeptOfMessagesIsFollowedThroughFrames(t *testing.T) {
 	}
 }
 
-// What a frame takes is known with its head, and given back when its stream ends before it has come.
+// What a frame takes is known with its head, and given back when its stream ends before it has
+// come.
 func TestAFrameIsKeptFromItsHeadOn(t *testing.T) {
 	b := framesOf(frame{frameHeaders, endHeaders, 1, nil}, frame{frameData, 0, 1, body(9000)})
 	f := frames{left: len(clientPreface)}
@@ -165,7 +166,8 @@ func TestWhatIsTakenIsNotKept(t *testing.T) {
 	}
 }
 
-// A reader that waits for its handler must have given it the whole message: gRPC hands over frames, not bytes.
+// A reader that waits for its handler must have given it the whole message: gRPC hands over frames,
+// not bytes.
 func TestAMessageEndsWithItsFrame(t *testing.T) {
 	b := framesOf(frame{frameHeaders, endHeaders, 1, nil}, frame{frameData, 0, 1, append(body(1), 0, 0, 0)}) // a message, and the beginning of the next
 	f := follow(b[:len(b)-1])
@@ -218,7 +220,8 @@ func TestStreamsThatTheSinkEndsAreSeenInWhatItWrites(t *testing.T) {
 	})
 }
 
-// Whatever comes in, in whatever pieces, sums stay sums: what is kept is what frames have announced and nobody has taken.
+// Whatever comes in, in whatever pieces, sums stay sums: what is kept is what frames have announced
+// and nobody has taken.
 func FuzzFrames(f *testing.F) {
 	f.Add([]byte{}, uint8(1), uint16(0))
 	f.Add(framesOf(frame{frameHeaders, 4, 1, nil}, frame{frameData, 0, 1, body(20)}, frame{frameData, flagPadded, 1, padded(3, body(9))})[24:], uint8(3), uint16(20))

@@ -29,8 +29,9 @@ type scanRules struct {
 	callerSeries int
 	deltas       bool // counters are intervals
 	names        nameParser
-	// Counters and distributions are hashed under seeds of their own, so a counter and a histogram of one name and
-	// labels differ. Names and labels are hashed apart and xored, so none of the three seeds may be shared.
+	// Counters and distributions are hashed under seeds of their own, so a counter and a histogram
+	// of one name and labels differ. Names and labels are hashed apart and xored, so none of the
+	// three seeds may be shared.
 	counterSeed, distributionSeed, labelSeed maphash.Seed
 	ownSeed                                  maphash.Seed // of own.space
 
@@ -48,9 +49,11 @@ func (r *scanRules) keeps(name []byte) bool {
 	return bytes.HasPrefix(name, []byte(durationMetric))
 }
 
-// otherForm says whether a family that is not kept is one of Istio's metrics all the same, under a name that is not read: as Istio up to
-// 1.17 had it (wasmcustom.reporter=.=destination;.;…;.;istio_requests_total), or with another stats prefix (mesh.istiocustom.istio_…). It
-// is asked of sidecars only of which no request counter has been read: with those it is known that there is nothing to look for.
+// otherForm says whether a family that is not kept is one of Istio's metrics all the same, under a
+// name that is not read: as Istio up to 1.17 had it
+// (wasmcustom.reporter=.=destination;.;…;.;istio_requests_total), or with another stats prefix
+// (mesh.istiocustom.istio_…). It is asked of sidecars only of which no request counter has been
+// read: with those it is known that there is nothing to look for.
 func (s *scan) otherForm(name []byte) bool {
 	name = bytes.TrimPrefix(name, []byte(statPrefix))
 	if bytes.HasPrefix(name, []byte(istioPrefix)) {
@@ -70,7 +73,8 @@ func (s *scan) otherForm(name []byte) bool {
 	}
 }
 
-// isSize says whether a family is one of aggregator.Sizes, whose summaries tell nothing new beside their histograms.
+// isSize says whether a family is one of aggregator.Sizes, whose summaries tell nothing new beside
+// their histograms.
 func isSize(name []byte) bool {
 	name = bytes.TrimPrefix(name, []byte(statPrefix))
 	for _, size := range aggregator.Sizes {

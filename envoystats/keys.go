@@ -55,8 +55,8 @@ func (s *scan) gather(at span) []byte {
 	return s.labels
 }
 
-// checkNames checks a series' name and labels: their limits and, once for all samples of these bytes, that they are text.
-// ok reports whether they are well-formed.
+// checkNames checks a series' name and labels: their limits and, once for all samples of these
+// bytes, that they are text. ok reports whether they are well-formed.
 func (s *scan) checkNames(name, at span) (why refusal, ok bool) {
 	why = kept
 	refuse := func(r refusal) {
@@ -86,8 +86,8 @@ func (s *scan) checkNames(name, at span) (why refusal, ok bool) {
 	return why, ok
 }
 
-// eachLabel calls f for each label of the metric at b[from:], of which only the labels need to be well-formed; whether they
-// are is the result.
+// eachLabel calls f for each label of the metric at b[from:], of which only the labels need to be
+// well-formed; whether they are is the result.
 func eachLabel(b []byte, from int, f func(name, value []byte)) bool {
 	for i := from; i < len(b); {
 		tag, next := readTag(b, i)

@@ -9,8 +9,9 @@ import (
 	"github.com/meshpulse/meshpulse/aggregator"
 )
 
-// headKeys and the tails are Istio's tags in the order in which its stats filter adds them (istio/proxy and Envoy's
-// istio_stats filter). Requests are counted with the HTTP tail, connections with the TCP tail, gRPC messages with none.
+// headKeys and the tails are Istio's tags in the order in which its stats filter adds them
+// (istio/proxy and Envoy's istio_stats filter). Requests are counted with the HTTP tail,
+// connections with the TCP tail, gRPC messages with none.
 var headKeys = []string{
 	"reporter",
 	"source_workload", "source_canonical_service", "source_canonical_revision", "source_workload_namespace",
@@ -27,11 +28,12 @@ var (
 
 const (
 	securityPolicy = "connection_security_policy"
-	// afterHost is the first of the keys that are read from the right: all keys behind the last value that a client
-	// chooses with its Host header (destination_service and destination_service_name where no cluster is known).
+	// afterHost is the first of the keys that are read from the right: all keys behind the last
+	// value that a client chooses with its Host header (destination_service and
+	// destination_service_name where no cluster is known).
 	afterHost = "destination_service_namespace"
-	// unsplitTags holds what follows Istio's own tags in a joined name where Config.CustomTags does not say how to
-	// split it. It keeps such series apart, so that sums stay right.
+	// unsplitTags holds what follows Istio's own tags in a joined name where Config.CustomTags does
+	// not say how to split it. It keeps such series apart, so that sums stay right.
 	unsplitTags = "custom_tags"
 )
 
@@ -76,8 +78,9 @@ type joinedTags struct {
 	tags  string
 }
 
-// split returns the metric's name and labels of a family whose tags are not sent as labels; one that is not Istio's has none. It
-// remembers the tags that it has read of the message: a label set has four metrics with the same.
+// split returns the metric's name and labels of a family whose tags are not sent as labels; one
+// that is not Istio's has none. It remembers the tags that it has read of the message: a label set
+// has four metrics with the same.
 func (s *scan) split(family string) (metric string, labels []aggregator.Label) {
 	metric, joined := s.rules.names.cut(family)
 	if joined.order == nil {
@@ -95,7 +98,8 @@ func (s *scan) split(family string) (metric string, labels []aggregator.Label) {
 	return metric, labels
 }
 
-// checkLabels refuses label names that mean something else to PromQL, and names that are the same once sanitized.
+// checkLabels refuses label names that mean something else to PromQL, and names that are the same
+// once sanitized.
 func checkLabels(labels []aggregator.Label, kind aggregator.Kind) error {
 	for i, l := range labels {
 		if l.Name == "__name__" || l.Name == "" || l.Name == "le" && kind != aggregator.Counter {
@@ -134,19 +138,20 @@ func sanitize(name string) string {
 //
 //	istio_requests_total.reporter.destination.source_workload.web.….connection_security_policy.mutual_tls
 //
-// Values may hold dots and even keys, and nothing is escaped, so the name alone does not always say where a value ends.
-// Keys come in a known order, each at most once, so the reading that finds most keys in their order is taken. Where
-// several find as many, a value ends at the first token that is the next key, except behind the Host header's values:
-// there keys are read from the right, or a client could choose the response code that it is counted under. What a destination's name
-// says of the destination is then held against the node, which knows it (own.go). An empty
-// value either vanished with its dot or left an empty token; both are read as no label.
+// Values may hold dots and even keys, and nothing is escaped, so the name alone does not always say
+// where a value ends. Keys come in a known order, each at most once, so the reading that finds most
+// keys in their order is taken. Where several find as many, a value ends at the first token that is
+// the next key, except behind the Host header's values: there keys are read from the right, or a
+// client could choose the response code that it is counted under. What a destination's name says of
+// the destination is then held against the node, which knows it (own.go). An empty value either
+// vanished with its dot or left an empty token; both are read as no label.
 type nameParser struct {
 	http, tcp, messages keyOrder
 	known               map[string]bool // labels that Istio's own tags become
 }
 
-// callers reports whether the callers of a pod choose a label's values: the Host header is in two of Istio's tags of what is received, and
-// what Telemetry resources add is made from requests.
+// callers reports whether the callers of a pod choose a label's values: the Host header is in two
+// of Istio's tags of what is received, and what Telemetry resources add is made from requests.
 func (p *nameParser) callers(label string, inbound bool) bool {
 	switch label {
 	case "destination_service", "destination_service_name":
@@ -203,8 +208,8 @@ func newKeyOrder(parts ...[]string) keyOrder {
 	return o
 }
 
-// labels returns the labels of a joined name's tokens. The reporter is one of three words, which no value behind it may change: the
-// reading goes on at the key after it.
+// labels returns the labels of a joined name's tokens. The reporter is one of three words, which no
+// value behind it may change: the reading goes on at the key after it.
 func (o *keyOrder) labels(tokens []string) []aggregator.Label {
 	const reporter = "reporter"
 	if len(tokens) < 2 || tokens[0] != reporter || !slices.Contains([]string{"destination", "source", "waypoint"}, tokens[1]) {
@@ -267,8 +272,8 @@ type mark struct {
 	nth         int // it is that reading's nth key
 }
 
-// marks returns the keys of rank below limit that are on a longest reading which begins with the first token, in the order
-// of tokens.
+// marks returns the keys of rank below limit that are on a longest reading which begins with the
+// first token, in the order of tokens.
 func (o *keyOrder) marks(tokens []string, limit int) []mark {
 	marks := make([]mark, 0, limit)
 	before := make([]int, len(o.rank)+1) // before[r]: the most keys of a reading that ends with a rank below r

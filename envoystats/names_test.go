@@ -35,7 +35,8 @@ func with(labels map[string]string, set ...string) map[string]string {
 	return labels
 }
 
-// join makes a family name as Istio's stock wiring does. An empty value vanishes with its dot, or leaves an empty token.
+// join makes a family name as Istio's stock wiring does. An empty value vanishes with its dot, or
+// leaves an empty token.
 func join(metric string, labels map[string]string, keys []string, emptyTokens bool) string {
 	name := metric
 	for _, key := range keys {
@@ -149,8 +150,8 @@ func TestLabelsOfJoinedNames(t *testing.T) {
 	}
 }
 
-// A client chooses its Host header. It may spoil the values that are made from it, and those between them, but neither say
-// which workload was called nor how that answered.
+// A client chooses its Host header. It may spoil the values that are made from it, and those
+// between them, but neither say which workload was called nor how that answered.
 func TestAHostHeaderCannotForgeWhatWasCalledOrHowItAnswered(t *testing.T) {
 	forged := join("x", all("destination_workload", "victim", "response_code", "500", "destination_service_namespace", "prod"), httpKeys, false)
 	for _, host := range []string{
@@ -282,8 +283,8 @@ func withLabels(m *dto.Metric, labels ...string) *dto.Metric {
 	return m
 }
 
-// FuzzNames joins labels into a name and reads them back. One bit of removed and of empty for each key says that the tag was
-// removed, or has no value; values are cut from text.
+// FuzzNames joins labels into a name and reads them back. One bit of removed and of empty for each
+// key says that the tag was removed, or has no value; values are cut from text.
 func FuzzNames(f *testing.F) {
 	f.Add("web\npodinfo.test.svc\n\n..\nspiffe://a/b.c", uint32(0), uint32(0), false, false)
 	f.Add("reporter\nx.source_workload.y", uint32(1), uint32(1<<22), true, true)
@@ -342,8 +343,8 @@ var podinfo = own{
 	Namespace: "test", Workload: "podinfo", App: "podinfo", Version: "6.9.2", CanonicalService: "podinfo", CanonicalRevision: "6.9.2",
 }
 
-// What whoever calls podinfo may choose, against the workload that the request is counted for. By the name alone the first two are
-// the victim's, and the third nobody's.
+// What whoever calls podinfo may choose, against the workload that the request is counted for. By
+// the name alone the first two are the victim's, and the third nobody's.
 func TestACallerCannotMakeAnotherWorkloadsSeries(t *testing.T) {
 	upTo := func(last string) string {
 		forged := all("destination_workload", "victim", "destination_workload_namespace", "prod", "destination_app", "victim", "destination_canonical_service", "victim")
@@ -374,7 +375,8 @@ func TestACallerCannotMakeAnotherWorkloadsSeries(t *testing.T) {
 			t.Errorf("%s was taken out and is %q", removed, got)
 		}
 	}
-	// What nobody tampered with stays as it is: a source names others, an override of a version is one.
+	// What nobody tampered with stays as it is: a source names others, an override of a version is
+	// one.
 	for _, labels := range []map[string]string{
 		all(), all("reporter", "source", "destination_workload", "other"), all("destination_version", "canary"),
 	} {
@@ -385,7 +387,8 @@ func TestACallerCannotMakeAnotherWorkloadsSeries(t *testing.T) {
 	}
 }
 
-// Pods that know other things of themselves read the same bytes as other labels, so what one has read must not be another's.
+// Pods that know other things of themselves read the same bytes as other labels, so what one has
+// read must not be another's.
 func TestOnlyPodsThatKnowTheSameShareWhatTheyRead(t *testing.T) {
 	rules := Config{}.withDefaults().rules()
 	spaces := map[uint64]own{}
@@ -413,8 +416,9 @@ func TestOnlyPodsThatKnowTheSameShareWhatTheyRead(t *testing.T) {
 	}
 }
 
-// FuzzACallersValues lets all values that a pod's callers have a say in be anything, some of the tags taken out, and holds that what the
-// pod reports as a destination is counted for no other workload, namespace or canonical service.
+// FuzzACallersValues lets all values that a pod's callers have a say in be anything, some of the
+// tags taken out, and holds that what the pod reports as a destination is counted for no other
+// workload, namespace or canonical service.
 func FuzzACallersValues(f *testing.F) {
 	f.Add("x.destination_workload.victim.destination_workload_namespace.prod\nreporter.source", uint32(0), false)
 	f.Add("x.destination_canonical_service.victim\nreporter.source.destination_workload.a", uint32(1<<9|1<<15), true)

@@ -45,7 +45,8 @@ type expectedSample struct {
 	Quantiles []float64
 }
 
-// oracle decodes the message of a stream that has sent histograms of sizes before, or not. The error is the generated decoder's.
+// oracle decodes the message of a stream that has sent histograms of sizes before, or not. The
+// error is the generated decoder's.
 func oracle(c Config, sizes bool, b []byte) (expected, error) {
 	c = c.withDefaults()
 	var m metricsv3.StreamMetricsMessage
@@ -79,7 +80,8 @@ func oracle(c Config, sizes bool, b []byte) (expected, error) {
 	return e, nil
 }
 
-// oracleOtherForms counts the families of a stream's first message that are Istio's under names that are not read.
+// oracleOtherForms counts the families of a stream's first message that are Istio's under names
+// that are not read.
 func oracleOtherForms(c Config, b []byte) int {
 	c = c.withDefaults()
 	var m metricsv3.StreamMetricsMessage
@@ -259,7 +261,8 @@ func oracleSample(f *dto.MetricFamily, m *dto.Metric) expectedSample {
 	return s
 }
 
-// scanned reads the message with the scan, in the oracle's terms. Equal keys become equal names, in order of appearance.
+// scanned reads the message with the scan, in the oracle's terms. Equal keys become equal names, in
+// order of appearance.
 func scanned(s *scan, keys *seen, b []byte) (expected, error) {
 	if err := s.read(b, keys); err != nil {
 		return expected{}, err
@@ -287,7 +290,8 @@ func scanned(s *scan, keys *seen, b []byte) (expected, error) {
 	return e, nil
 }
 
-// series holds the oracle's names and the scan's keys to a one-to-one relation over all messages that it sees.
+// series holds the oracle's names and the scan's keys to a one-to-one relation over all messages
+// that it sees.
 type series struct{ keys, names map[string]string }
 
 func newSeries() series { return series{map[string]string{}, map[string]string{}} }

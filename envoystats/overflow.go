@@ -9,10 +9,12 @@ import (
 	"github.com/meshpulse/meshpulse/aggregator"
 )
 
-// overflow lets series share one where a pod has very many of them that its callers make: whoever sends a request chooses its Host
-// header and what custom tags are made from, and each value is a series. Refused, they would be missing in sums. So past
-// Config.MaxCallerSeries new ones lose those labels, carry otel_metric_overflow="true" as with OpenTelemetry's limit, and are added up here:
-// sums stay right, a flush late, since a flush is whole when the next one comes. A stream owns one.
+// overflow lets series share one where a pod has very many of them that its callers make: whoever
+// sends a request chooses its Host header and what custom tags are made from, and each value is a
+// series. Refused, they would be missing in sums. So past Config.MaxCallerSeries new ones lose
+// those labels, carry otel_metric_overflow="true" as with OpenTelemetry's limit, and are added up
+// here: sums stay right, a flush late, since a flush is whole when the next one comes. A stream
+// owns one.
 type overflow struct {
 	flush   int64 // timestamp of the newest
 	samples int   // of it so far
@@ -54,10 +56,11 @@ type sum struct {
 
 const (
 	overflowLabel = "otel_metric_overflow"
-	// watchedPart of the limit is how many samples of a flush make it worth to remember their keys. A key that is new when keys are
-	// known began at 0, else its past is not known.
+	// watchedPart of the limit is how many samples of a flush make it worth to remember their keys.
+	// A key that is new when keys are known began at 0, else its past is not known.
 	watchedPart = 8
-	// forgotten is how long keys that do not come are remembered, in milliseconds: as long as their series by default.
+	// forgotten is how long keys that do not come are remembered, in milliseconds: as long as their
+	// series by default.
 	forgotten = 5 * 60 * 1000
 	maxGroups = 1000
 )
@@ -77,7 +80,8 @@ func (o *overflow) watch(b *aggregator.Batch, limit int) bool {
 	return true
 }
 
-// share replaces the samples that share a series by those of the flush before. Known keys cost a look-up each.
+// share replaces the samples that share a series by those of the flush before. Known keys cost a
+// look-up each.
 func (s *scan) share(o *overflow) {
 	if !o.watch(&s.batch, s.rules.callerSeries) {
 		return
@@ -145,7 +149,8 @@ func (s *scan) increase(o *overflow, sh *sharer, sample *aggregator.Sample, firs
 	return sample.Value - sh.last
 }
 
-// groupOf returns the group of a sample, nil if there is nothing in its labels that a caller chooses.
+// groupOf returns the group of a sample, nil if there is nothing in its labels that a caller
+// chooses.
 func (s *scan) groupOf(o *overflow, i int) *group {
 	name, labels, err := s.Describe(i)
 	if err != nil || !strings.HasPrefix(name, istioPrefix) {
@@ -219,7 +224,8 @@ func (s *scan) send(g *group, nth int) {
 	s.origins = append(s.origins, origin{kind: g.kind, group: uint32(nth + 1)})
 }
 
-// add adds an interval up. Bounds are the same for all histograms of a metric; where they are not, each count goes to the next bound.
+// add adds an interval up. Bounds are the same for all histograms of a metric; where they are not,
+// each count goes to the next bound.
 func (s *sum) add(value float64, count uint64, buckets []aggregator.Bucket) {
 	s.value += value
 	s.count += count

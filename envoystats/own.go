@@ -13,14 +13,16 @@ const misreadTags = aggregator.MisreadTags
 
 // own is what a sidecar knows of its own pod.
 //
-// A client of the pod chooses values that end up in its joined names: its Host header, and in the header of Istio's metadata
-// exchange all that the tags source_… are made from. Nothing is escaped, so they can hold keys, and a reading that is as good as the
-// right one. What says whose series it is must not be read from them: the node tells.
+// A client of the pod chooses values that end up in its joined names: its Host header, and in the
+// header of Istio's metadata exchange all that the tags source_… are made from. Nothing is escaped,
+// so they can hold keys, and a reading that is as good as the right one. What says whose series it
+// is must not be read from them: the node tells.
 type own aggregator.Pod
 
-// value is the value of a label that says something of a request's destination where that is the pod itself, "" if it is not
-// known. The node's word always counts for a label that says which workload is called; for another one where a key comes twice in
-// the name: only a value can have brought it in.
+// value is the value of a label that says something of a request's destination where that is the
+// pod itself, "" if it is not known. The node's word always counts for a label that says which
+// workload is called; for another one where a key comes twice in the name: only a value can have
+// brought it in.
 func (o *own) value(label string) (value string, always bool) {
 	name, destination := strings.CutPrefix(label, "destination_")
 	for _, id := range aggregator.IdentityLabels {
@@ -31,7 +33,8 @@ func (o *own) value(label string) (value string, always bool) {
 	return "", false
 }
 
-// space tells the keys of pods that know the same of themselves from others': to them the same name has the same labels.
+// space tells the keys of pods that know the same of themselves from others': to them the same name
+// has the same labels.
 func (o *own) space(r *scanRules) uint64 {
 	var all [len(aggregator.IdentityLabels)]string
 	for i, id := range aggregator.IdentityLabels {
@@ -40,8 +43,8 @@ func (o *own) space(r *scanRules) uint64 {
 	return maphash.Comparable(r.ownSeed, all) | 1
 }
 
-// correct puts the node's word for what a destination's labels say of itself, joined to the name or not: they are the sender's choice as well. twice
-// says that a key came twice in the name.
+// correct puts the node's word for what a destination's labels say of itself, joined to the name or
+// not: they are the sender's choice as well. twice says that a key came twice in the name.
 func (o *own) correct(labels []aggregator.Label, twice bool) []aggregator.Label {
 	if o == nil || !slices.Contains(labels, aggregator.Label{Name: "reporter", Value: "destination"}) {
 		return labels

@@ -10,8 +10,8 @@ import (
 	"github.com/meshpulse/meshpulse/aggregator"
 )
 
-// A series that says that its reporter is the destination is of the pod that reports, in whichever form the labels come: a pod cannot report
-// another workload's requests.
+// A series that says that its reporter is the destination is of the pod that reports, in whichever
+// form the labels come: a pod cannot report another workload's requests.
 func TestAPodSpeaksForItselfInLabelsToo(t *testing.T) {
 	store, err := aggregator.New(aggregator.Config{})
 	if err != nil {

@@ -30,8 +30,8 @@ type origin struct {
 	group  uint32 // of scan.groups, from 1 on, that it is the sum of; 0: it came so
 }
 
-// scan is the scratch that one message is read into. It is lent to a stream for one message at a time, so it is as many
-// times in memory as there are messages in work, and not once a stream.
+// scan is the scratch that one message is read into. It is lent to a stream for one message at a
+// time, so it is as many times in memory as there are messages in work, and not once a stream.
 //
 // Everything that points into the message (identifier, origins) is good until the next message.
 type scan struct {
@@ -105,8 +105,9 @@ func (s *scan) read(msg []byte, seen *seen) error {
 	return nil
 }
 
-// addIdentifier takes the identifier's bytes. A field that comes twice is merged, which for protobuf is concatenation; what is beyond
-// maxIdentifier is refused anyway, so no more is added than tells that.
+// addIdentifier takes the identifier's bytes. A field that comes twice is merged, which for
+// protobuf is concatenation; what is beyond maxIdentifier is refused anyway, so no more is added
+// than tells that.
 func (s *scan) addIdentifier(b []byte) {
 	if s.identifier == nil {
 		s.identifier = b[:len(b):len(b)] // what is appended goes elsewhere, not into the message
@@ -177,7 +178,8 @@ func kindOf(t dto.MetricType) aggregator.Kind {
 	return 0
 }
 
-// eachMetric calls f for each metric of the well-formed family at msg[from:to] until it reports false.
+// eachMetric calls f for each metric of the well-formed family at msg[from:to] until it reports
+// false.
 func (s *scan) eachMetric(from, to int, f func(span) bool) bool {
 	b := s.msg[:to]
 	for i := from; i < to; {
@@ -198,7 +200,8 @@ func (s *scan) eachMetric(from, to int, f func(span) bool) bool {
 	return true
 }
 
-// findTimestamp looks for the message's timestamp in a family that is not kept: an idle sidecar reports, too.
+// findTimestamp looks for the message's timestamp in a family that is not kept: an idle sidecar
+// reports, too.
 func (s *scan) findTimestamp(from, to int) bool {
 	return s.eachMetric(from, to, func(m span) bool {
 		b := s.msg[:m.to]
@@ -219,7 +222,8 @@ func (s *scan) findTimestamp(from, to int) bool {
 	})
 }
 
-// row takes the timestamp of the message's row from the first metric that has a usable one, and says whether this is one.
+// row takes the timestamp of the message's row from the first metric that has a usable one, and
+// says whether this is one.
 func (s *scan) row(timestamp int64) bool {
 	if timestamp <= 0 || timestamp > maxTimestamp {
 		return false
@@ -230,7 +234,8 @@ func (s *scan) row(timestamp int64) bool {
 	return true
 }
 
-// metric reads one metric into the batch, or refuses it. It reports whether the bytes are well-formed.
+// metric reads one metric into the batch, or refuses it. It reports whether the bytes are
+// well-formed.
 func (s *scan) metric(kind aggregator.Kind, name, at span) bool {
 	b := s.msg[:at.to]
 	v := s.begin(kind)
@@ -263,13 +268,14 @@ func (s *scan) metric(kind aggregator.Kind, name, at span) bool {
 	return s.finish(&v, name, at, labels, int64(timestamp))
 }
 
-// decodes checks a metric with parts that Envoy does not send (exemplars, native buckets, values of another type). They
-// are not used, but a message is only taken when the whole of it is valid.
+// decodes checks a metric with parts that Envoy does not send (exemplars, native buckets, values of
+// another type). They are not used, but a message is only taken when the whole of it is valid.
 func (s *scan) decodes(at span) bool {
 	return proto.Unmarshal(s.msg[at.from:at.to], new(dto.Metric)) == nil
 }
 
-// finish turns what was read of a metric into a sample, or counts why not. It reports whether the labels are well-formed.
+// finish turns what was read of a metric into a sample, or counts why not. It reports whether the
+// labels are well-formed.
 func (s *scan) finish(v *value, name, at span, labels labelRun, timestamp int64) bool {
 	key := s.key(v.kind, name, at, labels)
 	why := kept

@@ -10,8 +10,9 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// FuzzScan holds the scan to the generated decoder: what that accepts, the scan accepts with the same samples; what only
-// the scan accepts is bad solely inside what it does not read, the identifier and families that are not kept.
+// FuzzScan holds the scan to the generated decoder: what that accepts, the scan accepts with the
+// same samples; what only the scan accepts is bad solely inside what it does not read, the
+// identifier and families that are not kept.
 func FuzzScan(f *testing.F) {
 	for _, file := range captures(f) {
 		for _, b := range messages(f, file) {
@@ -174,7 +175,8 @@ func handmade() [][]byte {
 		message(panics{}, family(oldName, c, counter(1, 2)), family("mesh.istio_request_bytes", h, histogram(1, 2, 3)), family("x.istio_tcp", s), family("istio_requests", c)),
 		message(panics{}, family("istio_\xff", c, counter(1, 2)), family("istio_a", c, counter(1, 2, "a\xff", "b"))),
 	}
-	// A family's name behind its metrics, labels apart from each other, a value in two halves, a bad exemplar.
+	// A family's name behind its metrics, labels apart from each other, a value in two halves, a
+	// bad exemplar.
 	one, err := proto.Marshal(counter(3, 4, "a", "b"))
 	if err != nil {
 		panic(err)

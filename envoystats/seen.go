@@ -1,17 +1,19 @@
 package envoystats
 
-// seen is what a stream remembers from message to message: the keys of series whose name and labels have been checked, so that
-// the check is paid once a series and not once a sample. It may forget: then the check is made again. Equal keys are equal bytes.
+// seen is what a stream remembers from message to message: the keys of series whose name and labels
+// have been checked, so that the check is paid once a series and not once a sample. It may forget:
+// then the check is made again. Equal keys are equal bytes.
 //
-// It is a hash table of buckets of eight, one cache line each, and the keys of the last message in their order: a sidecar sends
-// its series in the same order again and again, so the next key lies beside the one before. A stream owns one.
+// It is a hash table of buckets of eight, one cache line each, and the keys of the last message in
+// their order: a sidecar sends its series in the same order again and again, so the next key lies
+// beside the one before. A stream owns one.
 type seen struct {
 	buckets [][8]uint64 // a power of two long
 	order   []uint64
 	at      int // where order has the next key
 
-	// sizes: histograms of sizes have come. An Envoy that sends them sends all of them, for life (histogram_emit_mode), so the
-	// summaries beside them are not read.
+	// sizes: histograms of sizes have come. An Envoy that sends them sends all of them, for life
+	// (histogram_emit_mode), so the summaries beside them are not read.
 	sizes bool
 	// istio: a counter of Istio's has been read.
 	istio bool
@@ -66,7 +68,8 @@ func (s *seen) add(key uint64) {
 	b[slot] = key
 }
 
-// fit makes room for a stream that sends n series, at half the load, where a full bucket is rare. Growing forgets.
+// fit makes room for a stream that sends n series, at half the load, where a full bucket is rare.
+// Growing forgets.
 func (s *seen) fit(n int) {
 	size := max(len(s.buckets), 1)
 	for size*4 < n && size < maxSeenBuckets {

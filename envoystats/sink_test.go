@@ -27,7 +27,8 @@ import (
 	"github.com/meshpulse/meshpulse/aggregator"
 )
 
-// recorder stands in for the store where a test asks what the sink hands over. It is safe for concurrent use.
+// recorder stands in for the store where a test asks what the sink hands over. It is safe for
+// concurrent use.
 type recorder struct {
 	mu      sync.Mutex
 	pods    []aggregator.Pod

@@ -8,7 +8,8 @@ import (
 	"github.com/meshpulse/meshpulse/aggregator"
 )
 
-// refusal is why a sample is dropped; its text is a reason label of meshpulse_ingest_dropped_samples_total.
+// refusal is why a sample is dropped; its text is a reason label of
+// meshpulse_ingest_dropped_samples_total.
 type refusal uint8
 
 const (
@@ -63,8 +64,8 @@ func (s *scan) why() string {
 	return strings.Join(reasons, ", ")
 }
 
-// value is a metric's value while it is read. A field that comes twice is merged as protobuf merges: the last scalar
-// counts, repeated parts append.
+// value is a metric's value while it is read. A field that comes twice is merged as protobuf
+// merges: the last scalar counts, repeated parts append.
 type value struct {
 	kind    aggregator.Kind
 	tag     uint32 // of the metric's field that holds a value of this kind
@@ -145,8 +146,9 @@ func (s *scan) distribution(v *value, from, to int) bool {
 	return i != malformed
 }
 
-// plainBuckets reads the plain buckets that follow each other into the batch, up to the first with which there is something else to
-// be done, and returns the index of that. The first one's tag is at b[i].
+// plainBuckets reads the plain buckets that follow each other into the batch, up to the first with
+// which there is something else to be done, and returns the index of that. The first one's tag is
+// at b[i].
 func (s *scan) plainBuckets(v *value, b []byte, i int) (next int) {
 	if v.why != kept {
 		return i
@@ -167,8 +169,8 @@ func (s *scan) plainBuckets(v *value, b []byte, i int) (next int) {
 	return i
 }
 
-// bucket reads any bucket whose length is at b[i] into the batch, and returns the index behind it. A +Inf bucket, which Envoy does
-// not send, is checked and left out.
+// bucket reads any bucket whose length is at b[i] into the batch, and returns the index behind it.
+// A +Inf bucket, which Envoy does not send, is checked and left out.
 func (s *scan) bucket(v *value, b []byte, i int) (next int) {
 	e, next := readEntry(v, b, i)
 	if next == malformed {
@@ -223,8 +225,8 @@ func readEntry(v *value, b []byte, i int) (e entry, next int) {
 	return e, i
 }
 
-// quantile reads the quantile whose length is at b[i] into the batch, and returns the index behind it. They have to be Envoy's, in
-// their order.
+// quantile reads the quantile whose length is at b[i] into the batch, and returns the index behind
+// it. They have to be Envoy's, in their order.
 func (s *scan) quantile(v *value, b []byte, i int) (next int) {
 	q, at, next, ok := plainQuantile(b, i)
 	if !ok {
@@ -268,7 +270,8 @@ func (s *scan) check(v *value) refusal {
 	return kept
 }
 
-// usableQuantiles says whether the values at SummaryQuantiles can be those of count observations. Of none, all are NaN.
+// usableQuantiles says whether the values at SummaryQuantiles can be those of count observations.
+// Of none, all are NaN.
 func usableQuantiles(values []float64, count uint64) bool {
 	if len(values) != len(aggregator.SummaryQuantiles) {
 		return false

@@ -10,19 +10,22 @@ import (
 )
 
 const (
-	// warningsPerMinute is how many lines a reason may write in a minute about one sender's pods of one namespace. A fleet that does
-	// something wrong does it on every stream and at every flush.
+	// warningsPerMinute is how many lines a reason may write in a minute about one sender's pods of
+	// one namespace. A fleet that does something wrong does it on every stream and at every flush.
 	warningsPerMinute = 10
-	// warningsOfAll is how many of a reason they may be together. Senders have shares of them, so that none uses up another's line.
+	// warningsOfAll is how many of a reason they may be together. Senders have shares of them, so
+	// that none uses up another's line.
 	warningsOfAll = 200
-	// tellAgain is how long the same is not told of the same subject again: what meets a limit meets it at every flush, and a
-	// stream that was ended for it comes back.
+	// tellAgain is how long the same is not told of the same subject again: what meets a limit
+	// meets it at every flush, and a stream that was ended for it comes back.
 	tellAgain = time.Hour
-	// maxTold bounds the subjects of a reason that are remembered; they are names that peers choose.
+	// maxTold bounds the subjects of a reason that are remembered; they are names that peers
+	// choose.
 	maxTold = 1000
 )
 
-// warnings logs what goes wrong with connections and streams, within bounds. It is safe for concurrent use.
+// warnings logs what goes wrong with connections and streams, within bounds. It is safe for
+// concurrent use.
 type warnings struct {
 	logger *slog.Logger
 	now    func() time.Time
@@ -39,8 +42,9 @@ type warned struct {
 	told       map[string]time.Time // by subject
 }
 
-// warn logs the message, unless it has been told of the subject ("" for the whole sink) or the reason has been logged often
-// enough lately of its sender or in its namespace; how often it was not is told later.
+// warn logs the message, unless it has been told of the subject ("" for the whole sink) or the
+// reason has been logged often enough lately of its sender or in its namespace; how often it was
+// not is told later.
 func (w *warnings) warn(reason, sender, subject, message string, attrs ...any) {
 	suppressed, ok := w.take(reason, sender, subject)
 	if !ok {

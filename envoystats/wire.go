@@ -9,9 +9,10 @@ import (
 	"github.com/meshpulse/meshpulse/aggregator"
 )
 
-// The readers below follow what the generated decoder accepts (google.golang.org/protobuf/internal/impl/decode.go), so
-// that the two agree on every message; FuzzScan holds that. Each takes the bytes of a message up to its end and the index
-// to read at, and returns the index behind what it read, or malformed.
+// The readers below follow what the generated decoder accepts
+// (google.golang.org/protobuf/internal/impl/decode.go), so that the two agree on every message;
+// FuzzScan holds that. Each takes the bytes of a message up to its end and the index to read at,
+// and returns the index behind what it read, or malformed.
 
 const malformed = -1
 
@@ -127,9 +128,9 @@ func skip(b []byte, i int, tag uint32) (next int) {
 	return i + n
 }
 
-// Of a flush of 20 label sets more than a thousand buckets and two hundred quantiles are read, all but a few encoded alike: each
-// field once, in the order of its number. The readers below take those, whose length is at b[i]; what they do not take is for the
-// readers of any encoding.
+// Of a flush of 20 label sets more than a thousand buckets and two hundred quantiles are read, all
+// but a few encoded alike: each field once, in the order of its number. The readers below take
+// those, whose length is at b[i]; what they do not take is for the readers of any encoding.
 
 // shortBucket reads a bucket of a count below 128 and a bound. It is small enough to be inlined.
 func shortBucket(b []byte, i int) (k aggregator.Bucket, next int, ok bool) {

@@ -8,8 +8,9 @@ import (
 	commands "github.com/meshpulse/meshpulse/bench/documents"
 )
 
-// TestEveryCommandForAClusterIsRunOnOne: `make lab-node` runs each command of the documents that it can, as it stands there. One that it
-// cannot has to say why, in the document; else nobody would know that it had gone wrong.
+// TestEveryCommandForAClusterIsRunOnOne: `make lab-node` runs each command of the documents that it
+// can, as it stands there. One that it cannot has to say why, in the document; else nobody would
+// know that it had gone wrong.
 func TestEveryCommandForAClusterIsRunOnOne(t *testing.T) {
 	blocks, err := commands.Read("..")
 	if err != nil {
@@ -32,7 +33,8 @@ func TestEveryCommandForAClusterIsRunOnOne(t *testing.T) {
 	}
 }
 
-// TestTheGuidesAreThere: what `make lab-node` holds to more than that a command ends well, it finds by these.
+// TestTheGuidesAreThere: what `make lab-node` holds to more than that a command ends well, it finds
+// by these.
 func TestTheGuidesAreThere(t *testing.T) {
 	blocks, err := commands.Read("..")
 	if err != nil {

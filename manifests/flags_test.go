@@ -7,7 +7,8 @@ import (
 	"testing"
 )
 
-// TestFlags compares what is written down with what the program itself takes. One test, since it builds the program.
+// TestFlags compares what is written down with what the program itself takes. One test, since it
+// builds the program.
 func TestFlags(t *testing.T) {
 	program := filepath.Join(t.TempDir(), "meshpulse")
 	if out, err := exec.Command("go", "build", "-o", program, "../cmd/meshpulse").CombinedOutput(); err != nil {
@@ -29,8 +30,8 @@ func deploymentFlags(t *testing.T, program string) {
 	}
 }
 
-// documentedFlags: the list is what --help says (cmd/meshpulse/readme_test.go). What is said of a flag elsewhere is said of one that is
-// there, and of none of another program.
+// documentedFlags: the list is what --help says (cmd/meshpulse/readme_test.go). What is said of a
+// flag elsewhere is said of one that is there, and of none of another program.
 func documentedFlags(t *testing.T, program string) {
 	known := map[string]bool{}
 	for _, command := range []string{"serve", "replay", "lint"} {

@@ -17,12 +17,14 @@ import (
 	"github.com/meshpulse/meshpulse/metricsapi/hpas"
 )
 
-// Acting at a surge: the HPA controller looks once in its sync period, and nothing short of an edit of the HPA wakes it. Where
-// an HPA's annotation says so, its target's scale is raised in the meantime, to what the HPA would ask for at that instant
-// (package horizontal). The controller stays the authority: at its next look it adopts what holds and takes back the rest.
+// Acting at a surge: the HPA controller looks once in its sync period, and nothing short of an edit
+// of the HPA wakes it. Where an HPA's annotation says so, its target's scale is raised in the
+// meantime, to what the HPA would ask for at that instant (package horizontal). The controller
+// stays the authority: at its next look it adopts what holds and takes back the rest.
 //
-// Committed rows mark the queries that they belong to (aggregator.Store.Watch); one goroutine looks at the marked ones, and a
-// raise, which has to ask the API server, is a goroutine of its own, one at a time for an HPA: one that hangs holds up nobody else's.
+// Committed rows mark the queries that they belong to (aggregator.Store.Watch); one goroutine looks
+// at the marked ones, and a raise, which has to ask the API server, is a goroutine of its own, one
+// at a time for an HPA: one that hangs holds up nobody else's.
 
 // actor raises the targets of HPAs at surges.
 type actor struct {
@@ -52,10 +54,11 @@ const surgeActionOn = "on"
 const (
 	// raiseTimeout bounds one raise, its repetitions after conflicts included.
 	raiseTimeout = 5 * time.Second
-	// afterYielding is how long a target that somebody has lowered in a surge is left alone after the surge.
+	// afterYielding is how long a target that somebody has lowered in a surge is left alone after
+	// the surge.
 	afterYielding = 5 * time.Minute
-	// longestLook bounds how long after a raise the controller may write what it has computed from a look before it (seen: 2.2 s on
-	// a machine under load), and its status tell so.
+	// longestLook bounds how long after a raise the controller may write what it has computed from
+	// a look before it (seen: 2.2 s on a machine under load), and its status tell so.
 	longestLook = 5 * time.Second
 )
 
@@ -77,10 +80,12 @@ type action struct {
 	seen   horizontal.Target
 	looked time.Time
 
-	// raised is the time of the newest raise. In this surge the target was raised to `to`, 0 if it was not.
+	// raised is the time of the newest raise. In this surge the target was raised to `to`, 0 if it
+	// was not.
 	raised time.Time
 	to     int32
-	// overtaken is what the controller has written since, going by a look at the target from before the raise; 0 if it has not.
+	// overtaken is what the controller has written since, going by a look at the target from before
+	// the raise; 0 if it has not.
 	overtaken int32
 	yielded   bool      // somebody lowered it: nothing more in this surge
 	leftTill  time.Time // nothing until then: five minutes after such a surge, a flush after an attempt that failed
@@ -137,7 +142,8 @@ func (x *actor) state(h hpas.HPA) *action {
 	return x.states[types.UID(h.Identity())]
 }
 
-// scaled notes a scaling of the controller's own, as its status tells it: it counts against the HPA's policies.
+// scaled notes a scaling of the controller's own, as its status tells it: it counts against the
+// HPA's policies.
 func (x *actor) scaled(old, now *autoscalingv2.HorizontalPodAutoscaler) {
 	at := now.Status.LastScaleTime
 	if at.IsZero() || at.Equal(old.Status.LastScaleTime) {
@@ -156,9 +162,10 @@ func (x *actor) scaled(old, now *autoscalingv2.HorizontalPodAutoscaler) {
 	}
 }
 
-// lowered says whether the target is below what it was raised to, and ends the action for the surge where somebody means it. The
-// controller does not where it has raised the target from what that was before our raise: on a conflict it writes all the same. What
-// may be that is left alone until its status has told. The action is locked.
+// lowered says whether the target is below what it was raised to, and ends the action for the surge
+// where somebody means it. The controller does not where it has raised the target from what that
+// was before our raise: on a conflict it writes all the same. What may be that is left alone until
+// its status has told. The action is locked.
 func (st *action) lowered(spec int32, at time.Time) bool {
 	if st.overtaken > 0 && spec == st.overtaken {
 		st.to = spec
@@ -183,13 +190,15 @@ func (st *action) note(at time.Time, by int32) {
 	st.past.Changes = append(kept, horizontal.Change{At: at, By: by})
 }
 
-// run looks at what rows have marked until the context ends, and returns when no raise is in progress.
+// run looks at what rows have marked until the context ends, and returns when no raise is in
+// progress.
 func (x *actor) run(ctx context.Context) {
 	x.store.Watch(ctx, func(q *aggregator.Query) time.Duration { return x.evaluate(ctx, q) })
 	x.raising.Wait()
 }
 
-// evaluate looks at one query for all HPAs that act on it. It returns the longest flush interval of its pods.
+// evaluate looks at one query for all HPAs that act on it. It returns the longest flush interval of
+// its pods.
 func (x *actor) evaluate(ctx context.Context, q *aggregator.Query) time.Duration {
 	hpas := x.catalog.current.Load().acting[q]
 	if len(hpas) == 0 {
@@ -301,7 +310,8 @@ func (st *action) calm(at time.Time) {
 	st.yielded, st.to, st.overtaken = false, 0, 0
 }
 
-// watchPeriod is how long an HPA has to have been watched: the longest period of its scale-up policies.
+// watchPeriod is how long an HPA has to have been watched: the longest period of its scale-up
+// policies.
 func watchPeriod(h *autoscalingv2.HorizontalPodAutoscaler) time.Duration {
 	if h.Spec.Behavior == nil || h.Spec.Behavior.ScaleUp == nil {
 		return 0
@@ -313,8 +323,9 @@ func watchPeriod(h *autoscalingv2.HorizontalPodAutoscaler) time.Duration {
 	return longest
 }
 
-// decide is what the HPA controller would do now. Metrics that are not acted on are left out; they do not stop the others. The
-// values are those that were seen: what pods that do not report are reckoned to have raises nothing.
+// decide is what the HPA controller would do now. Metrics that are not acted on are left out; they
+// do not stop the others. The values are those that were seen: what pods that do not report are
+// reckoned to have raises nothing.
 func (x *actor) decide(h acting, st *action, target horizontal.Target, at time.Time) horizontal.Decision {
 	readings := make([]horizontal.Reading, len(h.Spec.Metrics))
 	for _, m := range h.metrics {
@@ -331,9 +342,10 @@ func (x *actor) decide(h acting, st *action, target horizontal.Target, at time.T
 	return x.settings.Decide(&h.Spec, target, readings, &st.past, at)
 }
 
-// tooSoon says whether a next raise is better left until the pods of the last one have flushed: what they serve is not seen yet, so
-// it would fall short, and one after it has to wait for a flush interval. Where the HPA's limits are what stops it, or the
-// pods take longer than two flushes, it is not. The action is locked.
+// tooSoon says whether a next raise is better left until the pods of the last one have flushed:
+// what they serve is not seen yet, so it would fall short, and one after it has to wait for a flush
+// interval. Where the HPA's limits are what stops it, or the pods take longer than two flushes, it
+// is not. The action is locked.
 func (x *actor) tooSoon(h acting, st *action, l look, d horizontal.Decision, at time.Time) bool {
 	if st.agreed.to == 0 || at.Sub(st.raised) >= 2*l.flush {
 		return false

@@ -14,8 +14,9 @@ import (
 	"github.com/meshpulse/meshpulse/metricsapi/hpas"
 )
 
-// After a raise the answer agrees with it: the new pods have not flushed yet, what is seen dips, and an HPA that looks at that
-// moment would take the raise back. Then it lets go, and the HPA adopts what still holds.
+// After a raise the answer agrees with it: the new pods have not flushed yet, what is seen dips,
+// and an HPA that looks at that moment would take the raise back. Then it lets go, and the HPA
+// adopts what still holds.
 
 // agreement is what the answers for an HPA have to ask for.
 type agreement struct {
@@ -25,8 +26,9 @@ type agreement struct {
 	flush        time.Duration
 }
 
-// A raise is let go when its pods have two rows each, after longestAgreement or flushesAgreed flushes at the latest (whichever is
-// longer: with a flush of a minute no pod has two rows after half of one).
+// A raise is let go when its pods have two rows each, after longestAgreement or flushesAgreed
+// flushes at the latest (whichever is longer: with a flush of a minute no pod has two rows after
+// half of one).
 const (
 	longestAgreement = 30 * time.Second
 	flushesAgreed    = 4
@@ -40,8 +42,9 @@ func (g *agreement) raise(from, to int32, at time.Time, flush time.Duration) {
 	g.to, g.until, g.flush = to, at.Add(max(longestAgreement, flushesAgreed*flush)), flush
 }
 
-// agree returns the verdict, or what keeps an HPA's replicas as they were raised where it asks for less. There is no answer while the
-// controller would take the raise back all the same: with most of its pods there, those are within its tolerance.
+// agree returns the verdict, or what keeps an HPA's replicas as they were raised where it asks for
+// less. There is no answer while the controller would take the raise back all the same: with most
+// of its pods there, those are within its tolerance.
 func (x *actor) agree(ctx context.Context, o *offer, v verdict, at time.Time) (verdict, *refusal) {
 	if x == nil || o == nil || !o.canBeActedOn() {
 		return v, nil
@@ -72,8 +75,8 @@ func (x *actor) agree(ctx context.Context, o *offer, v verdict, at time.Time) (v
 	return v, nil
 }
 
-// agreed is how many replicas are to be kept, 0 for none, and what the target has, as far as that can be read. Nobody who has lowered
-// it since is contradicted.
+// agreed is how many replicas are to be kept, 0 for none, and what the target has, as far as that
+// can be read. Nobody who has lowered it since is contradicted.
 func (x *actor) agreed(ctx context.Context, a *hpas.Wants, st *action, q *aggregator.Query, at time.Time) (int32, horizontal.Target) {
 	st.mu.Lock()
 	g := st.agreed
@@ -99,8 +102,9 @@ func (x *actor) agreed(ctx context.Context, a *hpas.Wants, st *action, q *aggreg
 	return 0, target
 }
 
-// haveReported says whether as many pods as were added since are there, and each has two rows. Pods are known by their metadata,
-// which does not tell whether they are ready: one that starts slowly is waited for, until the agreement ends by itself.
+// haveReported says whether as many pods as were added since are there, and each has two rows. Pods
+// are known by their metadata, which does not tell whether they are ready: one that starts slowly
+// is waited for, until the agreement ends by itself.
 func (x *actor) haveReported(q *aggregator.Query, g agreement, at time.Time) bool {
 	all, reported := x.newPods(q, g, 2, at)
 	return all == reported && reported >= g.to-g.from

@@ -13,7 +13,8 @@ import (
 	"github.com/meshpulse/meshpulse/metricsapi/horizontal"
 )
 
-// From a raise on the answer asks for the replicas raised to, until the new pods have two rows each.
+// From a raise on the answer asks for the replicas raised to, until the new pods have two rows
+// each.
 func TestTheAnswerAgrees(t *testing.T) {
 	of := func(a *actTest, metric int) (int64, string) {
 		a.Helper()

@@ -16,7 +16,8 @@ import (
 	"github.com/meshpulse/meshpulse/metricsapi/internal/fixture"
 )
 
-// actFleet is 5,000 pods of 1,000 workloads in one namespace, with an HPA for each workload that acts, or without.
+// actFleet is 5,000 pods of 1,000 workloads in one namespace, with an HPA for each workload that
+// acts, or without.
 type actFleet struct {
 	store   *aggregator.Store
 	x       *actor
@@ -85,8 +86,8 @@ func newActFleet(b *testing.B, acting bool) *actFleet {
 	return f
 }
 
-// flush is the next flush of the fleet, a millisecond after the one before it, and returns whose it was. The pods of a workload are far
-// apart.
+// flush is the next flush of the fleet, a millisecond after the one before it, and returns whose it
+// was. The pods of a workload are far apart.
 func (f *actFleet) flush(b *testing.B) (pod int) {
 	pod = int(f.now.Sub(f.store.Started())/time.Millisecond) * 1237 % actFleetPods
 	f.now = f.now.Add(time.Millisecond)
@@ -102,8 +103,9 @@ func (f *actFleet) flush(b *testing.B) (pod int) {
 	return pod
 }
 
-// What acting costs a flush: every one of them marks the query of its workload and leads to a look, which with pods at random phases is
-// what coalescing leaves of it at most. make bench shows it beside the ingest of a flush, in one process.
+// What acting costs a flush: every one of them marks the query of its workload and leads to a look,
+// which with pods at random phases is what coalescing leaves of it at most. make bench shows it
+// beside the ingest of a flush, in one process.
 func BenchmarkAct(b *testing.B) {
 	ctx := context.Background()
 	for _, acting := range []bool{false, true} {

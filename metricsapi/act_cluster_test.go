@@ -33,8 +33,8 @@ import (
 	"github.com/meshpulse/meshpulse/metricsapi/internal/fixture"
 )
 
-// fakeScales is an API server's scale subresource of one Deployment, as far as a raise needs it: a write with another resource
-// version than the newest is a conflict. The lab shows the real one.
+// fakeScales is an API server's scale subresource of one Deployment, as far as a raise needs it: a
+// write with another resource version than the newest is a conflict. The lab shows the real one.
 type fakeScales struct {
 	mu           sync.Mutex
 	spec, status int32
@@ -47,7 +47,8 @@ type fakeScales struct {
 	written      []int32
 }
 
-// client is a client of it, through client-go's fake. Its reads are shared by nobody, for the times here are the tests' own.
+// client is a client of it, through client-go's fake. Its reads are shared by nobody, for the times
+// here are the tests' own.
 func (f *fakeScales) client() *cluster.Scales {
 	mapper := meta.NewDefaultRESTMapper(nil)
 	mapper.Add(schema.GroupVersionKind{Group: "apps", Version: "v1", Kind: "Deployment"}, meta.RESTScopeNamespace)

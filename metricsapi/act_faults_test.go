@@ -100,7 +100,8 @@ func (m *faultyMesh) spoil() {
 // goodbye is the flush that an Envoy sends when it is told to end.
 func (m *faultyMesh) goodbye(p *faultyPod) { m.send(p) }
 
-// handOver lets a pod connect anew within a flush or between two, while the old connection is still there and sends on.
+// handOver lets a pod connect anew within a flush or between two, while the old connection is still
+// there and sends on.
 func (m *faultyMesh) handOver(p *faultyPod) {
 	old, f := p.stream, p.flushed()
 	if m.store == nil || old == nil {
@@ -157,7 +158,8 @@ func TestAFaultNeverLooksLikeASurge(t *testing.T) {
 	}
 }
 
-// Two flushes that come late, as on a busy node, look like another flush interval. A step soon after is a surge all the same.
+// Two flushes that come late, as on a busy node, look like another flush interval. A step soon
+// after is a surge all the same.
 func TestLateFlushesHideNoSurge(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := &faultyMesh{T: t, r: rand.New(rand.NewPCG(1, 14)), rps: 2, flush: time.Second, scales: &fakeScales{spec: 1, status: 1}}

@@ -21,8 +21,8 @@ import (
 	"github.com/meshpulse/meshpulse/metricsapi/hpas"
 )
 
-// A raise stands on the HPA as the API server has it: the informer's may be of before it was deleted, changed or disabled, and nobody
-// takes back what is raised for an HPA that is no more.
+// A raise stands on the HPA as the API server has it: the informer's may be of before it was
+// deleted, changed or disabled, and nobody takes back what is raised for an HPA that is no more.
 func TestARaiseStandsOnTheHPAAsItIsNow(t *testing.T) {
 	hpas := schema.GroupResource{Group: "autoscaling", Resource: "horizontalpodautoscalers"}
 	edit := func(change func(h *autoscalingv2.HorizontalPodAutoscaler)) func(*actTest) {
@@ -113,7 +113,8 @@ func TestARaiseFollowsAfterAnAPIServerThatWasAway(t *testing.T) {
 	a.expect("back", []int32{4}, "podinfo SurgeScaled")
 }
 
-// What the event says to a target of another kind than the component's role names is what helps: a role of its own.
+// What the event says to a target of another kind than the component's role names is what helps: a
+// role of its own.
 func TestTheRemedyForARolloutHelps(t *testing.T) {
 	a := newActTest(t, scaleAction, func(h *autoscalingv2.HorizontalPodAutoscaler) {
 		h.Spec.ScaleTargetRef.APIVersion, h.Spec.ScaleTargetRef.Kind = "argoproj.io/v1alpha1", "Rollout"

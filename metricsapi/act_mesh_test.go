@@ -22,8 +22,9 @@ import (
 	"github.com/meshpulse/meshpulse/metricsapi/internal/fixture"
 )
 
-// faultyMesh is the sidecars of a workload under a constant load, and meshpulse beside them: from Commit to the scale's update
-// nothing is replaced but the API server. Things go wrong with it (spoil) that change no request.
+// faultyMesh is the sidecars of a workload under a constant load, and meshpulse beside them: from
+// Commit to the scale's update nothing is replaced but the API server. Things go wrong with it
+// (spoil) that change no request.
 //
 // It sleeps, so it belongs into a synctest bubble.
 type faultyMesh struct {

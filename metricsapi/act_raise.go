@@ -21,11 +21,13 @@ type targets interface {
 	scales
 	// Now reads a target's, as it is at this moment.
 	Now(ctx context.Context, namespace string, target autoscalingv2.CrossVersionObjectReference) (*autoscalingv1.Scale, error)
-	// Update writes what now has returned, with other replicas. It fails with a conflict where the target has been written since.
+	// Update writes what now has returned, with other replicas. It fails with a conflict where the
+	// target has been written since.
 	Update(ctx context.Context, target autoscalingv2.CrossVersionObjectReference, s *autoscalingv1.Scale) error
 }
 
-// Outcomes of a raise: the closed set of the outcome label of meshpulse_metricsapi_surge_raises_total.
+// Outcomes of a raise: the closed set of the outcome label of
+// meshpulse_metricsapi_surge_raises_total.
 const (
 	raiseDone      = "raised"
 	raiseObserved  = "observed"  // surge-action: observe, or standalone
@@ -124,7 +126,8 @@ func (x *actor) attempt(ctx context.Context, h acting, st *action, l look) error
 	return nil
 }
 
-// read returns the target's scale. Where nobody knows one, the sidecars that report stand in for it.
+// read returns the target's scale. Where nobody knows one, the sidecars that report stand in for
+// it.
 func (x *actor) read(ctx context.Context, h acting) (*autoscalingv1.Scale, error) {
 	if x.targets != nil {
 		return x.targets.Now(ctx, h.Namespace, h.Spec.ScaleTargetRef)
@@ -133,8 +136,9 @@ func (x *actor) read(ctx context.Context, h acting) (*autoscalingv1.Scale, error
 	return &autoscalingv1.Scale{Spec: autoscalingv1.ScaleSpec{Replicas: n}, Status: autoscalingv1.ScaleStatus{Replicas: n}}, nil
 }
 
-// afresh is the HPA as the API server has it at this moment: the informer's may be of before it was deleted, changed or disabled, and
-// what is raised for such a one nobody takes back. Its limits and its behavior may be others; what is acted on may not.
+// afresh is the HPA as the API server has it at this moment: the informer's may be of before it was
+// deleted, changed or disabled, and what is raised for such a one nobody takes back. Its limits and
+// its behavior may be others; what is acted on may not.
 func (x *actor) afresh(ctx context.Context, h acting) (acting, error) {
 	if x.fresh == nil {
 		return h, nil
@@ -166,7 +170,8 @@ func (x *actor) afresh(ctx context.Context, h acting) (acting, error) {
 	return h, nil
 }
 
-// compute notes how the target was found, and returns what the HPA would ask for now, and whether somebody has lowered the target.
+// compute notes how the target was found, and returns what the HPA would ask for now, and whether
+// somebody has lowered the target.
 func (x *actor) compute(h acting, st *action, l look, target horizontal.Target, at time.Time) (_ horizontal.Target, d horizontal.Decision, left bool) {
 	st.mu.Lock()
 	defer st.mu.Unlock() // whatever a value's evaluation does

@@ -12,14 +12,16 @@ import (
 	"github.com/meshpulse/meshpulse/metricsapi/hpas"
 )
 
-// actsOn returns an HPA as one that is acted on, with the metrics that can be; false where its annotations do not ask for it.
+// actsOn returns an HPA as one that is acted on, with the metrics that can be; false where its
+// annotations do not ask for it.
 func actsOn(h hpaState) (acting, bool) {
 	if !h.Surge.Acts() {
 		return acting{}, false
 	}
 	x := acting{hpaState: h}
 	for i, w := range h.Metrics {
-		// A value of type Value multiplies the replicas and compounds; in-flight requests are told by requests that end.
+		// A value of type Value multiplies the replicas and compounds; in-flight requests are told
+		// by requests that end.
 		if o := h.offers[i]; o != nil && w.Target.Type == autoscalingv2.AverageValueMetricType && o.canBeActedOn() {
 			x.metrics = append(x.metrics, actingMetric{o, w.Place})
 		}
@@ -33,7 +35,8 @@ func notActed(format string, args ...any) hpas.Problem {
 	return hpas.Problem{Reason: hpas.ReasonSurgeNotActed, Message: "its target is not raised at a surge: " + fmt.Sprintf(format, args...)}
 }
 
-// cannotAct says why the target of an HPA that asks for it is never raised, as far as its spec and the other HPAs tell.
+// cannotAct says why the target of an HPA that asks for it is never raised, as far as its spec and
+// the other HPAs tell.
 func cannotAct(h acting) []hpas.Problem {
 	var ps []hpas.Problem
 	no := func(format string, args ...any) { ps = append(ps, notActed(format, args...)) }
@@ -69,7 +72,8 @@ func disabled(r *autoscalingv2.HPAScalingRules) bool {
 	return r.SelectPolicy != nil && *r.SelectPolicy == autoscalingv2.DisabledPolicySelect
 }
 
-// notThere are the conditions under which the HPA controller does not get as far as scaling: its status tells so until it does.
+// notThere are the conditions under which the HPA controller does not get as far as scaling: its
+// status tells so until it does.
 func notThere(c autoscalingv2.HorizontalPodAutoscalerCondition) bool {
 	switch {
 	case c.Status != corev1.ConditionFalse:
@@ -82,7 +86,8 @@ func notThere(c autoscalingv2.HorizontalPodAutoscalerCondition) bool {
 	return false
 }
 
-// refuses says why the target is not raised now, as far as the HPA's status tells; nil if nothing does.
+// refuses says why the target is not raised now, as far as the HPA's status tells; nil if nothing
+// does.
 func refuses(now *autoscalingv2.HorizontalPodAutoscaler) *hpas.Problem {
 	if i := slices.IndexFunc(now.Status.Conditions, notThere); i >= 0 {
 		p := notActed("the HPA controller does not act either: %s", now.Status.Conditions[i].Reason)
@@ -91,7 +96,8 @@ func refuses(now *autoscalingv2.HorizontalPodAutoscaler) *hpas.Problem {
 	return nil
 }
 
-// adviseHistory tells that a rise of the load was not acted on because there was no baseline yet. The action is locked.
+// adviseHistory tells that a rise of the load was not acted on because there was no baseline yet.
+// The action is locked.
 func (x *actor) adviseHistory(h acting, st *action, at time.Time) {
 	now, ok := x.hpa(h.Namespace, h.Name)
 	if !ok || now.Status.CurrentReplicas == 0 {

@@ -140,7 +140,8 @@ func TestRaisesFollowRows(t *testing.T) {
 	a.expect("the next interval", []int32{10}, "podinfo SurgeScaled")
 }
 
-// A raise waits for the first flush of the pods that the last one has brought, but not where the HPA's limits stop it anyway.
+// A raise waits for the first flush of the pods that the last one has brought, but not where the
+// HPA's limits stop it anyway.
 func TestARaiseWaitsForThePodsOfTheLast(t *testing.T) {
 	begun := func(t *testing.T) *actTest {
 		a := newActTest(t, scaleAction)
@@ -247,7 +248,8 @@ func TestOtherMetricsOfTheHPA(t *testing.T) {
 	a.expect("requests", []int32{4}, "podinfo SurgeScaled")
 }
 
-// Two metrics of an HPA may ask the same, at targets of their own: a look at their query is one look at the HPA.
+// Two metrics of an HPA may ask the same, at targets of their own: a look at their query is one
+// look at the HPA.
 func TestMetricsThatShareAQuery(t *testing.T) {
 	a := newActTest(t, scaleAction+`, metric-config.external.prometheus-query.prometheus/again: '`+actQuery+`'`, func(h *autoscalingv2.HorizontalPodAutoscaler) {
 		again := h.Spec.Metrics[0].DeepCopy()
@@ -299,7 +301,8 @@ func TestNoFights(t *testing.T) {
 	}
 }
 
-// The controller had read the target before a raise and has written after it, to raise it less far: that is nobody who lowers it.
+// The controller had read the target before a raise and has written after it, to raise it less far:
+// that is nobody who lowers it.
 func TestAControllerThatWritesLateIsNoFight(t *testing.T) {
 	begun := func(t *testing.T) *actTest {
 		a := newActTest(t, scaleAction)
@@ -419,7 +422,8 @@ func TestOtherHPAsStopTheAction(t *testing.T) {
 	}
 }
 
-// Without a baseline no surge can be told; that is worth an event only where the load asked for more.
+// Without a baseline no surge can be told; that is worth an event only where the load asked for
+// more.
 func TestNoBaselineYet(t *testing.T) {
 	a := newActTest(t, scaleAction)
 	a.surges["prometheus-query"].surge.Ready = false
@@ -434,7 +438,8 @@ func TestNoBaselineYet(t *testing.T) {
 	a.expect("15 requests a second", nil, "podinfo SurgeNotActed")
 }
 
-// Standalone there is no scale: whatever the annotation says, it is observed, and the reporting sidecars stand in for the replicas.
+// Standalone there is no scale: whatever the annotation says, it is observed, and the reporting
+// sidecars stand in for the replicas.
 func TestStandaloneObserves(t *testing.T) {
 	a := newActTest(t, scaleAction)
 	a.x.targets, a.x.pods, a.x.fresh = nil, nil, nil

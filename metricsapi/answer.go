@@ -37,8 +37,8 @@ func outcomes() []string {
 	}
 }
 
-// refusal is an answer that is not given, and why. A refused metric makes an HPA hold its replicas; a wrong number would
-// move them.
+// refusal is an answer that is not given, and why. A refused metric makes an HPA hold its replicas;
+// a wrong number would move them.
 type refusal struct {
 	outcome string
 	message string
@@ -58,7 +58,8 @@ type rules struct {
 	retention time.Duration
 	// started is when the store began to listen.
 	started time.Time
-	// holder compares an answer with the pods that exist; nil in standalone mode, where nobody knows them.
+	// holder compares an answer with the pods that exist; nil in standalone mode, where nobody
+	// knows them.
 	holder *holder
 	// actor raises targets at surges; nil where that is off.
 	actor *actor
@@ -75,7 +76,8 @@ type verdict struct {
 	items []item
 	// reason explains a value that is not simply the expression's, "" otherwise.
 	reason string
-	// held: the items are what keeps the replicas, or those of them that unheard pods may need, not what was seen.
+	// held: the items are what keeps the replicas, or those of them that unheard pods may need, not
+	// what was seen.
 	held bool
 	// surge is the surge whose rate the value is, nil if it is not a surge's.
 	surge *aggregator.Surge
@@ -85,8 +87,8 @@ type verdict struct {
 	expected int
 }
 
-// judge turns what the store says at an instant into what may be answered. subject names the query and its namespace for
-// messages.
+// judge turns what the store says at an instant into what may be answered. subject names the query
+// and its namespace for messages.
 func (r rules) judge(subject string, p *prepared, a aggregator.Answer, at time.Time) (verdict, *refusal) {
 	absent := p.absent(a)
 	why, certain := r.missing(p, a, absent)
@@ -129,8 +131,8 @@ func (r rules) judge(subject string, p *prepared, a aggregator.Answer, at time.T
 	return toItems(subject, p, a.Values)
 }
 
-// judgeNothing is the verdict where no series matches: 0 where it is known that there was no request. scalar() makes NaN of nothing, which
-// is no other answer.
+// judgeNothing is the verdict where no series matches: 0 where it is known that there was no
+// request. scalar() makes NaN of nothing, which is no other answer.
 func (r rules) judgeNothing(subject string, p *prepared, a aggregator.Answer) (verdict, *refusal) {
 	seen := heardOf(a)
 	switch {
@@ -165,7 +167,8 @@ func (r rules) noValue(subject string, p *prepared, a aggregator.Answer, absent 
 // manyReporting is how many workloads an error names.
 const manyReporting = 5
 
-// othersReport says which workloads report where none that a query means does: its name may be misspelt. It is "" where there is none.
+// othersReport says which workloads report where none that a query means does: its name may be
+// misspelt. It is "" where there is none.
 func (r rules) othersReport(p *prepared, at time.Time) string {
 	if p.query == nil || p.Waypoint() || !p.namesPods() {
 		return ""
@@ -195,8 +198,8 @@ func (r rules) noSidecar(subject string, p *prepared, a aggregator.Answer, doubt
 		"and the labels in the query%s: %s", subject, doubt, p.Text)
 }
 
-// nothingLeft says whether the answer has nothing but zeros: what silent sidecars sent has left the window, which is not to
-// say that there are no requests.
+// nothingLeft says whether the answer has nothing but zeros: what silent sidecars sent has left the
+// window, which is not to say that there are no requests.
 func nothingLeft(a aggregator.Answer) bool {
 	return !slices.ContainsFunc(a.Values, func(v aggregator.Value) bool { return v.V != 0 && !math.IsNaN(v.V) })
 }
@@ -242,7 +245,8 @@ func zeros(values []aggregator.Value) []item {
 	return items
 }
 
-// toItems rounds to the nearest thousandth. The HPA adds the items up, so their sum has to fit as well.
+// toItems rounds to the nearest thousandth. The HPA adds the items up, so their sum has to fit as
+// well.
 func toItems(subject string, p *prepared, values []aggregator.Value) (verdict, *refusal) {
 	items := make([]item, len(values))
 	sum := 0.0

@@ -241,7 +241,8 @@ func TestAMetricThatIsNotKeptIsNotZero(t *testing.T) {
 	}
 }
 
-// A sidecar's silence pulls a rate down before it counts as silent: until then the answer is what it was when all had told.
+// A sidecar's silence pulls a rate down before it counts as silent: until then the answer is what
+// it was when all had told.
 func TestALateFlushDoesNotPullARateDown(t *testing.T) {
 	const expr = `sum(rate(istio_requests_total{destination_workload="podinfo",reporter="destination"}[1m]))`
 	store, err := aggregator.New(aggregator.Config{})

@@ -9,8 +9,9 @@ import (
 	"github.com/meshpulse/meshpulse/metricsapi/hpas"
 )
 
-// A code that nobody reports yet is 0 where it is all that is asked for. As a part of arithmetic it leaves the expression without a value; what the
-// error and the event say to write then, to the letter, gives one.
+// A code that nobody reports yet is 0 where it is all that is asked for. As a part of arithmetic it
+// leaves the expression without a value; what the error and the event say to write then, to the
+// letter, gives one.
 func TestACodeThatIsNotReportedYetAloneAndInArithmetic(t *testing.T) {
 	m := newCallMesh(t)
 	m.run(5*time.Second, 10*time.Minute)

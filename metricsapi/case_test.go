@@ -14,8 +14,8 @@ import (
 	"github.com/meshpulse/meshpulse/metricsapi/internal/fixture"
 )
 
-// Kubernetes' own client, which the HPA controller asks with, asks for a metric in lower case whatever the HPA says. The values of
-// selectors, and so the names of queries, stay as they are.
+// Kubernetes' own client, which the HPA controller asks with, asks for a metric in lower case
+// whatever the HPA says. The values of selectors, and so the names of queries, stay as they are.
 func TestMetricsAreFoundAsKubernetesClientAsks(t *testing.T) {
 	s := startServer(t, nil)
 	const average = `type: AverageValue, averageValue: "10"`
@@ -61,7 +61,8 @@ func TestMetricsAreFoundAsKubernetesClientAsks(t *testing.T) {
 	}
 }
 
-// Two metrics whose names differ by case only are one to the client: that is an event on all who ask.
+// Two metrics whose names differ by case only are one to the client: that is an event on all who
+// ask.
 func TestMetricsThatDifferByCaseOnly(t *testing.T) {
 	const average = `type: AverageValue, averageValue: "10"`
 	hpa := func(name string, metrics ...string) hpas.HPA {

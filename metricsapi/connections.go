@@ -7,12 +7,13 @@ import (
 	"sync"
 )
 
-// MaxConnections bounds the connections to the HTTPS port, each of which takes 45 KB and a descriptor before anybody is asked who he
-// is. An API server needs one or two.
+// MaxConnections bounds the connections to the HTTPS port, each of which takes 45 KB and a
+// descriptor before anybody is asked who he is. An API server needs one or two.
 const MaxConnections = 1000
 
-// fairListener bounds the connections of a listener. Past the limit who has the most loses one, so whoever comes from elsewhere finds
-// room: the newcomer himself, or his oldest where the newcomer is another's.
+// fairListener bounds the connections of a listener. Past the limit who has the most loses one, so
+// whoever comes from elsewhere finds room: the newcomer himself, or his oldest where the newcomer
+// is another's.
 type fairListener struct {
 	net.Listener
 	most    int
@@ -52,7 +53,8 @@ func (l *fairListener) Accept() (net.Conn, error) {
 	}
 }
 
-// senderOf is who counts as one: an address, of IPv6 the network that a host can take addresses of as it likes.
+// senderOf is who counts as one: an address, of IPv6 the network that a host can take addresses of
+// as it likes.
 func senderOf(a net.Addr) netip.Prefix {
 	tcp, ok := a.(*net.TCPAddr)
 	if !ok {

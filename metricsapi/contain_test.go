@@ -15,7 +15,8 @@ import (
 	"github.com/meshpulse/meshpulse/metricsapi/internal/fixture"
 )
 
-// What an informer's handlers and the catalog fail at does not end the process, and what comes after it is taken.
+// What an informer's handlers and the catalog fail at does not end the process, and what comes
+// after it is taken.
 func TestAFaultOfTheHPAsInformerIsContained(t *testing.T) {
 	store, faults := fixture.FaultStore(t)
 	object := func(name, query string) *autoscalingv2.HorizontalPodAutoscaler {

@@ -50,7 +50,8 @@ func sendAll(t *testing.T, s *aggregator.Store, until time.Duration, senders []s
 	}
 }
 
-// Two streams that report as one pod, where nothing tells which is right: the answer keeps the replicas, whatever is seen, and says who.
+// Two streams that report as one pod, where nothing tells which is right: the answer keeps the
+// replicas, whatever is seen, and says who.
 func TestAContestedPodIsHeld(t *testing.T) {
 	const end = 4 * time.Minute
 	pod := func(name string) cluster.Pod {
@@ -134,7 +135,8 @@ func TestAContestedPodIsHeld(t *testing.T) {
 	}
 }
 
-// A pod that the cluster does not know adds nothing to an answer, and the HPA that it says it is of is told which it is.
+// A pod that the cluster does not know adds nothing to an answer, and the HPA that it says it is of
+// is told which it is.
 func TestAForeignPodIsToldAndNotCounted(t *testing.T) {
 	for name, count := range map[string]bool{"refused": false, "counted": true} {
 		t.Run(name, func(t *testing.T) {

@@ -12,8 +12,9 @@ import (
 	adapter "sigs.k8s.io/custom-metrics-apiserver/pkg/provider"
 )
 
-// aggregatedDiscovery serves /apis in its aggregated form, which the API server and newer clients ask for, with what the plain form
-// of the group lists at that moment. The library, whose metrics come and go, adds nothing to it.
+// aggregatedDiscovery serves /apis in its aggregated form, which the API server and newer clients
+// ask for, with what the plain form of the group lists at that moment. The library, whose metrics
+// come and go, adds nothing to it.
 type aggregatedDiscovery struct {
 	aggregated.ResourceManager
 	lists interface{ ListAPIResources() []metav1.APIResource }
@@ -32,7 +33,8 @@ func (d *aggregatedDiscovery) ServeHTTP(w http.ResponseWriter, r *http.Request) 
 	d.ResourceManager.ServeHTTP(w, r)
 }
 
-// refresh adds what has changed since it was last asked: what it is given makes it build the document anew.
+// refresh adds what has changed since it was last asked: what it is given makes it build the
+// document anew.
 func (d *aggregatedDiscovery) refresh() {
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -17,25 +17,28 @@ import (
 	"github.com/meshpulse/meshpulse/metricsapi/cluster"
 )
 
-// What is not known of a workload's pods is estimated from the pods of the same workload, and of no other: a service's pods are alike, a
-// service and its neighbour in a namespace are not. Where all that reports is of one workload the value grows as its pods do. Else the
-// expression is asked once more, with what a workload's pods add counted so many times.
+// What is not known of a workload's pods is estimated from the pods of the same workload, and of no
+// other: a service's pods are alike, a service and its neighbour in a namespace are not. Where all
+// that reports is of one workload the value grows as its pods do. Else the expression is asked once
+// more, with what a workload's pods add counted so many times.
 
-// weight is how many times what a workload's pods add counts: but for some by name, which count once, and for others, which do not count.
+// weight is how many times what a workload's pods add counts: but for some by name, which count
+// once, and for others, which do not count.
 type weight struct {
 	cluster.Workload
 	factor    float64
 	but, none []string
 }
 
-// estimate takes into account what is not known of the shares, where nothing else is missing: while replicas are kept, only what is seen
-// may ask for more.
+// estimate takes into account what is not known of the shares, where nothing else is missing: while
+// replicas are kept, only what is seen may ask for more.
 func (h *holder) estimate(ctx context.Context, o *offer, k knowledge, seen verdict, p *prepared, a aggregator.Answer, at time.Time) (verdict, *refusal) {
 	if len(k.shares) == 0 || k.missing != "" {
 		return seen, nil
 	}
 	filled, err := h.fill(ctx, k, seen, p, a, at)
-	// Of a workload of which nobody reports any more nothing can be said, nor where it cannot be computed.
+	// Of a workload of which nobody reports any more nothing can be said, nor where it cannot be
+	// computed.
 	silent := err != nil || slices.ContainsFunc(k.shares, func(t tally) bool { return t.known() == 0 })
 	if o == nil || !silent && (!p.Additive() || seen.sum() == 0) {
 		return filled, nil
@@ -43,7 +46,8 @@ func (h *holder) estimate(ctx context.Context, o *offer, k knowledge, seen verdi
 	return h.doubt(ctx, o, k, seen, filled, silent, p, a, at)
 }
 
-// fill counts mute pods as the mean of those of their workload that report, bare ones in place of what is left of them.
+// fill counts mute pods as the mean of those of their workload that report, bare ones in place of
+// what is left of them.
 func (h *holder) fill(ctx context.Context, k knowledge, v verdict, p *prepared, a aggregator.Answer, at time.Time) (verdict, error) {
 	var weights []weight
 	known := 0
@@ -60,10 +64,12 @@ func (h *holder) fill(ctx context.Context, k knowledge, v verdict, p *prepared, 
 	return filled, err
 }
 
-// doubt lets pods of which nothing is known keep replicas: as if they served as much as those of their workload do that have been there
-// all the window and are to stay, up to what keeps the replicas as they are. More would be a service whose pods fail at their start and
-// are made more and more. filled is what is seen with the mute pods as the mean of all that report, which is too little where some
-// of those have just come or are about to go, and says nothing of workloads that are silent.
+// doubt lets pods of which nothing is known keep replicas: as if they served as much as those of
+// their workload do that have been there all the window and are to stay, up to what keeps the
+// replicas as they are. More would be a service whose pods fail at their start and are made more
+// and more. filled is what is seen with the mute pods as the mean of all that report, which is too
+// little where some of those have just come or are about to go, and says nothing of workloads that
+// are silent.
 func (h *holder) doubt(ctx context.Context, o *offer, k knowledge, seen, filled verdict, silent bool, p *prepared, a aggregator.Answer, at time.Time) (verdict, *refusal) {
 	kept, cannot := h.keep(ctx, o, filled.sum())
 	switch {
@@ -83,7 +89,8 @@ func (h *holder) doubt(ctx context.Context, o *offer, k knowledge, seen, filled 
 	return verdict{items: []item{{milli: kept.milli}}, held: true, reason: "held to keep the replicas: " + reason}, kept.moves
 }
 
-// full is what is seen if all pods of the shares served as much as those that last; false where there is none of a workload.
+// full is what is seen if all pods of the shares served as much as those that last; false where
+// there is none of a workload.
 func (h *holder) full(ctx context.Context, k knowledge, seen verdict, p *prepared, a aggregator.Answer, at time.Time) (verdict, bool) {
 	var weights []weight
 	for i := range k.shares {
@@ -97,8 +104,8 @@ func (h *holder) full(ctx context.Context, k knowledge, seen verdict, p *prepare
 	return full, changed && err == nil
 }
 
-// weigh is a verdict with some workloads' parts of it counted so many times, and whether that is another one. An error is of an
-// expression that cannot be computed so.
+// weigh is a verdict with some workloads' parts of it counted so many times, and whether that is
+// another one. An error is of an expression that cannot be computed so.
 func (h *holder) weigh(ctx context.Context, k knowledge, v verdict, weights []weight, p *prepared, a aggregator.Answer, at time.Time) (verdict, bool, error) {
 	alone := len(k.shares) == 1 && k.shares[0].known() >= k.known // nobody else has a part
 	if len(weights) == 0 || alone && !p.Additive() {              // a mean does not grow by who is mute
@@ -146,8 +153,9 @@ func (v verdict) times(factor float64) verdict {
 	return v
 }
 
-// weighted is an expression in which what a pod adds to a sum, a mean or a count over pods counts so many times as its workload's weight
-// says; false if nothing is added up over pods. The pods are those that there were since a time.
+// weighted is an expression in which what a pod adds to a sum, a mean or a count over pods counts
+// so many times as its workload's weight says; false if nothing is added up over pods. The pods are
+// those that there were since a time.
 func (h *holder) weighted(expr string, weights []weight, since time.Time) (string, bool) {
 	tree, err := parser.ParseExpr(expr)
 	if err != nil {
@@ -204,8 +212,8 @@ func (w *weigher) weigh(factor float64, namespace string, pods []string) {
 	}})
 }
 
-// union is an expression of pods with a weight for each: those of the parts first, and then what is left. form is what is made of each
-// value.
+// union is an expression of pods with a weight for each: those of the parts first, and then what is
+// left. form is what is made of each value.
 func (w *weigher) union(e parser.Expr, form string) string {
 	var all []string
 	for _, p := range w.parts {

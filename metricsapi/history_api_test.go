@@ -26,7 +26,8 @@ type simAPI struct {
 	deaf    bool
 }
 
-// simIndex is an index of pods with what an informer does done by hand: nothing in it depends on chance or on who runs first.
+// simIndex is an index of pods with what an informer does done by hand: nothing in it depends on
+// chance or on who runs first.
 type simIndex struct {
 	*cluster.Pods
 	api    *simAPI
@@ -67,8 +68,8 @@ func (x *simIndex) Fresh() bool { return x.Synced() == nil }
 // InStep reports whether they are as the API server has them now.
 func (x *simIndex) InStep() bool { return x.listed.Load() && x.Freshness().Age() == 0 }
 
-// list is what an informer begins with, and begins anew with. It reports whether that succeeds. It asks once: the cluster, which asks again,
-// goes on meanwhile.
+// list is what an informer begins with, and begins anew with. It reports whether that succeeds. It
+// asks once: the cluster, which asks again, goes on meanwhile.
 func (x *simIndex) list() bool {
 	once, end := context.WithCancel(context.Background())
 	end()
@@ -144,7 +145,8 @@ func (c *simCluster) untell(key string) {
 	}
 }
 
-// deafen ends the watch of the pods, and fails lists for a time. client-go tries again ever less often.
+// deafen ends the watch of the pods, and fails lists for a time. client-go tries again ever less
+// often.
 func (c *simCluster) deafen(lasts time.Duration) {
 	c.api.deaf = true
 	c.after(lasts, func() { c.api.deaf = false })
@@ -164,7 +166,8 @@ func (c *simCluster) relist(in time.Duration) {
 	})
 }
 
-// simObject is a pod's metadata as a ReplicaSet of the workload makes it, with a sidecar or without.
+// simObject is a pod's metadata as a ReplicaSet of the workload makes it, with a sidecar or
+// without.
 func simObject(namespace, workload, name string, template int, created time.Time, wired, rollout bool) *corev1.Pod {
 	hash, label := strconv.FormatInt(0x7f3b0000+int64(template), 16), "pod-template-hash"
 	if rollout {
@@ -189,7 +192,8 @@ func (p *simPod) object(rollout bool) *corev1.Pod {
 	return o
 }
 
-// besides makes a pod of a workload whose sidecars never report: in the namespace, or one of the same name in another.
+// besides makes a pod of a workload whose sidecars never report: in the namespace, or one of the
+// same name in another.
 func (c *simCluster) besides(age time.Duration) {
 	c.made++
 	namespace, workload := "test", "load-tester"

@@ -19,14 +19,15 @@ import (
 	"github.com/meshpulse/meshpulse/metricsapi/hpas"
 )
 
-// The rule for incomplete knowledge. While what is known is incomplete, the answer is the larger of what is seen and what
-// keeps the replicas as they are, or none where the controller would make fewer of either. Scaling up stays possible, scaling down
-// does not, and nothing has to survive a restart.
+// The rule for incomplete knowledge. While what is known is incomplete, the answer is the larger of
+// what is seen and what keeps the replicas as they are, or none where the controller would make
+// fewer of either. Scaling up stays possible, scaling down does not, and nothing has to survive a
+// restart.
 
 // pods is what the cluster says of the pods that exist.
 type pods interface {
-	// Each calls f with every pod of the sets, those that have left since a time among them. The pods of a workload follow each other.
-	// f must not keep the pod, and must not ask for others.
+	// Each calls f with every pod of the sets, those that have left since a time among them. The
+	// pods of a workload follow each other. f must not keep the pod, and must not ask for others.
 	Each(sets []aggregator.Meant, since time.Time, f func(*cluster.Pod))
 	// Get returns a pod that exists or has left, false if it is not known.
 	Get(namespace, name string) (cluster.Pod, bool)
@@ -36,7 +37,8 @@ type pods interface {
 
 // scales reads what a target is meant to have.
 type scales interface {
-	// Recent returns the scale as it was within the last second. It is not the caller's alone, and not to be changed.
+	// Recent returns the scale as it was within the last second. It is not the caller's alone, and
+	// not to be changed.
 	Recent(ctx context.Context, namespace string, target autoscalingv2.CrossVersionObjectReference) (*autoscalingv1.Scale, error)
 }
 
@@ -50,9 +52,11 @@ type holder struct {
 	scales scales
 	// settings are the HPA controller's.
 	settings horizontal.Settings
-	// status is the larger of an HPA's status.currentReplicas and status.desiredReplicas, false if it is gone.
+	// status is the larger of an HPA's status.currentReplicas and status.desiredReplicas, false if
+	// it is gone.
 	status func(namespace, name string) (int32, bool)
-	// hpasFresh and scalesFresh tell how long the HPAs and the scales have not been heard of; nil where that is not asked.
+	// hpasFresh and scalesFresh tell how long the HPAs and the scales have not been heard of; nil
+	// where that is not asked.
 	hpasFresh, scalesFresh *cluster.Freshness
 
 	store   *aggregator.Store
@@ -66,7 +70,8 @@ type keeping struct {
 	milli int64
 	// moves is not nil where that answer would move the replicas of one all the same.
 	moves *refusal
-	// enough: what is seen asks for at least that answer, and none of the HPAs for fewer replicas than its target is to have.
+	// enough: what is seen asks for at least that answer, and none of the HPAs for fewer replicas
+	// than its target is to have.
 	enough bool
 }
 
@@ -115,8 +120,9 @@ func (h *holder) keep(ctx context.Context, o *offer, seen int64) (kept keeping, 
 	return kept, nil
 }
 
-// replicas are what the HPA's target is meant to have: its scale's spec.replicas. The HPA's own status is from before its
-// last scaling, and only stands in where the scale may not be read or is not there, or no scale could be read for a minute.
+// replicas are what the HPA's target is meant to have: its scale's spec.replicas. The HPA's own
+// status is from before its last scaling, and only stands in where the scale may not be read or is
+// not there, or no scale could be read for a minute.
 func (h *holder) replicas(ctx context.Context, a *hpas.Wants) (horizontal.Target, error) {
 	scale, err := h.scales.Recent(ctx, a.Namespace, a.Spec.ScaleTargetRef)
 	answered := err == nil || apierrors.IsForbidden(err) || apierrors.IsNotFound(err) || meta.IsNoMatchError(err)

@@ -67,7 +67,8 @@ type unreadPods struct{ fixedPods }
 
 func (unreadPods) Synced() error { return errors.New("the pods have not been read") }
 
-// fixedScale is every target's scale; -1 may not be read, -2 cannot, -3 is not there, -4 is of a kind that is not there.
+// fixedScale is every target's scale; -1 may not be read, -2 cannot, -3 is not there, -4 is of a
+// kind that is not there.
 type fixedScale int32
 
 func (n fixedScale) Recent(context.Context, string, autoscalingv2.CrossVersionObjectReference) (*autoscalingv1.Scale, error) {

@@ -22,7 +22,8 @@ import (
 	"github.com/meshpulse/meshpulse/metricsapi/hpas"
 )
 
-// sentBy is what the sidecars of a workload's pods send: each so many requests a second of so many milliseconds, with a flush every 5 s.
+// sentBy is what the sidecars of a workload's pods send: each so many requests a second of so many
+// milliseconds, with a flush every 5 s.
 type sentBy struct {
 	workload string
 	pods     []string
@@ -125,7 +126,8 @@ func shown(v verdict) string {
 	return fmt.Sprintf("%s, %d expected", s, v.expected)
 }
 
-// One of four pods is back after a restart of meshpulse: whatever makes the pods, the replicas stay.
+// One of four pods is back after a restart of meshpulse: whatever makes the pods, the replicas
+// stay.
 func TestPodsOfEveryKindOfWorkloadAreWaitedFor(t *testing.T) {
 	injected := map[string]string{meshpod.StatusAnnotation: "{}"}
 	const inbound = `sum(rate(istio_requests_total{destination_workload="podinfo",destination_workload_namespace="test",reporter="destination"}[1m]))`
@@ -182,7 +184,8 @@ func TestPodsOfEveryKindOfWorkloadAreWaitedFor(t *testing.T) {
 	}
 }
 
-// An expression of several selectors waits for the pods of each: a waypoint's beside a workload's, any pod's beside both.
+// An expression of several selectors waits for the pods of each: a waypoint's beside a workload's,
+// any pod's beside both.
 func TestEachSelectorWaitsForThePodsThatItMeans(t *testing.T) {
 	const (
 		podinfo  = `sum(rate(istio_requests_total{destination_workload="podinfo",destination_workload_namespace="test",reporter="destination"}[1m]))`
@@ -238,8 +241,9 @@ const unnamed = `sum(rate(istio_requests_total{reporter="destination"}[1m]))`
 
 const namespaceWide = `sum(rate(istio_requests_total{destination_workload_namespace="test",reporter="destination"}[1m]))`
 
-// The guides' query means all of a namespace, and beside what is scaled there is a load tester whose sidecar was never pointed at
-// meshpulse: until the hold is over the answer keeps the replicas or more, then it is the truth. The replicas go where the load asks.
+// The guides' query means all of a namespace, and beside what is scaled there is a load tester
+// whose sidecar was never pointed at meshpulse: until the hold is over the answer keeps the
+// replicas or more, then it is the truth. The replicas go where the load asks.
 func TestAWorkloadThatWasNeverPointedAtMeshpulse(t *testing.T) {
 	const hold, whole = 5 * time.Minute, 10 * time.Minute
 	for name, tc := range map[string]struct {
@@ -285,7 +289,8 @@ func TestAWorkloadThatWasNeverPointedAtMeshpulse(t *testing.T) {
 	}
 }
 
-// What one workload's pods leave out is estimated from its own pods. Where no pod reports there is nothing to answer.
+// What one workload's pods leave out is estimated from its own pods. Where no pod reports there is
+// nothing to answer.
 func TestWhatIsUnknownOfAWorkload(t *testing.T) {
 	const whole = 10 * time.Minute
 	sent := func(workload string, to time.Duration, rps float64, pods ...string) sentBy {
@@ -486,8 +491,8 @@ func TestWhatIsUnknownOfAWorkload(t *testing.T) {
 	}
 }
 
-// Where the pods of each workload are alike, what is answered of some of them is what all of them would give, whatever form the
-// query has.
+// Where the pods of each workload are alike, what is answered of some of them is what all of them
+// would give, whatever form the query has.
 func TestTheMeanOfAWorkloadIsItsOwn(t *testing.T) {
 	const whole = 10 * time.Minute
 	random := rand.New(rand.NewPCG(7, 0))

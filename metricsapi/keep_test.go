@@ -21,9 +21,10 @@ func (b *besides) Recent(context.Context, string, autoscalingv2.CrossVersionObje
 	return scaleOf(b.target), nil
 }
 
-// TestHeldAnswersKeepReplicasWhilePodsComeAndGo lets the controller look again and again while the knowledge is incomplete and
-// the target has other pods than it should, as in a rollout: the replicas stay. The controller takes status.replicas for
-// what there should be where they are within its tolerance, so a value of target x spec.replicas would add one at each look.
+// TestHeldAnswersKeepReplicasWhilePodsComeAndGo lets the controller look again and again while the
+// knowledge is incomplete and the target has other pods than it should, as in a rollout: the
+// replicas stay. The controller takes status.replicas for what there should be where they are
+// within its tolerance, so a value of target x spec.replicas would add one at each look.
 func TestHeldAnswersKeepReplicasWhilePodsComeAndGo(t *testing.T) {
 	const expr = `sum(rate(istio_requests_total{destination_workload="podinfo",destination_workload_namespace="test",reporter="destination"}[1m]))`
 	for name, tc := range map[string]struct{ spec, more, limit int32 }{
@@ -74,8 +75,9 @@ func TestHeldAnswersKeepReplicasWhilePodsComeAndGo(t *testing.T) {
 	}
 }
 
-// TestWhatIsSeenTakesNoReplicasWhileIncomplete: what is seen may be a little more than what keeps the replicas, and be within the
-// controller's tolerance of fewer pods that are there, which it then asks for.
+// TestWhatIsSeenTakesNoReplicasWhileIncomplete: what is seen may be a little more than what keeps
+// the replicas, and be within the controller's tolerance of fewer pods that are there, which it
+// then asks for.
 func TestWhatIsSeenTakesNoReplicasWhileIncomplete(t *testing.T) {
 	for name, tc := range map[string]struct {
 		target horizontal.Target

@@ -14,7 +14,8 @@ import (
 	"github.com/meshpulse/meshpulse/metricsapi/cluster/meshpod"
 )
 
-// newLargeIndex has workloads of ten pods each, 100 in a namespace, two of the same name in a canonical service of its own.
+// newLargeIndex has workloads of ten pods each, 100 in a namespace, two of the same name in a
+// canonical service of its own.
 func newLargeIndex(t testing.TB, pods int) *cluster.Pods {
 	x, err := cluster.NewPods(nil, time.Now)
 	if err != nil {

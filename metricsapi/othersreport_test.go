@@ -10,7 +10,8 @@ import (
 	"github.com/meshpulse/meshpulse/metricsapi/hpas"
 )
 
-// Where a workload's name is misspelt the error says which do report: of the namespace that is meant, and standalone of all where it has none.
+// Where a workload's name is misspelt the error says which do report: of the namespace that is
+// meant, and standalone of all where it has none.
 func TestWhoReportsIsToldOfANameThatNobodyHas(t *testing.T) {
 	m := newCallMesh(t)
 	m.run(5*time.Second, 10*time.Minute)

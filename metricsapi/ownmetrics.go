@@ -11,11 +11,13 @@ import (
 	adaptermetrics "sigs.k8s.io/custom-metrics-apiserver/pkg/apiserver/metrics"
 )
 
-// metricsHandler serves what the gatherer has, and behind it the API server library's metrics, which live in a registry of
-// the library's own. Both have the Go runtime's: the library's copies are left out.
+// metricsHandler serves what the gatherer has, and behind it the API server library's metrics,
+// which live in a registry of the library's own. Both have the Go runtime's: the library's copies
+// are left out.
 func metricsHandler(own prometheus.Gatherer) http.Handler {
 	apimetrics.Register()
-	// The library's freshness metric is registered once for the process: the second server's error says that it is there.
+	// The library's freshness metric is registered once for the process: the second server's error
+	// says that it is there.
 	_ = adaptermetrics.RegisterMetrics(legacyregistry.Register)
 	if own == nil {
 		own = prometheus.NewRegistry()

@@ -12,8 +12,9 @@ import (
 	"github.com/meshpulse/meshpulse/metricsapi/hpas"
 )
 
-// callMesh is a mesh of nine pods whose sidecars tell of the calls between them at each flush: HTTP with and without mTLS, gRPC with
-// messages, TCP, an ingress gateway, a waypoint, what no workload serves, and a pod that nobody calls.
+// callMesh is a mesh of nine pods whose sidecars tell of the calls between them at each flush: HTTP
+// with and without mTLS, gRPC with messages, TCP, an ingress gateway, a waypoint, what no workload
+// serves, and a pod that nobody calls.
 type callMesh struct {
 	t     *testing.T
 	store *aggregator.Store
@@ -126,7 +127,8 @@ func (m *callMesh) tcp(pod, reporter, source, destination, policy string) {
 	}
 }
 
-// run sends what the pods have to say, a flush every 5 s, from one time to another after the store's start.
+// run sends what the pods have to say, a flush every 5 s, from one time to another after the
+// store's start.
 func (m *callMesh) run(from, to time.Duration) {
 	m.t.Helper()
 	for _, p := range m.pods {

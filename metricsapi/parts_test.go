@@ -77,8 +77,9 @@ func (a answered) told(reason, part string) bool {
 	return false
 }
 
-// Of two ways to ask for the same, the one that there is counts: dashboards ask for both names of a metric that was renamed. A name that
-// nobody has is no answer where it is all that there is, or where something is made of it.
+// Of two ways to ask for the same, the one that there is counts: dashboards ask for both names of a
+// metric that was renamed. A name that nobody has is no answer where it is all that there is, or
+// where something is made of it.
 func TestANameThatNobodyHasButThatMayCome(t *testing.T) {
 	m := newCallMesh(t)
 	m.run(5*time.Second, 10*time.Minute)
@@ -140,7 +141,8 @@ func TestWhatMayComeIsNotWhatCanNeverBeThere(t *testing.T) {
 	}
 }
 
-// scalar() makes NaN of nothing. A workload that has had no request is 0 all the same; part of an expression is missing.
+// scalar() makes NaN of nothing. A workload that has had no request is 0 all the same; part of an
+// expression is missing.
 func TestNaNOfNothingIsNoQuotient(t *testing.T) {
 	m := newCallMesh(t)
 	m.run(5*time.Second, 10*time.Minute)
@@ -190,8 +192,9 @@ func TestTheRemedyForDividingByPods(t *testing.T) {
 	}
 }
 
-// A value that none of the pods meant reports, while they report others, is a mistake where it says something of themselves or of the
-// mesh; of a code or a caller it is a request that has not come yet.
+// A value that none of the pods meant reports, while they report others, is a mistake where it says
+// something of themselves or of the mesh; of a code or a caller it is a request that has not come
+// yet.
 func TestAValueThatNobodyReports(t *testing.T) {
 	m := newCallMesh(t)
 	m.run(5*time.Second, 10*time.Minute)
@@ -221,7 +224,8 @@ func TestAValueThatNobodyReports(t *testing.T) {
 		rate(podinfo + `,reporter="destination",source_principal="spiffe://old"`):                            {zero, `source_principal="spiffe://old"`},
 		rate(podinfo + `,reporter="destination",source_workload="istio-ingressgateway",response_code="503"`): {quiet, ""}, // each is reported, not both
 		rate(podinfo+`,reporter="destination",response_code="500"`) + " or vector(0)":                        {quiet, ""},
-		// Beside what there is, a part that is said to count as nothing does; where it is all that there is, it is the mistake.
+		// Beside what there is, a part that is said to count as nothing does; where it is all that
+		// there is, it is the mistake.
 		rate(podinfo+`,reporter="destination"`) + " + (" + rate(podinfo+`,reporter="destination",request_protocol="grpc"`) + " or vector(0))": {value, ""},
 		rate(podinfo+`,reporter="destination",request_protocol="grpc"`) + " or " + rate(podinfo+`,reporter="destination"`):                    {value, ""},
 		rate(podinfo+`,reporter="destination",destination_service_namespace="unknown"`) + " or vector(0)":                                     {wrong, "destination_service_namespace test"},
@@ -375,7 +379,8 @@ func TestWhichPartIsMissing(t *testing.T) {
 	}
 }
 
-// Pods whose metrics are not read report, and nothing is known of them: that is no 0, whatever stands around the query.
+// Pods whose metrics are not read report, and nothing is known of them: that is no 0, whatever
+// stands around the query.
 func TestPodsOfAnotherForm(t *testing.T) {
 	const rate = `sum(rate(istio_requests_total{destination_workload="podinfo",destination_workload_namespace="test",reporter="destination"}[1m]))`
 	send := func(s *aggregator.Store, pod string, to time.Duration) {
@@ -444,7 +449,8 @@ func TestPodsOfAnotherForm(t *testing.T) {
 	}
 }
 
-// A cluster's user sees the error in the HPA, and the event once, for a metric before anything has reported.
+// A cluster's user sees the error in the HPA, and the event once, for a metric before anything has
+// reported.
 func TestServeWhatCanNeverBeThere(t *testing.T) {
 	s := startServer(t, func(o *Options) { o.Keeps, o.CustomTags = istioOnly, []string{"tenant"} })
 	const prefix = "metric-config.external.prometheus-query.prometheus/"

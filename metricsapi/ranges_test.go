@@ -17,7 +17,8 @@ func (d requestsOf) Describe(i int) (string, []aggregator.Label, error) {
 	return "istio_requests_total", []aggregator.Label{{Name: "code", Value: fmt.Sprint(d.batch.Samples[i].Key)}}, nil
 }
 
-// A range for which the memory does not suffice is an event on its HPA, and is tried again when the HPAs are read again.
+// A range for which the memory does not suffice is an event on its HPA, and is tried again when the
+// HPAs are read again.
 func TestARangeThatDoesNotFitIsToldAndTriedAgain(t *testing.T) {
 	c, told := newTestCatalog(t)
 	store, err := aggregator.New(aggregator.Config{MemoryBudget: 24 << 20, Retention: time.Minute})

@@ -8,8 +8,9 @@ import (
 	genericrequest "k8s.io/apiserver/pkg/endpoints/request"
 )
 
-// readers bounds how many answers are in the making for one user at once: whoever asks without end waits for nobody but himself,
-// and the HPA controller still gets its answers. It is safe for concurrent use.
+// readers bounds how many answers are in the making for one user at once: whoever asks without end
+// waits for nobody but himself, and the HPA controller still gets its answers. It is safe for
+// concurrent use.
 type readers struct {
 	most int
 	log  *slog.Logger

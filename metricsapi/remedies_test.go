@@ -55,7 +55,8 @@ func TestTheRemedyForALabelOfAScrapeHelps(t *testing.T) {
 	}
 }
 
-// A metric that is not a sidecar's is named as whose it is; where a sidecar has the like, that is named and has a value.
+// A metric that is not a sidecar's is named as whose it is; where a sidecar has the like, that is
+// named and has a value.
 func TestTheRemedyForAnothersMetric(t *testing.T) {
 	m := newCallMesh(t)
 	m.run(5*time.Second, 10*time.Minute)
@@ -80,8 +81,8 @@ func TestTheRemedyForAnothersMetric(t *testing.T) {
 	}
 }
 
-// A selector without a metric's name would read every series there is: it is refused when the HPA is read. What the message says to write
-// in its place gives a value.
+// A selector without a metric's name would read every series there is: it is refused when the HPA
+// is read. What the message says to write in its place gives a value.
 func TestASelectorHasToNameAMetric(t *testing.T) {
 	m := newCallMesh(t)
 	m.run(5*time.Second, 10*time.Minute)
@@ -112,7 +113,8 @@ func TestASelectorHasToNameAMetric(t *testing.T) {
 	}
 }
 
-// Before any sidecar has reported, as in standalone mode at the start, the same is told: nothing has to be seen for it.
+// Before any sidecar has reported, as in standalone mode at the start, the same is told: nothing
+// has to be seen for it.
 func TestAnothersMetricIsToldBeforeAnySidecarReports(t *testing.T) {
 	store, err := aggregator.New(aggregator.Config{})
 	if err != nil {
@@ -146,7 +148,8 @@ func TestTheRemedyForEnvoysOwnMetricWhereItIsKept(t *testing.T) {
 	}
 }
 
-// A label that somebody has said is added is not told of as one that Istio does not set, on a metric without PromQL too.
+// A label that somebody has said is added is not told of as one that Istio does not set, on a
+// metric without PromQL too.
 func TestACustomTagIsAKnownLabelOfANamedMetric(t *testing.T) {
 	c, told := newTestCatalog(t)
 	c.words.Tags = []string{"region"}

@@ -28,8 +28,9 @@ import (
 	"github.com/meshpulse/meshpulse/metricsapi/hpas"
 )
 
-// fakeAPI is as much of an API server as a server in a cluster needs to start: lists that never change, reviews that know one
-// token and one account, and events that are written down. Whether a real one agrees is for the lab's tests.
+// fakeAPI is as much of an API server as a server in a cluster needs to start: lists that never
+// change, reviews that know one token and one account, and events that are written down. Whether a
+// real one agrees is for the lab's tests.
 type fakeAPI struct {
 	*httptest.Server
 	hpas *autoscalingv2.HorizontalPodAutoscalerList
@@ -139,7 +140,8 @@ func (f *fakeAPI) authentication() corev1.ConfigMap {
 	}
 }
 
-// read decodes a body, which is protobuf as client-go likes it; what cannot be read stays zero and is refused.
+// read decodes a body, which is protobuf as client-go likes it; what cannot be read stays zero and
+// is refused.
 func read[T any, P interface {
 	*T
 	runtime.Object

@@ -13,8 +13,8 @@ import (
 	"github.com/meshpulse/meshpulse/metricsapi/cluster"
 )
 
-// The informer's plumbing: what comes, changes and goes reaches the catalog; a change of the status alone does not rebuild it.
-// The real API server is in the lab's tests.
+// The informer's plumbing: what comes, changes and goes reaches the catalog; a change of the status
+// alone does not rebuild it. The real API server is in the lab's tests.
 func TestClusterSource(t *testing.T) {
 	object := func(name, query string) *autoscalingv2.HorizontalPodAutoscaler {
 		return asks(t, name, "rps", query).HorizontalPodAutoscaler

@@ -23,9 +23,11 @@ import (
 )
 
 const (
-	// relistInterval is how often files are looked at even without a notification, which misses what a symlink points to.
+	// relistInterval is how often files are looked at even without a notification, which misses
+	// what a symlink points to.
 	relistInterval = time.Second
-	// settle is how long a burst of notifications may last before files are read: an editor writes in several steps.
+	// settle is how long a burst of notifications may last before files are read: an editor writes
+	// in several steps.
 	settle = 50 * time.Millisecond
 	// maxFileSize bounds an HPA file; one HPA is a few KB.
 	maxFileSize = 16 << 20
@@ -41,8 +43,8 @@ type source interface {
 	Known(namespace, name string) (now *autoscalingv2.HorizontalPodAutoscaler, ok bool)
 }
 
-// fileSource keeps the HPAs of the *.yaml, *.yml and *.json files of one folder. Symlinks are followed, so a mounted ConfigMap
-// works; names that start with a dot are left out.
+// fileSource keeps the HPAs of the *.yaml, *.yml and *.json files of one folder. Symlinks are
+// followed, so a mounted ConfigMap works; names that start with a dot are left out.
 type fileSource struct {
 	dir     string
 	catalog *catalog
@@ -75,7 +77,8 @@ func (s stamp) equal(o stamp) bool {
 	return s.modified.Equal(o.modified) && s.size == o.size && os.SameFile(s.inode, o.inode)
 }
 
-// newFileSource fails on a folder that cannot be read; one that goes away later is an error in the log.
+// newFileSource fails on a folder that cannot be read; one that goes away later is an error in the
+// log.
 func newFileSource(dir string, c *catalog, m *metrics, log *slog.Logger) (*fileSource, error) {
 	if _, err := os.ReadDir(dir); err != nil {
 		return nil, fmt.Errorf("--hpa-dir: %w: give a folder that can be read", err)
@@ -171,8 +174,9 @@ func (s *fileSource) list() ([]string, error) {
 	return paths, nil
 }
 
-// look reads a file if it has changed and says whether it has. What cannot be read keeps the HPAs that the file had last; of one that
-// can be read in part, what can, and those of before that it lacks, since what cannot be read may be theirs.
+// look reads a file if it has changed and says whether it has. What cannot be read keeps the HPAs
+// that the file had last; of one that can be read in part, what can, and those of before that it
+// lacks, since what cannot be read may be theirs.
 func (s *fileSource) look(path string) (changed bool) {
 	f, known := s.files[path]
 	if !known {
@@ -236,7 +240,8 @@ func (s *fileSource) tell(path string, f *hpaFile, err error) {
 
 var errTooLarge = fmt.Errorf("more than %d bytes: not a file of HPAs", maxFileSize)
 
-// readFile reads a file of HPAs. What is read is bounded, not what the file system says of it: files of /proc have no size and no end.
+// readFile reads a file of HPAs. What is read is bounded, not what the file system says of it:
+// files of /proc have no size and no end.
 func readFile(path string) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {

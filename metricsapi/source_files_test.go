@@ -161,7 +161,8 @@ func TestFileSourceKeepsTheLastGoodVersion(t *testing.T) {
 	}
 }
 
-// A document that cannot be served takes no other of its file with it, and what was served of it stays.
+// A document that cannot be served takes no other of its file with it, and what was served of it
+// stays.
 func TestFileSourceServesTheOtherDocuments(t *testing.T) {
 	d := newHPADir(t)
 	broken := func(name string) string {
@@ -181,7 +182,8 @@ func TestFileSourceServesTheOtherDocuments(t *testing.T) {
 	}
 }
 
-// A file without end, such as /proc has them with a size of 0, is read as far as a file of HPAs may be long.
+// A file without end, such as /proc has them with a size of 0, is read as far as a file of HPAs may
+// be long.
 func TestFileSourceReadsNoFileWithoutEnd(t *testing.T) {
 	d := newHPADir(t)
 	if info, err := os.Stat("/proc/self/pagemap"); err != nil || !info.Mode().IsRegular() || info.Size() != 0 {
@@ -241,7 +243,8 @@ func TestFileSourceFollowsAConfigMap(t *testing.T) {
 	d.wait("")
 }
 
-// Symlinks to files elsewhere, and the folder itself replaced: no notification comes for the content.
+// Symlinks to files elsewhere, and the folder itself replaced: no notification comes for the
+// content.
 func TestFileSourceSeesWhatIsNotNotified(t *testing.T) {
 	d := newHPADir(t)
 	elsewhere := filepath.Join(t.TempDir(), "a.yaml")

@@ -14,7 +14,8 @@ import (
 	"github.com/meshpulse/meshpulse/metricsapi/internal/fixture"
 )
 
-// A server that the API server tells nothing any more stays alive and ready, says so, and its metric too.
+// A server that the API server tells nothing any more stays alive and ready, says so, and its
+// metric too.
 func TestServeWhileTheAPIServerTellsNothing(t *testing.T) {
 	api := newFakeAPI(t, asks(t, "podinfo", "bad", "sum("))
 	c := new(fixture.Clock)
@@ -51,7 +52,8 @@ func TestServeWhileTheAPIServerTellsNothing(t *testing.T) {
 	}
 }
 
-// What is not in step lowers nothing. A rolling update that the index has not heard of leaves pods in it that are gone, and hides new ones.
+// What is not in step lowers nothing. A rolling update that the index has not heard of leaves pods
+// in it that are gone, and hides new ones.
 func TestWhatIsStaleLowersNothing(t *testing.T) {
 	const whole = 10 * time.Minute
 	stale := staleFreshness("HPAs")

@@ -110,7 +110,8 @@ func TestAnswersAndEventsAreCountedFromZero(t *testing.T) {
 	}
 }
 
-// TestSurgeIsAnswered: from annotations to the answer, its labels and /debug/hpas, over a real store.
+// TestSurgeIsAnswered: from annotations to the answer, its labels and /debug/hpas, over a real
+// store.
 func TestSurgeIsAnswered(t *testing.T) {
 	var now atomic.Pointer[time.Time]
 	start := time.Now()

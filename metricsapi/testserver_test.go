@@ -162,7 +162,8 @@ func (s *testServer) write(name, text string) {
 	}
 }
 
-// sidecar lets a pod of workload podinfo report for 70 s until now, every 5 s 5 requests that took 4 ms.
+// sidecar lets a pod of workload podinfo report for 70 s until now, every 5 s 5 requests that took
+// 4 ms.
 func (s *testServer) sidecar(pod string) time.Time {
 	s.t.Helper()
 	stream := s.store.Connect(aggregator.Pod{Namespace: "test", Name: pod, Workload: "podinfo", CanonicalService: "podinfo", FlushInterval: 5 * time.Second})

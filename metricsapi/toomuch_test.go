@@ -12,7 +12,8 @@ import (
 	"github.com/meshpulse/meshpulse/metricsapi/internal/fixture"
 )
 
-// newTightCatalog is a catalog over a store whose queries may take the samples of 64 MiB, which greedy exceeds.
+// newTightCatalog is a catalog over a store whose queries may take the samples of 64 MiB, which
+// greedy exceeds.
 func newTightCatalog(t *testing.T) (*catalog, *told) {
 	t.Helper()
 	c, told := newTestCatalog(t)
@@ -43,8 +44,9 @@ func TestAQueryThatIsTooMuchIsTold(t *testing.T) {
 	}
 }
 
-// Of an expression that HPAs of two namespaces have, each namespace has a query of its own: what the one has run into refuses the other
-// nothing, and each has its own turn and its own share of memory.
+// Of an expression that HPAs of two namespaces have, each namespace has a query of its own: what
+// the one has run into refuses the other nothing, and each has its own turn and its own share of
+// memory.
 func TestNamespacesShareNoQuery(t *testing.T) {
 	c, _ := newTightCatalog(t)
 	evil, mine, also := asks(t, "evil", "same", greedy), asks(t, "mine", "same", greedy), asks(t, "also", "other", greedy)

@@ -29,8 +29,9 @@ type Sidecars struct {
 // Closed counts the connections that they lost.
 func (s *Sidecars) Closed() int64 { return s.closed.Load() }
 
-// Late is by how much the latest of their flushes missed its time, since Late was called: whether the machine lets them keep up. A rate over
-// irregular flushes is lower at times, whoever computes it.
+// Late is by how much the latest of their flushes missed its time, since Late was called: whether
+// the machine lets them keep up. A rate over irregular flushes is lower at times, whoever computes
+// it.
 func (s *Sidecars) Late() time.Duration { return time.Duration(s.late.Swap(0)) }
 
 func (s *Sidecars) security() *tls.Config {
@@ -217,7 +218,8 @@ func oddnames(ctx context.Context, t Target) {
 	named(ctx, t, 10_000, func(n, i int) string { return odd[i%len(odd)] + numbered(numbered("", n), i) })
 }
 
-// warnings are told of other pods' names from the attacker's address, and of one from the witness', once.
+// warnings are told of other pods' names from the attacker's address, and of one from the witness',
+// once.
 func warnings(ctx context.Context, t Target) {
 	parallel(2, func(i int) {
 		if i == 0 {

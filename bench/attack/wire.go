@@ -24,14 +24,16 @@ const (
 	padded, endHeaders = 8, 4
 )
 
-// conn is a connection that speaks as much HTTP/2 as it likes. Its errors mean that it was closed, which is what many attacks meet.
+// conn is a connection that speaks as much HTTP/2 as it likes. Its errors mean that it was closed,
+// which is what many attacks meet.
 type conn struct {
 	net.Conn
 	err   error
 	ended atomic.Bool // the other side has closed it
 }
 
-// dial opens a connection from the pod's own address, over TLS where there is something to secure it with.
+// dial opens a connection from the pod's own address, over TLS where there is something to secure
+// it with.
 func dial(ctx context.Context, from Pod, target string, security *tls.Config) (*conn, error) {
 	d := net.Dialer{LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(from.from(), 0)), Timeout: 5 * time.Second}
 	c, err := d.DialContext(ctx, "tcp", target)

@@ -28,8 +28,8 @@ const (
 	rate = 27.0
 )
 
-// examples are the files of manifests/examples that are shown: the first guide's three and those that
-// need no PromQL. No two name the same query.
+// examples are the files of manifests/examples that are shown: the first guide's three and those
+// that need no PromQL. No two name the same query.
 func examples() []string {
 	return []string{
 		"requests-total.yaml", "latency-average.yaml", "latency-p95.yaml",

@@ -1,5 +1,6 @@
-// Package documents reads the commands that the project's documents tell their readers to type, so that they can be run from there and
-// are never a copy of what a document once said. It knows Markdown, as far as the documents use it, and not what a command does.
+// Package documents reads the commands that the project's documents tell their readers to type, so
+// that they can be run from there and are never a copy of what a document once said. It knows
+// Markdown, as far as the documents use it, and not what a command does.
 package documents
 
 import (
@@ -23,8 +24,8 @@ type Block struct {
 	// File is relative to the project's root, Line where the block begins.
 	File string
 	Line int
-	// Excuse is why the block is not run on a cluster: the comment <!-- not run: WHY --> before it says so. It excuses the one block, or
-	// the one paragraph, that follows it.
+	// Excuse is why the block is not run on a cluster: the comment <!-- not run: WHY --> before it
+	// says so. It excuses the one block, or the one paragraph, that follows it.
 	Excuse   string
 	Commands []Command
 }
@@ -34,7 +35,8 @@ func (b Block) String() string { return fmt.Sprintf("%s:%d", b.File, b.Line) }
 // cluster are the programs whose commands a cluster answers.
 var cluster = regexp.MustCompile(`^(kubectl|istioctl|helm|cmctl|manifests/\w+\.sh)( |$)`)
 
-// span is a code span that is a command for a cluster, not the name of a program alone. A document names install.sh without its folder.
+// span is a code span that is a command for a cluster, not the name of a program alone. A document
+// names install.sh without its folder.
 var span = regexp.MustCompile(`^(kubectl|istioctl|helm|cmctl|(manifests/)?install\.sh) \S|^manifests/uninstall\.sh`)
 
 // shell are the kinds of fenced blocks whose lines are commands.
@@ -50,8 +52,8 @@ func (b Block) Names(text string) bool {
 	return slices.ContainsFunc(b.Commands, func(c Command) bool { return strings.Contains(c.Text, text) })
 }
 
-// Read returns the blocks for a cluster of all documents below the project's root, in the order of their files' names and lines. Results of
-// measurements are no documents.
+// Read returns the blocks for a cluster of all documents below the project's root, in the order of
+// their files' names and lines. Results of measurements are no documents.
 func Read(root string) ([]Block, error) {
 	var all []Block
 	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
@@ -89,8 +91,8 @@ func Read(root string) ([]Block, error) {
 // placeholder is what a reader has to put something of their own in place of.
 var placeholder = regexp.MustCompile(`[A-Z]{3,}|…`)
 
-// Fill puts values in place of what a command leaves to its reader; pairs are old, new, as of strings.NewReplacer. What is left then is an
-// error.
+// Fill puts values in place of what a command leaves to its reader; pairs are old, new, as of
+// strings.NewReplacer. What is left then is an error.
 func Fill(text string, pairs ...string) (string, error) {
 	left := text
 	for i := 0; i+1 < len(pairs); i += 2 {

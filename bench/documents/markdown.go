@@ -6,8 +6,9 @@ import (
 	"strings"
 )
 
-// Parse returns the blocks of a document, whatever they are for: code blocks of a shell, indented ones whose first line names a program for a
-// cluster or of the project, and code spans that are a command for a cluster.
+// Parse returns the blocks of a document, whatever they are for: code blocks of a shell, indented
+// ones whose first line names a program for a cluster or of the project, and code spans that are a
+// command for a cluster.
 func Parse(document string) []Block {
 	p := &parser{}
 	for text := range strings.Lines(document) {
@@ -18,13 +19,15 @@ func Parse(document string) []Block {
 	return p.blocks
 }
 
-// parser goes through a document line by line. Each code block, paragraph, item of a list and row of a table ends what was before it.
+// parser goes through a document line by line. Each code block, paragraph, item of a list and row
+// of a table ends what was before it.
 type parser struct {
 	number int
 	blocks []Block
 	// fence is what ends the fenced block that the line is in, kind what its beginning says of it.
 	fence, kind string
-	// code are the lines of the code block so far, text those of the paragraph, first the number of the first of them.
+	// code are the lines of the code block so far, text those of the paragraph, first the number of
+	// the first of them.
 	code, text []string
 	first      int
 	// excuse is for the block or paragraph that comes next.

@@ -7,7 +7,8 @@ import (
 	"strings"
 )
 
-// What `make lab-node` watches beyond that each command ends well, by a text of one of the commands, wherever the documents have them.
+// What `make lab-node` watches beyond that each command ends well, by a text of one of the
+// commands, wherever the documents have them.
 const (
 	Install     = "manifests/install.sh --image"
 	ByRequests  = "manifests/examples/requests-total.yaml"
@@ -26,7 +27,8 @@ func Watched() []string {
 	return []string{Install, ByRequests, ByLatency, OneWorkload, ActAtSurge, Observer, Uninstall}
 }
 
-// programs are those of the lab's node; make's targets are for the project's folder, and not run there.
+// programs are those of the lab's node; make's targets are for the project's folder, and not run
+// there.
 var programs = regexp.MustCompile(`^(kubectl|curl|make|manifests/(un)?install\.sh)( |$)`)
 
 // Runnable is an error that says what of a command the lab's node does not have.
@@ -42,8 +44,8 @@ func Runnable(c Command) error {
 	return err
 }
 
-// Values are what the lab's node puts in place of what commands leave to their reader, for Fill: the image, and the guides' namespace,
-// metric and query.
+// Values are what the lab's node puts in place of what commands leave to their reader, for Fill:
+// the image, and the guides' namespace, metric and query.
 func Values(image string) []string {
 	return []string{
 		Image, image,

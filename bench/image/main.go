@@ -1,7 +1,8 @@
-// Command image makes meshpulse's container image of static binaries, without Docker, a base image or root: an OCI
-// archive (image-spec v1.1, a layout in a tar) with an index of one manifest a platform, which containerd, podman and skopeo
-// read, and what is pushed to a registry. Beside the archive stands a bill of materials (CycloneDX) for each platform. The same binaries give
-// the same bytes.
+// Command image makes meshpulse's container image of static binaries, without Docker, a base image
+// or root: an OCI archive (image-spec v1.1, a layout in a tar) with an index of one manifest a
+// platform, which containerd, podman and skopeo read, and what is pushed to a registry. Beside the
+// archive stands a bill of materials (CycloneDX) for each platform. The same binaries give the same
+// bytes.
 //
 //	image -name REGISTRY/meshpulse:TAG [-out image.tar [-sbom]] [-push] [-version VERSION] [-revision COMMIT] linux/amd64=BINARY linux/arm64=BINARY
 package main

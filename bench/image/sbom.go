@@ -11,8 +11,9 @@ import (
 	"strings"
 )
 
-// bom is a bill of materials in CycloneDX 1.6's JSON, the few fields that a static binary can tell of itself. It has neither a serial number
-// nor a time, which would make other bytes of the same binary.
+// bom is a bill of materials in CycloneDX 1.6's JSON, the few fields that a static binary can tell
+// of itself. It has neither a serial number nor a time, which would make other bytes of the same
+// binary.
 type bom struct {
 	Format     string      `json:"bomFormat"`
 	Spec       string      `json:"specVersion"`
@@ -33,8 +34,8 @@ type component struct {
 	PURL    string `json:"purl"`
 }
 
-// writeBOM writes what the binary was built of, by the module list that Go has left in it: the image holds nothing else but two files of
-// names.
+// writeBOM writes what the binary was built of, by the module list that Go has left in it: the
+// image holds nothing else but two files of names.
 func writeBOM(file, binary, version string) error {
 	info, err := buildinfo.ReadFile(binary)
 	if err != nil {

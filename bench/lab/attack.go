@@ -21,14 +21,18 @@ import (
 const (
 	attackHold      = 30 * time.Second
 	attackRetention = time.Minute
-	// attackMemory is GOMEMLIMIT while one attacks, installedMemory as the base sets it, while three do.
+	// attackMemory is GOMEMLIMIT while one attacks, installedMemory as the base sets it, while
+	// three do.
 	attackMemory, installedMemory = 512 << 20, 900 << 20
-	// containerMemory is the limit of the base's container, and containerMost what may be taken of it.
+	// containerMemory is the limit of the base's container, and containerMost what may be taken of
+	// it.
 	containerMemory, containerMost = 1 << 30, 960 << 20
 	attackTogether                 = 3
-	// attackNice is how much the attackers give way: on a real cluster they would have machines of their own.
+	// attackNice is how much the attackers give way: on a real cluster they would have machines of
+	// their own.
 	attackNice = 5
-	// attackLong is how long an attack lasts at defaults: --hold and --retention of 5 minutes, and a minute to see the end of them.
+	// attackLong is how long an attack lasts at defaults: --hold and --retention of 5 minutes, and
+	// a minute to see the end of them.
 	attackLong = 6 * time.Minute
 )
 
@@ -45,7 +49,8 @@ type assault struct {
 	files        bool                                        // against a meshpulse of files
 }
 
-// attackAll lets one attack after the other happen, then three together. With names only those, and what was seen of the others before stays.
+// attackAll lets one attack after the other happen, then three together. With names only those, and
+// what was seen of the others before stays.
 func (l *lab) attackAll(ctx context.Context, long bool, seed uint64, names []string) error {
 	dir, err := l.runDir("attack")
 	if err != nil {
@@ -146,8 +151,9 @@ func (l *lab) assaults(a *arena, long bool, seed uint64) (all []assault) {
 	return all
 }
 
-// attack runs an assault until the context ends, and returns how many MiB were sent over the wire: what goes over the wire in processes of their own, which give way to what they
-// attack, since on a real cluster they would have other machines.
+// attack runs an assault until the context ends, and returns how many MiB were sent over the wire:
+// what goes over the wire in processes of their own, which give way to what they attack, since on a
+// real cluster they would have other machines.
 func (a *arena) attack(ctx context.Context, s assault, m *subject) (sent float64, err error) {
 	t := attack.Target{Ingest: m.ingest, HTTPS: m.https, Victims: a.nodes.running(victimNamespace), Witness: a.nodes.running(fleetNamespace)[0]}
 	text, err := json.Marshal(t)

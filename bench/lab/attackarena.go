@@ -28,15 +28,17 @@ const (
 	victims, fleetPods              = 10, 40
 	// truth is what the victims receive in all, in requests a second.
 	truth = 500.0
-	// victimTarget is a pod's target of the victims' HPA: within the HPA's tolerance of the truth, so that it wants the replicas that
-	// there are, and far enough that an answer that only keeps them is not the truth.
+	// victimTarget is a pod's target of the victims' HPA: within the HPA's tolerance of the truth,
+	// so that it wants the replicas that there are, and far enough that an answer that only keeps
+	// them is not the truth.
 	victimTarget = 52
 	attackSync   = 5 * time.Second
 )
 
 const victimQuery = `istio_requests_total{reporter="destination",destination_workload="podinfo",destination_workload_namespace="shop"}`
 
-// victimHPA, with victimTarget, has a compiled query, one for Prometheus' engine, and a metric without a query.
+// victimHPA, with victimTarget, has a compiled query, one for Prometheus' engine, and a metric
+// without a query.
 const victimHPA = `apiVersion: autoscaling/v2
 kind: HorizontalPodAutoscaler
 metadata:

@@ -37,7 +37,8 @@ func (a *arena) attackers() []assault {
 	}
 }
 
-// evilHPAs asks for what the authors' HPAs ask for, as often as it can, 20 at a time: four times as many as an HPA controller has workers.
+// evilHPAs asks for what the authors' HPAs ask for, as often as it can, 20 at a time: four times as
+// many as an HPA controller has workers.
 func (a *arena) evilHPAs(ctx context.Context, m *subject) error {
 	a.evil.Do(func() { a.evilErr = a.writeEvilHPAs(ctx) })
 	var all sync.WaitGroup
@@ -142,7 +143,8 @@ func (a *arena) evilReaders(ctx context.Context, m *subject) error {
 	return errors.Join(errs...)
 }
 
-// evilCertificates puts one thing after the other in the certificate's place, and each second a new sidecar has to get in.
+// evilCertificates puts one thing after the other in the certificate's place, and each second a new
+// sidecar has to get in.
 func (a *arena) evilCertificates(ctx context.Context, m *subject) error {
 	file := filepath.Join(m.folder, "ingest.crt")
 	ways := []func(string) error{

@@ -15,8 +15,8 @@ import (
 	"github.com/meshpulse/meshpulse/bench/attack"
 )
 
-// nodes play those that run the victims and the fleet: a pod gets an address and is ready. There is nothing in it; its sidecar is
-// one of attack's, since nothing but an exact pace tells a hundredth.
+// nodes play those that run the victims and the fleet: a pod gets an address and is ready. There is
+// nothing in it; its sidecar is one of attack's, since nothing but an exact pace tells a hundredth.
 type nodes struct {
 	client kubernetes.Interface
 

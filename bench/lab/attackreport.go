@@ -167,11 +167,13 @@ type capability struct {
 // effect says of one kind of harm what came of the attacks: "no", or what.
 type effect func(attackResult) string
 
-// fewer and more are answers, of the truth, that move replicas: beyond the HPA's tolerance of a tenth about target x replicas.
+// fewer and more are answers, of the truth, that move replicas: beyond the HPA's tolerance of a
+// tenth about target x replicas.
 const fewer, more = 0.9 * victimTarget * victims / truth, 1.1 * victimTarget * victims / truth
 
-// punctual is by how much victims' own senders may be late, in ms: beyond 1.1 intervals between samples Prometheus' rate takes the edge of its
-// range for half an interval, which lowers it by 6 % of a pod's here, whoever computes it.
+// punctual is by how much victims' own senders may be late, in ms: beyond 1.1 intervals between
+// samples Prometheus' rate takes the edge of its range for half an interval, which lowers it by 6 %
+// of a pod's here, whoever computes it.
 const punctual = 100
 
 func loses(r attackResult) string {

@@ -17,7 +17,8 @@ import (
 type attackResult struct {
 	Order      int // among all
 	Name, What string
-	// Answers: within a hundredth of the truth; held with a reason that names an attacker; held with another; none; anything else.
+	// Answers: within a hundredth of the truth; held with a reason that names an attacker; held
+	// with another; none; anything else.
 	Right, Held, Unnamed, Missing, Wrong int
 	Before, During                       float64 // p99 of answers, ms
 	Engine                               float64 // the longest answer of Prometheus' engine, s
@@ -36,7 +37,8 @@ type attackResult struct {
 	After                                string // the last text of an answer that was not right
 }
 
-// patience is by how much the longest answers may lag: three times, and what a busy machine adds to any of them.
+// patience is by how much the longest answers may lag: three times, and what a busy machine adds to
+// any of them.
 const patience, hiccup = 3, 50 // times, ms
 
 func (r attackResult) slow() bool { return r.During > max(patience*r.Before, hiccup) }

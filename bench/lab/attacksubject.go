@@ -59,8 +59,9 @@ func (a *arena) install(ctx context.Context, s assault) (*subject, error) {
 	return m, err
 }
 
-// within is how a program is started with so many descriptors, 0 for as many as there are, and in a container. Pages of the program are nobody's
-// then, as on a node that has not run it before, so those that it needs are the container's.
+// within is how a program is started with so many descriptors, 0 for as many as there are, and in a
+// container. Pages of the program are nobody's then, as on a node that has not run it before, so
+// those that it needs are the container's.
 func within(program string, descriptors int, c *proc.Container) func(command ...string) []string {
 	script := `exec "$@"`
 	if descriptors > 0 {
@@ -78,7 +79,8 @@ func within(program string, descriptors int, c *proc.Container) func(command ...
 	}
 }
 
-// peak is the most memory that its container has had, in MiB, 0 where it has none. It ends the container.
+// peak is the most memory that its container has had, in MiB, 0 where it has none. It ends the
+// container.
 func (m *subject) peak() (mib float64, err error) {
 	if m.container == nil {
 		return 0, nil

@@ -26,8 +26,8 @@ import (
 	"github.com/meshpulse/meshpulse/bench/web"
 )
 
-// meshpulse is the program under test, outside a pod but with its own manifests: its Service, its APIService, its
-// service account and no more rights than those, and the flags of its Deployment.
+// meshpulse is the program under test, outside a pod but with its own manifests: its Service, its
+// APIService, its service account and no more rights than those, and the flags of its Deployment.
 type meshpulse struct {
 	lab     *lab
 	cluster *cluster.Cluster
@@ -61,10 +61,11 @@ const (
 	systemNamespace = "meshpulse-system"
 	// serverName is what the API server expects in the certificate, as in production.
 	serverName = "meshpulse." + systemNamespace + ".svc"
-	// serviceIP is the clusterIP of meshpulse's Service and where the process listens, with the Service's port: that is
-	// how the API server reaches an aggregated API that runs outside a pod.
+	// serviceIP is the clusterIP of meshpulse's Service and where the process listens, with the
+	// Service's port: that is how the API server reaches an aggregated API that runs outside a pod.
 	serviceIP = "127.96.0.20"
-	// overlay is the base with components, as the manifests' own install script composes it with the APIService.
+	// overlay is the base with components, as the manifests' own install script composes it with
+	// the APIService.
 	overlay = `apiVersion: kustomize.config.k8s.io/v1beta1
 kind: Kustomization
 resources: [base]
@@ -72,7 +73,8 @@ components: [%s]
 `
 )
 
-// installMeshpulse applies the manifests and starts the process; it returns when the process is ready.
+// installMeshpulse applies the manifests and starts the process; it returns when the process is
+// ready.
 func installMeshpulse(ctx context.Context, l *lab, c *cluster.Cluster, dir string, options meshpulseOptions) (*meshpulse, error) {
 	m := &meshpulse{lab: l, cluster: c, dir: filepath.Join(dir, "meshpulse"), options: options}
 	objects, err := m.render(ctx, append([]string{"apiservice"}, options.components...))
@@ -141,8 +143,9 @@ func (m *meshpulse) render(ctx context.Context, components []string) ([]*unstruc
 	return objects, nil
 }
 
-// adapt changes what differs outside a pod, and nothing else: the Service leads to the process, the APIService trusts
-// the lab's authority, the Deployment starts no pod. It returns the container's flags.
+// adapt changes what differs outside a pod, and nothing else: the Service leads to the process, the
+// APIService trusts the lab's authority, the Deployment starts no pod. It returns the container's
+// flags.
 func adapt(objects []*unstructured.Unstructured, ca []byte) (flags []string, err error) {
 	found := 0
 	for _, o := range objects {
@@ -173,8 +176,8 @@ func adapt(objects []*unstructured.Unstructured, ca []byte) (flags []string, err
 	return flags, nil
 }
 
-// configure makes the certificate, the kubeconfig with the service account's token, and the flags: the Deployment's,
-// then the lab's own, of which the last one of a name counts.
+// configure makes the certificate, the kubeconfig with the service account's token, and the flags:
+// the Deployment's, then the lab's own, of which the last one of a name counts.
 func (m *meshpulse) configure(ctx context.Context, flags []string) error {
 	for _, name := range []string{"serving", "ingest"} {
 		if err := m.cluster.CA.WriteFiles(m.dir, name, serverName, nil, []string{serverName, serviceIP, "127.0.0.1"}); err != nil {

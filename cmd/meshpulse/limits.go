@@ -68,8 +68,8 @@ const (
 	// leastHold is two flushes of Istio's default: below it a sidecar would be silent between two
 	// of them.
 	leastHold = 10 * time.Second
-	// leastRate is twice what a sidecar of 20 label sets sends: below it one of a few could not keep
-	// up.
+	// leastRate is twice what a sidecar of 20 label sets sends: below it one of a few could not
+	// keep up.
 	leastRate = 64 << 10
 	// leastSeries is what a few sidecars have, leastSeriesPerPod the metrics of one label set.
 	leastSeries, leastSeriesPerPod = 1000, 10

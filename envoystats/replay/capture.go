@@ -48,7 +48,8 @@ func newReader(r io.Reader) (*reader, error) {
 	return &reader{r: bufio.NewReader(z)}, nil
 }
 
-// next reads a message and returns its size. At the end it returns io.EOF; other errors say at which byte.
+// next reads a message and returns its size. At the end it returns io.EOF; other errors say at
+// which byte.
 func (r *reader) next(m *metricsv3.StreamMetricsMessage) (size int, err error) {
 	length, err := binary.ReadUvarint(r.r)
 	if errors.Is(err, io.EOF) {
@@ -90,7 +91,8 @@ func timesPath(path string) string {
 	return strings.TrimSuffix(strings.TrimSuffix(path, ".gz"), ".pb") + ".times"
 }
 
-// readTimes returns the receive times beside a recording in unix milliseconds, nil where there is no such file.
+// readTimes returns the receive times beside a recording in unix milliseconds, nil where there is
+// no such file.
 func readTimes(path string) ([]int64, error) {
 	b, err := os.ReadFile(timesPath(path))
 	if errors.Is(err, os.ErrNotExist) {

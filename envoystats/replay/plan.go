@@ -31,7 +31,8 @@ type node struct {
 	stamps []int64
 }
 
-// plan reads all files through and sorts them by node. Messages are not kept: they are read again when they are sent.
+// plan reads all files through and sorts them by node. Messages are not kept: they are read again
+// when they are sent.
 func plan(files []string) ([]*node, error) {
 	byID := make(map[string]*node)
 	var nodes []*node
@@ -57,7 +58,8 @@ func plan(files []string) ([]*node, error) {
 	return nodes, nil
 }
 
-// base is the time of the recordings that becomes the start of the replay: when the first message of all was received.
+// base is the time of the recordings that becomes the start of the replay: when the first message
+// of all was received.
 func base(nodes []*node) int64 {
 	first := int64(math.MaxInt64)
 	for _, n := range nodes {
@@ -153,7 +155,8 @@ func messageStamps(m *metricsv3.StreamMetricsMessage) []int64 {
 	return slices.Compact(stamps)
 }
 
-// eachStamp replaces each timestamp that is one. Others are sent as they are: a sink has to bear them.
+// eachStamp replaces each timestamp that is one. Others are sent as they are: a sink has to bear
+// them.
 func eachStamp(m *metricsv3.StreamMetricsMessage, f func(int64) int64) {
 	for _, family := range m.GetEnvoyMetrics() {
 		for _, metric := range family.GetMetric() {
@@ -164,8 +167,9 @@ func eachStamp(m *metricsv3.StreamMetricsMessage, f func(int64) int64) {
 	}
 }
 
-// moved returns where each of a node's timestamps is moved to: from base to start and closer by the speed. All nodes share
-// base and start, so what happened at once still does; what did not stays apart by a millisecond at least, in its order.
+// moved returns where each of a node's timestamps is moved to: from base to start and closer by the
+// speed. All nodes share base and start, so what happened at once still does; what did not stays
+// apart by a millisecond at least, in its order.
 func moved(stamps []int64, base int64, start time.Time, speed float64) map[int64]int64 {
 	to := make(map[int64]int64, len(stamps))
 	last := int64(math.MinInt64)

@@ -1,8 +1,8 @@
-// Package replay sends recorded streams to a sink as the sidecars that made them would, with every timestamp moved to the
-// present.
+// Package replay sends recorded streams to a sink as the sidecars that made them would, with every
+// timestamp moved to the present.
 //
-// It knows the format of the recordings (capture.go), when what is sent (plan.go) and Envoy's metrics service (send.go).
-// It must not know what the sink makes of the messages.
+// It knows the format of the recordings (capture.go), when what is sent (plan.go) and Envoy's
+// metrics service (send.go). It must not know what the sink makes of the messages.
 package replay
 
 import (
@@ -23,18 +23,19 @@ var ErrConfig = errors.New("replay configuration")
 type Config struct {
 	// Target is the sink's host:port, spoken to in plaintext HTTP/2.
 	Target string
-	// Files are the recordings, one stream each: varint-length-delimited StreamMetricsMessages, gzipped or not. Receive
-	// times are read from the file beside it with .times in place of .pb.gz (or .pb), else the messages' own timestamps
-	// stand in for them.
+	// Files are the recordings, one stream each: varint-length-delimited StreamMetricsMessages,
+	// gzipped or not. Receive times are read from the file beside it with .times in place of .pb.gz
+	// (or .pb), else the messages' own timestamps stand in for them.
 	Files []string
 	// Speed divides all times (default 1): at 10, a minute of recording takes six seconds.
 	Speed float64
-	// Linger is how long the last stream of each node stays open after everything is sent (default 0: no longer than
-	// its own messages take).
+	// Linger is how long the last stream of each node stays open after everything is sent (default
+	// 0: no longer than its own messages take).
 	Linger time.Duration
 	// Wait is how long the target may take to listen (default 0: it has to already).
 	Wait time.Duration
-	// Progress, if set, is called after each message that was sent and at each stream's end, never concurrently.
+	// Progress, if set, is called after each message that was sent and at each stream's end, never
+	// concurrently.
 	Progress func(Progress)
 }
 
@@ -70,8 +71,9 @@ type Progress struct {
 	Done bool
 }
 
-// Run sends all files and returns when the sink has confirmed that it read every message, or with the first error, which
-// names the file and what is wrong with it. When the context ends, so do all streams.
+// Run sends all files and returns when the sink has confirmed that it read every message, or with
+// the first error, which names the file and what is wrong with it. When the context ends, so do all
+// streams.
 func Run(ctx context.Context, c Config) error {
 	if err := c.Validate(); err != nil {
 		return err
@@ -81,7 +83,8 @@ func Run(ctx context.Context, c Config) error {
 	if err != nil {
 		return err
 	}
-	// The recordings' time begins to run when the target is there, or what it waited for would be sent at once.
+	// The recordings' time begins to run when the target is there, or what it waited for would be
+	// sent at once.
 	if err := reach(ctx, c.Target, c.Wait); err != nil {
 		return err
 	}

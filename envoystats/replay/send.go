@@ -16,13 +16,15 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 )
 
-// errUnconfirmed: the sink did not end a stream that was closed, so it is not known whether it read everything.
+// errUnconfirmed: the sink did not end a stream that was closed, so it is not known whether it read
+// everything.
 var errUnconfirmed = errors.New("sink did not confirm the end of the stream")
 
 // confirmWithin is how long a sink may take to read what is on its way when a stream is closed.
 const confirmWithin = time.Minute
 
-// retry is how a target that does not listen yet is tried again: after a tenth of a second, then less and less often.
+// retry is how a target that does not listen yet is tried again: after a tenth of a second, then
+// less and less often.
 func retry() grpc.ConnectParams {
 	return grpc.ConnectParams{
 		Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second},
@@ -40,8 +42,8 @@ func dial(target string) (*grpc.ClientConn, error) {
 	return conn, nil
 }
 
-// reach waits until the target takes connections, or for as long as it may. That it still takes none then is no error
-// here: the first stream says why, which a connection's state does not.
+// reach waits until the target takes connections, or for as long as it may. That it still takes
+// none then is no error here: the first stream says why, which a connection's state does not.
 func reach(ctx context.Context, target string, wait time.Duration) error {
 	if wait == 0 {
 		return nil
@@ -74,7 +76,8 @@ type run struct {
 	progress sync.Mutex
 }
 
-// node sends the streams of one node, one after the other, over a connection of its own as a sidecar does.
+// node sends the streams of one node, one after the other, over a connection of its own as a
+// sidecar does.
 func (r *run) node(ctx context.Context, n *node) error {
 	sent := sync.OnceFunc(r.sending.Done)
 	defer sent()
@@ -109,8 +112,8 @@ type sender struct {
 	ended  chan error // the sink's end of the stream, nil when it is done well
 }
 
-// send sends the recording, waits for what is to be done before the stream is closed, closes it, and waits until the sink
-// has read everything.
+// send sends the recording, waits for what is to be done before the stream is closed, closes it,
+// and waits until the sink has read everything.
 func (s *sender) send(ctx context.Context, conn *grpc.ClientConn, beforeClose func() error) error {
 	f, err := os.Open(s.path)
 	if err != nil {
@@ -124,7 +127,8 @@ func (s *sender) send(ctx context.Context, conn *grpc.ClientConn, beforeClose fu
 	if err := s.wait(ctx, s.times[0]); err != nil {
 		return err
 	}
-	// Envoy's service is client-streaming. Asked for as one that streams both ways, it need not reply to end well.
+	// Envoy's service is client-streaming. Asked for as one that streams both ways, it need not
+	// reply to end well.
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	desc := &grpc.StreamDesc{ClientStreams: true, ServerStreams: true}
@@ -192,7 +196,8 @@ func (s *sender) sleep(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// linger keeps the stream open, where it is wanted, until all nodes have sent everything and for a while more.
+// linger keeps the stream open, where it is wanted, until all nodes have sent everything and for a
+// while more.
 func (s *sender) linger(ctx context.Context) error {
 	if s.config.Linger == 0 {
 		return nil
@@ -218,7 +223,8 @@ func (s *sender) endedEarly(ctx context.Context, err error) error {
 	return fmt.Errorf("sink ended the stream: %w", err)
 }
 
-// close ends the stream. A sink never replies: that it ends the stream well tells that it has read everything before.
+// close ends the stream. A sink never replies: that it ends the stream well tells that it has read
+// everything before.
 func (s *sender) close(ctx context.Context, stream grpc.ClientStream) error {
 	if err := stream.CloseSend(); err != nil {
 		return err

@@ -19,8 +19,8 @@ import (
 	"github.com/meshpulse/meshpulse/aggregator"
 )
 
-// ending is a pod as the API server tells it: created so many seconds after a time, its deletion begun
-// so many after it, if not 0.
+// ending is a pod as the API server tells it: created so many seconds after a time, its deletion
+// begun so many after it, if not 0.
 func ending(name string, at time.Time, created, deleted int) *corev1.Pod {
 	p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{
 		Namespace: "test", Name: name, CreationTimestamp: metav1.NewTime(at.Add(time.Duration(created) * time.Second)),
@@ -32,8 +32,8 @@ func ending(name string, at time.Time, created, deleted int) *corev1.Pod {
 	return p
 }
 
-// When a pod's deletion began is what was said first, and of its own: another one of its name that goes
-// meanwhile takes nothing with it. Of a pod that is not seen to go it is forgotten in the end.
+// When a pod's deletion began is what was said first, and of its own: another one of its name that
+// goes meanwhile takes nothing with it. Of a pod that is not seen to go it is forgotten in the end.
 func TestWhenADeletionBeganIsThePodsOwn(t *testing.T) {
 	now := time.Now()
 	x, err := NewPods(nil, func() time.Time { return now })
@@ -68,8 +68,8 @@ func TestWhenADeletionBeganIsThePodsOwn(t *testing.T) {
 	}
 }
 
-// A look finds each pod once, whatever sets it is of, those of the namespace alone that a set names, and
-// of those that have gone the ones since a time.
+// A look finds each pod once, whatever sets it is of, those of the namespace alone that a set
+// names, and of those that have gone the ones since a time.
 func TestALookFindsThePodsOfItsSetsOnce(t *testing.T) {
 	now := time.Now()
 	x, err := NewPods(nil, func() time.Time { return now })
@@ -108,8 +108,8 @@ func TestALookFindsThePodsOfItsSetsOnce(t *testing.T) {
 	}
 }
 
-// An older watch that ends late takes nothing from the one that is open, and one that has not come to the end of
-// what it begins with shows nothing: what failed before is still why.
+// An older watch that ends late takes nothing from the one that is open, and one that has not come
+// to the end of what it begins with shows nothing: what failed before is still why.
 func TestTheNewestWatchTells(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := NewFreshness("pods", time.Now)

@@ -14,10 +14,12 @@ import (
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 )
 
-// table is what the real controller decided; bench/lab/controlplane/hpa writes it and holds it to the controller.
+// table is what the real controller decided; bench/lab/controlplane/hpa writes it and holds it to
+// the controller.
 var table = flag.String("table", "testdata/controller.jsonl.gz", "decisions of the real controller: JSON lines")
 
-// history is a line of the table: an HPA and the looks that a controller took at it, from the controller's start on.
+// history is a line of the table: an HPA and the looks that a controller took at it, from the
+// controller's start on.
 type history struct {
 	Tolerance        float64
 	DownscaleSeconds int
@@ -30,7 +32,8 @@ type history struct {
 	}
 }
 
-// TestDecidesAsTheController compares thousands of looks at random HPAs with what the real controller made of them.
+// TestDecidesAsTheController compares thousands of looks at random HPAs with what the real
+// controller made of them.
 func TestDecidesAsTheController(t *testing.T) {
 	zipped, err := os.ReadFile(*table)
 	if err != nil {

@@ -27,19 +27,22 @@ var (
 
 // Settings are the controller's own flags.
 type Settings struct {
-	// Tolerance is how far value/target may be from 1 without an effect, where the HPA sets none. 0 is none at all.
+	// Tolerance is how far value/target may be from 1 without an effect, where the HPA sets none. 0
+	// is none at all.
 	Tolerance float64
-	// DownscaleStabilization is the scale-down window of HPAs that set none: the highest recommendation within it counts.
+	// DownscaleStabilization is the scale-down window of HPAs that set none: the highest
+	// recommendation within it counts.
 	DownscaleStabilization time.Duration
 }
 
 // Target is an HPA's target at one instant, as the controller reads it.
 type Target struct {
-	// Spec and Status are spec.replicas and status.replicas of its scale. Metrics of type AverageValue go by Status (with
-	// the tolerance), everything else, the limits included, by Spec.
+	// Spec and Status are spec.replicas and status.replicas of its scale. Metrics of type
+	// AverageValue go by Status (with the tolerance), everything else, the limits included, by
+	// Spec.
 	Spec, Status int32
-	// Pods match the scale's selector, Ready of them run and are ready. Only metrics of type Value ask: they have no
-	// recommendation where Pods is 0.
+	// Pods match the scale's selector, Ready of them run and are ready. Only metrics of type Value
+	// ask: they have no recommendation where Pods is 0.
 	Pods, Ready int32
 }
 
@@ -47,8 +50,8 @@ type Target struct {
 type Reading struct {
 	// Milli is the sum of the answer's items in thousandths, at most math.MaxInt64.
 	Milli int64
-	// Known is false where the metrics API gave an error, or where the metric is to be left out: one that is left out stops
-	// the others from scaling down, not from scaling up.
+	// Known is false where the metrics API gave an error, or where the metric is to be left out:
+	// one that is left out stops the others from scaling down, not from scaling up.
 	Known bool
 }
 
@@ -56,19 +59,20 @@ type Reading struct {
 type Decision struct {
 	// Replicas is what the scale's spec.replicas become: Target.Spec if they stay.
 	Replicas int32
-	// Recommended is what the metrics ask for, before windows, policies and limits. Computed is false where they were not
-	// asked: Target.Spec is 0 or outside of the HPA's limits.
+	// Recommended is what the metrics ask for, before windows, policies and limits. Computed is
+	// false where they were not asked: Target.Spec is 0 or outside of the HPA's limits.
 	Recommended int32
 	Computed    bool
 	// Err is ErrDisabled or ErrMetrics where the replicas stay for that reason, nil otherwise.
 	Err error
 }
 
-// Decide is one look of the controller at an HPA, at an instant. readings are in the order of spec.metrics; a metric that
-// has none, or is not of type External, counts as one without a value. past is not changed: [Past.Note] does that.
+// Decide is one look of the controller at an HPA, at an instant. readings are in the order of
+// spec.metrics; a metric that has none, or is not of type External, counts as one without a value.
+// past is not changed: [Past.Note] does that.
 //
-// The spec may be as written or as the API server filled it in. As in the controller, numbers of replicas beyond int32 are
-// capped, and policies so large that a limit leaves int32 overflow.
+// The spec may be as written or as the API server filled it in. As in the controller, numbers of
+// replicas beyond int32 are capped, and policies so large that a limit leaves int32 overflow.
 func (s Settings) Decide(spec *autoscalingv2.HorizontalPodAutoscalerSpec, target Target, readings []Reading, past *Past, at time.Time) Decision {
 	lowest := int32(1)
 	if spec.MinReplicas != nil {
@@ -102,8 +106,9 @@ func (s Settings) Decide(spec *autoscalingv2.HorizontalPodAutoscalerSpec, target
 	return Decision{Replicas: replicas, Recommended: recommended, Computed: true}
 }
 
-// Asks is how many replicas a metric of type External with a target of type AverageValue asks for, before windows, policies and limits.
-// Within the tolerance that is Target.Status, which is not Target.Spec while pods come or go.
+// Asks is how many replicas a metric of type External with a target of type AverageValue asks for,
+// before windows, policies and limits. Within the tolerance that is Target.Status, which is not
+// Target.Spec while pods come or go.
 func (s Settings) Asks(b *autoscalingv2.HorizontalPodAutoscalerBehavior, each resource.Quantity, target Target, milli int64) int32 {
 	n, _ := s.toleranceOf(b).replicas(autoscalingv2.MetricTarget{AverageValue: &each}, target, float64(milli))
 	return n
@@ -144,8 +149,8 @@ func (s Settings) toleranceOf(b *autoscalingv2.HorizontalPodAutoscalerBehavior) 
 
 func (t tolerance) covers(ratio float64) bool { return 1.0-t.down <= ratio && ratio <= 1.0+t.up }
 
-// replicas is what one metric asks for; false where the controller would fail on it. The order of the divisions is the
-// controller's, so that an edge falls to the same side.
+// replicas is what one metric asks for; false where the controller would fail on it. The order of
+// the divisions is the controller's, so that an edge falls to the same side.
 func (t tolerance) replicas(goal autoscalingv2.MetricTarget, target Target, milli float64) (int32, bool) {
 	switch {
 	case goal.AverageValue != nil:

@@ -26,8 +26,8 @@ func spec(change ...func(*autoscalingv2.HorizontalPodAutoscalerSpec)) *autoscali
 	return s
 }
 
-// TestLooksInARow shows a step of load as the contract tells it: without a behavior the controller climbs to 4 and doubles
-// from there, and comes down once the scale-down window has passed.
+// TestLooksInARow shows a step of load as the contract tells it: without a behavior the controller
+// climbs to 4 and doubles from there, and comes down once the scale-down window has passed.
 func TestLooksInARow(t *testing.T) {
 	var past Past
 	hpa, at, replicas := spec(), time.Unix(0, 0), int32(1)
@@ -50,7 +50,8 @@ func TestLooksInARow(t *testing.T) {
 	}
 }
 
-// TestBackFromZero covers what the table cannot: minReplicas was raised while the controller had scaled the target to zero.
+// TestBackFromZero covers what the table cannot: minReplicas was raised while the controller had
+// scaled the target to zero.
 func TestBackFromZero(t *testing.T) {
 	hpa := spec(func(s *autoscalingv2.HorizontalPodAutoscalerSpec) { s.MinReplicas = new(int32(3)) })
 	idle := []Reading{{Known: true}}

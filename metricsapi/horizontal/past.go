@@ -7,13 +7,14 @@ import (
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 )
 
-// Past is what the controller remembers of an HPA from one look to the next. It is empty after its start. The zero value is
-// ready for use.
+// Past is what the controller remembers of an HPA from one look to the next. It is empty after its
+// start. The zero value is ready for use.
 type Past struct {
-	// Changes are what counts against policies, in any order. The controller knows only its own; someone else who
-	// scales the same target adds theirs.
+	// Changes are what counts against policies, in any order. The controller knows only its own;
+	// someone else who scales the same target adds theirs.
 	Changes []Change
-	// ScaledToZero: the last scaling was the controller's own, to zero (the HPA's condition of that name).
+	// ScaledToZero: the last scaling was the controller's own, to zero (the HPA's condition of that
+	// name).
 	ScaledToZero bool
 
 	recommendations []recommendation // the oldest first
@@ -58,8 +59,9 @@ func (p *Past) Note(s Settings, spec *autoscalingv2.HorizontalPodAutoscalerSpec,
 	}
 }
 
-// change adds a change, in the place of one of the same direction that is older than the direction's own policies look back.
-// The other direction's may look back further and then miss what was there: so does the controller.
+// change adds a change, in the place of one of the same direction that is older than the
+// direction's own policies look back. The other direction's may look back further and then miss
+// what was there: so does the controller.
 func (p *Past) change(c Change, outdated time.Time) {
 	for i, old := range slices.Backward(p.Changes) {
 		if old.At.Before(outdated) && (old.By > 0) == (c.By > 0) {
@@ -70,8 +72,8 @@ func (p *Past) change(c Change, outdated time.Time) {
 	p.Changes = append(p.Changes, c)
 }
 
-// recall is what was recommended before a look. Where there was no look yet, the replicas that the controller finds count as
-// a recommendation of the moment before.
+// recall is what was recommended before a look. Where there was no look yet, the replicas that the
+// controller finds count as a recommendation of the moment before.
 func (p *Past) recall(replicas int32, at time.Time) []recommendation {
 	if p.begun {
 		return p.recommendations
@@ -89,8 +91,9 @@ func (p *Past) highest(recommended, replicas int32, since, at time.Time) int32 {
 	return recommended
 }
 
-// stabilized is the recommendation within a behavior's windows: the replicas that there are, raised to the lowest
-// recommendation of the scale-up window and lowered to the highest of the scale-down window.
+// stabilized is the recommendation within a behavior's windows: the replicas that there are, raised
+// to the lowest recommendation of the scale-up window and lowered to the highest of the scale-down
+// window.
 func (p *Past) stabilized(recommended, replicas int32, r rules, at time.Time) int32 {
 	lowest, highest := recommended, recommended
 	for _, then := range p.recall(replicas, at) {
@@ -117,8 +120,9 @@ func (p *Past) limited(wanted, replicas, lowest, highest int32, r rules, at time
 	return wanted
 }
 
-// limit is how far a direction's policies let the replicas go. Each counts from what there was when its period began; Min
-// takes the policy that changes least, anything else the one that changes most.
+// limit is how far a direction's policies let the replicas go. Each counts from what there was when
+// its period began; Min takes the policy that changes least, anything else the one that changes
+// most.
 func (p *Past) limit(d direction, replicas int32, at time.Time, apply func(autoscalingv2.HPAScalingPolicy, int32) int32, changesLess func(a, b int32) bool) int32 {
 	if d.choice == autoscalingv2.DisabledPolicySelect {
 		return replicas

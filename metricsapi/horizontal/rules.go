@@ -80,9 +80,10 @@ func lowered(p autoscalingv2.HPAScalingPolicy, replicas int32) int32 {
 	return int32(float64(replicas) * (1 - float64(p.Value)/100))
 }
 
-// Permissive says whether the HPA's scale-up rules never stop what Kubernetes' default rules (the larger of 4 pods and a
-// doubling in 15 s, no stabilization window) would let through, from minReplicas to maxReplicas and whatever was raised
-// before. Without a behavior they do not: the controller then limits a look, not a time.
+// Permissive says whether the HPA's scale-up rules never stop what Kubernetes' default rules (the
+// larger of 4 pods and a doubling in 15 s, no stabilization window) would let through, from
+// minReplicas to maxReplicas and whatever was raised before. Without a behavior they do not: the
+// controller then limits a look, not a time.
 func Permissive(spec *autoscalingv2.HorizontalPodAutoscalerSpec) bool {
 	if spec.Behavior == nil {
 		return true
@@ -95,8 +96,9 @@ func Permissive(spec *autoscalingv2.HorizontalPodAutoscalerSpec) bool {
 	if spec.MinReplicas != nil {
 		lowest = max(lowest, int64(*spec.MinReplicas))
 	}
-	// A policy falls short of the defaults on intervals of replicas. One begins at lowest, another where a doubling is more
-	// than what the policy adds. Where all of several fall short is an interval too, and begins where one of theirs begins.
+	// A policy falls short of the defaults on intervals of replicas. One begins at lowest, another
+	// where a doubling is more than what the policy adds. Where all of several fall short is an
+	// interval too, and begins where one of theirs begins.
 	begins := []int64{lowest}
 	for _, p := range up.policies {
 		switch value := int64(p.Value); {

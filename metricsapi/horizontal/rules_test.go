@@ -65,8 +65,8 @@ func TestPermissive(t *testing.T) {
 	}
 }
 
-// TestPermissiveRulesNeverLimitMore compares random rules with the defaults in every number of replicas, and where the rules
-// are said to be permissive also after random raises.
+// TestPermissiveRulesNeverLimitMore compares random rules with the defaults in every number of
+// replicas, and where the rules are said to be permissive also after random raises.
 func TestPermissiveRulesNeverLimitMore(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 1))
 	pick := func(of ...int32) int32 { return of[random.IntN(len(of))] }

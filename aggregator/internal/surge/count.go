@@ -26,7 +26,8 @@ func (f *fold) count(r *Row) {
 	default:
 		p.observe(r.At - p.newest)
 	}
-	// Rows that come one upon the other (a clock was set back, a stalled stream's messages arrived at once) keep their distance.
+	// Rows that come one upon the other (a clock was set back, a stalled stream's messages arrived
+	// at once) keep their distance.
 	to := r.At
 	if p.agreed {
 		to = max(to, from+int64(minSpread*float64(p.flush)))
@@ -38,7 +39,8 @@ func (f *fold) count(r *Row) {
 	guess := p.agreed && r.Intervals != nil && float64(r.At-from) > gapFlushes*float64(p.flush)
 	share := 1.0 // what an interval's count stands for: so many times itself
 	if guess {
-		// Of the flushes that were lost nothing is known: they count as the one that came, or it would look like a step.
+		// Of the flushes that were lost nothing is known: they count as the one that came, or it
+		// would look like a step.
 		share = float64(to-from) / float64(p.flush)
 		f.unsure = max(f.unsure, to-p.flush)
 	}
@@ -46,8 +48,8 @@ func (f *fold) count(r *Row) {
 	p.newest, p.end = r.At, to
 }
 
-// pendFirst takes a row of a pod whose first flush is not measured yet: what it counted may have taken longer than the time since the row
-// before.
+// pendFirst takes a row of a pod whose first flush is not measured yet: what it counted may have
+// taken longer than the time since the row before.
 func (f *fold) pendFirst(p *pod, r *Row) {
 	all := *r
 	if was := p.first; was != nil {
@@ -70,9 +72,10 @@ func (f *fold) pendFirst(p *pod, r *Row) {
 	f.addFirst(&all, all.Before, 1)
 }
 
-// countFirst spreads what a pod's first flush counted, once the row of the second has measured it: taken for shorter it would look like a
-// surge. Where each of its streams ends after a flush that never comes: a minute later it is in the past of whatever is tested, and has taken as
-// long as it may have.
+// countFirst spreads what a pod's first flush counted, once the row of the second has measured it:
+// taken for shorter it would look like a surge. Where each of its streams ends after a flush that
+// never comes: a minute later it is in the past of whatever is tested, and has taken as long as it
+// may have.
 func (f *fold) countFirst(p *pod, second *Row) {
 	r := p.first
 	f.dropFirst(p)
@@ -86,7 +89,8 @@ func (f *fold) countFirst(p *pod, second *Row) {
 	f.addRow(r, before, r.At, 1, 1)
 }
 
-// addFirst counts a first row over the longest time that it may have taken, for what is served of a surge, or takes it back.
+// addFirst counts a first row over the longest time that it may have taken, for what is served of a
+// surge, or takes it back.
 func (f *fold) addFirst(r *Row, before int64, times float64) {
 	if before == 0 {
 		return
@@ -104,7 +108,8 @@ func (f *fold) dropFirst(p *pod) {
 	}
 }
 
-// addRow spreads so many times a row's counts evenly over (from, to], an interval counting as share of itself.
+// addRow spreads so many times a row's counts evenly over (from, to], an interval counting as share
+// of itself.
 func (f *fold) addRow(r *Row, from, to int64, times, share float64) {
 	for i := range f.counts {
 		f.counts[i].add(from, to, times*r.counted(i, share))
@@ -127,7 +132,8 @@ func (f *fold) tested(from, to int64) float64 {
 	return n
 }
 
-// observe takes two intervals in a row that agree within a quarter as the pod's flush interval, as the table does.
+// observe takes two intervals in a row that agree within a quarter as the pod's flush interval, as
+// the table does.
 func (p *pod) observe(gap int64) {
 	if d := gap - p.lastGap; p.lastGap > 0 && max(d, -d) <= max(gap, p.lastGap)/4 {
 		p.flush, p.agreed = max((gap+p.lastGap+1)/2, 1), true

@@ -7,8 +7,8 @@ import (
 
 // What a tested interval is compared with, in milliseconds.
 const (
-	// MinuteMs is the baseline: the minute before the interval, and nothing older, so that a second wave three minutes after the
-	// first is seen as soon as the first.
+	// MinuteMs is the baseline: the minute before the interval, and nothing older, so that a second
+	// wave three minutes after the first is seen as soon as the first.
 	MinuteMs = 60_000
 	// LongMs is how far the baseline reaches where the minute holds too little to stand on.
 	LongMs = 300_000
@@ -16,42 +16,49 @@ const (
 
 // The others. bench/surge measures what they do.
 const (
-	// tailLimit is the probability below which a count is no chance, for one test a flush of 5 s; more tests a day, a lower
-	// limit. At 1e-7, simulated first, days of traffic in groups and of lognormal load raised alarms.
+	// tailLimit is the probability below which a count is no chance, for one test a flush of 5 s;
+	// more tests a day, a lower limit. At 1e-7, simulated first, days of traffic in groups and of
+	// lognormal load raised alarms.
 	tailLimit = 3e-9
-	// enough effective requests are what a minute stands on alone: their error is below a quarter, half of what the default
-	// ratio asks for.
+	// enough effective requests are what a minute stands on alone: their error is below a quarter,
+	// half of what the default ratio asks for.
 	enough = 20
 	// binsPerFlush bounds how wrong a count over an interval is: by a part of one bin at each end.
 	binsPerFlush = 8
-	// testsPerFlush and spacingMs bound how often is tested: nobody acts sooner than a quarter of a second.
+	// testsPerFlush and spacingMs bound how often is tested: nobody acts sooner than a quarter of a
+	// second.
 	testsPerFlush, spacingMs = 8, 250
 	// minSpread of a flush is what a row covers at least: timers jitter, but by less.
 	minSpread = 0.75
-	// maxLag is by how many flushes counts may be put off at most, where rows come faster than they cover time.
+	// maxLag is by how many flushes counts may be put off at most, where rows come faster than they
+	// cover time.
 	maxLag = 4
 	// gapFlushes apart, a flush was lost between two rows.
 	gapFlushes = 1.5
 	// maxLengths bounds the tested lengths: the longest window in flushes of a second.
 	maxLengths = 30
-	// flushChange is the part by which the flush interval has to change to be another one: less is jitter.
+	// flushChange is the part by which the flush interval has to change to be another one: less is
+	// jitter.
 	flushChange = 0.2
 )
 
-// Row is a flush of a pod: its time, and what was counted since the pod's row before, for each series of the fold.
+// Row is a flush of a pod: its time, and what was counted since the pod's row before, for each
+// series of the fold.
 type Row struct {
 	Pod    int
 	At     int64
 	Before int64 // of the pod's first row: when what it counted began; else 0
 	Counts []float64
-	// Intervals are the counts of series that tell of the last flush interval only, whatever lies between the rows (interval
-	// histograms, deltas); nil if none does.
+	// Intervals are the counts of series that tell of the last flush interval only, whatever lies
+	// between the rows (interval histograms, deltas); nil if none does.
 	Intervals []float64
 	// Aged: of the pod's first row: it counted before, so its past is unknown.
 	Aged bool
-	// First: it is the pod's first, or comes before its first flush was measured: of that flush too, or of another stream.
+	// First: it is the pod's first, or comes before its first flush was measured: of that flush
+	// too, or of another stream.
 	First bool
-	// Began is of the row with which the first flush was measured: when that began, 0 where it is not known any more.
+	// Began is of the row with which the first flush was measured: when that began, 0 where it is
+	// not known any more.
 	Began int64
 }
 
@@ -74,7 +81,8 @@ type fold struct {
 
 	pods   []pod
 	counts series
-	// firsts are what counts hold of first rows that are not measured yet, so many: no test stands on them.
+	// firsts are what counts hold of first rows that are not measured yet, so many: no test stands
+	// on them.
 	firsts     bins
 	unmeasured int
 	now        int64 // time of the newest event
@@ -152,8 +160,8 @@ func (f *fold) idle(now int64) {
 	}
 }
 
-// watermark returns the newest time that every reporting pod has covered, 0 if none reports, and notes who fell silent and
-// the longest flush interval.
+// watermark returns the newest time that every reporting pod has covered, 0 if none reports, and
+// notes who fell silent and the longest flush interval.
 func (f *fold) watermark(at int64) int64 {
 	mark, flush := int64(0), int64(0)
 	f.lively = 0
@@ -179,8 +187,9 @@ func (f *fold) watermark(at int64) int64 {
 	return mark
 }
 
-// setFlush takes another flush interval: intervals of another length are another distribution, but what was counted stands. Two flushes
-// that come late on a busy node are enough for one, and must not blind it for a minute.
+// setFlush takes another flush interval: intervals of another length are another distribution, but
+// what was counted stands. Two flushes that come late on a busy node are enough for one, and must
+// not blind it for a minute.
 func (f *fold) setFlush(flush int64) {
 	f.flush, f.forget = flush, forgetting(flush)
 	f.since = max(f.since, f.counts[0].oldest())
@@ -196,8 +205,9 @@ func (f *fold) ready() bool {
 	return f.since != 0 && f.now-f.flush-MinuteMs >= f.since
 }
 
-// served returns the interval over which a surge is served at an instant; false if none is on. From the trigger to the
-// watermark: the first, partial interval is left out as soon as there is another.
+// served returns the interval over which a surge is served at an instant; false if none is on. From
+// the trigger to the watermark: the first, partial interval is left out as soon as there is
+// another.
 func (f *fold) served(now int64) (from, to int64, on bool) {
 	s := &f.surge
 	if !s.active || now-f.reach >= s.end {

@@ -22,8 +22,8 @@ import (
 	"github.com/meshpulse/meshpulse/bench/lab/proc"
 )
 
-// Inject lets every fault of the schedule happen at its time from begin on, and returns when the last
-// is over. Each is told to done when it is over, with why it could not be done.
+// Inject lets every fault of the schedule happen at its time from begin on, and returns when the
+// last is over. Each is told to done when it is over, with why it could not be done.
 func (h *Hands) Inject(ctx context.Context, begin time.Time, s Schedule, done func(Fault, error)) {
 	var all sync.WaitGroup
 	defer all.Wait()

@@ -16,15 +16,15 @@ type System struct {
 	Cluster *cluster.Cluster
 	// API is the link between meshpulse and the API server.
 	API *link.Link
-	// Ingest is meshpulse's port (TLS) for sidecars, Dir the folder with its certificates, serving and
-	// ingest, and Names what these are issued to.
+	// Ingest is meshpulse's port (TLS) for sidecars, Dir the folder with its certificates, serving
+	// and ingest, and Names what these are issued to.
 	Ingest, Dir string
 	Names       []string
 	// Kill ends meshpulse at once, Launch starts it again.
 	Kill   func()
 	Launch func() error
-	// Namespaces are the lanes', by number, Workload the name of each one's Deployment. Agent, who is there once faults are done, runs their
-	// pods, whose sidecars flush at the interval Flush.
+	// Namespaces are the lanes', by number, Workload the name of each one's Deployment. Agent, who
+	// is there once faults are done, runs their pods, whose sidecars flush at the interval Flush.
 	Namespaces []string
 	Workload   string
 	Agent      func() *mesh.Agent
@@ -79,8 +79,8 @@ func (h *Hands) Close() {
 // Flooded is how many messages came of senders that are nobody's sidecar.
 func (h *Hands) Flooded() int64 { return h.flood.Messages() }
 
-// Sink is where a pod's sidecar pushes: a namespace's pods take turns between its two links, and keep
-// theirs.
+// Sink is where a pod's sidecar pushes: a namespace's pods take turns between its two links, and
+// keep theirs.
 func (h *Hands) Sink(namespace, pod string) string {
 	h.mu.Lock()
 	defer h.mu.Unlock()

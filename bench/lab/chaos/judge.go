@@ -12,8 +12,8 @@ import (
 // Lane is a workload under constant load.
 type Lane struct {
 	Namespace string
-	// Load is what is offered, in requests a second; PerReplica what a replica is meant to take, Target the same in the
-	// metric's unit.
+	// Load is what is offered, in requests a second; PerReplica what a replica is meant to take,
+	// Target the same in the metric's unit.
 	Load, PerReplica, Target float64
 	// Action: a surge raises the workload's scale.
 	Action bool
@@ -25,8 +25,8 @@ func (l Lane) Need() int { return int(math.Ceil(l.Load/l.PerReplica - 1e-9)) }
 // Look is what was seen of a lane's HPA and its target at one time.
 type Look struct {
 	At time.Duration
-	// Desired is the HPA's status.desiredReplicas, Found its status.currentReplicas: what its target had when the HPA last looked, before
-	// it scaled. Spec is the target's spec.replicas.
+	// Desired is the HPA's status.desiredReplicas, Found its status.currentReplicas: what its
+	// target had when the HPA last looked, before it scaled. Spec is the target's spec.replicas.
 	Desired, Found, Spec int
 }
 
@@ -72,8 +72,8 @@ func (t Trace) WrongDowns(from time.Duration) []Moment {
 	})
 }
 
-// WrongUps are the moments when more replicas were desired than the load needs, and than somebody had asked for by hand: that the look
-// before has, or the HPA has found where it has looked since.
+// WrongUps are the moments when more replicas were desired than the load needs, and than somebody
+// had asked for by hand: that the look before has, or the HPA has found where it has looked since.
 func (t Trace) WrongUps(from time.Duration) []Moment {
 	return t.falls(from, func(before, now Look) string {
 		if need := t.Lane.Need(); now.Desired > max(before.Desired, before.Spec, now.Found, need) {
@@ -99,8 +99,8 @@ func (t Trace) falls(from time.Duration, wrong func(before, now Look) string) []
 // keeps is what the reason of an answer begins with that keeps the replicas as they are.
 const keeps = "held to keep"
 
-// LowAnswers are the answers on which an HPA that looked just then would have scaled below what the load needs. One that keeps
-// replicas which are too few already is not another.
+// LowAnswers are the answers on which an HPA that looked just then would have scaled below what the
+// load needs. One that keeps replicas which are too few already is not another.
 func (t Trace) LowAnswers(from time.Duration) []Moment {
 	var all []Moment
 	for _, a := range t.Answers {
@@ -148,8 +148,8 @@ func (t Trace) Gaps(from time.Duration) []Gap {
 // back is how long the API server takes to look at an extension again that was away.
 const back = 5 * time.Second
 
-// nobodyThere says whether one replica cannot answer at a time, whatever it does: the API server or meshpulse was away, or meshpulse
-// had begun while it could not read what there is to answer for.
+// nobodyThere says whether one replica cannot answer at a time, whatever it does: the API server or
+// meshpulse was away, or meshpulse had begun while it could not read what there is to answer for.
 func nobodyThere(faults []Fault, at time.Duration) bool {
 	deaf := func(begun time.Duration) bool {
 		return slices.ContainsFunc(faults, func(f Fault) bool {
@@ -172,13 +172,15 @@ func avoidable(gaps []Gap, faults []Fault) (sum time.Duration) {
 	return sum
 }
 
-// Blame is how much of the time without an answer a kind of fault has to answer for, and what the API said most of that time.
+// Blame is how much of the time without an answer a kind of fault has to answer for, and what the
+// API said most of that time.
 type Blame struct {
 	Silent time.Duration
 	Err    string
 }
 
-// blame shares each gap out equally between the faults that are under way; where none is, between those that have just been.
+// blame shares each gap out equally between the faults that are under way; where none is, between
+// those that have just been.
 func blame(gaps []Gap, faults []Fault) map[Kind]Blame {
 	silent := map[Kind]map[string]time.Duration{}
 	for _, g := range gaps {
@@ -218,8 +220,9 @@ func withoutNumbers(text string) string {
 	}, text)
 }
 
-// Recovered says whether the lane's last answers were right again, within a twentieth of the offered load and not held, and
-// what they were. A metric whose unit is not requests a second is held against its need.
+// Recovered says whether the lane's last answers were right again, within a twentieth of the
+// offered load and not held, and what they were. A metric whose unit is not requests a second is
+// held against its need.
 func (t Trace) Recovered() (bool, string) {
 	if len(t.Answers) == 0 {
 		return false, "no answer"
@@ -232,7 +235,8 @@ func (t Trace) Recovered() (bool, string) {
 	return last.Held == "" && math.Abs(last.Value/t.Lane.Load-1) <= 0.05, seen
 }
 
-// aftermath is how long after its end a fault can still be the reason: what it spoilt leaves the queries' range.
+// aftermath is how long after its end a fault can still be the reason: what it spoilt leaves the
+// queries' range.
 const aftermath = 75 * time.Second
 
 // Around are the faults that can be the reason for what was seen at a time.

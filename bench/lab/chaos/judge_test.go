@@ -12,7 +12,8 @@ import (
 // lane needs 4 replicas for 31.7 requests a second.
 var lane = Lane{Namespace: "promql", Load: 31.7, PerReplica: 10, Target: 10}
 
-// looks are one a second, as desired replicas and the target's. The HPA finds what the look before had.
+// looks are one a second, as desired replicas and the target's. The HPA finds what the look before
+// had.
 func looks(pairs ...[2]int) (all []Look) {
 	for i, p := range pairs {
 		all = append(all, Look{At: time.Duration(i) * time.Second, Desired: p[0], Found: pairs[max(0, i-1)][1], Spec: p[1]})
@@ -20,7 +21,8 @@ func looks(pairs ...[2]int) (all []Look) {
 	return all
 }
 
-// atOnce are looks of which the last has both what somebody has made by hand and what the HPA made of it.
+// atOnce are looks of which the last has both what somebody has made by hand and what the HPA made
+// of it.
 func atOnce(byHand int, pairs ...[2]int) []Look {
 	all := looks(pairs...)
 	all[len(all)-1].Found = byHand

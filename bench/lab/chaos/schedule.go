@@ -1,8 +1,8 @@
-// Package chaos is what goes wrong in a chaos run: a schedule of faults drawn from a seed (schedule.go),
-// how each is done (faults.go, forged.go, hands.go), and the judgement of what was seen under them
-// (judge.go, report.go). Schedule and judgement know kinds of faults, lanes and times, and not how a
-// fault is done: no cluster, no process, no connection. The run itself, what is booted and looked at,
-// is the lab's.
+// Package chaos is what goes wrong in a chaos run: a schedule of faults drawn from a seed
+// (schedule.go), how each is done (faults.go, forged.go, hands.go), and the judgement of what was
+// seen under them (judge.go, report.go). Schedule and judgement know kinds of faults, lanes and
+// times, and not how a fault is done: no cluster, no process, no connection. The run itself, what
+// is booted and looked at, is the lab's.
 package chaos
 
 import (

@@ -24,7 +24,8 @@ import (
 	"github.com/meshpulse/meshpulse/bench/process"
 )
 
-// The addresses of the cluster, which are seen inside its network namespace alone. The files in config name them too.
+// The addresses of the cluster, which are seen inside its network namespace alone. The files in
+// config name them too.
 const (
 	nodeIP    = "10.213.0.10"
 	gatewayIP = "10.213.0.1"
@@ -40,7 +41,8 @@ type node struct {
 	cluster *cluster.Cluster
 	// cniPlugins is the folder of the CNI plugins.
 	cniPlugins string
-	// image is meshpulse's, NAME:TAG@DIGEST, known once imported has told that every image is there.
+	// image is meshpulse's, NAME:TAG@DIGEST, known once imported has told that every image is
+	// there.
 	image    string
 	imported chan error
 	// before are the cluster's objects before meshpulse was installed.
@@ -104,7 +106,8 @@ func (l *lab) findCNIPlugins() (string, error) {
 	return "", errors.New("no CNI plugins in /usr/lib/cni, /opt/cni/bin or /usr/libexec/cni: install containernetworking-plugins")
 }
 
-// boot starts everything up to a node that is ready, with DNS. What it started ends with the namespaces.
+// boot starts everything up to a node that is ready, with DNS. What it started ends with the
+// namespaces.
 func (l *lab) boot(ctx context.Context) (*node, error) {
 	n := &node{lab: l, typedAlready: map[string]bool{}}
 	var err error
@@ -140,7 +143,8 @@ func (l *lab) boot(ctx context.Context) (*node, error) {
 	return n, n.startNode(ctx)
 }
 
-// writeConfig renders files of the folder config into the run's state, each under its own name or under the one before a colon.
+// writeConfig renders files of the folder config into the run's state, each under its own name or
+// under the one before a colon.
 func (n *node) writeConfig(names ...string) error {
 	for _, name := range names {
 		target, source, renamed := strings.Cut(name, ":")
@@ -182,7 +186,8 @@ func (n *node) start(name, command string, args ...string) (*process.Process, er
 	return p, nil
 }
 
-// startContainerd starts it and imports the images: those that the node itself needs at once, the others beside what comes next.
+// startContainerd starts it and imports the images: those that the node itself needs at once, the
+// others beside what comes next.
 func (n *node) startContainerd(ctx context.Context) error {
 	p, err := n.start("containerd", "containerd", "--config", filepath.Join(n.state, "containerd.toml"))
 	if err != nil {
@@ -228,7 +233,8 @@ func (n *node) importArchive(ctx context.Context, file string) error {
 	return err
 }
 
-// pinImage finds the digest of meshpulse's image and gives it the name that a registry would have it by.
+// pinImage finds the digest of meshpulse's image and gives it the name that a registry would have
+// it by.
 func (n *node) pinImage(ctx context.Context) error {
 	listed, err := output(ctx, time.Minute, "ctr", "--namespace", "k8s.io", "images", "list", "name=="+imageName)
 	if err != nil {

@@ -10,10 +10,12 @@ import (
 	"github.com/meshpulse/meshpulse/bench/documents"
 )
 
-// certManagerCRDs are cert-manager's own, as its Go module has them. Its controllers are not run here.
+// certManagerCRDs are cert-manager's own, as its Go module has them. Its controllers are not run
+// here.
 const certManagerCRDs = "cert-manager-crds.yaml"
 
-// certManager has the API server look, field by field, at what the documents' way with cert-manager would apply.
+// certManager has the API server look, field by field, at what the documents' way with cert-manager
+// would apply.
 func (n *node) certManager(ctx context.Context) (err error) {
 	readme, err := os.ReadFile(filepath.Join(n.root, "manifests", "README.md"))
 	if err != nil {

@@ -12,7 +12,8 @@ import (
 	"github.com/meshpulse/meshpulse/bench/documents"
 )
 
-// guide is one of the README's: a command of it, its HPA, and what it says that becomes of the replicas.
+// guide is one of the README's: a command of it, its HPA, and what it says that becomes of the
+// replicas.
 type guide struct {
 	command, hpa string
 	// least and most are the replicas that its load asks for.
@@ -25,8 +26,8 @@ const processed = "processed-requests-per-second"
 // elsewhere is the namespace in which the second guide runs, beside the first.
 const elsewhere = "test-2"
 
-// The first replicas are asked for when a [1m] rate has seen most of the load; pods start within seconds. On a machine that is busy
-// with something else all of it takes longer.
+// The first replicas are asked for when a [1m] rate has seen most of the load; pods start within
+// seconds. On a machine that is busy with something else all of it takes longer.
 const scaled = 150 * time.Second
 
 // requestsGuide is the first guide as far as it scales by requests and latency.
@@ -80,7 +81,8 @@ func (r *reader) workloadGuide() []step {
 	}
 }
 
-// awaitFirstHPA waits until the other reader has seen that there is no HPA yet, as the first guide says.
+// awaitFirstHPA waits until the other reader has seen that there is no HPA yet, as the first guide
+// says.
 func (r *reader) awaitFirstHPA(ctx context.Context) error {
 	block, err := r.documented(documents.ByRequests)
 	if err != nil {
@@ -157,8 +159,8 @@ func (r *reader) scalesWithin(ctx context.Context, limit time.Duration, g guide)
 	})
 }
 
-// mayAct gives the right in one namespace, then in all, looks whether meshpulse has it there and nowhere else, and takes the annotation
-// back as the documents say.
+// mayAct gives the right in one namespace, then in all, looks whether meshpulse has it there and
+// nowhere else, and takes the annotation back as the documents say.
 func (r *reader) mayAct(ctx context.Context) error {
 	may := func(where, want string) error {
 		return r.eventually(ctx, 10*time.Second, func() error {
@@ -205,7 +207,8 @@ func (r *reader) each(ctx context.Context, text string) error {
 	return nil
 }
 
-// p95 puts the first guide's other latency HPA in the place of the average's. Its query asks five minutes back.
+// p95 puts the first guide's other latency HPA in the place of the average's. Its query asks five
+// minutes back.
 func (r *reader) p95(ctx context.Context) error {
 	const query = externals + "/namespaces/test/prometheus-query?labelSelector=query-name%3Dp95-latency"
 	if _, err := r.sh(ctx, "kubectl -n test delete hpa podinfo-latency-avg && kubectl apply -f manifests/examples/latency-p95.yaml"); err != nil {

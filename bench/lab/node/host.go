@@ -15,7 +15,8 @@ import (
 	"time"
 )
 
-// cgroupPrefix begins the name of a run's folder of control groups; the number of its process follows.
+// cgroupPrefix begins the name of a run's folder of control groups; the number of its process
+// follows.
 const cgroupPrefix = "/meshpulse-lab-"
 
 const cgroups = "/sys/fs/cgroup"
@@ -113,7 +114,8 @@ func (l *lab) ours(name string) bool {
 	return !strings.HasPrefix("/"+name, cgroupPrefix) || strings.HasPrefix("/"+name, l.cgroup)
 }
 
-// occupied says whether something runs in a control group. Then it is somebody else's, since nothing of a node does before or after it.
+// occupied says whether something runs in a control group. Then it is somebody else's, since
+// nothing of a node does before or after it.
 func occupied(group string) bool {
 	found := false
 	_ = filepath.WalkDir(group, func(path string, d fs.DirEntry, err error) error { // in one that has gone nothing runs
@@ -126,8 +128,9 @@ func occupied(group string) bool {
 	return found
 }
 
-// addProcesses adds those of the node, by what every program of it is told in its environment or on its command line: the run's folder.
-// Containers' own are not told it; their shim is, and none of them outlives the first process of its namespaces.
+// addProcesses adds those of the node, by what every program of it is told in its environment or on
+// its command line: the run's folder. Containers' own are not told it; their shim is, and none of
+// them outlives the first process of its namespaces.
 func (l *lab) addProcesses(p picture) error {
 	return processes(func(pid int, command []string) bool {
 		environment, _ := os.ReadFile(filepath.Join("/proc", fmt.Sprint(pid), "environ")) // of one that has ended there is none
@@ -141,7 +144,8 @@ func (l *lab) addProcesses(p picture) error {
 	})
 }
 
-// asItWas is an error that says what of the host is not as it was. The kernel takes a moment to let go of what has ended.
+// asItWas is an error that says what of the host is not as it was. The kernel takes a moment to let
+// go of what has ended.
 func (l *lab) asItWas(before picture) error {
 	deadline := time.Now().Add(20 * time.Second)
 	for {
@@ -182,7 +186,8 @@ func (p picture) same(after picture) error {
 	return errors.Join(errs...)
 }
 
-// hierarchies are the roots of the control groups: one each controller with version 1, one with version 2.
+// hierarchies are the roots of the control groups: one each controller with version 1, one with
+// version 2.
 func hierarchies(root string) []string {
 	if _, err := os.Stat(filepath.Join(root, "cgroup.controllers")); err == nil {
 		return []string{root}
@@ -194,8 +199,9 @@ func hierarchies(root string) []string {
 	return all
 }
 
-// makeCgroups makes the folder that the kubelet is to find in each hierarchy, with every controller in it. It returns which controllers
-// it had to let reach there, with version 2, so that tidy can take them back.
+// makeCgroups makes the folder that the kubelet is to find in each hierarchy, with every controller
+// in it. It returns which controllers it had to let reach there, with version 2, so that tidy can
+// take them back.
 func (l *lab) makeCgroups(root string) (enabled []string, err error) {
 	all := hierarchies(root)
 	if len(all) == 0 {
@@ -233,8 +239,8 @@ func subtree(root, sign string, controllers []string) error {
 	return os.WriteFile(filepath.Join(root, "cgroup.subtree_control"), []byte(sign+strings.Join(controllers, " "+sign)), 0)
 }
 
-// tidy removes what does not end with the namespaces: the control groups, empty by now, with the controllers that were let reach them, and
-// the run's state.
+// tidy removes what does not end with the namespaces: the control groups, empty by now, with the
+// controllers that were let reach them, and the run's state.
 func (l *lab) tidy(enabled []string) error {
 	var errs []error
 	for _, hierarchy := range hierarchies(cgroups) {
@@ -275,7 +281,8 @@ func removeCgroups(root string) error {
 	return errors.Join(errs...)
 }
 
-// removeCgroup removes a folder whose processes have been killed; the kernel may take a moment to see that.
+// removeCgroup removes a folder whose processes have been killed; the kernel may take a moment to
+// see that.
 func removeCgroup(folder string) error {
 	for range 100 {
 		err := os.Remove(folder)

@@ -15,8 +15,8 @@ import (
 	"time"
 )
 
-// image stands in for one that a cluster would pull: programs of this machine and the libraries they name, nothing else. meshpulse's own
-// is `make image`'s.
+// image stands in for one that a cluster would pull: programs of this machine and the libraries
+// they name, nothing else. meshpulse's own is `make image`'s.
 type image struct {
 	name string
 	// files are paths inside by where they come from.
@@ -123,7 +123,8 @@ func (l *lab) target(file string) string {
 	return strings.TrimPrefix(strings.TrimPrefix(file, filepath.Join(l.tools, "root")), "/")
 }
 
-// images are those of the node, of the guides' app, and of the sidecars. The app's and the load tester's names are the manifests'.
+// images are those of the node, of the guides' app, and of the sidecars. The app's and the load
+// tester's names are the manifests'.
 func (l *lab) images() ([]image, error) {
 	envoy, err := filepath.EvalSymlinks(filepath.Join(l.root, ".cache/envoy/envoy"))
 	if err != nil {

@@ -77,8 +77,9 @@ func injected(raw []byte, namespace string) ([]byte, error) {
 	}), nil
 }
 
-// inject adds the sidecar, as the second container. It takes the app's port by name, where Istio's takes all by a rule of iptables; the
-// probes go to the app, as they do when Istio has rewritten them.
+// inject adds the sidecar, as the second container. It takes the app's port by name, where Istio's
+// takes all by a rule of iptables; the probes go to the app, as they do when Istio has rewritten
+// them.
 func inject(pod *corev1.Pod, namespace string) error {
 	sink, err := sinkOf(pod)
 	if err != nil {

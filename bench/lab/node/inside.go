@@ -47,7 +47,8 @@ func (l *lab) inside(ctx context.Context) error {
 	return err
 }
 
-// steps are what is checked on the ready node, in the order of a user's way; what need not wait for something else is done beside it.
+// steps are what is checked on the ready node, in the order of a user's way; what need not wait for
+// something else is done beside it.
 func (n *node) steps() ([]step, error) {
 	first, err := n.reader(theirs)
 	if err != nil {
@@ -180,7 +181,8 @@ func (n *node) expect(ctx context.Context, want string, args ...string) error {
 	return nil
 }
 
-// eventually asks again until there is no error; the last one is returned when it takes too long, or when a program of the node has ended.
+// eventually asks again until there is no error; the last one is returned when it takes too long,
+// or when a program of the node has ended.
 func (n *node) eventually(ctx context.Context, timeout time.Duration, check func() error) error {
 	deadline := time.Now().Add(timeout)
 	for {

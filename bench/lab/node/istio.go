@@ -23,7 +23,8 @@ import (
 // istioLimit is how long a run with a mesh may take before it is ended.
 const istioLimit = 40 * time.Minute
 
-// istioSteps are lab-istio's: a mesh that istiod makes, STRICT, and meshpulse in it on every way of wiring. No pod has two ways at once.
+// istioSteps are lab-istio's: a mesh that istiod makes, STRICT, and meshpulse in it on every way of
+// wiring. No pod has two ways at once.
 func istioSteps(first, second *reader) []step {
 	result := &istioResult{start: time.Now()}
 	one := guide{documents.ByRequests, "podinfo-total", 2, 2}
@@ -59,7 +60,8 @@ func istioSteps(first, second *reader) []step {
 	}))
 }
 
-// annotated is the first guide up to three replicas, in pods with native sidecars that an annotation has wired.
+// annotated is the first guide up to three replicas, in pods with native sidecars that an
+// annotation has wired.
 func (r *reader) annotated(g guide) []step {
 	return []step{
 		{"guide 1, wired by annotation, native sidecars: hey at 20/s, 1 -> 2 replicas", func(ctx context.Context) error {
@@ -73,7 +75,8 @@ func (r *reader) annotated(g guide) []step {
 	}
 }
 
-// bootstrapped is the second guide, in pods whose sidecars are containers with a bootstrap of their own.
+// bootstrapped is the second guide, in pods whose sidecars are containers with a bootstrap of their
+// own.
 func (r *reader) bootstrapped(result *istioResult) []step {
 	g := guide{documents.OneWorkload, "podinfo", 5, 6}
 	return []step{
@@ -99,10 +102,12 @@ func (r *reader) bootstrapped(result *istioResult) []step {
 	}
 }
 
-// held is how long a new meshpulse waits for sidecars that are older than it (--hold): the load tester's has no sink, and is never back.
+// held is how long a new meshpulse waits for sidecars that are older than it (--hold): the load
+// tester's has no sink, and is never back.
 const held = 5 * time.Minute
 
-// rotates replaces the certificate, and the load is gone: replicas go back to one while the API is asked.
+// rotates replaces the certificate, and the load is gone: replicas go back to one while the API is
+// asked.
 func (r *reader) rotates(ctx context.Context, hpa string) error {
 	served, err := r.servedCertificate(ctx)
 	if err != nil {
@@ -173,7 +178,8 @@ func (r *reader) podinfos(ctx context.Context) ([]corev1.Pod, error) {
 	return list.Items, nil
 }
 
-// injected looks at how istiod has injected the pods, and runs what the README of the wiring gives to see whether it has worked.
+// injected looks at how istiod has injected the pods, and runs what the README of the wiring gives
+// to see whether it has worked.
 func (r *reader) injected(ctx context.Context, native bool, sink string) error {
 	pods, err := r.podinfos(ctx)
 	if err != nil {
@@ -216,7 +222,8 @@ func (r *reader) seesSink(ctx context.Context, pod, namespace string) (string, e
 	return "", errors.New("manifests/istio/README.md has no command `istioctl proxy-config bootstrap …`")
 }
 
-// unwired is an error when the same command shows a sink of a pod that nobody has wired, the load tester's.
+// unwired is an error when the same command shows a sink of a pod that nobody has wired, the load
+// tester's.
 func (r *reader) unwired(ctx context.Context) error {
 	pod, err := r.kubectl(ctx, "--namespace="+r.namespace, "get", "pods", "--selector=app=loadtester", "-o", "jsonpath={.items[0].metadata.name}")
 	if err != nil {
@@ -229,8 +236,9 @@ func (r *reader) unwired(ctx context.Context) error {
 	return nil
 }
 
-// telemetry applies the README's Telemetry beside a pod and looks at what istiod has for its Envoy: inbound the filter without sizes, outbound
-// none. The stock one refuses that, so the pod is never ready.
+// telemetry applies the README's Telemetry beside a pod and looks at what istiod has for its Envoy:
+// inbound the filter without sizes, outbound none. The stock one refuses that, so the pod is never
+// ready.
 func (r *reader) telemetry(ctx context.Context) error {
 	commands, err := r.commandsIn("manifests/istio/telemetry-less-volume.yaml")
 	if err != nil {
@@ -255,7 +263,8 @@ func (r *reader) telemetry(ctx context.Context) error {
 	return errors.Join(err, gone)
 }
 
-// lessVolume is an error where a listener's filter still counts sizes, or where one that is not inbound has the filter at all.
+// lessVolume is an error where a listener's filter still counts sizes, or where one that is not
+// inbound has the filter at all.
 func lessVolume(dump []byte) error {
 	var all struct {
 		Configs []struct {
@@ -310,16 +319,19 @@ func (r *reader) refusesPlaintext(ctx context.Context) error {
 	return nil
 }
 
-// holdNothingBack takes the HPA's scale-down stabilisation away, behind which a wrong answer could hide.
+// holdNothingBack takes the HPA's scale-down stabilisation away, behind which a wrong answer could
+// hide.
 func (r *reader) holdNothingBack(ctx context.Context, hpa string) error {
 	_, err := r.kubectl(ctx, "--namespace="+r.namespace, "patch", "hpa", hpa, "--type=merge", "--patch", `{"spec":{"behavior":{"scaleDown":{"stabilizationWindowSeconds":0}}}}`)
 	return err
 }
 
-// afterRestart is how long the replicas are looked at after a restart: the queries' minute, and two looks of the HPA.
+// afterRestart is how long the replicas are looked at after a restart: the queries' minute, and two
+// looks of the HPA.
 const afterRestart = 90 * time.Second
 
-// rollsUnderLoad replaces meshpulse's pod while hey runs, and looks on until the new one knows all of a query's window.
+// rollsUnderLoad replaces meshpulse's pod while hey runs, and looks on until the new one knows all
+// of a query's window.
 func (r *reader) rollsUnderLoad(ctx context.Context) error {
 	from := r.scale.now()
 	w := r.watch(ctx)
@@ -344,7 +356,8 @@ func (r *reader) plainPod(ctx context.Context) error {
 	return err
 }
 
-// ownBootstrap wires the app as the two files of the own bootstrap say, in pods whose sidecar is a container.
+// ownBootstrap wires the app as the two files of the own bootstrap say, in pods whose sidecar is a
+// container.
 func (r *reader) ownBootstrap(ctx context.Context) error {
 	if err := r.plainPod(ctx); err != nil {
 		return err
@@ -385,7 +398,8 @@ func (n *node) commandsIn(file string) ([]string, error) {
 	return commands, nil
 }
 
-// meshWide wires all of the mesh as its file says, restarts what runs, and sends requests through a gateway.
+// meshWide wires all of the mesh as its file says, restarts what runs, and sends requests through a
+// gateway.
 func (r *reader) meshWide(ctx context.Context) error {
 	commands, err := r.commandsIn("manifests/istio/mesh-wide-istiooperator.yaml")
 	if err != nil {

@@ -25,7 +25,8 @@ func (l *lab) istioBuilt() []string {
 	return all
 }
 
-// istioImages are Istio's two: its control plane, and its agent with an Envoy, which is the stock one, and with iptables.
+// istioImages are Istio's two: its control plane, and its agent with an Envoy, which is the stock
+// one, and with iptables.
 func (l *lab) istioImages(envoy string) ([]image, error) {
 	proxy, err := l.iptables()
 	if err != nil {
@@ -48,7 +49,8 @@ func (l *lab) istioImages(envoy string) ([]image, error) {
 	}, nil
 }
 
-// iptables are the files of iptables under the names that Istio's agent calls it by, with its libraries and extensions.
+// iptables are the files of iptables under the names that Istio's agent calls it by, with its
+// libraries and extensions.
 func (l *lab) iptables() (map[string]string, error) {
 	program, err := exec.LookPath("iptables")
 	if err != nil {
@@ -83,8 +85,9 @@ func (l *lab) iptables() (map[string]string, error) {
 	return nil, errors.New("no extensions of iptables (xtables/*.so) below /usr/lib: install iptables as a package of the system")
 }
 
-// countAsIstio is the EnvoyFilter by which stock Envoys count what Istio's own would: sidecars what comes in, gateways what goes out. Who
-// calls is told by no metadata exchange here, so of the source only what mTLS proves is known.
+// countAsIstio is the EnvoyFilter by which stock Envoys count what Istio's own would: sidecars what
+// comes in, gateways what goes out. Who calls is told by no metadata exchange here, so of the
+// source only what mTLS proves is known.
 func countAsIstio() []byte {
 	unknown := map[string]string{
 		"source_canonical_revision": "unknown", "source_workload": "unknown", "source_canonical_service": "unknown", "source_app": "unknown",

@@ -1,8 +1,10 @@
-// Command node runs meshpulse the way users do, on a real Kubernetes node that needs no registry and leaves nothing behind: kubelet,
-// containerd, CNI, kube-proxy, CoreDNS and kube-router in namespaces of their own, the image of `make image`, manifests/install.sh
-// unchanged, and the guides and other commands of the documents. See ../README.md.
+// Command node runs meshpulse the way users do, on a real Kubernetes node that needs no registry
+// and leaves nothing behind: kubelet, containerd, CNI, kube-proxy, CoreDNS and kube-router in
+// namespaces of their own, the image of `make image`, manifests/install.sh unchanged, and the
+// guides and other commands of the documents. See ../README.md.
 //
-// Not real are the sidecars' injection (injector.go plays Istio's) and the Envoy, which is the stock one without Istio's filters.
+// Not real are the sidecars' injection (injector.go plays Istio's) and the Envoy, which is the
+// stock one without Istio's filters.
 package main
 
 import (
@@ -78,8 +80,8 @@ type lab struct {
 	state, logs string
 	// tools is where get-tools has put what is not Go.
 	tools string
-	// cgroup is the folder below which the kubelet keeps its control groups, the one thing that does not end with a namespace. Each run has
-	// its own, so that a machine can have several.
+	// cgroup is the folder below which the kubelet keeps its control groups, the one thing that
+	// does not end with a namespace. Each run has its own, so that a machine can have several.
 	cgroup string
 	// istio: the node is for lab-istio.
 	istio bool
@@ -115,7 +117,8 @@ func newLab(root string, keep bool) (*lab, error) {
 // binary is a program that was built for the lab.
 func (l *lab) binary(name string) string { return filepath.Join(l.root, ".cache", "lab", "bin", name) }
 
-// run is a whole run as the host sees it: one process in namespaces of its own, and the host as it was.
+// run is a whole run as the host sees it: one process in namespaces of its own, and the host as it
+// was.
 func (l *lab) run(ctx context.Context) error {
 	if err := l.ready(); err != nil {
 		return err

@@ -17,10 +17,12 @@ import (
 // nodeName is the node's name in the cluster and its host name.
 const nodeName = "node1"
 
-// namespaces are those that the first process gets. With it end every process, mount, address and firewall rule in them.
+// namespaces are those that the first process gets. With it end every process, mount, address and
+// firewall rule in them.
 const namespaces = syscall.CLONE_NEWNET | syscall.CLONE_NEWNS | syscall.CLONE_NEWPID | syscall.CLONE_NEWUTS | syscall.CLONE_NEWIPC
 
-// inNamespaces runs this program again as the first process of new namespaces and returns when it has ended.
+// inNamespaces runs this program again as the first process of new namespaces and returns when it
+// has ended.
 func (l *lab) inNamespaces(ctx context.Context) error {
 	for _, dir := range []string{l.state, l.logs} {
 		if err := os.RemoveAll(dir); err != nil {
@@ -59,7 +61,8 @@ func (l *lab) inNamespaces(ctx context.Context) error {
 	return err
 }
 
-// environment is what programs of the node find: get-tools' before the host's, and no folder of the host's for what they leave.
+// environment is what programs of the node find: get-tools' before the host's, and no folder of the
+// host's for what they leave.
 func (l *lab) environment() []string {
 	root := filepath.Join(l.tools, "root")
 	var libraries []string
@@ -84,7 +87,8 @@ func (l *lab) environment() []string {
 // kubeconfig is the administrator's.
 func (l *lab) kubeconfig() string { return filepath.Join(l.state, "admin.kubeconfig") }
 
-// runInit is the first process: it runs the command, reaps what the node's processes leave to it, and ends with the command.
+// runInit is the first process: it runs the command, reaps what the node's processes leave to it,
+// and ends with the command.
 func runInit(command []string) error {
 	child, err := os.StartProcess(command[0], command, &os.ProcAttr{Files: []*os.File{nil, os.Stdout, os.Stderr}})
 	if err != nil {
@@ -109,8 +113,8 @@ func runInit(command []string) error {
 	}
 }
 
-// settle turns new namespaces into a node: folders of its own where programs would write into the host's, a network with an address that
-// pods can reach, and the machine's settings out of reach.
+// settle turns new namespaces into a node: folders of its own where programs would write into the
+// host's, a network with an address that pods can reach, and the machine's settings out of reach.
 func (l *lab) settle() error {
 	if err := syscall.Mount("", "/", "", syscall.MS_REC|syscall.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("keep mounts from the host: %w", err)
@@ -143,8 +147,8 @@ func (l *lab) settle() error {
 	return network()
 }
 
-// hideSettings lets the kubelet find the kernel settings that it wants, so that it writes none: they are the whole machine's, and a
-// kubelet that may not write them does not start.
+// hideSettings lets the kubelet find the kernel settings that it wants, so that it writes none:
+// they are the whole machine's, and a kubelet that may not write them does not start.
 func (l *lab) hideSettings() error {
 	for name, value := range map[string]string{
 		"vm/overcommit_memory": "1", "vm/panic_on_oom": "0", "kernel/panic": "10", "kernel/panic_on_oops": "1",
@@ -178,7 +182,8 @@ func below(path, folder string) bool {
 	return err == nil && rel != ".." && !strings.HasPrefix(rel, "../")
 }
 
-// network gives the node an address, on one end of a pair that leads nowhere, and a default route, without which nothing is routed.
+// network gives the node an address, on one end of a pair that leads nowhere, and a default route,
+// without which nothing is routed.
 func network() error {
 	for _, command := range []string{
 		"ip link set lo up",
@@ -211,7 +216,8 @@ func output(ctx context.Context, timeout time.Duration, command ...string) (stri
 	return stdout.String(), nil
 }
 
-// processes calls visit for each process that is seen here, with its command line, until it returns false.
+// processes calls visit for each process that is seen here, with its command line, until it returns
+// false.
 func processes(visit func(pid int, command []string) bool) error {
 	entries, err := os.ReadDir("/proc")
 	if err != nil {

@@ -11,8 +11,9 @@ import (
 	"syscall"
 )
 
-// plant leaves one of each kind that a run could leave on a host, and is an error when the comparison at a run's end would not see it. The
-// node's own namespaces play the host, so that nothing of it is left on the real one.
+// plant leaves one of each kind that a run could leave on a host, and is an error when the
+// comparison at a run's end would not see it. The node's own namespaces play the host, so that
+// nothing of it is left on the real one.
 func (n *node) plant(ctx context.Context) (err error) {
 	before, err := n.look()
 	if err != nil {

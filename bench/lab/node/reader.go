@@ -17,12 +17,13 @@ import (
 	"github.com/meshpulse/meshpulse/bench/process"
 )
 
-// reader is somebody who types what the documents say, from the project's root. Several can do so side by side, each in a namespace of
-// its own that takes the place of the documents'.
+// reader is somebody who types what the documents say, from the project's root. Several can do so
+// side by side, each in a namespace of its own that takes the place of the documents'.
 type reader struct {
 	*node
 	namespace string
-	// root is where the commands run: the project's, or a folder with its examples in them for that namespace.
+	// root is where the commands run: the project's, or a folder with its examples in them for that
+	// namespace.
 	root string
 	// load is the hey that runs now, nil when none does, and hey its arguments.
 	load *process.Process
@@ -82,7 +83,8 @@ func (n *node) documented(text string) (documents.Block, error) {
 	return documents.Find(n.documents, text)
 }
 
-// do types a block's commands, one after the other. What they leave running beside them ends with the block.
+// do types a block's commands, one after the other. What they leave running beside them ends with
+// the block.
 func (r *reader) do(ctx context.Context, block documents.Block) error {
 	defer r.endBeside()
 	for _, c := range block.Commands {
@@ -100,11 +102,12 @@ func (r *reader) endBeside() {
 	r.beside = nil
 }
 
-// looks are commands that change nothing: a reader who is too quick for what came before types them again.
+// looks are commands that change nothing: a reader who is too quick for what came before types them
+// again.
 var looks = regexp.MustCompile(`^(curl|kubectl( (-n|--namespace)[ =]\S+)? (get|describe|logs|wait|rollout status)) `)
 
-// typed runs one command and returns what it wrote. Those that a document gives a terminal of their own run on. A word behind a --raw is held to
-// be in the answer.
+// typed runs one command and returns what it wrote. Those that a document gives a terminal of their
+// own run on. A word behind a --raw is held to be in the answer.
 func (r *reader) typed(ctx context.Context, c documents.Command) (string, error) {
 	command, err := documents.Fill(c.Text, documents.Values(r.image)...)
 	if err != nil {
@@ -155,7 +158,8 @@ func (r *reader) sh(ctx context.Context, command string) (string, error) {
 	return output(ctx, 5*time.Minute, "sh", "-c", "cd "+r.root+" && "+command)
 }
 
-// startLoad runs a guide's hey in its pod. A user reads on while the pods start: here they are waited for.
+// startLoad runs a guide's hey in its pod. A user reads on while the pods start: here they are
+// waited for.
 func (r *reader) startLoad(ctx context.Context, command string) error {
 	for _, name := range []string{"podinfo", "loadtester"} {
 		if err := r.rollout(ctx, r.namespace, name); err != nil {
@@ -176,8 +180,9 @@ func (r *reader) startLoad(ctx context.Context, command string) error {
 	return err
 }
 
-// stopLoad ends hey as Ctrl-C in its own terminal would, and is an error if a request of it was answered by anything but 200. It asks
-// until hey has ended: one that kubectl has only begun to start has not been there to be asked.
+// stopLoad ends hey as Ctrl-C in its own terminal would, and is an error if a request of it was
+// answered by anything but 200. It asks until hey has ended: one that kubectl has only begun to
+// start has not been there to be asked.
 func (r *reader) stopLoad() error {
 	if r.load == nil {
 		return nil
@@ -216,8 +221,9 @@ func ended(p *process.Process) bool {
 	}
 }
 
-// answered is an error when hey's report has another answer than 200, or a request that was not answered. A request that took longer than
-// hey's 20 seconds is not held against anybody: the machine was busy.
+// answered is an error when hey's report has another answer than 200, or a request that was not
+// answered. A request that took longer than hey's 20 seconds is not held against anybody: the
+// machine was busy.
 func answered(report string) error {
 	_, codes, found := strings.Cut(report, "Status code distribution:")
 	codes, failures, _ := strings.Cut(codes, "Error distribution:")
@@ -244,7 +250,8 @@ func (n *node) remembers(command string) bool {
 	return n.typedAlready[command]
 }
 
-// rest types every command of the documents that no step has typed yet, in their order, but for the one that ends it all.
+// rest types every command of the documents that no step has typed yet, in their order, but for the
+// one that ends it all.
 func (r *reader) rest(ctx context.Context) error {
 	for _, block := range r.documents {
 		if block.Excuse != "" {
@@ -266,7 +273,8 @@ func (r *reader) isNew(c documents.Command) bool {
 	return !r.remembers(c.Text) && !r.installed(c.Text) && !strings.HasPrefix(c.Text, documents.Uninstall) && !strings.HasPrefix(c.Text, "make ")
 }
 
-// installed says whether install.sh was run with all the flags that a document names without the rest of the command.
+// installed says whether install.sh was run with all the flags that a document names without the
+// rest of the command.
 func (n *node) installed(command string) bool {
 	args, found := strings.CutPrefix(command, "manifests/install.sh ")
 	if !found {

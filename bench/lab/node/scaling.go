@@ -16,7 +16,8 @@ type change struct {
 	to int32
 }
 
-// scaling is what the guides' app was scaled to, with when it was seen; it is looked at once a second until the run ends.
+// scaling is what the guides' app was scaled to, with when it was seen; it is looked at once a
+// second until the run ends.
 type scaling struct {
 	mu      sync.Mutex
 	changes []change
@@ -61,7 +62,8 @@ func (s *scaling) unchangedSince(then int) error {
 	return nil
 }
 
-// went is an error where the app was not at these numbers in this order, on whatever way between them.
+// went is an error where the app was not at these numbers in this order, on whatever way between
+// them.
 func (s *scaling) went(order ...int32) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()

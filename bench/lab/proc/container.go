@@ -63,8 +63,8 @@ func (c *Container) Command(command ...string) []string {
 	return append([]string{"sh", "-c", `echo $$ >"$0/cgroup.procs" && exec "$@"`, c.folder}, command...)
 }
 
-// Peak is the most memory that the container's processes took together: their own, the kernel's for them, and pages of files that they
-// were the first to read.
+// Peak is the most memory that the container's processes took together: their own, the kernel's for
+// them, and pages of files that they were the first to read.
 func (c *Container) Peak() (bytes int64, err error) {
 	for _, file := range c.peaks {
 		text, err := os.ReadFile(filepath.Join(c.folder, file))
@@ -80,7 +80,8 @@ func (c *Container) Peak() (bytes int64, err error) {
 	return bytes, nil
 }
 
-// Remove removes the control group, whose processes have ended: the kernel may take a moment to see that.
+// Remove removes the control group, whose processes have ended: the kernel may take a moment to see
+// that.
 func (c *Container) Remove() error {
 	var err error
 	for range 100 {

@@ -1,6 +1,7 @@
-// Command pod is what runs in the lab's pods where a cluster would run somebody else's image: the container that holds a pod's
-// namespaces (pause), a sidecar (sidecar: a stock Envoy as package sidecar runs it), a load tester that sleeps until asked, and probes of
-// what the network lets pass. It knows what it is told by its arguments and its environment, and nothing of the cluster.
+// Command pod is what runs in the lab's pods where a cluster would run somebody else's image: the
+// container that holds a pod's namespaces (pause), a sidecar (sidecar: a stock Envoy as package
+// sidecar runs it), a load tester that sleeps until asked, and probes of what the network lets
+// pass. It knows what it is told by its arguments and its environment, and nothing of the cluster.
 package main
 
 import (
@@ -22,10 +23,12 @@ import (
 // inboundPort is where a sidecar takes what comes for the app.
 const inboundPort = 15006
 
-// drainTime is how long a sidecar goes on after its pod was told to end: Istio's terminationDrainDuration.
+// drainTime is how long a sidecar goes on after its pod was told to end: Istio's
+// terminationDrainDuration.
 const drainTime = 5 * time.Second
 
-// dialTimeout is how long a probe waits for an answer: on one node it takes milliseconds, and a packet that is dropped has none.
+// dialTimeout is how long a probe waits for an answer: on one node it takes milliseconds, and a
+// packet that is dropped has none.
 const dialTimeout = 2 * time.Second
 
 func main() {
@@ -75,8 +78,8 @@ func sleep() error {
 	return nil
 }
 
-// runSidecar plays Istio's agent: it renders what the pod is into a bootstrap and runs Envoy until it is told to end. A pod that names no
-// sink gets none: its Envoy would send nothing.
+// runSidecar plays Istio's agent: it renders what the pod is into a bootstrap and runs Envoy until
+// it is told to end. A pod that names no sink gets none: its Envoy would send nothing.
 func runSidecar() error {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -114,7 +117,8 @@ func runSidecar() error {
 	return envoy.Stop()
 }
 
-// resolve returns the address behind host:port. A name that the cluster's DNS does not know yet is asked for again, as an Envoy would.
+// resolve returns the address behind host:port. A name that the cluster's DNS does not know yet is
+// asked for again, as an Envoy would.
 func resolve(ctx context.Context, hostPort string) (string, error) {
 	host, port, err := net.SplitHostPort(hostPort)
 	if err != nil {
