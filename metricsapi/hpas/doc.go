@@ -3,7 +3,7 @@
 //
 // [Decode] takes HPAs out of files, of any version; [Read] reads one: annotations
 // (kube-metrics-adapter's and meshpulse's own), the metrics that need no PromQL (named.go), what
-// the form of an expression tells of the number that it gives (traits.go, callers.go, advice.go),
+// the form of an expression tells of the number that it gives (traits.go, advice.go),
 // and what to write in place of what is not served (unserved.go, remedies.go). An [Expression] is
 // PromQL parsed once, of [Part]s; a [Vocabulary] is what sidecars can send.
 //
