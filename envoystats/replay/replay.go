@@ -41,19 +41,16 @@ type Config struct {
 
 // Validate returns an error that names the first setting that cannot be used. It wraps ErrConfig.
 func (c Config) Validate() error {
-	if _, port, err := net.SplitHostPort(c.Target); err != nil || port == "" {
+	switch _, port, err := net.SplitHostPort(c.Target); {
+	case err != nil || port == "":
 		return fmt.Errorf("%w: target %q is not host:port", ErrConfig, c.Target)
-	}
-	if len(c.Files) == 0 {
+	case len(c.Files) == 0:
 		return fmt.Errorf("%w: no files to send", ErrConfig)
-	}
-	if c.Speed < 0 || math.IsNaN(c.Speed) || math.IsInf(c.Speed, 0) {
+	case c.Speed < 0 || math.IsNaN(c.Speed) || math.IsInf(c.Speed, 0):
 		return fmt.Errorf("%w: speed %v is not a number above 0", ErrConfig, c.Speed)
-	}
-	if c.Linger < 0 {
+	case c.Linger < 0:
 		return fmt.Errorf("%w: linger %s is negative", ErrConfig, c.Linger)
-	}
-	if c.Wait < 0 {
+	case c.Wait < 0:
 		return fmt.Errorf("%w: wait %s is negative", ErrConfig, c.Wait)
 	}
 	return nil

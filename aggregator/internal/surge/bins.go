@@ -1,7 +1,5 @@
 package surge
 
-import "slices"
-
 // bins hold counts by time: a ring of bins of one width on our clock. What a row counts is spread
 // evenly over the time that it covers, so a sum over any interval is good to a part of one bin.
 type bins struct {
@@ -12,6 +10,7 @@ type bins struct {
 	blocks []float64 // sums of blockBins bins each
 }
 
+// blockBins is near the root of how many bins five minutes have (480), so that a sum adds few.
 const blockBins = 16
 
 // newBins returns bins that reach back over the given time, in milliseconds.
@@ -119,23 +118,4 @@ func (b *bins) resized(width, reach int64) bins {
 		n.add(bin*b.width, min((bin+1)*b.width, b.newest), b.counts[b.slot(bin)])
 	}
 	return n
-}
-
-// series are the bins of what is tested (the first) and, where that is not all there is, of the
-// plan's terms.
-type series []bins
-
-func newSeries(n int, width, reach int64) series {
-	s := make(series, n)
-	for i := range s {
-		s[i] = newBins(width, reach)
-	}
-	return s
-}
-
-func (s *series) copyFrom(o series) {
-	*s = slices.Grow((*s)[:0], len(o))[:len(o)]
-	for i := range o {
-		(*s)[i].copyFrom(&o[i])
-	}
 }

@@ -17,8 +17,11 @@ type Config struct {
 }
 
 const (
+	// defaultWindow is two flushes of Istio's default: a step begins within the first of them.
 	defaultWindow = 10 * time.Second
-	defaultRatio  = 1.5
+	// defaultRatio is above 1.4, below which load that moves between pods is taken for a surge
+	// (bench/surge).
+	defaultRatio = 1.5
 	// maxWindow keeps the tested interval well below the minute that it is compared with.
 	maxWindow = 30 * time.Second
 )

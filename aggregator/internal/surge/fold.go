@@ -79,8 +79,10 @@ type fold struct {
 	window int64 // tested
 	reach  int64 // the query's own window
 
-	pods   []pod
-	counts series
+	pods []pod
+	// counts are those of what is tested (the first) and, where that is not all there is, of the
+	// plan's terms.
+	counts []bins
 	// firsts are what counts hold of first rows that are not measured yet, so many: no test stands
 	// on them.
 	firsts     bins
@@ -119,7 +121,9 @@ func reachOf(window, flush int64) int64 {
 
 func newFold(c Config, reach int64, series int, flush int64) *fold {
 	f := &fold{ratio: c.Ratio, window: c.Window.Milliseconds(), reach: reach, flush: flush, forget: forgetting(flush)}
-	f.counts = newSeries(series, binWidth(flush), reachOf(f.window, flush))
+	for range series {
+		f.counts = append(f.counts, newBins(binWidth(flush), reachOf(f.window, flush)))
+	}
 	f.firsts = newBins(binWidth(flush), reachOf(f.window, flush))
 	return f
 }
@@ -129,13 +133,15 @@ func binWidth(flush int64) int64 { return max(flush/binsPerFlush, 20) }
 // spacing is the time between two tests at least.
 func (f *fold) spacing() int64 { return max(f.flush/testsPerFlush, spacingMs) }
 
-// copyFrom makes f equal to o, in its own memory.
+// copyFrom makes f equal to o, which has as many series, in its own memory.
 func (f *fold) copyFrom(o *fold) {
 	pods, counts, firsts := f.pods, f.counts, f.firsts
 	*f = *o
 	f.pods = append(pods[:0], o.pods...)
 	f.counts, f.firsts = counts, firsts
-	f.counts.copyFrom(o.counts)
+	for i := range o.counts {
+		f.counts[i].copyFrom(&o.counts[i])
+	}
 	f.firsts.copyFrom(&o.firsts)
 }
 
