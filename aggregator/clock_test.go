@@ -11,8 +11,9 @@ import (
 	"github.com/meshpulse/meshpulse/aggregator/internal/ring"
 )
 
-// stepped returns a time as the runtime gives it when the wall clock has been set forward by whole seconds (or back) since
-// the process started: the wall seconds lie above bit 30 of a time's first word, the monotonic reading stays as it is.
+// stepped returns a time as the runtime gives it when the wall clock has been set forward by whole
+// seconds (or back) since the process started: the wall seconds lie above bit 30 of a time's first
+// word, the monotonic reading stays as it is.
 func stepped(t time.Time, seconds int64) time.Time {
 	*(*uint64)(unsafe.Pointer(&t)) += uint64(seconds) << 30
 	return t
@@ -37,7 +38,8 @@ func TestOwnClockMayStep(t *testing.T) {
 	}
 }
 
-// Where the first message of a stream turns out to have come late, the gap before it ends when that was sent, as its row does.
+// Where the first message of a stream turns out to have come late, the gap before it ends when that
+// was sent, as its row does.
 func TestAGapEndsWhereARowMovesTo(t *testing.T) {
 	s := mustStore(t)
 	at := s.started
@@ -70,8 +72,8 @@ func TestAGapEndsWhereARowMovesTo(t *testing.T) {
 	}
 }
 
-// Flushes are held up on their way, and meanwhile the sidecar's clock is set. Once they have come, rows are as far apart as the flushes
-// were sent, and no rate is more than what was sent.
+// Flushes are held up on their way, and meanwhile the sidecar's clock is set. Once they have come,
+// rows are as far apart as the flushes were sent, and no rate is more than what was sent.
 func TestAClockIsSetWhileFlushesAreHeldUp(t *testing.T) {
 	for _, flush := range []time.Duration{time.Second, 5 * time.Second} {
 		for _, before := range []int{0, 10, 100} { // flushes of the stream that came in time

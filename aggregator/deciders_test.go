@@ -50,7 +50,8 @@ func (podinfoRequests) Describe(int) (string, []Label, error) {
 	return "istio_requests_total", []Label{{"reporter", "destination"}, {"destination_workload", "podinfo"}, {"destination_workload_namespace", "test"}}, nil
 }
 
-// Who sends a workload's labels is not one of its pods: with whatever interval and silence, nobody waits for him.
+// Who sends a workload's labels is not one of its pods: with whatever interval and silence, nobody
+// waits for him.
 func TestOnlyPodsThatAreMeantDecide(t *testing.T) {
 	const until = 5 * time.Minute
 	podinfo := func(name string) Pod { return Pod{Namespace: "test", Name: name, Workload: "podinfo"} }
@@ -111,7 +112,8 @@ func TestOnlyPodsThatAreMeantDecide(t *testing.T) {
 	}
 }
 
-// New names, one every five seconds, with one message each: nothing of the pods that are known changes.
+// New names, one every five seconds, with one message each: nothing of the pods that are known
+// changes.
 func TestNewNamesHoldNothing(t *testing.T) {
 	s, err := New(Config{})
 	if err != nil {

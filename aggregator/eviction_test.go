@@ -12,9 +12,10 @@ import (
 	"github.com/prometheus/prometheus/model/labels"
 )
 
-// evicting is a sidecar that evicts what is not used, as Envoy does: with every so manieth flush, after it was sent, what has not been
-// used since the last time is forgotten, and the rest is left out of flushes until it is used. Its requests are exact, so what the
-// store has counted is held to what was sent.
+// evicting is a sidecar that evicts what is not used, as Envoy does: with every so manieth flush,
+// after it was sent, what has not been used since the last time is forgotten, and the rest is left
+// out of flushes until it is used. Its requests are exact, so what the store has counted is held to
+// what was sent.
 //
 // It sleeps, so it belongs into a synctest bubble.
 type evicting struct {
@@ -35,7 +36,8 @@ type evictionCase struct {
 	name string
 	seed uint64
 	sets int
-	// every is after how many flushes there is an eviction; 0: never. It is told by the pod where told is.
+	// every is after how many flushes there is an eviction; 0: never. It is told by the pod where
+	// told is.
 	every int
 	told  bool
 	// requests of a set in a flush.
@@ -222,7 +224,8 @@ func once(*rand.Rand, int) int          { return 1 }
 func burst(r *rand.Rand, _ int) int     { return 1 + r.IntN(3) }
 func oneAndTwo(_ *rand.Rand, u int) int { return 1 + u%2 }
 
-// TestEvictedCountersCountEveryRequest: label sets that are used now and then, of sidecars that evict them in between.
+// TestEvictedCountersCountEveryRequest: label sets that are used now and then, of sidecars that
+// evict them in between.
 func TestEvictedCountersCountEveryRequest(t *testing.T) {
 	const bytes = "istio_tcp_sent_bytes_total"
 	for _, c := range []evictionCase{
@@ -266,7 +269,8 @@ func TestEvictedCountersCountEveryRequest(t *testing.T) {
 	}
 }
 
-// lossy is a pod that sends two counters, one with a histogram and one without, both idle at a million.
+// lossy is a pod that sends two counters, one with a histogram and one without, both idle at a
+// million.
 type lossy struct {
 	t      *testing.T
 	store  *Store
@@ -278,7 +282,8 @@ func (l *lossy) connect() {
 	l.stream = l.store.Connect(Pod{Namespace: "test", Name: "pod", EvictionInterval: 5 * time.Second})
 }
 
-// message is a part of a flush: the counters that it holds have so many requests beyond a million, of which the histograms tell.
+// message is a part of a flush: the counters that it holds have so many requests beyond a million,
+// of which the histograms tell.
 func (l *lossy) message(requests float64, counters, histograms bool) (*Batch, described) {
 	b := &Batch{Timestamp: l.store.started.Add(time.Duration(l.number) * 5 * time.Second).UnixMilli()}
 	var d described
@@ -314,7 +319,8 @@ func (l *lossy) flush(requests float64, counters, histograms bool) {
 	l.commit(l.message(requests, counters, histograms))
 }
 
-// A counter that is missing because a part was lost has not begun anew when it is there again, whatever its sidecar evicts.
+// A counter that is missing because a part was lost has not begun anew when it is there again,
+// whatever its sidecar evicts.
 func TestIdleCountersWhosePartWasLostAddNothing(t *testing.T) {
 	for name, lose := range map[string]func(l *lossy){
 		"a sample refused": func(l *lossy) {
@@ -408,7 +414,8 @@ func TestIdleCountersWhosePartWasLostAddNothing(t *testing.T) {
 	}
 }
 
-// An idle sidecar's flush is one message. The first request may make it two, and its histogram is in the second.
+// An idle sidecar's flush is one message. The first request may make it two, and its histogram is
+// in the second.
 func TestTheFirstRequestOfASidecarThatWasIdleCounts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, err := New(Config{})
@@ -441,7 +448,8 @@ func TestTheFirstRequestOfASidecarThatWasIdleCounts(t *testing.T) {
 	})
 }
 
-// What a counter counted while nothing came belongs to that time, and not to a request that brings it back minutes later.
+// What a counter counted while nothing came belongs to that time, and not to a request that brings
+// it back minutes later.
 func TestWhatWasCountedInAGapIsNotCountedLater(t *testing.T) {
 	for name, tc := range map[string]struct {
 		absent   int     // flushes after the gap in which it is left out
@@ -501,7 +509,8 @@ func TestWhatWasCountedInAGapIsNotCountedLater(t *testing.T) {
 	}
 }
 
-// A counter that comes for the first time in a stream's later flush began at 0, unless it may have been in what was refused.
+// A counter that comes for the first time in a stream's later flush began at 0, unless it may have
+// been in what was refused.
 func TestANewCounterAfterARefusedSampleIsNotKnownToBeNew(t *testing.T) {
 	for refused, want := range map[int][]float64{0: {0, 2000}, 1: {2000}} {
 		s, err := New(Config{})
@@ -532,7 +541,8 @@ func TestANewCounterAfterARefusedSampleIsNotKnownToBeNew(t *testing.T) {
 	}
 }
 
-// Envoy evicts with every so manieth flush: what has been missing for as many or more is gone, what was missing for fewer is not.
+// Envoy evicts with every so manieth flush: what has been missing for as many or more is gone, what
+// was missing for fewer is not.
 func TestWhatAnEvictionPeriodTells(t *testing.T) {
 	var e eviction
 	check := func(told, absent uint32, anew, certain bool) {

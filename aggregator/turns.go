@@ -8,10 +8,12 @@ import (
 	"time"
 )
 
-// turns bounds how many of the engine's queries run: one at a time of each namespace, and few in all. Who waits gets a turn by what is known
-// of his query: those that are slow have a third of the time where others wait too. Among its kind the namespace that has waited longest goes
-// first: it has one place, however many queries it has, and keeps it where it does not come to its turn in the time of a request. A turn ends
-// when it has had its share of the time and another namespace waits.
+// turns bounds how many of the engine's queries run: one at a time of each namespace, and few in
+// all. Who waits gets a turn by what is known of his query: those that are slow have a third of the
+// time where others wait too. Among its kind the namespace that has waited longest goes first: it
+// has one place, however many queries it has, and keeps it where it does not come to its turn in
+// the time of a request. A turn ends when it has had its share of the time and another namespace
+// waits.
 type turns struct {
 	mu      sync.Mutex
 	free    int
@@ -19,7 +21,8 @@ type turns struct {
 	running map[string]*turn // by namespace
 	waiting []*turn          // as they have come
 	left    map[queue]uint64 // the places of namespaces that have left without a turn, of mostLeft
-	// owed is how much time those that are not slow are owed for the time of those that are, below 0 where it is the other way round.
+	// owed is how much time those that are not slow are owed for the time of those that are, below
+	// 0 where it is the other way round.
 	owed time.Duration
 }
 
@@ -33,14 +36,16 @@ const (
 )
 
 const (
-	// fullTurn is shared by slow queries of an HPA controller's five workers, so that the last of them is answered in time: a request has
-	// 4 s. Two that need half of it are answered both.
+	// fullTurn is shared by slow queries of an HPA controller's five workers, so that the last of
+	// them is answered in time: a request has 4 s. Two that need half of it are answered both.
 	fullTurn = 3 * time.Second
 	// leastTurn is how long one of them runs at least, and one that was quick.
 	leastTurn = 500 * time.Millisecond
-	// fullTrial is shared by those that nobody knows: new ones may come from a hundred namespaces at once.
+	// fullTrial is shared by those that nobody knows: new ones may come from a hundred namespaces
+	// at once.
 	fullTrial = 2 * time.Second
-	// leastTrial is how long one of them runs at least: beside 400 pods, a hundred times as long as a usual one.
+	// leastTrial is how long one of them runs at least: beside 400 pods, a hundred times as long as
+	// a usual one.
 	leastTrial = 20 * time.Millisecond
 	// mostLeft is of how many that have left the places are kept: they may never come again.
 	mostLeft = 10_000
@@ -74,8 +79,9 @@ func newTurns(atATime int) *turns {
 	return &turns{free: atATime, running: map[string]*turn{}, left: map[queue]uint64{}}
 }
 
-// wait returns when the namespace has its turn; the caller ends it. The query runs in the turn's context, whose cause is errGaveWay where
-// another one's turn has ended it. The error is that of ctx, which ended before.
+// wait returns when the namespace has its turn; the caller ends it. The query runs in the turn's
+// context, whose cause is errGaveWay where another one's turn has ended it. The error is that of
+// ctx, which ended before.
 func (t *turns) wait(ctx context.Context, namespace string, p pace) (in context.Context, end func(), err error) {
 	w := &turn{namespace: namespace, pace: p, began: make(chan struct{})}
 	in, w.end = context.WithCancelCause(ctx)
@@ -130,7 +136,8 @@ func (t *turns) leave(w *turn) {
 	t.next()
 }
 
-// next begins the turns that there is room for. Those that have had their share give way to those that there is none for.
+// next begins the turns that there is room for. Those that have had their share give way to those
+// that there is none for.
 func (t *turns) next() {
 	for t.free > 0 {
 		first := t.first()

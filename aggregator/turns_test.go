@@ -51,7 +51,8 @@ func TestTurnsGoByNamespace(t *testing.T) {
 	})
 }
 
-// Quick queries of others come without end: one that is not known to be quick has its turn all the same, after one of them at most.
+// Quick queries of others come without end: one that is not known to be quick has its turn all the
+// same, after one of them at most.
 func TestAQueryThatIsNotQuickHasItsTurn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		turns := newTurns(1)
@@ -122,7 +123,8 @@ func TestAQueryThatIsNotKnownToBeSlowGoesFirst(t *testing.T) {
 	}
 }
 
-// runs is a query that takes so long, as the engine runs it, and how long its answer took, 0 if it has none.
+// runs is a query that takes so long, as the engine runs it, and how long its answer took, 0 if it
+// has none.
 func (t *turns) runs(ctx context.Context, namespace string, takes time.Duration) (answered time.Duration) {
 	began := time.Now()
 	for p := paceUnknown; ; p = paceSlow {
@@ -143,7 +145,8 @@ func (t *turns) runs(ctx context.Context, namespace string, takes time.Duration)
 	}
 }
 
-// However many ask at once for what takes all that it may, a new query of another namespace is answered in the four seconds of a request.
+// However many ask at once for what takes all that it may, a new query of another namespace is
+// answered in the four seconds of a request.
 func TestANewQueryIsAnsweredBesideManyThatTakeLong(t *testing.T) {
 	for _, others := range []int{1, 4, 19, 99} {
 		synctest.Test(t, func(t *testing.T) {
@@ -173,7 +176,8 @@ func TestANewQueryIsAnsweredBesideManyThatTakeLong(t *testing.T) {
 	}
 }
 
-// Beside so many that its turn does not come in the time of a request, a query that is slow has it at the next look of its HPA.
+// Beside so many that its turn does not come in the time of a request, a query that is slow has it
+// at the next look of its HPA.
 func TestANamespaceThatLeavesKeepsItsPlace(t *testing.T) {
 	for _, others := range []int{1, 9, 19, 29} {
 		synctest.Test(t, func(t *testing.T) {
@@ -289,7 +293,8 @@ func TestALongTurnGivesWay(t *testing.T) {
 // gaveWay notes that others have ended the query's turn while it ran.
 func (q *Query) gaveWay() error { return q.ran(true, context.Canceled, leastTurn) }
 
-// A query that has given way to others is none that takes too much: their load may have made it slow.
+// A query that has given way to others is none that takes too much: their load may have made it
+// slow.
 func TestAQueryThatGaveWayIsTriedAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newRangesFleet(t, 0, 2, 10)
@@ -316,7 +321,8 @@ func TestAQueryThatGaveWayIsTriedAgain(t *testing.T) {
 	})
 }
 
-// A query that was quick is so until it needs a turn of the slow: others' load makes it take longer at times.
+// A query that was quick is so until it needs a turn of the slow: others' load makes it take longer
+// at times.
 func TestAQuickQueryStaysSoWhereItTakesLongerNowAndThen(t *testing.T) {
 	q := &Query{}
 	for _, step := range []struct {
@@ -329,8 +335,9 @@ func TestAQuickQueryStaysSoWhereItTakesLongerNowAndThen(t *testing.T) {
 	}
 }
 
-// Those that were quick once, and are not any more, leave others the time that a request has: twenty namespaces whose queries take nearly
-// all of a quick one's turn, again and again, beside one that really is quick and one that nobody knows yet.
+// Those that were quick once, and are not any more, leave others the time that a request has:
+// twenty namespaces whose queries take nearly all of a quick one's turn, again and again, beside
+// one that really is quick and one that nobody knows yet.
 func TestQueriesThatWereQuickOnceStarveNoOther(t *testing.T) {
 	for _, mine := range []struct {
 		pace  pace
@@ -366,7 +373,8 @@ func TestQueriesThatWereQuickOnceStarveNoOther(t *testing.T) {
 	}
 }
 
-// played has the query take its turns as byEngine does; it takes so long. It returns whether it is answered.
+// played has the query take its turns as byEngine does; it takes so long. It returns whether it is
+// answered.
 func (q *Query) played(ctx context.Context, turns *turns, namespace string, takes time.Duration) bool {
 	for p := pace(q.pace.Load()); ; p = paceSlow {
 		in, end, err := turns.wait(ctx, namespace, p)
@@ -389,7 +397,8 @@ func (q *Query) played(ctx context.Context, turns *turns, namespace string, take
 	}
 }
 
-// One that never ends before it gives way is refused for a while, as one that is too much, and asks for no turn meanwhile.
+// One that never ends before it gives way is refused for a while, as one that is too much, and asks
+// for no turn meanwhile.
 func TestAQueryThatGaveWayThreeTimesInARowIsTooMuch(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newRangesFleet(t, 0, 2, 10)

@@ -54,7 +54,8 @@ func TestExamplesNameWhatIsThere(t *testing.T) {
 	}
 }
 
-// TestExamplesSayWhatTheyAskFor: the query that a metric's selector names must be there, and a named metric needs none.
+// TestExamplesSayWhatTheyAskFor: the query that a metric's selector names must be there, and a
+// named metric needs none.
 func TestExamplesSayWhatTheyAskFor(t *testing.T) {
 	for file, hpa := range examples(t) {
 		for _, metric := range hpa.Spec.Metrics {
@@ -83,8 +84,8 @@ func TestExamplesSayWhatTheyAskFor(t *testing.T) {
 	}
 }
 
-// TestGuidesAreUnchanged: those who come from the guides bring these four files. That they work as they are is the promise,
-// so they may not be improved.
+// TestGuidesAreUnchanged: those who come from the guides bring these four files. That they work as
+// they are is the promise, so they may not be improved.
 func TestGuidesAreUnchanged(t *testing.T) {
 	for file, want := range map[string]string{
 		"latency-average.yaml":       "542e84d2f95dc73a6bc8ff0e9d311e2afc1b8194bd326cf31cc3f385efc2aa2d",
@@ -113,7 +114,8 @@ func TestExampleApp(t *testing.T) {
 	if !selects(s.Spec.Selector, d.Spec.Template.Labels) || !selects(d.Spec.Selector.MatchLabels, d.Spec.Template.Labels) {
 		t.Errorf("Service %v, Deployment %v, pods %v", s.Spec.Selector, d.Spec.Selector, d.Spec.Template.Labels)
 	}
-	// The guides' P95 asks for destination_canonical_service="podinfo", which Istio takes from this label.
+	// The guides' P95 asks for destination_canonical_service="podinfo", which Istio takes from this
+	// label.
 	if d.Spec.Template.Labels["app"] != "podinfo" {
 		t.Errorf("pod labels %v", d.Spec.Template.Labels)
 	}

@@ -23,8 +23,9 @@ import (
 	apiregistration "k8s.io/kube-aggregator/pkg/apis/apiregistration/v1"
 )
 
-// fakeCluster is the folder that testdata/kubectl works on: the scripts run as they are, with the real openssl. What it
-// cannot show, that an API server takes what they send, is for the lab to show.
+// fakeCluster is the folder that testdata/kubectl works on: the scripts run as they are, with the
+// real openssl. What it cannot show, that an API server takes what they send, is for the lab to
+// show.
 type fakeCluster struct {
 	t      *testing.T
 	folder string
@@ -107,7 +108,8 @@ func (c fakeCluster) apiService() *apiregistration.APIService {
 	return a
 }
 
-// verify checks the Secret's certificate as the API server does: against the bundle, by the Service's name.
+// verify checks the Secret's certificate as the API server does: against the bundle, by the
+// Service's name.
 func (c fakeCluster) verify(certificate string, bundle []byte) {
 	c.t.Helper()
 	roots := x509.NewCertPool()
@@ -195,7 +197,8 @@ func TestInstallOfAnEmptyCluster(t *testing.T) {
 	}
 }
 
-// TestTheAPIServerIsAskedToReachWhatIsServed: the group is meshpulse's own, and behind the same Service under the same authority.
+// TestTheAPIServerIsAskedToReachWhatIsServed: the group is meshpulse's own, and behind the same
+// Service under the same authority.
 func TestTheAPIServerIsAskedToReachWhatIsServed(t *testing.T) {
 	c := newFakeCluster(t, "")
 	c.mustRun("install.sh", "--image", "r.example/meshpulse:1")
@@ -242,7 +245,8 @@ func TestNoAPIServiceIsLeftThatDoesNotAnswer(t *testing.T) {
 	})
 }
 
-// A pod that starts before its Secret cannot mount it, which is the first event that a user would see.
+// A pod that starts before its Secret cannot mount it, which is the first event that a user would
+// see.
 func TestThePodStartsWithItsSecret(t *testing.T) {
 	c := newFakeCluster(t, "")
 	c.mustRun("install.sh", "--image", "r.example/meshpulse:1")
@@ -355,7 +359,8 @@ func TestDryRunsChangeNothing(t *testing.T) {
 	}
 }
 
-// TestRotationHasNoGap: between the patch and the pod reading its Secret the old certificate is still served.
+// TestRotationHasNoGap: between the patch and the pod reading its Secret the old certificate is
+// still served.
 func TestRotationHasNoGap(t *testing.T) {
 	c := newFakeCluster(t, "")
 	c.mustRun("install.sh", "--image", "r.example/meshpulse:1")
@@ -415,7 +420,8 @@ func TestArgumentsThatAreRefused(t *testing.T) {
 	}
 }
 
-// An option that took the next one as its value would not only miss it: --dry-run would be done for real.
+// An option that took the next one as its value would not only miss it: --dry-run would be done for
+// real.
 func TestAnOptionDoesNotTakeTheNextOneAsItsValue(t *testing.T) {
 	for _, option := range []string{"--image", "--component"} {
 		for name, args := range map[string][]string{
@@ -521,7 +527,8 @@ func (c fakeCluster) patch() jsonPatch {
 	return p
 }
 
-// bundle returns the authorities that the patch sets, after looking that it tests first whose the APIService is.
+// bundle returns the authorities that the patch sets, after looking that it tests first whose the
+// APIService is.
 func (p jsonPatch) bundle(t *testing.T) []byte {
 	t.Helper()
 	tested := ""

@@ -18,7 +18,8 @@ import (
 	"github.com/meshpulse/meshpulse/metricsapi/internal/fixture"
 )
 
-// The API server and newer clients ask for all groups at once: it is what the group's own document lists.
+// The API server and newer clients ask for all groups at once: it is what the group's own document
+// lists.
 func TestAggregatedDiscoveryListsWhatPlainDiscoveryLists(t *testing.T) {
 	s := startServer(t, nil)
 	plain, err := discovery.NewDiscoveryClientForConfig(&rest.Config{Host: "https://" + s.Addr().String(), TLSClientConfig: rest.TLSClientConfig{Insecure: true}})
@@ -63,7 +64,8 @@ func TestAggregatedDiscoveryListsWhatPlainDiscoveryLists(t *testing.T) {
 	}
 }
 
-// An API server holds an APIService for available when its group's document is answered, and takes clients to what it lists.
+// An API server holds an APIService for available when its group's document is answered, and takes
+// clients to what it lists.
 func TestTheGroupOfOurOwnIsAnsweredAndHasNoResource(t *testing.T) {
 	s := startServer(t, nil)
 	client, err := discovery.NewDiscoveryClientForConfig(&rest.Config{Host: "https://" + s.Addr().String(), TLSClientConfig: rest.TLSClientConfig{Insecure: true}})
@@ -76,7 +78,8 @@ func TestTheGroupOfOurOwnIsAnsweredAndHasNoResource(t *testing.T) {
 	}
 }
 
-// Flagger asks for this metric to see whether the provider is there, as its externalmetrics provider does (IsOnline).
+// Flagger asks for this metric to see whether the provider is there, as its externalmetrics
+// provider does (IsOnline).
 func TestFlaggersHealthCheckIsAnswered(t *testing.T) {
 	s := startServer(t, nil)
 	client, err := externalclient.NewForConfig(&rest.Config{Host: "https://" + s.Addr().String(), TLSClientConfig: rest.TLSClientConfig{Insecure: true}})

@@ -14,7 +14,8 @@ import (
 	"github.com/meshpulse/meshpulse/metricsapi/hpas"
 )
 
-// flusher is a sidecar that serves 10 requests a second of 100 ms each, from a time on, and flushes as it does.
+// flusher is a sidecar that serves 10 requests a second of 100 ms each, from a time on, and flushes
+// as it does.
 type flusher struct {
 	name               string
 	born               time.Duration // when its first requests come; it may be before the store's start
@@ -66,7 +67,8 @@ func (f *flusher) deliver(t *testing.T, s *aggregator.Store, until time.Duration
 	}
 }
 
-// watched is how far answers were from the truth: the largest and smallest part of it of those that were not held, and how many were.
+// watched is how far answers were from the truth: the largest and smallest part of it of those that
+// were not held, and how many were.
 type watched struct {
 	most, least      float64
 	mostAt, leastAt  time.Duration
@@ -151,8 +153,8 @@ func (c created) Exists(namespace, name string) (exists bool, left time.Time) {
 	return ok && p.Left.IsZero(), p.Left
 }
 
-// However often sidecars flush, and whatever they tell of it, from the first flush on no answer is more than 1.10 times the truth, and none that is
-// lower stands.
+// However often sidecars flush, and whatever they tell of it, from the first flush on no answer is
+// more than 1.10 times the truth, and none that is lower stands.
 func TestNoFlushIntervalMultipliesAnAnswer(t *testing.T) {
 	const labels = `{destination_workload="podinfo",destination_workload_namespace="test",reporter="destination"}`
 	exprs := map[string]float64{ // and the truth of one sidecar
@@ -208,7 +210,8 @@ func report(t *testing.T, what string, w watched, alone bool) {
 
 const flushed1m = `sum(rate(istio_requests_total{destination_workload="podinfo",destination_workload_namespace="test",reporter="destination"}[1m]))`
 
-// A sidecar's clock that is set by less than a flush moves no answer: not the next flush, and not those of the minutes after.
+// A sidecar's clock that is set by less than a flush moves no answer: not the next flush, and not
+// those of the minutes after.
 func TestAClockThatIsSetMovesNoAnswer(t *testing.T) {
 	irate := strings.Replace(flushed1m, "rate(", "irate(", 1)
 	for _, every := range []time.Duration{time.Second, 2 * time.Second, 5 * time.Second, 10 * time.Second, 20 * time.Second} {
@@ -240,7 +243,8 @@ func TestLateFirstFlushesMoveNoAnswer(t *testing.T) {
 	}
 }
 
-// A pod of a known workload that takes half of the load and tells nothing of its interval, or flushes far more seldom than the others.
+// A pod of a known workload that takes half of the load and tells nothing of its interval, or
+// flushes far more seldom than the others.
 func TestANewPodsFirstFlushIsNoSurge(t *testing.T) {
 	for _, every := range []time.Duration{time.Second, 5 * time.Second, 15 * time.Second, 30 * time.Second, time.Minute, 100 * time.Second} {
 		for _, without := range []bool{false, true} {
@@ -264,7 +268,8 @@ func TestANewPodsFirstFlushIsNoSurge(t *testing.T) {
 // reset has the sidecar begin again.
 func (f *flusher) reset() { f.stream, f.sent, f.messages = nil, 0, nil }
 
-// What a new pod of a known workload, or of a known age, counted in its first flush is seen at once, and nothing is known of it beyond.
+// What a new pod of a known workload, or of a known age, counted in its first flush is seen at
+// once, and nothing is known of it beyond.
 func TestANewPodCountsFromItsFirstFlush(t *testing.T) {
 	for name, first := range map[string]*flusher{
 		"its workload's interval is known": {name: "a", born: -time.Hour, every: 5 * time.Second, phase: 3 * time.Second},

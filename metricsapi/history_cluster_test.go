@@ -20,8 +20,9 @@ import (
 	"github.com/meshpulse/meshpulse/metricsapi/hpas"
 )
 
-// simCluster is a Deployment under constant load, the sidecars of its pods, a meshpulse and its faults, in simulated time: the store,
-// the catalog and the rule are the real ones. One goroutine runs what happens, in the order of time.
+// simCluster is a Deployment under constant load, the sidecars of its pods, a meshpulse and its
+// faults, in simulated time: the store, the catalog and the rule are the real ones. One goroutine
+// runs what happens, in the order of time.
 type simCluster struct {
 	random *rand.Rand
 	events simEvents
@@ -81,7 +82,8 @@ type simSet struct {
 	used  bool // since the last eviction: then it is sent
 }
 
-// simSets is how many label sets there are. Where there is eviction all but the first are used now and then.
+// simSets is how many label sets there are. Where there is eviction all but the first are used now
+// and then.
 const simSets = 4
 
 // simSecond is another stream that reports as a pod.
@@ -197,7 +199,8 @@ func (c *simCluster) create(starts time.Duration) *simPod {
 	return p
 }
 
-// begin is the start of a sidecar's process: its counters are 0, its first flush comes an interval later.
+// begin is the start of a sidecar's process: its counters are 0, its first flush comes an interval
+// later.
 func (c *simCluster) begin(p *simPod) {
 	p.process++
 	p.count, p.told, p.flushes, p.sets = 0, 0, 0, [simSets]simSet{}
@@ -213,7 +216,8 @@ func (c *simCluster) begin(p *simPod) {
 	c.after(c.flush, tick)
 }
 
-// remove is a graceful deletion: requests go elsewhere, and the sidecar drains for a flush at least.
+// remove is a graceful deletion: requests go elsewhere, and the sidecar drains for a flush at
+// least.
 func (c *simCluster) remove(p *simPod) {
 	c.leave(p)
 	c.after(c.between(c.flush+time.Second, c.flush+30*time.Second), func() { c.kill(p) })
@@ -272,7 +276,8 @@ func (c *simCluster) endSecond(p *simPod) {
 	}
 }
 
-// simMessage describes what a message's samples are of: a counter and a histogram of each label set, and one that cannot be read.
+// simMessage describes what a message's samples are of: a counter and a histogram of each label
+// set, and one that cannot be read.
 type simMessage []aggregator.Sample
 
 const unreadableKey = 99
@@ -294,7 +299,8 @@ func (m simMessage) Describe(i int) (string, []aggregator.Label, error) {
 // simLatency is what every request takes.
 const simLatency = 10 // ms
 
-// sendFlush is a flush of the sidecar: what it has counted is gone from its interval, whether it arrives or not.
+// sendFlush is a flush of the sidecar: what it has counted is gone from its interval, whether it
+// arrives or not.
 func (c *simCluster) sendFlush(p *simPod) {
 	at := time.Now().Add(p.offset).UnixMilli()
 	batch := c.take(p, at)

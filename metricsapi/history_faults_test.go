@@ -128,7 +128,8 @@ func (c *simCluster) rollout(old []*simPod) {
 	c.after(time.Second, wait)
 }
 
-// double lets a second stream report as a pod for a time, from another address. It ends, or goes silent.
+// double lets a second stream report as a pod for a time, from another address. It ends, or goes
+// silent.
 func (c *simCluster) double(p *simPod, idle bool, lasts time.Duration) {
 	c.endSecond(p)
 	second := &simSecond{c.connect(p, "10.0.0.2:15000"), idle}

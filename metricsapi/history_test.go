@@ -76,11 +76,15 @@ func simTypos() []simQuery {
 		simQuery{metric: "istio-requests-per-second", scale: 1, typo: true, match: map[string]string{"destination_wrkload": "podinfo"}})
 }
 
-// TestNoHistoryScalesDownOnConstantLoad lets an HPA watch a Deployment under constant load through random histories of lost
-// streams, restarts of meshpulse and of sidecars, rollouts and churn, second streams, an API server that tells nothing, beside workloads that never
-// report. Whatever meshpulse knows and does not know, the HPA, by the controller's own arithmetic, must never ask for fewer replicas than the
-// load needs, and for more than there are only up to a quarter more than it needs, unless sidecars are mute and others stand for them. The load is at least 5 % away from where a replica more
-// or less would do. An answer that is not held is at most 1.10 times the truth, but where others stand for the mute. Of what is misspelt nothing is known, and the replicas stay.
+// TestNoHistoryScalesDownOnConstantLoad lets an HPA watch a Deployment under constant load through
+// random histories of lost streams, restarts of meshpulse and of sidecars, rollouts and churn,
+// second streams, an API server that tells nothing, beside workloads that never report. Whatever
+// meshpulse knows and does not know, the HPA, by the controller's own arithmetic, must never ask
+// for fewer replicas than the load needs, and for more than there are only up to a quarter more
+// than it needs, unless sidecars are mute and others stand for them. The load is at least 5 % away
+// from where a replica more or less would do. An answer that is not held is at most 1.10 times the
+// truth, but where others stand for the mute. Of what is misspelt nothing is known, and the
+// replicas stay.
 func TestNoHistoryScalesDownOnConstantLoad(t *testing.T) {
 	for seed := *firstSeed; seed < *firstSeed+*histories; seed++ {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
@@ -224,7 +228,8 @@ func mayExceed(why string) bool {
 	return strings.Contains(why, labelReason+":held ") || strings.Contains(why, "mute for long")
 }
 
-// hpa asks for the query with a target that makes each a replica's load, or the truth where the target is of type Value.
+// hpa asks for the query with a target that makes each a replica's load, or the truth where the
+// target is of type Value.
 func (q simQuery) hpa(load, each float64, random *rand.Rand) *autoscalingv2.HorizontalPodAutoscaler {
 	milli := func(v float64) *resource.Quantity {
 		return resource.NewMilliQuantity(int64(math.Round(1000*v)), resource.DecimalSI)

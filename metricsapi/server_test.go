@@ -73,7 +73,8 @@ func TestServeNamedMetrics(t *testing.T) {
 	for metric, want := range map[string]string{
 		"istio-requests-per-second": "2", "istio-requests-in-flight": "8m", "istio-error-ratio": "0",
 		"istio-request-duration-avg": "4",
-		// Histograms alone, bounds exclusive: whole milliseconds from 1 to 4, evenly, in native buckets 2.2 % wide.
+		// Histograms alone, bounds exclusive: whole milliseconds from 1 to 4, evenly, in native
+		// buckets 2.2 % wide.
 		"istio-request-duration-p50": "2954m", "istio-request-duration-p95": "3983m",
 	} {
 		got := s.value("test", metric, "destination_workload=podinfo")

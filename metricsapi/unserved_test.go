@@ -13,7 +13,8 @@ import (
 	"github.com/meshpulse/meshpulse/metricsapi/internal/fixture"
 )
 
-// advised finds in a message the annotation, if there is one, and the metric that are to be written in place of what is not served.
+// advised finds in a message the annotation, if there is one, and the metric that are to be written
+// in place of what is not served.
 var advised = regexp.MustCompile(`(?:annotation (\S+): '((?:[^']|'')*)' and metric )?(\{type: External, external: .*?\}\}\})(, with N|[.]|$)`)
 
 // follow does what a message says, to the letter, N being 10.
@@ -57,7 +58,8 @@ func (m *callMesh) values(h hpas.HPA, at time.Duration) (got []answered) {
 	return got
 }
 
-// Who does what the event about a metric that is not served says gets the value, at the same target.
+// Who does what the event about a metric that is not served says gets the value, at the same
+// target.
 func TestWhatIsAdvisedInPlaceOfOtherMetricsIsServed(t *testing.T) {
 	m := newCallMesh(t)
 	m.run(5*time.Second, 10*time.Minute)
@@ -199,7 +201,8 @@ func TestWhatIsAdvisedInPlaceOfOtherMetricsIsServed(t *testing.T) {
 	}
 }
 
-// /debug/hpas has a line for each Pods and Object metric, in the spec's order, so that it shows all that a switch would break.
+// /debug/hpas has a line for each Pods and Object metric, in the spec's order, so that it shows all
+// that a switch would break.
 func TestStatusShowsMetricsThatAreNotServed(t *testing.T) {
 	s := startServer(t, nil)
 	s.write("hpa.yaml", fixture.HPA("podinfo", "",

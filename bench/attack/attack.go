@@ -1,7 +1,8 @@
-// Package attack is what one sender can do to a meshpulse, and the sidecars of a fixed pace that it is done beside.
+// Package attack is what one sender can do to a meshpulse, and the sidecars of a fixed pace that it
+// is done beside.
 //
-// It knows the wire. It must not know clusters or processes: bench/lab runs it, and has the attacks that need them. Everything is
-// bounded in time and count and stays on loopback.
+// It knows the wire. It must not know clusters or processes: bench/lab runs it, and has the attacks
+// that need them. Everything is bounded in time and count and stays on loopback.
 package attack
 
 import (
@@ -33,7 +34,8 @@ type Target struct {
 // Attack is what one sender does until the context ends.
 type Attack struct {
 	Name, What string
-	// For is how long it has to last to do what it can, After how long one has to look on to see what stays.
+	// For is how long it has to last to do what it can, After how long one has to look on to see
+	// what stays.
 	For, After time.Duration
 	// Sends is what it has to send to be one, in bytes: much less than it does where it has a CPU.
 	Sends float64
@@ -44,8 +46,8 @@ type Attack struct {
 	Tells bool
 }
 
-// Times of attacks: a flood shows at once, one that pauses between its flushes after some of them; who lies has done
-// all that it can once --hold of half a minute is over.
+// Times of attacks: a flood shows at once, one that pauses between its flushes after some of them;
+// who lies has done all that it can once --hold of half a minute is over.
 const (
 	flood = 5 * time.Second
 	claim = 14 * time.Second

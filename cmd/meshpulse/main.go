@@ -131,8 +131,8 @@ func parse(f *pflag.FlagSet, args []string) error {
 	return err
 }
 
-// release and commit are set by the linker (Makefile, manifests/Dockerfile): the Go tool stamps none
-// where it does not see the repository, as in an image's build, or may not look at it.
+// release and commit are set by the linker (Makefile, manifests/Dockerfile): the Go tool stamps
+// none where it does not see the repository, as in an image's build, or may not look at it.
 var release, commit string
 
 // version is this binary's.

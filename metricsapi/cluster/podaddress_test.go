@@ -204,8 +204,8 @@ func TestTheIndexKnowsWaypoints(t *testing.T) {
 	}
 }
 
-// A pod's service account is known from the moment that it is, before it runs, and no longer than it
-// exists. Pods of one workload have it on their own.
+// A pod's service account is known from the moment that it is, before it runs, and no longer than
+// it exists. Pods of one workload have it on their own.
 func TestThePodTellsItsServiceAccount(t *testing.T) {
 	a := newAddressed(t)
 	runsAs := func(name, account string, phase corev1.PodPhase) {

@@ -31,7 +31,8 @@ const imageName = "lab.local/meshpulse:lab"
 // clusterWide are kinds of which meshpulse has objects outside its namespace.
 const clusterWide = "namespaces,priorityclasses,clusterroles,clusterrolebindings,apiservices,roles,rolebindings,mutatingwebhookconfigurations,validatingwebhookconfigurations"
 
-// installSteps are those before anything else can be done; commands are typed as the documents have them.
+// installSteps are those before anything else can be done; commands are typed as the documents have
+// them.
 func (r *reader) installSteps() []step {
 	return []step{
 		{"manifests/install.sh --dry-run changes nothing", func(ctx context.Context) error {
@@ -89,8 +90,8 @@ func (r *reader) installedSteps() []step {
 	}
 }
 
-// answers is an error when the API server cannot ask meshpulse, or is not answered. It waits as long as an API server does: how long an
-// answer takes says how busy the machine is.
+// answers is an error when the API server cannot ask meshpulse, or is not answered. It waits as
+// long as an API server does: how long an answer takes says how busy the machine is.
 func (n *node) answers(ctx context.Context) error {
 	_, err := n.cluster.Client.RESTClient().Get().AbsPath(externals).Timeout(time.Minute).DoRaw(ctx)
 	return err
@@ -100,7 +101,8 @@ func (n *node) objects(ctx context.Context) (string, error) {
 	return n.kubectl(ctx, "get", clusterWide, "--all-namespaces", "-o", `jsonpath={range .items[*]}{.kind} {.metadata.namespace}/{.metadata.name}{"\n"}{end}`)
 }
 
-// sameObjects is an error that names the objects that were not there before meshpulse was installed, or are no more.
+// sameObjects is an error that names the objects that were not there before meshpulse was
+// installed, or are no more.
 func (n *node) sameObjects(ctx context.Context) error {
 	after, err := n.objects(ctx)
 	if err != nil {
@@ -164,7 +166,8 @@ func (n *node) restricted(ctx context.Context) error {
 	return err
 }
 
-// anotherUser runs meshpulse as OpenShift's restricted-v2 does: a user of the namespace's range, of group 0, whom the image does not know.
+// anotherUser runs meshpulse as OpenShift's restricted-v2 does: a user of the namespace's range, of
+// group 0, whom the image does not know.
 func (n *node) anotherUser(ctx context.Context) error {
 	const user = 1000730000
 	patch := fmt.Sprintf(`{"spec":{"template":{"spec":{"securityContext":{"runAsUser":%d,"runAsGroup":0}}}}}`, user)
@@ -225,7 +228,8 @@ func memoryLimited(proc string) error {
 	return err
 }
 
-// memoryOf reads a number of the process' control group: its file has one name with version 2, another with version 1.
+// memoryOf reads a number of the process' control group: its file has one name with version 2,
+// another with version 1.
 func memoryOf(proc, two, one string) (int64, error) {
 	groups, err := os.ReadFile(filepath.Join(proc, "cgroup"))
 	if err != nil {
@@ -246,7 +250,8 @@ func memoryOf(proc, two, one string) (int64, error) {
 	return 0, fmt.Errorf("no control group tells its memory (%s, %s):\n%s", two, one, groups)
 }
 
-// tellPeak prints the most memory that meshpulse's container has taken so far, page cache included: what its limit is held against.
+// tellPeak prints the most memory that meshpulse's container has taken so far, page cache included:
+// what its limit is held against.
 func (n *node) tellPeak(context.Context) error {
 	proc, err := meshpulseProcess()
 	if err != nil {
@@ -260,7 +265,8 @@ func (n *node) tellPeak(context.Context) error {
 	return nil
 }
 
-// probed looks at what the kubelet's probes have said since the pod was ready; before that it asks a process that is just starting.
+// probed looks at what the kubelet's probes have said since the pod was ready; before that it asks
+// a process that is just starting.
 func (n *node) probed(ctx context.Context) error {
 	pod, err := n.pod(ctx)
 	if err != nil {
@@ -287,8 +293,8 @@ func (n *node) probed(ctx context.Context) error {
 	return fmt.Errorf("pod %s has no condition %s", pod.Name, corev1.PodReady)
 }
 
-// failedProbe is an error when a probe of the pod has failed since. One that timed out while other pods' probes did as well is the machine's
-// fault, which was busy with something else.
+// failedProbe is an error when a probe of the pod has failed since. One that timed out while other
+// pods' probes did as well is the machine's fault, which was busy with something else.
 func failedProbe(pod string, since time.Time, events []corev1.Event) error {
 	timedOut := func(e corev1.Event) bool { return strings.Contains(strings.ToLower(e.Message), "timeout") }
 	for _, event := range events {

@@ -14,9 +14,9 @@ import (
 	"github.com/meshpulse/meshpulse/bench/documents"
 )
 
-// probes are two pods: one that the NetworkPolicy takes for meshpulse's, with another program in it, so that what may come in and go out
-// shows without meshpulse's help (it is never ready, so that the API server asks none but the real one); and one of a namespace that is
-// not of the mesh.
+// probes are two pods: one that the NetworkPolicy takes for meshpulse's, with another program in
+// it, so that what may come in and go out shows without meshpulse's help (it is never ready, so
+// that the API server asks none but the real one); and one of a namespace that is not of the mesh.
 const probes = `apiVersion: v1
 kind: Pod
 metadata: {name: probe, namespace: meshpulse-system, labels: {app.kubernetes.io/name: meshpulse, probe: "yes"}}
@@ -44,7 +44,8 @@ metadata: {name: podinfo-headless, namespace: test}
 spec: {clusterIP: None, selector: {app: podinfo}, ports: [{name: http, port: 9898, targetPort: http}]}
 `
 
-// operatorSteps are what whoever runs meshpulse does and relies on, while the guides are gone through.
+// operatorSteps are what whoever runs meshpulse does and relies on, while the guides are gone
+// through.
 func (r *reader) operatorSteps() []step {
 	var w *watcher
 	var served []byte
@@ -115,8 +116,9 @@ func (n *node) headless(ctx context.Context) error {
 	})
 }
 
-// policed dials from and to the probe, with what becomes of a pod that reports from outside the mesh, and of a question to the DNS. Rules
-// may come a moment after their pod or their policy: what is meant is what holds from then on.
+// policed dials from and to the probe, with what becomes of a pod that reports from outside the
+// mesh, and of a question to the DNS. Rules may come a moment after their pod or their policy: what
+// is meant is what holds from then on.
 func (n *node) policed(ctx context.Context, outside, dns string) error {
 	for _, pod := range [][]string{{namespace, "probe"}, {"default", "outsider"}} {
 		if _, err := n.kubectl(ctx, "--namespace="+pod[0], "wait", "--for=jsonpath={.status.phase}=Running", "pod/"+pod[1], "--timeout=50s"); err != nil {
@@ -157,7 +159,8 @@ func (n *node) policed(ctx context.Context, outside, dns string) error {
 	return nil
 }
 
-// dials has a pod dial addresses, and is an error when something else becomes of one than is wanted.
+// dials has a pod dial addresses, and is an error when something else becomes of one than is
+// wanted.
 func (n *node) dials(ctx context.Context, from []string, want [][2]string) error {
 	args, lines := slices.Clone(from), []string{""}
 	for _, w := range want {
@@ -189,8 +192,8 @@ func (r *reader) endSteps(second *reader) []step {
 	}
 }
 
-// forget removes the guides' app: its pods first, since a namespace that is deleted with pods in it looks for them again only after half
-// of the time that they may take.
+// forget removes the guides' app: its pods first, since a namespace that is deleted with pods in it
+// looks for them again only after half of the time that they may take.
 func (r *reader) forget(ctx context.Context) error {
 	_, err := r.sh(ctx, "kubectl -n "+r.namespace+" delete deployment --all --cascade=foreground && kubectl delete -k manifests/examples/app --ignore-not-found")
 	return err
@@ -208,7 +211,8 @@ func (n *node) rolls(ctx context.Context) error {
 	return errors.Join(err, w.end())
 }
 
-// covered is an error until an answer says that all sidecars have reported, to a query of an HPA there.
+// covered is an error until an answer says that all sidecars have reported, to a query of an HPA
+// there.
 func (n *node) covered(ctx context.Context, namespace, name string) error {
 	query := externals + "/namespaces/" + namespace + "/prometheus-query?labelSelector=query-name%3D" + name
 	return n.eventually(ctx, time.Minute, func() error {
