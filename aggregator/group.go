@@ -2,6 +2,7 @@ package aggregator
 
 import (
 	"math"
+	"strings"
 
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/promql/parser"
@@ -107,16 +108,12 @@ func (g *grouper[T]) values(by []string, result func(*T) float64) []Value {
 	vs := make([]Value, 0, len(g.keys))
 	for _, key := range g.keys {
 		b := labels.NewScratchBuilder(len(by))
-		at := 0
-		for _, name := range by {
-			end := at
-			for key[end] != 0xff {
-				end++
+		i := 0
+		for value := range strings.SplitSeq(key, "\xff") {
+			if value != "" {
+				b.Add(by[i], value)
 			}
-			if end > at {
-				b.Add(name, key[at:end])
-			}
-			at = end + 1
+			i++
 		}
 		b.Sort()
 		vs = append(vs, Value{b.Labels(), result(g.byKey[key])})

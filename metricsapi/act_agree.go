@@ -56,11 +56,8 @@ func (x *actor) agree(ctx context.Context, o *offer, v verdict, at time.Time) (v
 		}
 		to, target := x.agreed(ctx, a, st, o.prepared.query, at)
 		for _, w := range a.Metrics {
-			goal := w.Goal()
-			if w.Name != o.metric || w.Canonical != o.selector || goal == nil || goal.Sign() <= 0 || to == 0 {
-				continue
-			}
-			if w.Target.Type == autoscalingv2.ValueMetricType { // it asks for a multiple of the replicas, whatever they are
+			goal := o.goalOf(w)
+			if goal == nil || to == 0 || w.Target.Type == autoscalingv2.ValueMetricType { // that asks for a multiple of the replicas, whatever they are
 				continue
 			}
 			if milli := goal.MilliValue(); milli <= math.MaxInt64/int64(to) && v.sum() < milli*int64(to) {

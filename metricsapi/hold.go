@@ -75,16 +75,22 @@ type keeping struct {
 	enough bool
 }
 
+// goalOf is what an HPA's metric wants of the offer, nil where it asks for another one, or wants
+// nothing that replicas could follow from.
+func (o *offer) goalOf(w hpas.Metric) *resource.Quantity {
+	if goal := w.Goal(); w.Name == o.metric && w.Canonical == o.selector && goal != nil && goal.Sign() > 0 {
+		return goal
+	}
+	return nil
+}
+
 // keep returns what keeps the replicas, beside what is seen: a sum in milli-units.
 func (h *holder) keep(ctx context.Context, o *offer, seen int64) (kept keeping, cannot *refusal) {
 	kept, by := keeping{milli: -1, enough: true}, ""
 	for _, a := range o.askers {
 		for _, w := range a.Metrics {
-			if w.Name != o.metric || w.Canonical != o.selector {
-				continue
-			}
-			goal := w.Goal()
-			if goal == nil || goal.Sign() <= 0 {
+			goal := o.goalOf(w)
+			if goal == nil {
 				continue
 			}
 			n, milli := int64(1), goal.MilliValue()

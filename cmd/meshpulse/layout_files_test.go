@@ -32,7 +32,7 @@ var aggregatorGroups = []fileGroup{
 		"candidates.go", "index.go", "scan.go", "selection.go", "selector.go", "sides.go",
 	}},
 	{"query", "what is asked", []string{
-		"absent.go", "aggregator.go", "aside.go", "compile.go", "coverage.go", "deciders.go", "engine.go",
+		"absent.go", "aggregator.go", "compile.go", "coverage.go", "engine.go",
 		"group.go", "lengthen.go", "meant.go", "quantile.go", "query.go", "queryable.go", "rate.go",
 		"reporters.go", "surge.go", "surgeplan.go", "surgerows.go", "turns.go", "watch.go",
 	}},
