@@ -41,7 +41,7 @@ const maxReported = 8
 // absent says why the query's i-th selector selects nothing.
 func (q *Query) absent(i int, at int64) Absent {
 	sel := q.selectors[i]
-	a := Absent{Selector: i, UnknownMetric: !q.store.classes.knowsMetric(sel), UnknownLabels: q.store.classes.unknown(sel)}
+	a := Absent{Selector: i, UnknownMetric: !q.store.knowsMetric(sel), UnknownLabels: q.store.classes.unknown(sel)}
 	if kin := q.kin[i]; kin != nil {
 		kin.report(q.store, at, &a)
 	}
@@ -52,29 +52,24 @@ func (q *Query) absent(i int, at int64) Absent {
 func demands(m *labels.Matcher) bool { return !m.Matches("") }
 
 // knowsMetric reports whether there is a series of a metric that the selector may name.
-func (cs *classes) knowsMetric(s *selector) bool {
-	named := func(all []*class) bool {
-		return slices.ContainsFunc(all, func(c *class) bool {
-			for v, last := c.views(); v <= last; v++ {
-				if s.fitsName(c, v) {
-					return true
-				}
+func (x *index) knowsMetric(s *selector) bool {
+	named := func(c *class) bool {
+		for v, last := c.views(); v <= last; v++ {
+			if s.fitsName(c, v) {
+				return true
 			}
-			return false
-		})
+		}
+		return false
 	}
 	if s.reads != nil {
-		return cs.sees(s.reads, func(c *class) bool { return named([]*class{c}) })
+		return x.store.classes.sees(s.reads, named)
 	}
-	if s.name != "" {
-		return slices.ContainsFunc(s.bases(), func(base string) bool { return named(cs.named(base)) })
+	for c := range x.classesOf(s) {
+		if named(c) {
+			return true
+		}
 	}
-	found := false
-	cs.byName.Range(func(_, l any) bool {
-		found = named(l.(*list[*class]).all())
-		return !found
-	})
-	return found
+	return false
 }
 
 // unknown returns the labels that the selector demands and that no series has.

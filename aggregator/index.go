@@ -1,6 +1,9 @@
 package aggregator
 
-import "slices"
+import (
+	"iter"
+	"slices"
+)
 
 // index knows which series selectors mean. Those of registered queries are kept prepared: each new
 // class is matched against them once, and what they select is kept up to date. All of it is under
@@ -115,7 +118,7 @@ func (x *index) selectionsOf(sel *selector) []*selection {
 		return sel.selections.all()
 	}
 	var found selections
-	for _, c := range x.classesOf(sel) {
+	for c := range x.classesOf(sel) {
 		for v, last := c.views(); v <= last; v++ {
 			if !sel.matches(c, v) {
 				continue
@@ -130,27 +133,22 @@ func (x *index) selectionsOf(sel *selector) []*selection {
 	return found.all()
 }
 
-// classesOf returns the classes that the selector may select, by looking at all of its metric's.
-func (x *index) classesOf(sel *selector) []*class {
-	var found []*class
-	add := func(cs []*class) {
-		for _, c := range cs {
-			if _, ok := sel.viewOf(c); ok {
-				found = append(found, c)
+// classesOf yields the classes of the metrics that the selector may name.
+func (x *index) classesOf(sel *selector) iter.Seq[*class] {
+	return func(yield func(*class) bool) {
+		each := func(cs []*class) (more bool) {
+			return !slices.ContainsFunc(cs, func(c *class) bool { return !yield(c) })
+		}
+		if sel.name == "" {
+			x.store.classes.byName.Range(func(_, l any) bool { return each(l.(*list[*class]).all()) })
+			return
+		}
+		for _, base := range sel.bases() {
+			if !each(x.store.classes.named(base)) {
+				return
 			}
 		}
 	}
-	if sel.name != "" {
-		for _, base := range sel.bases() {
-			add(x.store.classes.named(base))
-		}
-		return found
-	}
-	x.store.classes.byName.Range(func(_, l any) bool {
-		add(l.(*list[*class]).all())
-		return true
-	})
-	return found
 }
 
 // selects reports whether a prepared selector selects a series of the table.

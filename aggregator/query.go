@@ -85,12 +85,24 @@ func (s *Store) QueryFor(author, expr string) (_ *Query, err error) {
 	q := &Query{store: s, expr: expr, author: author, reads: s.limitOf(author)}
 	q.query = q
 	defer q.contain(&err)
-	parsed, err := parser.ParseExpr(expr)
+	if err := q.parse(); err != nil {
+		return nil, err
+	}
+	if q.reach > s.config.MaxRetention {
+		return nil, &QueryError{Expr: expr, Reason: fmt.Sprintf("it reaches %s back, but rings reach %s at most: shorten its range or raise --max-retention",
+			q.reach, s.config.MaxRetention)}
+	}
+	return q, nil
+}
+
+// parse fills in what the expression alone says.
+func (q *Query) parse() error {
+	parsed, err := parser.ParseExpr(q.expr)
 	if err != nil {
-		return nil, &QueryError{Expr: expr, Reason: "it is not valid PromQL: " + err.Error()}
+		return &QueryError{Expr: q.expr, Reason: "it is not valid PromQL: " + err.Error()}
 	}
 	if t := parsed.Type(); t != parser.ValueTypeVector && t != parser.ValueTypeScalar {
-		return nil, &QueryError{Expr: expr, Reason: fmt.Sprintf("it gives a %s; an autoscaler needs an instant vector or a scalar", parser.DocumentedType(t))}
+		return &QueryError{Expr: q.expr, Reason: fmt.Sprintf("it gives a %s; an autoscaler needs an instant vector or a scalar", parser.DocumentedType(t))}
 	}
 	selectors := compiler{}
 	parser.Inspect(parsed, func(node parser.Node, path []parser.Node) error {
@@ -106,11 +118,7 @@ func (s *Store) QueryFor(author, expr string) (_ *Query, err error) {
 	q.meant = meantBy(q.selectors)
 	q.plan = selectors.compile(parsed)
 	q.surge = surgeOf(q.plan)
-	if q.reach > s.config.MaxRetention {
-		return nil, &QueryError{Expr: expr, Reason: fmt.Sprintf("it reaches %s back, but rings reach %s at most: shorten its range or raise --max-retention",
-			q.reach, s.config.MaxRetention)}
-	}
-	return q, nil
+	return nil
 }
 
 // Like checks another expression for a single use, by whoever has registered this one. The error is a *QueryError.

@@ -53,7 +53,7 @@ func (q querier) Select(ctx context.Context, sortSeries bool, hints *storage.Sel
 	sel.reads = q.reads
 	set := &seriesSet{}
 	r := reader{store: q.store, mint: mint - 1, maxt: maxt, room: q.room} // hints include their start, windows do not
-	for _, c := range q.store.classesOf(sel) {
+	for c := range q.store.classesOf(sel) {
 		for v, last := c.views(); v <= last; v++ {
 			if sel.matches(c, v) {
 				for _, col := range c.columns.all() {

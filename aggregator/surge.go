@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/meshpulse/meshpulse/aggregator/internal/surge"
-	"github.com/prometheus/prometheus/promql/parser"
 )
 
 // SurgeConfig is what a surge detector can be told. The zero value of a field means its default.
@@ -22,18 +21,8 @@ var ErrNoSurge = errors.New("a surge is told by counts: take sum(rate(…)) of r
 
 // CanSurge reports whether a surge of the expression can be told.
 func CanSurge(expr string) bool {
-	parsed, err := parser.ParseExpr(expr)
-	if err != nil {
-		return false
-	}
-	selectors := compiler{}
-	parser.Inspect(parsed, func(node parser.Node, _ []parser.Node) error {
-		if vs, ok := node.(*parser.VectorSelector); ok {
-			selectors[vs] = newSelector(vs.LabelMatchers)
-		}
-		return nil
-	})
-	return surgeOf(selectors.compile(parsed)) != nil
+	q := &Query{expr: expr}
+	return q.parse() == nil && q.surge != nil
 }
 
 // Surge is what a [SurgeDetector] says at an instant. It depends on the rows that the store has and
