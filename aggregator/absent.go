@@ -9,8 +9,9 @@ import (
 	"github.com/prometheus/prometheus/model/labels"
 )
 
-// Absent is a selector of a query that selects no series now, and what the store knows of why. Whether that is 0 is the caller's to
-// say: a request that nobody has sent yet is, a name that nobody uses is not.
+// Absent is a selector of a query that selects no series now, and what the store knows of why.
+// Whether that is 0 is the caller's to say: a request that nobody has sent yet is, a name that
+// nobody uses is not.
 type Absent struct {
 	// Selector is its place among the query's selectors, in the order of the expression, from 0.
 	Selector int
@@ -18,20 +19,22 @@ type Absent struct {
 	UnknownMetric bool
 	// UnknownLabels are the labels that it demands and that no series of any pod has.
 	UnknownLabels []string
-	// Kin counts the series of the metric that the pods meant report from the end that is meant. It is 0 where the selector tells no
-	// pods, and where it demands nothing beyond them.
+	// Kin counts the series of the metric that the pods meant report from the end that is meant. It
+	// is 0 where the selector tells no pods, and where it demands nothing beyond them.
 	Kin int
-	// Unreported are the matchers that none of these series fits, where some of them move: their pods report, and something else.
+	// Unreported are the matchers that none of these series fits, where some of them move: their
+	// pods report, and something else.
 	Unreported []Unreported
 }
 
 // Unreported is a matcher that demands what none of the pods meant reports.
 type Unreported struct {
 	Label, Matcher string // Matcher as in PromQL: response_code="2OO"
-	// Values are the label's values of the series that move, sorted; the first few. Empty where those series lack the label.
+	// Values are the label's values of the series that move, sorted; the first few. Empty where
+	// those series lack the label.
 	Values []string
-	// Own: the label says something of the pods that report or of the mesh, and so cannot be new with the next request as a code,
-	// a flag or a caller can be.
+	// Own: the label says something of the pods that report or of the mesh, and so cannot be new
+	// with the next request as a code, a flag or a caller can be.
 	Own bool
 }
 
@@ -92,11 +95,12 @@ func (cs *classes) knowsLabel(l *readLimit, name unique.Handle[string]) bool {
 	}))
 }
 
-// kin are the series that a selector means but for the values that it demands: of its metric, of its pods, reported from its end of a
-// call. What none of them says is said by nobody.
+// kin are the series that a selector means but for the values that it demands: of its metric, of
+// its pods, reported from its end of a call. What none of them says is said by nobody.
 type kin struct {
 	selector *selector
-	// demanded are the selector's other matchers, and own says which of them describe the pods that report, or the mesh.
+	// demanded are the selector's other matchers, and own says which of them describe the pods that
+	// report, or the mesh.
 	demanded []labelMatcher
 	own      []bool
 }
@@ -185,7 +189,8 @@ func (k *kin) report(s *Store, at int64, a *Absent) {
 	}
 }
 
-// askedBound is whether a selector that asks for buckets by their upper bound (le) selects one of those that there are.
+// askedBound is whether a selector that asks for buckets by their upper bound (le) selects one of
+// those that there are.
 type askedBound struct {
 	*selector
 	fits bool

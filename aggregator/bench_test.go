@@ -25,7 +25,8 @@ var benchAll = benchParts{counter: true, duration: true, sizes: true, summaries:
 // benchBounds are Istio's 19.
 var benchBounds = []float64{.5, 1, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10000, 30000, 60000, 300000, 600000, 1800000, 3600000}
 
-// benchPod sends the same message again and again, as a sidecar under steady traffic does, its counters going up.
+// benchPod sends the same message again and again, as a sidecar under steady traffic does, its
+// counters going up.
 type benchPod struct {
 	stream   *Stream
 	batch    Batch
@@ -135,7 +136,8 @@ func (p *benchPod) commits(tb testing.TB, n int) {
 	}
 }
 
-// benchFleet returns a store with pods that have filled the retention, and the time of their newest flush.
+// benchFleet returns a store with pods that have filled the retention, and the time of their newest
+// flush.
 func benchFleet(tb testing.TB, pods, sets, flushes int, parts benchParts) (*Store, []*benchPod, time.Time) {
 	s, err := New(Config{})
 	if err != nil {
@@ -157,7 +159,8 @@ func fillStore(tb testing.TB, s *Store, pods, sets, flushes int, parts benchPart
 	return all, s.started.Add(time.Duration(flushes) * 5 * time.Second)
 }
 
-// cpuPerOp reports the process' CPU time, collector included, as the kernel counts it: wall time says little on a busy machine.
+// cpuPerOp reports the process' CPU time, collector included, as the kernel counts it: wall time
+// says little on a busy machine.
 func cpuPerOp(b *testing.B, run func()) {
 	before := processCPU(b)
 	for b.Loop() {
@@ -174,7 +177,8 @@ func processCPU(tb testing.TB) time.Duration {
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
-// Queries over what 50 (counters) or 10 (histograms) pods of 100 label sets have sent, compiled and by the engine.
+// Queries over what 50 (counters) or 10 (histograms) pods of 100 label sets have sent, compiled and
+// by the engine.
 func BenchmarkQuery(b *testing.B) {
 	for _, q := range []struct {
 		shape, expr string
@@ -284,16 +288,18 @@ func BenchmarkCommit(b *testing.B) {
 	})
 }
 
-// Writers under readers that ask for all series of a metric at a fixed rate, whether the store is locked or not: with readers in a
-// closed loop the store that blocks them would have less to do. The twin takes a table's mutex while it reads the pod's columns, as
-// readers of a locked store would. The two take turns, so that both see the same machine.
+// Writers under readers that ask for all series of a metric at a fixed rate, whether the store is
+// locked or not: with readers in a closed loop the store that blocks them would have less to do.
+// The twin takes a table's mutex while it reads the pod's columns, as readers of a locked store
+// would. The two take turns, so that both see the same machine.
 func BenchmarkWriters(b *testing.B) {
 	for _, readers := range []int{0, 1, 4, 16} {
 		b.Run(fmt.Sprintf("readers=%d", readers), func(b *testing.B) { benchmarkWriters(b, readers) })
 	}
 }
 
-// readsPerSecond is what each reader asks for: 16 of them as often as 24,000 HPAs, and it leaves CPU to both stores.
+// readsPerSecond is what each reader asks for: 16 of them as often as 24,000 HPAs, and it leaves
+// CPU to both stores.
 const readsPerSecond = 100
 
 // readAll reads what a query does.
@@ -412,7 +418,8 @@ func TestCommitAllocatesNothingInTheSteadyState(t *testing.T) {
 	}
 }
 
-// A hundred generations of pods come and go, each with label sets of its own; what they took is given back.
+// A hundred generations of pods come and go, each with label sets of its own; what they took is
+// given back.
 func TestPodsThatGoLeaveTheHeapWhereItWas(t *testing.T) {
 	if !inAProcessOfItsOwn(t) {
 		return
@@ -440,7 +447,8 @@ func TestPodsThatGoLeaveTheHeapWhereItWas(t *testing.T) {
 		generation(n + 1)
 	}
 	after := liveHeap()
-	// One generation takes 4 MB; of a hundred nothing may stay. Go's maps keep their size, hence not 0.
+	// One generation takes 4 MB; of a hundred nothing may stay. Go's maps keep their size, hence
+	// not 0.
 	if grown := after - before; grown > 512<<10 {
 		t.Errorf("heap grew by %d KiB over 100 generations of pods", grown>>10)
 	}
@@ -455,8 +463,9 @@ func TestPodsThatGoLeaveTheHeapWhereItWas(t *testing.T) {
 	}
 }
 
-// steadyRun commits from several streams at a time, while a query is asked, and returns the stacks of commits for which another
-// goroutine had to wait. Wrapped around each commit is what a broken twin adds.
+// steadyRun commits from several streams at a time, while a query is asked, and returns the stacks
+// of commits for which another goroutine had to wait. Wrapped around each commit is what a broken
+// twin adds.
 func steadyRun(t *testing.T, around func(commit func())) string {
 	s, all, at := benchFleet(t, 8, 20, 20, benchAll)
 	query, err := s.Register(`sum(rate(istio_requests_total{reporter="destination"}[1m]))`)
@@ -496,8 +505,9 @@ func steadyRun(t *testing.T, around func(commit func())) string {
 	return b.String()
 }
 
-// contended returns the mutex profile's stacks of commits, and how often each was waited for. The runtime's own locks, which a collection
-// takes whatever a commit does, are in that profile too: what unlocks a mutex of package sync is meant.
+// contended returns the mutex profile's stacks of commits, and how often each was waited for. The
+// runtime's own locks, which a collection takes whatever a commit does, are in that profile too:
+// what unlocks a mutex of package sync is meant.
 func contended() map[string]int64 {
 	records := make([]runtime.BlockProfileRecord, 10_000)
 	n, _ := runtime.MutexProfile(records)

@@ -16,8 +16,9 @@ import (
 	"github.com/prometheus/prometheus/model/labels"
 )
 
-// history fills a store with what pods of a random fleet send: gaps, restarts, evictions, handed-over connections, pods that
-// come and go, bounds that differ. It returns instants worth asking at. It sleeps, so it belongs into a synctest bubble.
+// history fills a store with what pods of a random fleet send: gaps, restarts, evictions,
+// handed-over connections, pods that come and go, bounds that differ. It returns instants worth
+// asking at. It sleeps, so it belongs into a synctest bubble.
 func history(t *testing.T, seed uint64) (*Store, []time.Time) {
 	r := rand.New(rand.NewPCG(seed, 1))
 	s, err := New(Config{Retention: time.Minute})
@@ -223,8 +224,9 @@ func compareWithEngine(t *testing.T, seed uint64, exprs int) (compiled, values i
 	return compiled, values
 }
 
-// aroundQuantile reports whether a compiled answer lies between the engine's at q(1±1e-9): where a rank falls between two
-// requests that are apart, the last digit decides to which of them a quantile goes.
+// aroundQuantile reports whether a compiled answer lies between the engine's at q(1±1e-9): where a
+// rank falls between two requests that are apart, the last digit decides to which of them a
+// quantile goes.
 func aroundQuantile(t *testing.T, s *Store, expr string, at time.Time, got []Value) bool {
 	quantile := regexp.MustCompile(`histogram_quantile\(([0-9.]+)`)
 	engine := func(factor string) map[string]float64 {

@@ -70,7 +70,8 @@ func values(ps []point) []float64 {
 	return vs
 }
 
-// checkCounted lets a random fleet live and holds every series to the requests that were made. It returns how many were checked.
+// checkCounted lets a random fleet live and holds every series to the requests that were made. It
+// returns how many were checked.
 func checkCounted(t *testing.T, seed uint64) (checked int) {
 	const retention = time.Minute
 	f := newFleet(t, seed, retention)
@@ -118,8 +119,8 @@ func checkCounted(t *testing.T, seed uint64) (checked int) {
 	return checked
 }
 
-// TestEveryRequestCountsOnce is the ingest's promise: whatever happens to pods, connections and clocks, each request is
-// counted once, and none is made up.
+// TestEveryRequestCountsOnce is the ingest's promise: whatever happens to pods, connections and
+// clocks, each request is counted once, and none is made up.
 func TestEveryRequestCountsOnce(t *testing.T) {
 	checked := 0
 	for seed := range uint64(80) {

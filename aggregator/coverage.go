@@ -8,34 +8,38 @@ import (
 
 // Coverage is what an answer stands on.
 type Coverage struct {
-	// Reporting counts the pods that could have the selected series (they have some, or their node says that they
-	// could) and whose newest flush is at most two flush intervals old; Silent counts those whose newest is older.
+	// Reporting counts the pods that could have the selected series (they have some, or their node
+	// says that they could) and whose newest flush is at most two flush intervals old; Silent
+	// counts those whose newest is older.
 	Reporting, Silent int
-	// Covered is how far back from the instant the rows of the reporting pods reach: the longest of them, and never
-	// more than the window. A pod that came later is complete from its first row.
+	// Covered is how far back from the instant the rows of the reporting pods reach: the longest of
+	// them, and never more than the window. A pod that came later is complete from its first row.
 	Covered time.Duration
-	// Watermark is the newest time that every reporting pod has covered, zero if none reports, and Flush the longest of their flush intervals: but for
-	// a tenth of them, which may flush more seldom.
+	// Watermark is the newest time that every reporting pod has covered, zero if none reports, and
+	// Flush the longest of their flush intervals: but for a tenth of them, which may flush more
+	// seldom.
 	Watermark time.Time
 	Flush     time.Duration
-	// Partial are the selected pods of which the window is not known in full: silent ones, ones whose rows begin within
-	// the window, ones of which samples were refused within it, and contested ones.
+	// Partial are the selected pods of which the window is not known in full: silent ones, ones
+	// whose rows begin within the window, ones of which samples were refused within it, and
+	// contested ones.
 	Partial []PodState
-	// Matched counts the series that the selectors matched (a histogram is one); Moved says whether any of them
-	// changed within the rings.
+	// Matched counts the series that the selectors matched (a histogram is one); Moved says whether
+	// any of them changed within the rings.
 	Matched int
 	Moved   bool
-	// Beyond is a namespace of whose series the query selects some that its author would not see where authors see their own
-	// only (SetReading), the first by name; "" where there is none.
+	// Beyond is a namespace of whose series the query selects some that its author would not see
+	// where authors see their own only (SetReading), the first by name; "" where there is none.
 	Beyond string
 	// Absent are the selectors that matched none, in the order of the expression.
 	Absent []Absent
-	// Bearing are pods that have series which selectors select that name no pods: one of each workload that their nodes tell, and all
-	// whose nodes tell none.
+	// Bearing are pods that have series which selectors select that name no pods: one of each
+	// workload that their nodes tell, and all whose nodes tell none.
 	Bearing []*Pod
 }
 
-// coverage looks at the pods and series behind the query at an instant, and at their newest sample until then.
+// coverage looks at the pods and series behind the query at an instant, and at their newest sample
+// until then.
 func (q *Query) coverage(at int64) (time.Time, Coverage) {
 	var cov Coverage
 	newest := int64(math.MinInt64)
@@ -156,20 +160,21 @@ func (c *Coverage) count(p PodState, at int64, reach time.Duration) {
 	}
 }
 
-// NamesPods reports whether the query asks for the identity of the pods whose series it selects. Where it does not, any pod
-// could have them, and which ones should report cannot be told.
+// NamesPods reports whether the query asks for the identity of the pods whose series it selects.
+// Where it does not, any pod could have them, and which ones should report cannot be told.
 func (q *Query) NamesPods() bool {
 	unnamed := func(sel *selector) bool { return !sel.namesPods() }
 	return len(q.selectors) > 0 && !slices.ContainsFunc(q.selectors, unnamed)
 }
 
-// Names reports whether the pod could have series of a selector that asks for the identity of its pods, by what it says of itself.
+// Names reports whether the pod could have series of a selector that asks for the identity of its
+// pods, by what it says of itself.
 func (q *Query) Names(p *Pod) bool {
 	return slices.ContainsFunc(q.selectors, func(sel *selector) bool { return sel.namesPods() && sel.couldBe(p) })
 }
 
-// Open reports whether the query has a selector of series that any pod could have: it asks for no pod's identity, and for what ends of
-// calls report, not waypoints.
+// Open reports whether the query has a selector of series that any pod could have: it asks for no
+// pod's identity, and for what ends of calls report, not waypoints.
 func (q *Query) Open() bool {
 	return slices.ContainsFunc(q.selectors, func(sel *selector) bool {
 		return !sel.namesPods() && (sel.sides.destination.reports || sel.sides.source.reports)
@@ -207,8 +212,8 @@ func (q *Query) Namespace() string {
 	return found
 }
 
-// Selects reports whether the pod could have series that the query selects, by what it says of itself: for pods that have
-// not reported yet.
+// Selects reports whether the pod could have series that the query selects, by what it says of
+// itself: for pods that have not reported yet.
 func (q *Query) Selects(p *Pod) bool {
 	return slices.ContainsFunc(q.selectors, func(sel *selector) bool { return sel.couldBe(p) })
 }

@@ -19,8 +19,8 @@ type engine struct {
 	turns      *turns
 }
 
-// ErrTooMuch is of a query that took more samples or time than one may, or has given way several times in a row, and of each
-// evaluation of it in the next minutes, which is refused (enginePause).
+// ErrTooMuch is of a query that took more samples or time than one may, or has given way several
+// times in a row, and of each evaluation of it in the next minutes, which is refused (enginePause).
 var ErrTooMuch = errors.New("too much: " + engineBetterForm)
 
 const (
@@ -30,7 +30,8 @@ const (
 	engineQuick       = 100 * time.Millisecond // a query that took less does not wait for all that are slow (turns)
 	engineSampleBytes = 16                     // as the engine counts: a histogram is so many samples as it has times so many bytes
 
-	// An eighth of the memory limit is the engine's, shared by the queries that run at a time. Prometheus' default is the most: 800 MB.
+	// An eighth of the memory limit is the engine's, shared by the queries that run at a time.
+	// Prometheus' default is the most: 800 MB.
 	enginePart         = 8
 	engineMostSamples  = 50_000_000
 	engineLeastSamples = 1_000_000
@@ -39,8 +40,8 @@ const (
 // engineBetterForm is what somebody whose query is too much can do.
 const engineBetterForm = "name a metric and a namespace in each of its selectors, or take a shorter range"
 
-// engineSamples is how many samples a query may hold where so many run at a time and the process may take so many bytes, math.MaxInt64
-// where it has no limit.
+// engineSamples is how many samples a query may hold where so many run at a time and the process
+// may take so many bytes, math.MaxInt64 where it has no limit.
 func engineSamples(limit int64, atATime int) int {
 	return int(min(max(limit/enginePart/engineSampleBytes/int64(atATime), engineLeastSamples), engineMostSamples))
 }
@@ -54,7 +55,8 @@ func newEngine() *engine {
 		Timeout:              engineTimeout,
 		EnableAtModifier:     true,
 		EnableNegativeOffset: true,
-		// The step of a subquery that gives none, as Prometheus' default evaluation_interval; without it the engine panics.
+		// The step of a subquery that gives none, as Prometheus' default evaluation_interval;
+		// without it the engine panics.
 		NoStepSubqueryIntervalFn: func(int64) int64 { return time.Minute.Milliseconds() },
 	})}
 }
@@ -89,8 +91,9 @@ func (e *engine) instant(ctx context.Context, over queryable, expr string, at in
 	}
 }
 
-// byEngine answers the expression by the engine, when it is its author's turn. One that is too much is not tried again for a while:
-// it would take the same again, from all others, and answer nothing.
+// byEngine answers the expression by the engine, when it is its author's turn. One that is too much
+// is not tried again for a while: it would take the same again, from all others, and answer
+// nothing.
 func (q *Query) byEngine(ctx context.Context, at int64) ([]Value, error) {
 	if err := q.paused(); err != nil {
 		return nil, err
@@ -126,8 +129,8 @@ func (q *Query) inTurn(ctx context.Context, p pace, at int64) (values []Value, t
 	return values, max(time.Since(began), 1), gaveWay, err
 }
 
-// ran notes how it went in a turn that was its own, or gave way. It returns the error of the query, which is an ErrTooMuch from now on where
-// it was too much.
+// ran notes how it went in a turn that was its own, or gave way. It returns the error of the query,
+// which is an ErrTooMuch from now on where it was too much.
 func (q *Query) ran(gaveWay bool, err error, took time.Duration) error {
 	p := paceSlow
 	if err == nil && (took < engineQuick || pace(q.pace.Load()) == paceQuick && took < leastTurn) {
@@ -164,7 +167,8 @@ func (e *engine) tooMuch(err error, ran time.Duration) bool {
 	return errors.As(err, &samples) || ran >= engineTimeout && (errors.As(err, &timeout) || errors.Is(err, context.DeadlineExceeded))
 }
 
-// TooMuch says whether the query is refused for now because it took more samples or time than one may.
+// TooMuch says whether the query is refused for now because it took more samples or time than one
+// may.
 func (q *Query) TooMuch() bool {
 	until := q.tooMuchUntil.Load()
 	return until != nil && time.Now().Before(*until)

@@ -20,9 +20,10 @@ import (
 	"github.com/prometheus/prometheus/tsdb/chunkenc"
 )
 
-// The oracle is Prometheus: the series of a random fleet, as the store shows them, go into Prometheus' TSDB, and random
-// expressions have to give the same there and over the rings, through the engine and where compiled.
-// That the series themselves are right is counted_test.go's; where they differ from a scrape's on purpose, see differences.md.
+// The oracle is Prometheus: the series of a random fleet, as the store shows them, go into
+// Prometheus' TSDB, and random expressions have to give the same there and over the rings, through
+// the engine and where compiled. That the series themselves are right is counted_test.go's; where
+// they differ from a scrape's on purpose, see differences.md.
 
 // prometheusOf loads all series of a store into a TSDB.
 func prometheusOf(t *testing.T, s *Store) storage.Queryable {
@@ -312,8 +313,9 @@ func result(q promql.Query, err error) (map[string]promql.Sample, error) {
 	return samples, nil
 }
 
-// same asks over the rings and compares. The engine adds up intermediate results in the order of a Go map, so where two
-// answers differ in their last digits and a comparison or a root makes more of it, they are asked for once more.
+// same asks over the rings and compares. The engine adds up intermediate results in the order of a
+// Go map, so where two answers differ in their last digits and a comparison or a root makes more of
+// it, they are asked for once more.
 func (o *oracle) same(expr string, at time.Time, ask func(storage.Queryable) (map[string]promql.Sample, error), over storage.Queryable,
 	want map[string]promql.Sample, wantErr error,
 ) {
@@ -344,7 +346,8 @@ func (o *oracle) same(expr string, at time.Time, ask func(storage.Queryable) (ma
 	}
 }
 
-// sampleDifference says how two answers differ by more than the relative tolerance, "" if they do not.
+// sampleDifference says how two answers differ by more than the relative tolerance, "" if they do
+// not.
 func sampleDifference(got, want map[string]promql.Sample, tolerance float64) string {
 	for k, w := range want {
 		g, ok := got[k]
@@ -402,7 +405,8 @@ func newOracle(t *testing.T, seed uint64) (*oracle, []time.Time) {
 	return &oracle{t: t, seed: seed, store: s, engine: e, prometheus: inOrder{prometheusOf(t, s)}}, instants
 }
 
-// edges are instants at which a sample lies right at the edge of a window, or a millisecond beside it.
+// edges are instants at which a sample lies right at the edge of a window, or a millisecond beside
+// it.
 func edges(t *testing.T, s *Store, seed uint64) []time.Time {
 	r := rand.New(rand.NewPCG(seed, 5))
 	var at []time.Time

@@ -17,10 +17,11 @@ import (
 	"github.com/prometheus/prometheus/util/testutil"
 )
 
-// TestPrometheusOwnScripts runs the scripts with which Prometheus tests PromQL, over the rings. What a script loads goes to
-// Prometheus' own storage; what an expression selects of it comes from rings that were filled through Stream.Commit,
-// wherever rings can hold it: series that do not fall (a ring holds counters) and have no staleness markers or native
-// histograms. The rest is answered by Prometheus' storage, so that scripts run as they are.
+// TestPrometheusOwnScripts runs the scripts with which Prometheus tests PromQL, over the rings.
+// What a script loads goes to Prometheus' own storage; what an expression selects of it comes from
+// rings that were filled through Stream.Commit, wherever rings can hold it: series that do not fall
+// (a ring holds counters) and have no staleness markers or native histograms. The rest is answered
+// by Prometheus' storage, so that scripts run as they are.
 func TestPrometheusOwnScripts(t *testing.T) {
 	var rings, others int
 	promqltest.RunBuiltinTestsWithStorage(fitting{t}, promqltest.NewTestEngine(t, false, 0, promqltest.DefaultMaxSamplesPerQuery),
@@ -40,8 +41,8 @@ func (f fitting) Run(name string, run func(*testing.T)) bool {
 	return strings.HasSuffix(name, "native_histograms.test") || f.T.Run(name, run)
 }
 
-// scriptStorage is the storage of one script. Every series has a pod of its own in the rings, so each has rows where it has
-// samples and nothing is carried forward.
+// scriptStorage is the storage of one script. Every series has a pod of its own in the rings, so
+// each has rows where it has samples and nothing is carried forward.
 type scriptStorage struct {
 	*teststorage.TestStorage
 	rings, others *int

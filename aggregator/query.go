@@ -11,8 +11,9 @@ import (
 	"github.com/prometheus/prometheus/promql/parser"
 )
 
-// QueryError is an expression that is refused: it does not parse, is neither instant vector nor scalar, or reaches
-// further back than Config.MaxRetention; or a query that was closed, or set aside after a fault.
+// QueryError is an expression that is refused: it does not parse, is neither instant vector nor
+// scalar, or reaches further back than Config.MaxRetention; or a query that was closed, or set
+// aside after a fault.
 type QueryError struct {
 	Expr   string
 	Reason string
@@ -55,9 +56,10 @@ type Query struct {
 // Register is RegisterFor nobody in particular.
 func (s *Store) Register(expr string) (*Query, error) { return s.RegisterFor("", expr) }
 
-// RegisterFor checks the expression and keeps it prepared (its series are tracked as they come and go; the rings of the pods that it
-// means grow to its range) until Query.Close. It is for the expressions of HPAs, and author is their namespace. The error is a *QueryError;
-// one of a range for which the author may not have the memory may be tried again later.
+// RegisterFor checks the expression and keeps it prepared (its series are tracked as they come and
+// go; the rings of the pods that it means grow to its range) until Query.Close. It is for the
+// expressions of HPAs, and author is their namespace. The error is a *QueryError; one of a range
+// for which the author may not have the memory may be tried again later.
 func (s *Store) RegisterFor(author, expr string) (_ *Query, err error) {
 	q, err := s.QueryFor(author, expr)
 	if err != nil {
@@ -80,7 +82,8 @@ func (s *Store) RegisterFor(author, expr string) (_ *Query, err error) {
 // Query is QueryFor nobody in particular.
 func (s *Store) Query(expr string) (*Query, error) { return s.QueryFor("", expr) }
 
-// QueryFor checks the expression for a single use or a few, by an author. The error is a *QueryError.
+// QueryFor checks the expression for a single use or a few, by an author. The error is a
+// *QueryError.
 func (s *Store) QueryFor(author, expr string) (_ *Query, err error) {
 	q := &Query{store: s, expr: expr, author: author, reads: s.limitOf(author)}
 	q.query = q
@@ -121,7 +124,8 @@ func (q *Query) parse() error {
 	return nil
 }
 
-// Like checks another expression for a single use, by whoever has registered this one. The error is a *QueryError.
+// Like checks another expression for a single use, by whoever has registered this one. The error is
+// a *QueryError.
 func (q *Query) Like(expr string) (*Query, error) {
 	other, err := q.store.QueryFor(q.author, expr)
 	if err != nil {
@@ -131,7 +135,8 @@ func (q *Query) Like(expr string) (*Query, error) {
 	return other, nil
 }
 
-// reachOf is how far back a selector looks: its range and offset and those of the subqueries around it.
+// reachOf is how far back a selector looks: its range and offset and those of the subqueries around
+// it.
 func reachOf(vs *parser.VectorSelector, path []parser.Node) time.Duration {
 	reach := vs.OriginalOffset
 	for _, n := range path {
@@ -145,7 +150,8 @@ func reachOf(vs *parser.VectorSelector, path []parser.Node) time.Duration {
 	return max(reach, 0)
 }
 
-// Close gives up what Register prepared: the query answers errors from then on. On a query from Store.Query it does nothing.
+// Close gives up what Register prepared: the query answers errors from then on. On a query from
+// Store.Query it does nothing.
 func (q *Query) Close() {
 	q.closed.Store(q.registered)
 	q.store.ranges.remove(q.demand)
@@ -157,7 +163,8 @@ func (q *Query) Close() {
 	}
 }
 
-// Range is how far back the expression looks: the longest range or subquery with its offset; 0 without any.
+// Range is how far back the expression looks: the longest range or subquery with its offset; 0
+// without any.
 func (q *Query) Range() time.Duration { return q.reach }
 
 // Value is one series of an answer.
@@ -170,8 +177,8 @@ type Value struct {
 type Answer struct {
 	// Values is the result's series; a scalar is one without labels.
 	Values []Value
-	// Newest is the time of the newest sample that went in, of the pods' newest flush where no series matched, zero if there
-	// was neither.
+	// Newest is the time of the newest sample that went in, of the pods' newest flush where no
+	// series matched, zero if there was neither.
 	Newest time.Time
 	// Window is the expression's longest range (Query.Range).
 	Window time.Duration
@@ -186,8 +193,8 @@ func (q *Query) ended() error {
 	return q.aside()
 }
 
-// Eval answers the expression at the given time from the rings. The error names the expression. A query that was closed, or set aside
-// after a fault (faults.go), answers an error.
+// Eval answers the expression at the given time from the rings. The error names the expression. A
+// query that was closed, or set aside after a fault (faults.go), answers an error.
 func (q *Query) Eval(ctx context.Context, at time.Time) (_ Answer, err error) {
 	if err := q.ended(); err != nil {
 		q.store.metrics.evaluations.WithLabelValues("error").Inc()

@@ -14,8 +14,9 @@ import (
 	"github.com/prometheus/prometheus/util/annotations"
 )
 
-// queryable shows the store to Prometheus' engine: counters as they are stored (monotone), histograms as their _bucket,
-// _sum and _count series and as a native one, each stale two flush intervals after its last row.
+// queryable shows the store to Prometheus' engine: counters as they are stored (monotone),
+// histograms as their _bucket, _sum and _count series and as a native one, each stale two flush
+// intervals after its last row.
 type queryable struct {
 	store *Store
 	reads *readLimit
@@ -148,7 +149,8 @@ func (r *reader) series(to []storage.Series, sel *selector, col *column, v view)
 	return to
 }
 
-// read copies the view of the column's rows of the time asked for. It returns how many values each has, 0 if there are no rows.
+// read copies the view of the column's rows of the time asked for. It returns how many values each
+// has, 0 if there are no rows.
 func (r *reader) read(col *column, v view) (each int) {
 	for {
 		b := col.block.Load()
@@ -182,8 +184,8 @@ func (r *reader) read(col *column, v view) (each int) {
 	}
 }
 
-// points returns the samples of the n-th of each values a row, with a staleness marker wherever the next row is more than two
-// flush intervals away.
+// points returns the samples of the n-th of each values a row, with a staleness marker wherever the
+// next row is more than two flush intervals away.
 func (r *reader) points(flush int64, n, each int) []promql.FPoint {
 	ps := make([]promql.FPoint, 0, len(r.times)+1)
 	for i, t := range r.times {
@@ -196,13 +198,15 @@ func (r *reader) points(flush int64, n, each int) []promql.FPoint {
 	return ps
 }
 
-// stale returns when the series turned stale after its i-th row, if it did before the next and within the time asked for.
+// stale returns when the series turned stale after its i-th row, if it did before the next and
+// within the time asked for.
 func (r *reader) stale(i int, flush int64) (int64, bool) {
 	at := r.times[i] + 2*flush + 1
 	return at, at <= r.maxt && (i+1 == len(r.times) || r.times[i+1] > at)
 }
 
-// nativeSeries appends the column as a native histogram, if it has samples. One without ranks is spread as the pool is.
+// nativeSeries appends the column as a native histogram, if it has samples. One without ranks is
+// spread as the pool is.
 func (r *reader) nativeSeries(to []storage.Series, col *column, pool *fine.Counts) []storage.Series {
 	pod := col.table.pod.Load()
 	samples := r.native(col, pod, pool)
@@ -220,9 +224,10 @@ func (r *reader) joiner() *fine.Joiner {
 	return r.join
 }
 
-// native returns the rows of a column as native histograms, none if there are none in the time asked for. They count from
-// the ring's oldest row, not from the series' beginning: rates and increases, which is what a histogram is good for, do not
-// see the difference. What is before the first of them is joined apart: a window's increase depends on its own rows only.
+// native returns the rows of a column as native histograms, none if there are none in the time
+// asked for. They count from the ring's oldest row, not from the series' beginning: rates and
+// increases, which is what a histogram is good for, do not see the difference. What is before the
+// first of them is joined apart: a window's increase depends on its own rows only.
 func (r *reader) native(col *column, pod *Pod, pool *fine.Counts) []promql.HPoint {
 	flush, join := col.table.flush.Load(), r.joiner()
 	for {

@@ -11,7 +11,8 @@ import "slices"
 // for concurrent use.
 type Reading interface {
 	// MayRead reports whether queries of the author see the series of another namespace. Registered
-	// queries see a change for series that come after it, and for all when they are registered anew.
+	// queries see a change for series that come after it, and for all when they are registered
+	// anew.
 	MayRead(author, namespace string) bool
 }
 
@@ -49,8 +50,8 @@ func (l *readLimit) series(set labelSet, p *Pod) bool {
 
 const (
 	labelDestinationNamespace = "destination_workload_namespace"
-	// unknownNamespace is what sidecars say of a peer that has no sidecar. It could be a namespace's
-	// name.
+	// unknownNamespace is what sidecars say of a peer that has no sidecar. It could be a
+	// namespace's name.
 	unknownNamespace = "unknown"
 )
 

@@ -18,8 +18,9 @@ type reads map[string]bool
 
 func (r reads) MayRead(author, namespace string) bool { return r[author+"/"+namespace] }
 
-// twoNamespaces is a world of the author's namespace, mine, and of one that is none of its business,
-// theirs. What mine may see is the same in all worlds; what it may not is another thing in each.
+// twoNamespaces is a world of the author's namespace, mine, and of one that is none of its
+// business, theirs. What mine may see is the same in all worlds; what it may not is another thing
+// in each.
 type twoNamespaces struct {
 	*Store
 	pods []*worldPod
@@ -78,7 +79,8 @@ func newTwoNamespaces(t *testing.T, world uint64, reading Reading) *twoNamespace
 		}
 		return all[:n]
 	}
-	// A pod of theirs that calls mine, and others besides; and pods that have nothing to do with mine.
+	// A pod of theirs that calls mine, and others besides; and pods that have nothing to do with
+	// mine.
 	add("theirs", "pod-1", []worldSeries{series(requests, "source", "mine", "w", "200"), series(took, "source", "mine", "w", "200")}, secrets(int(world)%8))
 	for i := range world % 3 {
 		add("theirs", fmt.Sprintf("secret-%d", i), nil, secrets(int(2+world+i)%8))
@@ -111,7 +113,8 @@ func (w *twoNamespaces) flush(t *testing.T, now time.Time) {
 	}
 }
 
-// evil expressions go at what mine may not see by name, by what there is, by what is missing, by who counts.
+// evil expressions go at what mine may not see by name, by what there is, by what is missing, by
+// who counts.
 func evil() []string {
 	exprs := []string{
 		`count({__name__=~".+"})`, `group by (namespace, pod, destination_workload_namespace) ({__name__=~".*_total"})`, `topk(3, istio_requests_total)`,
@@ -165,7 +168,8 @@ func (s said) differs(o said) string {
 	return ""
 }
 
-// whatMineSees compares what is said to an author in worlds that differ in what it may not see, and returns how often that differs.
+// whatMineSees compares what is said to an author in worlds that differ in what it may not see, and
+// returns how often that differs.
 func whatMineSees(t *testing.T, reading Reading, fail func(expr, how string)) (asked, compiled int) {
 	worlds := make([]*twoNamespaces, 4)
 	exprs := evil()
@@ -245,7 +249,8 @@ func whatMineSees(t *testing.T, reading Reading, fail func(expr, how string)) (a
 	return asked, compiled
 }
 
-// Whatever an author asks, and in whichever form, what it is told depends on nothing that it may not see.
+// Whatever an author asks, and in whichever form, what it is told depends on nothing that it may
+// not see.
 func TestAQueryIsToldNothingOfWhatItsAuthorMayNotSee(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		asked, compiled := whatMineSees(t, reads{}, func(expr, how string) { t.Errorf("%s: %s", expr, how) })
@@ -262,7 +267,8 @@ func TestAQueryIsToldNothingOfWhatItsAuthorMayNotSee(t *testing.T) {
 	})
 }
 
-// What an author sees is what its namespace's pods report, requests to its namespace, and namespaces that let it.
+// What an author sees is what its namespace's pods report, requests to its namespace, and
+// namespaces that let it.
 func TestAQuerySeesItsOwnAndWhatItMay(t *testing.T) {
 	const one = `count(count by (namespace, from, destination_workload_namespace, code, pod) (istio_requests_total))`
 	synctest.Test(t, func(t *testing.T) {

@@ -10,7 +10,8 @@ import (
 	"github.com/prometheus/prometheus/model/labels"
 )
 
-// view says which of a class's series is meant: a counter's own, or one of those that Prometheus shows for a histogram.
+// view says which of a class's series is meant: a counter's own, or one of those that Prometheus
+// shows for a histogram.
 type view uint8
 
 const (
@@ -36,17 +37,19 @@ func (c *class) views() (first, last view) {
 type selector struct {
 	matchers []*labels.Matcher
 	name     string // the metric name where the selector gives it by equality, else ""
-	// The matchers again, by what they look at: the metric name (but for name itself), the labels that a series gets from its pod,
-	// the bucket, and the labels of its class.
+	// The matchers again, by what they look at: the metric name (but for name itself), the labels
+	// that a series gets from its pod, the bucket, and the labels of its class.
 	onName, onPod, onBucket []*labels.Matcher
 	onLabels                []labelMatcher
 	sides                   sides
 
 	reads *readLimit // nil: whatever there is
 
-	// watched is the mark of the query that committed rows of the selected series mark, nil if they mark none.
+	// watched is the mark of the query that committed rows of the selected series mark, nil if they
+	// mark none.
 	watched atomic.Pointer[mark]
-	// could are the tables whose pods could have the selected series, where the selector is prepared.
+	// could are the tables whose pods could have the selected series, where the selector is
+	// prepared.
 	could atomic.Pointer[candidates]
 
 	prepared   bool // selections is kept up to date
@@ -86,7 +89,8 @@ func newSelector(ms []*labels.Matcher) *selector {
 	return s
 }
 
-// canonicalLE lets le="1.0" (as Prometheus 3 writes it) and le="1" (as Envoy and Prometheus 2 do) mean the same bucket.
+// canonicalLE lets le="1.0" (as Prometheus 3 writes it) and le="1" (as Envoy and Prometheus 2 do)
+// mean the same bucket.
 func canonicalLE(m *labels.Matcher) *labels.Matcher {
 	if m.Name != labels.BucketLabel || (m.Type != labels.MatchEqual && m.Type != labels.MatchNotEqual) {
 		return m
@@ -98,7 +102,8 @@ func canonicalLE(m *labels.Matcher) *labels.Matcher {
 	return labels.MustNewMatcher(m.Type, m.Name, formatBound(v))
 }
 
-// bases are the class names that can have the selected metric name: itself, and a histogram's without the view's suffix.
+// bases are the class names that can have the selected metric name: itself, and a histogram's
+// without the view's suffix.
 func (s *selector) bases() []string {
 	names := []string{s.name}
 	for _, v := range []view{viewBucket, viewSum, viewCount} {
@@ -109,7 +114,8 @@ func (s *selector) bases() []string {
 	return names
 }
 
-// matches reports whether the view of the class is selected, as far as the class tells: not its pod and not its buckets.
+// matches reports whether the view of the class is selected, as far as the class tells: not its pod
+// and not its buckets.
 func (s *selector) matches(c *class, v view) bool {
 	if !s.fitsName(c, v) {
 		return false
@@ -147,7 +153,8 @@ func (m *labelMatcher) matches(set labelSet) bool {
 	return m.Matches("")
 }
 
-// viewOf returns the first view of the class that is selected. A selector with a metric name selects no other.
+// viewOf returns the first view of the class that is selected. A selector with a metric name
+// selects no other.
 func (s *selector) viewOf(c *class) (view, bool) {
 	for v, last := c.views(); v <= last; v++ {
 		if s.matches(c, v) {

@@ -94,7 +94,8 @@ type IdentityLabel struct {
 	Certain bool
 }
 
-// IdentityLabels are how a series' labels name the pod at one of its ends, without the end's prefix.
+// IdentityLabels are how a series' labels name the pod at one of its ends, without the end's
+// prefix.
 var IdentityLabels = [...]IdentityLabel{
 	{"workload", func(p *Pod) string { return p.Workload }, true},
 	{"workload_namespace", func(p *Pod) string { return p.Namespace }, true},

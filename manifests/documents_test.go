@@ -21,7 +21,8 @@ func read(t *testing.T, path string) string {
 	return string(content)
 }
 
-// files returns the project's files that end in a suffix, by their paths from the top, without what is built, fetched or recorded.
+// files returns the project's files that end in a suffix, by their paths from the top, without what
+// is built, fetched or recorded.
 func files(t *testing.T, suffix string) []string {
 	t.Helper()
 	var found []string
@@ -115,7 +116,8 @@ func TestTheReferenceHasEveryAnnotation(t *testing.T) {
 	same(t, "annotation meshpulse.io/", document, words(`"(?:meshpulse\.io/)?((?:surge|readable)-[a-z]+)"`, code(t, "metricsapi")), words(`meshpulse\.io/([a-z-]+[a-z])`, read(t, document)))
 }
 
-// TestTheRunbookHasEveryMetricThatIs: an alert on a metric that was renamed never fires, and one that nobody is told of is never made.
+// TestTheRunbookHasEveryMetricThatIs: an alert on a metric that was renamed never fires, and one
+// that nobody is told of is never made.
 func TestTheRunbookHasEveryMetricThatIs(t *testing.T) {
 	const runbook = "manifests/runbook.md"
 	known := map[string]bool{}
@@ -179,7 +181,8 @@ func TestDocumentsHPAsAreHPAs(t *testing.T) {
 	}
 }
 
-// TestLinksBetweenDocumentsResolve: every link that names no other site leads to a file, and to a heading where it names one.
+// TestLinksBetweenDocumentsResolve: every link that names no other site leads to a file, and to a
+// heading where it names one.
 func TestLinksBetweenDocumentsResolve(t *testing.T) {
 	links := 0
 	for _, document := range files(t, ".md") {
@@ -210,7 +213,8 @@ func withoutCode(document string) string {
 	return regexp.MustCompile("`[^`\n]*`").ReplaceAllString(document, "code")
 }
 
-// anchors are the headings of a document as the sites that show it name them: in lower case, spaces as hyphens, without other signs.
+// anchors are the headings of a document as the sites that show it name them: in lower case, spaces
+// as hyphens, without other signs.
 func anchors(document string) []string {
 	var found []string
 	fences := regexp.MustCompile("(?ms)^```.*?^```").ReplaceAllString(document, "")

@@ -1,6 +1,7 @@
-// Package manifests holds no code: its tests render what an operator applies, decode it strictly into the types that will
-// read it (Kubernetes', Istio's, Envoy's), and check what has to agree between files. They know no cluster and must not
-// need one; that the API server takes these objects is for the lab to show.
+// Package manifests holds no code: its tests render what an operator applies, decode it strictly
+// into the types that will read it (Kubernetes', Istio's, Envoy's), and check what has to agree
+// between files. They know no cluster and must not need one; that the API server takes these
+// objects is for the lab to show.
 package manifests
 
 import (
@@ -57,7 +58,8 @@ func decodeFile(t *testing.T, path string) []runtime.Object {
 	return objects
 }
 
-// render returns the YAML documents that a kustomization gives, as kubectl apply -k would send them.
+// render returns the YAML documents that a kustomization gives, as kubectl apply -k would send
+// them.
 func render(t *testing.T, folder string) [][]byte {
 	t.Helper()
 	resources, err := krusty.MakeKustomizer(krusty.MakeDefaultOptions()).Run(filesys.MakeFsOnDisk(), folder)
@@ -85,7 +87,8 @@ func renderObjects(t *testing.T, folder string) []runtime.Object {
 	return objects
 }
 
-// overlay writes a kustomization that puts components of this folder over the base, and returns its folder.
+// overlay writes a kustomization that puts components of this folder over the base, and returns its
+// folder.
 func overlay(t *testing.T, components ...string) string {
 	t.Helper()
 	here, err := os.Getwd()

@@ -215,7 +215,8 @@ func TestAQueryThatIsBrokenCountsForBothAndIsNamed(t *testing.T) {
 	}
 }
 
-// A status, a managed field or somebody else's annotation is not read, and so makes no HPA be read again, whoever else was edited.
+// A status, a managed field or somebody else's annotation is not read, and so makes no HPA be read
+// again, whoever else was edited.
 func TestCatalogReadsOnlyWhatHasChanged(t *testing.T) {
 	c, _ := newTestCatalog(t)
 	list := func(change func(a *autoscalingv2.HorizontalPodAutoscaler)) []hpas.HPA {

@@ -15,7 +15,8 @@ import (
 
 // knowledge is what is known of the pods behind an answer.
 type knowledge struct {
-	// expected pods should report: they exist, carry a sidecar and could have the series, or had them.
+	// expected pods should report: they exist, carry a sidecar and could have the series, or had
+	// them.
 	expected int
 	// missing says why the answer is incomplete, "" if it is complete.
 	missing string
@@ -25,11 +26,12 @@ type knowledge struct {
 	mute, bare, unheard int
 	// shares are workloads of some of whose pods nothing is known any more.
 	shares []tally
-	// unpointed are workloads none of whose pods has ever reported, for longer than the holder waits, or for an hour: their Envoys do not
-	// send to us. The first of them by name are enough to tell.
+	// unpointed are workloads none of whose pods has ever reported, for longer than the holder
+	// waits, or for an hour: their Envoys do not send to us. The first of them by name are enough
+	// to tell.
 	unpointed []cluster.Workload
-	// refusing pods have had samples refused for longer than the holder waits, and still have: what they send counts without
-	// them.
+	// refusing pods have had samples refused for longer than the holder waits, and still have: what
+	// they send counts without them.
 	refusing int
 	// unknown pods exist and could have the series, but have no sidecar.
 	unknown int
@@ -47,19 +49,21 @@ const manyUnpointed = 3
 // tally is what is known of the pods of one workload that an answer means.
 type tally struct {
 	cluster.Workload
-	// heard: one of them, or that was one of them, has reported within the last hour, and is the pod that it was.
+	// heard: one of them, or that was one of them, has reported within the last hour, and is the
+	// pod that it was.
 	heard bool
 	// expected pods should report. Of reporting ones the newest row is at most two flushes old.
 	expected, reporting int
 	// young pods are reporting ones that have begun within the window, by name.
 	young []string
-	// mute pods have not reported for longer than the holder waits, nor within the window, or all that is asked for was refused
-	// for as long: bare ones, by name. They are counted as the mean of the known pods of the workload.
+	// mute pods have not reported for longer than the holder waits, nor within the window, or all
+	// that is asked for was refused for as long: bare ones, by name. They are counted as the mean
+	// of the known pods of the workload.
 	mute int
 	bare []string
-	// unheard pods are younger than our start and have not reported since, for longer than the holder waits: either they
-	// serve nobody, or their sidecar does not reach us. They may keep replicas, as the mean of those of the workload that report,
-	// and never add any.
+	// unheard pods are younger than our start and have not reported since, for longer than the
+	// holder waits: either they serve nobody, or their sidecar does not reach us. They may keep
+	// replicas, as the mean of those of the workload that report, and never add any.
 	unheard int
 	// lasting pods have told all of the window and are to stay.
 	lasting int
@@ -125,7 +129,8 @@ func (f *flaws) String() string {
 	return strings.Join(parts, ", ")
 }
 
-// look compares what the store has of a query's pods with the pods that exist. namespace is that of the HPA that asks, "" if there is none.
+// look compares what the store has of a query's pods with the pods that exist. namespace is that of
+// the HPA that asks, "" if there is none.
 func (h *holder) look(p *prepared, namespace string, a aggregator.Answer, at time.Time) knowledge {
 	q := p.query
 	l := looking{holder: h, query: q, answer: a, at: at, from: since(a, at)}
@@ -176,7 +181,8 @@ func (h *holder) look(p *prepared, namespace string, a aggregator.Answer, at tim
 	return l.k
 }
 
-// stale says why the HPAs are not known, whose targets and replicas tell what keeps them, nil while they are.
+// stale says why the HPAs are not known, whose targets and replicas tell what keeps them, nil while
+// they are.
 func (l *looking) stale() error {
 	for _, f := range []*cluster.Freshness{l.hpasFresh, l.scalesFresh} {
 		if f.Stale() != nil {
@@ -236,7 +242,8 @@ func (l *looking) means(p *cluster.Pod) bool {
 	return l.query.Names(&p.Identity) || p.Waypoint && l.waypoints != "" && l.waypoints == p.Identity.Namespace
 }
 
-// past takes into account that a pod of before the window has reported, where of its workload nobody has been heard of so far.
+// past takes into account that a pod of before the window has reported, where of its workload
+// nobody has been heard of so far.
 func (l *looking) past(p *cluster.Pod) {
 	if t := &l.t; t.mute+t.unheard > 0 && !t.heard && t.Workload == p.Workload() {
 		s := l.store.Pod(p.Identity.Namespace, p.Identity.Name, l.at, l.answer.Window)
@@ -253,7 +260,8 @@ func (l *looking) state(p *cluster.Pod) aggregator.PodState {
 	return l.store.Pod(key.Namespace, key.Name, l.at, l.answer.Window)
 }
 
-// others takes the pods into account that have such series though nothing in their metadata says so, and those of their workloads.
+// others takes the pods into account that have such series though nothing in their metadata says
+// so, and those of their workloads.
 func (l *looking) others() {
 	bearing := l.bearing()
 	found := slices.Clone(bearing)
@@ -273,7 +281,8 @@ func (l *looking) others() {
 	}
 }
 
-// bearing returns the workloads whose pods have series that the query selects without naming them, in order.
+// bearing returns the workloads whose pods have series that the query selects without naming them,
+// in order.
 func (l *looking) bearing() (found []cluster.Workload) {
 	for _, p := range l.answer.Bearing {
 		w := cluster.Workload{Namespace: p.Namespace, Name: p.Workload}
@@ -286,7 +295,8 @@ func (l *looking) bearing() (found []cluster.Workload) {
 	return slices.Compact(found)
 }
 
-// absent waits for a pod that is not back since our start, where its workload is none of those that were looked at.
+// absent waits for a pod that is not back since our start, where its workload is none of those that
+// were looked at.
 func (l *looking) absent(p *cluster.Pod, looked []cluster.Workload) {
 	if p.Batch || !p.Wired || !p.Left.IsZero() || !p.Created.Before(l.started) || !l.query.Reads(p.Identity.Namespace) || l.means(p) {
 		return
@@ -299,8 +309,9 @@ func (l *looking) absent(p *cluster.Pod, looked []cluster.Workload) {
 	}
 }
 
-// other takes into account a pod of a workload that has such series though nothing in its metadata says so: one that has some or
-// reports, and where all of the workload are meant those too that are silent or have not been heard of.
+// other takes into account a pod of a workload that has such series though nothing in its metadata
+// says so: one that has some or reports, and where all of the workload are meant those too that are
+// silent or have not been heard of.
 func (l *looking) other(p *cluster.Pod, all bool) {
 	partial := l.partial[p.Key()]
 	switch {
@@ -408,7 +419,8 @@ func (l *looking) judge(p *cluster.Pod, s aggregator.PodState) {
 	t.expected++
 }
 
-// since is the beginning of what an answer stands on: of its window at the newest time that every reporting sidecar has covered.
+// since is the beginning of what an answer stands on: of its window at the newest time that every
+// reporting sidecar has covered.
 func since(a aggregator.Answer, at time.Time) time.Time {
 	if a.Reporting > 0 && a.Watermark.Before(at) {
 		at = a.Watermark
@@ -416,8 +428,9 @@ func since(a aggregator.Answer, at time.Time) time.Time {
 	return at.Add(-a.Window)
 }
 
-// told says whether a pod that has left has told all that it served within the window. Others serve in its place now, and only
-// from now on: what it did not tell is missing until it has left the window.
+// told says whether a pod that has left has told all that it served within the window. Others serve
+// in its place now, and only from now on: what it did not tell is missing until it has left the
+// window.
 func (h *holder) told(p *cluster.Pod, s aggregator.PodState, a aggregator.Answer, at time.Time) bool {
 	from, last := since(a, at), s.Newest
 	if last.After(p.Left) && s.GapFrom.Before(p.Left) && !s.GapFrom.IsZero() { // the name has been used again

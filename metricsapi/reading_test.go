@@ -31,8 +31,8 @@ func readersText(name string, queries map[string]string) string {
 	return fixture.HPA(name, annotations, metrics)
 }
 
-// Whoever may write an HPA reads every namespace as is, and is told so; where queries read their own only,
-// it reads nothing of another one, by whatever expression.
+// Whoever may write an HPA reads every namespace as is, and is told so; where queries read their
+// own only, it reads nothing of another one, by whatever expression.
 func TestQueriesReadTheirOwnNamespaceWhereTheyAreTold(t *testing.T) {
 	queries := map[string]string{
 		"by-name":      `sum(rate(istio_requests_total{destination_workload="podinfo",reporter="destination"}[1m]))`,
@@ -90,8 +90,8 @@ func TestQueriesReadTheirOwnNamespaceWhereTheyAreTold(t *testing.T) {
 	}
 }
 
-// A namespace's owner lets others read it, and takes that back, and every query of theirs follows: those that are registered,
-// those that nobody has registered, and what is told of them.
+// A namespace's owner lets others read it, and takes that back, and every query of theirs follows:
+// those that are registered, those that nobody has registered, and what is told of them.
 func TestANamespaceIsReadByThoseThatItLets(t *testing.T) {
 	client := fake.NewClientset(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "test"}})
 	s := startServer(t, nil) // for its store, in which test has a pod

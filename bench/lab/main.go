@@ -1,5 +1,6 @@
-// Command lab runs meshpulse in a closed loop with nothing simulated but the nodes: a real Kubernetes control plane
-// with its HPA controller, real Envoy sidecars that push, real load. See README.md.
+// Command lab runs meshpulse in a closed loop with nothing simulated but the nodes: a real
+// Kubernetes control plane with its HPA controller, real Envoy sidecars that push, real load. See
+// README.md.
 package main
 
 import (
@@ -134,8 +135,8 @@ type lab struct {
 // kubeVersion is the control plane's; the binary is keyed by it (see lab.mk).
 const kubeVersion = "v1.37.0"
 
-// runNeeds is what a disk must have free for a run, in bytes: a run leaves 130 MB (two of etcd's logs of 64 MB, allocated at once), and
-// those of the last five are kept.
+// runNeeds is what a disk must have free for a run, in bytes: a run leaves 130 MB (two of etcd's
+// logs of 64 MB, allocated at once), and those of the last five are kept.
 const runNeeds = 1 << 30
 
 // foldersOf are a lab's; results "" are the project's.

@@ -10,11 +10,12 @@ import (
 	"text/template"
 )
 
-// statPrefix is Istio's prefix of all its stats (istio: pkg/bootstrap, pilot/pkg/networking/core/listener).
+// statPrefix is Istio's prefix of all its stats (istio: pkg/bootstrap,
+// pilot/pkg/networking/core/listener).
 const statPrefix = "istiocustom"
 
-// These request headers tell a destination sidecar who calls, in place of Istio's peer metadata; a missing one is set to
-// Istio's "unknown".
+// These request headers tell a destination sidecar who calls, in place of Istio's peer metadata; a
+// missing one is set to Istio's "unknown".
 const (
 	workloadHeader  = "x-source-workload"
 	namespaceHeader = "x-source-namespace"
@@ -30,7 +31,8 @@ type tag struct {
 	Format string `json:"value_format"`
 }
 
-// bootstrap renders Envoy's start configuration; upstreams is the file that the endpoints are read from.
+// bootstrap renders Envoy's start configuration; upstreams is the file that the endpoints are read
+// from.
 func bootstrap(o Options, upstreams string) ([]byte, error) {
 	sinkHost, sinkPort, err := splitAddress(o.Sink)
 	if err != nil {
@@ -90,8 +92,9 @@ func transportSocket(t TLS) map[string]any {
 	}
 }
 
-// StatsLogger is the access logger, in protobuf's JSON, by which a stock Envoy counts what Istio's stats filter counts, under its names and
-// with its tags. Of the options it is what the tags say that counts, each an Envoy format: %ENVIRONMENT(NAME)% is as good as a name.
+// StatsLogger is the access logger, in protobuf's JSON, by which a stock Envoy counts what Istio's
+// stats filter counts, under its names and with its tags. Of the options it is what the tags say
+// that counts, each an Envoy format: %ENVIRONMENT(NAME)% is as good as a name.
 func StatsLogger(o Options) map[string]any {
 	o = o.withDefaults()
 	scope := map[string]any{"prefix": statPrefix}

@@ -12,7 +12,8 @@ import (
 	"k8s.io/client-go/kubernetes/fake"
 )
 
-// Who may read a namespace is what its annotation says, and only those are told of a change whom it concerns.
+// Who may read a namespace is what its annotation says, and only those are told of a change whom it
+// concerns.
 func TestWhoMayReadANamespace(t *testing.T) {
 	var log bytes.Buffer
 	told := 0

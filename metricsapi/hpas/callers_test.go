@@ -94,7 +94,8 @@ spec:
 	}
 }
 
-// A query that names a namespace which it does not read is told so, but where what it asks for is of calls from its own.
+// A query that names a namespace which it does not read is told so, but where what it asks for is
+// of calls from its own.
 func TestNamespacesThatAreNamedAndNotRead(t *testing.T) {
 	isRead := func(of string) bool { return of == "mine" || of == "shared" }
 	for expr, want := range map[string]string{

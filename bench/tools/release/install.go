@@ -34,7 +34,8 @@ func (r release) writeInstall() error {
 	return os.WriteFile(r.file("-install.yaml"), append(fmt.Appendf(nil, installHeader, r.version), rendered...), 0o644)
 }
 
-// render renders the overlay in a folder of its own, by a relative path: Kustomize takes no absolute one.
+// render renders the overlay in a folder of its own, by a relative path: Kustomize takes no
+// absolute one.
 func (r release) render() ([]byte, error) {
 	folder, err := os.MkdirTemp("", "release")
 	if err != nil {

@@ -1,7 +1,7 @@
-// Command release writes what somebody installs meshpulse from, beside the image that bench/image has written: an
-// archive of the command line for each platform, the manifests as one file, the chart's package, and the checksums of all
-// that is there.
-// The same files and flags give the same bytes.
+// Command release writes what somebody installs meshpulse from, beside the image that bench/image
+// has written: an archive of the command line for each platform, the manifests as one file, the
+// chart's package, and the checksums of all that is there. The same files and flags give the same
+// bytes.
 //
 //	release -version 1.2.3 -image REGISTRY/meshpulse:1.2.3@sha256:… -root PROJECT -out DIR darwin/arm64=BINARY…
 package main
@@ -70,8 +70,8 @@ func (r release) file(suffix string) string {
 // registries are in names that a node would pull: the first part is a host.
 var registries = regexp.MustCompile(`^(localhost|[^/]*[.:][^/]*)/`)
 
-// pinned leaves out the digest of a name without a registry: such an image is loaded from its archive, under its tag
-// alone.
+// pinned leaves out the digest of a name without a registry: such an image is loaded from its
+// archive, under its tag alone.
 func pinned(image string) string {
 	name, _, _ := strings.Cut(image, "@")
 	if registries.MatchString(name) {
