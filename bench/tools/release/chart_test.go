@@ -209,6 +209,7 @@ func withoutHelms(labels object) {
 
 // TestTheChartIsTheBase: whoever installs with Helm gets what is tested with Kustomize.
 func TestTheChartIsTheBase(t *testing.T) {
+	tested := map[string]bool{}
 	const given = "image: {tag: unset}\ncertificate: {from: %s}\napiService: {enabled: %v}\n"
 	for name, test := range map[string]struct {
 		components []string
@@ -224,6 +225,9 @@ func TestTheChartIsTheBase(t *testing.T) {
 		"in a namespace":  {[]string{"surge-action/namespaced"}, fmt.Sprintf(given, "secret", false) + "surgeAction: {namespaces: [test]}"},
 		"cert-manager":    {[]string{"apiservice", "cert-manager"}, fmt.Sprintf(given, "cert-manager", true)},
 	} {
+		for _, component := range test.components {
+			tested[component] = true
+		}
 		t.Run(name, func(t *testing.T) {
 			want := kustomize(t, test.components...)
 			delete(want, "Namespace "+system)
@@ -239,6 +243,15 @@ func TestTheChartIsTheBase(t *testing.T) {
 				t.Errorf("-kustomize +helm:\n%s", d)
 			}
 		})
+	}
+	components, err := filepath.Glob("../../../manifests/components/*/kustomization.yaml")
+	if err != nil || len(components) == 0 {
+		t.Fatalf("%d components, %v", len(components), err)
+	}
+	for _, c := range components {
+		if name := filepath.Base(filepath.Dir(c)); !tested[name] {
+			t.Errorf("component %s has no value of the chart", name)
+		}
 	}
 }
 
