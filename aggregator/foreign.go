@@ -83,6 +83,9 @@ func (s *store) judge(t *table, pods Pods, known bool, now int64) {
 	if t.foreign = known && !exists && now-left.UnixMilli() > foreignAfter; known || exists || now-t.born < foreignAfter {
 		return
 	}
+	if newest, ok := t.newest(); ok && newest < s.foreign.inStep { // it may have come and gone before it could be known
+		return
+	}
 	s.metrics.foreign.Inc()
 	s.foreign.caught(p, now)
 	t.discard()

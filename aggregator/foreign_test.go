@@ -177,6 +177,21 @@ func TestAPodThatTheClusterNeverKnewIsNotCounted(t *testing.T) {
 	}
 }
 
+// A pod that came and went while the API server told nothing may have existed: what it has sent stays until it has left the window.
+func TestAPodThatWentBeforeItCouldBeKnownStays(t *testing.T) {
+	inCluster(t, Config{}, func(r *reports) {
+		r.census.set("", false)
+		st := r.store.Connect(pod("gone", "10.0.0.9"))
+		r.until(st, 45*time.Second)
+		st.Close()
+		r.census.set("", true)
+		time.Sleep(time.Minute)
+		if n := r.counted(); n != 1 {
+			t.Errorf("%d series count, want 1", n)
+		}
+	})
+}
+
 // Names cost nothing. So a sender has its half a minute once, and a pod that has left long ago none; those of others do.
 func TestASenderOfPhantomsHasNoMoreTime(t *testing.T) {
 	inCluster(t, Config{}, func(r *reports) {
