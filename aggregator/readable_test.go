@@ -10,6 +10,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/labels"
 )
 
@@ -48,7 +49,7 @@ func newTwoNamespaces(t *testing.T, world uint64, reading Reading) *twoNamespace
 	}
 	w := &twoNamespaces{Store: s}
 	series := func(name, reporter, called, workload, code string) worldSeries {
-		ls := labels.NewBuilder(labels.FromStrings(labels.MetricName, name, "code", code, "from", reporter, "reporter", reporter, "destination_workload", workload))
+		ls := labels.NewBuilder(labels.FromStrings(model.MetricNameLabel, name, "code", code, "from", reporter, "reporter", reporter, "destination_workload", workload))
 		if called != "" {
 			ls.Set(labelDestinationNamespace, called)
 		}
@@ -95,7 +96,7 @@ func (w *twoNamespaces) flush(t *testing.T, now time.Time) {
 		send := func(of []worldSeries, r *rand.Rand, space uint64) {
 			for j := range of {
 				n, key := uint64(r.IntN(100)), space+uint64(j)
-				if of[j].value += n; strings.HasPrefix(of[j].labels.Get(labels.MetricName), durationsName) {
+				if of[j].value += n; strings.HasPrefix(of[j].labels.Get(model.MetricNameLabel), durationsName) {
 					first := uint32(len(b.Buckets))
 					b.Buckets = append(b.Buckets, Bucket{UpperBound: 5, Count: n / 2}, Bucket{UpperBound: 10, Count: n})
 					b.Samples = append(b.Samples, Sample{Key: key, Timestamp: b.Timestamp, Kind: Histogram, Count: n, Value: float64(5 * n), First: first, Last: first + 2})
