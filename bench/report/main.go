@@ -46,7 +46,7 @@ func command(ctx context.Context, args []string) error {
 		return errors.New("a command is missing")
 	}
 	run, ok := map[string]func(context.Context, []string) error{
-		"run": runBenchmarks, "quantiles": runQuantiles, "beside": runBeside, "surge": runSurge, "soak": runSoak, "mtls": runMTLS,
+		"run": runBenchmarks, "quantiles": runQuantiles, "beside": runBeside, "surge": runSurge, "soak": runSoak, mtlsName: runMTLS,
 		"fleet": serveFleet, nullSinkName: serveSink, "constant": serveConstant, "exposition": serveExposition,
 	}[args[0]]
 	if !ok {
@@ -65,15 +65,15 @@ type settings struct {
 
 func (s *settings) wants(part string) bool { return len(s.only) == 0 || slices.Contains(s.only, part) }
 
-func parseSettings(name string, args []string, more func(*flag.FlagSet)) (settings, error) {
+func parseSettings(command string, args []string, more func(*flag.FlagSet)) (settings, error) {
 	var s settings
 	var only string
-	f := flag.NewFlagSet(name, flag.ContinueOnError)
+	f := flag.NewFlagSet(command, flag.ContinueOnError)
 	f.StringVar(&s.meshpulse, "meshpulse", "bin/meshpulse", "the binary to measure")
 	f.StringVar(&s.prometheus, "prometheus", ".cache/bench/prometheus", "Prometheus to compare with; where it is missing, its rows are")
 	f.StringVar(&s.results, "results", "bench/results", "folder that takes the results")
 	f.StringVar(&s.work, "work", ".cache/bench/run", "folder for logs and other passing files")
-	f.StringVar(&only, "only", "", "parts to run and print, comma separated, of "+partNames()+" (default all, which are kept as well)")
+	f.StringVar(&only, "only", "", "parts to run and print, comma separated, of "+strings.Join(partNames(command), ",")+" (default all, which are kept as well)")
 	f.DurationVar(&s.measure, "measure", 15*time.Second, "how long CPU time is counted for, each time")
 	f.StringVar(&s.profiles, "profiles", "", "folder that takes CPU profiles of meshpulse under load")
 	if more != nil {
@@ -85,8 +85,8 @@ func parseSettings(name string, args []string, more func(*flag.FlagSet)) (settin
 	if only != "" {
 		s.only = strings.Split(only, ",")
 		for _, name := range s.only {
-			if !slices.Contains(strings.Split(partNames(), ","), name) {
-				return s, fmt.Errorf("--only: no part %q: they are %s", name, partNames())
+			if all := partNames(command); !slices.Contains(all, name) {
+				return s, fmt.Errorf("--only: no part %q: they are %s", name, strings.Join(all, ","))
 			}
 		}
 	}

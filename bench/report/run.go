@@ -13,11 +13,14 @@ import (
 // flushInterval is Istio's.
 const flushInterval = 5 * time.Second
 
-// parts are what a run consists of, in their order.
-var parts = [...]struct {
+// part is what a run consists of.
+type part struct {
 	name string
 	run  func(context.Context, settings, *table) error
-}{
+}
+
+// parts are those of a run, in their order.
+var parts = []part{
 	{"ingest", func(ctx context.Context, s settings, t *table) error { return ingestRows(ctx, s, t, ingestLoads[:1]) }},
 	{"variants", func(ctx context.Context, s settings, t *table) error { return ingestRows(ctx, s, t, ingestLoads[1:]) }},
 	{"fivethousand", fiveThousandRows},
@@ -27,13 +30,16 @@ var parts = [...]struct {
 	{"api", apiRows},
 }
 
-// partNames are the parts' names, comma separated.
-func partNames() string {
-	var names []string
-	for _, p := range parts {
+// partNames are the names of a command's parts.
+func partNames(command string) (names []string) {
+	all := parts
+	if command == mtlsName {
+		all = mtlsParts()
+	}
+	for _, p := range all {
 		names = append(names, p.name)
 	}
-	return strings.Join(names, ",")
+	return names
 }
 
 // runBenchmarks runs all parts one after the other and writes one table, or prints that of some
