@@ -22,6 +22,8 @@ var (
 	ErrBadSeries   = errors.New("name or labels cannot be read")
 	ErrOtherFlush  = errors.New("sample has another timestamp than its message")
 	ErrAddress     = errors.New("the sender's address is another pod's")
+	ErrIdentity    = errors.New("the sender's certificate is not the pod's")
+	ErrDowngrade   = errors.New("the pod has proven with a certificate who it is, and this sender proves less")
 	ErrForeignPod  = errors.New("the cluster does not know such a pod, or it has left")
 )
 
@@ -34,12 +36,11 @@ type Pod struct {
 	// Labels are the pod's own labels (node metadata LABELS), as far as queries can ask for them: app, version,
 	// service.istio.io/canonical-name, service.istio.io/canonical-revision.
 	App, Version, CanonicalService, CanonicalRevision string
-	// Waypoint: the cluster knows it as one (Pods.Known). What others say that they report as a waypoint does not count as that.
-	Waypoint bool
 	// Address is that of who sends, host:port, "" if it is not known: it is held against the pod's. A relay's is not the sender's, and must
-	// not stand here. Proof is what the connection has shown beside it.
+	// not stand here.
 	Address string
-	Proof   Proof
+	// ServiceAccount is the node's word, which with ProofIdentity the certificate proves.
+	ServiceAccount string
 	// Peer is the SPIFFE ID that mTLS has proven, "" on plaintext.
 	Peer string
 	// Sender is who sends, as what there is a limit of is shared out (Shares): the peer that mTLS has proven, else the address without
@@ -53,6 +54,12 @@ type Pod struct {
 	// InclusiveBounds: since Envoy 1.38 a histogram's bucket holds the values equal to its upper bound, and a quantile's place
 	// within its bin is another (internal/fine).
 	InclusiveBounds bool
+	// Waypoint: the cluster knows it as one (Pods.Known). What others say that they report as a waypoint does not count as that.
+	Waypoint bool
+	// Proof is what the connection has shown beside its address. Strict: with ProofIdentity a pod that the cluster does not know is refused,
+	// but for the first ten seconds.
+	Proof  Proof
+	Strict bool
 }
 
 // Kind says what a sample is.

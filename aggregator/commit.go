@@ -9,13 +9,13 @@ import (
 )
 
 // Commit takes a whole message that arrived at the given time. Samples that cannot be kept are counted and dropped one
-// by one. The errors are ErrSuperseded, ErrAddress and ErrForeignPod, with which the whole message was dropped, ErrPods, with which nothing is known of the pod, and those of a limit that some of its samples
+// by one. The errors are ErrSuperseded, ErrAddress, ErrIdentity, ErrDowngrade and ErrForeignPod, with which the whole message was dropped, ErrPods, with which nothing is known of the pod, and those of a limit that some of its samples
 // met while the others were taken: ErrPodLimit, ErrSeriesLimit, ErrMemory, ErrOtherFlush; ErrSharedRow, with which nothing is lost but
 // time between samples; ErrSetAside, with which all that the store knows of the pod was given up. Not safe for concurrent use.
 func (st *Stream) Commit(arrival time.Time, b *Batch, d Describer) (err error) {
 	at := st.store.millis(arrival)
 	if err := st.identify(at); err != nil {
-		st.store.metrics.drop(ErrAddress, len(b.Samples))
+		st.store.metrics.drop(err, len(b.Samples))
 		return err
 	}
 	t, err := st.lock()
@@ -32,10 +32,13 @@ func (st *Stream) Commit(arrival time.Time, b *Batch, d Describer) (err error) {
 		st.store.metrics.drop(ErrForeignPod, len(b.Samples))
 		return ErrForeignPod
 	}
-	if t.owner != st && !st.counts(at, ring.Stamp(b.Timestamp)) {
-		st.store.metrics.drop(ErrSuperseded, len(b.Samples))
-		return ErrSuperseded
+	if t.owner != st {
+		if err := st.counts(at, ring.Stamp(b.Timestamp)); err != nil {
+			st.store.metrics.drop(err, len(b.Samples))
+			return err
+		}
 	}
+	t.prove(st)
 	st.heard, t.limit = at, nil
 	t.posing(st.from.poses)
 	st.enter(ring.Stamp(b.Timestamp), at)

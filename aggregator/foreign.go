@@ -24,7 +24,7 @@ const (
 	// maxAsking is of how many pods the cluster is asked at a time, and askingFor how long one waits for that.
 	maxAsking = 8
 	askingFor = time.Second
-	// maxForeign is how many foreign pods are remembered by name, so that it can be said of a query which say that they are its.
+	// maxForeign is how many pods that are refused are remembered by name, so that it can be said of a query which say that they are its.
 	maxForeign = 64
 )
 
@@ -36,13 +36,7 @@ type foreign struct {
 
 	mu      sync.Mutex
 	senders bounded[string, int64] // when they were last caught
-	pods    map[podKey]foreigner
-}
-
-// foreigner is a pod that is refused, and when it was first and last.
-type foreigner struct {
-	pod       *Pod
-	since, at int64
+	named   namedPods
 }
 
 // watchForeign gives up what pods have sent that the cluster does not know.
@@ -94,29 +88,11 @@ func (s *store) judge(t *table, pods Pods, known bool, now int64) {
 // caught remembers the pod, and who sent as it.
 func (f *foreign) caught(p *Pod, now int64) {
 	f.mu.Lock()
-	defer f.mu.Unlock()
 	if p.Sender != "" {
 		f.senders.keep(p.Sender, now, maxCaught)
 	}
-	k := podKey{p.Namespace, p.Name}
-	was, known := f.pods[k]
-	if !known {
-		was.since = now
-	}
-	if !known && len(f.pods) >= maxForeign {
-		for k, o := range f.pods {
-			if now-o.at > caughtFor {
-				delete(f.pods, k)
-			}
-		}
-		if len(f.pods) >= maxForeign { // what is told of a query does not change with each
-			return
-		}
-	}
-	if f.pods == nil {
-		f.pods = map[podKey]foreigner{}
-	}
-	f.pods[k] = foreigner{p, was.since, now}
+	f.mu.Unlock()
+	f.named.note(p, "", now)
 }
 
 // refuses reports whether a pod that has no table gets none: it does not exist, and its sender has had his time, or it has left long ago.

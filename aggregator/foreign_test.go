@@ -362,7 +362,7 @@ func TestForeignPodsAreTold(t *testing.T) {
 		for n := range 2 * maxForeign {
 			r.store.foreign.caught(&Pod{Namespace: "test", Name: fmt.Sprint("p-", n)}, r.store.millis(time.Now()))
 		}
-		if n := len(r.store.foreign.pods); n != maxForeign {
+		if n := len(r.store.foreign.named.pods); n != maxForeign {
 			t.Errorf("%d are remembered", n)
 		}
 	})

@@ -31,6 +31,8 @@ var dropReasons = map[error]string{
 	ErrSetAside:    "set_aside",
 	ErrOtherFlush:  "other_flush",
 	ErrAddress:     "address",
+	ErrIdentity:    "identity",
+	ErrDowngrade:   "downgrade",
 	ErrForeignPod:  "foreign_pod",
 }
 

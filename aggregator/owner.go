@@ -6,19 +6,25 @@ import "github.com/meshpulse/meshpulse/aggregator/internal/ring"
 // seen to have ended, two processes in one pod, a forger. Of those that send one counts, the table's owner:
 //
 //   - the one with the better proof; of equal ones the newer, as long as it sends;
-//   - when the owner ends, or one of no better proof has sent nothing for two flushes, whoever sends next.
+//   - when the owner ends, or one of no better proof has sent nothing for two flushes, whoever sends next, but nobody who
+//     proves less than the pod has proven with a certificate (identity.go).
 //
 // So a stream that lives is never deaf for good, and none has to be ended. Which of two equal ones is right cannot be told, and the rows may be of
 // either: such a pod is contested, and whoever answers has to hold.
 
-// Proof is how well a stream has shown that it is the pod that it says it is. More is better.
+// Proof is how well a stream has shown that it is the pod that it says it is: parts, added up. More is better.
 type Proof uint8
 
+// Each part outweighs all that stand before it.
 const (
 	// ProofNone is the node's word alone.
-	ProofNone Proof = iota
+	ProofNone Proof = 0
 	// ProofAddress is a connection that comes from an address of the pod's.
-	ProofAddress
+	ProofAddress Proof = 1
+	// ProofIdentity is a certificate of the mesh, for the namespace and the service account that the node tells.
+	ProofIdentity Proof = 2
+	// ProofPod is such a one, and the cluster runs the pod as that service account.
+	ProofPod Proof = 4
 )
 
 // Rivals are the peers' addresses of two streams that report as one pod, as Pod.Address tells them.
@@ -35,15 +41,18 @@ type contest struct {
 	until         int64 // until then the other one may still be alive
 }
 
-// counts makes the stream, a message of which has come, the owner of its table, or reports that another one is it. The table's mutex is held.
-func (st *Stream) counts(arrival int64, timestamp ring.Stamp) bool {
+// counts makes the stream, a message of which has come, the owner of its table, or says why it is not. The table's mutex is held.
+func (st *Stream) counts(arrival int64, timestamp ring.Stamp) error {
 	t := st.table
+	if t.downgrades(st) {
+		return ErrDowngrade
+	}
 	if o := t.owner; o != nil && !o.ended && (o.proof > st.proof || o.proof == st.proof && o.number > st.number && !o.silent(arrival)) {
 		st.outranked(arrival, timestamp)
-		return false
+		return ErrSuperseded
 	}
 	st.takeOver(arrival)
-	return true
+	return nil
 }
 
 // silent reports whether the stream has sent nothing for two flushes.

@@ -34,17 +34,36 @@ func (q *Query) ReportingWorkloads(at time.Time, everywhere bool) []string {
 // Foreign returns the name of the first of the pods that the cluster does not know and that say that they are of those which the query
 // selects: what they send is not counted. It is "" where there is none.
 func (q *Query) Foreign(at time.Time) (name string) {
-	f, now := &q.store.foreign, q.store.millis(at)
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	first := now + 1
-	for k, o := range f.pods {
-		if now-o.at <= caughtFor && o.since < first && q.Selects(o.pod) {
-			name, first = k.namespace+"/"+k.name, o.since
-		}
-	}
+	name, _ = q.store.foreign.named.first(q.Selects, q.store.millis(at))
 	return name
 }
 
 // Reads reports whether the query sees all that the pods of a namespace report.
 func (q *Query) Reads(namespace string) bool { return q.reads.namespace(namespace) }
+
+// Refused returns the name of the first of the pods that the query selects as which somebody has sent who was refused for what he proves
+// or does not (NoteRefused), and why. Both are "" where there is none.
+func (q *Query) Refused(at time.Time) (name, why string) {
+	return q.store.refused.first(q.Selects, q.store.millis(at))
+}
+
+// Proven counts the pods that report at an instant and that the query selects by what they say of themselves, and those of them that have
+// proven it with a certificate; unproven are the names of the others, sorted, so many at most. It looks at every pod, so it is for people.
+func (q *Query) Proven(at time.Time, most int) (proven, reporting int, unproven []string) {
+	now := q.store.millis(at)
+	tables := q.store.tables.all.all()
+	if namespace := q.Namespace(); namespace != "" {
+		tables = q.store.tables.in(namespace)
+	}
+	for _, t := range tables {
+		if p := t.pod.Load(); !t.gone.Load() && q.Selects(p) && t.state(now, time.Minute).Reporting {
+			if reporting++; t.proof() != ProofNone {
+				proven++
+			} else {
+				unproven = append(unproven, p.Namespace+"/"+p.Name)
+			}
+		}
+	}
+	slices.Sort(unproven)
+	return proven, reporting, unproven[:min(len(unproven), most)]
+}

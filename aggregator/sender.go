@@ -38,13 +38,16 @@ func (s *store) SetPods(p Pods) { s.pods.Store(&p) }
 // sender is what a stream's address says of who sends. Only the stream's own goroutine uses it.
 type sender struct {
 	address netip.Addr // invalid where it is not known
-	proof   Proof
-	whose   string // addressOwn, addressOther, addressNobodys; "" before it was looked at
+	whose   string     // addressOwn, addressOther, addressNobodys; "" before it was looked at
 	refused error
 	looked  int64  // when, 0: never
 	changes uint64 // Pods.Changes then
-	doubt   bool   // it was another pod's, or a waypoint, by what is not in step
-	poses   bool   // where it says that it reports as a waypoint: it is none
+	proof   Proof
+	doubt   bool  // it was another pod's, or a waypoint, by what is not in step
+	poses   bool  // where it says that it reports as a waypoint: it is none
+	runsAs  bool  // the pod that it says it is runs as the service account that is proven
+	created int64 // when that pod was, 0: not known
+	unknown int64 // since when there is no such pod, 0: there is
 }
 
 // Values of the whose label of meshpulse_store_stream_addresses_total.
@@ -83,26 +86,36 @@ func (st *Stream) identify(at int64) error {
 	}
 	if f.looked == 0 || (changes != f.changes || f.doubt) && at-f.looked >= again {
 		f.looked, f.changes = at, changes
-		st.look(*pods)
+		st.look(*pods, at)
 	}
 	return st.from.refused
 }
 
-// look finds out whose the stream's address is, and whether its pod is a waypoint.
-func (st *Stream) look(pods Pods) {
+// look finds out what the cluster says of who sends, and whether its pod is a waypoint.
+func (st *Stream) look(pods Pods, at int64) {
 	f, p := &st.from, st.pod
-	identity, _, known := pods.Known(p.Namespace, p.Name)
+	identity, created, known := pods.Known(p.Namespace, p.Name)
 	f.doubt = !known && !pods.Fresh()
 	f.poses = !identity.Waypoint && !f.doubt
-	if !f.address.IsValid() {
-		return
+	if known {
+		f.created = created.UnixMilli()
 	}
+	f.proof, f.refused = p.Proof, nil
+	st.lookAtAccount(pods, at)
+	if f.address.IsValid() {
+		st.lookAtAddress(pods)
+	}
+}
+
+// lookAtAddress finds out whose the stream's address is.
+func (st *Stream) lookAtAddress(pods Pods) {
+	f, p := &st.from, st.pod
 	own, other := pods.Holder(p.Namespace, p.Name, f.address)
 	was := f.whose
-	f.proof, f.whose, f.refused = p.Proof, addressNobodys, nil
+	f.whose = addressNobodys
 	switch {
 	case own:
-		f.proof, f.whose = max(p.Proof, ProofAddress), addressOwn
+		f.proof, f.whose = f.proof|ProofAddress, addressOwn
 	case other != "" && pods.InStep():
 		f.whose = addressOther
 		f.refused = fmt.Errorf("%w: %s is %s's, and who sends from it says that it is %s/%s", ErrAddress, f.address, other, p.Namespace, p.Name)

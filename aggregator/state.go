@@ -35,6 +35,7 @@ type shown struct {
 
 	asked   atomic.Int64            // when the cluster did not know the pod, or knownPod; 0: not asked
 	contest atomic.Pointer[contest] // the newest, for readers; nil if there never was one
+	proven  atomic.Uint32           // what the pod has proven with a certificate: a Proof (identity.go)
 }
 
 // PodState is what the store knows of a pod.

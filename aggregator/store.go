@@ -22,6 +22,7 @@ type store struct {
 	watches   watches
 	faults    faults
 	foreign   foreign
+	refused   namedPods            // for what they prove, or do not
 	pods      atomic.Pointer[Pods] // nil where nobody knows them
 	reading   atomic.Pointer[Reading]
 	hook      ring.Hook // nil but in tests

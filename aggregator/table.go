@@ -25,6 +25,7 @@ type table struct {
 	removed bool    // freed; a stream that still writes gets a new table
 	born    int64   // time of the first row, 0 before it
 	poses   bool    // its pod is no waypoint, in a cluster (sender.go)
+	created int64   // when the pod was that proven is of (identity.go)
 	foreign bool    // its pod has left, and is not taken for one that sends any more (foreign.go)
 	ring    ring.Ring
 	keys    map[uint64]*column // by the key on the wire

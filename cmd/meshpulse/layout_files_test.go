@@ -24,7 +24,7 @@ import (
 var aggregatorGroups = []fileGroup{
 	{"store", "what is kept, and who writes it", []string{
 		"api.go", "bounded.go", "classes.go", "column.go", "commit.go", "config.go", "doc.go", "faults.go",
-		"firstrow.go", "flush.go", "foreign.go", "gap.go", "introduce.go", "layout.go", "list.go",
+		"firstrow.go", "flush.go", "foreign.go", "gap.go", "identity.go", "introduce.go", "layout.go", "list.go",
 		"marks.go", "memory.go", "metrics.go", "owner.go", "past.go", "ranges.go", "readable.go", "sender.go", "shares.go",
 		"state.go", "steps.go", "store.go", "stream.go", "table.go", "tables.go",
 	}},
