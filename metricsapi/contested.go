@@ -59,6 +59,11 @@ func foreignProblem(o *offer, name string) hpas.Problem {
 		"Start meshpulse with --foreign-pods=count if they are virtual machines or of another cluster; else find out what sends as them", o, name)
 }
 
+// refusedProblem is what the HPAs' authors should know of somebody who said that he is one of the pods and was refused: one of them by name.
+func refusedProblem(o *offer, name, why string) hpas.Problem {
+	return hpas.Problemf(hpas.ReasonRefusedSender, "metric %s: a sender that reports as pod %s is refused, and nothing of it is counted: %s", o, name, why)
+}
+
 func hostOf(address string) string {
 	if host, _, err := net.SplitHostPort(address); err == nil {
 		return host

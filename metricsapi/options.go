@@ -66,6 +66,8 @@ type Options struct {
 	// requests are refused with 429.
 	MaxReadsPerUser int
 
+	// Proves: ingest takes what sidecars prove of themselves, and /debug/hpas shows it.
+	Proves bool
 	// IngestReady says whether flushes can come in; nil means they can. Its error makes health checks fail.
 	IngestReady func() error
 	// Registerer receives the package's own metrics; nil keeps them unregistered.

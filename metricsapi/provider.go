@@ -163,6 +163,9 @@ func (r rules) evaluate(ctx context.Context, subject string, o *offer, p *prepar
 		if answer.Beyond != "" {
 			remarks = append(remarks, readsBeyond(o, p.firstBeyond(answer.Beyond)))
 		}
+		if name, why := p.query.Refused(at); name != "" {
+			remarks = append(remarks, refusedProblem(o, name, why))
+		}
 	}
 	if r.holder == nil {
 		v.problems = remarks

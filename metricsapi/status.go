@@ -3,6 +3,7 @@ package metricsapi
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"math"
 	"net/http"
 	"slices"
@@ -54,6 +55,10 @@ type MetricStatus struct {
 	// Reporting of Expected sidecars that could have the series have reported lately.
 	Reporting int `json:"reporting"`
 	Expected  int `json:"expected"`
+	// Proven is how many of the reporting sidecars that the metric means have proven with a certificate who they are, as n/n; "" where
+	// ingest does not ask for it (--ingest-mtls). Unproven are others by name, 20 at most.
+	Proven   string   `json:"proven,omitempty"`
+	Unproven []string `json:"unproven,omitempty"`
 	// CoveredSeconds of the WindowSeconds that the expression looks back are known.
 	CoveredSeconds float64 `json:"coveredSeconds"`
 	WindowSeconds  float64 `json:"windowSeconds"`
@@ -62,6 +67,9 @@ type MetricStatus struct {
 	// Events are the Warning events of the HPA as a whole.
 	Events []hpas.Problem `json:"events,omitempty"`
 }
+
+// manyUnproven is how many sidecars are named that have not proven who they are.
+const manyUnproven = 20
 
 // Status evaluates every metric of every HPA now; it is what /debug/hpas shows.
 func (s *Server) Status(ctx context.Context) Status {
@@ -144,6 +152,10 @@ func (s *Server) metricStatus(ctx context.Context, h hpaState, w hpas.Metric, o 
 	}
 	if !known {
 		m.CurrentReplicas = int32(a.Reporting)
+	}
+	if s.options.Proves {
+		proven, reporting, unproven := o.prepared.query.Proven(at, manyUnproven)
+		m.Proven, m.Unproven = fmt.Sprintf("%d/%d", proven, reporting), unproven
 	}
 	if o.prepared.surge != nil {
 		m.Surge = toSurgeStatus(o.prepared.surge.At(at), v.surge != nil)

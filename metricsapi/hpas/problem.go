@@ -45,6 +45,7 @@ const (
 	ReasonUnpointedSidecars = "UnpointedSidecars"   // a workload none of whose sidecars has ever reported
 	ReasonRefusedSamples    = "RefusedSamples"      // samples that have been refused for long
 	ReasonContestedPod      = "ContestedPod"        // two senders report as one pod
+	ReasonRefusedSender     = "RefusedSender"       // a sender that is not the pod that it says it is
 	ReasonForeignPods       = "ForeignPods"         // pods that the cluster does not know report as the query's
 	ReasonDeafWatch         = "DeafWatch"           // the API server tells nothing of pods, HPAs or scales any more
 	ReasonQueryConflict     = "QueryConflict"       // two HPAs, one query name, different queries
@@ -70,7 +71,7 @@ func Reasons() []string {
 		ReasonBadAnnotation, ReasonIgnoredAnnotation, ReasonObjectNotServed, ReasonPodsNotServed, ReasonSurgeNotServed,
 		ReasonSurgeNotActed, ReasonBadMetric, ReasonBadQuery, ReasonTooMuch, ReasonNoQuery, ReasonUnusedQuery,
 		ReasonBadSelector, ReasonUnknownLabel, ReasonNotReported, ReasonUnreportedValue, ReasonUnreadMetrics,
-		ReasonMuteSidecars, ReasonUnpointedSidecars, ReasonRefusedSamples, ReasonContestedPod, ReasonForeignPods,
+		ReasonMuteSidecars, ReasonUnpointedSidecars, ReasonRefusedSamples, ReasonContestedPod, ReasonRefusedSender, ReasonForeignPods,
 		ReasonDeafWatch, ReasonQueryConflict, ReasonSharedTarget, ReasonSeveralSeries, ReasonLatencyAverage,
 		ReasonRatioAverage, ReasonLatencyStability, ReasonMilliseconds, ReasonNoisyRate, ReasonCallersWord, ReasonReadsBeyond, ReasonNotRead, ReasonRawCounter,
 		ReasonNoBuckets, ReasonOldVersion, ReasonUnknownField,
