@@ -2,14 +2,13 @@ package envoystats
 
 import (
 	"cmp"
+	"crypto/x509"
 	"log/slog"
 	"net"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"google.golang.org/grpc/credentials"
 
 	"github.com/meshpulse/meshpulse/aggregator"
 )
@@ -27,18 +26,21 @@ import (
 type connections struct {
 	metrics  *metrics
 	warnings *warnings
-	overTLS  bool
+	mutual   *Mutual          // nil: nothing is proven
+	now      func() time.Time // that certificates are held against
 
 	shares     *aggregator.Shares // of what may be open at once, by address
 	max        int                // open at once
 	maxPending int64              // bytes that unfinished messages take, of all
 	patience   time.Duration      // for a first message, and for the end of one that has begun
 	turn       time.Duration      // that a connection is not read, at most, while its handler is behind
+	quiet      time.Duration      // that nothing comes after a flush
 
 	pending atomic.Int64
 	looks   atomic.Int64 // of the sweep so far: the clock here
 	mu      sync.Mutex   // before a connection's own
 	open    map[*connection]struct{}
+	trusted *x509.CertPool // the roots that the last sweep saw
 }
 
 // connection counts what messages take that have not come in whole. Reader, writer, handler and sweep share it: its mutex is taken
@@ -49,11 +51,18 @@ type connection struct {
 	sender string // its address, without the port
 	since  int64  // look at which it came
 
-	ready readiness // of the reader
-	ended endings   // of the writer
+	overTLS bool      // what is read and written here is not HTTP/2; known before either
+	first   [1]byte   // the byte that was looked at, where peeked
+	peeked  bool      // of the reader
+	ready   readiness // of the reader
+	ended   endings   // of the writer
+	leaving bool      // of the writer: once the frame is written that ends a stream
+	term    *term     // nil: nothing is proven
 
 	mu       sync.Mutex
 	closed   bool
+	parting  bool   // ends with the next stream of it that does
+	why      string // it was closed, where that is nothing to look at
 	frames   frames
 	messages int64         // that were taken whole
 	newest   int64         // look at which the last of them was
@@ -69,6 +78,11 @@ const (
 	closedSlow      = "slow"      // a message was not finished within the patience
 	closedPending   = "pending"   // its sender's unfinished bytes were most, and all together beyond Config.MaxPendingBytes
 	closedFlood     = "flood"     // frames that bring nothing, maxIdleFrames between two looks
+
+	closedNothing     = "nothing"     // not one byte came
+	closedCertificate = "certificate" // its certificate ends, or is about to: it comes back with a new one
+	closedRoot        = "root"        // its certificate's root was withdrawn
+	closedRefused     = "refused"     // its sender is not who he says he is
 )
 
 // maxIdleFrames is how many frames without news a connection may send between two looks, which are ten seconds apart: acknowledgements
@@ -127,12 +141,14 @@ type peerAddr struct {
 func (c *connection) RemoteAddr() net.Addr { return peerAddr{c.Conn.RemoteAddr(), c} }
 
 // Read counts, but where TLS is between: then its reader does.
-func (c *connection) Read(b []byte) (int, error) {
-	if !c.of.overTLS {
+func (c *connection) Read(b []byte) (n int, err error) {
+	if !c.overTLS {
 		c.awaitTurn()
 	}
-	n, err := c.Conn.Read(b)
-	if !c.of.overTLS {
+	if n = c.again(b); n == 0 {
+		n, err = c.Conn.Read(b)
+	}
+	if !c.overTLS {
 		c.count(b[:n])
 	}
 	return n, err
@@ -140,10 +156,12 @@ func (c *connection) Read(b []byte) (int, error) {
 
 // Write looks which streams end with what is written, but where TLS is between: then its writer does.
 func (c *connection) Write(b []byte) (int, error) {
-	if !c.of.overTLS {
-		c.write(b)
+	leaves := !c.overTLS && c.write(b)
+	n, err := c.Conn.Write(b)
+	if leaves {
+		c.leave()
 	}
-	return c.Conn.Write(b)
+	return n, err
 }
 
 // Close gives up what the connection holds.
@@ -202,14 +220,19 @@ func (c *connection) count(b []byte) {
 	}
 }
 
-// write takes what is written into account: gRPC has let go of the streams that it ends.
-func (c *connection) write(b []byte) {
+// write takes what is written into account: gRPC has let go of the streams that it ends. It reports whether the connection ends with it.
+func (c *connection) write(b []byte) (leaves bool) {
 	c.ended.read(b, func(id uint32) {
 		c.change(func() {
 			c.frames.end(id)
 			c.tell()
+			c.leaving = c.leaving || c.parting
 		})
 	})
+	if leaves = c.leaving && c.ended.left == 0; leaves {
+		c.leaving = false
+	}
+	return leaves
 }
 
 // awaitTurn waits while much is pending and this connection's handler is behind.
@@ -363,6 +386,7 @@ func (cs *connections) sweep() {
 	for _, c := range silent {
 		cs.closed(c, closedSilent, "connection closed: it has sent no message", slog.Duration("waited", cs.patience))
 	}
+	cs.endTerms()
 }
 
 // hostOf is an address without its port.
@@ -372,49 +396,4 @@ func hostOf(a net.Addr) string {
 		return a.String()
 	}
 	return host
-}
-
-// counted are credentials whose connections are counted above TLS, where frames can be seen.
-type counted struct {
-	credentials.TransportCredentials
-	connections *connections
-}
-
-// ServerHandshake is called by gRPC with what Accept gave.
-func (t counted) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
-	conn, info, err := t.TransportCredentials.ServerHandshake(raw)
-	c, ok := raw.(*connection)
-	if !ok {
-		return conn, info, err
-	}
-	if err != nil {
-		t.connections.closed(c, closedHandshake, "connection closed: no TLS", slog.Any("error", err))
-		return nil, nil, err
-	}
-	return secured{conn, c}, info, nil
-}
-
-// Clone is part of credentials.TransportCredentials.
-func (t counted) Clone() credentials.TransportCredentials {
-	return counted{t.TransportCredentials.Clone(), t.connections}
-}
-
-// secured is a connection over TLS.
-type secured struct {
-	net.Conn
-	connection *connection
-}
-
-// Read counts what is read.
-func (s secured) Read(b []byte) (int, error) {
-	s.connection.awaitTurn()
-	n, err := s.Conn.Read(b)
-	s.connection.count(b[:n])
-	return n, err
-}
-
-// Write looks which streams end with what is written.
-func (s secured) Write(b []byte) (int, error) {
-	s.connection.write(b)
-	return s.Conn.Write(b)
 }

@@ -10,6 +10,10 @@
 // can spoil source_… and destination_service… of what it is counted under, and make more series, up to the pod's limit. What a
 // sidecar says of others, as reporter source, is its own word; so is everything where nothing proves who opens a stream.
 //
+// Over mutual TLS something does ([Mutual]): one port takes it and plaintext (handshake.go), a certificate is held against the node here and
+// against the cluster's pod in the store (identity.go), and a connection lasts as long as its certificate (term.go). Where the port's own
+// certificate comes from is not known here; package meshca asks the mesh's authority for one.
+//
 // The package knows gRPC, Envoy's wire format, Istio's names and node identity. It must not know Kubernetes, queries or
 // how samples are kept. Facts about the wire come from Envoy (source/extensions/stat_sinks/metrics_service) and from
 // recorded streams of it (testdata).

@@ -460,7 +460,7 @@ func TestASidecarThatFlushesEveryTenMillisecondsSharesRows(t *testing.T) {
 func TestTooManyStreamsAreToldOnce(t *testing.T) {
 	l := serveLimited(t, Config{MaxStreams: 2}, aggregator.Config{})
 	l.open(t).send(hello(t, "web-0", request(1000, 1)))
-	waitFor(t, "two streams", func() bool { return l.metric(t, "streams", "") == 2 })
+	waitFor(t, "two streams", func() bool { return l.metric(t, "streams", "plaintext") == 2 })
 	for range 5 {
 		if st := l.open(t).send(hello(t, "web-1", request(1000, 1))).end(); st.Code() != codes.ResourceExhausted {
 			t.Errorf("status %v", st)
@@ -474,7 +474,7 @@ func TestTooManyStreamsAreToldOnce(t *testing.T) {
 // gRPC throws away what comes for a stream that has been refused: it takes no memory, and nobody is closed for it.
 func TestWhatRefusedStreamsSendIsNotPending(t *testing.T) {
 	l := serveLimited(t, Config{MaxStreams: 1, times: times{message: patient}}, aggregator.Config{})
-	waitFor(t, "the good stream", func() bool { return l.metric(t, "streams", "") == 1 })
+	waitFor(t, "the good stream", func() bool { return l.metric(t, "streams", "plaintext") == 1 })
 	refused := l.raw(t).preface().headers(endHeaders)
 	l.counts(t, "stream_ends_total", "limit", 1)
 	refused.begin(1<<20, 200<<10).ended()

@@ -9,7 +9,9 @@ import (
 // metrics are the sink's own. They are written once a message, from sums that its scan keeps.
 type metrics struct {
 	messages, bytes, skipped prometheus.Counter
-	streams, connections     prometheus.Gauge
+	streams                  *prometheus.GaugeVec
+	connections              prometheus.Gauge
+	refusals                 *prometheus.CounterVec
 	throttled, shared        prometheus.Counter
 	closed                   *prometheus.CounterVec
 	ends                     *prometheus.CounterVec
@@ -24,6 +26,9 @@ const (
 	endLost       = "lost"       // reset or connection gone: how an Envoy that stops ends
 	endNode       = "node"       // no node, or one that names no pod, or another one
 	endAddress    = "address"    // its address is another pod's than it says it is
+	endIdentity   = "identity"   // what it proves is not enough, or another pod's: identityReasons
+	endExpired    = "expired"    // its certificate has ended
+	endRenewed    = "renewed"    // it comes back with a new certificate
 	endFault      = "fault"      // a panic while a message was taken
 	endFirst      = "malformed"  // the first message cannot be read, so it is not known who reports
 	endTooLarge   = "too_large"  // a message beyond Config.MaxMessageBytes
@@ -34,6 +39,13 @@ const (
 	rejectedWire  = "malformed"  // values of the reason label of meshpulse_ingest_rejected_messages_total
 	rejectedSize  = "too_large"  //
 	rejectedOld   = "superseded" // the pod has a newer stream
+)
+
+// Values of the security label of meshpulse_ingest_streams.
+const (
+	securityNone   = "plaintext"
+	securityTLS    = "tls"
+	securityMutual = "mtls"
 )
 
 // What a log line about a limit gives as its reason, beside the above.
@@ -61,10 +73,12 @@ func newMetrics(r prometheus.Registerer, cs *connections) (*metrics, error) {
 		return prometheus.NewCounterVec(prometheus.CounterOpts(opts(name, help)), []string{label})
 	}
 	m := &metrics{
-		messages:    counter("messages_total", "Messages received."),
-		bytes:       counter("bytes_total", "Bytes of the messages received."),
-		skipped:     counter("skipped_families_total", "Families that are not read: gauges, what --keep leaves out, summaries of sizes beside their histograms."),
-		streams:     prometheus.NewGauge(prometheus.GaugeOpts(opts("streams", "Open streams."))),
+		messages: counter("messages_total", "Messages received."),
+		bytes:    counter("bytes_total", "Bytes of the messages received."),
+		skipped:  counter("skipped_families_total", "Families that are not read: gauges, what --keep leaves out, summaries of sizes beside their histograms."),
+		streams: prometheus.NewGaugeVec(prometheus.GaugeOpts(opts("streams", "Open streams: in plaintext, over TLS with nothing compared, or over "+
+			"mutual TLS, whose identity is held against the pod.")), []string{"security"}),
+		refusals:    vec("identity_refusals_total", "Streams that were refused for what their sender proves, or does not, by reason.", "reason"),
 		connections: prometheus.NewGauge(prometheus.GaugeOpts(opts("connections", "Open connections."))),
 		throttled:   counter("throttled_messages_total", "Messages after which their stream had to wait: it sends more than it may."),
 		shared:      counter("shared_samples_total", "Samples that share a series, since their pod has too many whose label values its callers choose."),
@@ -80,21 +94,27 @@ func newMetrics(r prometheus.Registerer, cs *connections) (*metrics, error) {
 	for r := kept + 1; r < refusals; r++ {
 		m.dropped[r] = dropped.WithLabelValues(r.String())
 	}
-	for _, reason := range []string{endClosed, endLost, endNode, endFirst, endTooLarge, endCompressed, endLimit, endDraining, endTransport, endFault, endAddress} {
+	for _, reason := range []string{endClosed, endLost, endNode, endFirst, endTooLarge, endCompressed, endLimit, endDraining, endTransport, endFault, endAddress, endIdentity, endExpired, endRenewed} {
 		m.ends.WithLabelValues(reason)
 	}
-	for _, reason := range []string{closedLimit, closedHandshake, closedSilent, closedSlow, closedPending, closedFlood} {
+	for _, reason := range []string{closedLimit, closedHandshake, closedSilent, closedSlow, closedPending, closedFlood, closedNothing, closedCertificate, closedRoot, closedRefused} {
 		m.closed.WithLabelValues(reason)
 	}
 	for _, reason := range []string{rejectedWire, rejectedSize, rejectedOld} {
 		m.rejected.WithLabelValues(reason)
+	}
+	for _, reason := range identityReasons {
+		m.refusals.WithLabelValues(reason)
+	}
+	for _, security := range []string{securityNone, securityTLS, securityMutual} {
+		m.streams.WithLabelValues(security)
 	}
 	if r == nil {
 		return m, nil
 	}
 	pending := prometheus.NewGaugeFunc(prometheus.GaugeOpts(opts("pending_bytes", "Bytes that messages take which have not been taken whole.")),
 		func() float64 { return float64(cs.pending.Load()) })
-	for _, c := range []prometheus.Collector{pending, m.messages, m.bytes, m.skipped, m.streams, m.connections, m.throttled, m.shared, m.closed, m.ends, m.rejected, samples, dropped} {
+	for _, c := range []prometheus.Collector{pending, m.messages, m.bytes, m.skipped, m.streams, m.refusals, m.connections, m.throttled, m.shared, m.closed, m.ends, m.rejected, samples, dropped} {
 		if err := r.Register(c); err != nil {
 			return nil, err
 		}

@@ -55,6 +55,7 @@ func readNode(identifier []byte) (aggregator.Pod, error) {
 	pod := aggregator.Pod{
 		Namespace:         cmp.Or(meta["NAMESPACE"].GetStringValue(), namespace),
 		Name:              cmp.Or(meta["NAME"].GetStringValue(), name),
+		ServiceAccount:    meta["SERVICE_ACCOUNT"].GetStringValue(),
 		Workload:          meta["WORKLOAD_NAME"].GetStringValue(),
 		App:               labels["app"].GetStringValue(),
 		Version:           labels["version"].GetStringValue(),
@@ -75,7 +76,7 @@ func readNode(identifier []byte) (aggregator.Pod, error) {
 			return aggregator.Pod{}, fmt.Errorf("%s %.300q: %w", part.key, part.value, errNodeOdd)
 		}
 	}
-	for _, value := range []string{pod.Workload, pod.App, pod.Version, pod.CanonicalService, pod.CanonicalRevision} {
+	for _, value := range []string{pod.ServiceAccount, pod.Workload, pod.App, pod.Version, pod.CanonicalService, pod.CanonicalRevision} {
 		if len(value) > maxNodeName {
 			return aggregator.Pod{}, fmt.Errorf("%.300q in node %.300q is too long for a name: %w", value, node.GetId(), errNodeLong)
 		}

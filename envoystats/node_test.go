@@ -51,7 +51,7 @@ func TestTheNodeOfACapture(t *testing.T) {
 	}
 	want := aggregator.Pod{
 		Namespace: "test", Name: "podinfo-6d8f4b5c9-abcde", Workload: "podinfo", App: "podinfo", Version: "6.9.2",
-		CanonicalService: "podinfo", CanonicalRevision: "6.9.2", InclusiveBounds: true,
+		CanonicalService: "podinfo", CanonicalRevision: "6.9.2", InclusiveBounds: true, ServiceAccount: "default",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("want -, got +\n%s", diff)

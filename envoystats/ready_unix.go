@@ -39,11 +39,14 @@ func (r *readiness) attempt(fd uintptr) (done bool) {
 // grpc-go), so that an idle connection holds no buffer. Only one goroutine reads.
 func (c *connection) ReadOnReady(size int, pool mem.BufferPool) (*[]byte, int, error) {
 	c.awaitTurn()
+	if c.peeked {
+		return readBlocking(c, size, pool) // at once
+	}
 	r := &c.ready
 	if r.raw == nil {
 		conn, ok := c.Conn.(syscall.Conn)
 		if !ok { // a test's
-			return c.readBlocking(size, pool)
+			return readBlocking(c, size, pool)
 		}
 		raw, err := conn.SyscallConn()
 		if err != nil {
@@ -68,15 +71,5 @@ func (c *connection) ReadOnReady(size int, pool mem.BufferPool) (*[]byte, int, e
 		return nil, 0, err
 	}
 	c.count((*buf)[:n])
-	return buf, n, nil
-}
-
-func (c *connection) readBlocking(size int, pool mem.BufferPool) (*[]byte, int, error) {
-	buf := pool.Get(size)
-	n, err := c.Read(*buf)
-	if n == 0 && err != nil {
-		pool.Put(buf)
-		return nil, 0, err
-	}
 	return buf, n, nil
 }

@@ -17,7 +17,6 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials"
 
 	"github.com/meshpulse/meshpulse/aggregator"
 )
@@ -60,9 +59,11 @@ type Config struct {
 	// MaxLabelBytes the name or value of one label (default 2 KiB), MaxLabels the labels of a series (default 64),
 	// MaxBuckets the buckets of a histogram (default 256). A sample beyond is dropped and counted.
 	MaxNameBytes, MaxLabelBytes, MaxLabels, MaxBuckets int
-	// TLS serves the sink over TLS; a client certificate that it verified sets [aggregator.Pod.Peer]. Nil is plaintext:
-	// who reaches the port can then report as any pod whose address the store does not hold against it.
+	// TLS serves the sink over TLS alone; a client certificate that it verified sets [aggregator.Pod.Peer], and proves nothing more. Nil is
+	// plaintext: who reaches the port can then report as any pod whose address the store does not hold against it.
 	TLS *tls.Config
+	// Mutual serves it in plaintext and over mutual TLS, in the place of TLS; nil does not.
+	Mutual *Mutual
 	// Registerer receives the sink's own metrics; nil keeps them unregistered.
 	Registerer prometheus.Registerer
 	// Logger takes the state changes of streams (default slog.Default).
@@ -80,6 +81,8 @@ type Config struct {
 type times struct {
 	// handshake is for TLS and HTTP/2's preface; message for the first message, and for the end of one that was begun.
 	handshake, message time.Duration
+	// quiet is how long nothing comes after a flush.
+	quiet time.Duration
 	// turn is how long a connection of which a message waits for its handler is not read, at most. gRPC's keepalive waits longer.
 	turn time.Duration
 }
@@ -111,6 +114,9 @@ func (c Config) Validate() error {
 	}
 	if c.Keep != nil && len(c.Keep) == 0 {
 		return fmt.Errorf("%w: nothing is to be kept (--keep): give at least one prefix, such as istio_, or leave it out for that", ErrConfig)
+	}
+	if c.TLS != nil && c.Mutual != nil {
+		return fmt.Errorf("%w: TLS alone and mutual TLS: give one of them", ErrConfig)
 	}
 	for _, tag := range c.CustomTags {
 		if tag == "" || strings.Contains(tag, ".") {
@@ -154,6 +160,7 @@ func (c Config) withDefaults() Config {
 	c.times.handshake = cmp.Or(c.times.handshake, 30*time.Second)
 	c.times.message = cmp.Or(c.times.message, time.Minute)
 	c.times.turn = cmp.Or(c.times.turn, 5*time.Second)
+	c.times.quiet = cmp.Or(c.times.quiet, quiet)
 	c.MaxCallerSeries = cmp.Or(c.MaxCallerSeries, 10_000)
 	c.MaxNameBytes = cmp.Or(c.MaxNameBytes, 8<<10)
 	c.MaxLabelBytes = cmp.Or(c.MaxLabelBytes, 2<<10)
@@ -199,6 +206,7 @@ type podStream interface {
 type Server struct {
 	config   Config
 	connect  func(aggregator.Pod) podStream
+	refused  func(p aggregator.Pod, why string) // is told who was, as which pod; nil in tests
 	scans    *scans
 	metrics  *metrics
 	warnings *warnings
@@ -212,7 +220,11 @@ type Server struct {
 // NewServer returns a sink that reports to the store, or an error that names the setting that is wrong.
 func NewServer(c Config, store *aggregator.Store) (*Server, error) {
 	c.contain = func(part, subject string, do func()) bool { return store.Contain(part, subject, do) }
-	return newServer(c, func(p aggregator.Pod) podStream { return store.Connect(p) })
+	s, err := newServer(c, func(p aggregator.Pod) podStream { return store.Connect(p) })
+	if err == nil {
+		s.refused = store.NoteRefused
+	}
+	return s, err
 }
 
 func newServer(c Config, connect func(aggregator.Pod) podStream) (*Server, error) {
@@ -230,7 +242,7 @@ func newServer(c Config, connect func(aggregator.Pod) podStream) (*Server, error
 			slog.Int("max_connections", given), slog.Int("max_streams", c.MaxStreams))
 	}
 	conns := &connections{
-		overTLS: c.TLS != nil, shares: aggregator.NewShares(int64(c.MaxConnections), leastShare), max: c.MaxConnections,
+		mutual: c.Mutual, now: c.Now, quiet: c.times.quiet, shares: aggregator.NewShares(int64(c.MaxConnections), leastShare), max: c.MaxConnections,
 		maxPending: int64(c.MaxPendingBytes), patience: c.times.message, turn: c.times.turn,
 	}
 	m, err := newMetrics(c.Registerer, conns)
@@ -249,8 +261,8 @@ func newServer(c Config, connect func(aggregator.Pod) podStream) (*Server, error
 	}
 	conns.metrics, conns.warnings = m, s.warnings
 	opts := append(c.ServerOptions(), grpc.ForceServerCodecV2(codec{s.scans}))
-	if c.TLS != nil {
-		opts = append(opts, grpc.Creds(counted{credentials.NewTLS(c.TLS), s.conns}))
+	if c.TLS != nil || c.Mutual != nil {
+		opts = append(opts, grpc.ReadBufferSize(readBuffer), grpc.Creds(newDoors(c, s.conns)))
 	}
 	s.grpc = grpc.NewServer(opts...)
 	s.grpc.RegisterService(&grpc.ServiceDesc{

@@ -39,7 +39,7 @@ func TestAStreamIsHandedToItsPodsTableAndEndsWell(t *testing.T) {
 	for _, m := range []struct {
 		name, label string
 		want        float64
-	}{{"messages_total", "", 3}, {"samples_total", "counter", 2}, {"streams", "", 0}, {"stream_ends_total", "closed", 1}} {
+	}{{"messages_total", "", 3}, {"samples_total", "counter", 2}, {"streams", "plaintext", 0}, {"stream_ends_total", "closed", 1}} {
 		if got := k.metric(t, m.name, m.label); got != m.want {
 			t.Errorf("%s{%s} %v, want %v", m.name, m.label, got, m.want)
 		}
@@ -322,14 +322,14 @@ func waitFor(t *testing.T, what string, done func() bool) {
 func TestStreamsBeyondTheLimitAreRefused(t *testing.T) {
 	k := serveSink(t, Config{MaxStreams: 1})
 	first := k.open(t).send(hello(t, "web-0", request(1000, 1)))
-	waitFor(t, "the first stream", func() bool { return k.metric(t, "streams", "") == 1 })
+	waitFor(t, "the first stream", func() bool { return k.metric(t, "streams", "plaintext") == 1 })
 	if st := k.open(t).send(hello(t, "web-1", request(1000, 1))).end(); st.Code() != codes.ResourceExhausted || !strings.Contains(st.Message(), "too many streams") {
 		t.Errorf("status %v", st)
 	}
 	if st := first.close(); st.Code() != codes.OK {
 		t.Errorf("the first stream: %v", st)
 	}
-	waitFor(t, "the first stream's end", func() bool { return k.metric(t, "streams", "") == 0 })
+	waitFor(t, "the first stream's end", func() bool { return k.metric(t, "streams", "plaintext") == 0 })
 	if st := k.open(t).send(hello(t, "web-1", request(1000, 1))).close(); st.Code() != codes.OK {
 		t.Errorf("a stream after the first has ended: %v", st)
 	}

@@ -3,6 +3,7 @@ package envoystats
 import (
 	"cmp"
 	"context"
+	"crypto/x509"
 	"errors"
 	"hash/maphash"
 	"io"
@@ -24,12 +25,15 @@ var (
 	statusTooMany  = status.Error(codes.ResourceExhausted, "too many streams, of all or of this sender: raise --max-streams or add a replica")
 	statusFault    = status.Error(codes.Internal, "a fault of the sink, its log says more: open a new stream")
 	statusDraining = status.Error(codes.Unavailable, "sink is shutting down: open a new stream")
+	statusExpired  = status.Error(codes.PermissionDenied, "the certificate has ended: connect anew, with a new one")
 )
 
 // stream is one StreamMetrics call. Only its own goroutine uses it.
 type stream struct {
 	server *Server
-	peer   string // SPIFFE ID, "" if not proven
+	peer   string            // SPIFFE ID, "" if not proven
+	shown  *x509.Certificate // that the connection was made with and that was verified; nil: none
+	secure string            // securityNone, …
 	addr   string
 	sender string      // aggregator.Pod.Sender
 	conn   *connection // nil in tests without a transport
@@ -71,8 +75,9 @@ func (s *Server) streamMetrics(gs grpc.ServerStream) error {
 			slog.String("peer", st.addr), slog.String("grpc_encoding", name))
 		return status.Errorf(codes.Unimplemented, "messages are compressed (grpc-encoding %.50q): send them as they are", name)
 	}
-	s.metrics.streams.Inc()
-	defer s.metrics.streams.Dec()
+	open := s.metrics.streams.WithLabelValues(st.secure)
+	open.Inc()
+	defer open.Dec()
 	reason, err := endFault, statusFault
 	s.contained(st.subject(), func() { reason, err = st.serve(gs) })
 	s.metrics.ends.WithLabelValues(reason).Inc()
@@ -89,18 +94,32 @@ func (s *Server) contained(subject string, serve func()) {
 }
 
 func newStream(s *Server, ctx context.Context) *stream {
-	st := &stream{server: s}
+	st := &stream{server: s, secure: securityNone}
 	if p, ok := peer.FromContext(ctx); ok {
 		st.addr = p.Addr.String()
 		if a, ok := p.Addr.(peerAddr); ok {
 			st.conn = a.connection
 		}
-		if t, ok := p.AuthInfo.(credentials.TLSInfo); ok && len(t.State.VerifiedChains) > 0 && t.SPIFFEID != nil {
-			st.peer = t.SPIFFEID.String()
+		if t, ok := p.AuthInfo.(credentials.TLSInfo); ok {
+			st.showed(t)
 		}
 		st.sender = cmp.Or(st.peer, hostOf(p.Addr))
 	}
 	return st
+}
+
+// showed notes what the connection was made with.
+func (st *stream) showed(t credentials.TLSInfo) {
+	if st.secure = securityTLS; st.server.config.Mutual != nil {
+		st.secure = securityMutual
+	}
+	if len(t.State.VerifiedChains) == 0 {
+		return
+	}
+	st.shown = t.State.VerifiedChains[0][0]
+	if t.SPIFFEID != nil {
+		st.peer = t.SPIFFEID.String()
+	}
 }
 
 func (st *stream) close() {
@@ -118,15 +137,20 @@ func (st *stream) serve(gs grpc.ServerStream) (reason string, err error) {
 		}
 		arrival, size := st.server.config.Now(), len(in.scan.buf)
 		st.conn.whole(size)
+		if st.conn.over(arrival) {
+			st.server.scans.put(in.scan)
+			st.conn.part()
+			return endExpired, statusExpired
+		}
 		reason, err := st.message(arrival, in.scan)
 		st.server.scans.put(in.scan)
 		if st.server.draining.Load() {
 			return endDraining, statusDraining
 		}
 		if err != nil {
-			st.server.warnings.warn(reason, st.sender, st.subject(), "stream refused", slog.String("peer", st.addr), slog.Any("error", err))
-			return reason, status.Error(told(reason), err.Error())
+			return reason, st.refuse(reason, err)
 		}
+		st.conn.renew(arrival, cmp.Or(st.pod.FlushInterval, usualFlush))
 		if d := st.pace.spend(arrival, size, float64(st.server.config.MaxBytesPerSecond)); d > 0 {
 			st.server.metrics.throttled.Inc()
 			st.tell(&st.toldPace, limitPace, st.subject(), "sidecar sends more than it may, its messages are read later: raise --max-bytes-per-second, or make it send less", nil)
@@ -137,12 +161,24 @@ func (st *stream) serve(gs grpc.ServerStream) (reason string, err error) {
 	}
 }
 
-// told is the code of the status with which a stream is refused.
-func told(reason string) codes.Code {
-	if reason == endAddress {
-		return codes.PermissionDenied
+// refuse tells that the stream is refused, and returns what its sender is told. One who is not who he says he is would come back at each
+// flush: his connection ends.
+func (st *stream) refuse(reason string, err error) error {
+	s, code := st.server, codes.InvalidArgument
+	if why := refusedFor(err); why != "" {
+		code = codes.PermissionDenied
+		s.metrics.refusals.WithLabelValues(why).Inc()
+		st.conn.part()
+		if s.refused != nil {
+			s.refused(st.pod, err.Error())
+		}
 	}
-	return codes.InvalidArgument
+	attrs := []any{slog.String("peer", st.addr)}
+	if st.pod.Name != "" {
+		attrs = st.who()
+	}
+	s.warnings.warn(reason, st.sender, st.subject(), "stream refused", append(attrs, slog.Any("error", err))...)
+	return status.Error(code, err.Error())
 }
 
 // received says what it means that a message could not be received.
@@ -159,6 +195,9 @@ func (st *stream) received(gs grpc.ServerStream, err error) (reason string, told
 	case codes.Canceled, codes.DeadlineExceeded, codes.Unavailable:
 		if st.server.draining.Load() {
 			return endDraining, statusDraining
+		}
+		if st.conn.whyLeft() == closedCertificate {
+			return endRenewed, err
 		}
 		return endLost, err
 	}
@@ -183,6 +222,9 @@ func (st *stream) message(arrival time.Time, s *scan) (reason string, err error)
 		return "", nil
 	}
 	if err := st.identify(s.identifier); err != nil {
+		if refusedFor(err) != "" {
+			return endIdentity, err
+		}
 		return endNode, err
 	}
 	s.own, s.batch.Space = (*own)(&st.pod), st.space
@@ -205,6 +247,8 @@ func (st *stream) message(arrival time.Time, s *scan) (reason string, err error)
 	switch err := st.out.Commit(arrival, &s.batch, s); {
 	case errors.Is(err, aggregator.ErrAddress):
 		return endAddress, err
+	case err != nil && refusedFor(err) != "":
+		return endIdentity, err
 	case err != nil:
 		st.limited(err)
 	}
@@ -260,8 +304,14 @@ func (st *stream) identify(identifier []byte) error {
 		return nil
 	}
 	pod.Peer, pod.Sender, pod.Address = st.peer, st.sender, st.addr
-	st.pod, st.node, st.out = pod, node, st.server.connect(pod)
-	st.space = (*own)(&pod).space(st.server.scans.rules)
+	st.pod = pod
+	if m := st.server.config.Mutual; m != nil {
+		if err := m.bind(st.shown, &st.pod); err != nil {
+			return err
+		}
+	}
+	st.node, st.out = node, st.server.connect(st.pod)
+	st.space = (*own)(&st.pod).space(st.server.scans.rules)
 	return nil
 }
 
@@ -280,7 +330,7 @@ func (st *stream) tell(told *bool, reason, subject, message string, err error) {
 
 // subject is who is warned about: the pod, or the host where it is not known.
 func (st *stream) subject() string {
-	if st.out != nil {
+	if st.pod.Name != "" {
 		return st.pod.Namespace + "/" + st.pod.Name
 	}
 	return st.sender

@@ -18,7 +18,8 @@ const (
 	// system call or two for each, reach the stream's goroutine together, and it is woken once and not nine times a flush. gRPC
 	// lends the buffer from a pool for as long as a burst takes. A larger one saves no more, it only leaves the cache.
 	readBuffer = 64 << 10
-	// readBufferTLS belongs to a connection for its life, and a read ends with the TLS record at 16 KiB.
+	// readBufferTLS is for a connection that is not the sink's own kind ([secured]): it has the buffer for its life, and a read ends with the
+	// TLS record at 16 KiB.
 	readBufferTLS = 8 << 10
 	writeBuffer   = 2 << 10 // window updates and settings
 )

@@ -192,7 +192,7 @@ func (w *watch) tell(ctx context.Context, order string) error {
 func (w *watch) end(ctx context.Context) error {
 	var errs [4]error
 	w.seen.fleet, errs[0] = w.fleet.fleetStats(ctx)
-	w.seen.streams, errs[1] = w.meshpulse.gauge(ctx, "meshpulse_ingest_streams")
+	w.seen.streams, errs[1] = w.meshpulse.gauge(ctx, `meshpulse_ingest_streams{security="plaintext"}`)
 	w.seen.meshpulse, errs[2] = process.UsageOf(w.meshpulse.PID())
 	w.seen.sender, errs[3] = process.UsageOf(w.fleet.PID())
 	return errors.Join(errs[:]...)

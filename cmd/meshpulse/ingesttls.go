@@ -6,30 +6,143 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
-	"os"
+	"slices"
 	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/spf13/pflag"
+
+	"github.com/meshpulse/meshpulse/envoystats"
+	"github.com/meshpulse/meshpulse/envoystats/meshca"
 )
 
 // certificateAge is how long a certificate read from its files is used before they are read again:
 // Istio's certificates rotate within hours, and the one before stays valid for a while.
 const certificateAge = 10 * time.Second
 
-// ingestTLS are the files of the ingest port's TLS; none is plaintext.
-type ingestTLS struct{ certFile, keyFile, clientCAFile string }
+// ingestTLS says what the ingest port's TLS is served with, and what sidecars have to prove. The
+// certificate is of the mesh's authority or of files; with neither the port is plaintext.
+type ingestTLS struct {
+	mtls                            string // mtlsOff, …; complete puts what is meant in the place of ""
+	strictNamespaces, trustDomains  []string
+	ca                              meshca.Config
+	certFile, keyFile, clientCAFile string
+}
 
-func (t ingestTLS) validate() error {
+// Values of --ingest-mtls.
+const (
+	mtlsOff        = "off"
+	mtlsPermissive = "permissive"
+	mtlsStrict     = "strict"
+)
+
+func (t *ingestTLS) flags(f *pflag.FlagSet) {
+	f.StringVar(&t.mtls, "ingest-mtls", "", "off: what sidecars prove is not looked at; permissive: the port takes plaintext and mutual TLS, and holds a certificate against the pod that reports; strict: mutual TLS alone (default permissive with --ingest-ca-address, else off)")
+	f.StringSliceVar(&t.strictNamespaces, "ingest-strict-namespaces", nil, "namespaces whose sidecars have to come over mutual TLS while others need not")
+	f.StringSliceVar(&t.trustDomains, "ingest-trust-domains", nil, "trust domains of the mesh beside that of the own certificate (trustDomainAliases); the first is asked for at the CA (default cluster.local)")
+	f.StringVar(&t.ca.Address, "ingest-ca-address", "", "host:port of the mesh's CA, which is asked for the ingest port's certificate: istiod.istio-system.svc:15012")
+	f.StringVar(&t.ca.ServerName, "ingest-ca-server-name", "", "name in the CA's own certificate (default the host of --ingest-ca-address)")
+	f.StringVar(&t.ca.RootFile, "ingest-ca-root-file", "", "root certificates (PEM) of the CA, which sidecars' come from, too (default /var/run/secrets/istio/root-cert.pem)")
+	f.StringVar(&t.ca.TokenFile, "ingest-ca-token-file", "", "service account's token for the CA, of the audience istio-ca (default /var/run/secrets/tokens/istio-token)")
+	f.StringVar(&t.ca.ClusterID, "ingest-ca-cluster-id", "", "name of the cluster as the CA knows it (default Kubernetes)")
+	f.StringVar(&t.certFile, "ingest-tls-cert-file", "", "certificate (PEM) of the ingest port in the place of the CA's; it is read again when it changes. Without --ingest-mtls the port then takes TLS alone")
+	f.StringVar(&t.keyFile, "ingest-tls-private-key-file", "", "key (PEM) of the certificate")
+	f.StringVar(&t.clientCAFile, "ingest-client-ca-file", "", "CA certificates (PEM) that a sidecar's certificate must come from; without it none is asked for")
+}
+
+// complete puts what is meant in the place of what was not given, and says what is wrong.
+func (t *ingestTLS) complete() error {
+	if t.mtls == "" {
+		t.mtls = mtlsOff
+		if t.ca.Address != "" {
+			t.mtls = mtlsPermissive
+		}
+	}
+	if len(t.trustDomains) > 0 {
+		t.ca.TrustDomain = t.trustDomains[0]
+	}
+	var errs []error
+	fail := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+	if !slices.Contains([]string{mtlsOff, mtlsPermissive, mtlsStrict}, t.mtls) {
+		fail("--ingest-mtls %q is none of off, permissive and strict", t.mtls)
+	}
 	if (t.certFile == "") != (t.keyFile == "") {
-		return errors.New("--ingest-tls-cert-file and --ingest-tls-private-key-file belong together: give both, or neither for plaintext")
+		fail("--ingest-tls-cert-file and --ingest-tls-private-key-file belong together: give both, or neither for plaintext")
 	}
 	if t.clientCAFile != "" && t.certFile == "" {
-		return errors.New("--ingest-client-ca-file needs --ingest-tls-cert-file: without TLS no client has a certificate")
+		fail("--ingest-client-ca-file needs --ingest-tls-cert-file: without TLS no client has a certificate")
 	}
-	return nil
+	if t.ca.Address != "" {
+		if t.certFile != "" {
+			fail("--ingest-ca-address and --ingest-tls-cert-file are two certificates for one port: give one of them")
+		}
+		errs = append(errs, t.ca.Validate())
+	}
+	switch {
+	case t.mtls == mtlsOff && len(t.strictNamespaces)+len(t.trustDomains) > 0:
+		fail("--ingest-strict-namespaces and --ingest-trust-domains have no effect with --ingest-mtls=off: give permissive or strict, or leave them out")
+	case t.mtls != mtlsOff && t.ca.Address == "" && t.clientCAFile == "":
+		fail("--ingest-mtls=%s needs a certificate and roots: give --ingest-ca-address, or all of --ingest-tls-cert-file, --ingest-tls-private-key-file and --ingest-client-ca-file", t.mtls)
+	}
+	return errors.Join(errs...)
+}
+
+// open reads the files, so that what is wrong with them shows at start, and fills in how the sink
+// serves. It returns what keeps the certificate new until a context ends.
+func (t *ingestTLS) open(sink *envoystats.Config, log *slog.Logger, r prometheus.Registerer) (keep func(context.Context), err error) {
+	mutual := &envoystats.Mutual{TrustDomains: t.trustDomains, Strict: t.mtls == mtlsStrict, StrictNamespaces: t.strictNamespaces}
+	switch {
+	case t.certFile != "":
+		c, err := t.openFiles(log, r)
+		if err != nil {
+			return nil, err
+		}
+		if mutual.Serving = c.current.Load; t.mtls == mtlsOff {
+			sink.TLS = c.config()
+			return c.follow, nil
+		}
+		if _, err := envoystats.TrustDomain(c.current.Load().Certificates[0].Leaf); err != nil && len(t.trustDomains) == 0 {
+			return nil, fmt.Errorf("--ingest-tls-cert-file %s: %w; or say with --ingest-trust-domains which sidecars are the mesh's", t.certFile, err)
+		}
+		sink.Mutual = mutual
+		return c.follow, nil
+	case t.mtls == mtlsOff:
+		return func(context.Context) {}, nil
+	}
+	ca := t.ca
+	ca.Logger, ca.Registerer = log, r
+	client, err := meshca.New(ca)
+	if err != nil {
+		return nil, err
+	}
+	mutual.Serving = func() *tls.Config {
+		if i := client.Current(); i != nil {
+			return envoystats.Serving(i.Certificate, i.Roots)
+		}
+		return nil
+	}
+	sink.Mutual = mutual
+	return client.Run, r.Register(expiry(mutual.Serving))
+}
+
+// expiry tells when the certificate ends that the ingest port serves with, once there is one.
+type expiry func() *tls.Config
+
+// Describe is part of [prometheus.Collector].
+func (e expiry) Describe(ch chan<- *prometheus.Desc) { ch <- e.desc() }
+
+func (expiry) desc() *prometheus.Desc {
+	return prometheus.NewDesc("meshpulse_ingest_certificate_expires_timestamp_seconds",
+		"When the certificate that the ingest port serves with ends, in seconds since 1970.", nil, nil)
+}
+
+// Collect is part of [prometheus.Collector].
+func (e expiry) Collect(ch chan<- prometheus.Metric) {
+	if c := e(); c != nil {
+		ch <- prometheus.MustNewConstMetric(e.desc(), prometheus.GaugeValue, float64(c.Certificates[0].Leaf.NotAfter.Unix()))
+	}
 }
 
 // ingestCertificate is what the ingest port serves with: the last of its files that could be read.
@@ -42,35 +155,22 @@ type ingestCertificate struct {
 	failing  string // what was told last; of follow
 }
 
-// open reads the files, so that what is wrong with them shows at start. It returns nil for
-// plaintext.
-func (t ingestTLS) open(log *slog.Logger, r prometheus.Registerer) (*ingestCertificate, error) {
-	if t.certFile == "" {
-		return nil, nil
-	}
+// openFiles reads the files for the first time.
+func (t *ingestTLS) openFiles(log *slog.Logger, r prometheus.Registerer) (*ingestCertificate, error) {
 	first, err := t.read()
 	if err != nil {
 		return nil, err
 	}
 	c := &ingestCertificate{read: t.read, log: log}
 	c.current.Store(first)
-	opts := func(name, help string) prometheus.Opts {
-		return prometheus.Opts{Namespace: "meshpulse", Subsystem: "ingest", Name: name, Help: help}
-	}
-	c.failures = prometheus.NewCounter(prometheus.CounterOpts(opts("certificate_failures_total",
-		"Times that the ingest port's certificate could not be read again; the last good one serves.")))
-	expires := prometheus.NewGaugeFunc(prometheus.GaugeOpts(opts("certificate_expires_timestamp_seconds",
-		"When the certificate that the ingest port serves with ends, in seconds since 1970.")),
-		func() float64 { return float64(c.expires().Unix()) })
-	return c, errors.Join(r.Register(c.failures), r.Register(expires))
+	c.failures = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "meshpulse_ingest_certificate_failures_total", Help: "Times that the ingest port's certificate could not be read again; the last good one serves.",
+	})
+	return c, errors.Join(r.Register(c.failures), r.Register(expiry(c.current.Load)))
 }
 
-// config never waits for the files: a handshake takes what was read last. It returns nil for
-// plaintext.
+// config never waits for the files: a handshake takes what was read last.
 func (c *ingestCertificate) config() *tls.Config {
-	if c == nil {
-		return nil
-	}
 	return &tls.Config{
 		MinVersion:         tls.VersionTLS12,
 		GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) { return c.current.Load(), nil },
@@ -84,9 +184,6 @@ func (c *ingestCertificate) expires() time.Time {
 // follow reads the files again and again until the context ends. A read that hangs, on a mount that
 // is gone say, is left to itself.
 func (c *ingestCertificate) follow(ctx context.Context) {
-	if c == nil {
-		return
-	}
 	tick := time.NewTicker(certificateAge)
 	defer tick.Stop()
 	done := make(chan error, 1)
@@ -130,7 +227,7 @@ func (c *ingestCertificate) told(err error) {
 	}
 }
 
-func (t ingestTLS) read() (*tls.Config, error) {
+func (t *ingestTLS) read() (*tls.Config, error) {
 	certPEM, err := readPEM("--ingest-tls-cert-file", t.certFile)
 	if err != nil {
 		return nil, err
@@ -143,49 +240,24 @@ func (t ingestTLS) read() (*tls.Config, error) {
 	if err != nil {
 		return nil, fmt.Errorf("--ingest-tls-cert-file %s, --ingest-tls-private-key-file %s: %w: give a certificate and its key in PEM", t.certFile, t.keyFile, err)
 	}
-	c := &tls.Config{
-		MinVersion:   tls.VersionTLS12,
-		Certificates: []tls.Certificate{certificate},
-		NextProtos:   []string{"h2"},
-	}
 	if t.clientCAFile == "" {
-		return c, nil
+		return &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{certificate}, NextProtos: []string{"h2"}}, nil
 	}
 	caPEM, err := readPEM("--ingest-client-ca-file", t.clientCAFile)
 	if err != nil {
 		return nil, err
 	}
-	c.ClientAuth, c.ClientCAs = tls.RequireAndVerifyClientCert, x509.NewCertPool()
-	if !c.ClientCAs.AppendCertsFromPEM(caPEM) {
+	roots := x509.NewCertPool()
+	if !roots.AppendCertsFromPEM(caPEM) {
 		return nil, fmt.Errorf("--ingest-client-ca-file %s holds no certificate in PEM", t.clientCAFile)
 	}
-	return c, nil
+	return envoystats.Serving(certificate, roots), nil
 }
 
-// maxPEM is far above a chain's or a bundle's size.
-const maxPEM = 4 << 20
-
-// readPEM reads a flag's file. What is no file, such as a pipe that nobody writes to, is refused
-// rather than waited for.
 func readPEM(flag, path string) ([]byte, error) {
-	info, err := os.Stat(path)
+	b, err := meshca.ReadFile(flag, path)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w: give a file in PEM that can be read", flag, err)
-	}
-	if !info.Mode().IsRegular() {
-		return nil, fmt.Errorf("%s %s is not a regular file: give one in PEM", flag, path)
-	}
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w: give a file in PEM that can be read", flag, err)
-	}
-	defer func() { _ = f.Close() }()
-	b, err := io.ReadAll(io.LimitReader(f, maxPEM+1)) // a size that is told may be wrong
-	switch {
-	case err != nil:
-		return nil, fmt.Errorf("%s: %w: give a file in PEM that can be read", flag, err)
-	case len(b) > maxPEM:
-		return nil, fmt.Errorf("%s %s is beyond %d MiB: give one in PEM", flag, path, maxPEM>>20)
+		return nil, fmt.Errorf("%w: give a file in PEM that can be read", err)
 	}
 	return b, nil
 }

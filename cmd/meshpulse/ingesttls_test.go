@@ -17,6 +17,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -25,6 +26,9 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
+	"github.com/spf13/pflag"
+
+	"github.com/meshpulse/meshpulse/envoystats"
 )
 
 // writeCertificate writes a self-signed certificate and its key, which serves as server, client and
@@ -92,7 +96,7 @@ func TestIngestCertificateFollowsItsFilesAndKeepsTheLastGoodOne(t *testing.T) {
 		writeCertificate(t, f.certFile, f.keyFile, "first")
 		var log bytes.Buffer
 		registry := prometheus.NewRegistry()
-		certificate, err := f.open(slog.New(slog.NewTextHandler(&log, nil)), registry)
+		certificate, err := f.openFiles(slog.New(slog.NewTextHandler(&log, nil)), registry)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -147,7 +151,7 @@ func TestFilesThatHangOrHaveNoEndKeepNoSidecarOut(t *testing.T) {
 	dir := t.TempDir()
 	f := ingestTLS{certFile: filepath.Join(dir, "tls.crt"), keyFile: filepath.Join(dir, "tls.key")}
 	writeCertificate(t, f.certFile, f.keyFile, "good")
-	certificate, err := f.open(slog.New(slog.DiscardHandler), prometheus.NewRegistry())
+	certificate, err := f.openFiles(slog.New(slog.DiscardHandler), prometheus.NewRegistry())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -156,7 +160,7 @@ func TestFilesThatHangOrHaveNoEndKeepNoSidecarOut(t *testing.T) {
 		t.Fatal(err)
 	}
 	large := filepath.Join(dir, "large.pem")
-	if err := os.WriteFile(large, make([]byte, maxPEM+1), 0o600); err != nil {
+	if err := os.WriteFile(large, make([]byte, 4<<20+1), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	for path, want := range map[string]string{pipe: "not a regular file", "/dev/zero": "not a regular file", large: "beyond"} {
@@ -174,7 +178,7 @@ func TestAReadThatHangsIsToldAndCounted(t *testing.T) {
 	f := ingestTLS{certFile: filepath.Join(dir, "tls.crt"), keyFile: filepath.Join(dir, "tls.key")}
 	writeCertificate(t, f.certFile, f.keyFile, "good")
 	synctest.Test(t, func(t *testing.T) {
-		certificate, err := f.open(slog.New(slog.DiscardHandler), prometheus.NewRegistry())
+		certificate, err := f.openFiles(slog.New(slog.DiscardHandler), prometheus.NewRegistry())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -216,7 +220,7 @@ func TestIngestClientCAAsksForACertificateFromIt(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	certificate, err := f.open(slog.New(slog.DiscardHandler), prometheus.NewRegistry())
+	certificate, err := f.openFiles(slog.New(slog.DiscardHandler), prometheus.NewRegistry())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -229,5 +233,88 @@ func TestIngestClientCAAsksForACertificateFromIt(t *testing.T) {
 	}
 	if _, err := handshake(t, c); err == nil {
 		t.Error("a client without a certificate was accepted")
+	}
+}
+
+// What is proven is looked at where there is something to prove it with; files alone are as they were.
+func TestWhatIngestAsksSidecarsToProve(t *testing.T) {
+	files := []string{"--ingest-tls-cert-file=c", "--ingest-tls-private-key-file=k"}
+	all := append(slices.Clone(files), "--ingest-client-ca-file=a")
+	for name, tc := range map[string]struct {
+		args       []string
+		mode, says string
+	}{
+		"nothing":                        {mode: mtlsOff},
+		"an authority":                   {args: []string{"--ingest-ca-address=istiod.istio-system.svc:15012"}, mode: mtlsPermissive},
+		"an authority that is not asked": {args: []string{"--ingest-ca-address=istiod.istio-system.svc:15012", "--ingest-mtls=off"}, mode: mtlsOff},
+		"strict":                         {args: []string{"--ingest-ca-address=istiod.istio-system.svc:15012", "--ingest-mtls=strict"}, mode: mtlsStrict},
+		"files":                          {args: all, mode: mtlsOff},
+		"files, permissive":              {args: append(slices.Clone(all), "--ingest-mtls=permissive"), mode: mtlsPermissive},
+		"no roots":                       {args: append(slices.Clone(files), "--ingest-mtls=strict"), says: "--ingest-client-ca-file"},
+		"no certificate":                 {args: []string{"--ingest-mtls=permissive"}, says: "--ingest-ca-address"},
+		"another mode":                   {args: []string{"--ingest-mtls=on"}, says: "none of off, permissive and strict"},
+		"both":                           {args: append(slices.Clone(all), "--ingest-ca-address=a:1"), says: "two certificates for one port"},
+		"an address without port":        {args: []string{"--ingest-ca-address=istiod"}, says: "--ingest-ca-address"},
+		"strict namespaces alone":        {args: []string{"--ingest-strict-namespaces=a"}, says: "--ingest-mtls=off"},
+		"a key alone":                    {args: files[1:], says: "belong together"},
+		"roots alone":                    {args: all[2:], says: "needs --ingest-tls-cert-file"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var o ingestTLS
+			f := pflag.NewFlagSet("serve", pflag.ContinueOnError)
+			o.flags(f)
+			if err := f.Parse(tc.args); err != nil {
+				t.Fatal(err)
+			}
+			err := o.complete()
+			if tc.says == "" && (err != nil || o.mtls != tc.mode) || tc.says != "" && (err == nil || !strings.Contains(err.Error(), tc.says)) {
+				t.Errorf("mode %q, error %v, want %q, %q", o.mtls, err, tc.mode, tc.says)
+			}
+		})
+	}
+}
+
+// A certificate that names no trust domain says of no sidecar that it is the mesh's.
+func TestFilesWithoutATrustDomainNeedOne(t *testing.T) {
+	dir := t.TempDir()
+	f := ingestTLS{mtls: mtlsPermissive, certFile: filepath.Join(dir, "tls.crt"), keyFile: filepath.Join(dir, "tls.key")}
+	f.clientCAFile = f.certFile
+	writeCertificate(t, f.certFile, f.keyFile, "sink")
+	var sink envoystats.Config
+	if _, err := f.open(&sink, slog.New(slog.DiscardHandler), prometheus.NewRegistry()); err == nil || !strings.Contains(err.Error(), "--ingest-trust-domains") {
+		t.Errorf("error %v", err)
+	}
+	f.trustDomains = []string{"cluster.local"}
+	if _, err := f.open(&sink, slog.New(slog.DiscardHandler), prometheus.NewRegistry()); err != nil || sink.Mutual == nil || sink.TLS != nil || sink.Mutual.Serving() == nil {
+		t.Errorf("with one: %+v, %v", sink.Mutual, err)
+	}
+}
+
+// Without Istio in the cluster it starts, serves plaintext and says so.
+func TestWithoutAnAuthorityIngestServesPlaintextAndSaysSo(t *testing.T) {
+	var log bytes.Buffer
+	f := ingestTLS{mtls: mtlsPermissive}
+	f.ca.Address, f.ca.RootFile = "istiod.istio-system.svc:15012", filepath.Join(t.TempDir(), "root-cert.pem")
+	synctest.Test(t, func(t *testing.T) {
+		var sink envoystats.Config
+		registry := prometheus.NewRegistry()
+		keep, err := f.open(&sink, slog.New(slog.NewTextHandler(&log, nil)), registry)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		go keep(ctx)
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		cancel()
+		if sink.Mutual.Serving() != nil {
+			t.Error("there is a certificate")
+		}
+		if n, err := testutil.GatherAndCount(registry, "meshpulse_ingest_certificate_expires_timestamp_seconds"); n != 0 || err != nil {
+			t.Errorf("%d ends of no certificate are told, %v", n, err)
+		}
+	})
+	if n := strings.Count(log.String(), "no certificate of the mesh"); n != 1 || !strings.Contains(log.String(), "Istio is not in the cluster") {
+		t.Errorf("told %d times:\n%s", n, &log)
 	}
 }

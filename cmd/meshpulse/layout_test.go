@@ -55,6 +55,10 @@ func packageRules() map[string]packageRule {
 			never: []string{kubernetes, "sigs.k8s.io"},
 			why:   "who reports, and what, is told to the store, whoever asks it",
 		},
+		"envoystats/meshca": {
+			never: []string{envoy, kubernetes, "sigs.k8s.io"},
+			why:   "a certificate of the mesh is asked for by whoever needs one, and nothing else of ours is needed for it",
+		},
 		"envoystats/replay": {
 			never: []string{kubernetes, "sigs.k8s.io"},
 			why:   "it sends what was recorded, as any sidecar would",

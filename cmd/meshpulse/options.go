@@ -50,9 +50,7 @@ type serveOptions struct {
 func (o *serveOptions) flags(c console) *pflag.FlagSet {
 	f := newFlags("serve", serveText, c)
 	f.StringVar(&o.ingestAddress, "ingest-address", "", "host:port on which sidecars report, gRPC (default 0.0.0.0:15090, standalone 127.0.0.1:15090)")
-	f.StringVar(&o.ingestTLS.certFile, "ingest-tls-cert-file", "", "certificate (PEM) of the ingest port; it is read again when it changes. Without it the port is plaintext")
-	f.StringVar(&o.ingestTLS.keyFile, "ingest-tls-private-key-file", "", "key (PEM) of the certificate")
-	f.StringVar(&o.ingestTLS.clientCAFile, "ingest-client-ca-file", "", "CA certificates (PEM) that a sidecar's certificate must come from; without it none is asked for")
+	o.ingestTLS.flags(f)
 
 	f.StringSliceVar(&o.sink.Keep, "keep", nil, "prefixes of the metrics to keep, without istiocustom. (default istio_); istio_request_duration_milliseconds is always kept, which says how many requests a counter began with")
 	f.StringSliceVar(&o.sink.CustomTags, "custom-tags", nil, "tags that Telemetry resources add to Istio's own, needed where sidecars join tags into names")
@@ -115,7 +113,7 @@ func (o *serveOptions) complete() error {
 		o.sink.MemoryLimit = limit
 		o.store.MemoryBudget = cmp.Or(o.store.MemoryBudget, limit/4*3) // the rest is for stacks, for messages in work and for what the collector is behind
 	}
-	errs = append(errs, o.api.Validate(), o.ingestTLS.validate(), o.sink.Validate())
+	errs = append(errs, o.api.Validate(), o.ingestTLS.complete(), o.sink.Validate())
 	if _, _, err := net.SplitHostPort(o.ingestAddress); err != nil {
 		errs = append(errs, fmt.Errorf("--ingest-address: %w: give host:port", err))
 	}

@@ -83,7 +83,7 @@ type server struct {
 	profiling net.Listener // nil: off
 	draining  chan struct{}
 
-	certificate *ingestCertificate // nil: plaintext
+	keepCertificate func(context.Context) // new, until the context ends
 }
 
 // newServer opens every port and reads every file, so that what is wrong shows before anything
@@ -104,10 +104,9 @@ func newServer(o serveOptions, log *slog.Logger) (_ *server, err error) {
 	if s.store, err = aggregator.New(o.store); err != nil {
 		return nil, usageError{err}
 	}
-	if s.certificate, err = o.ingestTLS.open(log, registry); err != nil {
+	if s.keepCertificate, err = o.ingestTLS.open(&o.sink, log, registry); err != nil {
 		return nil, err
 	}
-	o.sink.TLS = s.certificate.config()
 	if s.sink, err = envoystats.NewServer(o.sink, s.store); err != nil {
 		return nil, usageError{err}
 	}
@@ -123,6 +122,7 @@ func newServer(o serveOptions, log *slog.Logger) (_ *server, err error) {
 		}
 	}
 	o.api.Store, o.api.IngestReady, o.api.Keeps, o.api.CustomTags = s.store, s.ready, o.sink.Keeps, o.sink.CustomTags
+	o.api.Proves = o.sink.Mutual != nil
 	if s.api, err = metricsapi.New(o.api); err != nil {
 		return nil, err
 	}
@@ -143,7 +143,7 @@ func (s *server) ready() error {
 // end, and it returns when they have.
 func (s *server) run(told, ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
-	go s.certificate.follow(ctx) // not waited for: its files may hang
+	go s.keepCertificate(ctx) // not waited for: its files may hang
 	group.Go(func() error {
 		s.store.Run(ctx)
 		return nil
