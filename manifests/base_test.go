@@ -207,17 +207,60 @@ func TestArgumentsAgreeWithPortsAndMounts(t *testing.T) {
 	if want := itoa(containerPort(t, c, "https")); flags["--secure-port"] != want {
 		t.Errorf("--secure-port=%s, the port https is %s", flags["--secure-port"], want)
 	}
-	if len(c.VolumeMounts) != 1 || len(d.Spec.Template.Spec.Volumes) != 1 {
-		t.Fatalf("mounts %v, volumes %v: want the certificate alone", c.VolumeMounts, d.Spec.Template.Spec.Volumes)
+	if len(c.VolumeMounts) != 3 || len(d.Spec.Template.Spec.Volumes) != 3 {
+		t.Fatalf("mounts %v, volumes %v: want the certificate, and what the mesh's authority is asked with", c.VolumeMounts, d.Spec.Template.Spec.Volumes)
 	}
-	mount, volume := c.VolumeMounts[0], d.Spec.Template.Spec.Volumes[0]
-	if volume.Name != mount.Name || volume.Secret == nil || volume.Secret.SecretName != certSecret {
+	mount, volume := mounted(t, d, "serving-cert")
+	if volume.Secret == nil || volume.Secret.SecretName != certSecret {
 		t.Errorf("mount %s of volume %+v: want Secret %s", mount.Name, volume, certSecret)
 	}
 	for flag, key := range map[string]string{"--tls-cert-file": "tls.crt", "--tls-private-key-file": "tls.key"} {
 		if want := filepath.Join(mount.MountPath, key); flags[flag] != want {
 			t.Errorf("%s=%s, the Secret is mounted as %s", flag, flags[flag], want)
 		}
+	}
+}
+
+// mounted returns a volume of the pod, and where the container has it.
+func mounted(t *testing.T, d *appsv1.Deployment, name string) (corev1.VolumeMount, corev1.Volume) {
+	t.Helper()
+	pod := d.Spec.Template.Spec
+	v := slices.IndexFunc(pod.Volumes, func(v corev1.Volume) bool { return v.Name == name })
+	m := slices.IndexFunc(pod.Containers[0].VolumeMounts, func(m corev1.VolumeMount) bool { return m.Name == name })
+	if v < 0 || m < 0 {
+		t.Fatalf("volume %s is not there, or not mounted", name)
+	}
+	if !pod.Containers[0].VolumeMounts[m].ReadOnly {
+		t.Errorf("%s can be written", name)
+	}
+	return pod.Containers[0].VolumeMounts[m], pod.Volumes[v]
+}
+
+// TestTheMeshsAuthorityIsAsked: by the address that may be reached, with a token that it takes, and without Istio the pod starts all the
+// same. The files are where the program looks for them.
+func TestTheMeshsAuthorityIsAsked(t *testing.T) {
+	objects, d, c := base(t)
+	if !slices.Contains(c.Args, "--ingest-mtls=permissive") {
+		t.Errorf("arguments %v: want --ingest-mtls=permissive", c.Args)
+	}
+	host, port, _ := strings.Cut(strings.TrimPrefix(c.Args[slices.IndexFunc(c.Args, func(a string) bool { return strings.HasPrefix(a, "--ingest-ca-address=") })], "--ingest-ca-address="), ":")
+	found := false
+	for _, rule := range one[*networkingv1.NetworkPolicy](t, objects, "meshpulse").Spec.Egress {
+		if len(rule.To) == 1 && rule.To[0].NamespaceSelector.MatchLabels["kubernetes.io/metadata.name"] == strings.Split(host, ".")[1] && rule.Ports[0].Port.String() == port {
+			found = true
+		}
+	}
+	if !found {
+		t.Errorf("%s:%s is asked, and the NetworkPolicy does not let it through", host, port)
+	}
+	mount, volume := mounted(t, d, "istio-token")
+	if p := volume.Projected; p == nil || len(p.Sources) != 1 || p.Sources[0].ServiceAccountToken.Audience != "istio-ca" ||
+		filepath.Join(mount.MountPath, p.Sources[0].ServiceAccountToken.Path) != "/var/run/secrets/tokens/istio-token" {
+		t.Errorf("the token is %+v at %s", volume.Projected, mount.MountPath)
+	}
+	mount, volume = mounted(t, d, "istio-ca")
+	if m := volume.ConfigMap; m == nil || m.Name != "istio-ca-root-cert" || m.Optional == nil || !*m.Optional || mount.MountPath != "/var/run/secrets/istio" {
+		t.Errorf("the roots are %+v at %s, want the optional ConfigMap", volume.ConfigMap, mount.MountPath)
 	}
 }
 
@@ -284,8 +327,8 @@ func TestNetworkPolicyNamesAllTraffic(t *testing.T) {
 	if !slices.Equal(in, []string{"https", "ingest"}) {
 		t.Errorf("ports %v may be reached, want https and ingest", in)
 	}
-	if got, want := egress(p), []string{"TCP 443", "TCP 6443"}; !slices.Equal(got, want) {
-		t.Errorf("%v may be asked, want %v: the API server and nothing else", got, want)
+	if got, want := egress(p), []string{"TCP 443", "TCP 6443", "istio-system TCP 15012", "kube-system TCP 53", "kube-system UDP 53"}; !slices.Equal(got, want) {
+		t.Errorf("%v may be asked, want %v: the API server, the mesh's authority by its name, and nothing else", got, want)
 	}
 }
 
@@ -293,8 +336,12 @@ func TestNetworkPolicyNamesAllTraffic(t *testing.T) {
 func egress(p *networkingv1.NetworkPolicy) []string {
 	var out []string
 	for _, rule := range p.Spec.Egress {
+		where := ""
+		for _, to := range rule.To {
+			where = to.NamespaceSelector.MatchLabels["kubernetes.io/metadata.name"] + " "
+		}
 		for _, port := range rule.Ports {
-			out = append(out, string(*port.Protocol)+" "+port.Port.String())
+			out = append(out, where+string(*port.Protocol)+" "+port.Port.String())
 		}
 		if len(rule.Ports) == 0 {
 			out = append(out, "everything")
@@ -306,7 +353,7 @@ func egress(p *networkingv1.NetworkPolicy) []string {
 
 func TestNamesAreResolvedWhereAsked(t *testing.T) {
 	p := one[*networkingv1.NetworkPolicy](t, renderObjects(t, overlay(t, "dns")), "meshpulse")
-	if got, want := egress(p), []string{"TCP 443", "TCP 53", "TCP 6443", "UDP 53"}; !slices.Equal(got, want) {
+	if got, want := egress(p), []string{"TCP 443", "TCP 53", "TCP 6443", "UDP 53", "istio-system TCP 15012", "kube-system TCP 53", "kube-system UDP 53"}; !slices.Equal(got, want) {
 		t.Errorf("%v may be asked, want %v", got, want)
 	}
 }

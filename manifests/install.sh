@@ -12,8 +12,8 @@ usage: install.sh --image IMAGE [--component NAME]... [--no-apiservice] [--dry-r
   --image IMAGE      the image to run; build one with `make push IMAGE=…`, which prints its name with the digest that pins it,
                      or with manifests/Dockerfile
   --component NAME   change what is installed (see components/NAME): mesh-namespaces lets only namespaces report that Istio
-                     injects; own-namespaces has queries read their own namespace only; dns is for clusters that name
-                     the API server by host; host-network for those whose control plane does not reach pods; guaranteed
+                     injects; own-namespaces has queries read their own namespace only; dns lets it ask a DNS
+                     that is not in kube-system; host-network for those whose control plane does not reach pods; guaranteed
                      requests what it may use
   --no-apiservice    leave external.metrics.k8s.io alone: meshpulse listens, and no HPA asks it
   --rotate-cert      replace the serving certificate and its authority, and nothing else

@@ -19,6 +19,7 @@ import (
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 	mesh "istio.io/api/mesh/v1alpha1"
+	networking "istio.io/api/networking/v1alpha3"
 	telemetry "istio.io/api/telemetry/v1alpha1"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -69,6 +70,20 @@ func decodeProto(t *testing.T, name string, value any, into proto.Message) {
 	}
 }
 
+// proves fails where the sidecars would not show who they are, or would report to somebody else. Without subjectAltNames any workload of
+// the mesh passes for meshpulse; SIMPLE and MUTUAL without files let Envoy refuse its bootstrap, so that every pod ends.
+func proves(t *testing.T, s *mesh.RemoteService) {
+	t.Helper()
+	if mode := s.GetTlsSettings().GetMode(); mode != networking.ClientTLSSettings_ISTIO_MUTUAL {
+		t.Errorf("mode %v, want ISTIO_MUTUAL", mode)
+	}
+	account := one[*appsv1.Deployment](t, renderObjects(t, "base"), "meshpulse").Spec.Template.Spec.ServiceAccountName
+	want := []string{"spiffe://cluster.local/ns/" + namespace + "/sa/" + account, "spiffe://cluster.local/ns/" + namespace + "/sa/meshpulse-relay"}
+	if got := s.GetTlsSettings().GetSubjectAltNames(); !slices.Equal(got, want) {
+		t.Errorf("subjectAltNames %v, want %v", got, want)
+	}
+}
+
 func TestEnvoyMetricsServiceAddress(t *testing.T) {
 	host, port := ingestAddress(t)
 	want := host + ":" + itoa(int32(port))
@@ -83,6 +98,7 @@ func TestEnvoyMetricsServiceAddress(t *testing.T) {
 			if got := config.GetDefaultConfig().GetEnvoyMetricsService().GetAddress(); got != want {
 				t.Errorf("address %q, the Service is %q", got, want)
 			}
+			proves(t, config.GetDefaultConfig().GetEnvoyMetricsService())
 		})
 	}
 
@@ -101,6 +117,7 @@ func TestEnvoyMetricsServiceAddress(t *testing.T) {
 		if got := config.GetEnvoyMetricsService().GetAddress(); got != want {
 			t.Errorf("address %q, the Service is %q", got, want)
 		}
+		proves(t, config.GetEnvoyMetricsService())
 	})
 }
 
