@@ -232,3 +232,22 @@ func TestReadmeIsReadInTwoMinutes(t *testing.T) {
 		t.Errorf("README.md has %d lines, and 120 are enough: put the rest into the folder that it is about", lines)
 	}
 }
+
+// TestTheTestsThatDocumentsNameAreThere: a table that says which test holds what says nothing once the test is gone.
+func TestTheTestsThatDocumentsNameAreThere(t *testing.T) {
+	var all strings.Builder
+	for _, path := range files(t, "_test.go") {
+		all.WriteString(read(t, path))
+	}
+	there, named := words(`(?m)^func (Test\w+)\(`, all.String()), 0
+	for _, document := range documents(t) {
+		for _, name := range words("`(Test[A-Z]\\w+)`", read(t, document)) {
+			if named++; !slices.Contains(there, name) {
+				t.Errorf("%s names %s, which is not there", document, name)
+			}
+		}
+	}
+	if named < 10 {
+		t.Errorf("only %d tests are named in the documents", named)
+	}
+}
