@@ -8,10 +8,13 @@ import (
 	"github.com/meshpulse/meshpulse/aggregator/internal/ring"
 )
 
-// Commit takes a whole message that arrived at the given time. Samples that cannot be kept are counted and dropped one
-// by one. The errors are ErrSuperseded, ErrAddress, ErrIdentity, ErrDowngrade and ErrForeignPod, with which the whole message was dropped, ErrPods, with which nothing is known of the pod, and those of a limit that some of its samples
-// met while the others were taken: ErrPodLimit, ErrSeriesLimit, ErrMemory, ErrOtherFlush; ErrSharedRow, with which nothing is lost but
-// time between samples; ErrSetAside, with which all that the store knows of the pod was given up. Not safe for concurrent use.
+// Commit takes a whole message that arrived at the given time. Samples that cannot be kept are
+// counted and dropped one by one. The errors are ErrSuperseded, ErrAddress, ErrIdentity,
+// ErrDowngrade and ErrForeignPod, with which the whole message was dropped, ErrPods, with which
+// nothing is known of the pod, and those of a limit that some of its samples met while the others
+// were taken: ErrPodLimit, ErrSeriesLimit, ErrMemory, ErrOtherFlush; ErrSharedRow, with which
+// nothing is lost but time between samples; ErrSetAside, with which all that the store knows of the
+// pod was given up. Not safe for concurrent use.
 func (st *Stream) Commit(arrival time.Time, b *Batch, d Describer) (err error) {
 	at := st.store.millis(arrival)
 	if err := st.identify(at); err != nil {
@@ -95,7 +98,8 @@ func (t *table) take(s *Sample, b *Batch, i int, d Describer) error {
 	return t.bring(c, s, b)
 }
 
-// find returns the column of a key, nil if there is none. It looks first where the last message went on from the sample before.
+// find returns the column of a key, nil if there is none. It looks first where the last message
+// went on from the sample before.
 func (t *table) find(key uint64) *column {
 	if c := t.cursor; c != nil {
 		if c.key == key && !c.removed { // a histogram after its summary
@@ -118,7 +122,8 @@ func (t *table) find(key uint64) *column {
 	return c
 }
 
-// await keeps a sample until all of the message's new columns are known, so that their slots lie together.
+// await keeps a sample until all of the message's new columns are known, so that their slots lie
+// together.
 func (t *table) await(c *column, s *Sample, b *Batch, i int) {
 	t.fresh = append(t.fresh, freshSample{c, i})
 	if c.waiting {
@@ -249,8 +254,8 @@ func (t *table) takeHistogram(c *column, s *Sample, buckets []Bucket) error {
 	return nil
 }
 
-// rebound puts a column with other bounds in a histogram's place, whose flush has the timestamp. The error is that of a limit: then
-// the histogram is gone.
+// rebound puts a column with other bounds in a histogram's place, whose flush has the timestamp.
+// The error is that of a limit: then the histogram is gone.
 func (t *table) rebound(c *column, key uint64, timestamp ring.Stamp, buckets []Bucket) (*column, error) {
 	cl := c.class
 	t.store.classes.retain(cl)
@@ -278,13 +283,14 @@ func (t *table) count(c *column, buckets []Bucket, count uint64, sum float64, ti
 	t.compare(c)
 }
 
-// takeSummary keeps the quantiles for the histogram that follows. A sidecar that sends summaries alone gets a histogram
-// without buckets: its count and sum.
+// takeSummary keeps the quantiles for the histogram that follows. A sidecar that sends summaries
+// alone gets a histogram without buckets: its count and sum.
 func (t *table) takeSummary(c *column, s *Sample, quantiles []float64) error {
 	if c.quantilesAt == s.stamp() {
 		return ErrDuplicate
 	}
-	// The one before came without a histogram, or this is a process whose clock is behind: a histogram that follows tells.
+	// The one before came without a histogram, or this is a process whose clock is behind: a
+	// histogram that follows tells.
 	alone := c.layout == nil || len(c.layout.bounds) == 0 || c.quantilesAt > c.intervalAt || s.stamp() < c.intervalAt
 	c.quantilesAt, c.seen = s.stamp(), t.flushTime
 	fine.Pack(quantiles, t.pod.Load().InclusiveBounds, &c.quantiles)
@@ -294,8 +300,8 @@ func (t *table) takeSummary(c *column, s *Sample, quantiles []float64) error {
 	return nil
 }
 
-// addSummary counts a summary for which the whole flush had no histogram. Where the series has buckets this is another process under
-// the pod's name, one that sends none.
+// addSummary counts a summary for which the whole flush had no histogram. Where the series has
+// buckets this is another process under the pod's name, one that sends none.
 func (t *table) addSummary(p pendingSummary) {
 	c := p.col
 	if c.removed || c.intervalAt == c.quantilesAt {

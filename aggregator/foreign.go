@@ -5,14 +5,17 @@ import (
 	"time"
 )
 
-// Pods that the cluster does not know. A name costs nothing: who may invent pods can raise any answer. So in a cluster a pod has to be one that
-// exists. The informer may lag, so of a pod that it does not know the API server itself is asked once, at its first flush: one that it
-// denies is refused until it is known. Where the API server does not tell, the pod has half a minute, and its sender has it once; then
-// what it has sent is given up. What a pod has sent that was known stays until it has left the window; half a minute after its end
-// nobody reports as it any more. Nothing is done by what is not in step.
+// Pods that the cluster does not know. A name costs nothing: who may invent pods can raise any
+// answer. So in a cluster a pod has to be one that exists. The informer may lag, so of a pod that
+// it does not know the API server itself is asked once, at its first flush: one that it denies is
+// refused until it is known. Where the API server does not tell, the pod has half a minute, and its
+// sender has it once; then what it has sent is given up. What a pod has sent that was known stays
+// until it has left the window; half a minute after its end nobody reports as it any more. Nothing
+// is done by what is not in step.
 
 const (
-	// foreignAfter is how long after its first row a pod may be unknown, and may send after its end, in milliseconds.
+	// foreignAfter is how long after its first row a pod may be unknown, and may send after its
+	// end, in milliseconds.
 	foreignAfter = 30_000
 	// inStepFor is how long what is known has to have been in step before a pod is unknown by it.
 	inStepFor = 10_000
@@ -21,16 +24,19 @@ const (
 	// caughtFor is how long a sender that had pods nobody knows is remembered, of maxCaught such.
 	caughtFor = int64(time.Hour / time.Millisecond)
 	maxCaught = 10_000
-	// maxAsking is of how many pods the cluster is asked at a time, and askingFor how long one waits for that.
+	// maxAsking is of how many pods the cluster is asked at a time, and askingFor how long one
+	// waits for that.
 	maxAsking = 8
 	askingFor = time.Second
-	// maxForeign is how many pods that are refused are remembered by name, so that it can be said of a query which say that they are its.
+	// maxForeign is how many pods that are refused are remembered by name, so that it can be said
+	// of a query which say that they are its.
 	maxForeign = 64
 )
 
 // foreign are the pods that the cluster does not know, and who sent as them.
 type foreign struct {
-	// By who watches alone: since when the cluster's pods are in step, 0 if they are not, and when those that existed were last asked for.
+	// By who watches alone: since when the cluster's pods are in step, 0 if they are not, and when
+	// those that existed were last asked for.
 	inStep, asked int64
 	asking        chan struct{} // of maxAsking
 
@@ -95,7 +101,8 @@ func (f *foreign) caught(p *Pod, now int64) {
 	f.named.note(p, "", now)
 }
 
-// refuses reports whether a pod that has no table gets none: it does not exist, and its sender has had his time, or it has left long ago.
+// refuses reports whether a pod that has no table gets none: it does not exist, and its sender has
+// had his time, or it has left long ago.
 func (s *store) refuses(p *Pod, now int64) bool {
 	pods := s.pods.Load()
 	if pods == nil || s.config.CountForeign || !(*pods).InStep() {
@@ -116,8 +123,9 @@ func (s *store) refuses(p *Pod, now int64) bool {
 	return true
 }
 
-// denied asks the cluster whether it has the pod, which has no table and which the informer does not know, and reports whether it says that it
-// has not. The names of one sender cost one question: after that he is known for what he is.
+// denied asks the cluster whether it has the pod, which has no table and which the informer does
+// not know, and reports whether it says that it has not. The names of one sender cost one question:
+// after that he is known for what he is.
 func (s *store) denied(p *Pod) bool {
 	pods, f := s.pods.Load(), &s.foreign
 	if pods == nil || s.config.CountForeign || !(*pods).InStep() {
@@ -153,7 +161,8 @@ func (s *store) clusterPods() Pods {
 	return nil
 }
 
-// exists reports whether the cluster knows the pod. What it did not know is asked again after a second.
+// exists reports whether the cluster knows the pod. What it did not know is asked again after a
+// second.
 func (t *table) exists(pods Pods, at int64) bool {
 	asked := t.asked.Load()
 	if asked != 0 && (asked == knownPod || at-asked < 1000) {

@@ -92,7 +92,8 @@ func inCluster(t *testing.T, c Config, do func(r *reports)) {
 	})
 }
 
-// until flushes as a pod until a time since the beginning, and says when it was refused first, 0 if it never was.
+// until flushes as a pod until a time since the beginning, and says when it was refused first, 0 if
+// it never was.
 func (r *reports) until(st *Stream, end time.Duration) (refused time.Duration) {
 	r.Helper()
 	for time.Since(r.began) < end {
@@ -177,7 +178,8 @@ func TestAPodThatTheClusterNeverKnewIsNotCounted(t *testing.T) {
 	}
 }
 
-// A pod that came and went while the API server told nothing may have existed: what it has sent stays until it has left the window.
+// A pod that came and went while the API server told nothing may have existed: what it has sent
+// stays until it has left the window.
 func TestAPodThatWentBeforeItCouldBeKnownStays(t *testing.T) {
 	inCluster(t, Config{}, func(r *reports) {
 		r.census.set("", false)
@@ -192,7 +194,8 @@ func TestAPodThatWentBeforeItCouldBeKnownStays(t *testing.T) {
 	})
 }
 
-// Names cost nothing. So a sender has its half a minute once, and a pod that has left long ago none; those of others do.
+// Names cost nothing. So a sender has its half a minute once, and a pod that has left long ago
+// none; those of others do.
 func TestASenderOfPhantomsHasNoMoreTime(t *testing.T) {
 	inCluster(t, Config{}, func(r *reports) {
 		r.until(r.store.Connect(pod("phantom-0", "10.0.0.9")), 47*time.Second)
@@ -230,7 +233,8 @@ func TestASenderOfPhantomsHasNoMoreTime(t *testing.T) {
 	})
 }
 
-// What the informer does not know may be on its way: the API server itself is asked, and what it denies does not count for a moment.
+// What the informer does not know may be on its way: the API server itself is asked, and what it
+// denies does not count for a moment.
 func TestAPodThatTheAPIServerDeniesNeverCounts(t *testing.T) {
 	inCluster(t, Config{}, func(r *reports) {
 		r.census.denies = func(name string) bool { return strings.HasPrefix(name, "phantom") }
@@ -297,8 +301,8 @@ func TestTheAPIServerIsNotAskedInVain(t *testing.T) {
 	}
 }
 
-// However many names come at once, few are asked for at a time, those that wait are not asked for once their sender is caught, and
-// where no answer comes they have their half a minute.
+// However many names come at once, few are asked for at a time, those that wait are not asked for
+// once their sender is caught, and where no answer comes they have their half a minute.
 func TestFewPodsAreAskedForAtATime(t *testing.T) {
 	for name, answers := range map[string]bool{"the API server answers": true, "it does not": false} {
 		t.Run(name, func(t *testing.T) {
@@ -340,7 +344,8 @@ func TestFewPodsAreAskedForAtATime(t *testing.T) {
 	}
 }
 
-// Who looks for what a query counts is told which pods it does not: those that say that they are of it.
+// Who looks for what a query counts is told which pods it does not: those that say that they are of
+// it.
 func TestForeignPodsAreTold(t *testing.T) {
 	inCluster(t, Config{}, func(r *reports) {
 		r.until(r.store.Connect(pod("phantom", "10.0.0.9")), 47*time.Second)
@@ -368,7 +373,8 @@ func TestForeignPodsAreTold(t *testing.T) {
 	})
 }
 
-// A pod whose name is used again after more than half a minute is a pod that exists: nothing of it is refused.
+// A pod whose name is used again after more than half a minute is a pod that exists: nothing of it
+// is refused.
 func TestAPodThatIsBackIsNotRefused(t *testing.T) {
 	for name, deaf := range map[string]bool{"in step": false, "the watch ends as it comes": true} {
 		t.Run(name, func(t *testing.T) {

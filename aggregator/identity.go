@@ -6,20 +6,24 @@ import (
 	"time"
 )
 
-// Who proves what. A certificate of the mesh proves a namespace and a service account, which pods have in common. What the cluster runs the
-// named pod as tells whether it may be that pod's. As of addresses, a contradiction refuses, by what is in step, and absence does not:
-// of a pod that is not known yet the certificate counts for what it is.
+// Who proves what. A certificate of the mesh proves a namespace and a service account, which pods
+// have in common. What the cluster runs the named pod as tells whether it may be that pod's. As of
+// addresses, a contradiction refuses, by what is in step, and absence does not: of a pod that is
+// not known yet the certificate counts for what it is.
 //
-// And what a pod has once proven it goes on proving, as long as it is that pod: its sidecar's wiring is read when it starts. So a
-// sender that proves less is not the pod, and takes over from nobody, in a moment between two connections neither.
+// And what a pod has once proven it goes on proving, as long as it is that pod: its sidecar's
+// wiring is read when it starts. So a sender that proves less is not the pod, and takes over from
+// nobody, in a moment between two connections neither.
 
-// provisional is how long, in milliseconds, a pod may be unknown that has to prove itself: its informer lags behind the pod's start.
+// provisional is how long, in milliseconds, a pod may be unknown that has to prove itself: its
+// informer lags behind the pod's start.
 const provisional = 10_000
 
 // identity is the part of a proof that a certificate makes, whatever the address.
 func (p Proof) identity() Proof { return p &^ ProofAddress }
 
-// lookAtAccount holds the service account that the sender has proven against the one that the cluster runs the pod as.
+// lookAtAccount holds the service account that the sender has proven against the one that the
+// cluster runs the pod as.
 func (st *Stream) lookAtAccount(pods Pods, at int64) {
 	f, p := &st.from, st.pod
 	if p.Proof&ProofIdentity == 0 {
@@ -56,8 +60,8 @@ func (st *Stream) unknown(pods Pods, at int64) {
 	}
 }
 
-// downgrades reports whether the stream proves less than the pod of the table has proven: the pod that it says it is, not one of its
-// name that came later. The table's mutex is held.
+// downgrades reports whether the stream proves less than the pod of the table has proven: the pod
+// that it says it is, not one of its name that came later. The table's mutex is held.
 func (t *table) downgrades(st *Stream) bool {
 	same := st.from.created == t.created || st.from.created == 0
 	return same && st.proof.identity() < t.proof()
@@ -76,8 +80,8 @@ func (t *table) prove(st *Stream) {
 // proof is what the pod has proven beside its address.
 func (t *table) proof() Proof { return Proof(t.proven.Load()) }
 
-// namedPods are pods that are refused, and why. There are only so many, and what is told of a query does not change with each.
-// It is safe for concurrent use.
+// namedPods are pods that are refused, and why. There are only so many, and what is told of a query
+// does not change with each. It is safe for concurrent use.
 type namedPods struct {
 	mu   sync.Mutex
 	pods map[podKey]namedPod
@@ -115,7 +119,8 @@ func (n *namedPods) note(p *Pod, why string, now int64) {
 	n.pods[k] = namedPod{p, was.why, was.since, now}
 }
 
-// first returns the one of those that are selected which was refused first, by name, and why; "" where there is none.
+// first returns the one of those that are selected which was refused first, by name, and why; ""
+// where there is none.
 func (n *namedPods) first(selects func(*Pod) bool, now int64) (name, why string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -128,6 +133,7 @@ func (n *namedPods) first(selects func(*Pod) bool, now int64) (name, why string)
 	return name, why
 }
 
-// NoteRefused remembers for an hour that somebody was refused who said that he is the pod, and why: a text that does not change from one
-// time to the next. Query.Refused tells it. Of 64 pods it is remembered at once.
+// NoteRefused remembers for an hour that somebody was refused who said that he is the pod, and why:
+// a text that does not change from one time to the next. Query.Refused tells it. Of 64 pods it is
+// remembered at once.
 func (s *store) NoteRefused(p Pod, why string) { s.refused.note(&p, why, s.millis(time.Now())) }

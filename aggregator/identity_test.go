@@ -11,7 +11,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 )
 
-// accounts is a cluster whose pods run as service accounts: test/web-0 and test/other-0, of the addresses 10.0.0.1 and 10.0.0.2.
+// accounts is a cluster whose pods run as service accounts: test/web-0 and test/other-0, of the
+// addresses 10.0.0.1 and 10.0.0.2.
 type accounts struct {
 	addressBook
 	runAs   map[string]string
@@ -63,7 +64,8 @@ func newMesh(t *testing.T, c Config) mesh {
 	return m
 }
 
-// shows opens a stream of a pod from an address, with a certificate of a service account, in plaintext where that is "".
+// shows opens a stream of a pod from an address, with a certificate of a service account, in
+// plaintext where that is "".
 func (m mesh) shows(name, pod, account, address string, strict bool) {
 	p := Pod{Namespace: "test", Name: pod, Address: address + ":1", ServiceAccount: account, Strict: strict, FlushInterval: 5 * time.Second}
 	if account != "" {
@@ -79,7 +81,8 @@ func (m mesh) flush(name string, at float64) error {
 	return m.streams[name].Commit(arrival, b, numbered{batch: b})
 }
 
-// What a stream proves is what the certificate says and the cluster has the pod run as, and its address.
+// What a stream proves is what the certificate says and the cluster has the pod run as, and its
+// address.
 func TestWhatIsProven(t *testing.T) {
 	for name, tc := range map[string]struct {
 		pod, account, address string
@@ -124,8 +127,8 @@ func TestWhatIsProven(t *testing.T) {
 	}
 }
 
-// A pod that has just begun is known some seconds later. Its certificate counts at once; where all have to be known it is refused after
-// ten seconds, unless it is known by then.
+// A pod that has just begun is known some seconds later. Its certificate counts at once; where all
+// have to be known it is refused after ten seconds, unless it is known by then.
 func TestAPodThatIsNotKnownYetHasTenSeconds(t *testing.T) {
 	m := newMesh(t, Config{CountForeign: true})
 	m.shows("late", "web-1", "web", "10.0.0.9", true)
@@ -159,8 +162,9 @@ func TestAPodThatIsNotKnownYetHasTenSeconds(t *testing.T) {
 	}
 }
 
-// TestNobodyProvesLessThanThePodHas: whoever comes beside a proven pod, or in a moment between two of its connections, and shows less is
-// refused, and its numbers are what they are. A pod of its name that came later may be in plaintext.
+// TestNobodyProvesLessThanThePodHas: whoever comes beside a proven pod, or in a moment between two
+// of its connections, and shows less is refused, and its numbers are what they are. A pod of its
+// name that came later may be in plaintext.
 func TestNobodyProvesLessThanThePodHas(t *testing.T) {
 	for name, hostile := range map[string]struct {
 		account, address string
@@ -224,7 +228,8 @@ func TestALaterPodOfTheNameMayProveLess(t *testing.T) {
 	}
 }
 
-// Of the pods that a query means those are counted that have proven themselves, and the others named.
+// Of the pods that a query means those are counted that have proven themselves, and the others
+// named.
 func TestAQuerysPodsAreProvenOrNamed(t *testing.T) {
 	m := newMesh(t, Config{CountForeign: true})
 	m.shows("a", "web-0", "web", "10.0.0.1", false)

@@ -2,17 +2,21 @@ package aggregator
 
 import "github.com/meshpulse/meshpulse/aggregator/internal/ring"
 
-// Who counts for a pod. Several streams may say that they are one: an Envoy that has connected anew while its old connection is not
-// seen to have ended, two processes in one pod, a forger. Of those that send one counts, the table's owner:
+// Who counts for a pod. Several streams may say that they are one: an Envoy that has connected anew
+// while its old connection is not seen to have ended, two processes in one pod, a forger. Of those
+// that send one counts, the table's owner:
 //
 //   - the one with the better proof; of equal ones the newer, as long as it sends;
-//   - when the owner ends, or one of no better proof has sent nothing for two flushes, whoever sends next, but nobody who
-//     proves less than the pod has proven with a certificate (identity.go).
+//   - when the owner ends, or one of no better proof has sent nothing for two flushes, whoever
+//     sends next, but nobody who proves less than the pod has proven with a certificate
+//     (identity.go).
 //
-// So a stream that lives is never deaf for good, and none has to be ended. Which of two equal ones is right cannot be told, and the rows may be of
-// either: such a pod is contested, and whoever answers has to hold.
+// So a stream that lives is never deaf for good, and none has to be ended. Which of two equal ones
+// is right cannot be told, and the rows may be of either: such a pod is contested, and whoever
+// answers has to hold.
 
-// Proof is how well a stream has shown that it is the pod that it says it is: parts, added up. More is better.
+// Proof is how well a stream has shown that it is the pod that it says it is: parts, added up. More
+// is better.
 type Proof uint8
 
 // Each part outweighs all that stand before it.
@@ -21,7 +25,8 @@ const (
 	ProofNone Proof = 0
 	// ProofAddress is a connection that comes from an address of the pod's.
 	ProofAddress Proof = 1
-	// ProofIdentity is a certificate of the mesh, for the namespace and the service account that the node tells.
+	// ProofIdentity is a certificate of the mesh, for the namespace and the service account that
+	// the node tells.
 	ProofIdentity Proof = 2
 	// ProofPod is such a one, and the cluster runs the pod as that service account.
 	ProofPod Proof = 4
@@ -30,7 +35,8 @@ const (
 // Rivals are the peers' addresses of two streams that report as one pod, as Pod.Address tells them.
 type Rivals struct {
 	Counts, Other string
-	// Sure: both have sent since the other did. Else the other one may be a connection that is dead and not seen to have ended.
+	// Sure: both have sent since the other did. Else the other one may be a connection that is dead
+	// and not seen to have ended.
 	Sure bool
 }
 
@@ -41,7 +47,8 @@ type contest struct {
 	until         int64 // until then the other one may still be alive
 }
 
-// counts makes the stream, a message of which has come, the owner of its table, or says why it is not. The table's mutex is held.
+// counts makes the stream, a message of which has come, the owner of its table, or says why it is
+// not. The table's mutex is held.
 func (st *Stream) counts(arrival int64, timestamp ring.Stamp) error {
 	t := st.table
 	if t.downgrades(st) {
@@ -58,7 +65,8 @@ func (st *Stream) counts(arrival int64, timestamp ring.Stamp) error {
 // silent reports whether the stream has sent nothing for two flushes.
 func (st *Stream) silent(at int64) bool { return at-st.heard > 2*st.table.flush.Load() }
 
-// takeOver makes the stream the owner. What it sends follows on nothing: the newest rows are another's.
+// takeOver makes the stream the owner. What it sends follows on nothing: the newest rows are
+// another's.
 func (st *Stream) takeOver(arrival int64) {
 	t := st.table
 	t.closeRow()
@@ -79,8 +87,8 @@ func (st *Stream) takeOver(arrival int64) {
 	}
 }
 
-// outranked notes a message that does not count. One flush of a connection that is gone may have been on its way; a second one is of a
-// process that lives.
+// outranked notes a message that does not count. One flush of a connection that is gone may have
+// been on its way; a second one is of a process that lives.
 func (st *Stream) outranked(arrival int64, timestamp ring.Stamp) {
 	t, o := st.table, st.table.owner
 	if st.since == 0 || timestamp != st.stamp {
@@ -112,7 +120,8 @@ func (t *table) dispute(counts, other *Stream, at, until int64) {
 	t.contest.Store(c)
 }
 
-// end notes that the stream has ended: whoever sends next counts, and nobody waits for it any more. The table's mutex is held.
+// end notes that the stream has ended: whoever sends next counts, and nobody waits for it any more.
+// The table's mutex is held.
 func (st *Stream) end() {
 	t := st.table
 	if st.ended = true; t.owner == st {
@@ -124,7 +133,8 @@ func (st *Stream) end() {
 	}
 }
 
-// rivals returns who may have sent the table's rows within a time before an instant, beside who counts; nil if nobody.
+// rivals returns who may have sent the table's rows within a time before an instant, beside who
+// counts; nil if nobody.
 func (t *table) rivals(at, reach int64) *Rivals {
 	c := t.contest.Load()
 	if c == nil {

@@ -13,7 +13,7 @@ import (
 //	for sc := newScan(…); sc.begin(); {
 //		… read rows of sc.batch[:sc.n] …
 //		if sc.torn() {
-//			continue // the writer has claimed one of them meanwhile: begin comes with the same columns again
+//			continue // the writer has claimed one of them meanwhile: read them again
 //		}
 //		… use what was read …
 //		sc.done()

@@ -24,20 +24,27 @@ import (
 // TestScripts runs testdata/*.test: what sidecars send, and what PromQL says of it at an instant.
 // The format:
 //
-//	store retention=1m deltas budget=100  settings of the store, before anything else
-//	connect S pod=NAME flush=5s workload=W  opens stream S of a pod
-//	flush S at 5s [stamp 5s]              a message of S that arrives then, with its timestamp_ms (default: the arrival)
-//	  NAME{LABELS} 10                       a counter
-//	  NAME{LABELS} hist 5:2 10:3 n=4 sum=33 an interval histogram: cumulative counts by upper bound, count, sum
-//	  NAME{LABELS} summary n=4 sum=33 2 3 … an interval summary: its quantiles, the last one repeated to ten
+//	store retention=1m deltas budget=100
+//	                  settings of the store, before anything else
+//	connect S pod=NAME flush=5s workload=W
+//	                  opens stream S of a pod
+//	flush S at 5s [stamp 5s]
+//	                  a message of S that arrives then; its timestamp_ms (default: then)
+//	  NAME{LABELS} 10
+//	                  a counter
+//	  NAME{LABELS} hist 5:2 10:3 n=4 sum=33
+//	                  an interval histogram: cumulative counts by upper bound, count, sum
+//	  NAME{LABELS} summary n=4 sum=33 2 3 …
+//	                  an interval summary: its quantiles, the last one repeated to ten
 //	repeat S from 1s to 60s every 1s [stamp 1s every 1010ms]
-//	                                      such messages; a value A+B is A in the first, A+B in the second, A+2B …
-//	close S                               ends the stream
-//	heap 120                              what the collector finds alive from now on, in the budget's unit
-//	sweep at 2m                           frees the pods that have been silent for a retention
-//	eval at 10s EXPR                      then a line {LABELS} VALUE a series, or none, or a line = VALUE
-//	pods at 10s EXPR                      then a line reporting=1 silent=0 matched=2 moved=true covered=10s
-//	absent at 10s EXPR                    then a line for each selector that selects nothing, or none (formatAbsent)
+//	                  such messages; a value A+B is A in the first, A+B in the second, A+2B …
+//	close S           ends the stream
+//	heap 120          what the collector finds alive from now on, in the budget's unit
+//	sweep at 2m       frees the pods that have been silent for a retention
+//	eval at 10s EXPR  then a line {LABELS} VALUE a series, or none, or a line = VALUE
+//	pods at 10s EXPR  then a line reporting=1 silent=0 matched=2 moved=true covered=10s
+//	absent at 10s EXPR
+//	                  then a line for each selector that selects nothing, or none (formatAbsent)
 //
 // Times count from the start of the store. Namespaces are "test".
 func TestScripts(t *testing.T) {

@@ -7,26 +7,34 @@ import (
 	"time"
 )
 
-// Who sends, in a cluster: what the API server knows of pods is held against what streams say of themselves, and against the address that they
-// come from. A sidecar's own traffic is not redirected, and a Service keeps the source, so as a rule the peer is the pod. Where an
-// address is translated on the way it is nobody's. So being the pod's proves something, being another pod's refuses, and being
-// nobody's does neither. A relay hands on what others send: its address is nobody's (Pod.Address).
+// Who sends, in a cluster: what the API server knows of pods is held against what streams say of
+// themselves, and against the address that they come from. A sidecar's own traffic is not
+// redirected, and a Service keeps the source, so as a rule the peer is the pod. Where an address is
+// translated on the way it is nobody's. So being the pod's proves something, being another pod's
+// refuses, and being nobody's does neither. A relay hands on what others send: its address is
+// nobody's (Pod.Address).
 
-// Pods is what is known of the cluster's pods beside what they say of themselves. It is safe for concurrent use.
+// Pods is what is known of the cluster's pods beside what they say of themselves. It is safe for
+// concurrent use.
 type Pods interface {
-	// Known returns who a pod that exists or has left is and when it was created, false if it is not known.
+	// Known returns who a pod that exists or has left is and when it was created, false if it is
+	// not known.
 	Known(namespace, name string) (identity Pod, created time.Time, ok bool)
-	// Exists reports whether the named pod does, pending ones included, and when one that does not has left, zero if that is not known.
+	// Exists reports whether the named pod does, pending ones included, and when one that does not
+	// has left, zero if that is not known.
 	Exists(namespace, name string) (exists bool, left time.Time)
-	// ServiceAccount is the name of the service account that the named pod runs as, "" where it is not known to exist.
+	// ServiceAccount is the name of the service account that the named pod runs as, "" where it is
+	// not known to exist.
 	ServiceAccount(namespace, name string) string
-	// Denies asks the cluster itself, for a second at most, and reports whether it says that there is no such pod.
+	// Denies asks the cluster itself, for a second at most, and reports whether it says that there
+	// is no such pod.
 	Denies(namespace, name string) bool
-	// Fresh reports whether all pods are known, as of some seconds ago at most; InStep whether they are now.
+	// Fresh reports whether all pods are known, as of some seconds ago at most; InStep whether they
+	// are now.
 	Fresh() bool
 	InStep() bool
-	// Holder returns whose an address is: the named pod's own, or another one's (NAMESPACE/NAME), or nobody's that is known. What pods share
-	// with others is no other one's.
+	// Holder returns whose an address is: the named pod's own, or another one's (NAMESPACE/NAME),
+	// or nobody's that is known. What pods share with others is no other one's.
 	Holder(namespace, name string, address netip.Addr) (own bool, other string)
 	// Changes is how often that, or which pods are known, may have changed so far.
 	Changes() uint64
@@ -66,15 +74,17 @@ func (p *Pod) sender() sender {
 }
 
 const (
-	// lookAgain is how often, in milliseconds, a stream's address is looked at where pods come and go without end.
+	// lookAgain is how often, in milliseconds, a stream's address is looked at where pods come and
+	// go without end.
 	lookAgain = 1000
-	// settledFor is how long that is not done again, in milliseconds, once the address was the pod's: in a large cluster pods come and go
-	// between any two flushes.
+	// settledFor is how long that is not done again, in milliseconds, once the address was the
+	// pod's: in a large cluster pods come and go between any two flushes.
 	settledFor = 30_000
 )
 
-// identify says why the stream is refused for its address, nil if it is not. It looks when something has changed, once a second at most,
-// and once in half a minute where the address was the pod's.
+// identify says why the stream is refused for its address, nil if it is not. It looks when
+// something has changed, once a second at most, and once in half a minute where the address was the
+// pod's.
 func (st *Stream) identify(at int64) error {
 	pods := st.store.pods.Load()
 	if pods == nil {
@@ -130,7 +140,8 @@ func (st *Stream) lookAtAddress(pods Pods) {
 // reporterWaypoint is the value of the label reporter that waypoints alone send.
 const reporterWaypoint = "waypoint"
 
-// posing notes whether the table's pod only poses as a waypoint, by its stream's word. Where that has changed its series are named anew.
+// posing notes whether the table's pod only poses as a waypoint, by its stream's word. Where that
+// has changed its series are named anew.
 func (t *table) posing(poses bool) {
 	if t.poses == poses {
 		return
@@ -147,7 +158,8 @@ func (t *table) posing(poses bool) {
 	}
 }
 
-// said returns a series' labels as they count: without the reporter of one that poses as a waypoint.
+// said returns a series' labels as they count: without the reporter of one that poses as a
+// waypoint.
 func (t *table) said(ls []Label) []Label {
 	i := slices.Index(ls, Label{labelReporter, reporterWaypoint})
 	if !t.poses || i < 0 {
@@ -167,7 +179,8 @@ func (t *table) said(ls []Label) []Label {
 	return append(kept, Label{MisreadTags, misread})
 }
 
-// space is that of the batch's keys: the same name has other labels where they are of one that poses.
+// space is that of the batch's keys: the same name has other labels where they are of one that
+// poses.
 func (t *table) space(b *Batch) uint64 {
 	if t.poses && b.Space != 0 {
 		return b.Space ^ posingSpace

@@ -7,8 +7,8 @@ import (
 	"github.com/meshpulse/meshpulse/aggregator/internal/ring"
 )
 
-// shown is what of a table readers see beside its columns. Its writer sets it; what was asked of the
-// cluster, whoever asks.
+// shown is what of a table readers see beside its columns. Its writer sets it; what was asked of
+// the cluster, whoever asks.
 type shown struct {
 	pod   atomic.Pointer[Pod]       // as the newest connection's node says
 	gen   atomic.Pointer[ring.Rows] // the ring's newest generation, for readers

@@ -58,8 +58,8 @@ func newStore(c Config) (*store, error) {
 // Started is when the store began to listen, on its own clock; nothing is known from before.
 func (s *store) Started() time.Time { return s.started.Round(0) }
 
-// Time returns a time on the store's clock: wall time at the start, monotonic from then on. Times of answers are on it, so what
-// is compared with them has to be.
+// Time returns a time on the store's clock: wall time at the start, monotonic from then on. Times
+// of answers are on it, so what is compared with them has to be.
 func (s *store) Time(t time.Time) time.Time { return time.UnixMilli(s.millis(t)) }
 
 // millis returns a time on the store's clock: wall time at the start, monotonic from then on.

@@ -10,9 +10,11 @@ import (
 	"github.com/meshpulse/meshpulse/aggregator/internal/ring"
 )
 
-// table is what is known of one pod. It belongs to the pod's identity, not to a connection, so history survives reconnects.
+// table is what is known of one pod. It belongs to the pod's identity, not to a connection, so
+// history survives reconnects.
 //
-// mu is taken once per message by the stream that owns the table (uncontended in the steady state); readers never take it.
+// mu is taken once per message by the stream that owns the table (uncontended in the steady state);
+// readers never take it.
 type table struct {
 	store  *store
 	number uint64    // no other table of the store has it
@@ -35,7 +37,8 @@ type table struct {
 	past    tombstones
 	// unreadable are the keys of series whose names or labels could not be decoded.
 	unreadable map[uint64]struct{}
-	// strange are keys of this stream that were refused at a limit, and are of no series that is known under another key.
+	// strange are keys of this stream that were refused at a limit, and are of no series that is
+	// known under another key.
 	strange map[uint64]struct{}
 	limit   error // what the message that is being taken has met, nil if none
 	// shortOf is what the sender had no more of in a flush (shortAt), nil if nothing.
@@ -68,12 +71,15 @@ type table struct {
 
 const (
 	defaultFlushMs = 5_000
-	// minRowSpacing bounds a ring: rows closer together than retention / maxSlots coalesce once it is full.
+	// minRowSpacing bounds a ring: rows closer together than retention / maxSlots coalesce once it
+	// is full.
 	minRowSpacingMs = 250
-	// lateFlushes is how many flush intervals a flush may come after the one before and be the next one: a stream loses none of them, but an
-	// Envoy that is short of CPU flushes late. After a longer silence nobody vouches for that.
+	// lateFlushes is how many flush intervals a flush may come after the one before and be the next
+	// one: a stream loses none of them, but an Envoy that is short of CPU flushes late. After a
+	// longer silence nobody vouches for that.
 	lateFlushes = 4
-	// rowCloseDelay is how long after its last message a row stays open for another (Envoy's batch_size gives no end marker).
+	// rowCloseDelay is how long after its last message a row stays open for another (Envoy's
+	// batch_size gives no end marker).
 	rowCloseDelay = 250 * time.Millisecond
 )
 
@@ -87,7 +93,8 @@ func newTable(s *store, p *Pod) *table {
 	return t
 }
 
-// slotsFor is how many rows cover the retention, two more for the flush in progress and its jitter, as a power of two.
+// slotsFor is how many rows cover the retention, two more for the flush in progress and its jitter,
+// as a power of two.
 func (s *store) slotsFor(flush int64) int64 {
 	n := min((s.retention+flush-1)/flush+2, s.maxSlots())
 	return 1 << bits.Len64(uint64(n-1))
@@ -109,9 +116,10 @@ func (t *table) refusedLately() bool {
 	return last != 0 && t.flushTime-last <= t.keep
 }
 
-// makeRoom doubles the ring where the next row would overwrite one inside the retention. It returns false where the ring
-// is at its cap and the row has to share the next one's slot. Beyond the memory budget the oldest row is overwritten instead: only
-// queries that look so far back know less then.
+// makeRoom doubles the ring where the next row would overwrite one inside the retention. It returns
+// false where the ring is at its cap and the row has to share the next one's slot. Beyond the
+// memory budget the oldest row is overwritten instead: only queries that look so far back know less
+// then.
 func (t *table) makeRoom(at int64) bool {
 	slots := t.ring.Slots()
 	oldest := t.ring.Newest() + 2 - ring.Row(slots) // that is left with the next row
@@ -134,7 +142,8 @@ func (t *table) grow() {
 	t.store.metrics.grown.Inc()
 }
 
-// move copies the rows to a new generation, in which the columns lie together in the order in which they came.
+// move copies the rows to a new generation, in which the columns lie together in the order in which
+// they came.
 func (t *table) move(slots int64) {
 	old, columns := make([]*ring.Block, 0, len(t.columns)), make([]*column, 0, len(t.columns))
 	for _, c := range t.columns {
@@ -152,7 +161,8 @@ func (t *table) move(slots int64) {
 	t.recount()
 }
 
-// allocate gives columns their blocks, in one slab. Those for which there is no memory are dropped, with ErrMemory.
+// allocate gives columns their blocks, in one slab. Those for which there is no memory are dropped,
+// with ErrMemory.
 func (t *table) allocate(columns ...*column) (err error) {
 	if want := t.store.slotsFor(t.flush.Load()); t.words() == 0 && t.baseSlots() < want && t.afford(8*want) == nil {
 		more := 8 * (want - t.baseSlots()) * (t.stretch - 1)
@@ -183,7 +193,8 @@ func (t *table) allocate(columns ...*column) (err error) {
 	return err
 }
 
-// forget frees the columns that have expired and keeps their counters' values, for when they come back.
+// forget frees the columns that have expired and keeps their counters' values, for when they come
+// back.
 func (t *table) forget(expired []*column) {
 	for _, c := range expired {
 		t.drop(c)
@@ -242,17 +253,20 @@ func (t *table) newest() (int64, bool) {
 	return t.gen.Load().Newest()
 }
 
-// tombstones remember the counters of freed series by key; beyond the limit the oldest are given up.
+// tombstones remember the counters of freed series by key; beyond the limit the oldest are given
+// up.
 type tombstones struct {
 	bounded[uint64, tombstone]
 	lost bool // some were given up: a key that is not here may still have been seen
 }
 
-// tombstone is what is kept of a counter. flush is the number of the flush that held it last, or neverSeen.
+// tombstone is what is kept of a counter. flush is the number of the flush that held it last, or
+// neverSeen.
 type tombstone struct {
 	raw, total float64
 	flush      uint32
 }
 
-// neverSeen is a flush's number from before the table's first: what is known of the flushes since does not tell of the counter.
+// neverSeen is a flush's number from before the table's first: what is known of the flushes since
+// does not tell of the counter.
 const neverSeen = math.MaxUint32

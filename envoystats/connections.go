@@ -13,14 +13,16 @@ import (
 	"github.com/meshpulse/meshpulse/aggregator"
 )
 
-// Envoy never waits and is never slow, but whoever reaches the port may be: a connection that says nothing, a message that is
-// never finished, frames that bring nothing. gRPC keeps what it has of a message in memory, up to the limit of its size and for as long
-// as the peer answers pings, and a handler cannot see it. So what it keeps of unfinished messages is counted where they come in.
+// Envoy never waits and is never slow, but whoever reaches the port may be: a connection that says
+// nothing, a message that is never finished, frames that bring nothing. gRPC keeps what it has of a
+// message in memory, up to the limit of its size and for as long as the peer answers pings, and a
+// handler cannot see it. So what it keeps of unfinished messages is counted where they come in.
 //
-// Nor does Envoy wait for us: where handlers are behind, after a restart say, when every series of every sidecar is new, flush comes
-// after flush. Windows let gRPC keep many of them. So from an eighth of the bytes that may be pending on, a connection of which a whole
-// message waits for its handler is not read until that one has been taken: what is on the way stays with its sender. The rest has
-// room for a flush of each.
+// Nor does Envoy wait for us: where handlers are behind, after a restart say, when every series of
+// every sidecar is new, flush comes after flush. Windows let gRPC keep many of them. So from an
+// eighth of the bytes that may be pending on, a connection of which a whole message waits for its
+// handler is not read until that one has been taken: what is on the way stays with its sender. The
+// rest has room for a flush of each.
 
 // connections are the sink's open ones. It is safe for concurrent use.
 type connections struct {
@@ -43,8 +45,8 @@ type connections struct {
 	trusted *x509.CertPool // the roots that the last sweep saw
 }
 
-// connection counts what messages take that have not come in whole. Reader, writer, handler and sweep share it: its mutex is taken
-// once a read (8 KiB) and once a message.
+// connection counts what messages take that have not come in whole. Reader, writer, handler and
+// sweep share it: its mutex is taken once a read (8 KiB) and once a message.
 type connection struct {
 	net.Conn
 	of     *connections
@@ -70,7 +72,8 @@ type connection struct {
 	taken    chan struct{} // tells the reader that one was taken; nil until it has to wait
 }
 
-// Why connections are closed: values of the reason label of meshpulse_ingest_closed_connections_total.
+// Why connections are closed: values of the reason label of
+// meshpulse_ingest_closed_connections_total.
 const (
 	closedLimit     = "limit"     // beyond Config.MaxConnections, or its address's share of them
 	closedHandshake = "handshake" // TLS was not agreed upon, or not in time
@@ -85,8 +88,9 @@ const (
 	closedRefused     = "refused"     // its sender is not who he says he is
 )
 
-// maxIdleFrames is how many frames without news a connection may send between two looks, which are ten seconds apart: acknowledgements
-// and pings are a few a minute. HTTP/2's libraries answer each and bound only some kinds.
+// maxIdleFrames is how many frames without news a connection may send between two looks, which are
+// ten seconds apart: acknowledgements and pings are a few a minute. HTTP/2's libraries answer each
+// and bound only some kinds.
 const maxIdleFrames = 1000
 
 // listen returns the listener whose connections are counted.
@@ -154,7 +158,8 @@ func (c *connection) Read(b []byte) (n int, err error) {
 	return n, err
 }
 
-// Write looks which streams end with what is written, but where TLS is between: then its writer does.
+// Write looks which streams end with what is written, but where TLS is between: then its writer
+// does.
 func (c *connection) Write(b []byte) (int, error) {
 	leaves := !c.overTLS && c.write(b)
 	n, err := c.Conn.Write(b)
@@ -187,7 +192,8 @@ func (c *connection) release() {
 	c.of.metrics.connections.Dec()
 }
 
-// change makes a change to what the connection keeps, unless it is closed, and returns how many bytes it was.
+// change makes a change to what the connection keeps, unless it is closed, and returns how many
+// bytes it was.
 func (c *connection) change(f func()) (bytes int64) {
 	if c == nil { // a test's, without a transport
 		return 0
@@ -220,7 +226,8 @@ func (c *connection) count(b []byte) {
 	}
 }
 
-// write takes what is written into account: gRPC has let go of the streams that it ends. It reports whether the connection ends with it.
+// write takes what is written into account: gRPC has let go of the streams that it ends. It reports
+// whether the connection ends with it.
 func (c *connection) write(b []byte) (leaves bool) {
 	c.ended.read(b, func(id uint32) {
 		c.change(func() {
@@ -251,10 +258,12 @@ func (c *connection) awaitTurn() {
 	}
 }
 
-// crowded reports whether so much is pending that a connection may have to wait. Handlers that keep up stay far below.
+// crowded reports whether so much is pending that a connection may have to wait. Handlers that keep
+// up stay far below.
 func (cs *connections) crowded() bool { return cs.pending.Load() > cs.maxPending/8 }
 
-// behind reports whether a message waits for the handler. Of several streams it is not known whose it is.
+// behind reports whether a message waits for the handler. Of several streams it is not known whose
+// it is.
 func (c *connection) behind() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -289,14 +298,15 @@ func (c *connection) whole(n int) {
 func (c *connection) pause()  { c.change(func() { c.paused++ }) }
 func (c *connection) resume() { c.change(func() { c.paused--; c.tell() }) }
 
-// behaves reports whether messages come and are finished: one lately, and none that was begun before the last look. The mutex is held.
+// behaves reports whether messages come and are finished: one lately, and none that was begun
+// before the last look. The mutex is held.
 func (c *connection) behaves(now int64) bool {
 	since, unfinished := c.frames.oldest()
 	return c.messages > 0 && now-c.newest <= sweeps && (!unfinished || now-since <= 1)
 }
 
-// shed closes connections where all together hold too much: first those that do not behave, and of them those of the sender that holds
-// most, the largest first.
+// shed closes connections where all together hold too much: first those that do not behave, and of
+// them those of the sender that holds most, the largest first.
 func (cs *connections) shed() {
 	type holder struct {
 		*connection
@@ -359,8 +369,8 @@ func (cs *connections) watch(done <-chan struct{}) {
 	}
 }
 
-// sweep closes the connections that have kept it waiting for too long: for their first message, or for the end of one, whatever else
-// they send meanwhile.
+// sweep closes the connections that have kept it waiting for too long: for their first message, or
+// for the end of one, whatever else they send meanwhile.
 func (cs *connections) sweep() {
 	now := cs.looks.Add(1)
 	var silent, slow []*connection

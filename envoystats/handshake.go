@@ -13,8 +13,8 @@ import (
 	"google.golang.org/grpc/mem"
 )
 
-// One port takes plaintext and TLS: a handshake of TLS begins with the byte 0x16, and HTTP/2 with the P of its preface. So sidecars can
-// be moved from the one to the other one by one.
+// One port takes plaintext and TLS: a handshake of TLS begins with the byte 0x16, and HTTP/2 with
+// the P of its preface. So sidecars can be moved from the one to the other one by one.
 
 // tlsHandshake is the first byte of a TLS record with a part of a handshake.
 const tlsHandshake = 0x16
@@ -22,7 +22,8 @@ const tlsHandshake = 0x16
 // errNoCertificate ends handshakes while there is nothing to serve them with.
 var errNoCertificate = errors.New("the ingest port has no certificate yet: look at meshpulse_ingest_ca_requests_total and at the log")
 
-// doors are the transport's credentials. Connections are counted above TLS, where frames can be seen.
+// doors are the transport's credentials. Connections are counted above TLS, where frames can be
+// seen.
 type doors struct {
 	credentials.TransportCredentials // of TLS
 	connections                      *connections
@@ -114,8 +115,9 @@ func (s *secured) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// ReadOnReady is what gRPC calls in place of Read, so that an idle connection holds no buffer. It waits with a small one of its own: longer
-// than an acknowledgement or a ping, which come alone. Where a record has more, TLS has it ready.
+// ReadOnReady is what gRPC calls in place of Read, so that an idle connection holds no buffer. It
+// waits with a small one of its own: longer than an acknowledgement or a ping, which come alone.
+// Where a record has more, TLS has it ready.
 func (s *secured) ReadOnReady(size int, pool mem.BufferPool) (*[]byte, int, error) {
 	if s.more {
 		s.more = false

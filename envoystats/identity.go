@@ -12,11 +12,12 @@ import (
 	"github.com/meshpulse/meshpulse/aggregator"
 )
 
-// Mutual says how sidecars prove who they are ([Config.Mutual]): with the mesh's own certificates, over the port that takes plaintext
-// as well. What a certificate proves is held against what the node says here, and against the cluster's pod by the store.
+// Mutual says how sidecars prove who they are ([Config.Mutual]): with the mesh's own certificates,
+// over the port that takes plaintext as well. What a certificate proves is held against what the
+// node says here, and against the cluster's pod by the store.
 type Mutual struct {
-	// Serving returns what TLS is served with now (see [Serving]), nil while there is no certificate: then there is no TLS either. It
-	// is asked at each handshake and must not wait.
+	// Serving returns what TLS is served with now (see [Serving]), nil while there is no
+	// certificate: then there is no TLS either. It is asked at each handshake and must not wait.
 	Serving func() *tls.Config
 	// TrustDomains are taken beside that of the own certificate: aliases of the mesh's.
 	TrustDomains []string
@@ -25,8 +26,9 @@ type Mutual struct {
 	StrictNamespaces []string
 }
 
-// Serving returns how TLS is served with a certificate, to clients whose certificates come from one of the roots. Envoy's sink speaks 1.2 at
-// most (its default as a client, which no setting of Istio's reaches). There are no session tickets: whoever connects shows its certificate anew.
+// Serving returns how TLS is served with a certificate, to clients whose certificates come from one
+// of the roots. Envoy's sink speaks 1.2 at most (its default as a client, which no setting of
+// Istio's reaches). There are no session tickets: whoever connects shows its certificate anew.
 func Serving(certificate tls.Certificate, roots *x509.CertPool) *tls.Config {
 	return &tls.Config{
 		MinVersion: tls.VersionTLS12, NextProtos: []string{"h2"}, SessionTicketsDisabled: true,
@@ -34,7 +36,8 @@ func Serving(certificate tls.Certificate, roots *x509.CertPool) *tls.Config {
 	}
 }
 
-// Why somebody is refused for what he proves: values of the reason label of meshpulse_ingest_identity_refusals_total.
+// Why somebody is refused for what he proves: values of the reason label of
+// meshpulse_ingest_identity_refusals_total.
 const (
 	identityForm      = "no_spiffe"    // the certificate names no service account, or several
 	identityDomain    = "trust_domain" // one of a trust domain that is not known
@@ -57,7 +60,8 @@ func refusef(reason, format string, args ...any) error {
 	return &impostor{reason, fmt.Errorf(format, args...)}
 }
 
-// refusedFor is the reason for which a stream is refused for its sender's identity, "" if it is for something else.
+// refusedFor is the reason for which a stream is refused for its sender's identity, "" if it is for
+// something else.
 func refusedFor(err error) string {
 	var r *impostor
 	switch {
@@ -97,7 +101,8 @@ func identityOf(certificate *x509.Certificate) (identity, error) {
 // maxTrustDomain is SPIFFE's.
 const maxTrustDomain = 255
 
-// readIdentity takes Istio's form apart, without anything that could be read in two ways: no escapes, no empty parts, names of Kubernetes.
+// readIdentity takes Istio's form apart, without anything that could be read in two ways: no
+// escapes, no empty parts, names of Kubernetes.
 func readIdentity(u *url.URL) (i identity, ok bool) {
 	parts := strings.Split(u.EscapedPath(), "/")
 	if u.Scheme != "spiffe" || u.Opaque != "" || u.User != nil || u.RawQuery != "" || u.ForceQuery || u.Fragment != "" || len(parts) != 5 {
@@ -118,7 +123,8 @@ func isTrustDomain(text string) bool {
 	return text != "" && len(text) <= maxTrustDomain
 }
 
-// TrustDomain is the trust domain of the mesh's identity that a certificate names; the error says that it names none.
+// TrustDomain is the trust domain of the mesh's identity that a certificate names; the error says
+// that it names none.
 func TrustDomain(certificate *x509.Certificate) (string, error) {
 	i, err := identityOf(certificate)
 	return i.domain, err
@@ -142,8 +148,8 @@ func (m *Mutual) knows(domain string) bool {
 	return err == nil && own == domain
 }
 
-// bind holds the certificate of a connection, nil in plaintext, against the pod that the node says it is, and notes what that proves. The
-// error says why the sender is refused.
+// bind holds the certificate of a connection, nil in plaintext, against the pod that the node says
+// it is, and notes what that proves. The error says why the sender is refused.
 func (m *Mutual) bind(certificate *x509.Certificate, pod *aggregator.Pod) error {
 	pod.Strict = m.strict(pod.Namespace)
 	if certificate == nil {

@@ -79,7 +79,8 @@ func FuzzIdentity(f *testing.F) {
 	})
 }
 
-// TestACertificateIsHeldAgainstTheNode: every way in which it does not fit has its reason, and says what to do.
+// TestACertificateIsHeldAgainstTheNode: every way in which it does not fit has its reason, and says
+// what to do.
 func TestACertificateIsHeldAgainstTheNode(t *testing.T) {
 	mesh := newAuthority(t)
 	own := mesh.issue("spiffe://cluster.local/ns/meshpulse-system/sa/meshpulse")
@@ -129,7 +130,8 @@ func TestACertificateIsHeldAgainstTheNode(t *testing.T) {
 	}
 }
 
-// While there is no certificate of our own nobody's trust domain is known, but those that were given.
+// While there is no certificate of our own nobody's trust domain is known, but those that were
+// given.
 func TestWithoutACertificateOnlyTheGivenTrustDomainsAreKnown(t *testing.T) {
 	m := Mutual{Serving: func() *tls.Config { return nil }, TrustDomains: []string{"a.example"}}
 	if m.knows("cluster.local") || !m.knows("a.example") {

@@ -24,7 +24,8 @@ import (
 	"github.com/meshpulse/meshpulse/aggregator"
 )
 
-// limitedSink is a sink over a real store, with a sidecar that behaves: whoever else comes, its number has to stay right.
+// limitedSink is a sink over a real store, with a sidecar that behaves: whoever else comes, its
+// number has to stay right.
 type limitedSink struct {
 	*sink
 	store *aggregator.Store
@@ -57,7 +58,8 @@ func (l *limitedSink) flush(t *testing.T) {
 	l.good.send(message(t, request(l.clock.Add(5000), l.sent)))
 }
 
-// stillRight has the good sidecar flush once more and checks that its stream lives and its number is right.
+// stillRight has the good sidecar flush once more and checks that its stream lives and its number
+// is right.
 func (l *limitedSink) stillRight(t *testing.T) {
 	t.Helper()
 	l.flush(t)
@@ -75,7 +77,8 @@ func (l *limitedSink) eval(t *testing.T, expr string) float64 {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// A message that the sink takes up after the clock went on pushes the rows behind it a little into the future.
+	// A message that the sink takes up after the clock went on pushes the rows behind it a little
+	// into the future.
 	a, err := q.Eval(t.Context(), l.now().Add(time.Second))
 	if err != nil || len(a.Values) != 1 {
 		t.Fatalf("%s: %d values, error %v", expr, len(a.Values), err)
@@ -471,7 +474,8 @@ func TestTooManyStreamsAreToldOnce(t *testing.T) {
 	l.stillRight(t)
 }
 
-// gRPC throws away what comes for a stream that has been refused: it takes no memory, and nobody is closed for it.
+// gRPC throws away what comes for a stream that has been refused: it takes no memory, and nobody is
+// closed for it.
 func TestWhatRefusedStreamsSendIsNotPending(t *testing.T) {
 	l := serveLimited(t, Config{MaxStreams: 1, times: times{message: patient}}, aggregator.Config{})
 	waitFor(t, "the good stream", func() bool { return l.metric(t, "streams", "plaintext") == 1 })
@@ -499,7 +503,8 @@ func TestHeadersAreBounded(t *testing.T) {
 	l.stillRight(t)
 }
 
-// What is begun is a goroutine before anything of ours sees it, so a connection may begin few, and what is beyond is refused.
+// What is begun is a goroutine before anything of ours sees it, so a connection may begin few, and
+// what is beyond is refused.
 func TestAConnectionBeginsFewStreams(t *testing.T) {
 	const refused, frameReset = 7, 3 // REFUSED_STREAM
 	l := serveLimited(t, Config{}, aggregator.Config{})

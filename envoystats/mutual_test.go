@@ -125,7 +125,8 @@ func TestOnePortTakesPlaintextAndTLS(t *testing.T) {
 	}
 }
 
-// TestWhoIsNotThePodIsRefusedAndItsConnectionClosed: with a status that says why, and so that it does not come back over the same connection.
+// TestWhoIsNotThePodIsRefusedAndItsConnectionClosed: with a status that says why, and so that it
+// does not come back over the same connection.
 func TestWhoIsNotThePodIsRefusedAndItsConnectionClosed(t *testing.T) {
 	s := serveMutual(t, Mutual{StrictNamespaces: []string{"test"}})
 	var told []string
@@ -175,7 +176,8 @@ func TestWhatTheStoreRefusesEndsTheConnection(t *testing.T) {
 	}
 }
 
-// A kubelet's probe only looks whether the port is open, and fails no handshake. Other bytes than either protocol's are closed.
+// A kubelet's probe only looks whether the port is open, and fails no handshake. Other bytes than
+// either protocol's are closed.
 func TestAProbeIsNoFailure(t *testing.T) {
 	s := serveMutual(t, Mutual{})
 	probe, err := net.Dial("tcp", s.addr)
@@ -206,7 +208,8 @@ func TestAProbeIsNoFailure(t *testing.T) {
 	waitFor(t, "the garbage to be counted, and it alone", func() bool { return s.metric(t, "closed_connections_total", closedHandshake) == 1 })
 }
 
-// Before there is a certificate sidecars in plaintext report, and others come as soon as there is one.
+// Before there is a certificate sidecars in plaintext report, and others come as soon as there is
+// one.
 func TestWithoutACertificateOnlyPlaintextIsTaken(t *testing.T) {
 	s := serveMutual(t, Mutual{})
 	serving := s.serving.Swap(nil)
@@ -254,7 +257,8 @@ func TestNoTicketsAndNoStrangers(t *testing.T) {
 	}
 }
 
-// In the last quarter of what is left of a certificate a connection ends after a flush, and at its end with the message that comes then.
+// In the last quarter of what is left of a certificate a connection ends after a flush, and at its
+// end with the message that comes then.
 func TestAConnectionLastsAsLongAsItsCertificate(t *testing.T) {
 	s := serveMutual(t, Mutual{})
 	begun := time.Now()

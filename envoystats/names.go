@@ -136,7 +136,7 @@ func sanitize(name string) string {
 
 // nameParser recovers labels from names that hold them all, joined with dots:
 //
-//	istio_requests_total.reporter.destination.source_workload.web.….connection_security_policy.mutual_tls
+//	istio_requests_total.reporter.destination.….connection_security_policy.mutual_tls
 //
 // Values may hold dots and even keys, and nothing is escaped, so the name alone does not always say
 // where a value ends. Keys come in a known order, each at most once, so the reading that finds most

@@ -26,16 +26,19 @@ var (
 	errOtherNode = errors.New("a later message of the stream comes from another node: open a stream for each node")
 )
 
-// maxNodeName is the longest name that Kubernetes gives to a pod or a workload; values of labels are shorter.
+// maxNodeName is the longest name that Kubernetes gives to a pod or a workload; values of labels
+// are shorter.
 const maxNodeName = 253
 
-// maxIdentifier bounds what is decoded, which takes some twenty times as much memory. A pod's annotations are at most 256 KiB.
+// maxIdentifier bounds what is decoded, which takes some twenty times as much memory. A pod's
+// annotations are at most 256 KiB.
 const maxIdentifier = 1 << 20
 
 // maxInterval is the longest interval of flushes or evictions that is believed.
 const maxInterval = time.Hour
 
-// Fields of the identifier and of the node that are read. A node is tens of KB, most of it every extension of the Envoy.
+// Fields of the identifier and of the node that are read. A node is tens of KB, most of it every
+// extension of the Envoy.
 const (
 	identifierNode  = 1<<3 | delimited // envoy.service.metrics.v3.StreamMetricsMessage.Identifier
 	nodeID          = 1<<3 | delimited // envoy.config.core.v3.Node
@@ -138,7 +141,8 @@ func decodeNode(identifier []byte) (*corev3.Node, error) {
 	return n, nil
 }
 
-// pick returns the fields of a message with these tags, which are of length-delimited ones, and whether there are any.
+// pick returns the fields of a message with these tags, which are of length-delimited ones, and
+// whether there are any.
 func pick(b []byte, tags ...uint32) (picked []byte, found bool, err error) {
 	for i := 0; i < len(b); {
 		tag, next := readTag(b, i)
@@ -154,8 +158,8 @@ func pick(b []byte, tags ...uint32) (picked []byte, found bool, err error) {
 	return picked, found, nil
 }
 
-// splitNodeID reads type~IP~POD.NAMESPACE~DOMAIN (istio/istio pkg/model/proxy.go, ParseServiceNodeWithMetadata). A pod's
-// name may hold dots, a namespace's may not.
+// splitNodeID reads type~IP~POD.NAMESPACE~DOMAIN (istio/istio pkg/model/proxy.go,
+// ParseServiceNodeWithMetadata). A pod's name may hold dots, a namespace's may not.
 func splitNodeID(id string) (name, namespace string) {
 	parts := strings.Split(id, "~")
 	if len(parts) != 4 {
@@ -168,7 +172,8 @@ func splitNodeID(id string) (name, namespace string) {
 	return parts[2][:dot], parts[2][dot+1:]
 }
 
-// interval reads an annotation by which Istio sets Envoy's stats_flush_interval or stats_eviction_interval, 0 where there is none.
+// interval reads an annotation by which Istio sets Envoy's stats_flush_interval or
+// stats_eviction_interval, 0 where there is none.
 func interval(annotations *structpb.Struct, name string) time.Duration {
 	d, err := time.ParseDuration(annotations.GetFields()[name].GetStringValue())
 	if err != nil || d <= 0 || d > maxInterval {
@@ -177,7 +182,8 @@ func interval(annotations *structpb.Struct, name string) time.Duration {
 	return d
 }
 
-// inclusiveBounds says whether the Envoy counts a value that equals a bucket's bound into that bucket: since 1.38.
+// inclusiveBounds says whether the Envoy counts a value that equals a bucket's bound into that
+// bucket: since 1.38.
 func inclusiveBounds(v *corev3.BuildVersion) bool {
 	major, minor := v.GetVersion().GetMajorNumber(), v.GetVersion().GetMinorNumber()
 	return major > 1 || major == 1 && minor >= 38

@@ -164,7 +164,8 @@ func TestAnErrorAboutANodeNamesWhatIsMissingAndTheRemedy(t *testing.T) {
 	}
 }
 
-// FuzzNode holds that an identifier that the generated decoder takes gives the pod that it names, or an error that says why not.
+// FuzzNode holds that an identifier that the generated decoder takes gives the pod that it names,
+// or an error that says why not.
 func FuzzNode(f *testing.F) {
 	for _, file := range captures(f)[:3] {
 		var m metricsv3.StreamMetricsMessage

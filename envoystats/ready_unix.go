@@ -35,8 +35,9 @@ func (r *readiness) attempt(fd uintptr) (done bool) {
 	return r.err != syscall.EAGAIN
 }
 
-// ReadOnReady is what gRPC calls in place of Read on connections that are not its own kind (internal/transport/readyreader in
-// grpc-go), so that an idle connection holds no buffer. Only one goroutine reads.
+// ReadOnReady is what gRPC calls in place of Read on connections that are not its own kind
+// (internal/transport/readyreader in grpc-go), so that an idle connection holds no buffer. Only one
+// goroutine reads.
 func (c *connection) ReadOnReady(size int, pool mem.BufferPool) (*[]byte, int, error) {
 	c.awaitTurn()
 	if c.peeked {

@@ -23,44 +23,53 @@ import (
 
 // Config is what a sink can be told. The zero value of a field means its default.
 type Config struct {
-	// Keep lists prefixes of the families that are read, after Istio's stat prefix "istiocustom." has been taken off
-	// (default "istio_"; "" keeps everything). istio_request_duration_milliseconds is always read: a counter's past is
-	// taken from it.
+	// Keep lists prefixes of the families that are read, after Istio's stat prefix "istiocustom."
+	// has been taken off (default "istio_"; "" keeps everything).
+	// istio_request_duration_milliseconds is always read: a counter's past is taken from it.
 	Keep []string
-	// CustomTags names the tags that Telemetry resources add to Istio's own. They are needed where tags come
-	// joined in the family's name; without, what follows the last known tag is kept whole in the label custom_tags.
+	// CustomTags names the tags that Telemetry resources add to Istio's own. They are needed where
+	// tags come joined in the family's name; without, what follows the last known tag is kept whole
+	// in the label custom_tags.
 	CustomTags []string
-	// MaxMessageBytes bounds one message (default 64 MiB). A sidecar whose flush is larger loops for ever, so it is well
-	// above what they send.
+	// MaxMessageBytes bounds one message (default 64 MiB). A sidecar whose flush is larger loops
+	// for ever, so it is well above what they send.
 	MaxMessageBytes int
 	// MaxStreams bounds the streams that are open at once (default 50,000).
 	MaxStreams int
-	// MaxConnections bounds the connections that are open at once (default MaxStreams and a tenth or a hundred more: one that was lost is noticed
-	// later than its successor comes; as many as a quarter of MemoryLimit is for at most, at 32 KiB each). It is never more than the
-	// process may open files, less a quarter of those and 32 at least: HTTPS needs some.
+	// MaxConnections bounds the connections that are open at once (default MaxStreams and a tenth
+	// or a hundred more: one that was lost is noticed later than its successor comes; as many as a
+	// quarter of MemoryLimit is for at most, at 32 KiB each). It is never more than the process may
+	// open files, less a quarter of those and 32 at least: HTTPS needs some.
 	MaxConnections int
-	// MaxPendingBytes bounds what has come in of messages that are not whole yet, of all connections together. Beyond it the
-	// connection that holds most of them is closed. After a restart or a network's pause all sidecars send at once, and none may be
-	// cut off for that: a flush is less than a third of what its sidecar's rings take, which are three quarters of the memory at most.
-	// So the default is a quarter of MemoryLimit, and at least four messages of MaxMessageBytes and 16 MiB.
+	// MaxPendingBytes bounds what has come in of messages that are not whole yet, of all
+	// connections together. Beyond it the connection that holds most of them is closed. After a
+	// restart or a network's pause all sidecars send at once, and none may be cut off for that: a
+	// flush is less than a third of what its sidecar's rings take, which are three quarters of the
+	// memory at most. So the default is a quarter of MemoryLimit, and at least four messages of
+	// MaxMessageBytes and 16 MiB.
 	MaxPendingBytes int
-	// MemoryLimit is how many bytes the process is meant to take, which is GOMEMLIMIT (default 4 GiB).
+	// MemoryLimit is how many bytes the process is meant to take, which is GOMEMLIMIT (default 4
+	// GiB).
 	MemoryLimit int64
-	// MaxBytesPerSecond bounds what one stream may send, a message counting 4 KiB more, with five seconds' worth at once (default
-	// 16 MiB: more than one flush of MaxMessageBytes in five seconds). Beyond it the stream's next message is read later.
+	// MaxBytesPerSecond bounds what one stream may send, a message counting 4 KiB more, with five
+	// seconds' worth at once (default 16 MiB: more than one flush of MaxMessageBytes in five
+	// seconds). Beyond it the stream's next message is read later.
 	MaxBytesPerSecond int
-	// MaxCallerSeries is how many series a stream has before those that differ in what callers of the pod choose share one (default
-	// 10,000, half of what the store takes of a pod): the Host header and Telemetry's own tags, which then are missing, with
-	// otel_metric_overflow="true" in their place.
+	// MaxCallerSeries is how many series a stream has before those that differ in what callers of
+	// the pod choose share one (default 10,000, half of what the store takes of a pod): the Host
+	// header and Telemetry's own tags, which then are missing, with otel_metric_overflow="true" in
+	// their place.
 	MaxCallerSeries int
 	// CountersAsDeltas is the store's.
 	CountersAsDeltas bool
-	// MaxNameBytes bounds a family's name (default 8 KiB: in Istio's default mode all labels are in it),
-	// MaxLabelBytes the name or value of one label (default 2 KiB), MaxLabels the labels of a series (default 64),
-	// MaxBuckets the buckets of a histogram (default 256). A sample beyond is dropped and counted.
+	// MaxNameBytes bounds a family's name (default 8 KiB: in Istio's default mode all labels are in
+	// it), MaxLabelBytes the name or value of one label (default 2 KiB), MaxLabels the labels of a
+	// series (default 64), MaxBuckets the buckets of a histogram (default 256). A sample beyond is
+	// dropped and counted.
 	MaxNameBytes, MaxLabelBytes, MaxLabels, MaxBuckets int
-	// TLS serves the sink over TLS alone; a client certificate that it verified sets [aggregator.Pod.Peer], and proves nothing more. Nil is
-	// plaintext: who reaches the port can then report as any pod whose address the store does not hold against it.
+	// TLS serves the sink over TLS alone; a client certificate that it verified sets
+	// [aggregator.Pod.Peer], and proves nothing more. Nil is plaintext: who reaches the port can
+	// then report as any pod whose address the store does not hold against it.
 	TLS *tls.Config
 	// Mutual serves it in plaintext and over mutual TLS, in the place of TLS; nil does not.
 	Mutual *Mutual
@@ -79,11 +88,13 @@ type Config struct {
 
 // times are how long a connection is waited for.
 type times struct {
-	// handshake is for TLS and HTTP/2's preface; message for the first message, and for the end of one that was begun.
+	// handshake is for TLS and HTTP/2's preface; message for the first message, and for the end of
+	// one that was begun.
 	handshake, message time.Duration
 	// quiet is how long nothing comes after a flush.
 	quiet time.Duration
-	// turn is how long a connection of which a message waits for its handler is not read, at most. gRPC's keepalive waits longer.
+	// turn is how long a connection of which a message waits for its handler is not read, at most.
+	// gRPC's keepalive waits longer.
 	turn time.Duration
 }
 
@@ -132,11 +143,12 @@ const connectionBytes = 32 << 10
 // connectionsOf is how many of the process' descriptors are for the sink's connections.
 func connectionsOf(descriptors int) int { return max(1, descriptors-max(32, descriptors/4)) }
 
-// leastPending leaves room for a message that is larger than a small MaxMessageBytes: gRPC refuses it by name, which a closed connection
-// would not.
+// leastPending leaves room for a message that is larger than a small MaxMessageBytes: gRPC refuses
+// it by name, which a closed connection would not.
 const leastPending = 16 << 20
 
-// leastShare is how many connections and streams a sender has whatever others do, while there is room.
+// leastShare is how many connections and streams a sender has whatever others do, while there is
+// room.
 const leastShare = 16
 
 // Keeps reports whether a metric is kept, by its name in Prometheus.
@@ -217,7 +229,8 @@ type Server struct {
 	draining atomic.Bool
 }
 
-// NewServer returns a sink that reports to the store, or an error that names the setting that is wrong.
+// NewServer returns a sink that reports to the store, or an error that names the setting that is
+// wrong.
 func NewServer(c Config, store *aggregator.Store) (*Server, error) {
 	c.contain = func(part, subject string, do func()) bool { return store.Contain(part, subject, do) }
 	s, err := newServer(c, func(p aggregator.Pod) podStream { return store.Connect(p) })
@@ -278,7 +291,8 @@ func newServer(c Config, connect func(aggregator.Pod) podStream) (*Server, error
 	return s, nil
 }
 
-// Serve accepts sidecars on the listener until Shutdown, after which it returns nil. It closes the listener.
+// Serve accepts sidecars on the listener until Shutdown, after which it returns nil. It closes the
+// listener.
 func (s *Server) Serve(lis net.Listener) error {
 	done := make(chan struct{})
 	defer close(done)
@@ -289,12 +303,13 @@ func (s *Server) Serve(lis net.Listener) error {
 	return nil
 }
 
-// drainGrace is what streams are given to end by themselves: enough for a message that is on its way.
+// drainGrace is what streams are given to end by themselves: enough for a message that is on its
+// way.
 const drainGrace = time.Second
 
-// Shutdown ends the sink: no new streams, every open one ends after the message it is in, and what does not within
-// a second (Envoy never ends a stream by itself) or before the context ends is cut off, in the middle of a large message, too. It
-// returns the context's error if that came first.
+// Shutdown ends the sink: no new streams, every open one ends after the message it is in, and what
+// does not within a second (Envoy never ends a stream by itself) or before the context ends is cut
+// off, in the middle of a large message, too. It returns the context's error if that came first.
 func (s *Server) Shutdown(ctx context.Context) error {
 	s.draining.Store(true)
 	done := make(chan struct{})

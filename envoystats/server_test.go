@@ -218,7 +218,8 @@ func TestAnyTimestampThatIsOneIsTheStoresToJudge(t *testing.T) {
 	}
 }
 
-// A message of some KB may inflate to the largest that is taken, on each of many connections at once.
+// A message of some KB may inflate to the largest that is taken, on each of many connections at
+// once.
 func TestCompressedMessagesAreRefusedBeforeTheyAreInflated(t *testing.T) {
 	k := serveSink(t, Config{})
 	s := k.open(t, grpc.UseCompressor(gzip.Name))
@@ -260,7 +261,8 @@ func TestAMessageOverTheLimitIsToldWithTheRemedy(t *testing.T) {
 	}
 }
 
-// Two streams of one pod: the newer counts while both send. When it ends, the older one counts again, and none was ended for that.
+// Two streams of one pod: the newer counts while both send. When it ends, the older one counts
+// again, and none was ended for that.
 func TestAnOlderConnectionOfAPodCountsAgainWhenTheNewerEnds(t *testing.T) {
 	store, err := aggregator.New(aggregator.Config{})
 	if err != nil {

@@ -48,8 +48,9 @@ type stream struct {
 	toldMalformed, toldSuperseded, toldRefused, toldLimit, toldPace, toldForm, toldShared, toldForeign bool
 }
 
-// compression is how a stream's messages are compressed, "" if they are not. What gRPC has inflated cannot be bounded any more, so it has
-// to be known before: gRPC keeps it with the transport's stream.
+// compression is how a stream's messages are compressed, "" if they are not. What gRPC has inflated
+// cannot be bounded any more, so it has to be known before: gRPC keeps it with the transport's
+// stream.
 func compression(ctx context.Context) string {
 	s, ok := grpc.ServerTransportStreamFromContext(ctx).(interface{ RecvCompress() string })
 	if !ok || s.RecvCompress() == encoding.Identity {
@@ -161,8 +162,8 @@ func (st *stream) serve(gs grpc.ServerStream) (reason string, err error) {
 	}
 }
 
-// refuse tells that the stream is refused, and returns what its sender is told. One who is not who he says he is would come back at each
-// flush: his connection ends.
+// refuse tells that the stream is refused, and returns what its sender is told. One who is not who
+// he says he is would come back at each flush: his connection ends.
 func (st *stream) refuse(reason string, err error) error {
 	s, code := st.server, codes.InvalidArgument
 	if why := refusedFor(err); why != "" {
@@ -280,8 +281,8 @@ func (st *stream) limited(err error) {
 	}
 }
 
-// identify takes who reports from the first message's identifier, and holds later ones to it: the pod's table must not
-// be filled by others.
+// identify takes who reports from the first message's identifier, and holds later ones to it: the
+// pod's table must not be filled by others.
 func (st *stream) identify(identifier []byte) error {
 	if identifier == nil {
 		if st.out == nil {

@@ -8,18 +8,22 @@ import (
 	"time"
 )
 
-// A connection lasts as long as what it has proven. Envoy keeps one past the end of its certificate, and past any rotation, and a stream
-// that is ended comes back over the same connection with the same certificate. So the connection is closed: after a flush, where Envoy
-// loses nothing by it, at some time in the last quarter of what is left of the certificate's life. By then the sidecar has had a
-// new one for long. At its end it is closed in any case, and so it is when its root is withdrawn.
+// A connection lasts as long as what it has proven. Envoy keeps one past the end of its
+// certificate, and past any rotation, and a stream that is ended comes back over the same
+// connection with the same certificate. So the connection is closed: after a flush, where Envoy
+// loses nothing by it, at some time in the last quarter of what is left of the certificate's life.
+// By then the sidecar has had a new one for long. At its end it is closed in any case, and so it is
+// when its root is withdrawn.
 
-// quiet is how long nothing has to come before a flush is taken to be over: its messages follow each other at once, and the last has no mark.
+// quiet is how long nothing has to come before a flush is taken to be over: its messages follow
+// each other at once, and the last has no mark.
 const quiet = 500 * time.Millisecond
 
 // usualFlush is Istio's interval of flushes, where the node tells none.
 const usualFlush = 5 * time.Second
 
-// term is how long a connection may last. It is set before anything is read; only its timer changes.
+// term is how long a connection may last. It is set before anything is read; only its timer
+// changes.
 type term struct {
 	due, end time.Time
 	chain    []*x509.Certificate // leaf first
@@ -37,7 +41,8 @@ func (c *connection) lasts(state tls.ConnectionState) {
 	c.term = &term{due: dueAt(c.of.now(), end, rand.Float64()), end: end, chain: state.PeerCertificates}
 }
 
-// dueAt is when a connection that has begun is closed after a flush: in the last quarter of what is left, where is from 0 to 1.
+// dueAt is when a connection that has begun is closed after a flush: in the last quarter of what is
+// left, where is from 0 to 1.
 func dueAt(now, end time.Time, where float64) time.Time {
 	return end.Add(-time.Duration(where * float64(end.Sub(now)) / 4))
 }
@@ -47,7 +52,8 @@ func (c *connection) over(at time.Time) bool {
 	return c != nil && c.term != nil && !at.Before(c.term.end)
 }
 
-// renew closes the connection once the flush is over of which a message was taken, if it is due or would not last until the next one.
+// renew closes the connection once the flush is over of which a message was taken, if it is due or
+// would not last until the next one.
 func (c *connection) renew(at time.Time, flush time.Duration) {
 	if c == nil || c.term == nil || at.Before(c.term.due) && at.Add(flush).Before(c.term.end) {
 		return
@@ -101,7 +107,8 @@ func (c *connection) whyLeft() string {
 	return c.why
 }
 
-// part lets the connection end with the next stream of it that ends: its sender was refused, and would come back over it at each flush.
+// part lets the connection end with the next stream of it that ends: its sender was refused, and
+// would come back over it at each flush.
 func (c *connection) part() {
 	if c == nil {
 		return
@@ -124,7 +131,8 @@ func (c *connection) leave() {
 	time.AfterFunc(lingers, func() { c.of.left(c, closedRefused) })
 }
 
-// endTerms closes the connections whose certificate has ended, and after a change of the roots those whose root is not among them any more.
+// endTerms closes the connections whose certificate has ended, and after a change of the roots
+// those whose root is not among them any more.
 func (cs *connections) endTerms() {
 	if cs.mutual == nil {
 		return

@@ -67,8 +67,8 @@ func TestOneReplicaIsReplacedByItsSuccessor(t *testing.T) {
 	}
 }
 
-// TestPodIsRestricted holds the pod to the restricted Pod Security Standard, which its namespace enforces: a pod that is
-// not is refused by the API server.
+// TestPodIsRestricted holds the pod to the restricted Pod Security Standard, which its namespace
+// enforces: a pod that is not is refused by the API server.
 func TestPodIsRestricted(t *testing.T) {
 	objects, d, c := base(t)
 	if level := one[*corev1.Namespace](t, objects, namespace).Labels["pod-security.kubernetes.io/enforce"]; level != "restricted" {
@@ -100,8 +100,9 @@ func TestPodHasNoSidecar(t *testing.T) {
 	}
 }
 
-// TestOpenShiftGivesTheUser: its restricted-v2 refuses a user and a group of ours, and gives the pod one of the namespace's range, who must
-// be able to read the certificate. The image's user is a number, so that the kubelet can tell it is not root.
+// TestOpenShiftGivesTheUser: its restricted-v2 refuses a user and a group of ours, and gives the
+// pod one of the namespace's range, who must be able to read the certificate. The image's user is a
+// number, so that the kubelet can tell it is not root.
 func TestOpenShiftGivesTheUser(t *testing.T) {
 	_, d, c := base(t)
 	s := d.Spec.Template.Spec.SecurityContext
@@ -122,7 +123,8 @@ func TestOpenShiftGivesTheUser(t *testing.T) {
 	}
 }
 
-// TestMemoryFollowsTheLimit: the program takes nine tenths of it, and a GOMEMLIMIT here would be another number to keep right.
+// TestMemoryFollowsTheLimit: the program takes nine tenths of it, and a GOMEMLIMIT here would be
+// another number to keep right.
 func TestMemoryFollowsTheLimit(t *testing.T) {
 	_, _, c := base(t)
 	if r := c.Resources; r.Limits.Memory().IsZero() || r.Requests.Memory().IsZero() || r.Limits.Cpu().IsZero() || r.Requests.Cpu().IsZero() {
@@ -141,7 +143,8 @@ func TestRequestsAreLimitsWhereAsked(t *testing.T) {
 	}
 }
 
-// TestTheClassIsThere: a pod whose class is not is refused. It is ours, so that no quota of a cluster stands against it.
+// TestTheClassIsThere: a pod whose class is not is refused. It is ours, so that no quota of a
+// cluster stands against it.
 func TestTheClassIsThere(t *testing.T) {
 	objects, d, _ := base(t)
 	class := one[*schedulingv1.PriorityClass](t, objects, d.Spec.Template.Spec.PriorityClassName)
@@ -150,7 +153,8 @@ func TestTheClassIsThere(t *testing.T) {
 	}
 }
 
-// TestHostNetworkHasPortsOfItsOwn: the node's 10250 is the kubelet's, and the namespace has to admit such a pod.
+// TestHostNetworkHasPortsOfItsOwn: the node's 10250 is the kubelet's, and the namespace has to
+// admit such a pod.
 func TestHostNetworkHasPortsOfItsOwn(t *testing.T) {
 	objects := renderObjects(t, overlay(t, "host-network"))
 	pod := one[*appsv1.Deployment](t, objects, "meshpulse").Spec.Template.Spec
@@ -173,12 +177,13 @@ func TestProbes(t *testing.T) {
 		ready.HTTPGet.Scheme != corev1.URISchemeHTTPS || ready.HTTPGet.Port != intstr.FromString("https") {
 		t.Errorf("readiness probe is %+v: want /readyz over HTTPS on port https", ready)
 	}
-	// The first probe comes while the process starts, and fails. With a long period the pod is out of the Service until the second one; what
-	// is slow for a while must not put it there.
+	// The first probe comes while the process starts, and fails. With a long period the pod is out
+	// of the Service until the second one; what is slow for a while must not put it there.
 	if next := ready.PeriodSeconds; next < 1 || next > 2 || next*ready.FailureThreshold < 15 {
 		t.Errorf("readiness is asked for every %d s and lost after %d failures: want every 2 s at most, and lost after 15 s at the least", next, ready.FailureThreshold)
 	}
-	// The ingest port is accepted on from the start to the end; HTTPS is served only once the API server answers.
+	// The ingest port is accepted on from the start to the end; HTTPS is served only once the API
+	// server answers.
 	if alive == nil || alive.TCPSocket == nil || alive.TCPSocket.Port != intstr.FromString("ingest") {
 		t.Errorf("liveness probe is %+v: want a connection to port ingest", alive)
 	}
@@ -236,8 +241,8 @@ func mounted(t *testing.T, d *appsv1.Deployment, name string) (corev1.VolumeMoun
 	return pod.Containers[0].VolumeMounts[m], pod.Volumes[v]
 }
 
-// TestTheMeshsAuthorityIsAsked: by the address that may be reached, with a token that it takes, and without Istio the pod starts all the
-// same. The files are where the program looks for them.
+// TestTheMeshsAuthorityIsAsked: by the address that may be reached, with a token that it takes, and
+// without Istio the pod starts all the same. The files are where the program looks for them.
 func TestTheMeshsAuthorityIsAsked(t *testing.T) {
 	objects, d, c := base(t)
 	if !slices.Contains(c.Args, "--ingest-mtls=permissive") {
@@ -358,7 +363,8 @@ func TestNamesAreResolvedWhereAsked(t *testing.T) {
 	}
 }
 
-// TestMeshNamespacesAloneReport asks of namespaces, by their labels, whether the policy lets their pods reach the ingest port.
+// TestMeshNamespacesAloneReport asks of namespaces, by their labels, whether the policy lets their
+// pods reach the ingest port.
 func TestMeshNamespacesAloneReport(t *testing.T) {
 	policies := map[string]*networkingv1.NetworkPolicy{}
 	for name, folder := range map[string]string{"base": "base", "component": overlay(t, "mesh-namespaces"), "both": overlay(t, "dns", "mesh-namespaces")} {
@@ -441,7 +447,8 @@ func TestRightsAreLeast(t *testing.T) {
 	}
 }
 
-// TestNobodyIsGivenMore looks at what is bound to whom, and at every role for verbs that change things.
+// TestNobodyIsGivenMore looks at what is bound to whom, and at every role for verbs that change
+// things.
 func TestNobodyIsGivenMore(t *testing.T) {
 	objects, _, _ := base(t)
 	for _, role := range all[*rbacv1.ClusterRole](objects) {
@@ -487,8 +494,8 @@ func TestNobodyIsGivenMore(t *testing.T) {
 	}
 }
 
-// TestQueriesReadTheirOwnNamespaceWhereAsked: the component adds the flag, and the right that it needs, and the base has none of it
-// (TestRightsAreLeast).
+// TestQueriesReadTheirOwnNamespaceWhereAsked: the component adds the flag, and the right that it
+// needs, and the base has none of it (TestRightsAreLeast).
 func TestQueriesReadTheirOwnNamespaceWhereAsked(t *testing.T) {
 	objects, base := renderObjects(t, overlay(t, "own-namespaces")), renderObjects(t, "base")
 	args := func(of []runtime.Object) []string {
@@ -506,8 +513,8 @@ func TestQueriesReadTheirOwnNamespaceWhereAsked(t *testing.T) {
 	}
 }
 
-// TestSurgeActionIsBound: the component adds one right, for the account that meshpulse runs as, and the base has none of it
-// (TestNobodyIsGivenMore).
+// TestSurgeActionIsBound: the component adds one right, for the account that meshpulse runs as, and
+// the base has none of it (TestNobodyIsGivenMore).
 func TestSurgeActionIsBound(t *testing.T) {
 	const role = "meshpulse:surge-action"
 	want := []rbacv1.PolicyRule{{APIGroups: []string{"apps"}, Resources: []string{"deployments/scale", "statefulsets/scale"}, Verbs: []string{"get", "update"}}}
@@ -556,7 +563,8 @@ func TestAPIService(t *testing.T) {
 	}
 }
 
-// TestCertManager checks what the component's objects say of each other; cert-manager's types are not decoded here.
+// TestCertManager checks what the component's objects say of each other; cert-manager's types are
+// not decoded here.
 func TestCertManager(t *testing.T) {
 	found := map[string]unstructured.Unstructured{}
 	for _, doc := range render(t, overlay(t, "apiservice", "cert-manager")) {
@@ -592,7 +600,8 @@ func TestCertManager(t *testing.T) {
 	}
 }
 
-// TestDockerfileCopiesWhatItBuilds compares the folders that the image is built from with those that the program imports.
+// TestDockerfileCopiesWhatItBuilds compares the folders that the image is built from with those
+// that the program imports.
 func TestDockerfileCopiesWhatItBuilds(t *testing.T) {
 	dockerfile, err := os.ReadFile("Dockerfile")
 	if err != nil {

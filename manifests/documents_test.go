@@ -233,7 +233,8 @@ func TestReadmeIsReadInTwoMinutes(t *testing.T) {
 	}
 }
 
-// TestTheTestsThatDocumentsNameAreThere: a table that says which test holds what says nothing once the test is gone.
+// TestTheTestsThatDocumentsNameAreThere: a table that says which test holds what says nothing once
+// the test is gone.
 func TestTheTestsThatDocumentsNameAreThere(t *testing.T) {
 	var all strings.Builder
 	for _, path := range files(t, "_test.go") {

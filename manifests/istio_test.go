@@ -70,8 +70,9 @@ func decodeProto(t *testing.T, name string, value any, into proto.Message) {
 	}
 }
 
-// proves fails where the sidecars would not show who they are, or would report to somebody else. Without subjectAltNames any workload of
-// the mesh passes for meshpulse; SIMPLE and MUTUAL without files let Envoy refuse its bootstrap, so that every pod ends.
+// proves fails where the sidecars would not show who they are, or would report to somebody else.
+// Without subjectAltNames any workload of the mesh passes for meshpulse; SIMPLE and MUTUAL without
+// files let Envoy refuse its bootstrap, so that every pod ends.
 func proves(t *testing.T, s *mesh.RemoteService) {
 	t.Helper()
 	if mode := s.GetTlsSettings().GetMode(); mode != networking.ClientTLSSettings_ISTIO_MUTUAL {
@@ -222,7 +223,8 @@ func TestEveryWiringFileIsInTheReadme(t *testing.T) {
 	}
 }
 
-// TestWhatShowsTheSinkIsInNoEnvoyWithoutOne: a bootstrap names every extension that its Envoy knows, the sink's among them, wired or not.
+// TestWhatShowsTheSinkIsInNoEnvoyWithoutOne: a bootstrap names every extension that its Envoy
+// knows, the sink's among them, wired or not.
 func TestWhatShowsTheSinkIsInNoEnvoyWithoutOne(t *testing.T) {
 	text, err := os.ReadFile("istio/README.md")
 	if err != nil {

@@ -14,65 +14,71 @@ import (
 	"github.com/meshpulse/meshpulse/metricsapi/hpas"
 )
 
-// Options is what a [Server] can be told. The zero value of a field means its default, but where it says otherwise; Store is
-// required.
+// Options is what a [Server] can be told. The zero value of a field means its default, but where it
+// says otherwise; Store is required.
 type Options struct {
 	// Store answers the queries.
 	Store *aggregator.Store
-	// Retention is how far back the store's rings reach (default 5m, as in aggregator.Config): a latency of a workload
-	// without requests is an error until it has been idle for so long.
+	// Retention is how far back the store's rings reach (default 5m, as in aggregator.Config): a
+	// latency of a workload without requests is an error until it has been idle for so long.
 	Retention time.Duration
 	// Keeps says which metrics ingest keeps: what it drops is missing, not 0 (default: all).
 	Keeps func(metric string) bool
-	// CustomTags are labels that Telemetry resources add to Istio's own: a query may ask for them before a series has any.
+	// CustomTags are labels that Telemetry resources add to Istio's own: a query may ask for them
+	// before a series has any.
 	CustomTags []string
 
 	// Hold is how long a sidecar that does not report is waited for, replicas kept (default 5m).
 	Hold time.Duration
 
-	// QueryNamespaces is "own" to have queries read only the series of their HPA's namespace and of namespaces whose annotation
-	// [cluster.ReadableBy] lets them; "all" is the default. In a cluster "own" reads the namespaces.
+	// QueryNamespaces is "own" to have queries read only the series of their HPA's namespace and of
+	// namespaces whose annotation [cluster.ReadableBy] lets them; "all" is the default. In a
+	// cluster "own" reads the namespaces.
 	QueryNamespaces string
 
-	// SurgeAction is "off" to raise no target at a surge, whatever HPAs ask for; "on" is the default.
+	// SurgeAction is "off" to raise no target at a surge, whatever HPAs ask for; "on" is the
+	// default.
 	SurgeAction string
-	// HPATolerance is the HPA controller's --horizontal-pod-autoscaler-tolerance, for HPAs that set none; 0 is none at all,
-	// and the controller's own default is 0.1. A target is raised to what the controller would set, and an
-	// answer that keeps replicas is one that it makes them of.
+	// HPATolerance is the HPA controller's --horizontal-pod-autoscaler-tolerance, for HPAs that set
+	// none; 0 is none at all, and the controller's own default is 0.1. A target is raised to what
+	// the controller would set, and an answer that keeps replicas is one that it makes them of.
 	HPATolerance float64
 
 	// BindAddress is the IP address to serve HTTPS on (default 0.0.0.0; standalone: 127.0.0.1).
 	BindAddress string
 	// SecurePort is the port to serve HTTPS on; 0 lets the system choose one (see [Server.Addr]).
 	SecurePort int
-	// TLSCertFile and TLSKeyFile hold the serving certificate and its key in PEM. They are reloaded when they change.
-	// Without them a self-signed certificate is made, in memory or, where CertDir is set, in that folder.
+	// TLSCertFile and TLSKeyFile hold the serving certificate and its key in PEM. They are reloaded
+	// when they change. Without them a self-signed certificate is made, in memory or, where CertDir
+	// is set, in that folder.
 	TLSCertFile, TLSKeyFile string
 	CertDir                 string
 
-	// Standalone reads HPAs from the files of HPADir and asks no API server for anything. Otherwise HPAs are watched,
-	// and requests authenticated and authorised, through the API server.
+	// Standalone reads HPAs from the files of HPADir and asks no API server for anything. Otherwise
+	// HPAs are watched, and requests authenticated and authorised, through the API server.
 	Standalone bool
 	HPADir     string
-	// TokenAuthFile (standalone) holds the bearer tokens that are let in, as in Kubernetes: a line is
-	// token,user,uid[,"group1,group2"]. Without it everybody is let in, which is refused unless BindAddress is a loopback
-	// address.
+	// TokenAuthFile (standalone) holds the bearer tokens that are let in, as in Kubernetes: a line
+	// is token,user,uid[,"group1,group2"]. Without it everybody is let in, which is refused unless
+	// BindAddress is a loopback address.
 	TokenAuthFile string
 	// Kubeconfig tells the way to the API server; "" means the pod's own service account.
 	Kubeconfig string
 
-	// MaxReadsPerUser bounds the answers that are in the making for one user at once (default 100; an HPA controller asks for as
-	// many as its --concurrent-horizontal-pod-autoscaler-syncs, 5 by default); /debug/hpas, of all HPAs, counts as one. Beyond it
-	// requests are refused with 429.
+	// MaxReadsPerUser bounds the answers that are in the making for one user at once (default 100;
+	// an HPA controller asks for as many as its --concurrent-horizontal-pod-autoscaler-syncs, 5 by
+	// default); /debug/hpas, of all HPAs, counts as one. Beyond it requests are refused with 429.
 	MaxReadsPerUser int
 
 	// Proves: ingest takes what sidecars prove of themselves, and /debug/hpas shows it.
 	Proves bool
-	// IngestReady says whether flushes can come in; nil means they can. Its error makes health checks fail.
+	// IngestReady says whether flushes can come in; nil means they can. Its error makes health
+	// checks fail.
 	IngestReady func() error
 	// Registerer receives the package's own metrics; nil keeps them unregistered.
 	Registerer prometheus.Registerer
-	// Gatherer is what /metrics shows, beside the API server library's own metrics; nil shows only those.
+	// Gatherer is what /metrics shows, beside the API server library's own metrics; nil shows only
+	// those.
 	Gatherer prometheus.Gatherer
 	// Log is where state changes go, and in standalone mode events (default slog.Default()).
 	Log *slog.Logger
@@ -104,7 +110,8 @@ func (o Options) withDefaults() Options {
 	return o
 }
 
-// Validate says what does not fit together, naming the flag that is wrong and the remedy. It opens no file.
+// Validate says what does not fit together, naming the flag that is wrong and the remedy. It opens
+// no file.
 func (o Options) Validate() error {
 	o = o.withDefaults()
 	var errs []error

@@ -20,8 +20,8 @@ import (
 	"github.com/meshpulse/meshpulse/metricsapi/hpas"
 )
 
-// Labels that each item of an answer carries beside its series' own. No label of Istio's starts with meshpulse_, and a
-// query that makes one up loses it.
+// Labels that each item of an answer carries beside its series' own. No label of Istio's starts
+// with meshpulse_, and a query that makes one up loses it.
 const (
 	labelCoverage = "meshpulse_coverage" // reporting/expected sidecars: 3/3
 	labelWindow   = "meshpulse_window"   // how much of the window is known, while it is not all: 23s/1m0s
@@ -77,8 +77,8 @@ func (p *provider) enter(ctx context.Context) (leave func(), refused *refusal) {
 	return func() { p.readers.leave(user) }, refused
 }
 
-// Flagger's externalmetrics provider takes a metrics API for healthy that answers for this metric without an error (IsOnline), and reads
-// no value. Nobody scales by it.
+// Flagger's externalmetrics provider takes a metrics API for healthy that answers for this metric
+// without an error (IsOnline), and reads no value. Nobody scales by it.
 const (
 	flaggerNamespace = metav1.NamespaceSystem
 	flaggerMetric    = "dummy-metric"
@@ -148,7 +148,8 @@ func (r rules) see(ctx context.Context, subject string, p *prepared, at time.Tim
 	return v, answer, refused
 }
 
-// evaluate is what is seen, compared with the pods that exist and with what was raised. offer is nil where no HPA asks.
+// evaluate is what is seen, compared with the pods that exist and with what was raised. offer is
+// nil where no HPA asks.
 func (r rules) evaluate(ctx context.Context, subject string, o *offer, p *prepared, at time.Time) (verdict, aggregator.Answer, *refusal) {
 	v, answer, refused := r.see(ctx, subject, p, at)
 	if refused != nil && (refused.outcome == outcomeBadQuery || refused.outcome == outcomeFailed) {
@@ -200,8 +201,8 @@ func (r rules) evaluate(ctx context.Context, subject string, o *offer, p *prepar
 	return v, answer, refused
 }
 
-// alone is what evaluate says in standalone mode, where nobody knows which pods and replicas there are: what is seen, unless it may be
-// somebody else's.
+// alone is what evaluate says in standalone mode, where nobody knows which pods and replicas there
+// are: what is seen, unless it may be somebody else's.
 func (r rules) alone(subject string, o *offer, p *prepared, v verdict, a aggregator.Answer, refused *refusal) (verdict, aggregator.Answer, *refusal) {
 	pods := r.holder.contested(p.query, a)
 	if len(pods) == 0 || refused != nil {
@@ -213,11 +214,13 @@ func (r rules) alone(subject string, o *offer, p *prepared, v verdict, a aggrega
 	return v, a, refuse(outcomeHeld, "%s: 1 or more sidecars %s (%s): %s", subject, flawTexts[flawRival], describeContest(pods[0]), p.Text)
 }
 
-// lateFlushes is how many flush intervals the newest row of a pod may be old before its silence begins to pull a rate down:
-// a [1m] rate is 0.94 of the truth with a newest row 6 s old, 0.875 at 10 s.
+// lateFlushes is how many flush intervals the newest row of a pod may be old before its silence
+// begins to pull a rate down: a [1m] rate is 0.94 of the truth with a newest row 6 s old, 0.875 at
+// 10 s.
 const lateFlushes = 1.1
 
-// beforeTheGap is the verdict at the newest time that every reporting sidecar has covered, where one of them is late.
+// beforeTheGap is the verdict at the newest time that every reporting sidecar has covered, where
+// one of them is late.
 func (r rules) beforeTheGap(ctx context.Context, subject string, p *prepared, a aggregator.Answer, at time.Time) (verdict, bool) {
 	if a.Reporting == 0 || at.Sub(a.Watermark).Seconds() <= lateFlushes*a.Flush.Seconds() {
 		return verdict{}, false
@@ -225,8 +228,9 @@ func (r rules) beforeTheGap(ctx context.Context, subject string, p *prepared, a 
 	return r.asOf(ctx, subject, p, a.Watermark)
 }
 
-// beforeTheMove is the larger of what is seen and what was at the newest time that every sidecar has covered, where pods have come
-// or left: at a flush of 10 s, those that load has left tell so up to 10 s before those that it has gone to.
+// beforeTheMove is the larger of what is seen and what was at the newest time that every sidecar
+// has covered, where pods have come or left: at a flush of 10 s, those that load has left tell so
+// up to 10 s before those that it has gone to.
 func (r rules) beforeTheMove(ctx context.Context, subject string, p *prepared, a aggregator.Answer, k knowledge, seen verdict, at time.Time) verdict {
 	if !k.moved || a.Reporting == 0 || !a.Watermark.Before(at) {
 		return seen
@@ -267,7 +271,8 @@ func severalSeries(o *offer) hpas.Problem {
 	return hpas.Problemf(hpas.ReasonSeveralSeries, "metric %s: the query gives several series, and the HPA adds them up (kube-metrics-adapter took the first). If that is not meant, aggregate in the query: sum(…)", o)
 }
 
-// toValue is an item in the API's form. Its time is that of the newest sample, unset where none went in; never that of the call.
+// toValue is an item in the API's form. Its time is that of the newest sample, unset where none
+// went in; never that of the call.
 func toValue(metric string, selector labels.Selector, it item, v verdict, a aggregator.Answer) external_metrics.ExternalMetricValue {
 	shown := map[string]string(hpas.Demanded(selector))
 	maps.Copy(shown, it.labels)

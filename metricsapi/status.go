@@ -28,8 +28,8 @@ type MetricStatus struct {
 	Namespace string `json:"namespace"`
 	HPA       string `json:"hpa"`
 	Metric    string `json:"metric"`
-	// Type is Pods or Object for a metric that the custom metrics API has, which is not served here: Error says what to write in its
-	// place. "" is External; others are not shown.
+	// Type is Pods or Object for a metric that the custom metrics API has, which is not served
+	// here: Error says what to write in its place. "" is External; others are not shown.
 	Type       string `json:"type,omitempty"`
 	Selector   string `json:"selector"`
 	Expression string `json:"expression,omitempty"`
@@ -43,20 +43,22 @@ type MetricStatus struct {
 	Reason string `json:"reason,omitempty"`
 	// Displayed is value and target as kubectl get hpa prints them: 10056m/10 (avg).
 	Displayed string `json:"displayed"`
-	// CurrentReplicas are the HPA's (status.currentReplicas); in standalone mode the reporting sidecars stand in for them.
+	// CurrentReplicas are the HPA's (status.currentReplicas); in standalone mode the reporting
+	// sidecars stand in for them.
 	CurrentReplicas int32 `json:"currentReplicas"`
 	MinReplicas     int32 `json:"minReplicas"`
 	MaxReplicas     int32 `json:"maxReplicas"`
-	// DesiredReplicas is what this metric alone would ask for, within the limits and without the controller's tolerance;
-	// 0 without a value.
+	// DesiredReplicas is what this metric alone would ask for, within the limits and without the
+	// controller's tolerance; 0 without a value.
 	DesiredReplicas int32 `json:"desiredReplicas"`
 	// AgeSeconds is how old the newest sample is; nil if none went in.
 	AgeSeconds *float64 `json:"ageSeconds,omitempty"`
 	// Reporting of Expected sidecars that could have the series have reported lately.
 	Reporting int `json:"reporting"`
 	Expected  int `json:"expected"`
-	// Proven is how many of the reporting sidecars that the metric means have proven with a certificate who they are, as n/n; "" where
-	// ingest does not ask for it (--ingest-mtls). Unproven are others by name, 20 at most.
+	// Proven is how many of the reporting sidecars that the metric means have proven with a
+	// certificate who they are, as n/n; "" where ingest does not ask for it (--ingest-mtls).
+	// Unproven are others by name, 20 at most.
 	Proven   string   `json:"proven,omitempty"`
 	Unproven []string `json:"unproven,omitempty"`
 	// CoveredSeconds of the WindowSeconds that the expression looks back are known.
@@ -112,7 +114,8 @@ func (s *Server) unservedStatus(h hpaState, u hpas.Unserved) MetricStatus {
 	return m
 }
 
-// statusOf is the status of a metric before anything is known of its value. known: the replicas are those that the API server tells.
+// statusOf is the status of a metric before anything is known of its value. known: the replicas are
+// those that the API server tells.
 func (s *Server) statusOf(h hpaState, metric string, target autoscalingv2.MetricTargetType, goal *resource.Quantity) (m MetricStatus, known bool) {
 	m = MetricStatus{
 		Namespace: h.Namespace, HPA: h.Name, Metric: metric, TargetType: string(target), Target: "<unset>",
@@ -180,8 +183,9 @@ func (m *MetricStatus) display(value string, average bool) {
 	}
 }
 
-// setValue does with the value what the HPA controller would (pkg/controller/podautoscaler/replica_calculator.go,
-// GetExternalMetricReplicas and GetExternalPerPodMetricReplicas), but for its tolerance.
+// setValue does with the value what the HPA controller would
+// (pkg/controller/podautoscaler/replica_calculator.go, GetExternalMetricReplicas and
+// GetExternalPerPodMetricReplicas), but for its tolerance.
 func (m *MetricStatus) setValue(v verdict, average bool, goal *resource.Quantity) {
 	sum := v.sum()
 	value := resource.NewMilliQuantity(sum, resource.DecimalSI)

@@ -274,8 +274,8 @@ func TestACertificateThatIsNotRenewedIsNotTaken(t *testing.T) {
 	awaitValue(t, p.Server, "podinfo-0", 20)
 }
 
-// Old and new root, then the new one alone: a sidecar that has a certificate of the new one goes on,
-// one of the old one is cut off.
+// Old and new root, then the new one alone: a sidecar that has a certificate of the new one goes
+// on, one of the old one is cut off.
 func TestTheMeshMayChangeItsRoot(t *testing.T) {
 	t.Parallel()
 	p := newProving(t)

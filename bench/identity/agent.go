@@ -19,8 +19,8 @@ import (
 	"google.golang.org/protobuf/types/known/anypb"
 )
 
-// Names of the secrets that a sidecar asks for (istio: pkg/security, WorkloadKeyCertResourceName and
-// RootCertReqResourceName).
+// Names of the secrets that a sidecar asks for (istio: pkg/security, WorkloadKeyCertResourceName
+// and RootCertReqResourceName).
 const (
 	secretCertificate = "default"
 	secretRoots       = "ROOTCA"

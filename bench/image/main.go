@@ -4,7 +4,8 @@
 // archive stands a bill of materials (CycloneDX) for each platform. The same binaries give the same
 // bytes.
 //
-//	image -name REGISTRY/meshpulse:TAG [-out image.tar [-sbom]] [-push] [-version VERSION] [-revision COMMIT] linux/amd64=BINARY linux/arm64=BINARY
+//	image -name REGISTRY/meshpulse:TAG [-out image.tar [-sbom]] [-push] [-version VERSION]
+//		[-revision COMMIT] linux/amd64=BINARY linux/arm64=BINARY
 package main
 
 import (

@@ -31,8 +31,8 @@ type mtlsRun struct {
 	notes    []string
 }
 
-// mtls runs sidecars that prove themselves, lets certificates, roots and authorities go through what
-// they may, and counts what was lost.
+// mtls runs sidecars that prove themselves, lets certificates, roots and authorities go through
+// what they may, and counts what was lost.
 func (l *lab) mtls(ctx context.Context) error {
 	dir, err := l.runDir("mtls")
 	if err != nil {
@@ -116,9 +116,9 @@ func (r *mtlsRun) under(ctx context.Context, do func(ctx context.Context) error)
 	return err
 }
 
-// lost is how many requests of a namespace's sidecars have come in no flush, since their baseline: a
-// histogram is of its flush alone, so what is missing of it is lost. counted is by how much counters
-// differ.
+// lost is how many requests of a namespace's sidecars have come in no flush, since their baseline:
+// a histogram is of its flush alone, so what is missing of it is lost. counted is by how much
+// counters differ.
 func (r *mtlsRun) lost(ctx context.Context, namespace string, baseline map[string]int64, only func(key string) bool) (lost, counted, of int64, err error) {
 	truth, err := r.agent.Requests(ctx)
 	if err != nil {
@@ -244,7 +244,8 @@ func (r *mtlsRun) authorityAway(ctx context.Context) error {
 		if err := r.renew(); err != nil {
 			return err
 		}
-		// meshpulse asks anew after pauses of up to a minute; the sidecars wait for its certificate.
+		// meshpulse asks anew after pauses of up to a minute; the sidecars wait for its
+		// certificate.
 		const pause = 75 * time.Second
 		took, err := r.back(ctx, before, 2*pause)
 		r.add("the authority is back: all report again after", took.Seconds(), "s", pause.Seconds(), "lower")

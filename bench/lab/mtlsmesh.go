@@ -38,7 +38,8 @@ const (
 	mtlsRate = 10
 )
 
-// mtlsMesh is a mesh whose sidecars prove themselves with certificates of an authority of the lab's.
+// mtlsMesh is a mesh whose sidecars prove themselves with certificates of an authority of the
+// lab's.
 type mtlsMesh struct {
 	lab       *lab
 	cluster   *cluster.Cluster
@@ -242,7 +243,8 @@ func (m *mtlsMesh) connections(ctx context.Context, s mesh.Sidecar) (int64, erro
 	return strconv.ParseInt(strings.TrimSpace(number), 10, 64)
 }
 
-// totals are what meshpulse answers for a query, by pod. A pod of which nothing is known is missing.
+// totals are what meshpulse answers for a query, by pod. A pod of which nothing is known is
+// missing.
 func (m *mtlsMesh) totals(ctx context.Context, namespace, query string) (map[string]int64, error) {
 	result := m.cluster.Client.RESTClient().Get().AbsPath("/apis/external.metrics.k8s.io/v1beta1/namespaces/"+namespace+"/prometheus-query").
 		Param("labelSelector", "query-name="+query).Do(ctx)

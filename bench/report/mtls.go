@@ -61,8 +61,8 @@ func runMTLS(ctx context.Context, args []string) error {
 // handshakes is how many are made, one after the other.
 const handshakes = 2000
 
-// handshakeRows count the CPU of meshpulse alone while connections are made and closed: proven ones,
-// and plaintext ones beside, whose cost is that of a connection.
+// handshakeRows count the CPU of meshpulse alone while connections are made and closed: proven
+// ones, and plaintext ones beside, whose cost is that of a connection.
 func handshakeRows(ctx context.Context, s settings, t *table) error {
 	certs, err := meshCertificates(s.work)
 	if err != nil {

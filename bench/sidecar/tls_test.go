@@ -13,8 +13,8 @@ import (
 	"github.com/meshpulse/meshpulse/bench/identity"
 )
 
-// A sidecar shows what its agent hands it, takes the sink for nobody but its peer, comes from its own
-// address, and goes on with its connection while its certificate is renewed.
+// A sidecar shows what its agent hands it, takes the sink for nobody but its peer, comes from its
+// own address, and goes on with its connection while its certificate is renewed.
 func TestASidecarProvesItself(t *testing.T) {
 	mesh, err := identity.NewAuthority("mesh")
 	if err != nil {

@@ -236,7 +236,8 @@ func TestIngestClientCAAsksForACertificateFromIt(t *testing.T) {
 	}
 }
 
-// What is proven is looked at where there is something to prove it with; files alone are as they were.
+// What is proven is looked at where there is something to prove it with; files alone are as they
+// were.
 func TestWhatIngestAsksSidecarsToProve(t *testing.T) {
 	files := []string{"--ingest-tls-cert-file=c", "--ingest-tls-private-key-file=k"}
 	all := append(slices.Clone(files), "--ingest-client-ca-file=a")

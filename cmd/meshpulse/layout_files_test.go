@@ -19,8 +19,9 @@ import (
 	"testing"
 )
 
-// Within aggregator files are in groups, which use each other in one direction: query -> index -> store. So the store can be read
-// without knowing what is asked of it, and a change of how it is asked cannot reach a writer.
+// Within aggregator files are in groups, which use each other in one direction: query -> index ->
+// store. So the store can be read without knowing what is asked of it, and a change of how it is
+// asked cannot reach a writer.
 var aggregatorGroups = []fileGroup{
 	{"store", "what is kept, and who writes it", []string{
 		"api.go", "bounded.go", "classes.go", "column.go", "commit.go", "config.go", "doc.go", "faults.go",
@@ -51,7 +52,8 @@ type checkedPackage struct {
 	pkg   *types.Package
 }
 
-// exported finds the export data of a package's imports, which the build of this test has left in Go's cache.
+// exported finds the export data of a package's imports, which the build of this test has left in
+// Go's cache.
 func exported(t *testing.T, pattern string) func(path string) (io.ReadCloser, error) {
 	t.Helper()
 	out, err := exec.CommandContext(t.Context(), "go", "list", "-export", "-deps", "-json=ImportPath,Export", pattern).Output()
@@ -115,7 +117,8 @@ func check(t *testing.T, path string, sources map[string]string, imports func(st
 // arrow is a use of what another file declares.
 type arrow struct{ from, to, object string }
 
-// arrows returns who uses what of the package's: objects of the package's scope, and methods, each by the file that declares it.
+// arrows returns who uses what of the package's: objects of the package's scope, and methods, each
+// by the file that declares it.
 func (p *checkedPackage) arrows() map[arrow]int {
 	found := map[arrow]int{}
 	for id, obj := range p.info.Uses {
@@ -135,7 +138,8 @@ func (p *checkedPackage) arrows() map[arrow]int {
 	return found
 }
 
-// upward returns the arrows from a group to a later one, and files that are in no group, as complaints.
+// upward returns the arrows from a group to a later one, and files that are in no group, as
+// complaints.
 func upward(groups []fileGroup, p *checkedPackage) (complaints []string) {
 	place := map[string]int{}
 	for i, g := range groups {

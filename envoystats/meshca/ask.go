@@ -37,7 +37,8 @@ type issued struct {
 	roots       []byte // PEM
 }
 
-// ask asks for a certificate, with a key of its own and over a connection of its own. roots are PEM.
+// ask asks for a certificate, with a key of its own and over a connection of its own. roots are
+// PEM.
 func (c Config) ask(ctx context.Context, roots, token []byte) (*issued, error) {
 	pool := x509.NewCertPool()
 	if !pool.AppendCertsFromPEM(roots) {
@@ -110,8 +111,8 @@ func subject(token []byte) (namespace, account string, ok bool) {
 	return namespace, account, ok && namespace != "" && account != ""
 }
 
-// readAnswer reads an IstioCertificateResponse, cert_chain = 1: the certificate, intermediates, and at last the roots. The
-// certificate has to be of the key, and to come from the roots.
+// readAnswer reads an IstioCertificateResponse, cert_chain = 1: the certificate, intermediates, and
+// at last the roots. The certificate has to be of the key, and to come from the roots.
 func readAnswer(b []byte, key *ecdsa.PrivateKey, now time.Time) (*issued, error) {
 	chain, err := readChain(b)
 	if err != nil {
@@ -174,8 +175,8 @@ func readChain(b []byte) (chain [][]byte, err error) {
 // maxFile is far above what roots and a token take.
 const maxFile = 4 << 20
 
-// ReadFile reads a flag's file. What is no file, such as a pipe that nobody writes to, is refused rather than waited for, and so is what is
-// empty or beyond 4 MiB. The error names flag and file.
+// ReadFile reads a flag's file. What is no file, such as a pipe that nobody writes to, is refused
+// rather than waited for, and so is what is empty or beyond 4 MiB. The error names flag and file.
 func ReadFile(flag, path string) ([]byte, error) {
 	info, err := os.Stat(path)
 	if err != nil {

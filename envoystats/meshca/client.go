@@ -16,20 +16,25 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// Config is where certificates come from, and who asks. Address must be set; the zero value of another field means its default.
+// Config is where certificates come from, and who asks. Address must be set; the zero value of
+// another field means its default.
 type Config struct {
 	// Address is the authority's, host:port: istiod.istio-system.svc:15012.
 	Address string
 	// ServerName is the name in the authority's certificate (default the host of Address).
 	ServerName string
-	// RootFile holds the roots (PEM) that the authority's certificate comes from: as Istio has it in every namespace, in the ConfigMap
-	// istio-ca-root-cert (default /var/run/secrets/istio/root-cert.pem).
+	// RootFile holds the roots (PEM) that the authority's certificate comes from: as Istio has it
+	// in every namespace, in the ConfigMap istio-ca-root-cert (default
+	// /var/run/secrets/istio/root-cert.pem).
 	RootFile string
-	// TokenFile holds a token of the audience istio-ca (default /var/run/secrets/tokens/istio-token).
+	// TokenFile holds a token of the audience istio-ca (default
+	// /var/run/secrets/tokens/istio-token).
 	TokenFile string
-	// ClusterID is the name of the cluster by which the authority knows whom to ask about the token (default Kubernetes).
+	// ClusterID is the name of the cluster by which the authority knows whom to ask about the token
+	// (default Kubernetes).
 	ClusterID string
-	// TrustDomain is of the identity that is asked for (default cluster.local). istiod gives its own whatever is asked for; istio-csr wants it to be its own.
+	// TrustDomain is of the identity that is asked for (default cluster.local). istiod gives its
+	// own whatever is asked for; istio-csr wants it to be its own.
 	TrustDomain string
 	// Life is how long the certificate should last (default 24h). The authority may say less.
 	Life time.Duration
@@ -62,8 +67,8 @@ func (c Config) Validate() error {
 	return nil
 }
 
-// Identity is a certificate of the mesh, and the roots that those of others come from: those that came with it and those of
-// Config.RootFile.
+// Identity is a certificate of the mesh, and the roots that those of others come from: those that
+// came with it and those of Config.RootFile.
 type Identity struct {
 	Certificate tls.Certificate
 	Roots       *x509.CertPool
@@ -92,7 +97,8 @@ const (
 	lookAgain = 10 * time.Second
 )
 
-// New returns a client that has no certificate before it runs. The error names the setting that is wrong.
+// New returns a client that has no certificate before it runs. The error names the setting that is
+// wrong.
 func New(c Config) (*Client, error) {
 	if err := c.Validate(); err != nil {
 		return nil, err
@@ -110,7 +116,8 @@ func New(c Config) (*Client, error) {
 	return client, nil
 }
 
-// Current is the newest certificate, nil before the first. It may have ended: then the authority has not answered for long.
+// Current is the newest certificate, nil before the first. It may have ended: then the authority
+// has not answered for long.
 func (c *Client) Current() *Identity { return c.current.Load() }
 
 // Run asks for a certificate, and for another one in time, until the context ends.
@@ -138,7 +145,8 @@ func (c *Client) Run(ctx context.Context) {
 // jittered is a time that several who ask at once do not have in common: up to a tenth less.
 func jittered(d time.Duration) time.Duration { return d - time.Duration(rand.Float64()*float64(d)/10) }
 
-// sleep waits, and less where the file with the roots changes: what comes with a certificate is of before. It returns false once the context ends.
+// sleep waits, and less where the file with the roots changes: what comes with a certificate is of
+// before. It returns false once the context ends.
 func (c *Client) sleep(ctx context.Context, d time.Duration) bool {
 	end := time.Now().Add(d)
 	for {
@@ -159,7 +167,8 @@ func (c *Client) sleep(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// rootsChanged looks at the file with the roots. Others are trusted at once, and the certificate is then asked for anew.
+// rootsChanged looks at the file with the roots. Others are trusted at once, and the certificate is
+// then asked for anew.
 func (c *Client) rootsChanged() bool {
 	roots, err := ReadFile("--ingest-ca-root-file", c.config.RootFile)
 	if err != nil || string(roots) == string(c.roots) {

@@ -299,7 +299,8 @@ func TestWhatGoesWrongIsTold(t *testing.T) {
 	}
 }
 
-// The roots are those of the answer and of the file, and a change of the file is there before the next certificate.
+// The roots are those of the answer and of the file, and a change of the file is there before the
+// next certificate.
 func TestRootsAreThoseOfTheAnswerAndOfTheFile(t *testing.T) {
 	w := newWorld(t)
 	successor := newAuthority(t, nil)
@@ -412,7 +413,8 @@ func FuzzToken(f *testing.F) {
 	})
 }
 
-// Half of a life before the end another one is asked for; where that fails, after a second, and ever longer up to a minute.
+// Half of a life before the end another one is asked for; where that fails, after a second, and
+// ever longer up to a minute.
 func TestRenewalsComeInTime(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {

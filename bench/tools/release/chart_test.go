@@ -76,7 +76,8 @@ func key(o object) string {
 	return u.GetKind() + " " + strings.TrimPrefix(u.GetNamespace()+"/"+u.GetName(), "/")
 }
 
-// helm renders the chart as an install into a namespace does, with values in YAML. A cluster that is nil is one that Helm does not see.
+// helm renders the chart as an install into a namespace does, with values in YAML. A cluster that
+// is nil is one that Helm does not see.
 func helm(t *testing.T, namespace, values string, cluster fakeCluster) (objects map[string]object, notes string, err error) {
 	t.Helper()
 	c, err := loader.LoadDir(chartFolder)
@@ -127,7 +128,8 @@ func renderChart(t *testing.T, c *chart.Chart, namespace, values string, cluster
 	return objects, notes, nil
 }
 
-// decode returns a document's object, nil if it has none, after it was read strictly as what Kubernetes reads it.
+// decode returns a document's object, nil if it has none, after it was read strictly as what
+// Kubernetes reads it.
 func decode(t *testing.T, name, document string) object {
 	t.Helper()
 	var o object
@@ -263,7 +265,8 @@ func TestNothingIsLintedAway(t *testing.T) {
 	}
 }
 
-// The guides install with this command; the names are the same in any release and namespace, and what stands in it is the namespace's.
+// The guides install with this command; the names are the same in any release and namespace, and
+// what stands in it is the namespace's.
 func TestTheGuidesCommandInstalls(t *testing.T) {
 	objects, notes := mustHelm(t, "kube-system", "prometheus: {url: 'http://prometheus.istio-system.svc:9090'}", aCluster())
 	for _, name := range []string{"Deployment kube-system/meshpulse", "Service kube-system/meshpulse-ingest", "Secret kube-system/" + servingCert, "ClusterRole meshpulse"} {

@@ -3,7 +3,8 @@
 // chart's package, and the checksums of all that is there. The same files and flags give the same
 // bytes.
 //
-//	release -version 1.2.3 -image REGISTRY/meshpulse:1.2.3@sha256:… -root PROJECT -out DIR darwin/arm64=BINARY…
+//	release -version 1.2.3 -image REGISTRY/meshpulse:1.2.3@sha256:… -root PROJECT -out DIR
+//		darwin/arm64=BINARY…
 package main
 
 import (
