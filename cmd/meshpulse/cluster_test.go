@@ -179,9 +179,8 @@ func (s sidecar) awaitRefusal(namespace, name, whose string) {
 // beside the pod.
 func TestWhoIsNotThePodDoesNotCountForIt(t *testing.T) {
 	s, api := inCluster(t, nil, clusterPod("shop", "web-0", "127.0.0.2"), clusterPod("evil", "other", "127.0.0.3"))
-	other := sidecarAt(t, s, "127.0.0.3")
-	other.awaitRefusal("shop", "web-9", "is evil/other's") // the pods are known from now on
-	err := other.open("shop", "web-0", "503", 1).end()
+	sidecarAt(t, s, "127.0.0.3").awaitRefusal("shop", "web-9", "is evil/other's") // the pods are known from now on
+	err := sidecarAt(t, s, "127.0.0.3").open("shop", "web-0", "503", 1).end()     // the connection of who is refused is closed
 	if status.Code(err) != codes.PermissionDenied || !strings.Contains(err.Error(), "127.0.0.3 is evil/other's") || !strings.Contains(err.Error(), "shop/web-0") {
 		t.Errorf("error %v, want one that names both pods", err)
 	}
