@@ -24,7 +24,7 @@ func (clusterOf) Changes() uint64 { return 0 }
 
 func (clusterOf) Denies(string, string) bool { return false }
 
-func (clusterOf) ServiceAccount(string, string) string { return "" }
+func (clusterOf) ServiceAccount(string, string) (string, time.Time) { return "", time.Time{} }
 
 func (c clusterOf) Exists(namespace, name string) (exists bool, left time.Time) {
 	_, exists = c[namespace+"/"+name]

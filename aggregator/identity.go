@@ -23,13 +23,17 @@ const provisional = 10_000
 func (p Proof) identity() Proof { return p &^ ProofAddress }
 
 // lookAtAccount holds the service account that the sender has proven against the one that the
-// cluster runs the pod as.
+// cluster runs the pod as. Which pod that is it takes from the same news: a sidecar may connect
+// before its pod runs, while another one of its name is remembered.
 func (st *Stream) lookAtAccount(pods Pods, at int64) {
 	f, p := &st.from, st.pod
-	if p.Proof&ProofIdentity == 0 {
-		return
+	account, created := pods.ServiceAccount(p.Namespace, p.Name)
+	if account != "" {
+		f.created = created.UnixMilli()
 	}
-	switch account := pods.ServiceAccount(p.Namespace, p.Name); {
+	switch {
+	case p.Proof&ProofIdentity == 0:
+		return
 	case account == "":
 		st.unknown(pods, at)
 	case account == p.ServiceAccount:

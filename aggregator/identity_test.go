@@ -17,15 +17,16 @@ type accounts struct {
 	addressBook
 	runAs   map[string]string
 	created map[string]time.Time
+	pending map[string]bool // Known is not told of them
 }
 
-func (a *accounts) ServiceAccount(namespace, name string) string {
-	return a.runAs[namespace+"/"+name]
+func (a *accounts) ServiceAccount(namespace, name string) (string, time.Time) {
+	return a.runAs[namespace+"/"+name], a.created[namespace+"/"+name]
 }
 
 func (a *accounts) Known(namespace, name string) (Pod, time.Time, bool) {
 	created, ok := a.created[namespace+"/"+name]
-	return Pod{Namespace: namespace, Name: name}, created, ok
+	return Pod{Namespace: namespace, Name: name}, created, ok && !a.pending[namespace+"/"+name]
 }
 
 func (a *accounts) Exists(namespace, name string) (bool, time.Time) {
@@ -57,6 +58,7 @@ func newMesh(t *testing.T, c Config) mesh {
 	}
 	m := mesh{&rivalry{T: t, store: s, streams: map[string]*Stream{}}, &accounts{
 		addressBook: addressBook{holders: map[string]string{"10.0.0.1": "test/web-0", "10.0.0.2": "test/other-0"}},
+		pending:     map[string]bool{},
 		runAs:       map[string]string{"test/web-0": "web", "test/other-0": "other"},
 		created:     map[string]time.Time{"test/web-0": s.started.Add(-time.Hour), "test/other-0": s.started.Add(-time.Hour)},
 	}}
@@ -225,6 +227,26 @@ func TestALaterPodOfTheNameMayProveLess(t *testing.T) {
 	}
 	if err := m.flush("new", 15); !errors.Is(err, ErrDowngrade) {
 		t.Errorf("and now it is the pod that has proven itself: %v", err)
+	}
+}
+
+// A sidecar that starts before its pod runs connects while the pod is pending: what it proves is of
+// that pod, from the first flush on.
+func TestAPendingPodsProofIsItsOwn(t *testing.T) {
+	m := newMesh(t, Config{})
+	m.pending["test/web-0"] = true
+	m.shows("v", "web-0", "web", "10.0.0.1", false)
+	if err := m.flush("v", 5); err != nil {
+		t.Fatal(err)
+	}
+	m.pending["test/web-0"] = false
+	if err := m.flush("v", 10); err != nil {
+		t.Fatal(err)
+	}
+	m.streams["v"].Close()
+	m.shows("h", "web-0", "", "10.0.0.9", false)
+	if err := m.flush("h", 11); !errors.Is(err, ErrDowngrade) {
+		t.Errorf("plaintext between two connections of a pod that runs by now: %v", err)
 	}
 }
 

@@ -23,9 +23,9 @@ type Pods interface {
 	// Exists reports whether the named pod does, pending ones included, and when one that does not
 	// has left, zero if that is not known.
 	Exists(namespace, name string) (exists bool, left time.Time)
-	// ServiceAccount is the name of the service account that the named pod runs as, "" where it is
-	// not known to exist.
-	ServiceAccount(namespace, name string) string
+	// ServiceAccount is the name of the service account that the named pod runs as, pending ones
+	// included, and when it was created; "" where it is not known to exist.
+	ServiceAccount(namespace, name string) (account string, created time.Time)
 	// Denies asks the cluster itself, for a second at most, and reports whether it says that there
 	// is no such pod.
 	Denies(namespace, name string) bool
@@ -54,7 +54,7 @@ type sender struct {
 	doubt   bool  // it was another pod's, or a waypoint, by what is not in step
 	poses   bool  // where it says that it reports as a waypoint: it is none
 	runsAs  bool  // the pod that it says it is runs as the service account that is proven
-	created int64 // when that pod was, 0: not known
+	created int64 // when the pod of that name was that exists, 0: not known
 	unknown int64 // since when there is no such pod, 0: there is
 }
 
@@ -104,12 +104,9 @@ func (st *Stream) identify(at int64) error {
 // look finds out what the cluster says of who sends, and whether its pod is a waypoint.
 func (st *Stream) look(pods Pods, at int64) {
 	f, p := &st.from, st.pod
-	identity, created, known := pods.Known(p.Namespace, p.Name)
+	identity, _, known := pods.Known(p.Namespace, p.Name)
 	f.doubt = !known && !pods.Fresh()
 	f.poses = !identity.Waypoint && !f.doubt
-	if known {
-		f.created = created.UnixMilli()
-	}
 	f.proof, f.refused = p.Proof, nil
 	st.lookAtAccount(pods, at)
 	if f.address.IsValid() {

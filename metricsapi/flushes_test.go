@@ -146,7 +146,7 @@ func (created) Changes() uint64 { return 0 }
 
 func (created) Denies(string, string) bool { return false }
 
-func (created) ServiceAccount(string, string) string { return "" }
+func (created) ServiceAccount(string, string) (string, time.Time) { return "", time.Time{} }
 
 func (c created) Exists(namespace, name string) (exists bool, left time.Time) {
 	p, ok := fixedPods(c).Get(namespace, name)

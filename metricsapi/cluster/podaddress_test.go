@@ -219,16 +219,17 @@ func TestThePodTellsItsServiceAccount(t *testing.T) {
 	runsAs("web-2", "web", corev1.PodRunning)
 	a.goes("web-2")
 	for name, want := range map[string]string{"web-0": "web", "web-1": "default", "web-2": "", "web-3": ""} {
-		if got := a.ServiceAccount("test", name); got != want {
+		if got, _ := a.ServiceAccount("test", name); got != want {
 			t.Errorf("%s runs as %q, want %q", name, got, want)
 		}
 	}
-	if got := a.ServiceAccount("other", "web-0"); got != "" {
+	if got, _ := a.ServiceAccount("other", "web-0"); got != "" {
 		t.Errorf("a pod of its name in another namespace runs as %q", got)
 	}
-	runsAs("web-2", "other", corev1.PodRunning)
-	if got := a.ServiceAccount("test", "web-2"); got != "other" {
-		t.Errorf("a new pod of the name runs as %q, want its own", got)
+	a.now = a.now.Add(time.Minute)
+	runsAs("web-2", "other", corev1.PodPending)
+	if got, created := a.ServiceAccount("test", "web-2"); got != "other" || !created.Equal(a.now) {
+		t.Errorf("a new pod of the name runs as %q since %v, want its own", got, created)
 	}
 }
 

@@ -152,14 +152,14 @@ func (x *Pods) Exists(namespace, name string) (exists bool, left time.Time) {
 	return false, left
 }
 
-// ServiceAccount is the name of the service account that a pod runs as, pending ones included, ""
-// of one that is not known to exist. It never changes.
-func (x *Pods) ServiceAccount(namespace, name string) string {
+// ServiceAccount is the name of the service account that a pod runs as, pending ones included, and
+// when that pod was created; "" of one that is not known to exist. Neither ever changes.
+func (x *Pods) ServiceAccount(namespace, name string) (account string, created time.Time) {
 	o, _, _ := x.informer.GetStore().GetByKey(namespace + "/" + name) // the error is of a key that cannot be read
 	if c, ok := o.(*cachedPod); ok {
-		return c.of.Value().account
+		return c.of.Value().account, time.Unix(int64(c.created), 0)
 	}
-	return ""
+	return "", time.Time{}
 }
 
 // Known returns who a pod that exists or has left is and when it was created, false if it is not
