@@ -218,6 +218,11 @@ func (q *Query) Selects(p *Pod) bool {
 	return slices.ContainsFunc(q.selectors, func(sel *selector) bool { return sel.couldBe(p) })
 }
 
+// fits is Selects of a pod that has reported some of it, whatever its namespace.
+func (q *Query) fits(p *Pod) bool {
+	return slices.ContainsFunc(q.selectors, func(sel *selector) bool { return sel.fits(p) })
+}
+
 // Whom an answer stands on. A series' labels are its sender's word, and so is a name. So of the
 // pods that have selected series or could have, those decide when all have flushed, and who is
 // silent, that the query means by name and that the cluster knows, where it is known. Others count
@@ -234,12 +239,14 @@ func (q *Query) deciders(named, bearing []*table, at int64) []*table {
 	known := q.store.clusterPods()
 	deciding := make([]*table, 0, n)
 	for i, t := range all {
+		p := t.pod.Load()
+		// One that calls the author's namespace, from one that it does not see, is seen by that.
+		meant := i < n || q.reads != nil && q.fits(p)
 		switch {
-		case known == nil && i < n, known != nil && i < n && t.exists(known, at):
+		case meant && (known == nil || t.exists(known, at)):
 			deciding = append(deciding, t)
-		case known != nil && i >= n: // its node may not tell its workload
-			p := t.pod.Load()
-			if identity, _, ok := known.Known(p.Namespace, p.Name); ok && q.Selects(&identity) {
+		case known != nil && !meant: // its node may not tell its workload
+			if identity, _, ok := known.Known(p.Namespace, p.Name); ok && q.fits(&identity) {
 				deciding = append(deciding, t)
 			}
 		}

@@ -112,6 +112,52 @@ func TestOnlyPodsThatAreMeantDecide(t *testing.T) {
 	}
 }
 
+// Who calls the author's namespace is seen by it, and so is that he does not report any more: a load
+// that nobody knows is no load that is gone.
+func TestASilentCallerIsSilentToThoseWhomHeCalls(t *testing.T) {
+	called := Pod{Namespace: "test", Name: "pod-0", Workload: "podinfo"}
+	caller := Pod{Namespace: "shop", Name: "front-0", Workload: "front"}
+	for name, reading := range map[string]Reading{"everything is read": nil, "its own is": reads{}} {
+		for _, known := range []bool{false, true} {
+			s, err := New(Config{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if reading != nil {
+				s.SetReading(reading)
+			}
+			if known {
+				s.SetPods(clusterOf{"test/pod-0": called, "shop/front-0": caller})
+			}
+			flushEvery(t, s, called, 5*time.Second, 3*time.Minute)
+			st := s.Connect(caller)
+			for at := 5 * time.Second; at <= 150*time.Second; at += 5 * time.Second {
+				b := counters(s.started.Add(at), 1, 2)
+				if err := st.Commit(s.started.Add(at), b, callsOfPodinfo{}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			q, err := s.RegisterFor("test", `sum(rate(istio_requests_total{destination_workload="podinfo",destination_workload_namespace="test",reporter="source"}[1m]))`)
+			if err != nil {
+				t.Fatal(err)
+			}
+			a, err := q.Eval(t.Context(), s.started.Add(3*time.Minute))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if a.Matched != 1 || a.Silent != 1 || a.Reporting != 1 {
+				t.Errorf("%s, the cluster's pods known: %v: %d series, %d silent, %d reporting, want 1 of each", name, known, a.Matched, a.Silent, a.Reporting)
+			}
+		}
+	}
+}
+
+type callsOfPodinfo struct{}
+
+func (callsOfPodinfo) Describe(int) (string, []Label, error) {
+	return "istio_requests_total", []Label{{"reporter", "source"}, {"destination_workload", "podinfo"}, {"destination_workload_namespace", "test"}}, nil
+}
+
 // New names, one every five seconds, with one message each: nothing of the pods that are known
 // changes.
 func TestNewNamesHoldNothing(t *testing.T) {

@@ -12,9 +12,12 @@ func (s *side) asked() bool { return s.reports && len(s.identity) > 0 }
 
 // couldBe reports whether the pod could report what is selected. Of one of a namespace that the
 // author does not see only what it has reported counts.
-func (s *selector) couldBe(p *Pod) bool {
+func (s *selector) couldBe(p *Pod) bool { return s.reads.namespace(p.Namespace) && s.fits(p) }
+
+// fits is couldBe of a pod that has reported some of it, whatever its namespace.
+func (s *selector) fits(p *Pod) bool {
 	d, o := &s.sides.destination, &s.sides.source
-	return s.matchesPod(p) && s.reads.namespace(p.Namespace) && (!d.reports && !o.reports || d.reports && d.matches(p) || o.reports && o.matches(p))
+	return s.matchesPod(p) && (!d.reports && !o.reports || d.reports && d.matches(p) || o.reports && o.matches(p))
 }
 
 // namespace returns the one namespace whose pods can report what is selected, false if it can be
