@@ -90,6 +90,13 @@ func (f *Freshness) Age() time.Duration {
 	return max(now.Sub(f.last), 0)
 }
 
+// watching reports whether a watch is open, which nothing that was read a moment ago is.
+func (f *Freshness) watching() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.open.proved(f.now())
+}
+
 // DeafError is why something is not believed any more.
 type DeafError struct {
 	What string

@@ -124,4 +124,4 @@ func (x *Pods) Holder(namespace, name string, address netip.Addr) (own bool, oth
 func (x *Pods) Changes() uint64 { return x.addresses.changes.Load() }
 
 // InStep reports whether what is known is as the API server has it now.
-func (x *Pods) InStep() bool { return x.Read() == nil && x.fresh.Age() == 0 }
+func (x *Pods) InStep() bool { return x.Read() == nil && x.fresh.watching() }
