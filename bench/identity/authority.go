@@ -40,30 +40,34 @@ type Authority struct {
 // early is how long before it is made a certificate is valid from: clocks differ.
 const early = 2 * time.Minute
 
-// NewAuthority makes a root, valid for a day.
+// NewAuthority makes a root, valid for two days: longer than any run.
 func NewAuthority(name string) (*Authority, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return nil, err
 	}
-	number, err := serial()
-	if err != nil {
-		return nil, err
-	}
 	now := time.Now()
-	t := &x509.Certificate{
-		SerialNumber: number, Subject: pkix.Name{Organization: []string{name}}, NotBefore: now.Add(-time.Hour), NotAfter: now.Add(24 * time.Hour),
+	a := &Authority{key: key, cert: &x509.Certificate{
+		Subject: pkix.Name{Organization: []string{name}}, NotBefore: now.Add(-time.Hour), NotAfter: now.Add(48 * time.Hour),
 		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, t, t, key.Public(), key)
-	if err != nil {
+	}}
+	if a.PEM, err = a.Certify(a.cert, key.Public()); err != nil {
 		return nil, err
 	}
-	cert, err := x509.ParseCertificate(der)
-	return &Authority{cert: cert, key: key, PEM: encode("CERTIFICATE", der)}, err
+	block, _ := pem.Decode(a.PEM)
+	a.cert, err = x509.ParseCertificate(block.Bytes)
+	return a, err
 }
 
-func serial() (*big.Int, error) { return rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 127)) }
+// Certify signs a certificate, which it gives a number, and returns it in PEM.
+func (a *Authority) Certify(t *x509.Certificate, key crypto.PublicKey) ([]byte, error) {
+	var err error
+	if t.SerialNumber, err = rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 127)); err != nil {
+		return nil, err
+	}
+	der, err := x509.CreateCertificate(rand.Reader, t, a.cert, key, a.key)
+	return encode("CERTIFICATE", der), err
+}
 
 func encode(kind string, der []byte) []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der})
@@ -76,21 +80,13 @@ func (a *Authority) Sign(key crypto.PublicKey, id string, life time.Duration, na
 	if err != nil {
 		return nil, fmt.Errorf("identity %q: %w", id, err)
 	}
-	number, err := serial()
-	if err != nil {
-		return nil, err
-	}
 	now := time.Now()
-	der, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{
-		SerialNumber: number, NotBefore: now.Add(-early), NotAfter: now.Add(life), BasicConstraintsValid: true,
+	return a.Certify(&x509.Certificate{
+		NotBefore: now.Add(-early), NotAfter: now.Add(life), BasicConstraintsValid: true,
 		KeyUsage:    x509.KeyUsageDigitalSignature | x509.KeyUsageKeyEncipherment,
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
 		URIs:        []*url.URL{uri}, DNSNames: names,
-	}, a.cert, key, a.key)
-	if err != nil {
-		return nil, err
-	}
-	return encode("CERTIFICATE", der), nil
+	}, key)
 }
 
 // Pair is a certificate with its key, in PEM.

@@ -8,45 +8,24 @@ import (
 	"crypto/x509/pkix"
 	"encoding/pem"
 	"fmt"
-	"math/big"
 	"net"
 	"os"
 	"path/filepath"
 	"time"
+
+	"github.com/meshpulse/meshpulse/bench/identity"
 )
 
 // Authority signs the certificates of one run.
-type Authority struct {
-	key  *ecdsa.PrivateKey
-	cert *x509.Certificate
-	// PEM is the authority's own certificate.
-	PEM []byte
-}
+type Authority struct{ *identity.Authority }
 
 // validity is longer than any run and short enough that a leaked key is worth nothing.
 const validity = 48 * time.Hour
 
 // NewAuthority makes a self-signed certificate authority.
-func NewAuthority(commonName string) (*Authority, error) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return nil, err
-	}
-	template, err := certificateTemplate(commonName)
-	if err != nil {
-		return nil, err
-	}
-	template.IsCA, template.BasicConstraintsValid = true, true
-	template.KeyUsage = x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		return nil, err
-	}
-	cert, err := x509.ParseCertificate(der)
-	if err != nil {
-		return nil, err
-	}
-	return &Authority{key: key, cert: cert, PEM: encodePEM("CERTIFICATE", der)}, nil
+func NewAuthority(name string) (*Authority, error) {
+	a, err := identity.NewAuthority(name)
+	return &Authority{a}, err
 }
 
 // Issue signs a certificate for both server and client use. Names that are IP addresses become IP
@@ -56,13 +35,13 @@ func (a *Authority) Issue(commonName string, organizations, names []string) (cer
 	if err != nil {
 		return nil, nil, err
 	}
-	template, err := certificateTemplate(commonName)
-	if err != nil {
-		return nil, nil, err
+	template := &x509.Certificate{
+		Subject:     pkix.Name{CommonName: commonName, Organization: organizations},
+		NotBefore:   time.Now().Add(-time.Hour),
+		NotAfter:    time.Now().Add(validity),
+		KeyUsage:    x509.KeyUsageDigitalSignature,
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
 	}
-	template.Subject.Organization = organizations
-	template.KeyUsage = x509.KeyUsageDigitalSignature
-	template.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}
 	for _, name := range names {
 		if ip := net.ParseIP(name); ip != nil {
 			template.IPAddresses = append(template.IPAddresses, ip)
@@ -70,12 +49,11 @@ func (a *Authority) Issue(commonName string, organizations, names []string) (cer
 			template.DNSNames = append(template.DNSNames, name)
 		}
 	}
-	der, err := x509.CreateCertificate(rand.Reader, template, a.cert, key.Public(), a.key)
-	if err != nil {
+	if certPEM, err = a.Certify(template, key.Public()); err != nil {
 		return nil, nil, err
 	}
 	keyPEM, err = encodeKey(key)
-	return encodePEM("CERTIFICATE", der), keyPEM, err
+	return certPEM, keyPEM, err
 }
 
 // WriteFiles issues a certificate and writes it as DIR/NAME.crt and DIR/NAME.key.
@@ -90,29 +68,9 @@ func (a *Authority) WriteFiles(dir, name, commonName string, organizations, name
 	return os.WriteFile(filepath.Join(dir, name+".key"), key, 0o600)
 }
 
-func certificateTemplate(commonName string) (*x509.Certificate, error) {
-	serial, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 120))
-	if err != nil {
-		return nil, err
-	}
-	return &x509.Certificate{
-		SerialNumber: serial,
-		Subject:      pkix.Name{CommonName: commonName},
-		NotBefore:    time.Now().Add(-time.Hour),
-		NotAfter:     time.Now().Add(validity),
-	}, nil
-}
-
 func encodeKey(key *ecdsa.PrivateKey) ([]byte, error) {
 	der, err := x509.MarshalECPrivateKey(key)
-	if err != nil {
-		return nil, err
-	}
-	return encodePEM("EC PRIVATE KEY", der), nil
-}
-
-func encodePEM(kind string, der []byte) []byte {
-	return pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der})
+	return pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: der}), err
 }
 
 // writePKI lays out every key and certificate of a control plane under dir; the API server serves
