@@ -43,8 +43,11 @@ func newMetrics(reg prometheus.Registerer, s *store) (*metrics, error) {
 		all = append(all, c)
 		return c
 	}
-	vec := func(name, label, help string) *prometheus.CounterVec {
+	vec := func(name, label, help string, values ...string) *prometheus.CounterVec {
 		c := prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, []string{label})
+		for _, value := range values { // at 0, so that the first of each is an increase
+			c.WithLabelValues(value)
+		}
 		all = append(all, c)
 		return c
 	}
@@ -65,10 +68,10 @@ func newMetrics(reg prometheus.Registerer, s *store) (*metrics, error) {
 		contradicted: counter("meshpulse_store_contradicted_counters_total", "Steps of request counters that their duration histograms contradict: the histogram's count was taken."),
 		foreign:      counter("meshpulse_store_foreign_pods_total", "Pods of which nothing is taken, or what they had sent was given up, since the cluster does not know them."),
 		surges:       counter("meshpulse_query_surges_total", "Surges that were told, of all queries that are watched for them."),
-		evaluations:  vec("meshpulse_query_evaluations_total", "outcome", "Evaluated expressions by outcome."),
-		faults:       vec("meshpulse_faults_total", "part", "Panics that were contained, by the part that they were in."),
+		evaluations:  vec("meshpulse_query_evaluations_total", "outcome", "Evaluated expressions by outcome.", "ok", "error"),
+		faults:       vec("meshpulse_faults_total", "part", "Panics that were contained, by the part that they were in.", faultParts...),
 		addresses: vec("meshpulse_store_stream_addresses_total", "whose", "Streams by whose their address was found to be: the pod's own, another pod's, with which they are refused, "+
-			"or nobody's that is known. One is counted again when that changes."),
+			"or nobody's that is known. One is counted again when that changes.", addressOwn, addressOther, addressNobodys),
 		seconds: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "meshpulse_query_duration_seconds", Help: "Time to evaluate an expression.",
 			Buckets: prometheus.ExponentialBuckets(0.00001, 4, 10),
@@ -79,15 +82,6 @@ func newMetrics(reg prometheus.Registerer, s *store) (*metrics, error) {
 	dropped := vec("meshpulse_store_dropped_samples_total", "reason", "Samples that the store did not keep, by reason.")
 	for err, reason := range dropReasons {
 		m.dropped[err] = dropped.WithLabelValues(reason)
-	}
-	for _, outcome := range []string{"ok", "error"} { // at 0, so that the first of each is an increase
-		m.evaluations.WithLabelValues(outcome)
-	}
-	for _, part := range faultParts {
-		m.faults.WithLabelValues(part)
-	}
-	for _, whose := range []string{addressOwn, addressOther, addressNobodys} {
-		m.addresses.WithLabelValues(whose)
 	}
 	gauge("meshpulse_store_pods", "Pods with a table.", func() float64 { return float64(s.tables.count()) })
 	gauge("meshpulse_store_series", "Series in memory; a histogram is one.", func() float64 { return float64(s.series.Taken()) })

@@ -69,8 +69,12 @@ func newMetrics(r prometheus.Registerer, cs *connections) (*metrics, error) {
 	counter := func(name, help string) prometheus.Counter {
 		return prometheus.NewCounter(prometheus.CounterOpts(opts(name, help)))
 	}
-	vec := func(name, help, label string) *prometheus.CounterVec {
-		return prometheus.NewCounterVec(prometheus.CounterOpts(opts(name, help)), []string{label})
+	vec := func(name, help, label string, values ...string) *prometheus.CounterVec {
+		c := prometheus.NewCounterVec(prometheus.CounterOpts(opts(name, help)), []string{label})
+		for _, value := range values { // at 0, so that the first of each is an increase
+			c.WithLabelValues(value)
+		}
+		return c
 	}
 	m := &metrics{
 		messages: counter("messages_total", "Messages received."),
@@ -78,13 +82,15 @@ func newMetrics(r prometheus.Registerer, cs *connections) (*metrics, error) {
 		skipped:  counter("skipped_families_total", "Families that are not read: gauges, what --keep leaves out, summaries of sizes beside their histograms."),
 		streams: prometheus.NewGaugeVec(prometheus.GaugeOpts(opts("streams", "Open streams: in plaintext, over TLS with nothing compared, or over "+
 			"mutual TLS, whose identity is held against the pod.")), []string{"security"}),
-		refusals:    vec("identity_refusals_total", "Streams that were refused for what their sender proves, or does not, by reason.", "reason"),
+		refusals:    vec("identity_refusals_total", "Streams that were refused for what their sender proves, or does not, by reason.", "reason", identityReasons...),
 		connections: prometheus.NewGauge(prometheus.GaugeOpts(opts("connections", "Open connections."))),
 		throttled:   counter("throttled_messages_total", "Messages after which their stream had to wait: it sends more than it may."),
 		shared:      counter("shared_samples_total", "Samples that share a series, since their pod has too many whose label values its callers choose."),
-		closed:      vec("closed_connections_total", "Connections that the sink closed or refused, by reason.", "reason"),
-		ends:        vec("stream_ends_total", "Streams that ended, by reason.", "reason"),
-		rejected:    vec("rejected_messages_total", "Messages of which nothing was applied, by reason.", "reason"),
+		closed: vec("closed_connections_total", "Connections that the sink closed or refused, by reason.", "reason",
+			closedLimit, closedHandshake, closedSilent, closedSlow, closedPending, closedFlood, closedNothing, closedCertificate, closedRoot, closedRefused),
+		ends: vec("stream_ends_total", "Streams that ended, by reason.", "reason", endClosed, endLost, endNode, endFirst, endTooLarge, endCompressed,
+			endLimit, endDraining, endTransport, endFault, endAddress, endIdentity, endExpired, endRenewed),
+		rejected: vec("rejected_messages_total", "Messages of which nothing was applied, by reason.", "reason", rejectedWire, rejectedSize, rejectedOld),
 	}
 	samples := vec("samples_total", "Samples handed to the store, by kind.", "kind")
 	m.samples[aggregator.Counter] = samples.WithLabelValues("counter")
@@ -93,18 +99,6 @@ func newMetrics(r prometheus.Registerer, cs *connections) (*metrics, error) {
 	dropped := vec("dropped_samples_total", "Samples that were refused, by reason.", "reason")
 	for r := kept + 1; r < refusals; r++ {
 		m.dropped[r] = dropped.WithLabelValues(r.String())
-	}
-	for _, reason := range []string{endClosed, endLost, endNode, endFirst, endTooLarge, endCompressed, endLimit, endDraining, endTransport, endFault, endAddress, endIdentity, endExpired, endRenewed} {
-		m.ends.WithLabelValues(reason)
-	}
-	for _, reason := range []string{closedLimit, closedHandshake, closedSilent, closedSlow, closedPending, closedFlood, closedNothing, closedCertificate, closedRoot, closedRefused} {
-		m.closed.WithLabelValues(reason)
-	}
-	for _, reason := range []string{rejectedWire, rejectedSize, rejectedOld} {
-		m.rejected.WithLabelValues(reason)
-	}
-	for _, reason := range identityReasons {
-		m.refusals.WithLabelValues(reason)
 	}
 	for _, security := range []string{securityNone, securityTLS, securityMutual} {
 		m.streams.WithLabelValues(security)

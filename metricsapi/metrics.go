@@ -39,8 +39,12 @@ func newMetrics(r prometheus.Registerer) *metrics {
 	counter := func(name, help string) prometheus.Counter {
 		return f.NewCounter(prometheus.CounterOpts{Name: name, Help: help})
 	}
-	vec := func(name, label, help string) *prometheus.CounterVec {
-		return f.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, []string{label})
+	vec := func(name, label, help string, values []string) *prometheus.CounterVec {
+		c := f.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, []string{label})
+		for _, value := range values { // at 0, so that the first of each is an increase
+			c.WithLabelValues(value)
+		}
+		return c
 	}
 	gauge := func(name, help string) prometheus.Gauge {
 		return f.NewGauge(prometheus.GaugeOpts{Name: name, Help: help})
@@ -48,16 +52,16 @@ func newMetrics(r prometheus.Registerer) *metrics {
 	histogram := func(name, help string, buckets ...float64) prometheus.Histogram {
 		return f.NewHistogram(prometheus.HistogramOpts{Name: name, Help: help, Buckets: buckets})
 	}
-	m := &metrics{
-		answers: vec("meshpulse_metricsapi_answers_total", "outcome", "Requests for an external metric, and those for /debug/hpas that were refused, by what became of them."),
+	return &metrics{
+		answers: vec("meshpulse_metricsapi_answers_total", "outcome", "Requests for an external metric, and those for /debug/hpas that were refused, by what became of them.", outcomes()),
 		duration: histogram("meshpulse_metricsapi_answer_duration_seconds", "How long it took to find, evaluate and judge an answer.",
 			prometheus.ExponentialBuckets(1e-5, 4, 10)...), // 10 us to 2.6 s
 		age:        histogram("meshpulse_metricsapi_answer_age_seconds", "How old the newest sample of an answer was.", .5, 1, 2, 3, 4, 5, 6, 8, 10, 15, 30, 60, 300),
-		events:     vec("meshpulse_metricsapi_events_total", "reason", "Warning events on HPAs, by reason."),
+		events:     vec("meshpulse_metricsapi_events_total", "reason", "Warning events on HPAs, by reason.", hpas.Reasons()),
 		fileErrors: counter("meshpulse_metricsapi_file_errors_total", "HPA files that could not be read (standalone)."),
 		held:       counter("meshpulse_metricsapi_held_answers_total", "Answers that keep the replicas as they are, since what is known is incomplete and what is seen asks for fewer."),
 		surged:     counter("meshpulse_metricsapi_surge_answers_total", "Answers that a surge has raised above what the expression gives."),
-		raises:     vec("meshpulse_metricsapi_surge_raises_total", "outcome", "Raises of targets at surges, by what became of them."),
+		raises:     vec("meshpulse_metricsapi_surge_raises_total", "outcome", "Raises of targets at surges, by what became of them.", raiseOutcomes()),
 		raiseDelay: histogram("meshpulse_metricsapi_surge_raise_delay_seconds", "Time from the newest flush that a raise stands on until the target was raised.",
 			.01, .02, .05, .1, .2, .5, 1, 2, 5),
 		hpas:    gauge("meshpulse_metricsapi_hpas", "HPAs known."),
@@ -66,16 +70,6 @@ func newMetrics(r prometheus.Registerer) *metrics {
 			"Beyond 1 each deletion of a pod holds for a window."),
 		refusedConnections: counter("meshpulse_metricsapi_refused_connections_total", "Connections to the HTTPS port that were closed since there were too many, those of who had the most."),
 	}
-	for _, outcome := range raiseOutcomes() {
-		m.raises.WithLabelValues(outcome) // at 0, so that the first of each is an increase
-	}
-	for _, outcome := range outcomes() {
-		m.answers.WithLabelValues(outcome)
-	}
-	for _, reason := range hpas.Reasons() {
-		m.events.WithLabelValues(reason)
-	}
-	return m
 }
 
 // measureFreshness tells how long ago each of what is read from the API server was in step with it.
