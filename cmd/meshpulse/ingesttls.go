@@ -63,30 +63,18 @@ func (t *ingestTLS) complete() error {
 	if len(t.trustDomains) > 0 {
 		t.ca.TrustDomain = t.trustDomains[0]
 	}
-	var errs []error
-	fail := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
-	if !slices.Contains([]string{mtlsOff, mtlsPermissive, mtlsStrict}, t.mtls) {
-		fail("--ingest-mtls %q is none of off, permissive and strict", t.mtls)
+	var wrong complaints
+	asked := t.ca.Address != ""
+	wrong.when(!slices.Contains([]string{mtlsOff, mtlsPermissive, mtlsStrict}, t.mtls), "--ingest-mtls %q is none of off, permissive and strict", t.mtls)
+	wrong.when((t.certFile == "") != (t.keyFile == ""), "--ingest-tls-cert-file and --ingest-tls-private-key-file belong together: give both, or neither for plaintext")
+	wrong.when(t.clientCAFile != "" && t.certFile == "", "--ingest-client-ca-file needs --ingest-tls-cert-file: without TLS no client has a certificate")
+	wrong.when(asked && t.certFile != "", "--ingest-ca-address and --ingest-tls-cert-file are two certificates for one port: give one of them")
+	if asked {
+		wrong = append(wrong, t.ca.Validate())
 	}
-	if (t.certFile == "") != (t.keyFile == "") {
-		fail("--ingest-tls-cert-file and --ingest-tls-private-key-file belong together: give both, or neither for plaintext")
-	}
-	if t.clientCAFile != "" && t.certFile == "" {
-		fail("--ingest-client-ca-file needs --ingest-tls-cert-file: without TLS no client has a certificate")
-	}
-	if t.ca.Address != "" {
-		if t.certFile != "" {
-			fail("--ingest-ca-address and --ingest-tls-cert-file are two certificates for one port: give one of them")
-		}
-		errs = append(errs, t.ca.Validate())
-	}
-	switch {
-	case t.mtls == mtlsOff && len(t.strictNamespaces)+len(t.trustDomains) > 0:
-		fail("--ingest-strict-namespaces and --ingest-trust-domains have no effect with --ingest-mtls=off: give permissive or strict, or leave them out")
-	case t.mtls != mtlsOff && t.ca.Address == "" && t.clientCAFile == "":
-		fail("--ingest-mtls=%s needs a certificate and roots: give --ingest-ca-address, or all of --ingest-tls-cert-file, --ingest-tls-private-key-file and --ingest-client-ca-file", t.mtls)
-	}
-	return errors.Join(errs...)
+	wrong.when(t.mtls == mtlsOff && len(t.strictNamespaces)+len(t.trustDomains) > 0, "--ingest-strict-namespaces and --ingest-trust-domains have no effect with --ingest-mtls=off: give permissive or strict, or leave them out")
+	wrong.when(t.mtls != mtlsOff && !asked && t.clientCAFile == "", "--ingest-mtls=%s needs a certificate and roots: give --ingest-ca-address, or all of --ingest-tls-cert-file, --ingest-tls-private-key-file and --ingest-client-ca-file", t.mtls)
+	return errors.Join(wrong...)
 }
 
 // open reads the files, so that what is wrong with them shows at start, and fills in how the sink

@@ -40,11 +40,21 @@ func (b byteSize[T]) Set(text string) error {
 	return nil
 }
 
+// complaints are what is wrong with flags.
+type complaints []error
+
+// when adds one where something is wrong.
+func (c *complaints) when(wrong bool, format string, args ...any) {
+	if wrong {
+		*c = append(*c, fmt.Errorf(format, args...))
+	}
+}
+
 // checkGiven refuses numbers that are not above 0 in the flags that were given. All of them are
 // limits and times for which the packages take 0 as not given: it would have no effect, and
 // silently.
 func checkGiven(f *pflag.FlagSet) error {
-	var errs []error
+	var wrong complaints
 	f.Visit(func(given *pflag.Flag) {
 		switch given.Value.Type() {
 		case "bytes", "int", "duration":
@@ -54,11 +64,10 @@ func checkGiven(f *pflag.FlagSet) error {
 		if given.Name == "secure-port" { // its 0 is honoured, and the rest is the API's to say
 			return
 		}
-		if v := given.Value.String(); v == "0" || v == "0s" || strings.HasPrefix(v, "-") {
-			errs = append(errs, fmt.Errorf("--%s %s is not above 0: leave it out for the default", given.Name, v))
-		}
+		v := given.Value.String()
+		wrong.when(v == "0" || v == "0s" || strings.HasPrefix(v, "-"), "--%s %s is not above 0: leave it out for the default", given.Name, v)
 	})
-	return errors.Join(errs...)
+	return errors.Join(wrong...)
 }
 
 const (
@@ -81,7 +90,7 @@ const (
 
 // checkSense refuses values under which nothing could work, though each is a number above 0.
 func (o *serveOptions) checkSense() error {
-	var errs []error
+	var wrong complaints
 	for _, limit := range []struct {
 		name               string
 		given              any
@@ -96,22 +105,13 @@ func (o *serveOptions) checkSense() error {
 		{"max-streams", o.sink.MaxStreams, below(o.sink.MaxStreams, leastOpen), "one sender may open", "16", "50000"},
 		{"max-connections", o.sink.MaxConnections, below(o.sink.MaxConnections, leastOpen), "one sender may open", "16", "what fits"},
 	} {
-		if limit.low {
-			errs = append(errs, fmt.Errorf("--%s %v is less than %s: give %s or more, or leave it out for %s", limit.name, limit.given, limit.than, limit.least, limit.usual))
-		}
+		wrong.when(limit.low, "--%s %v is less than %s: give %s or more, or leave it out for %s", limit.name, limit.given, limit.than, limit.least, limit.usual)
 	}
-	for _, time := range []struct {
-		name string
-		d    time.Duration
-	}{{"retention", o.store.Retention}, {"max-retention", o.store.MaxRetention}} {
-		if time.d > longest {
-			errs = append(errs, fmt.Errorf("--%s %s is more than can be kept in memory: give 24h or less", time.name, time.d))
-		}
-	}
-	if slices.ContainsFunc(o.sink.Keep, keepsAll) {
-		errs = append(errs, fmt.Errorf("--keep %q has an empty prefix, which every metric begins with: give prefixes such as istio_, with a comma between", strings.Join(o.sink.Keep, ",")))
-	}
-	return errors.Join(errs...)
+	const tooLong = "--%s %s is more than can be kept in memory: give 24h or less"
+	wrong.when(o.store.Retention > longest, tooLong, "retention", o.store.Retention)
+	wrong.when(o.store.MaxRetention > longest, tooLong, "max-retention", o.store.MaxRetention)
+	wrong.when(slices.ContainsFunc(o.sink.Keep, keepsAll), "--keep %q has an empty prefix, which every metric begins with: give prefixes such as istio_, with a comma between", strings.Join(o.sink.Keep, ","))
+	return errors.Join(wrong...)
 }
 
 func below[T cmp.Ordered](given, least T) bool {

@@ -105,32 +105,24 @@ func (o *serveOptions) complete() error {
 	if o.store.MaxSeriesPerPod > 0 {
 		o.sink.MaxCallerSeries = max(1, o.store.MaxSeriesPerPod/2) // what callers make leaves room for the rest
 	}
-	var errs []error
-	if o.store.MemoryBudget != 0 && o.store.MemoryBudget < leastBudget {
-		errs = append(errs, fmt.Errorf("--memory-budget %d is less than the process takes by itself: give 32Mi or more, or leave it out for 3/4 of GOMEMLIMIT", o.store.MemoryBudget))
-	}
+	var wrong complaints
+	wrong.when(o.store.MemoryBudget != 0 && o.store.MemoryBudget < leastBudget, "--memory-budget %d is less than the process takes by itself: give 32Mi or more, or leave it out for 3/4 of GOMEMLIMIT", o.store.MemoryBudget)
 	if limit := debug.SetMemoryLimit(-1); limit != math.MaxInt64 {
 		o.sink.MemoryLimit = limit
 		o.store.MemoryBudget = cmp.Or(o.store.MemoryBudget, limit/4*3) // the rest is for stacks, for messages in work and for what the collector is behind
 	}
-	errs = append(errs, o.api.Validate(), o.ingestTLS.complete(), o.sink.Validate())
-	if _, _, err := net.SplitHostPort(o.ingestAddress); err != nil {
-		errs = append(errs, fmt.Errorf("--ingest-address: %w: give host:port", err))
-	}
-	errs = append(errs, o.checkSense(), o.roomForMessages(), o.ownPorts())
-	if _, _, err := net.SplitHostPort(o.profilingAddress); o.profilingAddress != "" && err != nil {
-		errs = append(errs, fmt.Errorf("--profiling-address: %w: give host:port", err))
-	}
-	if o.store.CountForeign = o.foreignPods == "count"; !o.store.CountForeign && o.foreignPods != "refuse" {
-		errs = append(errs, fmt.Errorf("--foreign-pods %q is neither count nor refuse", o.foreignPods))
-	}
-	if o.logFormat != "text" && o.logFormat != "json" {
-		errs = append(errs, fmt.Errorf("--log-format %q is neither text nor json", o.logFormat))
-	}
-	if err := new(slog.LevelVar).UnmarshalText([]byte(o.logLevel)); err != nil {
-		errs = append(errs, fmt.Errorf("--log-level %q is none of debug, info, warn and error", o.logLevel))
-	}
-	return errors.Join(errs...)
+	wrong = append(wrong, o.api.Validate(), o.ingestTLS.complete(), o.sink.Validate())
+	_, _, err := net.SplitHostPort(o.ingestAddress)
+	wrong.when(err != nil, "--ingest-address: %w: give host:port", err)
+	wrong = append(wrong, o.checkSense(), o.roomForMessages(), o.ownPorts())
+	_, _, err = net.SplitHostPort(o.profilingAddress)
+	wrong.when(o.profilingAddress != "" && err != nil, "--profiling-address: %w: give host:port", err)
+	o.store.CountForeign = o.foreignPods == "count"
+	wrong.when(!o.store.CountForeign && o.foreignPods != "refuse", "--foreign-pods %q is neither count nor refuse", o.foreignPods)
+	wrong.when(o.logFormat != "text" && o.logFormat != "json", "--log-format %q is neither text nor json", o.logFormat)
+	_, err = o.level()
+	wrong.when(err != nil, "--log-level %q is none of debug, info, warn and error", o.logLevel)
+	return errors.Join(wrong...)
 }
 
 // roomForMessages says what is wrong with a bound of unfinished messages below a few of the
@@ -154,17 +146,15 @@ func (o *serveOptions) usualHost() string {
 // ownPorts says which addresses meshpulse would take from itself.
 func (o *serveOptions) ownPorts() error {
 	https := net.JoinHostPort(cmp.Or(o.api.BindAddress, o.usualHost()), strconv.Itoa(o.api.SecurePort))
-	var errs []error
+	var wrong complaints
 	for _, pair := range [][4]string{
 		{"--ingest-address", o.ingestAddress, "--bind-address and --secure-port", https},
 		{"--profiling-address", o.profilingAddress, "--bind-address and --secure-port", https},
 		{"--profiling-address", o.profilingAddress, "--ingest-address", o.ingestAddress},
 	} {
-		if sameAddress(pair[1], pair[3]) {
-			errs = append(errs, fmt.Errorf("%s %s is what meshpulse itself listens on (%s, %s): give them ports of their own", pair[0], pair[1], pair[2], pair[3]))
-		}
+		wrong.when(sameAddress(pair[1], pair[3]), "%s %s is what meshpulse itself listens on (%s, %s): give them ports of their own", pair[0], pair[1], pair[2], pair[3])
 	}
-	return errors.Join(errs...)
+	return errors.Join(wrong...)
 }
 
 // sameAddress reports whether nobody can listen on both; a port of 0 is a free one.
@@ -189,12 +179,13 @@ func loopback(host string) bool {
 	return strings.EqualFold(host, "localhost") || ip != nil && ip.IsLoopback()
 }
 
+func (o *serveOptions) level() (level slog.Level, err error) {
+	return level, level.UnmarshalText([]byte(o.logLevel))
+}
+
 // logger writes in the format of the flags, which complete has checked.
 func (o *serveOptions) logger(w io.Writer) *slog.Logger {
-	level := new(slog.LevelVar)
-	if err := level.UnmarshalText([]byte(o.logLevel)); err != nil {
-		level.Set(slog.LevelInfo)
-	}
+	level, _ := o.level()
 	h := &slog.HandlerOptions{Level: level}
 	if o.logFormat == "json" {
 		return slog.New(slog.NewJSONHandler(w, h))
