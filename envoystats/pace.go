@@ -41,10 +41,8 @@ func (p *pace) spend(now time.Time, n int, rate float64) time.Duration {
 
 // wait returns early with the context's end.
 func wait(ctx context.Context, d time.Duration) {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
 	select {
-	case <-timer.C:
+	case <-time.After(d):
 	case <-ctx.Done():
 	}
 }

@@ -317,12 +317,10 @@ func (s *Server) Shutdown(ctx context.Context) error {
 		defer close(done)
 		s.grpc.GracefulStop()
 	}()
-	grace := time.NewTimer(drainGrace)
-	defer grace.Stop()
 	var err error
 	select {
 	case <-done:
-	case <-grace.C:
+	case <-time.After(drainGrace):
 	case <-ctx.Done():
 		err = ctx.Err()
 	}

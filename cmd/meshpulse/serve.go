@@ -181,12 +181,10 @@ func ended(told, ctx context.Context, wait func() error) error {
 	case <-told.Done():
 	case <-ctx.Done():
 	}
-	limit := time.NewTimer(exitLimit)
-	defer limit.Stop()
 	select {
 	case err := <-done:
 		return err
-	case <-limit.C:
+	case <-time.After(exitLimit):
 		return fmt.Errorf("not all was done %s after the end began: it is left as it is", exitLimit)
 	}
 }

@@ -146,9 +146,7 @@ func startWithFirst(times []int64) {
 func messageStamps(m *metricsv3.StreamMetricsMessage) []int64 {
 	var stamps []int64
 	eachStamp(m, func(t int64) int64 {
-		if len(stamps) == 0 || stamps[len(stamps)-1] != t {
-			stamps = append(stamps, t)
-		}
+		stamps = append(stamps, t)
 		return t
 	})
 	slices.Sort(stamps)

@@ -23,19 +23,14 @@ var errUnconfirmed = errors.New("sink did not confirm the end of the stream")
 // confirmWithin is how long a sink may take to read what is on its way when a stream is closed.
 const confirmWithin = time.Minute
 
-// retry is how a target that does not listen yet is tried again: after a tenth of a second, then
-// less and less often.
-func retry() grpc.ConnectParams {
-	return grpc.ConnectParams{
+// dial returns a connection that is made when it is first used, and tried again where the target
+// does not listen yet: after a tenth of a second, then less and less often. The error names the
+// target.
+func dial(target string) (*grpc.ClientConn, error) {
+	conn, err := grpc.NewClient(target, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithNoProxy(), grpc.WithConnectParams(grpc.ConnectParams{
 		Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second},
 		MinConnectTimeout: 5 * time.Second,
-	}
-}
-
-// dial returns a connection that is made when it is first used. The error names the target.
-func dial(target string) (*grpc.ClientConn, error) {
-	conn, err := grpc.NewClient(target,
-		grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithNoProxy(), grpc.WithConnectParams(retry()))
+	}))
 	if err != nil {
 		return nil, fmt.Errorf("target %s: %w", target, err)
 	}
@@ -180,14 +175,13 @@ func (s *sender) message(ctx context.Context, stream grpc.ClientStream, m *metri
 // wait waits until the time of the recording has come, or the stream or the context has ended.
 func (s *sender) wait(ctx context.Context, recorded int64) error {
 	at := s.start.Add(time.Duration(float64(recorded-s.base) / s.config.Speed * float64(time.Millisecond)))
-	return s.sleep(ctx, time.Until(at))
+	return until(ctx, s, time.After(time.Until(at)))
 }
 
-func (s *sender) sleep(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
+// until waits for what is done, or until the stream or the context has ended.
+func until[T any](ctx context.Context, s *sender, done <-chan T) error {
 	select {
-	case <-timer.C:
+	case <-done:
 		return nil
 	case err := <-s.ended:
 		return s.endedEarly(ctx, err)
@@ -202,14 +196,10 @@ func (s *sender) linger(ctx context.Context) error {
 	if s.config.Linger == 0 {
 		return nil
 	}
-	select {
-	case <-s.allSent:
-	case err := <-s.ended:
-		return s.endedEarly(ctx, err)
-	case <-ctx.Done():
-		return context.Cause(ctx)
+	if err := until(ctx, s, s.allSent); err != nil {
+		return err
 	}
-	return s.sleep(ctx, s.config.Linger)
+	return until(ctx, s, time.After(s.config.Linger))
 }
 
 // endedEarly says that the sink ended the stream before we did.
@@ -229,14 +219,12 @@ func (s *sender) close(ctx context.Context, stream grpc.ClientStream) error {
 	if err := stream.CloseSend(); err != nil {
 		return err
 	}
-	timer := time.NewTimer(confirmWithin)
-	defer timer.Stop()
 	select {
 	case err := <-s.ended:
 		if err != nil {
 			return s.endedEarly(ctx, err)
 		}
-	case <-timer.C:
+	case <-time.After(confirmWithin):
 		return fmt.Errorf("%w within %s", errUnconfirmed, confirmWithin)
 	case <-ctx.Done():
 		return context.Cause(ctx)

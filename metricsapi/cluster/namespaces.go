@@ -142,12 +142,8 @@ func (n *Namespaces) let(namespace string, readers []string) bool {
 func (n *Namespaces) MayRead(author, namespace string) bool {
 	n.mu.RLock()
 	defer n.mu.RUnlock()
-	for _, name := range n.readers[namespace] {
-		if name == author || name == everybody {
-			return true
-		}
-	}
-	return false
+	readers := n.readers[namespace]
+	return slices.Contains(readers, author) || slices.Contains(readers, everybody)
 }
 
 // Changes is how often what the queries of a namespace may read has changed so far.

@@ -169,12 +169,11 @@ func decodeHPA(version string, data []byte) (HPA, error) {
 			h.Problems = append(h.Problems, Problem{ReasonUnknownField, unknown})
 		}
 	}
-	if err := checkSpec(h); err != nil && unknown != "" { // misspelt, it may be what is missing
-		return h, fmt.Errorf("%w; %s", err, unknown)
-	} else if err != nil {
-		return h, err
+	err = checkSpec(h)
+	if err != nil && unknown != "" { // misspelt, it may be what is missing
+		err = fmt.Errorf("%w; %s", err, unknown)
 	}
-	return h, nil
+	return h, err
 }
 
 // checkSpec says what an API server would refuse of an HPA, but for its metrics
