@@ -15,8 +15,8 @@ import (
 // wiring is read when it starts. So a sender that proves less is not the pod, and takes over from
 // nobody, in a moment between two connections neither.
 
-// provisional is how long, in milliseconds, a pod may be unknown that has to prove itself: its
-// informer lags behind the pod's start.
+// provisional is how long, in milliseconds, a pod may be unknown that has to prove itself: the
+// informer lags behind the pod's start, and behind what it missed when it is in step again.
 const provisional = 10_000
 
 // identity is the part of a proof that a certificate makes, whatever the address.
@@ -55,10 +55,10 @@ func (st *Stream) unknown(pods Pods, at int64) {
 		return
 	}
 	f.doubt = true
-	if f.unknown == 0 {
+	if f.unknown == 0 || !pods.InStep() {
 		f.unknown = at
 	}
-	if p.Strict && pods.InStep() && at-f.unknown >= provisional {
+	if p.Strict && at-f.unknown >= provisional {
 		f.refused = fmt.Errorf("%w: the cluster knows no pod %s/%s, and in its namespace all have to be known: "+
 			"leave it out of --ingest-strict-namespaces for virtual machines and pods of other clusters", ErrIdentity, p.Namespace, p.Name)
 	}

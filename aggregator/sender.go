@@ -55,7 +55,7 @@ type sender struct {
 	poses   bool  // where it says that it reports as a waypoint: it is none
 	runsAs  bool  // the pod that it says it is runs as the service account that is proven
 	created int64 // when the pod of that name was that exists, 0: not known
-	unknown int64 // since when there is no such pod, 0: there is
+	unknown int64 // since when there is no such pod by what is in step, 0: not looked for one
 }
 
 // Values of the whose label of meshpulse_store_stream_addresses_total.
