@@ -133,6 +133,7 @@ func (t *turns) leave(w *turn) {
 			o.place = t.number
 		}
 	}
+	delete(t.left, w.queue())
 	t.next()
 }
 

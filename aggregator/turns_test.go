@@ -212,6 +212,37 @@ func TestANamespaceThatLeavesKeepsItsPlace(t *testing.T) {
 	}
 }
 
+// A namespace that has had its turn stands behind those of its kind that wait, whichever of its
+// queries left meanwhile.
+func TestAPlaceThatIsKeptEndsWithATurn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		turns := newTurns(1)
+		_, end := turns.begin(t, "many")
+		ctx, leave := context.WithCancel(t.Context())
+		var all sync.WaitGroup
+		all.Go(func() { _, _, _ = turns.wait(ctx, "many", paceSlow) })
+		synctest.Wait()
+		leave()
+		all.Wait()
+		end()
+		_, end = turns.begin(t, "other")
+		var order []string // in turn, so one at a time
+		for _, namespace := range []string{"mine", "many"} {
+			all.Go(func() {
+				_, end := turns.begin(t, namespace)
+				order = append(order, namespace)
+				end()
+			})
+			synctest.Wait()
+		}
+		end()
+		all.Wait()
+		if got := strings.Join(order, " "); got != "mine many" {
+			t.Errorf("in the order %s", got)
+		}
+	})
+}
+
 // Two queries that need more than a second each are both answered, whoever comes first.
 func TestTwoSlowQueriesAreBothAnswered(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
