@@ -112,8 +112,8 @@ func TestOnlyPodsThatAreMeantDecide(t *testing.T) {
 	}
 }
 
-// Who calls the author's namespace is seen by it, and so is that he does not report any more: a load
-// that nobody knows is no load that is gone.
+// Who calls the author's namespace is seen by it, and so is that he does not report any more: a
+// load that nobody knows is no load that is gone.
 func TestASilentCallerIsSilentToThoseWhomHeCalls(t *testing.T) {
 	called := Pod{Namespace: "test", Name: "pod-0", Workload: "podinfo"}
 	caller := Pod{Namespace: "shop", Name: "front-0", Workload: "front"}
