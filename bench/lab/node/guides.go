@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -225,7 +226,7 @@ func (r *reader) p95(ctx context.Context) error {
 
 // eventSaid is an error when no event of the HPA has the reason.
 func (r *reader) eventSaid(ctx context.Context, hpa, reason string) error {
-	return r.eventually(ctx, 30*time.Second, func() error {
+	return r.eventually(ctx, time.Minute, func() error {
 		events, err := r.kubectl(ctx, "--namespace="+r.namespace, "get", "events", "--field-selector=involvedObject.name="+hpa, "-o", "jsonpath={.items[*].reason}")
 		if err == nil && !strings.Contains(events, reason) {
 			err = fmt.Errorf("no event %s of HPA %s: %s", reason, hpa, events)
@@ -234,20 +235,35 @@ func (r *reader) eventSaid(ctx context.Context, hpa, reason string) error {
 	})
 }
 
-// observed reads what meshpulse says of its HPAs through a forwarded port.
-func (r *reader) observed(ctx context.Context) error {
+// makes are commands of which a second one finds what the first has made.
+var makes = regexp.MustCompile(`\bcreate (serviceaccount|clusterrolebinding) `)
+
+// observed reads what meshpulse says of its HPAs through a forwarded port, as the documents say,
+// until it is what is looked for.
+func (r *reader) observed(ctx context.Context, holds func(said string) error) error {
 	block, err := r.documented(documents.Observer)
 	if err != nil {
 		return err
 	}
 	defer r.endBeside()
 	for _, c := range block.Commands {
-		said, err := r.typed(ctx, c)
-		if err != nil {
-			return fmt.Errorf("%s: %s: %w", block, c.Text, err)
+		if makes.MatchString(c.Text) && r.remembers(c.Text) {
+			continue
 		}
-		if strings.HasPrefix(c.Text, "curl") && !strings.Contains(said, "podinfo") {
-			return fmt.Errorf("%s does not name the HPA: %s", c.Text, said)
+		do := func() error { _, err := r.typed(ctx, c); return err }
+		if strings.HasPrefix(c.Text, "curl") {
+			do = func() error {
+				return r.eventually(ctx, time.Minute, func() error {
+					said, err := r.typed(ctx, c)
+					if err == nil {
+						err = holds(said)
+					}
+					return err
+				})
+			}
+		}
+		if err := do(); err != nil {
+			return fmt.Errorf("%s: %s: %w", block, c.Text, err)
 		}
 	}
 	return nil

@@ -47,6 +47,9 @@ func istioSteps(first, second *reader) []step {
 			return errors.Join(err, first.scale.went(2, 3, 1))
 		}},
 		{"mesh-wide by istioctl install, and a gateway: all sidecars report, and the gateway what it sends out", first.meshWide},
+		{"mutual TLS: all sidecars and the gateway are proven; plaintext of a namespace that is made strict is refused", func(ctx context.Context) error {
+			return first.strictFor(ctx, second, result)
+		}},
 		{"manifests/uninstall.sh leaves nothing", func(ctx context.Context) error {
 			if _, err := first.sh(ctx, documents.Uninstall); err != nil {
 				return err
@@ -70,6 +73,10 @@ func (r *reader) annotated(g guide) []step {
 		}},
 		{"its sidecars are native, `istioctl proxy-config bootstrap` shows the sink; a call without mTLS is refused", func(ctx context.Context) error {
 			return errors.Join(r.injected(ctx, true, "envoy.stat_sinks.metrics_service"), r.unwired(ctx), r.refusesPlaintext(ctx))
+		}},
+		{"its sidecars prove with istiod's certificates who they are: /debug/hpas", func(ctx context.Context) error {
+			_, err := r.proves(ctx, theirs)
+			return err
 		}},
 		{"guide 1, hey -q 15 at 30/s, 2 -> 3 replicas", func(ctx context.Context) error { return r.faster(ctx, g) }},
 	}

@@ -125,3 +125,30 @@ func TestATelemetryIsSeenInWhatIstiodSends(t *testing.T) {
 		}
 	}
 }
+
+func TestWhoIsProvenIsAddedUpByNamespace(t *testing.T) {
+	const status = `{"metrics": [{"namespace": "a", "proven": "2/2"}, {"namespace": "a", "proven": "1/3"}, {"namespace": "b", "proven": "0/1"}, {"namespace": "c"}]}`
+	for namespace, want := range map[string][2]int{"a": {3, 5}, "b": {0, 1}, "nowhere": {}} {
+		if proven, reporting, err := provenIn(status, namespace); err != nil || [2]int{proven, reporting} != want {
+			t.Errorf("%s: %d/%d, %v", namespace, proven, reporting, err)
+		}
+	}
+	for _, wrong := range []string{status, "Unauthorized"} {
+		if _, _, err := provenIn(wrong, "c"); err == nil {
+			t.Errorf("%s: no error", wrong)
+		}
+	}
+}
+
+func TestWhatIsMadeOnceIsNotMadeAgain(t *testing.T) {
+	for command, want := range map[string]bool{
+		"kubectl -n meshpulse-system create serviceaccount observer":                            true,
+		"kubectl create clusterrolebinding meshpulse-observer --clusterrole=meshpulse:observer": true,
+		`curl -sk -H "Authorization: Bearer $(kubectl create token observer)" https://x`:        false,
+		"kubectl -n meshpulse-system port-forward svc/meshpulse 6443:443 &":                     false,
+	} {
+		if makes.MatchString(command) != want {
+			t.Errorf("%s: makes is not %v", command, want)
+		}
+	}
+}

@@ -14,9 +14,10 @@ import (
 	"github.com/meshpulse/meshpulse/bench/documents"
 )
 
-// probes are two pods: one that the NetworkPolicy takes for meshpulse's, with another program in
+// probes are pods: one that the NetworkPolicy takes for meshpulse's, with another program in
 // it, so that what may come in and go out shows without meshpulse's help (it is never ready, so
-// that the API server asks none but the real one); and one of a namespace that is not of the mesh.
+// that the API server asks none but the real one); and one of a namespace that is not of the mesh,
+// which is also a DNS that is not in kube-system. A third stands where the mesh's authority would.
 const probes = `apiVersion: v1
 kind: Pod
 metadata: {name: probe, namespace: meshpulse-system, labels: {app.kubernetes.io/name: meshpulse, probe: "yes"}}
@@ -36,7 +37,19 @@ kind: Pod
 metadata: {name: outsider, namespace: default}
 spec:
   terminationGracePeriodSeconds: 0
-  containers: [{name: outsider, image: ` + sidecarImage + `, command: [/pod, listen, "8080"]}]
+  securityContext: {runAsUser: 0} # for port 53
+  containers: [{name: outsider, image: ` + sidecarImage + `, command: [/pod, listen, "8080", "53", "15012"]}]
+---
+apiVersion: v1
+kind: Namespace
+metadata: {name: istio-system}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: istiod, namespace: istio-system}
+spec:
+  terminationGracePeriodSeconds: 0
+  containers: [{name: istiod, image: ` + sidecarImage + `, command: [/pod, listen, "15012", "15010"]}]
 ---
 apiVersion: v1
 kind: Service
@@ -62,7 +75,7 @@ func (r *reader) operatorSteps() []step {
 		{"NetworkPolicy: what it allows passes, all else is refused, both ways", func(ctx context.Context) error {
 			return r.policed(ctx, "passes", "refused")
 		}},
-		{"install.sh --component mesh-namespaces --component dns: no other namespace reports, names are resolved", func(ctx context.Context) error {
+		{"install.sh --component mesh-namespaces --component dns: no other namespace reports, any DNS is asked", func(ctx context.Context) error {
 			if err := r.composed(ctx, " --component mesh-namespaces --component dns"); err != nil {
 				return err
 			}
@@ -75,10 +88,17 @@ func (r *reader) operatorSteps() []step {
 			if err := r.policed(ctx, "passes", "refused"); err != nil {
 				return err
 			}
-			_, err := r.sh(ctx, "kubectl -n "+namespace+" delete pod probe && kubectl -n default delete pod outsider")
+			_, err := r.sh(ctx, "kubectl -n "+namespace+" delete pod probe && kubectl -n default delete pod outsider && kubectl delete namespace istio-system")
 			return err
 		}},
-		{"/debug/hpas with a token of the observer, as the documents say", r.observed},
+		{"/debug/hpas with a token of the observer, as the documents say", func(ctx context.Context) error {
+			return r.observed(ctx, func(said string) error {
+				if !strings.Contains(said, "podinfo") {
+					return fmt.Errorf("the HPA is not named: %s", said)
+				}
+				return nil
+			})
+		}},
 		{"with cert-manager: the API server takes all of it, by cert-manager's own types", r.certManager},
 		{"what is planted on a host is seen", r.plant},
 		{"the new certificate is served, no question was left unanswered", func(ctx context.Context) error {
@@ -99,7 +119,8 @@ func (n *node) headless(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := n.cluster.Apply(ctx, []byte(probes)); err != nil {
+	// A namespace takes pods a moment after it was made.
+	if err := n.eventually(ctx, 30*time.Second, func() error { return n.cluster.Apply(ctx, []byte(probes)) }); err != nil {
 		return err
 	}
 	return n.eventually(ctx, 30*time.Second, func() error {
@@ -117,31 +138,42 @@ func (n *node) headless(ctx context.Context) error {
 }
 
 // policed dials from and to the probe, with what becomes of a pod that reports from outside the
-// mesh, and of a question to the DNS. Rules may come a moment after their pod or their policy: what
-// is meant is what holds from then on.
+// mesh, and of a question to a DNS that is not in kube-system. Rules may come a moment after their
+// pod or their policy: what is meant is what holds from then on.
 func (n *node) policed(ctx context.Context, outside, dns string) error {
-	for _, pod := range [][]string{{namespace, "probe"}, {"default", "outsider"}} {
+	addresses := map[string]string{}
+	for _, pod := range [][]string{{namespace, "probe"}, {"default", "outsider"}, {"istio-system", "istiod"}} {
 		if _, err := n.kubectl(ctx, "--namespace="+pod[0], "wait", "--for=jsonpath={.status.phase}=Running", "pod/"+pod[1], "--timeout=50s"); err != nil {
 			return err
 		}
-	}
-	address, err := n.kubectl(ctx, "--namespace="+namespace, "get", "pod", "probe", "-o", "jsonpath={.status.podIP}")
-	if err != nil {
-		return err
+		var err error
+		if addresses[pod[1]], err = n.kubectl(ctx, "--namespace="+pod[0], "get", "pod", pod[1], "-o", "jsonpath={.status.podIP}"); err != nil {
+			return err
+		}
 	}
 	podinfo, err := n.kubectl(ctx, "--namespace=test", "get", "service", "podinfo", "-o", "jsonpath={.spec.clusterIP}")
 	if err != nil {
 		return err
 	}
-	at := func(port string) string { return net.JoinHostPort(address, port) }
+	at := func(port string) string { return net.JoinHostPort(addresses["probe"], port) }
 	for _, check := range []struct {
 		from []string
 		want [][2]string
 	}{
 		{
 			[]string{"--namespace=" + namespace, "exec", "probe", "--", "/pod", "dial"},
-			// The API server by its Service and by its own port.
-			[][2]string{{"10.213.96.1:443", "passes"}, {nodeIP + ":6443", "passes"}, {podinfo + ":9898", "refused"}, {"10.213.96.10:53", dns}},
+			// The API server by its Service and by its own port; the mesh's authority where it is, by
+			// its one port.
+			[][2]string{
+				{"10.213.96.1:443", "passes"},
+				{nodeIP + ":6443", "passes"},
+				{podinfo + ":9898", "refused"},
+				{"10.213.96.10:53", "passes"},
+				{addresses["outsider"] + ":53", dns},
+				{addresses["istiod"] + ":15012", "passes"},
+				{addresses["istiod"] + ":15010", "refused"},
+				{addresses["outsider"] + ":15012", "refused"},
+			},
 		},
 		{
 			[]string{"--namespace=test", "exec", "deployment/loadtester", "--container=loadtester", "--", "./loadtester", "dial"},
@@ -179,6 +211,7 @@ func (r *reader) endSteps(second *reader) []step {
 	return []step{
 		{"a rolling update of meshpulse, the API asked twice a second: no question is left unanswered", r.rolls},
 		{"as a user that OpenShift would give, and back", r.anotherUser},
+		{"install.sh with the components that change the pod: own-namespaces, guaranteed, host-network, and back", r.otherPods},
 		{"every sidecar has found the new one", func(ctx context.Context) error { return r.covered(ctx, elsewhere, processed) }},
 		{"manifests/uninstall.sh leaves nothing", func(ctx context.Context) error {
 			err := abreast(ctx,
