@@ -42,7 +42,6 @@ type connections struct {
 	looks   atomic.Int64 // of the sweep so far: the clock here
 	mu      sync.Mutex   // before a connection's own
 	open    map[*connection]struct{}
-	trusted *x509.CertPool // the roots that the last sweep saw
 }
 
 // connection counts what messages take that have not come in whole. Reader, writer, handler and
@@ -53,13 +52,16 @@ type connection struct {
 	sender string // its address, without the port
 	since  int64  // look at which it came
 
-	overTLS bool      // what is read and written here is not HTTP/2; known before either
-	first   [1]byte   // the byte that was looked at, where peeked
-	peeked  bool      // of the reader
-	ready   readiness // of the reader
-	ended   endings   // of the writer
-	leaving bool      // of the writer: once the frame is written that ends a stream
-	term    *term     // nil: nothing is proven
+	overTLS bool           // what is read and written here is not HTTP/2; known before either
+	agreed  bool           // upon TLS; of the reader
+	shaking int            // bytes that came before that; of the reader
+	first   [1]byte        // the byte that was looked at, where peeked
+	peeked  bool           // of the reader
+	ready   readiness      // of the reader
+	ended   endings        // of the writer
+	leaving bool           // of the writer: once the frame is written that ends a stream
+	roots   *x509.CertPool // that the handshake holds the certificate against
+	term    *term          // nil: nothing is proven
 
 	mu       sync.Mutex
 	closed   bool
@@ -152,8 +154,13 @@ func (c *connection) Read(b []byte) (n int, err error) {
 	if n = c.again(b); n == 0 {
 		n, err = c.Conn.Read(b)
 	}
-	if !c.overTLS {
+	switch {
+	case !c.overTLS:
 		c.count(b[:n])
+	case !c.agreed:
+		if c.shaking += n; c.shaking > maxHandshake {
+			return 0, errLongHandshake
+		}
 	}
 	return n, err
 }

@@ -22,6 +22,13 @@ const tlsHandshake = 0x16
 // errNoCertificate ends handshakes while there is nothing to serve them with.
 var errNoCertificate = errors.New("the ingest port has no certificate yet: look at meshpulse_ingest_ca_requests_total and at the log")
 
+// maxHandshake bounds what is read before a certificate is verified: a sidecar's is 2 KB, with the
+// chain of a plugged-in authority some 8. crypto/tls keeps up to 256 KiB of a chain, which nobody
+// counts: connections that begin to show such a one and stop would take all memory.
+const maxHandshake = 32 << 10
+
+var errLongHandshake = errors.New("more comes before TLS is agreed upon than a certificate and its chain are")
+
 // doors are the transport's credentials. Connections are counted above TLS, where frames can be
 // seen.
 type doors struct {
@@ -37,8 +44,11 @@ func newDoors(c Config, cs *connections) credentials.TransportCredentials {
 	}
 	return doors{credentials.NewTLS(&tls.Config{
 		MinVersion: tls.VersionTLS12,
-		GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
+		GetConfigForClient: func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 			if serving := c.Mutual.Serving(); serving != nil {
+				if c, ok := hello.Conn.(*connection); ok {
+					c.roots = serving.ClientCAs
+				}
 				return serving, nil
 			}
 			return nil, errNoCertificate
@@ -64,6 +74,7 @@ func (d doors) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInfo, er
 	}
 	c.overTLS = true
 	conn, info, err := d.TransportCredentials.ServerHandshake(c)
+	c.agreed = true
 	if err != nil {
 		d.connections.closed(c, closedHandshake, "connection closed: no TLS", slog.Any("error", err))
 		return nil, nil, err

@@ -26,6 +26,26 @@ type Mutual struct {
 	StrictNamespaces []string
 }
 
+// validate says which setting never matches anything: a namespace that is misspelt would not be
+// strict, and nobody would see it.
+func (m *Mutual) validate() error {
+	if m == nil {
+		return nil
+	}
+	for _, ns := range m.StrictNamespaces {
+		if len(ns) > maxNamespace || !isLabel(ns) {
+			return fmt.Errorf("%w: %.100q (--ingest-strict-namespaces) is no namespace's name: give names with commas and nothing else between them", ErrConfig, ns)
+		}
+	}
+	for _, domain := range m.TrustDomains {
+		if !isTrustDomain(domain) {
+			return fmt.Errorf("%w: %.100q (--ingest-trust-domains) is no trust domain, which is of lower-case letters, digits, dots, hyphens and underscores, "+
+				"without spiffe://", ErrConfig, domain)
+		}
+	}
+	return nil
+}
+
 // Serving returns how TLS is served with a certificate, to clients whose certificates come from one
 // of the roots. Envoy's sink speaks 1.2 at most (its default as a client, which no setting of
 // Istio's reaches). There are no session tickets: whoever connects shows its certificate anew.

@@ -148,3 +148,20 @@ func TestRefusalsHaveTheirReasons(t *testing.T) {
 		}
 	}
 }
+
+// What never matches would leave a namespace without what its owner thinks it has.
+func TestNamesThatNeverMatchAreRefused(t *testing.T) {
+	for _, m := range []Mutual{{StrictNamespaces: []string{"a", " b"}}, {StrictNamespaces: []string{"Prod"}}, {StrictNamespaces: []string{""}}, {StrictNamespaces: []string{"a.b"}}} {
+		if err := (Config{Mutual: &m}).Validate(); !errors.Is(err, ErrConfig) || !strings.Contains(err.Error(), "--ingest-strict-namespaces") {
+			t.Errorf("%q: %v", m.StrictNamespaces, err)
+		}
+	}
+	for _, domain := range []string{"", " a", "spiffe://a", "Cluster.local", "a:80"} {
+		if err := (Config{Mutual: &Mutual{TrustDomains: []string{domain}}}).Validate(); !errors.Is(err, ErrConfig) || !strings.Contains(err.Error(), "--ingest-trust-domains") {
+			t.Errorf("%q: %v", domain, err)
+		}
+	}
+	if err := (Config{Mutual: &Mutual{StrictNamespaces: []string{"a", "b-1"}, TrustDomains: []string{"cluster.local"}}}).Validate(); err != nil {
+		t.Error(err)
+	}
+}

@@ -388,3 +388,48 @@ func TestAConnectionThatIsDueWaitsForTheMessagesEnd(t *testing.T) {
 		t.Error("not closed after the message")
 	}
 }
+
+// Nothing is counted yet while a certificate is shown: a chain beyond any is not kept.
+func TestAHandshakeIsBounded(t *testing.T) {
+	s := serveMutual(t, Mutual{})
+	certificate := s.mesh.until(podinfoID, time.Hour)
+	leaf := certificate.Certificate[0]
+	for bytes, want := range map[int]codes.Code{16 << 10: codes.OK, 2 * maxHandshake: codes.Unavailable} {
+		certificate.Certificate = [][]byte{leaf}
+		for range bytes / len(s.mesh.cert.Raw) {
+			certificate.Certificate = append(certificate.Certificate, s.mesh.cert.Raw)
+		}
+		st, err := s.as(certificate).dial(t)
+		if code := codeOf(st, err, helloAs(t, "web-1", "podinfo", request(1000, 1))); code != want {
+			t.Errorf("a chain of %d bytes: %v, want %v", bytes, code, want)
+		}
+	}
+	waitFor(t, "the reason in the log", func() bool { return strings.Contains(s.log.String(), errLongHandshake.Error()) })
+}
+
+// A handshake that has begun before a root was withdrawn, and is done after the connections were
+// looked at, proves nothing.
+func TestARootThatIsWithdrawnDuringAHandshakeEndsTheConnection(t *testing.T) {
+	s := serveMutual(t, Mutual{})
+	certificate := s.mesh.until(podinfoID, time.Hour)
+	s.conns.sweep()
+	c, err := tls.Dial("tcp", s.addr, &tls.Config{
+		InsecureSkipVerify: true, NextProtos: []string{"h2"}, MaxVersion: tls.VersionTLS12,
+		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+			s.serve(newAuthority(t))
+			s.conns.sweep()
+			return certificate, nil
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	if _, err := c.Read(make([]byte, 9)); err != nil { // the sink's settings, so it has taken the connection
+		t.Fatal(err)
+	}
+	s.conns.sweep()
+	if got := s.metric(t, "closed_connections_total", closedRoot); got != 1 {
+		t.Errorf("%v connections closed, want 1", got)
+	}
+}

@@ -129,6 +129,9 @@ func (c Config) Validate() error {
 	if c.TLS != nil && c.Mutual != nil {
 		return fmt.Errorf("%w: TLS alone and mutual TLS: give one of them", ErrConfig)
 	}
+	if err := c.Mutual.validate(); err != nil {
+		return err
+	}
 	for _, tag := range c.CustomTags {
 		if tag == "" || strings.Contains(tag, ".") {
 			return fmt.Errorf("%w: custom tag %q (--custom-tags): a tag's name is not empty and has no dots", ErrConfig, tag)

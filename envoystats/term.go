@@ -27,6 +27,7 @@ const usualFlush = 5 * time.Second
 type term struct {
 	due, end time.Time
 	chain    []*x509.Certificate // leaf first
+	roots    *x509.CertPool      // that it was held against last. Of the sweep, and under the connection's mutex
 	timer    *time.Timer         // closes it once a flush is over; nil before it is due. Under the connection's mutex
 }
 
@@ -38,7 +39,7 @@ func (c *connection) lasts(state tls.ConnectionState) {
 	end := state.PeerCertificates[0].NotAfter
 	c.mu.Lock() // the sweep looks at connections from the moment that they are there
 	defer c.mu.Unlock()
-	c.term = &term{due: dueAt(c.of.now(), end, rand.Float64()), end: end, chain: state.PeerCertificates}
+	c.term = &term{due: dueAt(c.of.now(), end, rand.Float64()), end: end, chain: state.PeerCertificates, roots: c.roots}
 }
 
 // dueAt is when a connection that has begun is closed after a flush: in the last quarter of what is
@@ -131,8 +132,9 @@ func (c *connection) leave() {
 	time.AfterFunc(lingers, func() { c.of.left(c, closedRefused) })
 }
 
-// endTerms closes the connections whose certificate has ended, and after a change of the roots
-// those whose root is not among them any more.
+// endTerms closes the connections whose certificate has ended, and those whose root is not trusted
+// any more. A handshake may take half a minute, and its roots have changed meanwhile: so each
+// connection knows its own.
 func (cs *connections) endTerms() {
 	if cs.mutual == nil {
 		return
@@ -140,17 +142,16 @@ func (cs *connections) endTerms() {
 	now, serving := cs.now(), cs.mutual.Serving()
 	var over, look []*connection
 	cs.mu.Lock()
-	changed := serving != nil && cs.trusted != nil && !serving.ClientCAs.Equal(cs.trusted)
-	if serving != nil {
-		cs.trusted = serving.ClientCAs
-	}
 	for c := range cs.open {
 		c.mu.Lock()
 		switch {
 		case c.over(now):
 			over = append(over, c)
-		case changed && c.term != nil:
-			look = append(look, c)
+		case serving != nil && c.term != nil && c.term.roots != serving.ClientCAs:
+			if !serving.ClientCAs.Equal(c.term.roots) {
+				look = append(look, c)
+			}
+			c.term.roots = serving.ClientCAs
 		}
 		c.mu.Unlock()
 	}

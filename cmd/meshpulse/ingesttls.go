@@ -105,14 +105,27 @@ func (t *ingestTLS) open(sink *envoystats.Config, log *slog.Logger, r prometheus
 	if err != nil {
 		return nil, err
 	}
+	var last atomic.Pointer[served]
 	mutual.Serving = func() *tls.Config {
-		if i := client.Current(); i != nil {
-			return envoystats.Serving(i.Certificate, i.Roots)
+		i := client.Current()
+		if i == nil {
+			return nil
 		}
-		return nil
+		s := last.Load()
+		if s == nil || s.identity != i {
+			s = &served{i, envoystats.Serving(i.Certificate, i.Roots)}
+			last.Store(s)
+		}
+		return s.config
 	}
 	sink.Mutual = mutual
 	return client.Run, r.Register(expiry(mutual.Serving))
+}
+
+// served is how an identity is served.
+type served struct {
+	identity *meshca.Identity
+	config   *tls.Config
 }
 
 // expiry tells when the certificate ends that the ingest port serves with, once there is one.

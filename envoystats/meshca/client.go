@@ -93,6 +93,9 @@ const (
 	patience = 20 * time.Second
 	// leastWait and mostWait bound the time between two requests that fail; it doubles.
 	leastWait, mostWait = time.Second, time.Minute
+	// deafWait bounds it while there is no certificate that lasts: each second of it is one more in
+	// which no sidecar reports, and that many of a replica's requests nobody feels.
+	deafWait = 5 * time.Second
 	// lookAgain is how often the file with the roots is looked at.
 	lookAgain = 10 * time.Second
 )
@@ -133,7 +136,7 @@ func (c *Client) Run(ctx context.Context) {
 		}
 		c.told(err)
 		if err != nil {
-			wait = jittered(retry)
+			wait = jittered(min(retry, c.longestWait()))
 			retry = min(2*retry, mostWait)
 			continue
 		}
@@ -142,13 +145,22 @@ func (c *Client) Run(ctx context.Context) {
 	}
 }
 
+// longestWait is how long the next request may be waited for after one that has failed.
+func (c *Client) longestWait() time.Duration {
+	if c.issued == nil || time.Until(c.issued.certificate.Leaf.NotAfter) < mostWait {
+		return deafWait
+	}
+	return mostWait
+}
+
 // jittered is a time that several who ask at once do not have in common: up to a tenth less.
 func jittered(d time.Duration) time.Duration { return d - time.Duration(rand.Float64()*float64(d)/10) }
 
 // sleep waits, and less where the file with the roots changes: what comes with a certificate is of
 // before. It returns false once the context ends.
 func (c *Client) sleep(ctx context.Context, d time.Duration) bool {
-	end := time.Now().Add(d)
+	// By the clock that certificates end by: the other one stands still while a machine sleeps.
+	end := time.Now().Round(0).Add(d)
 	for {
 		left := time.Until(end)
 		if left <= 0 {

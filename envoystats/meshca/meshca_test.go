@@ -10,6 +10,7 @@ import (
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"log/slog"
 	"math/big"
@@ -468,6 +469,39 @@ func TestRenewalsComeInTime(t *testing.T) {
 		cancel()
 		<-done
 	})
+}
+
+// While there is no certificate that lasts no sidecar reports: then nobody waits a minute for the
+// authority to be back.
+func TestWithoutACertificateTheAuthorityIsAskedOften(t *testing.T) {
+	for name, life := range map[string]time.Duration{"before the first": 0, "after the last has ended": time.Hour} {
+		dir := t.TempDir()
+		synctest.Test(t, func(t *testing.T) {
+			root, key := newAuthority(t, nil), newKey(t)
+			asked, worst, last := 0, time.Duration(0), time.Time{}
+			c, err := New(Config{Address: "istiod.istio-system.svc:15012", RootFile: filepath.Join(dir, "none"), Logger: slog.New(slog.DiscardHandler)})
+			if err != nil {
+				t.Fatal(err)
+			}
+			begun := time.Now()
+			c.ask = func(context.Context) (*issued, error) {
+				if asked++; asked == 1 && life != 0 {
+					return readAnswer(answer(encode(root.sign(key.Public(), "spiffe://a/ns/b/sa/c", life)), encode(root.cert.Raw)), key, time.Now())
+				}
+				if time.Since(begun) > life+2*time.Minute {
+					worst = max(worst, time.Since(last))
+				}
+				last = time.Now()
+				return nil, errors.New("away")
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), life+time.Hour)
+			defer cancel()
+			c.Run(ctx)
+			if worst > deafWait || asked < 600 {
+				t.Errorf("%s: asked %d times, after up to %s, want %s at most", name, asked, worst, deafWait)
+			}
+		})
+	}
 }
 
 func TestSettingsAreChecked(t *testing.T) {
