@@ -13,7 +13,8 @@ import (
 //
 // And what a pod has once proven it goes on proving, as long as it is that pod: its sidecar's
 // wiring is read when it starts. So a sender that proves less is not the pod, and takes over from
-// nobody, in a moment between two connections neither.
+// nobody, in a moment between two connections neither. The table knows it, so it is forgotten once
+// the pod has been silent for the retention.
 
 // provisional is how long, in milliseconds, a pod may be unknown that has to prove itself: the
 // informer lags behind the pod's start, and behind what it missed when it is in step again.
