@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// proves waits until meshpulse says of every HPA of the namespaces that all sidecars which report to
-// it have shown a certificate of istiod's that is theirs.
+// proves waits until meshpulse says of every HPA of the namespaces that all sidecars which report
+// to it have shown a certificate of istiod's that is theirs.
 func (r *reader) proves(ctx context.Context, namespaces ...string) (said string, err error) {
 	err = r.observed(ctx, func(status string) error {
 		said = ""

@@ -162,8 +162,8 @@ func (n *node) policed(ctx context.Context, outside, dns string) error {
 	}{
 		{
 			[]string{"--namespace=" + namespace, "exec", "probe", "--", "/pod", "dial"},
-			// The API server by its Service and by its own port; the mesh's authority where it is, by
-			// its one port.
+			// The API server by its Service and by its own port; the mesh's authority where it is,
+			// by its one port.
 			[][2]string{
 				{"10.213.96.1:443", "passes"},
 				{nodeIP + ":6443", "passes"},
