@@ -264,7 +264,7 @@ func capabilityTable() []capability {
 			who: "runs a pod in another namespace, and reports as that pod", down: []string{"slowone", "phantom"}, up: []string{"phantom"},
 			hold: []string{"slowone", "phantom", "labelflood", "hostflood"}, dies: floods,
 		},
-		{who: "shares the victims' service account", said: [4]string{"as who reports as anybody: what a certificate proves is not yet compared", "as that", "as that", "as that"}},
+		{who: "shares the victims' service account", said: [4]string{"as who reports as anybody, here in plaintext; with a certificate an address that is another pod's refuses (make lab-mtls)", "as that", "as that", "as that"}},
 		{who: "calls a service, and chooses its headers", down: []string{"hostflood"}, hold: []string{"hostflood"}, dies: []string{"hostflood"}, said: [4]string{1: "makes real load"}},
 		{who: "writes an HPA in a namespace of its own", down: []string{"hpas"}, up: []string{"hpas"}, hold: []string{"hpas"}, dies: []string{"hpas"}, said: [4]string{1: "but of its own"}},
 		{who: "reaches the HTTPS port without a token", down: []string{"https", "tokens"}, up: []string{"https", "tokens"}, hold: []string{"https", "tokens"}, dies: []string{"https", "tokens"}},
