@@ -4,7 +4,8 @@
 // row, a series a column of a ring, see internal/ring), and goes out through [Store.Register] or
 // [Store.Query] and [Query.Eval]. Beside a query, [Query.DetectSurges] looks at its newest flushes
 // (surge.go), and [Store.Watch] tells which queries a flush belongs to as soon as it is committed
-// (watch.go).
+// (watch.go). Who counts for a pod is said in owner.go and identity.go, whose series a query sees
+// in readable.go.
 //
 // In the steady state writers of different pods share no lock; a series that is new takes one, to
 // be matched. Reading rows takes none, and what reads holds none that a writer of known series

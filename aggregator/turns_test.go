@@ -145,22 +145,31 @@ func (t *turns) runs(ctx context.Context, namespace string, takes time.Duration)
 	}
 }
 
+// crowd are so many namespaces that ask all the time for what takes all that it may.
+func (t *turns) crowd(tt *testing.T, n int) (leave func()) {
+	ctx, cancel := context.WithCancel(tt.Context())
+	var all sync.WaitGroup
+	for i := range n {
+		all.Go(func() {
+			for ctx.Err() == nil {
+				t.runs(ctx, fmt.Sprint("evil-", i), time.Hour)
+			}
+		})
+	}
+	synctest.Wait()
+	return func() {
+		cancel()
+		all.Wait()
+	}
+}
+
 // However many ask at once for what takes all that it may, a new query of another namespace is
 // answered in the four seconds of a request.
 func TestANewQueryIsAnsweredBesideManyThatTakeLong(t *testing.T) {
 	for _, others := range []int{1, 4, 19, 99} {
 		synctest.Test(t, func(t *testing.T) {
 			turns := newTurns(1)
-			evil, cancel := context.WithCancel(t.Context())
-			var all sync.WaitGroup
-			for i := range others {
-				all.Go(func() {
-					for evil.Err() == nil {
-						turns.runs(evil, fmt.Sprint("evil-", i), time.Hour)
-					}
-				})
-			}
-			synctest.Wait()
+			leave := turns.crowd(t, others)
 			for n := range 5 {
 				ctx, done := context.WithTimeout(t.Context(), 4*time.Second)
 				took := turns.runs(ctx, "mine", leastTrial-time.Millisecond)
@@ -170,8 +179,7 @@ func TestANewQueryIsAnsweredBesideManyThatTakeLong(t *testing.T) {
 				}
 				time.Sleep(time.Second)
 			}
-			cancel()
-			all.Wait()
+			leave()
 		})
 	}
 }
@@ -182,16 +190,7 @@ func TestANamespaceThatLeavesKeepsItsPlace(t *testing.T) {
 	for _, others := range []int{1, 9, 19, 29} {
 		synctest.Test(t, func(t *testing.T) {
 			turns := newTurns(1)
-			evil, cancel := context.WithCancel(t.Context())
-			var all sync.WaitGroup
-			for i := range others {
-				all.Go(func() {
-					for evil.Err() == nil {
-						turns.runs(evil, fmt.Sprint("evil-", i), time.Hour)
-					}
-				})
-			}
-			synctest.Wait()
+			leave := turns.crowd(t, others)
 			missed := 0
 			for range 20 {
 				ctx, done := context.WithTimeout(t.Context(), 4*time.Second)
@@ -203,8 +202,7 @@ func TestANamespaceThatLeavesKeepsItsPlace(t *testing.T) {
 				done()
 				time.Sleep(11 * time.Second)
 			}
-			cancel()
-			all.Wait()
+			leave()
 			if n := len(turns.left); n > 2*(others+1) {
 				t.Errorf("%d places are kept", n)
 			}

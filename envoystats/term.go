@@ -22,8 +22,8 @@ const quiet = 500 * time.Millisecond
 // usualFlush is Istio's interval of flushes, where the node tells none.
 const usualFlush = 5 * time.Second
 
-// term is how long a connection may last. It is set before anything is read; only its timer
-// changes.
+// term is how long a connection may last. It is set before anything is read; only its roots and
+// its timer change.
 type term struct {
 	due, end time.Time
 	chain    []*x509.Certificate // leaf first

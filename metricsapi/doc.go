@@ -8,7 +8,8 @@
 // an answer with the pods that exist and reads scales (package cluster). At a surge the answer is
 // raised (surge.go) and, where an HPA asks for it, so is its target (act.go, with the arithmetic of
 // package horizontal). What an author should know about an HPA is a [hpas.Problem] and becomes a
-// Warning event, once (warner.go).
+// Warning event, once (warner.go); [Lint] tells the same of files. Whose series the queries of a
+// namespace may read is in reading.go.
 //
 // The package knows the rules of an answer. It must not know Envoy, gRPC or how samples are kept;
 // and what it knows none of hpas, cluster and horizontal may know.

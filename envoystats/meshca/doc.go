@@ -9,6 +9,7 @@
 // end another one is asked for, and when the root's file changes, at once.
 //
 // The package knows gRPC, X.509 and the two messages, which are written by hand (ask.go): three
-// fields are no dependency worth. It must not know what the certificate is used for, nor the store.
-// The protocol is that of istio/api security/v1alpha1/ca.proto, the same from Istio 1.24 to 1.31.
+// fields are not worth a dependency. It must not know what the certificate is used for, nor the
+// store. The protocol is that of istio/api security/v1alpha1/ca.proto, the same from Istio 1.24 to
+// 1.31.
 package meshca

@@ -1,6 +1,6 @@
 // Package cluster is what a Kubernetes API server tells and is told: the pods that exist
 // (podindex.go, by what queries name; podaddress.go, by their addresses), HPAs as they come and go,
-// the scales of what HPAs scale, and events.
+// the scales of what HPAs scale, which namespaces let others read them, and events.
 //
 // [Connect] makes the clients and asks nothing; each part is run, or asked, by itself. Caches are
 // answered from whatever they heard last, so a [Freshness] says how long ago that was: what has not

@@ -1,7 +1,8 @@
 // Package hpas reads HorizontalPodAutoscalers: an HPA goes in, and out come the metrics that it
 // wants, each with the PromQL that computes it, and the problems that its author should know.
 //
-// [Decode] takes HPAs out of files, of any version; [Read] reads one: annotations
+// [Decode] takes HPAs out of files, of any version, and [DecodeScaledObjects] makes some of KEDA's
+// ScaledObjects; [Read] reads one: annotations
 // (kube-metrics-adapter's and meshpulse's own), the metrics that need no PromQL (named.go), what
 // the form of an expression tells of the number that it gives (traits.go, advice.go),
 // and what to write in place of what is not served (unserved.go, remedies.go). An [Expression] is
