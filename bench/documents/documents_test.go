@@ -3,6 +3,7 @@ package documents
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -84,6 +85,28 @@ func TestReadGivesWhatIsForAClusterOfAllDocuments(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// TestNoCommandOfTheDocumentsEndsInAFlagThatWantsMore: whoever types it is told of the flag and of
+// nothing else, and a node to find that out on is not always there.
+func TestNoCommandOfTheDocumentsEndsInAFlagThatWantsMore(t *testing.T) {
+	blocks, err := Read("../..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []string{"--raw", "-n", "--namespace", "-o", "--output", "-l", "--selector", "-f", "--filename", "-k", "--component", "--image", "--set"}
+	seen := 0
+	for _, b := range blocks {
+		for _, c := range b.Commands {
+			seen++
+			if words := strings.Fields(c.Text); slices.Contains(want, words[len(words)-1]) {
+				t.Errorf("%s: %q ends in a flag without its value", b, c.Text)
+			}
+		}
+	}
+	if seen == 0 {
+		t.Error("no command was read")
 	}
 }
 
