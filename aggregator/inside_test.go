@@ -25,9 +25,9 @@ func wordsOf(b *ring.Block, row ring.Row) []atomic.Uint64 {
 	return *inside[[]atomic.Uint64](&v, "words")
 }
 
-// epochsOf are the epochs of a block's counts, none where all are 0.
-func epochsOf(b *ring.Block) []atomic.Uint64 {
-	all := inside[atomic.Pointer[[]atomic.Uint64]](b, "epochs").Load()
+// totalsOf are the totals of a block's counts, none where all are 0.
+func totalsOf(b *ring.Block) []atomic.Uint64 {
+	all := inside[atomic.Pointer[[]atomic.Uint64]](b, "totals").Load()
 	if all == nil {
 		return nil
 	}

@@ -276,7 +276,7 @@ func (d tcp) Describe(i int) (string, []Label, error) {
 	return "istio_tcp_connections_opened_total", []Label{{"code", fmt.Sprint(d.batch.Samples[i].Key)}}, nil
 }
 
-// Counts that pass into their next epoch at every flush cost each of a pod's histograms the same,
+// Counts whose totals are replaced at every flush cost each of a pod's histograms the same,
 // however many there are.
 func TestLargeCountsCostNoMoreWithManyHistograms(t *testing.T) {
 	if !inAProcessOfItsOwn(t) {

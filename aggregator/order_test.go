@@ -24,7 +24,7 @@ func TestEachBrokenOrderIsSeen(t *testing.T) {
 		return found
 	}
 	var frozen *ring.Block
-	var epochs []uint64
+	var totals []uint64
 	for name, breaks := range map[string]func(*looking, ring.Step){
 		"a row is claimed after it got its time": func(l *looking, s ring.Step) {
 			if g := l.stream.table.ring.Rows(); s == ring.StepClaim {
@@ -98,18 +98,18 @@ func TestEachBrokenOrderIsSeen(t *testing.T) {
 				*beginOf(l.stream.table.ring.Rows()) = 0
 			}
 		},
-		"epochs are raised after the row is admitted": func(l *looking, s ring.Step) {
+		"totals are replaced after the row is admitted": func(l *looking, s ring.Step) {
 			b := counted(l)
 			switch {
 			case b == nil:
-			case s == ring.StepEpochs && l.stream.table.ring.Rows() == b.Rows():
-				now := loadEpochs(b)
-				storeEpochs(b, epochs)
-				epochs = now
+			case s == ring.StepTotals && l.stream.table.ring.Rows() == b.Rows():
+				now := loadTotals(b)
+				storeTotals(b, totals)
+				totals = now
 			case s == stepClosed:
-				storeEpochs(b, epochs)
+				storeTotals(b, totals)
 			case s == ring.StepHead:
-				epochs = loadEpochs(b)
+				totals = loadTotals(b)
 			}
 		},
 		"a row is closed before series are carried forward": func(l *looking, s ring.Step) {
@@ -127,7 +127,7 @@ func TestEachBrokenOrderIsSeen(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			frozen, epochs = nil, nil
+			frozen, totals = nil, nil
 			l := lookAtEveryStep(t, false, breaks)
 			if l.wrong == 0 {
 				t.Error("the readers see nothing wrong")
@@ -141,16 +141,16 @@ func TestEachBrokenOrderIsSeen(t *testing.T) {
 	})
 }
 
-func loadEpochs(b *ring.Block) []uint64 {
-	epochs := make([]uint64, b.Counts())
-	for i := range epochsOf(b) {
-		epochs[i] = epochsOf(b)[i].Load()
+func loadTotals(b *ring.Block) []uint64 {
+	totals := make([]uint64, b.Counts())
+	for i := range totalsOf(b) {
+		totals[i] = totalsOf(b)[i].Load()
 	}
-	return epochs
+	return totals
 }
 
-func storeEpochs(b *ring.Block, epochs []uint64) {
-	for i := range epochsOf(b)[:min(len(epochs), len(epochsOf(b)))] {
-		epochsOf(b)[i].Store(epochs[i])
+func storeTotals(b *ring.Block, totals []uint64) {
+	for i := range totalsOf(b)[:min(len(totals), len(totalsOf(b)))] {
+		totalsOf(b)[i].Store(totals[i])
 	}
 }

@@ -310,7 +310,9 @@ func (l *looking) run() *looking {
 		for _, k := range keys {
 			sent[k] = counters[k]
 		}
-		l.flush(after, messages, sent, 1<<31/40)
+		// An interval of which no whole number makes 2^31: each total that is replaced would be too
+		// far from the row that replaces it.
+		l.flush(after, messages, sent, 1<<32/81)
 	}
 	for i := range 9 {
 		keys := []string{"a", "b"}

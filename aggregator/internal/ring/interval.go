@@ -12,7 +12,7 @@ type Bucket struct {
 }
 
 // MaxIntervalCount is the largest count of an interval: rows keep the lower halves of counts, which
-// one step may not overtake (slab.epochs). It is 85 million requests a second at a flush of 25 s.
+// one step may not overtake (slab.totals). It is 85 million requests a second at a flush of 25 s.
 const MaxIntervalCount = 1<<31 - 1
 
 // PutInterval publishes a histogram's counts as the newest row's: those of an earlier row (-1:
@@ -41,7 +41,7 @@ func (r *Ring) PutInterval(b *Block, last Row, buckets []Bucket, count uint64, s
 }
 
 // addCounts writes the counts of a row: those of another and an interval's, halves of words apart.
-// It reports whether one of them may have passed into its next epoch.
+// It reports whether one of them may be too far from its total.
 func (b *Block) addCounts(words, before []atomic.Uint64, buckets []Bucket, count uint64) bool {
 	var changed uint64
 	add := func(i int, low, high uint64) {
@@ -69,7 +69,7 @@ func (b *Block) addCounts(words, before []atomic.Uint64, buckets []Bucket, count
 	return changed&(1<<31|1<<63) != 0 || count>>31 != 0
 }
 
-// raise puts the epochs of a row's counts in place, before it is admitted. The counts hold the
+// raise puts the totals of a row's counts in place, before it is admitted. The counts hold the
 // interval already.
 func (b *Block) raise(words []atomic.Uint64, buckets []Bucket, count uint64) {
 	for i := range int(b.counts) {
@@ -78,9 +78,9 @@ func (b *Block) raise(words []atomic.Uint64, buckets []Bucket, count uint64) {
 			interval = buckets[i].Count
 		}
 		low := uint32(words[i/2].Load() >> (32 * (i & 1)))
-		b.setEpoch(i, (b.whole(i, low-uint32(interval))+interval)>>31)
+		b.setTotal(i, b.whole(i, low-uint32(interval))+interval)
 	}
-	b.rows.hook.After(StepEpochs)
+	b.rows.hook.After(StepTotals)
 }
 
 // fillQuantiles packs four codes a word.
@@ -96,25 +96,24 @@ func fillQuantiles(words []atomic.Uint64, codes *[Quantiles]uint16) {
 	}
 }
 
-// whole returns the i-th count of a row from its lower half: the newest that has it and is not
-// beyond its epoch. Epochs are loaded after the row, so they are its own or one ahead.
+// whole returns the i-th count of a row from its lower half: the one that is nearest to the total.
 func (b *Block) whole(i int, low uint32) uint64 {
-	epochs := b.epochs.Load()
-	if epochs == nil {
+	totals := b.totals.Load()
+	if totals == nil {
 		return uint64(low)
 	}
-	newest := (*epochs)[2*int(b.at)+i].Load()<<31 | (1<<31 - 1)
-	return newest - uint64(uint32(newest)-low)
+	near := (*totals)[2*int(b.at)+i].Load()
+	return near + uint64(int32(low-uint32(near)))
 }
 
-// setEpoch puts the i-th count's epoch in place. Each count has its own: readers need no two of
+// setTotal puts the i-th count's total in place. Each count has its own: readers need no two of
 // them together.
-func (b *Block) setEpoch(i int, epoch uint64) {
-	all := b.epochs.Load()
+func (b *Block) setTotal(i int, total uint64) {
+	all := b.totals.Load()
 	if all == nil {
 		made := make([]atomic.Uint64, 2*b.rowWords)
 		all = &made
-		b.epochs.Store(all)
+		b.totals.Store(all)
 	}
-	(*all)[2*int(b.at)+i].Store(epoch)
+	(*all)[2*int(b.at)+i].Store(total)
 }

@@ -138,11 +138,11 @@ func (r *Ring) Moved(slots int64, blocks []*Block) (Ring, []*Block) {
 
 // copyTo copies the block's rows to one of another generation.
 func (b *Block) copyTo(n *Block) {
-	if epochs := b.epochs.Load(); epochs != nil {
+	if totals := b.totals.Load(); totals != nil {
 		for i := range int(b.counts) {
-			n.setEpoch(i, (*epochs)[2*int(b.at)+i].Load())
+			n.setTotal(i, (*totals)[2*int(b.at)+i].Load())
 		}
-		n.rows.hook.After(StepEpochs)
+		n.rows.hook.After(StepTotals)
 	}
 	first, last := max(Row(b.first.Load()), b.rows.First(), n.rows.begin), Row(b.last.Load())
 	for row := first; row <= last; row++ {

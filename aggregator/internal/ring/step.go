@@ -11,7 +11,7 @@ const (
 	StepHead               // and became the newest
 	StepFirst              // a column's first row was admitted
 	StepLast               // its newest
-	StepEpochs             // epochs of a column's counts were replaced
+	StepTotals             // totals of a column's counts were replaced
 	Steps
 )
 
