@@ -513,6 +513,35 @@ func TestQueriesReadTheirOwnNamespaceWhereAsked(t *testing.T) {
 	}
 }
 
+// TestCustomMetricsAreServedWhereAsked: the component adds the flag, and lets the HPA controller
+// read; the API is claimed apart, once meshpulse has been reached.
+func TestCustomMetricsAreServedWhereAsked(t *testing.T) {
+	objects, base := renderObjects(t, overlay(t, "custom-metrics")), renderObjects(t, "base")
+	args := func(of []runtime.Object) []string {
+		return one[*appsv1.Deployment](t, of, "meshpulse").Spec.Template.Spec.Containers[0].Args
+	}
+	if got, want := args(objects), append(args(base), "--custom-metrics"); !slices.Equal(got, want) {
+		t.Errorf("arguments %v, want %v", got, want)
+	}
+	const role = "meshpulse:custom-metrics-reader"
+	want := []rbacv1.PolicyRule{{APIGroups: []string{"custom.metrics.k8s.io"}, Resources: []string{"*"}, Verbs: []string{"get", "list"}}}
+	if got := one[*rbacv1.ClusterRole](t, objects, role).Rules; !reflect.DeepEqual(got, want) {
+		t.Errorf("rules %+v, want %+v", got, want)
+	}
+	b := one[*rbacv1.ClusterRoleBinding](t, objects, "meshpulse:hpa-controller:custom-metrics-reader")
+	if external := one[*rbacv1.ClusterRoleBinding](t, base, "meshpulse:hpa-controller:external-metrics-reader"); b.RoleRef.Name != role || !reflect.DeepEqual(b.Subjects, external.Subjects) {
+		t.Errorf("%+v is bound to %+v", b.RoleRef, b.Subjects)
+	}
+	if n := len(all[*apiregistration.APIService](objects)); n != 0 {
+		t.Errorf("it claims %d APIs by itself", n)
+	}
+	claim := one[*apiregistration.APIService](t, renderObjects(t, overlay(t, "custom-metrics/apiservice")), "v1beta2.custom.metrics.k8s.io")
+	external := one[*apiregistration.APIService](t, renderObjects(t, overlay(t, "apiservice")), "v1beta1.external.metrics.k8s.io")
+	if claim.Spec.InsecureSkipTLSVerify || claim.Spec.Group+"/"+claim.Spec.Version != "custom.metrics.k8s.io/v1beta2" || !reflect.DeepEqual(claim.Spec.Service, external.Spec.Service) {
+		t.Errorf("spec %+v", claim.Spec)
+	}
+}
+
 // TestSurgeActionIsBound: the component adds one right, for the account that meshpulse runs as, and
 // the base has none of it (TestNobodyIsGivenMore).
 func TestSurgeActionIsBound(t *testing.T) {

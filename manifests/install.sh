@@ -12,8 +12,8 @@ usage: install.sh --image IMAGE [--component NAME]... [--no-apiservice] [--dry-r
   --image IMAGE      the image to run; build one with `make push IMAGE=…`, which prints its name with the digest that pins it,
                      or with manifests/Dockerfile
   --component NAME   change what is installed (see components/NAME): mesh-namespaces lets only namespaces report that Istio
-                     injects; own-namespaces has queries read their own namespace only; dns lets it ask a DNS
-                     that is not in kube-system; host-network for those whose control plane does not reach pods; guaranteed
+                     injects; own-namespaces has queries read their own namespace only; custom-metrics serves
+                     custom.metrics.k8s.io too; dns lets it ask a DNS that is not in kube-system; host-network for those whose control plane does not reach pods; guaranteed
                      requests what it may use
   --no-apiservice    leave external.metrics.k8s.io alone: meshpulse listens, and no HPA asks it
   --rotate-cert      replace the serving certificate and its authority, and nothing else
@@ -27,6 +27,7 @@ namespace=meshpulse-system
 service=meshpulse
 secret=meshpulse-serving-cert
 apiservice=v1beta1.external.metrics.k8s.io
+custom=v1beta2.custom.metrics.k8s.io # with --component custom-metrics
 probe=v1alpha1.meshpulse.io # a group of our own: nobody's metrics hang on it
 here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd -P)
 
@@ -54,6 +55,22 @@ refuse_foreign() {
 	die "external.metrics.k8s.io is served by $owner, and only one adapter of a cluster can have it. Nothing was changed.
 Either uninstall that adapter first (kubectl get hpa -A shows whose HPAs use external metrics: they will ask meshpulse),
 or run meshpulse beside it, serving no HPA, with --no-apiservice."
+}
+
+# custom_asked says whether custom.metrics.k8s.io is to be claimed too.
+custom_asked() {
+	case "$claim $components " in "yes "*" custom-metrics "*) ;; *) return 1 ;; esac
+}
+
+# refuse_foreign_custom looks at every version of the group: an HPA controller asks for the one that the cluster prefers.
+refuse_foreign_custom() {
+	all=$(kubectl get apiservices -o \
+		'jsonpath={range .items[?(@.spec.group=="custom.metrics.k8s.io")]}{.metadata.name} {.spec.service.namespace}/{.spec.service.name}{"\n"}{end}') ||
+		die "cannot tell whose custom.metrics.k8s.io is, so nothing was changed: see kubectl's message above"
+	others=$(printf '%s\n' "$all" | grep -v " $namespace/$service\$") || true
+	[ -z "$others" ] || die "custom.metrics.k8s.io is served by another adapter, and only one of a cluster can have it. Nothing was changed.
+$others
+Either uninstall that adapter first, or leave out --component custom-metrics: HPAs with External metrics need it not."
 }
 
 # make_certificate writes tls.key, tls.crt and ca.crt to $work. The authority's key signs once and is thrown away: there is
@@ -118,17 +135,17 @@ warn_expiry() {
 
 # patch_ca puts the authorities into an APIService that is still ours when the patch arrives.
 patch_ca() {
-	kubectl patch apiservice "$apiservice" --type=json -p "[
+	kubectl patch apiservice "$1" --type=json -p "[
 		{\"op\": \"test\", \"path\": \"/spec/service/namespace\", \"value\": \"$namespace\"},
 		{\"op\": \"test\", \"path\": \"/spec/service/name\", \"value\": \"$service\"},
-		{\"op\": \"add\", \"path\": \"/spec/caBundle\", \"value\": \"$1\"}]"
+		{\"op\": \"add\", \"path\": \"/spec/caBundle\", \"value\": \"$2\"}]"
 }
 
 # claim_api leads the API server to meshpulse: first with a group of our own, since an APIService that does not answer stalls
 # discovery and the deletion of namespaces.
 claim_api() {
 	if [ -n "$owner" ]; then
-		patch_ca "$ca"
+		patch_ca "$apiservice" "$ca"
 	else
 		reached_by_probe
 		# create, not apply: if another adapter has come in the meantime, this fails.
@@ -136,6 +153,20 @@ claim_api() {
 		apiservice_manifest | kubectl create -f -
 	fi
 	prove "$apiservice"
+}
+
+# claim_custom does the same with custom.metrics.k8s.io, for which meshpulse has been reached by now.
+claim_custom() {
+	if [ -n "$(owner_of "$custom")" ]; then
+		patch_ca "$custom" "$ca"
+	else
+		unproven=$custom
+		{
+			cat "$here/components/custom-metrics/apiservice/apiservice.yaml"
+			printf '  caBundle: %s\n' "$ca"
+		} | kubectl create -f -
+	fi
+	prove "$custom"
 }
 
 apiservice_manifest() {
@@ -231,6 +262,7 @@ install() {
 	warn_tag
 	look_at_apiservice
 	[ -z "$claim" ] || refuse_foreign
+	! custom_asked || refuse_foreign_custom
 	compose
 	kubectl kustomize "$composed" >"$work/unset.yaml" # not into a pipe, which would hide its failure
 	sed "s|image: meshpulse:unset|image: $image|" "$work/unset.yaml" >"$work/base.yaml"
@@ -246,8 +278,10 @@ install() {
 		else
 			say "would create $apiservice"
 		fi
+		! custom_asked || say "would claim $custom too"
 		return
 	fi
+	custom_asked || take_back "$custom" # of an install before, that nobody would answer for
 
 	if [ -z "$ca" ]; then # before the pod, which could not start without it
 		make_certificate
@@ -260,6 +294,7 @@ install() {
 	await_pod
 	if [ -n "$claim" ]; then
 		claim_api
+		! custom_asked || claim_custom
 		say "installed: HPAs with external metrics ask meshpulse now"
 	else
 		say "installed, without the API: no HPA asks meshpulse"
@@ -283,7 +318,10 @@ rotate() {
 	make_certificate
 	cat "$work/previous.crt" >>"$work/ca.crt"
 	if [ "$owner" = "$namespace/$service" ]; then
-		patch_ca "$(openssl base64 -A -in "$work/ca.crt")"
+		patch_ca "$apiservice" "$(openssl base64 -A -in "$work/ca.crt")"
+	fi
+	if [ "$(owner_of "$custom")" = "$namespace/$service" ]; then
+		patch_ca "$custom" "$(openssl base64 -A -in "$work/ca.crt")"
 	fi
 	secret_manifest | kubectl replace -f -
 	say "rotated: served within about two minutes, no restart needed"
@@ -312,8 +350,8 @@ while [ $# -gt 0 ]; do
 	--image) image=$value ;;
 	--component)
 		case $value in
-		mesh-namespaces | own-namespaces | dns | host-network | guaranteed) components="$components $value" ;;
-		*) die "--component takes mesh-namespaces, own-namespaces, dns, host-network or guaranteed, not '$value'" ;;
+		mesh-namespaces | own-namespaces | custom-metrics | dns | host-network | guaranteed) components="$components $value" ;;
+		*) die "--component takes mesh-namespaces, own-namespaces, custom-metrics, dns, host-network or guaranteed, not '$value'" ;;
 		esac
 		;;
 	--no-apiservice) claim='' ;;

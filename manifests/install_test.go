@@ -324,6 +324,63 @@ func TestInstallBesideAnotherAdapter(t *testing.T) {
 	}
 }
 
+// TestCustomMetricsAreClaimedWhereNobodyHasThem: in any version, of which an HPA controller takes the
+// one that the cluster prefers.
+func TestCustomMetricsAreClaimedWhereNobodyHasThem(t *testing.T) {
+	args := []string{"--image", "r.example/meshpulse:1", "--component", "custom-metrics"}
+	t.Run("not from another", func(t *testing.T) {
+		c := newFakeCluster(t, "")
+		c.write("customs", []byte("v1beta1.custom.metrics.k8s.io monitoring/prometheus-adapter\n"))
+		out, err := c.run("install.sh", args...)
+		if err == nil || !strings.Contains(out, "v1beta1.custom.metrics.k8s.io monitoring/prometheus-adapter") || len(c.changes()) > 0 {
+			t.Errorf("%v, changes %q\n%s", err, c.changes(), out)
+		}
+	})
+	t.Run("once meshpulse was reached", func(t *testing.T) {
+		c := newFakeCluster(t, "")
+		c.mustRun("install.sh", args...)
+		claim, ok := decode(t, "custom", []byte(c.read("custom.yaml"))).(*apiregistration.APIService)
+		if !ok || claim.Name != "v1beta2.custom.metrics.k8s.io" || !reflect.DeepEqual(claim.Spec.Service, c.apiService().Spec.Service) {
+			t.Fatalf("%+v", claim)
+		}
+		c.verify(c.read("tls.crt"), claim.Spec.CABundle)
+		c.mustRun("install.sh", "--rotate-cert")
+		c.verify(c.read("tls.crt"), c.patch().bundle(t)) // of the last that was patched
+		if n := strings.Count(c.read("log"), "patch apiservice v1beta2.custom.metrics.k8s.io"); n != 1 {
+			t.Errorf("patched %d times by a rotation", n)
+		}
+		c.mustRun("install.sh", args...)
+		if c.read("custom") == "" || strings.Count(c.read("log"), "patch apiservice v1beta2.custom.metrics.k8s.io") != 2 {
+			t.Error("installed again it is not kept")
+		}
+		c.mustRun("install.sh", args[:2]...)
+		if c.read("custom") != "" {
+			t.Error("without the component nobody would answer, and it is left")
+		}
+	})
+	t.Run("never left where it does not answer", func(t *testing.T) {
+		c := newFakeCluster(t, "")
+		c.write("cutoff-custom", nil)
+		if out, err := c.run("install.sh", args...); err == nil || c.read("custom") != "" || c.read("owner") == "" {
+			t.Errorf("%v, left %q:\n%s", err, c.read("custom"), out)
+		}
+	})
+	t.Run("taken back at the end", func(t *testing.T) {
+		c := newFakeCluster(t, ours)
+		c.write("custom", []byte(ours))
+		c.mustRun("uninstall.sh")
+		if c.read("owner") != "" || c.read("custom") != "" {
+			t.Errorf("left are %q and %q", c.read("owner"), c.read("custom"))
+		}
+	})
+	t.Run("looked at alone", func(t *testing.T) {
+		c := newFakeCluster(t, "")
+		if out := c.mustRun("install.sh", append(args, "--dry-run")...); !strings.Contains(out, "would claim v1beta2.custom.metrics.k8s.io") || len(c.changes()) > 0 {
+			t.Errorf("changes %q\n%s", c.changes(), out)
+		}
+	})
+}
+
 func TestInstallDoesNotClaimBeforeThePodIsReady(t *testing.T) {
 	c := newFakeCluster(t, "")
 	c.write("unready", nil)

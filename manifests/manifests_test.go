@@ -149,8 +149,10 @@ func accessor(t *testing.T, object runtime.Object) metav1.Object {
 func TestEveryKustomizationIsRendered(t *testing.T) {
 	rendered := []string{
 		"base",
-		"components/apiservice",      // TestAPIService
-		"components/cert-manager",    // TestCertManager
+		"components/apiservice",   // TestAPIService
+		"components/cert-manager", // TestCertManager
+		"components/custom-metrics/apiservice",
+		"components/custom-metrics",  // TestCustomMetricsAreServedWhereAsked
 		"components/dns",             // TestNamesAreResolvedWhereAsked
 		"components/guaranteed",      // TestRequestsAreLimitsWhereAsked
 		"components/host-network",    // TestHostNetworkHasPortsOfItsOwn

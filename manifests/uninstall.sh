@@ -47,12 +47,14 @@ take_back() {
 	esac
 }
 
-# The APIs first: one without a server behind it stalls discovery and the deletion of namespaces. The second is there if install.sh was killed.
+# The APIs first: one without a server behind it stalls discovery and the deletion of namespaces. The last is there if install.sh was killed.
 take_back v1beta1.external.metrics.k8s.io
+take_back v1beta2.custom.metrics.k8s.io
 take_back v1alpha1.meshpulse.io
 
 set --
 [ -z "$dry" ] || set -- --dry-run=client
-# The right to raise targets, where it was given; a binding in a namespace of yours is without effect from then on.
-kubectl delete --ignore-not-found "$@" -f "$here/components/surge-action/clusterrolebinding.yaml" -f "$here/components/surge-action/role/clusterrole.yaml"
+# What components gave: the right to read custom metrics, and to raise targets; a binding in a namespace of yours is without effect from then on.
+kubectl delete --ignore-not-found "$@" -f "$here/components/custom-metrics/rbac.yaml" \
+	-f "$here/components/surge-action/clusterrolebinding.yaml" -f "$here/components/surge-action/role/clusterrole.yaml"
 kubectl kustomize "$here/base" | kubectl delete --ignore-not-found "$@" -f -

@@ -26,6 +26,7 @@ import (
 	openapicommon "k8s.io/kube-openapi/pkg/common"
 	adapterserver "sigs.k8s.io/custom-metrics-apiserver/pkg/apiserver"
 	generatedcore "sigs.k8s.io/custom-metrics-apiserver/pkg/generated/openapi/core"
+	generatedcustom "sigs.k8s.io/custom-metrics-apiserver/pkg/generated/openapi/custommetrics"
 	generatedexternal "sigs.k8s.io/custom-metrics-apiserver/pkg/generated/openapi/externalmetrics"
 
 	"github.com/meshpulse/meshpulse/metricsapi/cluster"
@@ -84,7 +85,7 @@ func New(o Options) (*Server, error) {
 
 // addSource makes the catalog, what feeds it and what takes its events.
 func (s *Server) addSource(o Options, m *metrics) error {
-	words := hpas.Vocabulary{Keeps: o.Keeps, Tags: o.CustomTags}
+	words := hpas.Vocabulary{Keeps: o.Keeps, Tags: o.CustomTags, Custom: o.CustomMetrics}
 	s.provider = &provider{metrics: m, readers: newReaders(o.MaxReadsPerUser, o.Log), now: o.Now, rules: rules{words: words, retention: o.Retention, started: o.Store.Started()}}
 	if o.Standalone {
 		c := newCatalog(o.Store, newWarner(logEvents(o.Log), m))
@@ -154,7 +155,7 @@ func (s *Server) configure() error {
 	s.config.RequestTimeout = requestTimeout
 	s.config.EnableMetrics = false // /metrics is ours, with the library's metrics in it
 	describe(s.config)
-	s.config.AggregatedDiscoveryGroupManager = newAggregatedDiscovery(s.provider)
+	s.config.AggregatedDiscoveryGroupManager = newAggregatedDiscovery(s.provider, s.custom())
 	if err := secure(s.config, o, s.listener); err != nil {
 		return err
 	}
@@ -198,7 +199,7 @@ func (s *Server) build() error {
 		return err
 	}
 	adapted := adapterserver.Config{GenericConfig: s.config}
-	server, err := adapted.Complete(nil).New(serverName, nil, s.provider)
+	server, err := adapted.Complete(nil).New(serverName, s.custom(), s.provider)
 	if err != nil {
 		return fmt.Errorf("cannot set up the API server: %w", err)
 	}
@@ -214,6 +215,7 @@ func describe(config *genericapiserver.Config) {
 	definitions := func(ref openapicommon.ReferenceCallback) map[string]openapicommon.OpenAPIDefinition {
 		all := generatedcore.GetOpenAPIDefinitions(ref)
 		maps.Copy(all, generatedexternal.GetOpenAPIDefinitions(ref))
+		maps.Copy(all, generatedcustom.GetOpenAPIDefinitions(ref))
 		return all
 	}
 	namer := openapinamer.NewDefinitionNamer(adapterserver.Scheme)

@@ -37,7 +37,8 @@ type catalog struct {
 // snapshot is never changed once it is published.
 type snapshot struct {
 	hpas    []hpaState // in the order of namespace and name
-	metrics []string   // names for discovery, sorted
+	metrics []string   // names of external metrics for discovery, sorted
+	customs []string   // and of custom ones, resource/metric
 	offers  map[offerKey]*offer
 	// byMetric has the offers of a namespace's metric in the order of their selectors.
 	byMetric map[offerKey][]*offer
@@ -54,8 +55,10 @@ type offer struct {
 	written  string     // the metric, as the owner has it
 	labels   labels.Set // what the selector demands
 	prepared *prepared
-	owner    *hpas.Wants   // whose query it is
-	askers   []*hpas.Wants // all who ask for it, the owner first
+	owner    *hpas.Wants // whose query it is
+	// perReplica: the value is divided by the pods of the owner's target that are ready.
+	perReplica bool
+	askers     []*hpas.Wants // all who ask for it, the owner first
 }
 
 // hpaState is an HPA with everything that its author should know.
@@ -84,7 +87,7 @@ func (c *catalog) Replace(list []hpas.HPA) {
 	for _, h := range list {
 		a := c.parsed[h.Key()]
 		if a == nil || !a.ReadsAs(h) {
-			if !c.store.Contain("hpas", h.Key().String(), func() { a = hpas.Read(h, c.words.Tags...) }) {
+			if !c.store.Contain("hpas", h.Key().String(), func() { a = c.words.Read(h) }) {
 				continue
 			}
 		}
@@ -189,6 +192,8 @@ func newSnapshot(byAge []*hpas.Wants, queries map[preparedKey]*prepared) *snapsh
 	}
 	slices.Sort(s.metrics)
 	s.metrics = slices.Compact(s.metrics)
+	slices.Sort(s.customs)
+	s.customs = slices.Compact(s.customs)
 	return s
 }
 
@@ -225,8 +230,12 @@ func (s *snapshot) offer(a *hpas.Wants, w hpas.Metric, queries map[preparedKey]*
 		}
 		return
 	}
-	o := &offer{offerKey: key, written: w.Written, labels: hpas.Demanded(w.Selector), prepared: queries[queryKeyOf(a, w)], owner: a, askers: []*hpas.Wants{a}}
+	o := &offer{offerKey: key, written: w.Written, labels: hpas.Demanded(w.Selector), prepared: queries[queryKeyOf(a, w)], owner: a, askers: []*hpas.Wants{a}, perReplica: w.PerReplica}
 	s.offers[key] = o
+	if w.Custom() {
+		s.customs = append(s.customs, customName(w.Name))
+		return
+	}
 	s.metrics = append(s.metrics, w.Name)
 	name := offerKey{namespace: a.Namespace, metric: w.Name}
 	s.byMetric[name] = append(s.byMetric[name], o)

@@ -8,6 +8,7 @@ import (
 	apidiscoveryv2 "k8s.io/api/apidiscovery/v2"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apiserver/pkg/endpoints/discovery/aggregated"
+	cmv1beta2 "k8s.io/metrics/pkg/apis/custom_metrics/v1beta2"
 	emv1beta1 "k8s.io/metrics/pkg/apis/external_metrics/v1beta1"
 	adapter "sigs.k8s.io/custom-metrics-apiserver/pkg/provider"
 )
@@ -18,18 +19,23 @@ import (
 type aggregatedDiscovery struct {
 	aggregated.ResourceManager
 	lists interface{ ListAPIResources() []metav1.APIResource }
+	// custom lists those of the custom metrics API; nil where it is not served.
+	custom adapter.CustomMetricsProvider
 
 	mu     sync.Mutex
 	listed []string
 	added  bool
+	// customs are what was listed of the custom metrics API, nil before that.
+	customs []adapter.CustomMetricInfo
 }
 
-func newAggregatedDiscovery(p adapter.ExternalMetricsProvider) *aggregatedDiscovery {
-	return &aggregatedDiscovery{ResourceManager: aggregated.NewResourceManager("apis"), lists: adapter.NewExternalMetricResourceLister(p)}
+func newAggregatedDiscovery(p adapter.ExternalMetricsProvider, custom adapter.CustomMetricsProvider) *aggregatedDiscovery {
+	return &aggregatedDiscovery{ResourceManager: aggregated.NewResourceManager("apis"), lists: adapter.NewExternalMetricResourceLister(p), custom: custom}
 }
 
 func (d *aggregatedDiscovery) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	d.refresh()
+	d.refreshCustom()
 	d.ResourceManager.ServeHTTP(w, r)
 }
 
@@ -52,4 +58,30 @@ func (d *aggregatedDiscovery) refresh() {
 	}
 	d.listed, d.added = names, true
 	d.AddGroupVersion(emv1beta1.GroupName, version)
+}
+
+// refreshCustom is refresh for the custom metrics API: a resource with its metrics as subresources.
+func (d *aggregatedDiscovery) refreshCustom() {
+	if d.custom == nil {
+		return
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	all := d.custom.ListAllMetrics()
+	if slices.Equal(all, d.customs) {
+		return
+	}
+	d.customs = all
+	version := apidiscoveryv2.APIVersionDiscovery{Version: cmv1beta2.SchemeGroupVersion.Version, Freshness: apidiscoveryv2.DiscoveryFreshnessCurrent}
+	kind := metav1.GroupVersionKind{Group: cmv1beta2.GroupName, Version: version.Version, Kind: "MetricValueList"}
+	for _, m := range all {
+		resource := m.GroupResource.String()
+		last := len(version.Resources) - 1
+		if last < 0 || version.Resources[last].Resource != resource {
+			version.Resources, last = append(version.Resources, apidiscoveryv2.APIResourceDiscovery{Resource: resource, Scope: apidiscoveryv2.ScopeNamespace}), last+1
+		}
+		version.Resources[last].Subresources = append(version.Resources[last].Subresources,
+			apidiscoveryv2.APISubresourceDiscovery{Subresource: m.Metric, ResponseKind: &kind, Verbs: []string{"get"}})
+	}
+	d.AddGroupVersion(cmv1beta2.GroupName, version)
 }

@@ -94,7 +94,7 @@ func (h *holder) keep(ctx context.Context, o *offer, seen int64) (kept keeping, 
 				continue
 			}
 			n, milli := int64(1), goal.MilliValue()
-			average := w.Target.Type != autoscalingv2.ValueMetricType
+			average := w.Target.Type != autoscalingv2.ValueMetricType || w.PerReplica
 			var target horizontal.Target
 			if average {
 				var err error

@@ -1,13 +1,17 @@
 package metricsapi
 
 import (
+	"context"
+	"fmt"
 	"log/slog"
+	"slices"
 
 	"github.com/prometheus/client_golang/prometheus"
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/meshpulse/meshpulse/aggregator"
+	"github.com/meshpulse/meshpulse/metricsapi/cluster"
 	"github.com/meshpulse/meshpulse/metricsapi/hpas"
 )
 
@@ -33,35 +37,157 @@ type Finding struct {
 	// Replacement is the HPA in place of a ScaledObject, and Differs what of that it has not.
 	Replacement *autoscalingv2.HorizontalPodAutoscaler `json:"replacement,omitempty"`
 	Differs     []string                               `json:"differs,omitempty"`
+	// AlsoIn is an earlier file that has an object of this kind and name: what is applied last
+	// counts.
+	AlsoIn string `json:"alsoIn,omitempty"`
+	// Cluster is what a cluster tells of it; nil where none was asked.
+	Cluster *InCluster `json:"cluster,omitempty"`
 }
 
-// Lint reads a file's HPAs as a server does, and KEDA's ScaledObjects as the HPAs that would take
-// their place. words are what sidecars can send. The documents that cannot be read are refused, and
-// take none of the others with them.
-func Lint(path string, data []byte, words hpas.Vocabulary) (findings []Finding, refused []*hpas.FileError, err error) {
+// Unread is a document that is no object, or no HPA that can be read.
+type Unread struct {
+	File  string `json:"file"`
+	Line  int    `json:"line"`
+	Error string `json:"error"`
+}
+
+// Report is what a Lint has found.
+type Report struct {
+	Findings []Finding `json:"findings"`
+	Unread   []Unread  `json:"unread"`
+	// Files, and the objects in them by kind, are what was looked at.
+	Files   int            `json:"files"`
+	Objects map[string]int `json:"objects"`
+	// Cluster is nil where none was looked at.
+	Cluster *LookedAt `json:"cluster,omitempty"`
+}
+
+// Failed says whether something cannot be served, or be read.
+func (r Report) Failed() bool {
+	return len(r.Unread) > 0 || slices.ContainsFunc(r.Findings, func(f Finding) bool { return f.Verdict == VerdictRefused })
+}
+
+// Lint reads HPAs as a server does, and KEDA's ScaledObjects as the HPAs that would take their
+// place. All that it is given are judged together: HPAs of two files may scale the same target, or
+// have two queries by one name.
+type Lint struct {
+	// Words are what sidecars can send.
+	Words hpas.Vocabulary
+
+	subjects []subject
+	report   Report
+	look     *cluster.Look // nil: no cluster
+}
+
+// subject is one object that is judged. hpa is nil where nothing of it is meshpulse's business; asks
+// says whether it should have been.
+type subject struct {
+	finding Finding
+	hpa     *hpas.HPA
+	asks    bool
+}
+
+// Add reads what a file holds. What of it cannot be read is in the report, and takes nothing else
+// with it.
+func (l *Lint) Add(path string, data []byte) {
+	l.report.Files++
+	l.read(path, data)
+}
+
+func (l *Lint) read(path string, data []byte) {
 	file := hpas.Decode(path, data)
-	found, err := lint(file.HPAs, words)
-	if err != nil {
-		return nil, nil, err
+	for i := range file.HPAs {
+		h := &file.HPAs[i]
+		l.add(subject{hpa: h, finding: Finding{File: path, Kind: "HorizontalPodAutoscaler", Namespace: h.Namespace, Name: h.Name}})
 	}
-	findings = found
+	for _, kind := range file.Ignored {
+		l.count(kind, 1)
+	}
 	objects, bad := hpas.DecodeScaledObjects(path, data)
+	l.count("keda.sh/v1alpha1 ScaledObject", -len(objects)) // which are others to what reads HPAs
 	for _, o := range objects {
-		f := Finding{File: path, Kind: "ScaledObject", Namespace: o.Namespace, Name: o.Name, Verdict: VerdictOthers, Differs: o.Differs}
+		s := subject{asks: o.Asks, finding: Finding{File: path, Kind: "ScaledObject", Namespace: o.Namespace, Name: o.Name, Differs: o.Differs}}
 		if o.HPA != nil {
-			one, err := lint([]hpas.HPA{*o.HPA}, words)
-			if err != nil {
-				return nil, nil, err
-			}
-			f.Verdict, f.Problems, f.Replacement = one[0].Verdict, one[0].Problems, o.HPA.HorizontalPodAutoscaler
+			s.finding.Replacement = o.HPA.HorizontalPodAutoscaler
+			judged := *o.HPA
+			judged.HorizontalPodAutoscaler = o.HPA.DeepCopy()
+			judged.Name = hpas.KEDAsName(o.Name)
+			s.hpa = &judged
 		}
-		findings = append(findings, f)
+		l.add(s)
 	}
-	return findings, append(file.Refused, bad...), nil
+	for _, r := range append(file.Refused, bad...) {
+		l.report.Unread = append(l.report.Unread, Unread{path, r.Line, r.Err.Error()})
+	}
 }
 
-// lint makes the HPAs those of a catalog over an empty store, and looks at it as a server would.
-func lint(list []hpas.HPA, words hpas.Vocabulary) ([]Finding, error) {
+func (l *Lint) add(s subject) {
+	l.count(s.finding.Kind, 1)
+	for _, other := range l.subjects {
+		f := other.finding
+		if f.Kind == s.finding.Kind && f.Namespace == s.finding.Namespace && f.Name == s.finding.Name {
+			s.finding.AlsoIn = f.File
+		}
+	}
+	l.subjects = append(l.subjects, s)
+}
+
+// Report judges all that was added. The error is of a cluster that cannot be read.
+func (l *Lint) Report(ctx context.Context) (Report, error) {
+	var together []hpas.HPA
+	for _, s := range l.subjects {
+		if s.hpa != nil && s.finding.AlsoIn == "" {
+			together = append(together, *s.hpa)
+		}
+	}
+	all, err := judgeAll(together, l.Words)
+	if err != nil {
+		return Report{}, err
+	}
+	r := l.report
+	r.Findings, r.Unread = []Finding{}, append([]Unread{}, r.Unread...)
+	wirings := map[string]map[string]*cluster.Wiring{} // by namespace and workload
+	for _, s := range l.subjects {
+		among := all
+		if s.hpa != nil && s.finding.AlsoIn != "" { // there is only one of a name in a cluster
+			if among, err = judgeAll([]hpas.HPA{*s.hpa}, l.Words); err != nil {
+				return Report{}, err
+			}
+		}
+		f := s.judged(among)
+		if err := l.inspect(ctx, s, &f, wirings); err != nil {
+			return Report{}, err
+		}
+		r.Findings = append(r.Findings, f)
+	}
+	return r, nil
+}
+
+// judgement is what became of an HPA.
+type judgement struct {
+	verdict  Verdict
+	problems []hpas.Problem
+}
+
+func (s subject) judged(among map[types.NamespacedName]judgement) Finding {
+	f := s.finding
+	f.Verdict = VerdictOthers
+	switch {
+	case s.hpa != nil:
+		j := among[s.hpa.Key()]
+		f.Verdict, f.Problems = j.verdict, j.problems
+	case s.asks:
+		f.Verdict = VerdictRefused
+	}
+	if f.Verdict == VerdictServed && len(f.Differs) > 0 {
+		f.Verdict = VerdictDoubtful
+	}
+	return f
+}
+
+// judgeAll makes the HPAs those of a catalog over an empty store, and looks at it as a server
+// would.
+func judgeAll(list []hpas.HPA, words hpas.Vocabulary) (map[types.NamespacedName]judgement, error) {
 	store, err := aggregator.New(aggregator.Config{Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		return nil, err
@@ -70,38 +196,80 @@ func lint(list []hpas.HPA, words hpas.Vocabulary) ([]Finding, error) {
 	c.words = words
 	defer c.Close()
 	c.Replace(list)
-	states := map[types.NamespacedName]hpaState{}
+	found := map[types.NamespacedName]judgement{}
+	for _, h := range list { // what is missing afterwards a server contains as a fault
+		found[h.Key()] = judgement{VerdictRefused, []hpas.Problem{hpas.Problemf(hpas.ReasonBadQuery, "reading it is a fault of meshpulse's: please report it")}}
+	}
 	for _, h := range c.current.Load().hpas {
-		states[h.Key()] = h
+		found[h.Key()] = c.judgement(h)
 	}
-	var findings []Finding
-	for _, h := range list {
-		state, ok := states[h.Key()]
-		f := Finding{File: h.Path, Kind: "HorizontalPodAutoscaler", Namespace: h.Namespace, Name: h.Name}
-		if ok {
-			f.Verdict, f.Problems = state.verdict(), state.problems
-		} else { // what a server contains as a fault
-			f.Verdict = VerdictRefused
-		}
-		findings = append(findings, f)
-	}
-	return findings, nil
+	return found, nil
 }
 
-func (h hpaState) verdict() Verdict {
+func (c *catalog) judgement(h hpaState) judgement {
+	j := judgement{problems: slices.Clone(h.problems)}
+	refused := len(h.Unserved) > 0
 	for i, w := range h.Metrics {
-		o := h.offers[i]
-		if w.Expr == "" || o == nil || o.prepared.err != nil || len(o.prepared.never) > 0 {
-			return VerdictRefused
+		o, p := h.offers[i], c.prepared[queryKeyOf(h.Wants, w)]
+		if w.Expr == "" || o == nil || o.prepared.err != nil || p.err != nil || len(p.never) > 0 {
+			refused = true
+			continue
+		}
+		why, problems := c.unreportable(o, p)
+		refused = refused || why != ""
+		for _, problem := range problems {
+			if !slices.Contains(j.problems, problem) {
+				j.problems = append(j.problems, problem)
+			}
 		}
 	}
-	switch {
-	case len(h.Unserved) > 0:
-		return VerdictRefused
-	case len(h.problems) > 0:
-		return VerdictDoubtful
-	case len(h.Metrics) == 0:
-		return VerdictOthers
+	for _, p := range h.problems { // an API server refuses the whole HPA
+		refused = refused || p.Reason == hpas.ReasonBadMetric
 	}
-	return VerdictServed
+	others := !slices.ContainsFunc(j.problems, func(p hpas.Problem) bool { return p.Reason != hpas.ReasonSharedTarget })
+	switch {
+	case refused:
+		j.verdict = VerdictRefused
+	case len(h.Metrics) == 0 && others:
+		j.verdict = VerdictOthers
+	case len(j.problems) > 0:
+		j.verdict = VerdictDoubtful
+	default:
+		j.verdict = VerdictServed
+	}
+	return j
+}
+
+// unreportable says of a query's parts what no sidecar sends by what is known of Istio: a metric, a
+// label or a reporter that is misspelt. A server says it once sidecars report; why is not "" where
+// the query then gets no value.
+func (c *catalog) unreportable(o *offer, p *prepared) (why string, problems []hpas.Problem) {
+	a := aggregator.Answer{Coverage: aggregator.Coverage{Reporting: 1, Matched: 1}}
+	for i, part := range p.Parts {
+		at := aggregator.Absent{Selector: i, UnknownMetric: !c.words.Metric(part), UnknownLabels: part.UnknownLabels(c.words)}
+		if at.UnknownMetric || len(at.UnknownLabels) > 0 || part.NoReporter() {
+			a.Absent = append(a.Absent, at)
+		}
+	}
+	r := rules{words: c.words}
+	if why, _ = r.missing(p, a, p.absent(a)); why != "" {
+		problems = []hpas.Problem{{Reason: hpas.ReasonNotReported, Message: fmt.Sprintf("metric %s gets no value: %s", o, why)}}
+	} else {
+		problems = r.remarks(o, p, a)
+	}
+	for _, part := range p.Parts {
+		for _, impossible := range part.Impossible() {
+			problems = append(problems, hpas.Problemf(hpas.ReasonUnreportedValue, "metric %s: %s. It counts as none", o, impossible))
+		}
+	}
+	return why, problems
+}
+
+func (l *Lint) count(kind string, n int) {
+	if l.report.Objects == nil {
+		l.report.Objects = map[string]int{}
+	}
+	if l.report.Objects[kind] += n; l.report.Objects[kind] == 0 {
+		delete(l.report.Objects, kind)
+	}
 }

@@ -28,6 +28,10 @@ type Options struct {
 	// before a series has any.
 	CustomTags []string
 
+	// CustomMetrics serves custom.metrics.k8s.io too: HPAs' metrics of type Pods and Object. In a
+	// cluster only, whose pods are asked for.
+	CustomMetrics bool
+
 	// Hold is how long a sidecar that does not report is waited for, replicas kept (default 5m).
 	Hold time.Duration
 
@@ -134,6 +138,7 @@ func (o Options) Validate() error {
 	fail(o.Standalone && o.Kubeconfig != "", "--kubeconfig has no meaning with --standalone, which asks no API server: leave one of them out")
 	fail(o.Standalone && ip != nil && !ip.IsLoopback() && o.TokenAuthFile == "", "--bind-address %s can be reached from other machines, and nobody would be asked who they are: "+
 		"give --token-auth-file FILE (lines of token,user,uid), or bind to 127.0.0.1", o.BindAddress)
+	fail(o.Standalone && o.CustomMetrics, "--custom-metrics asks a cluster for its pods: leave it out with --standalone")
 	fail(!o.Standalone && o.HPADir != "", "--hpa-dir is read with --standalone only: in a cluster HPAs come from the API server")
 	fail(!o.Standalone && o.TokenAuthFile != "", "--token-auth-file is for --standalone only: in a cluster the API server says who a caller is")
 	return errors.Join(errs...)

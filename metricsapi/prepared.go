@@ -70,7 +70,7 @@ func register(store *aggregator.Store, key preparedKey) *prepared {
 	if key.surge == (aggregator.SurgeConfig{}) {
 		return p
 	}
-	if d, err := q.DetectSurges(key.surge); err == nil { // else nothing in it can surge: hpas.Read says so
+	if d, err := q.DetectSurges(key.surge); err == nil { // else nothing in it can surge: Vocabulary.Read says so
 		p.surge = d
 		p.close = func() { d.Close(); q.Close() }
 	}

@@ -93,32 +93,39 @@ func (p *provider) get(ctx context.Context, namespace, metric string, selector l
 		return nil, refused
 	}
 	defer query.release()
-	at := p.now()
-	subject := subjectOf(metric, namespace, offer)
-	verdict, answer, refused := p.rules.evaluate(ctx, subject, offer, query, at)
-	for _, problem := range verdict.problems {
-		p.tell(offer, problem)
-	}
+	verdict, answer, refused := p.answer(ctx, metric, namespace, offer, query, p.now())
 	if refused != nil {
 		return nil, refused
-	}
-	if verdict.held {
-		p.metrics.held.Inc()
-	}
-	if verdict.surge != nil {
-		p.metrics.surged.Inc()
-	}
-	if offer != nil && len(verdict.items) > 1 {
-		p.tell(offer, severalSeries(offer))
-	}
-	if !answer.Newest.IsZero() {
-		p.metrics.age.Observe(at.Sub(answer.Newest).Seconds())
 	}
 	list := &external_metrics.ExternalMetricValueList{}
 	for _, it := range verdict.items {
 		list.Items = append(list.Items, toValue(metric, selector, it, verdict, answer))
 	}
 	return list, nil
+}
+
+// answer evaluates a query for whoever asks, and tells the HPAs that do what they should know.
+func (p *provider) answer(ctx context.Context, metric, namespace string, o *offer, query *prepared, at time.Time) (verdict, aggregator.Answer, *refusal) {
+	v, answer, refused := p.rules.evaluate(ctx, subjectOf(metric, namespace, o), o, query, at)
+	for _, problem := range v.problems {
+		p.tell(o, problem)
+	}
+	if refused != nil {
+		return v, answer, refused
+	}
+	if v.held {
+		p.metrics.held.Inc()
+	}
+	if v.surge != nil {
+		p.metrics.surged.Inc()
+	}
+	if o != nil && len(v.items) > 1 {
+		p.tell(o, severalSeries(o))
+	}
+	if !answer.Newest.IsZero() {
+		p.metrics.age.Observe(at.Sub(answer.Newest).Seconds())
+	}
+	return v, answer, nil
 }
 
 func subjectOf(metric, namespace string, o *offer) string {

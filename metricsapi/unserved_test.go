@@ -169,7 +169,7 @@ func TestWhatIsAdvisedInPlaceOfOtherMetricsIsServed(t *testing.T) {
 			if reason == "" {
 				reason = hpas.ReasonObjectNotServed
 			}
-			read := hpas.Read(h)
+			read := hpas.Vocabulary{}.Read(h)
 			if len(read.Problems) != 1 || read.Problems[0].Reason != reason {
 				t.Fatalf("events %v, want one of %s", read.Problems, reason)
 			}

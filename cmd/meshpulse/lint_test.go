@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"os"
 	"path/filepath"
@@ -25,13 +26,19 @@ func TestLintTellsByTextJSONAndExitCode(t *testing.T) {
 		code int
 		want []string
 	}{
-		"served":       {[]string{examples + "requests-total.yaml"}, exitOK, []string{"test/podinfo-total: served"}},
-		"doubtful":     {[]string{examples + "latency-average.yaml"}, exitOK, []string{": doubtful", "  MillisecondsTarget: "}},
-		"ScaledObject": {[]string{scaled}, exitOK, []string{"scales to zero", "the HPA in its place:", "    kind: HorizontalPodAutoscaler", "averageValue: \"5\""}},
-		"no HPA":       {[]string{file("bad.yaml", "kind: HorizontalPodAutoscaler\napiVersion: autoscaling/v2\n")}, exitFailed, []string{"bad.yaml: line 1: ", "metadata.name"}},
-		"not there":    {[]string{filepath.Join(dir, "none.yaml")}, exitFailed, nil},
-		"another form": {[]string{"-o", "xml", scaled}, exitUsage, nil},
-		"nothing":      {nil, exitUsage, nil},
+		"served":                 {[]string{examples + "requests-total.yaml"}, exitOK, []string{"test/podinfo-total: served"}},
+		"doubtful":               {[]string{examples + "latency-average.yaml"}, exitOK, []string{": doubtful", "  MillisecondsTarget: "}},
+		"ScaledObject":           {[]string{scaled}, exitOK, []string{"scales to zero", "the HPA in its place:", "    kind: HorizontalPodAutoscaler", "averageValue: \"5\""}},
+		"no HPA":                 {[]string{file("bad.yaml", "kind: HorizontalPodAutoscaler\napiVersion: autoscaling/v2\n")}, exitFailed, []string{"bad.yaml: line 1: ", "metadata.name"}},
+		"not there":              {[]string{filepath.Join(dir, "none.yaml")}, exitFailed, nil},
+		"another form":           {[]string{"-o", "xml", scaled}, exitUsage, nil},
+		"nothing":                {nil, exitUsage, nil},
+		"no HPA in it":           {[]string{file("app.yaml", "kind: Deployment\napiVersion: apps/v1\n")}, exitOK, []string{"files 1: neither an HPA nor a ScaledObject, so nothing was judged; not looked at: 1 apps/v1 Deployment"}},
+		"an empty one":           {[]string{file("empty.yaml", "")}, exitOK, []string{"files 1: neither an HPA"}},
+		"two files":              {[]string{examples + "requests-total.yaml", examples + "latency-average.yaml"}, exitOK, []string{"HPAs and ScaledObjects 2: 2 doubtful\n"}},
+		"a cluster and a file":   {[]string{"--cluster", scaled}, exitUsage, nil},
+		"a way to no cluster":    {[]string{"--kubeconfig", scaled, scaled}, exitUsage, nil},
+		"a cluster that is none": {[]string{"--cluster", "--kubeconfig", filepath.Join(dir, "none")}, exitFailed, nil},
 	} {
 		code, stdout, stderr := call(t.Context(), append([]string{"lint"}, test.args...)...)
 		if code != test.code || (code != exitOK) != (stderr != "") {
@@ -46,9 +53,25 @@ func TestLintTellsByTextJSONAndExitCode(t *testing.T) {
 	_, stdout, _ := call(t.Context(), "lint", "-o", "json", examples+"requests-total.yaml")
 	var report struct {
 		Findings []struct{ Name, Verdict string }
-		Unread   []string
+		Unread   []struct{ Error string }
+		Files    int
+		Objects  map[string]int
 	}
-	if err := json.Unmarshal([]byte(stdout), &report); err != nil || len(report.Findings) != 1 || report.Findings[0].Verdict != "served" || report.Unread == nil {
+	if err := json.Unmarshal([]byte(stdout), &report); err != nil || len(report.Findings) != 1 || report.Findings[0].Verdict != "served" || report.Unread == nil ||
+		report.Files != 1 || report.Objects["HorizontalPodAutoscaler"] != 1 {
 		t.Errorf("%+v, %v:\n%s", report, err, stdout)
+	}
+}
+
+func TestLintReadsWhatComesIn(t *testing.T) {
+	in, err := os.Open("../../manifests/examples/requests-total.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = in.Close() }()
+	var out, errs bytes.Buffer
+	code := run(t.Context(), []string{"lint", "-"}, console{out: &out, err: &errs, in: in})
+	if code != exitOK || !strings.HasPrefix(out.String(), "-: HorizontalPodAutoscaler test/podinfo-total: served\n") {
+		t.Errorf("code %d, %s%s", code, out.String(), errs.String())
 	}
 }

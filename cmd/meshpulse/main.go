@@ -28,7 +28,7 @@ const usage = `meshpulse: Istio's request metrics, from the sidecars to the HPA,
 Usage:
   meshpulse serve [flags]           take flushes in and answer the external metrics API
   meshpulse replay [flags] FILE...  send recorded flushes to a running meshpulse
-  meshpulse lint [flags] FILE...    say of HPAs and ScaledObjects in files what would become of them
+  meshpulse lint [flags] FILE...    say of HPAs and ScaledObjects, in files or a cluster, what would become of them
   meshpulse version                 print the version
 
 Each command has --help. Exit codes: 0 ended as asked, 1 failed, 2 called wrongly.
@@ -47,8 +47,11 @@ type usageError struct{ err error }
 func (e usageError) Error() string { return e.err.Error() }
 func (e usageError) Unwrap() error { return e.err }
 
-// console is where a command writes to.
-type console struct{ out, err io.Writer }
+// console is where a command writes to and reads from.
+type console struct {
+	out, err io.Writer
+	in       io.Reader
+}
 
 func main() {
 	limitMemory(os.DirFS(controlGroups))
@@ -56,7 +59,7 @@ func main() {
 	// one ends at once.
 	ctx, restore := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, restore)
-	os.Exit(run(ctx, os.Args[1:], console{os.Stdout, os.Stderr}))
+	os.Exit(run(ctx, os.Args[1:], console{os.Stdout, os.Stderr, os.Stdin}))
 }
 
 // run is meshpulse with its arguments, until the context ends.
@@ -72,7 +75,7 @@ func run(ctx context.Context, args []string, c console) (code int) {
 	case "replay":
 		err = replayFiles(ctx, args[1:], c)
 	case "lint":
-		err = lintFiles(args[1:], c)
+		err = lint(ctx, args[1:], c)
 	case "version", "--version":
 		if len(args) > 1 {
 			err = usageError{fmt.Errorf("%s takes nothing more, not %q: leave it out", command, args[1])}

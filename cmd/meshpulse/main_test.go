@@ -17,7 +17,7 @@ import (
 
 func call(ctx context.Context, args ...string) (code int, stdout, stderr string) {
 	var out, err bytes.Buffer
-	code = run(ctx, args, console{&out, &err})
+	code = run(ctx, args, console{out: &out, err: &err})
 	return code, out.String(), err.String()
 }
 

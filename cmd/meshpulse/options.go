@@ -66,6 +66,7 @@ func (o *serveOptions) flags(c console) *pflag.FlagSet {
 	f.DurationVar(&o.api.Hold, "hold", 0, "how long a sidecar that does not report is waited for, replicas kept (default 5m)")
 	f.Float64Var(&o.api.HPATolerance, "hpa-tolerance", 0.1, "the HPA controller's --horizontal-pod-autoscaler-tolerance, which raises at surges and answers that keep replicas go by where an HPA sets none")
 	f.StringVar(&o.api.QueryNamespaces, "query-namespaces", "all", "whose series an HPA's query reads. all: everybody's, and an event tells of those of other namespaces; own: what the pods of its namespace report, requests to its namespace, and all of namespaces annotated meshpulse.io/readable-by: NAMESPACE,… or \"*\" (in a cluster: manifests/components/own-namespaces)")
+	f.BoolVar(&o.api.CustomMetrics, "custom-metrics", false, "serve custom.metrics.k8s.io too: HPAs' metrics of type Pods and Object (in a cluster: manifests/components/custom-metrics)")
 	f.StringVar(&o.api.SurgeAction, "surge-action", "on", "on: HPAs with meshpulse.io/surge-action: scale have their targets raised at surges; off: none has")
 	f.IntVar(&o.store.MaxSeries, "max-series", 0, "most series in all; past it samples of new ones are counted and dropped (default 2000000)")
 	f.StringVar(&o.foreignPods, "foreign-pods", "refuse", "refuse: pods that the API server denies when it is asked at their first flush, or does not know half a minute after it, are not counted; count: they are, as virtual machines and pods of other clusters have to be. Standalone all are")

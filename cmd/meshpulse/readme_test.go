@@ -25,7 +25,7 @@ func TestReadmeHasWhatHelpSays(t *testing.T) {
 		command := string(block.FindSubmatch(old)[1])
 		shown[command] = true
 		var help bytes.Buffer
-		if code := run(context.Background(), strings.Fields(command), console{&help, &help}); code != exitOK {
+		if code := run(context.Background(), strings.Fields(command), console{out: &help, err: &help}); code != exitOK {
 			t.Fatalf("meshpulse %s ends with %d:\n%s", command, code, &help)
 		}
 		return []byte("<!-- meshpulse " + command + " -->\n```text\n" + strings.TrimRight(help.String(), "\n") + "\n```\n<!-- end -->")

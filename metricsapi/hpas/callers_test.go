@@ -76,7 +76,7 @@ spec:
 		"without PromQL, of one's callers": {"vector(1)", "istio-requests-per-second", "reporter: source, namespace: edge", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
-			a := Read(hpaFrom(t, strings.Replace(head, "QUERY", "'"+tc.query+"'", 1)+
+			a := Vocabulary{}.Read(hpaFrom(t, strings.Replace(head, "QUERY", "'"+tc.query+"'", 1)+
 				"    - {type: External, external: {metric: {name: "+tc.metric+", selector: {matchLabels: {"+tc.selector+"}}}, target: {type: AverageValue, averageValue: \"10\"}}}\n"))
 			told := 0
 			for _, p := range a.Problems {

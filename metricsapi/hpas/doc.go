@@ -2,9 +2,10 @@
 // wants, each with the PromQL that computes it, and the problems that its author should know.
 //
 // [Decode] takes HPAs out of files, of any version, and [DecodeScaledObjects] makes some of KEDA's
-// ScaledObjects; [Read] reads one: annotations
+// ScaledObjects; [Vocabulary.Read] reads one: annotations
 // (kube-metrics-adapter's and meshpulse's own), the metrics that need no PromQL (named.go), what
 // the form of an expression tells of the number that it gives (traits.go, advice.go),
+// metrics of the custom metrics API (custom.go),
 // and what to write in place of what is not served (unserved.go, remedies.go). An [Expression] is
 // PromQL parsed once, of [Part]s; a [Vocabulary] is what sidecars can send.
 //

@@ -33,6 +33,7 @@ func (e *FileError) Unwrap() error { return e.Err }
 type document struct {
 	line int
 	json []byte
+	of   metav1.TypeMeta // what it is where it does not say so itself
 }
 
 // File is what a file holds.
@@ -67,10 +68,10 @@ func Decode(path string, data []byte) (c File) {
 }
 
 // each calls what is to be done with the objects of a file, those of lists one by one, and refuses
-// what is none.
+// what is none. Items of a list as an API server gives it are of the list's kind.
 func (c *File) each(path string, data []byte, do func(metav1.TypeMeta, document)) {
 	split := splitYAML
-	if strings.HasSuffix(path, ".json") {
+	if strings.HasSuffix(path, ".json") || json.Valid(data) {
 		split = splitJSON
 	}
 	docs := split(data, c)
@@ -85,13 +86,17 @@ func (c *File) each(path string, data []byte, do func(metav1.TypeMeta, document)
 			c.refuse(d.line, fmt.Errorf("not a Kubernetes object: %w", err))
 			continue
 		}
-		if object.Kind != "List" && object.Kind != "HorizontalPodAutoscalerList" {
+		if object.Kind == "" {
+			object.TypeMeta = d.of
+		}
+		kind, list := strings.CutSuffix(object.Kind, "List")
+		if !list || object.Items == nil {
 			do(object.TypeMeta, d)
 			continue
 		}
 		items := make([]document, len(object.Items))
 		for i, item := range object.Items {
-			items[i] = document{d.line, item}
+			items[i] = document{d.line, item, metav1.TypeMeta{APIVersion: object.APIVersion, Kind: kind}}
 		}
 		docs = append(items, docs...)
 	}
@@ -253,7 +258,7 @@ func splitYAML(data []byte, c *File) (docs []document) {
 		case err != nil:
 			c.refuse(yamlError(start, line-1, err))
 		case string(converted) != "null":
-			docs = append(docs, document{start, converted})
+			docs = append(docs, document{line: start, json: converted})
 		}
 	}
 	for l := range bytes.Lines(data) {
@@ -305,6 +310,6 @@ func splitJSON(data []byte, c *File) (docs []document) {
 			c.refuse(lineAt(at), fmt.Errorf("not JSON: %w", err))
 			return docs
 		}
-		docs = append(docs, document{lineAt(decoder.InputOffset() - int64(len(raw))), raw})
+		docs = append(docs, document{line: lineAt(decoder.InputOffset() - int64(len(raw))), json: raw})
 	}
 }

@@ -223,7 +223,7 @@ metrics:
 	if d := cmp.Diff(toYAML(t, want), toYAML(t, h.Spec)); d != "" {
 		t.Errorf("(-want +got):\n%s", d)
 	}
-	wantProblems(t, Read(h).Problems, nil)
+	wantProblems(t, Vocabulary{}.Read(h).Problems, nil)
 }
 
 // TestExamplesAreReadAsWritten: what an example says has the effect that it promises. What the
@@ -240,7 +240,7 @@ func TestExamplesAreReadAsWritten(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		a := Read(hpaFrom(t, string(data)))
+		a := Vocabulary{}.Read(hpaFrom(t, string(data)))
 		for _, p := range a.Problems {
 			if !slices.Contains(advice, p.Reason) {
 				t.Errorf("%s: %s: %s", file, p.Reason, p.Message)
@@ -303,7 +303,7 @@ func FuzzReadHPAFile(f *testing.F) {
 			if h.Name == "" || h.Namespace == "" || h.Spec.MaxReplicas < 1 {
 				t.Errorf("HPA %q/%q with up to %d replicas", h.Namespace, h.Name, h.Spec.MaxReplicas)
 			}
-			Read(h)
+			Vocabulary{}.Read(h)
 		}
 	})
 }

@@ -93,11 +93,17 @@ type Wants struct {
 	Unserved []Unserved
 	Surge    Surge
 	Problems []Problem
-	tags     []string // that Telemetry resources add, as far as --custom-tags says
+	words    Vocabulary
 }
 
-// Metric is an external metric that an HPA asks for and an expression that says how to compute it.
+// Metric is a metric that an HPA asks for and an expression that says how to compute it.
 type Metric struct {
+	// Kind is Pods or Object for one of the custom metrics API, whose name is that of its path
+	// (PodsMetric, ObjectMetric); "" is External.
+	Kind autoscalingv2.MetricSourceType
+	// PerReplica: the value is divided by the pods of the HPA's target that are ready.
+	PerReplica bool
+
 	// Name is the name as Kubernetes' client asks for it, in lower case whatever the HPA says
 	// (client-go's rest.Request); written is what the HPA says.
 	Name, Written string
@@ -113,10 +119,9 @@ type Metric struct {
 	Surge aggregator.SurgeConfig
 }
 
-// Read never fails: what cannot be read is a problem, and the rest counts. tags are labels that
-// Telemetry resources add to Istio's.
-func Read(h HPA, tags ...string) *Wants {
-	a := &Wants{HPA: h, tags: tags}
+// Read never fails: what cannot be read is a problem, and the rest counts.
+func (v Vocabulary) Read(h HPA) *Wants {
+	a := &Wants{HPA: h, words: v}
 	notes := readAnnotations(h.Annotations)
 	a.Surge, a.Problems = notes.surge, append(slices.Clone(h.Problems), notes.problems...)
 	used := map[string]bool{} // annotations, as metric/key
@@ -137,6 +142,7 @@ func Read(h HPA, tags ...string) *Wants {
 		}
 	}
 	a.readUnserved(notes)
+	slices.SortStableFunc(a.Metrics, func(x, y Metric) int { return cmp.Compare(x.Place, y.Place) })
 	a.findUnused(notes, used)
 	a.adviseSurge()
 	return a
@@ -253,9 +259,14 @@ func (a *Wants) readNamed(w *Metric) {
 		return
 	}
 	w.Expr, w.Named = expr, true
+	a.tellUnknown(w.Written, unknown)
+}
+
+// tellUnknown tells of labels in a named metric's selector that nothing is known to set.
+func (a *Wants) tellUnknown(metric string, unknown []string) {
 	for _, name := range unknown {
-		if !slices.Contains(a.tags, name) {
-			a.problem(ReasonUnknownLabel, "metric %s selects by %s, which is not a label that Istio sets: unless a Telemetry resource adds it, nothing matches", w.Written, name)
+		if !slices.Contains(a.words.Tags, name) {
+			a.problem(ReasonUnknownLabel, "metric %s selects by %s, which is not a label that Istio sets: unless a Telemetry resource adds it, nothing matches", metric, name)
 		}
 	}
 }

@@ -194,7 +194,7 @@ func TestReadHPA(t *testing.T) {
 	}
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {
-			a := Read(hpaFrom(t, fixture.HPA("podinfo", tc.annotations, tc.metrics)+tc.behavior))
+			a := Vocabulary{}.Read(hpaFrom(t, fixture.HPA("podinfo", tc.annotations, tc.metrics)+tc.behavior))
 			var got []metric
 			for _, w := range a.Metrics {
 				got = append(got, metric{w.Name, w.Canonical, w.Expr})
@@ -224,7 +224,7 @@ func TestReadGuides(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			a := Read(hpaFrom(t, string(data)))
+			a := Vocabulary{}.Read(hpaFrom(t, string(data)))
 			if len(a.Metrics) != 1 || a.Metrics[0].Expr == "" {
 				t.Fatalf("metrics are %+v", a.Metrics)
 			}

@@ -1,7 +1,9 @@
 package hpas
 
 import (
+	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/prometheus/common/model"
@@ -77,6 +79,9 @@ func (p Part) Istio() bool {
 	})
 }
 
+// mayBeIstios says whether it names a metric of Istio's, or one that is spelt like one.
+func (p Part) mayBeIstios() bool { return p.Istio() || strings.HasPrefix(p.Metric(), istioPrefix) }
+
 // reports says whether the selector leaves series of a reporter.
 func (p Part) reports(reporter string) bool {
 	return !slices.ContainsFunc(p.LabelMatchers, func(m *labels.Matcher) bool { return m.Name == reporterKey && !m.Matches(reporter) })
@@ -146,4 +151,36 @@ func (p Part) unread(isRead func(namespace string) bool) (names []string) {
 	}
 	slices.Sort(names)
 	return slices.Compact(names)
+}
+
+// Impossible are its matchers that demand a value which Istio never gives the label, each with the
+// values that there are: response_code="5xx". Such a selector selects nothing, and counts as none.
+// A reporter that is none is told by NoReporter.
+func (p Part) Impossible() (whys []string) {
+	for _, m := range p.LabelMatchers {
+		values, said := valuesOf(m.Name)
+		if len(values) == 0 || m.Matches("") || slices.ContainsFunc(values, m.Matches) {
+			continue
+		}
+		whys = append(whys, fmt.Sprintf("no request has %s: %s", m, said))
+	}
+	return whys
+}
+
+// valuesOf are all that Istio gives a label (its stats filter's own), and what they are in words;
+// none where they are not told beforehand.
+func valuesOf(label string) (values []string, said string) {
+	switch label {
+	case "connection_security_policy":
+		values = []string{"mutual_tls", "none", "unknown"}
+	case "request_protocol":
+		values = []string{"http", "grpc", "tcp", "unknown"}
+	case "response_code":
+		values = make([]string, 1000)
+		for i := range values {
+			values[i] = strconv.Itoa(i)
+		}
+		return values, "codes are numbers of three digits, as in 503 or =~\"5..\", and 0 for none"
+	}
+	return values, "there are " + strings.Join(values, ", ")
 }

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
@@ -15,17 +16,23 @@ import (
 // ScaledObject is one of KEDA's, told as the HPA that would take its place.
 type ScaledObject struct {
 	Namespace, Name string
-	// HPA has its Prometheus triggers on Istio's metrics. It is nil where there are none.
+	// HPA has its triggers as metrics. It is nil where none of them is on Istio's metrics.
 	HPA *HPA
+	// Asks: a trigger is on Istio's metrics, whether or not it could be told.
+	Asks bool
 	// Differs says what of it the HPA has not.
 	Differs []string
 }
 
+// KEDAsName is what KEDA calls the HPA that it makes of a ScaledObject.
+func KEDAsName(scaledObject string) string { return "keda-hpa-" + scaledObject }
+
 // scaledObject is what is read of keda.sh/v1alpha1.
 type scaledObject struct {
 	Metadata struct {
-		Name      string `json:"name"`
-		Namespace string `json:"namespace"`
+		Name        string            `json:"name"`
+		Namespace   string            `json:"namespace"`
+		Annotations map[string]string `json:"annotations"`
 	} `json:"metadata"`
 	Spec struct {
 		ScaleTargetRef   autoscalingv2.CrossVersionObjectReference `json:"scaleTargetRef"`
@@ -100,6 +107,11 @@ func (s scaledObject) told(path string, place int) ScaledObject {
 		least = max(1, *spec.MinReplicaCount)
 	}
 	h.Spec.MinReplicas = &least
+	for _, key := range []string{"autoscaling.keda.sh/paused", "autoscaling.keda.sh/paused-replicas"} {
+		if value, ok := s.Metadata.Annotations[key]; ok && value != "false" {
+			o.Differs = append(o.Differs, "it is paused ("+key+"): an HPA acts as soon as it is there")
+		}
+	}
 	if spec.Fallback != nil {
 		o.Differs = append(o.Differs, "its fallback: without an answer an HPA keeps its replicas")
 	}
@@ -109,10 +121,31 @@ func (s scaledObject) told(path string, place int) ScaledObject {
 	for i, t := range spec.Triggers {
 		o.take(h, i, t)
 	}
-	if len(h.Spec.Metrics) > 0 {
+	if len(h.Annotations) > 0 {
 		o.HPA = &HPA{HorizontalPodAutoscaler: h, Path: path, Place: place}
 	}
 	return o
+}
+
+// resource is a trigger on CPU or memory as an HPA has it.
+func (t scaledTrigger) resource() (m autoscalingv2.MetricSpec, err error) {
+	kind := cmp.Or(t.MetricType, autoscalingv2.MetricTargetType(t.Metadata["type"]), autoscalingv2.UtilizationMetricType)
+	value, err := resource.ParseQuantity(t.Metadata["value"])
+	if err != nil {
+		return m, fmt.Errorf("its value %q is not a number", t.Metadata["value"])
+	}
+	target := autoscalingv2.MetricTarget{Type: kind}
+	if kind == autoscalingv2.UtilizationMetricType {
+		target.AverageUtilization = new(int32(value.Value()))
+	} else {
+		target.AverageValue = &value
+	}
+	if c := t.Metadata["containerName"]; c != "" {
+		of := &autoscalingv2.ContainerResourceMetricSource{Name: corev1.ResourceName(t.Type), Container: c, Target: target}
+		return autoscalingv2.MetricSpec{Type: autoscalingv2.ContainerResourceMetricSourceType, ContainerResource: of}, nil
+	}
+	of := &autoscalingv2.ResourceMetricSource{Name: corev1.ResourceName(t.Type), Target: target}
+	return autoscalingv2.MetricSpec{Type: autoscalingv2.ResourceMetricSourceType, Resource: of}, nil
 }
 
 // take adds a trigger to the HPA as an External metric, or says why it is left out.
@@ -121,14 +154,33 @@ func (o *ScaledObject) take(h *autoscalingv2.HorizontalPodAutoscaler, place int,
 		o.Differs = append(o.Differs, fmt.Sprintf("trigger %d, of type %s: ", place, t.Type)+fmt.Sprintf(format, args...))
 	}
 	query := strings.TrimSpace(t.Metadata["query"])
-	if t.Type != "prometheus" {
+	switch t.Type {
+	case "prometheus":
+	case "cpu", "memory":
+		if m, err := t.resource(); err != nil {
+			left("%v", err)
+		} else {
+			h.Spec.Metrics = append(h.Spec.Metrics, m)
+		}
+		return
+	default:
 		left("not by what sidecars count, another HPA's metric or KEDA's")
 		return
 	}
-	if e := Parse(query); e.Tree != nil && !slices.ContainsFunc(e.Parts, Part.Istio) {
-		left("its query names none of Istio's metrics")
+	e := Parse(query)
+	if e.Tree != nil && !slices.ContainsFunc(e.Parts, Part.mayBeIstios) {
+		why := "its query names no metric"
+		if len(e.Parts) > 0 {
+			why = remedyForMetric(e.Parts[0].Named())
+		}
+		left("%s", why)
 		return
 	}
+	if expr, divided, err := withoutPods(query); err == nil && divided {
+		left("its query is divided by a number of pods that no sidecar tells. A target of type AverageValue divides by the replicas by itself, so the HPA's does not: look at the target")
+		query = expr
+	}
+	o.Asks = true
 	threshold, err := resource.ParseQuantity(t.Metadata["threshold"])
 	if err != nil {
 		left("its threshold %q is not a number", t.Metadata["threshold"])

@@ -84,7 +84,7 @@ func (a *Wants) adviseSurge() {
 		return
 	}
 	for _, w := range a.Metrics {
-		if w.Expr != "" && aggregator.CanSurge(w.Expr) {
+		if w.Expr != "" && !w.Custom() && aggregator.CanSurge(w.Expr) {
 			return
 		}
 	}

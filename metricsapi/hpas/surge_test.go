@@ -44,7 +44,7 @@ func TestWhichMetricsAreWatchedForSurges(t *testing.T) {
 	}
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {
-			a := Read(hpaFrom(t, fixture.HPA("podinfo", tc.annotations, tc.metrics)))
+			a := Vocabulary{}.Read(hpaFrom(t, fixture.HPA("podinfo", tc.annotations, tc.metrics)))
 			var got []aggregator.SurgeConfig
 			for _, w := range a.Metrics {
 				got = append(got, w.Surge)

@@ -12,8 +12,8 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 )
 
-// Unserved is a Pods or Object metric of an HPA: the custom metrics API has those, which meshpulse
-// does not serve. What it says is told in the form of an External metric, which it does.
+// Unserved is a Pods or Object metric of an HPA that is not served: the custom metrics API has those,
+// and may be another adapter's. What it says is told in the form of an External metric, which is.
 type Unserved struct {
 	Kind   autoscalingv2.MetricSourceType
 	Metric autoscalingv2.MetricIdentifier
@@ -63,6 +63,10 @@ func (a *Wants) readUnserved(notes annotated) {
 			continue
 		}
 		n := notes.objects[u.Metric.Name]
+		if a.words.Custom && a.readCustom(u, of, n) {
+			used[u.Metric.Name] = true
+			continue
+		}
 		switch annotated := n != nil && u.Kind == autoscalingv2.ObjectMetricSourceType; {
 		case annotated:
 			used[u.Metric.Name] = true

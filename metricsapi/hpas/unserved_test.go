@@ -16,7 +16,7 @@ func TestWhatCannotBeServedInAnyFormIsToldSo(t *testing.T) {
 		`count(kube_pod_info) / sum(rate(istio_requests_total[1m]))`:                     "kube_pod_info",
 	} {
 		h := hpaFrom(t, fixture.HPA("podinfo", `metric-config.object.m.prometheus/query: '`+query+`'`, object))
-		read := Read(h)
+		read := Vocabulary{}.Read(h)
 		if len(read.Problems) != 1 || !strings.Contains(read.Problems[0].Message, "could not be served either: ") || !strings.Contains(read.Problems[0].Message, want) || strings.Contains(read.Problems[0].Message, "{type: External") {
 			t.Errorf("%s: %v, want %q", query, read.Problems, want)
 		}
@@ -25,7 +25,7 @@ func TestWhatCannotBeServedInAnyFormIsToldSo(t *testing.T) {
 		`{type: Pods, pods: {metric: {name: queue_length}, target: {type: AverageValue, averageValue: "10"}}}`: "metric-config.external.queue_length.prometheus/query",
 		object: "metric-config.external.m.prometheus/query",
 	} {
-		read := Read(hpaFrom(t, fixture.HPA("podinfo", "", metrics)))
+		read := Vocabulary{}.Read(hpaFrom(t, fixture.HPA("podinfo", "", metrics)))
 		if len(read.Problems) != 1 || !strings.Contains(read.Problems[0].Message, want) {
 			t.Errorf("%s: %v, want %q", metrics, read.Problems, want)
 		}
@@ -34,7 +34,7 @@ func TestWhatCannotBeServedInAnyFormIsToldSo(t *testing.T) {
 
 // Metrics that kube-metrics-adapter collects otherwise are its business.
 func TestMetricsOfOtherCollectorsAreLeftAlone(t *testing.T) {
-	read := Read(hpaFrom(t, fixture.HPA("consumer", `metric-config.pods.queue-length.json-path/json-key: "$.queue", metric-config.pods.queue-length.json-path/path: /metrics`,
+	read := Vocabulary{}.Read(hpaFrom(t, fixture.HPA("consumer", `metric-config.pods.queue-length.json-path/json-key: "$.queue", metric-config.pods.queue-length.json-path/path: /metrics`,
 		`{type: Pods, pods: {metric: {name: queue-length}, target: {type: AverageValue, averageValue: 1k}}}, `+
 			`{type: Object, object: {metric: {name: requests-per-second}, describedObject: {apiVersion: networking.k8s.io/v1, kind: Ingress, name: consumer}, target: {type: Value, value: "10"}}}, `+
 			fixture.External("app-queue-length", "{matchLabels: {type: sqs-queue-length}}", `type: AverageValue, averageValue: "30"`))))

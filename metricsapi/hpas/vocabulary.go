@@ -11,6 +11,8 @@ type Vocabulary struct {
 	Keeps func(metric string) bool
 	// Tags are labels that Telemetry resources add.
 	Tags []string
+	// Custom: the custom metrics API is served, so metrics of type Pods and Object are read.
+	Custom bool
 }
 
 // dropped says whether ingest keeps no series of the selector's metric: there is none, whatever the

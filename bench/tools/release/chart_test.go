@@ -222,10 +222,14 @@ func TestTheChartIsTheBase(t *testing.T) {
 		"dns":             {[]string{"dns"}, fmt.Sprintf(given, "secret", false) + "networkPolicy: {dns: true}"},
 		"mesh-namespaces": {[]string{"mesh-namespaces"}, fmt.Sprintf(given, "secret", false) + "networkPolicy: {meshNamespacesOnly: true}"},
 		"own-namespaces":  {[]string{"own-namespaces"}, fmt.Sprintf(given, "secret", false) + "queryNamespaces: own"},
+		"custom-metrics":  {[]string{"custom-metrics"}, fmt.Sprintf(given, "secret", false) + "customMetrics: {enabled: true}"},
 		"guaranteed":      {[]string{"guaranteed"}, fmt.Sprintf(given, "secret", false) + "resources: {requests: {cpu: 500m, memory: 1Gi}, limits: {cpu: 500m, memory: 1Gi}}"},
 		"surge-action":    {[]string{"surge-action"}, fmt.Sprintf(given, "secret", false) + "surgeAction: {enabled: true}"},
 		"in a namespace":  {[]string{"surge-action/namespaced"}, fmt.Sprintf(given, "secret", false) + "surgeAction: {namespaces: [test]}"},
 		"cert-manager":    {[]string{"apiservice", "cert-manager"}, fmt.Sprintf(given, "cert-manager", true)},
+		"custom-metrics with cert-manager": {
+			[]string{"custom-metrics", "custom-metrics/apiservice", "apiservice", "cert-manager"}, fmt.Sprintf(given, "cert-manager", true) + "customMetrics: {enabled: true}",
+		},
 	} {
 		for _, component := range test.components {
 			tested[component] = true
@@ -412,6 +416,10 @@ func TestWhatCannotWorkIsRefused(t *testing.T) {
 		"apiVersion": "apiregistration.k8s.io/v1", "kind": "APIService", "metadata": object{"name": "v1beta1.external.metrics.k8s.io"},
 		"spec": object{"service": object{"namespace": "keda", "name": "keda-operator-metrics-apiserver"}},
 	})
+	adapter := aCluster(object{
+		"apiVersion": "apiregistration.k8s.io/v1", "kind": "APIService", "metadata": object{"name": "v1beta1.custom.metrics.k8s.io"},
+		"spec": object{"group": "custom.metrics.k8s.io", "service": object{"namespace": "monitoring", "name": "prometheus-adapter"}},
+	})
 	foreign := aCluster(object{"apiVersion": "v1", "kind": "Secret", "metadata": object{"name": servingCert, "namespace": system}})
 	for name, test := range map[string]struct {
 		values  string
@@ -420,6 +428,7 @@ func TestWhatCannotWorkIsRefused(t *testing.T) {
 	}{
 		"no cluster to look into":       {"", nil, "certificate.from"},
 		"an API that is another's":      {"", other, "served by keda/keda-operator-metrics-apiserver"},
+		"custom metrics of another":     {"customMetrics: {enabled: true}", adapter, "served by monitoring/prometheus-adapter (v1beta1.custom.metrics.k8s.io)"},
 		"a certificate of another hand": {"", foreign, "is not of this chart"},
 		"an authority that nobody says": {"certificate: {from: secret}", nil, "certificate.caBundle"},
 		"two replicas":                  {"replicas: 2", aCluster(), "replicas"},
@@ -435,6 +444,9 @@ func TestWhatCannotWorkIsRefused(t *testing.T) {
 	}
 	if _, _, err := helm(t, system, "apiService: {enabled: false}", other); err != nil {
 		t.Errorf("beside another adapter: %v", err)
+	}
+	if _, _, err := helm(t, system, "", adapter); err != nil {
+		t.Errorf("beside another adapter of custom metrics: %v", err)
 	}
 }
 

@@ -1,0 +1,316 @@
+package metricsapi
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"strings"
+	"time"
+
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/metrics/pkg/apis/custom_metrics"
+	adapter "sigs.k8s.io/custom-metrics-apiserver/pkg/provider"
+
+	"github.com/meshpulse/meshpulse/aggregator"
+	"github.com/meshpulse/meshpulse/metricsapi/cluster"
+	"github.com/meshpulse/meshpulse/metricsapi/hpas"
+)
+
+// customProvider is where a request of the custom metrics API comes in and the number goes out. A
+// metric of an object is answered as an external one is. Of pods each is answered for by itself,
+// and one of which not all is known is left out: an HPA controller then reckons with as much as its
+// target where it would scale down, and with nothing where it would scale up.
+type customProvider struct {
+	*provider
+	// pods returns those of a namespace that a label selector means.
+	pods func(ctx context.Context, namespace, selector string) ([]cluster.SelectedPod, error)
+}
+
+var _ adapter.CustomMetricsProvider = (*customProvider)(nil)
+
+// custom is nil where the custom metrics API is not served.
+func (s *Server) custom() adapter.CustomMetricsProvider {
+	if !s.options.CustomMetrics || s.api == nil {
+		return nil
+	}
+	return &customProvider{s.provider, func(ctx context.Context, namespace, selector string) ([]cluster.SelectedPod, error) {
+		return cluster.SelectPods(ctx, s.api.Client, namespace, selector)
+	}}
+}
+
+// customName is resource/metric of a metric by its path.
+func customName(name string) string {
+	parts := strings.Split(name, "/")
+	return parts[0] + "/" + parts[len(parts)-1]
+}
+
+// ListAllMetrics names what HPAs ask for now: the discovery document.
+func (c *customProvider) ListAllMetrics() []adapter.CustomMetricInfo {
+	names := c.catalog.current.Load().customs
+	infos := make([]adapter.CustomMetricInfo, len(names))
+	for i, name := range names {
+		of, metric, _ := strings.Cut(name, "/")
+		infos[i] = adapter.CustomMetricInfo{GroupResource: schema.ParseGroupResource(of), Namespaced: true, Metric: metric}
+	}
+	return infos
+}
+
+// GetMetricByName answers for one object.
+func (c *customProvider) GetMetricByName(ctx context.Context, of types.NamespacedName, info adapter.CustomMetricInfo, selector labels.Selector) (*custom_metrics.MetricValue, error) {
+	var value *custom_metrics.MetricValue
+	err := c.counted(ctx, func() (refused *refusal) {
+		value, refused = c.object(ctx, of, info, selector)
+		return refused
+	})
+	return value, err
+}
+
+// GetMetricBySelector answers for each pod of a selector.
+func (c *customProvider) GetMetricBySelector(ctx context.Context, namespace string, pods labels.Selector, info adapter.CustomMetricInfo, selector labels.Selector) (*custom_metrics.MetricValueList, error) {
+	list := &custom_metrics.MetricValueList{}
+	err := c.counted(ctx, func() (refused *refusal) {
+		list.Items, refused = c.each(ctx, namespace, pods, info, selector)
+		return refused
+	})
+	return list, err
+}
+
+// counted is what comes before and after an answer.
+func (c *customProvider) counted(ctx context.Context, answer func() *refusal) error {
+	leave, refused := c.enter(ctx)
+	if refused != nil {
+		return toStatus(refused)
+	}
+	defer leave()
+	start := time.Now()
+	refused = answer()
+	c.metrics.duration.Observe(time.Since(start).Seconds())
+	if refused != nil {
+		c.metrics.answers.WithLabelValues(refused.outcome).Inc()
+		return toStatus(refused)
+	}
+	c.metrics.answers.WithLabelValues(outcomeOK).Inc()
+	return nil
+}
+
+// findCustom returns what answers a request for a metric by its path: an HPA's query, else a metric
+// that needs no PromQL. The caller releases the query.
+func (c *catalog) findCustom(namespace, path string, selector labels.Selector, named func() (string, error)) (*prepared, *offer, *refusal) {
+	for {
+		o := c.current.Load().offers[offerKey{namespace, path, hpas.Canonical(selector)}]
+		if o == nil {
+			break
+		}
+		if o.prepared.acquire() {
+			return o.prepared, o, nil
+		}
+		// Closed since the snapshot was loaded: there is a newer one.
+	}
+	if _, ok := hpas.Named(path[strings.LastIndexByte(path, '/')+1:]); !ok {
+		return nil, nil, refuse(outcomeUnknown, "no HPA in namespace %s has a query for %s: check its annotations and the Warning events on it", namespace, path)
+	}
+	expr, err := named()
+	if err != nil {
+		return nil, nil, refuse(outcomeBadSelector, "metric %s in namespace %s: %v", path, namespace, err)
+	}
+	return c.adhoc.acquire(namespace, expr), nil, nil
+}
+
+func (c *customProvider) object(ctx context.Context, of types.NamespacedName, info adapter.CustomMetricInfo, selector labels.Selector) (*custom_metrics.MetricValue, *refusal) {
+	path := hpas.ObjectMetric(info.GroupResource, of.Name, info.Metric)
+	query, o, refused := c.catalog.findCustom(of.Namespace, path, selector, func() (string, error) {
+		expr, _, err := hpas.ObjectExpression(info.Metric, of.Namespace, info.GroupResource, of.Name, selector)
+		return expr, err
+	})
+	if refused != nil {
+		return nil, refused
+	}
+	defer query.release()
+	v, answer, refused := c.answer(ctx, path, of.Namespace, o, query, c.now())
+	if refused != nil {
+		return nil, refused
+	}
+	milli := v.sum()
+	if o != nil && o.perReplica {
+		ready, err := c.ready(ctx, o.owner)
+		if err != nil {
+			return nil, refuse(outcomeFailed, "%s: %v", subjectOf(path, of.Namespace, o), err)
+		}
+		milli = int64(math.Round(float64(milli) / float64(ready)))
+	}
+	value := customValue(custom_metrics.ObjectReference{Namespace: of.Namespace, Name: of.Name, Kind: kindOf(o, info.GroupResource)}, info.Metric, selector, milli, answer.Newest, answer.Window)
+	return &value, nil
+}
+
+// kindOf is the kind of a described object, as the HPA says it.
+func kindOf(o *offer, r schema.GroupResource) string {
+	if o != nil {
+		for _, m := range o.owner.Spec.Metrics {
+			if m.Object != nil && strings.HasSuffix(o.written, " of "+m.Object.DescribedObject.Kind+" "+m.Object.DescribedObject.Name) {
+				return m.Object.DescribedObject.Kind
+			}
+		}
+	}
+	kinds := map[string]string{"pods": "Pod", "services": "Service", "deployments": "Deployment", "statefulsets": "StatefulSet", "daemonsets": "DaemonSet", "replicasets": "ReplicaSet", "rollouts": "Rollout"}
+	return kinds[r.Resource]
+}
+
+// ready counts the pods of an HPA's target that are, as the controller does that multiplies by
+// them.
+func (c *customProvider) ready(ctx context.Context, a *hpas.Wants) (int, error) {
+	target := fmt.Sprintf("%s %s", a.Spec.ScaleTargetRef.Kind, a.Spec.ScaleTargetRef.Name)
+	scale, err := c.rules.holder.scales.Recent(ctx, a.Namespace, a.Spec.ScaleTargetRef)
+	if err != nil {
+		return 0, fmt.Errorf("the pods of %s, by which it is divided, are not known: %w", target, err)
+	}
+	pods, err := c.pods(ctx, a.Namespace, scale.Status.Selector)
+	if err != nil {
+		return 0, err
+	}
+	n := 0
+	for _, p := range pods {
+		if p.Ready {
+			n++
+		}
+	}
+	if n == 0 {
+		return 0, fmt.Errorf("none of the %d pods of %s is ready, and it is divided by those", len(pods), target)
+	}
+	return n, nil
+}
+
+func (c *customProvider) each(ctx context.Context, namespace string, pods labels.Selector, info adapter.CustomMetricInfo, selector labels.Selector) ([]custom_metrics.MetricValue, *refusal) {
+	path := hpas.PodsMetric(info.Metric)
+	if (info.GroupResource != schema.GroupResource{Resource: "pods"}) {
+		return nil, refuse(outcomeBadSelector, "metric %s of %s in namespace %s: name one of them, or take pods", info.Metric, info.GroupResource, namespace)
+	}
+	query, o, refused := c.catalog.findCustom(namespace, path, selector, func() (string, error) {
+		expr, _, err := hpas.PodsExpression(info.Metric, namespace, selector)
+		return expr, err
+	})
+	if refused != nil {
+		return nil, refused
+	}
+	defer query.release()
+	subject := subjectOf(path, namespace, o)
+	selected, err := c.pods(ctx, namespace, pods.String())
+	if err != nil {
+		return nil, refuse(outcomeFailed, "%s: %v", subject, err)
+	}
+	look, refused := c.rules.lookAtEach(ctx, subject, query, c.now())
+	if refused != nil {
+		return nil, refused
+	}
+	if o != nil {
+		for _, problem := range c.rules.remarks(o, query, look.answer) {
+			c.tell(o, problem)
+		}
+	}
+	items, why := []custom_metrics.MetricValue{}, ""
+	for _, p := range selected {
+		milli, newest, missing := look.of(c.catalog.store, namespace, p)
+		if missing != "" {
+			why = p.Name + " " + missing
+			continue
+		}
+		items = append(items, customValue(custom_metrics.ObjectReference{Namespace: namespace, Name: p.Name, Kind: "Pod", APIVersion: "v1"}, info.Metric, selector, milli, newest, look.answer.Window))
+	}
+	if len(items) == 0 {
+		if why == "" {
+			why = "there is none"
+		}
+		return nil, refuse(outcomeNoSidecar, "%s: nothing is known in full of any of the %d pods with labels %q: %s", subject, len(selected), pods, why)
+	}
+	return items, nil
+}
+
+// lookAtPods is what a query has of each pod at an instant.
+type lookAtPods struct {
+	*prepared
+	at      time.Time
+	answer  aggregator.Answer
+	values  map[string]float64 // by pod
+	started time.Time
+	idle    bool // nothing has moved for as long as it takes to say that there are no requests
+}
+
+// lookAtEach evaluates an expression of each pod. Of a pod that is late the larger of what is seen
+// and what was at the newest time that all have covered counts.
+func (r rules) lookAtEach(ctx context.Context, subject string, p *prepared, at time.Time) (*lookAtPods, *refusal) {
+	if p.err != nil {
+		return nil, refuse(outcomeBadQuery, "%s: %v", subject, p.err)
+	}
+	answer, err := p.query.Eval(ctx, at)
+	if err != nil {
+		return nil, refuse(outcomeFailed, "%s: %v", subject, err)
+	}
+	look := &lookAtPods{prepared: p, at: at, answer: answer, values: map[string]float64{}, started: r.started}
+	look.idle = !answer.Moved && at.Sub(r.started) >= r.retention
+	look.add(answer)
+	if answer.Reporting > 0 && at.Sub(answer.Watermark).Seconds() > lateFlushes*answer.Flush.Seconds() {
+		if earlier, err := p.query.Eval(ctx, answer.Watermark); err == nil {
+			look.add(earlier)
+		}
+	}
+	return look, nil
+}
+
+func (l *lookAtPods) add(a aggregator.Answer) {
+	for _, v := range a.Values {
+		pod := v.Labels.Get(podLabel)
+		if was, ok := l.values[pod]; !ok || v.V > was || math.IsNaN(was) {
+			l.values[pod] = v.V
+		}
+	}
+}
+
+// of is a pod's value in thousandths, with the time of its newest flush; missing says why it has
+// none.
+func (l *lookAtPods) of(store *aggregator.Store, namespace string, p cluster.SelectedPod) (milli int64, newest time.Time, missing string) {
+	s := store.Pod(namespace, p.Name, l.at, l.answer.Window)
+	from := l.at.Add(-l.answer.Window)
+	switch older := p.Created.Before(l.started); {
+	case s.Newest.IsZero(), s.Newest.Before(p.Created):
+		return 0, newest, "has not reported yet"
+	case !s.Reporting:
+		return 0, newest, "is silent"
+	case s.Rivals != nil:
+		return 0, newest, "is contested: two senders report as it"
+	case !s.Refused.IsZero():
+		return 0, newest, "has had samples refused"
+	case s.Oldest.After(from) && (older || !s.Whole), !s.GapTo.IsZero() && s.GapFrom.After(p.Created):
+		return 0, newest, "is not known back to the beginning of the window"
+	}
+	v, ok := l.values[p.Name]
+	switch {
+	case (!ok || math.IsNaN(v)) && (l.Additive() || l.idle): // it reports, and there was no request
+		v = 0
+	case !ok, math.IsNaN(v), math.IsInf(v, 0), v < 0, v > math.MaxInt64/1000:
+		return 0, newest, "had no request, and of none there is no such value"
+	}
+	return int64(math.Round(v * 1000)), s.Newest, ""
+}
+
+// customValue is an answer in the API's form, which has no room for more.
+func customValue(of custom_metrics.ObjectReference, metric string, selector labels.Selector, milli int64, newest time.Time, window time.Duration) custom_metrics.MetricValue {
+	value := custom_metrics.MetricValue{
+		DescribedObject: of,
+		Metric:          custom_metrics.MetricIdentifier{Name: metric},
+		Value:           *resource.NewMilliQuantity(milli, resource.DecimalSI),
+	}
+	if demanded := hpas.Demanded(selector); len(demanded) > 0 {
+		value.Metric.Selector = &metav1.LabelSelector{MatchLabels: demanded}
+	}
+	if !newest.IsZero() {
+		value.Timestamp = metav1.NewTime(newest)
+	}
+	if window > 0 {
+		seconds := int64(math.Ceil(window.Seconds()))
+		value.WindowSeconds = &seconds
+	}
+	return value
+}
