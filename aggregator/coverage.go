@@ -38,6 +38,12 @@ type Coverage struct {
 	Bearing []*Pod
 }
 
+// Coverage is what an answer of this time would stand on, without the answer.
+func (q *Query) Coverage(at time.Time) Coverage {
+	_, c := q.coverage(q.store.millis(at))
+	return c
+}
+
 // coverage looks at the pods and series behind the query at an instant, and at their newest sample
 // until then.
 func (q *Query) coverage(at int64) (time.Time, Coverage) {

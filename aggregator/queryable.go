@@ -35,20 +35,15 @@ type querier struct {
 
 func (q querier) Close() error { return nil }
 
-// LabelValues and LabelNames are not asked by the engine.
-func (q querier) LabelValues(context.Context, string, *storage.LabelHints, ...*labels.Matcher) ([]string, annotations.Annotations, error) {
-	return nil, nil, nil
-}
-
-func (q querier) LabelNames(context.Context, *storage.LabelHints, ...*labels.Matcher) ([]string, annotations.Annotations, error) {
-	return nil, nil, nil
-}
-
-// Select returns the selected series with their samples of the hinted time.
+// Select returns the selected series with their samples of the hinted time, or without any where
+// the hint is that series are listed alone.
 func (q querier) Select(ctx context.Context, sortSeries bool, hints *storage.SelectHints, ms ...*labels.Matcher) storage.SeriesSet {
 	mint, maxt := q.mint, q.maxt
 	if hints != nil {
 		mint, maxt = hints.Start, hints.End
+		if hints.Func == listSeries {
+			return q.list(ctx, sortSeries, mint, maxt, ms)
+		}
 	}
 	sel := newSelector(ms)
 	sel.reads = q.reads

@@ -77,6 +77,10 @@ func packageRules() map[string]packageRule {
 			never: []string{grpc, envoy, "k8s.io/client-go"},
 			why:   "the lab makes its pods by the same rules, and has nothing else of meshpulse",
 		},
+		"metricsapi/promapi": {
+			ours: []string{"aggregator"},
+			why:  "it answers as Prometheus does, whatever an HPA is answered: what would be held it is told of by a function",
+		},
 		"metricsapi/horizontal": {
 			never: []string{grpc, envoy, "k8s.io/client-go"},
 			why:   "the controller's arithmetic is held against the real one's, and takes numbers alone",

@@ -38,6 +38,7 @@ type serveOptions struct {
 	sink      envoystats.Config
 	api       metricsapi.Options
 	ingestTLS ingestTLS
+	prom      prometheusAPI
 
 	ingestAddress    string
 	profilingAddress string
@@ -86,6 +87,8 @@ func (o *serveOptions) flags(c console) *pflag.FlagSet {
 	f.StringVar(&o.api.HPADir, "hpa-dir", "", "standalone: folder with YAML files of HPAs, watched for changes")
 	f.StringVar(&o.api.TokenAuthFile, "token-auth-file", "", "standalone: bearer tokens to let in, a line is token,user,uid (default: everybody, on loopback addresses only)")
 
+	o.prom.flags(f)
+
 	f.StringVar(&o.logFormat, "log-format", "text", "text or json")
 	f.StringVar(&o.logLevel, "log-level", "info", "debug, info, warn or error")
 	f.StringVar(&o.profilingAddress, "profiling-address", "", "host:port that serves /debug/pprof/ over HTTP to whoever reaches it, such as 127.0.0.1:6060 (default: off)")
@@ -112,7 +115,7 @@ func (o *serveOptions) complete() error {
 		o.sink.MemoryLimit = limit
 		o.store.MemoryBudget = cmp.Or(o.store.MemoryBudget, limit/4*3) // the rest is for stacks, for messages in work and for what the collector is behind
 	}
-	wrong = append(wrong, o.api.Validate(), o.ingestTLS.complete(), o.sink.Validate())
+	wrong = append(wrong, o.api.Validate(), o.ingestTLS.complete(), o.sink.Validate(), o.prom.complete())
 	_, _, err := net.SplitHostPort(o.ingestAddress)
 	wrong.when(err != nil, "--ingest-address: %w: give host:port", err)
 	wrong = append(wrong, o.checkSense(), o.roomForMessages(), o.ownPorts())
@@ -152,6 +155,9 @@ func (o *serveOptions) ownPorts() error {
 		{"--ingest-address", o.ingestAddress, "--bind-address and --secure-port", https},
 		{"--profiling-address", o.profilingAddress, "--bind-address and --secure-port", https},
 		{"--profiling-address", o.profilingAddress, "--ingest-address", o.ingestAddress},
+		{"--prometheus-address", o.prom.address, "--bind-address and --secure-port", https},
+		{"--prometheus-address", o.prom.address, "--ingest-address", o.ingestAddress},
+		{"--prometheus-address", o.prom.address, "--profiling-address", o.profilingAddress},
 	} {
 		wrong.when(sameAddress(pair[1], pair[3]), "%s %s is what meshpulse itself listens on (%s, %s): give them ports of their own", pair[0], pair[1], pair[2], pair[3])
 	}

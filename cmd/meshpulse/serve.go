@@ -17,6 +17,7 @@ import (
 	"github.com/meshpulse/meshpulse/aggregator"
 	"github.com/meshpulse/meshpulse/envoystats"
 	"github.com/meshpulse/meshpulse/metricsapi"
+	"github.com/meshpulse/meshpulse/metricsapi/promapi"
 )
 
 const (
@@ -80,7 +81,8 @@ type server struct {
 	sink      *envoystats.Server
 	api       *metricsapi.Server
 	ingest    net.Listener
-	profiling net.Listener // nil: off
+	profiling net.Listener      // nil: off
+	prom      *prometheusServer // nil: off
 	draining  chan struct{}
 
 	keepCertificate func(context.Context) // new, until the context ends
@@ -123,8 +125,19 @@ func newServer(o serveOptions, log *slog.Logger) (_ *server, err error) {
 	}
 	o.api.Store, o.api.IngestReady, o.api.Keeps, o.api.CustomTags = s.store, s.ready, o.sink.Keeps, o.sink.CustomTags
 	o.api.Proves = o.sink.Mutual != nil
+	var token func() string
+	if o.prom.address != "" {
+		if s.prom, token, err = o.prom.open(log); err != nil {
+			return nil, err
+		}
+	}
 	if s.api, err = metricsapi.New(o.api); err != nil {
 		return nil, err
+	}
+	if s.prom != nil {
+		s.prom.server.Handler = promapi.New(promapi.Options{
+			Store: s.store, Held: s.api.Held, Prefix: o.prom.prefix, Token: token, Retention: o.store.Retention, Version: version(), Registerer: registry, Log: log,
+		})
 	}
 	return s, nil
 }
@@ -157,6 +170,9 @@ func (s *server) run(told, ctx context.Context) error {
 	group.Go(func() error { return s.api.Run(ctx) })
 	if s.profiling != nil {
 		group.Go(func() error { return serveProfiles(ctx, s.profiling) })
+	}
+	if s.prom != nil {
+		group.Go(func() error { return s.prom.run(ctx) })
 	}
 	group.Go(func() error {
 		<-ctx.Done()
@@ -206,6 +222,9 @@ func (s *server) closeListeners() {
 		if l != nil {
 			_ = l.Close()
 		}
+	}
+	if s.prom != nil {
+		_ = s.prom.listener.Close()
 	}
 }
 
