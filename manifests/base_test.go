@@ -542,6 +542,35 @@ func TestCustomMetricsAreServedWhereAsked(t *testing.T) {
 	}
 }
 
+// TestDashboardsAreServedWhereAsked: the component serves the Prometheus API, to who bears a token,
+// from namespaces that are allowed, and the base has none of it.
+func TestDashboardsAreServedWhereAsked(t *testing.T) {
+	objects, base := renderObjects(t, overlay(t, "prometheus-api")), renderObjects(t, "base")
+	pod := func(of []runtime.Object) corev1.PodSpec {
+		return one[*appsv1.Deployment](t, of, "meshpulse").Spec.Template.Spec
+	}
+	if got, want := pod(objects).Containers[0].Args, append(pod(base).Containers[0].Args, "--prometheus-address=0.0.0.0:9090", "--prometheus-token-file=/etc/meshpulse/prometheus/token"); !slices.Equal(got, want) {
+		t.Errorf("arguments %v, want %v", got, want)
+	}
+	mounted := slices.ContainsFunc(pod(objects).Volumes, func(v corev1.Volume) bool {
+		return v.Secret != nil && v.Secret.SecretName == "meshpulse-prometheus-token" && (v.Secret.Optional == nil || !*v.Secret.Optional)
+	})
+	if !mounted {
+		t.Error("the token is not mounted, or need not be there")
+	}
+	s := one[*corev1.Service](t, objects, "meshpulse-prometheus")
+	if s.Spec.Ports[0].Port != 9090 || s.Spec.Ports[0].TargetPort.StrVal != "prometheus" || !slices.ContainsFunc(pod(objects).Containers[0].Ports, func(p corev1.ContainerPort) bool { return p.Name == "prometheus" && p.ContainerPort == 9090 }) {
+		t.Errorf("the Service leads to no port of the pod: %+v", s.Spec.Ports)
+	}
+	ingress := func(of []runtime.Object) []networkingv1.NetworkPolicyIngressRule {
+		return one[*networkingv1.NetworkPolicy](t, of, "meshpulse").Spec.Ingress
+	}
+	rules, before := ingress(objects), ingress(base)
+	if len(rules) != len(before)+1 || len(rules[len(before)].From) != 1 || rules[len(before)].From[0].NamespaceSelector.MatchLabels["meshpulse.io/prometheus-api"] != "allowed" {
+		t.Errorf("rules %+v, want one more, from namespaces that are allowed", rules)
+	}
+}
+
 // TestSurgeActionIsBound: the component adds one right, for the account that meshpulse runs as, and
 // the base has none of it (TestNobodyIsGivenMore).
 func TestSurgeActionIsBound(t *testing.T) {

@@ -13,8 +13,9 @@ usage: install.sh --image IMAGE [--component NAME]... [--no-apiservice] [--dry-r
                      or with manifests/Dockerfile
   --component NAME   change what is installed (see components/NAME): mesh-namespaces lets only namespaces report that Istio
                      injects; own-namespaces has queries read their own namespace only; custom-metrics serves
-                     custom.metrics.k8s.io too; dns lets it ask a DNS that is not in kube-system; host-network for those whose control plane does not reach pods; guaranteed
-                     requests what it may use
+                     custom.metrics.k8s.io too; prometheus-api serves dashboards, with a Secret of yours; dns lets it
+                     ask a DNS that is not in kube-system; host-network is for those whose control plane does not
+                     reach pods; guaranteed requests what it may use
   --no-apiservice    leave external.metrics.k8s.io alone: meshpulse listens, and no HPA asks it
   --rotate-cert      replace the serving certificate and its authority, and nothing else
   --dry-run          look, print what would be done, change nothing
@@ -350,8 +351,8 @@ while [ $# -gt 0 ]; do
 	--image) image=$value ;;
 	--component)
 		case $value in
-		mesh-namespaces | own-namespaces | custom-metrics | dns | host-network | guaranteed) components="$components $value" ;;
-		*) die "--component takes mesh-namespaces, own-namespaces, custom-metrics, dns, host-network or guaranteed, not '$value'" ;;
+		mesh-namespaces | own-namespaces | custom-metrics | prometheus-api | dns | host-network | guaranteed) components="$components $value" ;;
+		*) die "--component takes mesh-namespaces, own-namespaces, custom-metrics, prometheus-api, dns, host-network or guaranteed, not '$value'" ;;
 		esac
 		;;
 	--no-apiservice) claim='' ;;

@@ -158,6 +158,7 @@ func TestEveryKustomizationIsRendered(t *testing.T) {
 		"components/host-network",    // TestHostNetworkHasPortsOfItsOwn
 		"components/mesh-namespaces", // TestMeshNamespacesAloneReport
 		"components/own-namespaces",  // TestQueriesReadTheirOwnNamespaceWhereAsked
+		"components/prometheus-api",  // TestDashboardsAreServedWhereAsked
 		"components/surge-action",    // TestSurgeActionIsBound
 		"components/surge-action/namespaced",
 		"components/surge-action/role",

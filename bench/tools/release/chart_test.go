@@ -222,6 +222,7 @@ func TestTheChartIsTheBase(t *testing.T) {
 		"dns":             {[]string{"dns"}, fmt.Sprintf(given, "secret", false) + "networkPolicy: {dns: true}"},
 		"mesh-namespaces": {[]string{"mesh-namespaces"}, fmt.Sprintf(given, "secret", false) + "networkPolicy: {meshNamespacesOnly: true}"},
 		"own-namespaces":  {[]string{"own-namespaces"}, fmt.Sprintf(given, "secret", false) + "queryNamespaces: own"},
+		"prometheus-api":  {[]string{"prometheus-api"}, fmt.Sprintf(given, "secret", false) + "prometheusAPI: {enabled: true}"},
 		"custom-metrics":  {[]string{"custom-metrics"}, fmt.Sprintf(given, "secret", false) + "customMetrics: {enabled: true}"},
 		"guaranteed":      {[]string{"guaranteed"}, fmt.Sprintf(given, "secret", false) + "resources: {requests: {cpu: 500m, memory: 1Gi}, limits: {cpu: 500m, memory: 1Gi}}"},
 		"surge-action":    {[]string{"surge-action"}, fmt.Sprintf(given, "secret", false) + "surgeAction: {enabled: true}"},
