@@ -243,6 +243,7 @@ func BenchmarkMemory(b *testing.B) {
 		{"counter", benchParts{counter: true}, 1},
 		{"histogram", benchParts{sizes: true}, 2},
 		{"duration", benchParts{duration: true, summaries: true}, 1},
+		{"kept", benchParts{counter: true, duration: true, summaries: true}, 1},
 		{"labelset", benchAll, 1},
 	} {
 		b.Run("kind="+kind.name, func(b *testing.B) {

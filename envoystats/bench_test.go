@@ -24,7 +24,7 @@ func benchSink(b *testing.B, asLabels bool) (*Server, *aggregator.Store, *fleet.
 	if err != nil {
 		b.Fatal(err)
 	}
-	messages, err := fleet.NewMessages(benchLabelSets, asLabels)
+	messages, err := fleet.NewMessages(benchLabelSets, 0, asLabels)
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -29,6 +29,9 @@ type Config struct {
 	// LabelSets is how many label sets a sidecar reports, each a counter and three histograms
 	// (default 20).
 	LabelSets int
+	// Busiest is how many requests the busiest of them has in a flush, where the others follow by
+	// Zipf's law: a few are busy, most have a request now and then. 0: all move in every flush.
+	Busiest int
 	// Labels sends tags as labels (emit_tags_as_labels); by default they are joined in the name, as
 	// stock Istio does.
 	Labels bool
@@ -40,10 +43,11 @@ type Config struct {
 	ReplacedPerMinute, RestartedPerMinute int
 }
 
-// Limits of a fleet: digits in patched names, and file descriptors of one machine.
+// Limits of a fleet: digits in patched names, file descriptors and memory of one machine.
 const (
 	maxPods      = 10_000
-	maxLabelSets = 100
+	maxBusiest   = 1_000_000
+	maxLabelSets = 2_000 // a flush of them is 14 MB
 )
 
 // ErrConfig is wrapped by what Validate returns.
@@ -59,6 +63,8 @@ func (c Config) Validate() error {
 		return fmt.Errorf("%w: %d pods, must be between 1 and %d", ErrConfig, c.Pods, maxPods)
 	case c.LabelSets < 1 || c.LabelSets > maxLabelSets:
 		return fmt.Errorf("%w: %d label sets, must be between 1 and %d", ErrConfig, c.LabelSets, maxLabelSets)
+	case c.Busiest < 0 || c.Busiest > maxBusiest:
+		return fmt.Errorf("%w: %d requests of the busiest label set, must be between 0 and %d", ErrConfig, c.Busiest, maxBusiest)
 	case c.PodsPerWorkload < 1:
 		return fmt.Errorf("%w: %d pods a workload, must be at least 1", ErrConfig, c.PodsPerWorkload)
 	case c.Interval < 100*time.Millisecond:

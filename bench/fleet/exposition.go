@@ -11,7 +11,8 @@ import (
 // Exposition is what the sidecars of a workload show at /stats/prometheus: the families that they
 // flush, as Istio's Prometheus scrapes them. It never changes, so many may be served from it.
 type Exposition struct {
-	lines []line
+	lines   []line
+	traffic *traffic
 }
 
 // line is a sample but for its value, or a comment.
@@ -32,12 +33,12 @@ const (
 )
 
 // NewExposition returns what the sidecars of a workload show.
-func NewExposition(labelSets, workload int) (*Exposition, error) {
+func NewExposition(labelSets, busiest, workload int) (*Exposition, error) {
 	_, steady, err := readRecording(true)
 	if err != nil {
 		return nil, err
 	}
-	e := &Exposition{}
+	e := &Exposition{traffic: newTraffic(labelSets, busiest)}
 	for _, f := range steady.GetEnvoyMetrics() {
 		if !isIstio(f) || !isOfFirstCaller(f) || f.GetType() == dto.MetricType_SUMMARY {
 			continue
@@ -45,7 +46,7 @@ func NewExposition(labelSets, workload int) (*Exposition, error) {
 		name := strings.TrimPrefix(f.GetName(), "istiocustom.")
 		e.lines = append(e.lines, line{text: fmt.Sprintf("# TYPE %s %s\n", name, strings.ToLower(f.GetType().String()))})
 		for set := range labelSets {
-			e.add(name, set, ofLabelSet(f, set, 0), digits(workload, 4))
+			e.add(name, set, ofLabelSet(f, set, e.traffic.counts[set][0]), digits(workload, 4))
 		}
 	}
 	if len(e.lines) == 0 {
@@ -86,8 +87,9 @@ func (e *Exposition) Series() int {
 	return n
 }
 
-// Append appends the text after so many flushes' worth of requests.
-func (e *Exposition) Append(b []byte, flushes int64) []byte {
+// Append appends the text of a pod after so many flushes' worth of requests.
+func (e *Exposition) Append(b []byte, pod int, flushes int64) []byte {
+	cycle, ahead := e.traffic.flushes(), e.traffic.ahead(pod)
 	for i := range e.lines {
 		l := &e.lines[i]
 		b = append(b, l.text...)
@@ -95,12 +97,12 @@ func (e *Exposition) Append(b []byte, flushes int64) []byte {
 			continue
 		}
 		n := uint64(0)
-		for v := range variants {
-			times := uint64(flushes / variants)
-			if int64(v) < flushes%variants {
+		for v := range cycle {
+			times := uint64(flushes / cycle)
+			if v < flushes%cycle {
 				times++
 			}
-			interval := requests(l.set, v)
+			interval := e.traffic.counts[l.set][(v+ahead)%cycle]
 			if l.kind == bucketed {
 				interval = cumulative(interval, l.le)
 			}

@@ -48,7 +48,7 @@ func New(c Config) (*Fleet, error) {
 		return nil, err
 	}
 	c = c.withDefaults()
-	t, err := newTemplate(c.LabelSets, c.Labels)
+	t, err := newTemplate(newTraffic(c.LabelSets, c.Busiest), c.Labels)
 	if err != nil {
 		return nil, err
 	}

@@ -25,18 +25,23 @@ func decode(t *testing.T, b []byte) *metricsv3.StreamMetricsMessage {
 
 func TestFlushesAreWhatAnEnvoySends(t *testing.T) {
 	const sets, workload = 20, 37
-	for name, asLabels := range map[string]bool{"tags in the name": false, "tags as labels": true} {
+	for name, tc := range map[string]struct {
+		asLabels bool
+		busiest  int
+	}{
+		"tags in the name": {}, "tags as labels": {asLabels: true}, "few label sets are busy": {busiest: 300},
+	} {
 		t.Run(name, func(t *testing.T) {
-			tmpl, err := newTemplate(sets, asLabels)
+			asLabels, ahead := tc.asLabels, newTraffic(sets, tc.busiest).ahead(5)
+			tmpl, err := newTemplate(newTraffic(sets, tc.busiest), asLabels)
 			if err != nil {
 				t.Fatal(err)
 			}
 			now := time.Now().UnixMilli()
 			before := map[string]float64{}
-			for number := range int64(3 * variants) {
-				f := &tmpl.flushes[number%variants]
-				b := append([]byte(nil), f.families...)
-				f.patch(b, now+number, workload, number)
+			for number := range 2 * tmpl.traffic.flushes() {
+				b := bytes.Clone(tmpl.flush(number, ahead).families)
+				tmpl.patch(b, now+number, workload, number, ahead)
 				m := decode(t, b)
 				counters, intervals, kinds := map[string]float64{}, map[string]float64{}, map[dto.MetricType]int{}
 				for _, family := range m.GetEnvoyMetrics() {
@@ -97,13 +102,13 @@ func labelsOf(f *dto.MetricFamily) string {
 }
 
 func TestLastFlushHasCountersOnly(t *testing.T) {
-	tmpl, err := newTemplate(2, false)
+	tmpl, err := newTemplate(newTraffic(2, 0), false)
 	if err != nil {
 		t.Fatal(err)
 	}
 	f := &tmpl.flushes[0]
 	b := append([]byte(nil), f.families[:f.last]...)
-	f.patch(b, time.Now().UnixMilli(), 0, 0)
+	tmpl.patch(b, time.Now().UnixMilli(), 0, 0, 0)
 	found := 0
 	for _, family := range decode(t, b).GetEnvoyMetrics() {
 		switch family.GetType() {
@@ -121,7 +126,7 @@ func TestLastFlushHasCountersOnly(t *testing.T) {
 }
 
 func TestPodsAreToldApart(t *testing.T) {
-	tmpl, err := newTemplate(1, false)
+	tmpl, err := newTemplate(newTraffic(1, 0), false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -159,9 +164,32 @@ func TestConfigIsChecked(t *testing.T) {
 	}
 }
 
+// How many move in a flush is what the figures of such a fleet stand on.
+func TestFewLabelSetsAreBusyByZipfsLaw(t *testing.T) {
+	for _, tc := range []struct{ sets, busiest, least, most int }{{20, 0, 20, 20}, {20, 300, 7, 9}, {2000, 50_000, 45, 55}} {
+		tr := newTraffic(tc.sets, tc.busiest)
+		moved := 0
+		for _, counts := range tr.counts {
+			for _, n := range counts {
+				if n > 0 {
+					moved++
+				}
+			}
+		}
+		if moved /= int(tr.flushes()); moved < tc.least || moved > tc.most {
+			t.Errorf("%d of %d label sets move in a flush, want %d to %d", moved, tc.sets, tc.least, tc.most)
+		}
+	}
+}
+
 func TestTheExpositionShowsWhatIsFlushed(t *testing.T) {
-	const sets, flushes = 20, 7
-	e, err := NewExposition(sets, 3)
+	t.Run("all label sets move", func(t *testing.T) { expositionShowsFlushes(t, 0) })
+	t.Run("few label sets are busy", func(t *testing.T) { expositionShowsFlushes(t, 300) })
+}
+
+func expositionShowsFlushes(t *testing.T, busiest int) {
+	const sets, pod, flushes = 20, 4, 70
+	e, err := NewExposition(sets, busiest, 3)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -170,20 +198,20 @@ func TestTheExpositionShowsWhatIsFlushed(t *testing.T) {
 		t.Errorf("%d series, want %d", got, want)
 	}
 	want := map[float64]int{}
-	tmpl, err := newTemplate(sets, true)
+	tmpl, err := newTemplate(newTraffic(sets, busiest), true)
 	if err != nil {
 		t.Fatal(err)
 	}
-	f := &tmpl.flushes[(flushes-1)%variants]
-	b := bytes.Clone(f.families)
-	f.patch(b, time.Now().UnixMilli(), 3, flushes-1)
+	ahead := tmpl.traffic.ahead(pod)
+	b := bytes.Clone(tmpl.flush(flushes-1, ahead).families)
+	tmpl.patch(b, time.Now().UnixMilli(), 3, flushes-1, ahead)
 	for _, family := range decode(t, b).GetEnvoyMetrics() {
 		if isIstio(family) && family.GetType() == dto.MetricType_COUNTER {
 			want[family.GetMetric()[0].GetCounter().GetValue()]++
 		}
 	}
 	got := map[float64]int{}
-	for line := range strings.Lines(string(e.Append(nil, flushes))) {
+	for line := range strings.Lines(string(e.Append(nil, pod, flushes))) {
 		if !strings.HasPrefix(line, "istio_requests_total{") {
 			continue
 		}

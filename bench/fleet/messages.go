@@ -4,9 +4,9 @@ package fleet
 // connection. Not safe for concurrent use.
 type Messages struct{ template *template }
 
-// NewMessages encodes them, as [Config.LabelSets] and [Config.Labels] say.
-func NewMessages(labelSets int, asLabels bool) (*Messages, error) {
-	t, err := newTemplate(labelSets, asLabels)
+// NewMessages encodes them, as [Config.LabelSets], [Config.Busiest] and [Config.Labels] say.
+func NewMessages(labelSets, busiest int, asLabels bool) (*Messages, error) {
+	t, err := newTemplate(newTraffic(labelSets, busiest), asLabels)
 	if err != nil {
 		return nil, err
 	}
@@ -20,8 +20,8 @@ func (m *Messages) Append(b []byte, workload, pod int, number, timestamp int64) 
 		b = append(b, m.template.identify(workload, pod, 0)...)
 	}
 	from := len(b)
-	f := &m.template.flushes[number%variants]
-	b = append(b, f.families...)
-	f.patch(b[from:], timestamp, workload, number)
+	ahead := m.template.traffic.ahead(pod)
+	b = append(b, m.template.flush(number, ahead).families...)
+	m.template.patch(b[from:], timestamp, workload, number, ahead)
 	return b
 }

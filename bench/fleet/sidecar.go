@@ -136,7 +136,8 @@ func (s *sidecar) send(ctx context.Context, number int64, last bool) error {
 	if err := s.open(ctx); err != nil {
 		return err
 	}
-	f := &s.fleet.template.flushes[number%variants]
+	t, ahead := s.fleet.template, s.fleet.template.traffic.ahead(s.number)
+	f := t.flush(number, ahead)
 	size := len(f.families)
 	if last {
 		size = f.last
@@ -144,7 +145,7 @@ func (s *sidecar) send(ctx context.Context, number int64, last bool) error {
 	b := s.fleet.buffers.Get(size)
 	copy(*b, f.families)
 	workload := s.fleet.config.workload(s.number)
-	f.patch(*b, time.Now().UnixMilli(), workload, number)
+	t.patch(*b, time.Now().UnixMilli(), workload, number, ahead)
 	message := mem.BufferSlice{mem.NewBuffer(b, &s.fleet.buffers)}
 	if s.first {
 		id := mem.SliceBuffer(s.fleet.template.identify(workload, s.number, s.generation))

@@ -35,16 +35,13 @@ const (
 	valueMark    = 123456789.0123456789 // in no recording
 )
 
-// variants is how many different flushes a sidecar goes through, so that not every one is the same
-// to the receiver.
-const variants = 4
-
 // template is what all sidecars send, encoded once.
 type template struct {
 	identifier []byte // the first message's identifier field
 	workload   []int  // offsets in it of the workload's digits
 	pod        []int  // and of the pod's
-	flushes    [variants]flush
+	traffic    *traffic
+	flushes    []flush // a cycle of the traffic
 }
 
 // flush is one encoded message and where to patch it.
@@ -53,28 +50,21 @@ type flush struct {
 	last       int // up to here: counters and gauges, all that an Envoy sends at SIGTERM
 	timestamps []int
 	workloads  []int
-	counters   []patchedCounter
+	counters   []int // where the values of the label sets' request counters are
 }
 
-// patchedCounter is a request counter: where its value is, what it has grown by until this variant
-// of a cycle, this one included, and by how much it grows in a whole cycle.
-type patchedCounter struct {
-	at           int
-	until, cycle float64
-}
-
-// newTemplate reads the recording and encodes it for the given number of label sets.
-func newTemplate(labelSets int, asLabels bool) (*template, error) {
+// newTemplate reads the recording and encodes it for the label sets of a traffic.
+func newTemplate(requests *traffic, asLabels bool) (*template, error) {
 	first, steady, err := readRecording(asLabels)
 	if err != nil {
 		return nil, err
 	}
-	t := &template{}
+	t := &template{traffic: requests, flushes: make([]flush, requests.flushes())}
 	if err := t.setIdentifier(first); err != nil {
 		return nil, err
 	}
 	for v := range t.flushes {
-		if t.flushes[v], err = newFlush(steady, labelSets, v); err != nil {
+		if t.flushes[v], err = newFlush(steady, requests, v); err != nil {
 			return nil, err
 		}
 	}
@@ -138,10 +128,17 @@ func (t *template) setIdentifier(first *metricsv3.StreamMetricsMessage) error {
 	return nil
 }
 
-// newFlush encodes one variant: counters, gauges, then distributions with each SUMMARY before its
+// flush is the one of a number, counted from 0, of a pod that is so many flushes ahead in the
+// cycle.
+func (t *template) flush(number, ahead int64) *flush {
+	return &t.flushes[(number+ahead)%t.traffic.flushes()]
+}
+
+// newFlush encodes one flush of the cycle: counters, gauges, then distributions with each SUMMARY before its
 // HISTOGRAM, in an order without meaning, as Envoy does.
-func newFlush(m *metricsv3.StreamMetricsMessage, labelSets, variant int) (flush, error) {
+func newFlush(m *metricsv3.StreamMetricsMessage, requests *traffic, number int) (flush, error) {
 	var out flush
+	labelSets := len(requests.counts)
 	var counters, distributions [][]*dto.MetricFamily
 	for _, f := range m.GetEnvoyMetrics() {
 		distribution := f.GetType() == dto.MetricType_SUMMARY || f.GetType() == dto.MetricType_HISTOGRAM
@@ -149,7 +146,7 @@ func newFlush(m *metricsv3.StreamMetricsMessage, labelSets, variant int) (flush,
 		case isIstio(f) && !isOfFirstCaller(f):
 		case isIstio(f):
 			for set := range labelSets {
-				own := ofLabelSet(f, set, variant)
+				own := ofLabelSet(f, set, requests.counts[set][number])
 				switch {
 				case f.GetType() == dto.MetricType_HISTOGRAM:
 					pair := distributions[len(distributions)-labelSets+set]
@@ -169,13 +166,13 @@ func newFlush(m *metricsv3.StreamMetricsMessage, labelSets, variant int) (flush,
 	shuffle := rand.New(rand.NewPCG(1, 2))
 	shuffle.Shuffle(len(distributions), func(i, j int) { distributions[i], distributions[j] = distributions[j], distributions[i] })
 	for _, group := range counters {
-		if err := out.add(group, labelSets, variant); err != nil {
+		if err := out.add(group); err != nil {
 			return flush{}, err
 		}
 	}
 	out.last = len(out.families)
 	for _, group := range distributions {
-		if err := out.add(group, labelSets, variant); err != nil {
+		if err := out.add(group); err != nil {
 			return flush{}, err
 		}
 	}
@@ -206,7 +203,7 @@ func isOfFirstCaller(f *dto.MetricFamily) bool {
 }
 
 // ofLabelSet returns the recorded family for another caller, with a count of its own.
-func ofLabelSet(f *dto.MetricFamily, set, variant int) *dto.MetricFamily {
+func ofLabelSet(f *dto.MetricFamily, set int, n uint64) *dto.MetricFamily {
 	f = proto.Clone(f).(*dto.MetricFamily)
 	rename := strings.NewReplacer(firstCaller, fmt.Sprintf("caller-%02d", set), recordedName, workloadMark)
 	f.Name = proto.String(rename.Replace(f.GetName()))
@@ -214,13 +211,17 @@ func ofLabelSet(f *dto.MetricFamily, set, variant int) *dto.MetricFamily {
 	for _, l := range m.GetLabel() {
 		l.Value = proto.String(rename.Replace(l.GetValue()))
 	}
-	n := requests(set, variant)
 	switch f.GetType() {
 	case dto.MetricType_COUNTER:
 		m.Counter.Value = proto.Float64(valueMark)
 	case dto.MetricType_SUMMARY:
 		m.Summary.SampleCount = proto.Uint64(n)
 		m.Summary.SampleSum = proto.Float64(meanValue * float64(n))
+		for _, q := range m.GetSummary().GetQuantile() {
+			if n == 0 {
+				q.Value = proto.Float64(math.NaN())
+			}
+		}
 	case dto.MetricType_HISTOGRAM:
 		m.Histogram.SampleCount = proto.Uint64(n)
 		m.Histogram.SampleSum = proto.Float64(meanValue * float64(n))
@@ -231,9 +232,6 @@ func ofLabelSet(f *dto.MetricFamily, set, variant int) *dto.MetricFamily {
 	return f
 }
 
-// requests is how many requests a label set has in a flush.
-func requests(set, variant int) uint64 { return uint64(20 + (7*set+11*variant)%40) }
-
 // meanValue is the mean of a simulated distribution, in the metric's unit: exponential, so that
 // many buckets are filled.
 const meanValue = 80
@@ -243,7 +241,7 @@ func cumulative(n uint64, bound float64) uint64 {
 }
 
 // add encodes families and notes where they are patched.
-func (f *flush) add(group []*dto.MetricFamily, labelSets, variant int) error {
+func (f *flush) add(group []*dto.MetricFamily) error {
 	for _, family := range group {
 		family = proto.Clone(family).(*dto.MetricFamily)
 		family.GetMetric()[0].TimestampMs = proto.Int64(timeMark)
@@ -265,22 +263,15 @@ func (f *flush) add(group []*dto.MetricFamily, labelSets, variant int) error {
 		if len(at) != 1 {
 			return fmt.Errorf("family %s: value found %d times", family.GetName(), len(at))
 		}
-		c := patchedCounter{at: start + at[0]}
-		set := len(f.counters) // counters are in the order of the label sets
-		for v := range variants {
-			n := float64(requests(set, v))
-			c.cycle += n
-			if v <= variant {
-				c.until += n
-			}
-		}
-		f.counters = append(f.counters, c)
+		f.counters = append(f.counters, start+at[0]) // in the order of the label sets
 	}
 	return nil
 }
 
-// patch makes a copy of the message, which b is, one of the given time, workload and flush number.
-func (f *flush) patch(b []byte, timestamp int64, workload int, number int64) {
+// patch makes a copy of the flush, which b is, one of the given time, workload and number, of a pod
+// that is so many flushes ahead in the cycle.
+func (t *template) patch(b []byte, timestamp int64, workload int, number, ahead int64) {
+	f := t.flush(number, ahead)
 	var stamp [6]byte
 	for i := range stamp {
 		stamp[i] = byte(timestamp>>(7*i)) | 0x80
@@ -297,9 +288,9 @@ func (f *flush) patch(b []byte, timestamp int64, workload int, number int64) {
 			*(*[4]byte)(b[at:]) = number4
 		}
 	}
-	cycles := float64(number / variants)
-	for _, c := range f.counters {
-		binary.LittleEndian.PutUint64(b[c.at:], math.Float64bits(cycles*c.cycle+c.until))
+	for set, at := range f.counters {
+		n := t.traffic.total(set, number+ahead+1) - t.traffic.total(set, ahead)
+		binary.LittleEndian.PutUint64(b[at:], math.Float64bits(float64(n)))
 	}
 }
 

@@ -59,7 +59,7 @@ func startMeshpulse(ctx context.Context, s settings, hpaDir string, args ...stri
 func fleetArgs(target string, l load, more ...string) []string {
 	return append([]string{
 		"--target", target, "--pods", strconv.Itoa(l.pods), "--label-sets", strconv.Itoa(l.labelSets),
-		"--interval", l.interval.String(), "--labels=" + strconv.FormatBool(l.labels),
+		"--busiest", strconv.Itoa(l.busiest), "--interval", l.interval.String(), "--labels=" + strconv.FormatBool(l.labels),
 	}, more...)
 }
 

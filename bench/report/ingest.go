@@ -21,6 +21,7 @@ import (
 // load is what a receiver is put under.
 type load struct {
 	pods, labelSets int
+	busiest         int           // requests a flush of the busiest label set, by Zipf's law; 0: all move
 	interval, warm  time.Duration // warm: before anything is counted, but for three flushes of each
 	tls, labels     bool
 	mutual          bool // TLS with certificates of a mesh on both sides

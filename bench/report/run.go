@@ -25,7 +25,10 @@ var parts = []part{
 	{"variants", func(ctx context.Context, s settings, t *table) error { return ingestRows(ctx, s, t, ingestLoads[1:]) }},
 	{"fivethousand", fiveThousandRows},
 	{"acting", actingRows},
-	{"prometheus", prometheusRows},
+	{"prometheus", busyBeside.rows},
+	{"zipf", zipfBeside.rows},
+	{"zipffull", zipfFullRows},
+	{"gateway", gatewayRows},
 	{"code", codeRows},
 	{"api", apiRows},
 }
@@ -162,4 +165,43 @@ func fiveThousandTold(t *table, floor, own cost) {
 	t.note("1,000 and 5,000 streams are measured from each one's third flush on, when rings begin to fill; results/soak.md has 5,000 with full ones.")
 	t.add("memory, 5,000 streams of 20 label sets, half a minute old: RSS of meshpulse", mebi(own.resident), "MiB", "lower")
 	failedTold(t, "5,000 streams", floor, own)
+}
+
+// zipfFullRows are 5,000 streams of which few label sets are busy, when rings are full.
+func zipfFullRows(ctx context.Context, s settings, t *table) error {
+	l := load{pods: 5000, labelSets: 20, busiest: zipfBusiest, interval: flushInterval, warm: prometheusWarm}
+	costs, err := measure(ctx, s, l, subject{"meshpulse, 5,000, few busy", meshpulse})
+	if err != nil {
+		return err
+	}
+	zipfFullTold(t, l, costs[0])
+	return nil
+}
+
+func zipfFullTold(t *table, l load, own cost) {
+	const what = "5,000 streams of 20 label sets of which 8 move in a flush, rings full: "
+	t.add(what+"CPU of meshpulse", micros(own.receiver), "us/flush", "lower")
+	t.atMost(what+"RSS of meshpulse", mebi(own.resident), "MiB", 570)
+	t.add(what+"what a label set takes of meshpulse, its part of the sidecar's connection included", own.perLabelSet(l), "KiB", "lower")
+	failedTold(t, "5,000 streams, few busy", cost{}, own)
+}
+
+// gatewayRows are one gateway of 2,000 label sets of which 50 move in a flush, when rings are full.
+func gatewayRows(ctx context.Context, s settings, t *table) error {
+	l := load{pods: 1, labelSets: 2000, busiest: 50_000, interval: flushInterval, warm: prometheusWarm}
+	s.measure *= prometheusMeasures
+	costs, err := measure(ctx, s, l, subject{"meshpulse, a gateway", meshpulse}, subject{"null sink, a gateway", nullSink})
+	if err != nil {
+		return err
+	}
+	gatewayTold(t, l, costs[0], costs[1])
+	return nil
+}
+
+func gatewayTold(t *table, l load, own, floor cost) {
+	const what = "a gateway of 2,000 label sets of which 50 move in a flush, rings full: "
+	t.add(what+"CPU of the null sink", micros(floor.receiver), "us/flush", "lower")
+	t.add(what+"CPU of meshpulse", micros(own.receiver), "us/flush", "lower")
+	t.add(what+"what a label set takes of meshpulse, its part of the sidecar's connection included", own.perLabelSet(l), "KiB", "lower")
+	failedTold(t, "a gateway", floor, own)
 }

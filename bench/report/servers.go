@@ -74,6 +74,7 @@ func serveFleet(ctx context.Context, args []string) error {
 	f.IntVar(&c.Pods, "pods", 0, "sidecars (default 10)")
 	f.IntVar(&c.PodsPerWorkload, "pods-per-workload", 0, "sidecars that share their label sets (default 10)")
 	f.IntVar(&c.LabelSets, "label-sets", 0, "label sets of a sidecar (default 20)")
+	f.IntVar(&c.Busiest, "busiest", 0, "requests a flush of the busiest label set, the others by Zipf's law (default: all move in every flush)")
 	f.BoolVar(&c.Labels, "labels", false, "tags as labels; by default they are joined in the name as stock Istio sends them")
 	f.DurationVar(&c.Interval, "interval", 0, "flush interval (default 5s)")
 	f.IntVar(&c.ReplacedPerMinute, "replaced-per-minute", 0, "pods that are replaced by new ones")

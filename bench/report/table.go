@@ -71,6 +71,15 @@ func (t *table) atLeast(name string, value float64, unit string, goal float64) {
 	t.Rows = append(t.Rows, row{name, value, unit, &goal, "higher"})
 }
 
+// times adds by how many times something is more than ours. A goal of 0 is none.
+func (t *table) times(name string, value, goal float64) {
+	if goal == 0 {
+		t.add(name, value, "x", "higher")
+		return
+	}
+	t.atLeast(name, value, "x", goal)
+}
+
 func (t *table) note(format string, args ...any) {
 	t.Notes = append(t.Notes, fmt.Sprintf(format, args...))
 }

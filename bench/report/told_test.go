@@ -116,7 +116,7 @@ func TestPrometheusIsDividedByMeshpulse(t *testing.T) {
 	own := cost{receiver: 250 * us, resident: 120 << 20, anonymous: 60 << 20, idle: 20 << 20}
 	floor := cost{receiver: 150 * us}
 	tab := &table{}
-	prometheusTold(tab, theirs, own, floor)
+	busyBeside.told(tab, theirs, own, floor)
 	hold(t, tab, "100 sidecars of 20 label sets every 5 s: ", map[string]string{
 		"CPU of Prometheus":                                    "6000 us/scrape lower",
 		"CPU of meshpulse":                                     "250 us/flush lower",
@@ -124,10 +124,10 @@ func TestPrometheusIsDividedByMeshpulse(t *testing.T) {
 		"Prometheus' CPU over meshpulse's":                     "24 x higher >= 30 NO",
 		"RSS of Prometheus":                                    "600 MiB lower",
 		"RSS of meshpulse":                                     "120 MiB lower",
-		"Prometheus' RSS over meshpulse's":                     "5 x higher >= 10 NO",
+		"Prometheus' RSS over meshpulse's":                     "5 x higher >= 5 yes",
 		"of Prometheus' RSS, not pages of files":               "500 MiB lower",
 		"of meshpulse's RSS, not pages of files":               "60 MiB lower",
-		"Prometheus' over meshpulse's, without pages of files": "8.33 x higher",
+		"Prometheus' over meshpulse's, without pages of files": "8.33 x higher >= 13 NO",
 		// 400 and 40 MiB over 100 times 20 label sets.
 		"what a label set takes of Prometheus":                                               "205 KiB lower",
 		"what a label set takes of meshpulse, its part of the sidecar's connection included": "20.5 KiB lower",
@@ -136,6 +136,37 @@ func TestPrometheusIsDividedByMeshpulse(t *testing.T) {
 	if !strings.Contains(tab.Notes[0], "Memory was taken after 420 s") {
 		t.Errorf("note: %s", tab.Notes[0])
 	}
+	tab = &table{}
+	zipfBeside.told(tab, theirs, own, floor)
+	holdSome(t, tab, "100 sidecars of 20 label sets of which 8 move in a flush, every 5 s: ", map[string]string{
+		"Prometheus' CPU over meshpulse's":                                                   "24 x higher",
+		"Prometheus' RSS over meshpulse's":                                                   "5 x higher",
+		"what a label set takes of meshpulse, its part of the sidecar's connection included": "20.5 KiB lower <= 3 NO",
+		"a label set's memory, Prometheus' over meshpulse's":                                 "10 x higher >= 40 NO",
+	})
+	for _, b := range []besidePrometheus{busyBeside, zipfBeside} {
+		if l := b.load(); l.pods != 100 || l.labelSets != 20 || l.busiest != b.busiest {
+			t.Errorf("%s: %+v", b.name, l)
+		}
+	}
+}
+
+func TestALabelSetTakesWhatTheLoadAdded(t *testing.T) {
+	own := cost{receiver: 300 * us, resident: 600 << 20, anonymous: 520 << 20, idle: 20 << 20}
+	tab := &table{}
+	zipfFullTold(tab, load{pods: 5000, labelSets: 20}, own)
+	hold(t, tab, "5,000 streams of 20 label sets of which 8 move in a flush, rings full: ", map[string]string{
+		"CPU of meshpulse": "300 us/flush lower",
+		"RSS of meshpulse": "600 MiB lower <= 570 NO",
+		"what a label set takes of meshpulse, its part of the sidecar's connection included": "5.12 KiB lower",
+	})
+	tab = &table{}
+	gatewayTold(tab, load{pods: 1, labelSets: 2000}, cost{receiver: 4000 * us, anonymous: 30 << 20, idle: 20 << 20}, cost{receiver: 2000 * us})
+	hold(t, tab, "a gateway of 2,000 label sets of which 50 move in a flush, rings full: ", map[string]string{
+		"CPU of the null sink": "2000 us/flush lower",
+		"CPU of meshpulse":     "4000 us/flush lower",
+		"what a label set takes of meshpulse, its part of the sidecar's connection included": "5.12 KiB lower",
+	})
 }
 
 func TestAnswersAreHeldAgainstAConstantAtTheSameQuantile(t *testing.T) {
