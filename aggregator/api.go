@@ -121,6 +121,8 @@ type Batch struct {
 	// space, whichever stream sends them: what one pod has shown is then known of the next and not
 	// described again. At 0 keys are the stream's own.
 	Space uint64
+	// Asked is what Stream.Asked returned before the message was read.
+	Asked *Asked
 	// Stopped is set once the process ends: nobody waits for the rest of a large batch. Nil is
 	// never.
 	Stopped *atomic.Bool
@@ -135,7 +137,7 @@ type Batch struct {
 	RefusedAlways int
 }
 
-// Reset empties the batch and keeps its memory, its Space and Stopped.
+// Reset empties the batch and keeps its memory, its Space, Asked and Stopped.
 func (b *Batch) Reset() {
 	b.Timestamp, b.Refused, b.RefusedAlways, b.OtherForm = 0, 0, 0, false
 	b.Samples, b.Buckets, b.Quantiles = b.Samples[:0], b.Buckets[:0], b.Quantiles[:0]

@@ -44,7 +44,10 @@ func (st *Stream) Commit(arrival time.Time, b *Batch, d Describer) (err error) {
 	t.prove(st)
 	st.heard, t.limit = at, nil
 	t.posing(st.from.poses)
-	st.enter(ring.Stamp(b.Timestamp), at)
+	before := t.rowTime
+	if st.enter(ring.Stamp(b.Timestamp), at); st.messages == 1 {
+		t.beginReading(b.Asked, before)
+	}
 	if b.Refused > 0 {
 		t.refuse(at)
 		t.torn = t.torn || b.Refused > b.RefusedAlways

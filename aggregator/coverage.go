@@ -94,6 +94,7 @@ func (q *Query) coverage(at int64) (time.Time, Coverage) {
 			newest = max(newest, row)
 		}
 		state := t.state(at, q.reach)
+		q.begun(t, &state)
 		state.Bare = !state.Refused.IsZero() && !bearing[t]
 		cov.count(state, at, q.reach)
 		if state.Reporting {

@@ -2,23 +2,31 @@ package aggregator
 
 import "fmt"
 
-// lengthen stretches the rings of the pods that the query means. Where they do not fit, all is as
-// before and the error says so.
-func (q *Query) lengthen() error {
+// ask has the pods that the query means keep what it asks for beyond what they keep by themselves:
+// metrics that are not kept for whoever asks, and rows, for which the rings are stretched. Where
+// those do not fit, all is as before and the error says so.
+func (q *Query) ask() error {
 	s := q.store
-	if q.reach <= s.config.Retention {
+	long := q.reach > s.config.Retention
+	if !long && len(q.unkept) == 0 {
 		return nil
 	}
-	s.giveWay()
-	q.demand = &demand{q.reach.Milliseconds(), q.author, q.means}
+	q.demand = &demand{author: q.author, means: q.means}
+	if long {
+		s.giveWay()
+		q.demand.reach = q.reach.Milliseconds()
+	}
+	if len(q.unkept) > 0 {
+		q.demand.asks = q.asks
+	}
 	s.ranges.add(q.demand)
 	for _, t := range s.tables.all.all() {
 		t.mu.Lock()
-		short := false
-		if !t.removed && t.aside.Load() == nil && q.means(t) {
+		means := long && q.means(t)
+		if !t.removed && t.aside.Load() == nil && (means || q.unheard(t)) {
 			t.try(t.fit)
-			short = t.keep < q.reach.Milliseconds()
 		}
+		short := means && !t.removed && t.aside.Load() == nil && t.keep < q.reach.Milliseconds()
 		t.mu.Unlock()
 		if short {
 			q.Close()

@@ -61,6 +61,10 @@ func (t *table) resolve(p pendingCounter, interval float64, intervalKnown bool) 
 		h.strikes, h.ahead = 0, 0
 	}
 	switch absent := uint32(t.flushes) - 1 - p.last; {
+	case known && t.unread(c, p.last):
+		c.raw = max(0, raw-interval)
+		t.advance(c, raw, false)
+		return
 	case known && absent < t.whole && (c.row >= 0 || !t.refusedLately()): // a freed one may be among the refused
 		t.comeBack(c, raw, absent, interval, intervalKnown)
 		return
@@ -195,14 +199,14 @@ func within(a, b, tolerance float64) bool { return a-b <= tolerance && b-a <= to
 
 // startsFromZero reports whether a series without a histogram that the table has never seen is new
 // in the sidecar too. In a stream's first flush it may be as old as the sidecar; later it was not
-// there a flush ago, unless that was not whole or we may have forgotten it. A request counter
+// there a flush ago, unless that was not whole or not read for it, or we may have forgotten it. A request counter
 // alone, in a pod whose others come with histograms, is no new series: its name has been damaged on
 // the way, or its histogram's, and all that it ever counted is not of this flush.
 func (t *table) startsFromZero(c *column) bool {
 	if t.pairs && c.class.name == requestsName {
 		return false
 	}
-	return t.owner.flushes > 1 && !t.past.lost && !t.refusedLately()
+	return t.owner.flushes > 1 && !t.past.lost && !t.refusedLately() && !t.unread(c, neverSeen)
 }
 
 // agreement is how many rows a pair has to agree before its interval is believed against its

@@ -33,6 +33,7 @@ type Query struct {
 	selectors []*selector
 	kin       []*kin // of each selector, nil where it has none
 	meant     []Meant
+	unkept    []unkept   // what it names of metrics that are not kept for whoever asks
 	plan      plan       // nil: the engine evaluates it
 	surge     *surgePlan // nil: nothing in it can surge
 
@@ -47,7 +48,7 @@ type Query struct {
 	yields       atomic.Int32 // how often it has given way since it was answered last
 
 	mark
-	demand *demand // nil: it looks no further back than the retention
+	demand *demand // nil: it looks no further back than the retention, and at what is kept for whoever asks
 	// Of the goroutine of Store.Watch: whether the query waits for its time, and when that is.
 	waiting bool
 	due     time.Time
@@ -61,7 +62,7 @@ func (s *Store) Register(expr string) (*Query, error) { return s.RegisterFor("",
 // expressions of HPAs, and author is their namespace. The error is a *QueryError; one of a range
 // for which the author may not have the memory may be tried again later.
 func (s *Store) RegisterFor(author, expr string) (_ *Query, err error) {
-	q, err := s.QueryFor(author, expr)
+	q, err := s.queryFor(author, expr)
 	if err != nil {
 		return nil, err
 	}
@@ -73,7 +74,7 @@ func (s *Store) RegisterFor(author, expr string) (_ *Query, err error) {
 			s.prepare(k.selector)
 		}
 	}
-	if err := q.lengthen(); err != nil {
+	if err := q.ask(); err != nil {
 		return nil, err
 	}
 	return q, nil
@@ -83,8 +84,16 @@ func (s *Store) RegisterFor(author, expr string) (_ *Query, err error) {
 func (s *Store) Query(expr string) (*Query, error) { return s.QueryFor("", expr) }
 
 // QueryFor checks the expression for a single use or a few, by an author. The error is a
-// *QueryError.
-func (s *Store) QueryFor(author, expr string) (_ *Query, err error) {
+// *QueryError, one for a metric of which rows are kept only for registered queries too.
+func (s *Store) QueryFor(author, expr string) (*Query, error) {
+	q, err := s.queryFor(author, expr)
+	if err != nil {
+		return nil, err
+	}
+	return q, q.onlyKept()
+}
+
+func (s *Store) queryFor(author, expr string) (_ *Query, err error) {
 	q := &Query{store: s, expr: expr, author: author, reads: s.limitOf(author)}
 	q.query = q
 	defer q.contain(&err)
@@ -118,16 +127,18 @@ func (q *Query) parse() error {
 		}
 		return nil
 	})
-	q.meant = meantBy(q.selectors)
+	q.meant, q.unkept = meantBy(q.selectors), q.unkeptBy(q.selectors)
 	q.plan = selectors.compile(parsed)
-	q.surge = surgeOf(q.plan)
+	if q.surge = surgeOf(q.plan); q.surge != nil {
+		q.surge.unkept = q.unkept
+	}
 	return nil
 }
 
-// Like checks another expression for a single use, by whoever has registered this one. The error is
-// a *QueryError.
+// Like checks another expression for a single use, by whoever has registered this one, of which it
+// is a part. The error is a *QueryError.
 func (q *Query) Like(expr string) (*Query, error) {
-	other, err := q.store.QueryFor(q.author, expr)
+	other, err := q.store.queryFor(q.author, expr)
 	if err != nil {
 		return nil, err
 	}

@@ -7,7 +7,8 @@ import (
 	"sync/atomic"
 )
 
-// ranges are the registered queries that look further back than the retention. The rings of the
+// ranges are the registered queries that ask pods for more than they keep by themselves: that name
+// metrics which are not kept (asked.go), or look further back than the retention. The rings of the
 // pods that such a query means are stretched: they have so many times the rows. What that takes is
 // lent to the namespace that asks for it, of a quarter of the memory budget (Shares), and given way
 // where senders need it: nobody's new pod or series is refused for a long range. When the query
@@ -29,11 +30,12 @@ type stretched struct {
 	rangeEpoch          uint64
 }
 
-// demand is a query that looks so far back, in milliseconds.
+// demand is a query that looks so far back, in milliseconds, and names metrics that are not kept.
 type demand struct {
-	reach  int64
+	reach  int64 // 0: no further than the retention
 	author string
-	means  func(*table) bool // whether the table's rows are what it looks at
+	means  func(*table) bool               // whether the table's rows are what it looks at
+	asks   func(*Pod, func(prefix string)) // which metrics that are not kept it names of the pod; nil: none
 }
 
 // rangesPart is the part of the memory budget that rows beyond the retention may take.
@@ -73,12 +75,14 @@ func (s *store) refit(author string) {
 	}
 }
 
-// fit stretches or shrinks the ring to what the registered queries ask of it, as far as there is
-// memory.
+// fit has the table keep what the registered queries ask of it: it reads what they name, and
+// stretches or shrinks the ring, as far as there is memory.
 func (t *table) fit() {
 	t.rangeEpoch = t.store.ranges.epoch.Load()
+	queries := t.store.ranges.all()
+	t.ask(queries)
 	reach, author := t.store.retention, ""
-	for _, q := range t.store.ranges.all() {
+	for _, q := range queries {
 		if ms := q.reach; (ms > reach || ms == reach && q.author == t.author) && q.means(t) {
 			reach, author = ms, q.author
 		}

@@ -20,6 +20,41 @@ func (s *selector) fits(p *Pod) bool {
 	return s.matchesPod(p) && (!d.reports && !o.reports || d.reports && d.matches(p) || o.reports && o.matches(p))
 }
 
+// mayBear reports whether series of the pod may be selected, as far as what it says of itself is in
+// them, whichever end of a call it reports from: a selector that names who is called, and not who
+// reports, selects what callers report too.
+func (s *selector) mayBear(p *Pod) bool {
+	if !s.matchesPod(p) {
+		return false
+	}
+	reports := func(reporter string) bool {
+		for _, m := range s.matchers {
+			if m.Name == labelReporter && !m.Matches(reporter) {
+				return false
+			}
+		}
+		return true
+	}
+	return reports("destination") && s.mayBe("destination_", p) || reports("source") && s.mayBe("source_", p) || reports("waypoint")
+}
+
+// mayBe reports whether the pod may be the end of a call that the selector asks for. What a node
+// does not tell, series may.
+func (s *selector) mayBe(end string, p *Pod) bool {
+	for _, id := range IdentityLabels {
+		of := id.Of(p)
+		if !id.Certain || of == "" {
+			continue
+		}
+		for _, m := range s.matchers {
+			if m.Name == end+id.Name && !m.Matches(of) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
 // namespace returns the one namespace whose pods can report what is selected, false if it can be
 // several.
 func (s *selector) namespace() (string, bool) {

@@ -33,6 +33,7 @@ type shown struct {
 	aged   atomic.Bool
 	second atomic.Int64 // the row with which the first flush was measured, 0 before
 
+	asking  atomic.Pointer[Asked]   // what is read of it beside what is kept for whoever asks
 	asked   atomic.Int64            // when the cluster did not know the pod, or knownPod; 0: not asked
 	contest atomic.Pointer[contest] // the newest, for readers; nil if there never was one
 	proven  atomic.Uint32           // what the pod has proven with a certificate: a Proof (identity.go)
@@ -46,6 +47,9 @@ type PodState struct {
 	// Whole: the rows begin with the pod's first, none has been overwritten, and its sidecar had no
 	// requests before.
 	Whole bool
+	// Unread is what the query names of metrics that nobody had asked the pod for before Oldest: those
+	// that begin so; "" if that is not why. Known of a query's partial pods only.
+	Unread string
 	// Single: one flush has come so far, and how long it took is not known: nothing is, beyond it.
 	Single bool
 	// Bare: samples of it were refused, and none of the series that the query selects reaches back

@@ -17,6 +17,8 @@ type surgePlan struct {
 	trigger []float64
 	// value gives the expression from the terms' rates per second.
 	value func(rates []float64) float64
+	// unkept is what the expression names of metrics that are not kept for whoever asks.
+	unkept []unkept
 	// inFlight: what is served is time, not counts.
 	inFlight bool
 }

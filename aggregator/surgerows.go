@@ -84,7 +84,8 @@ func (s *surgeRows) enter(t *table, newPod func(place int, flush int64)) *surgeT
 	}
 	st.pass = s.pass
 	closed := ring.Row(t.closed.Load())
-	if closed < max(st.next, 1) {
+	since, ok := s.plan.since(t)
+	if !ok || closed < max(st.next, 1) {
 		return st
 	}
 	for {
@@ -93,7 +94,7 @@ func (s *surgeRows) enter(t *table, newPod func(place int, flush int64)) *surgeT
 		if oldest > 0 {
 			oldest++ // the next to be overwritten
 		}
-		st.first = max(st.next, oldest+1)
+		st.first = max(st.next, oldest+1, g.After(oldest, closed, since))
 		st.rows = st.rows[:0]
 		second := ring.Row(t.second.Load())
 		for row := st.first; row <= closed; row++ {

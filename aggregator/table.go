@@ -88,6 +88,7 @@ func newTable(s *store, p *Pod) *table {
 	flush := p.toldFlush()
 	t.flush.Store(flush)
 	t.pod.Store(p)
+	t.ask(s.ranges.all())
 	t.ring = ring.New(firstSlots, s.hook)
 	t.gen.Store(t.ring.Rows())
 	return t

@@ -38,15 +38,16 @@ type scanRules struct {
 	stopped *atomic.Bool // once it is set nobody waits for a message any more, however large
 }
 
-// keeps says whether a family of this name is read.
-func (r *scanRules) keeps(name []byte) bool {
+// keeps says whether a family of this name is read: for whoever asks, or for what is asked of the
+// pod.
+func (s *scan) keeps(name []byte) bool {
 	name = bytes.TrimPrefix(name, []byte(statPrefix))
-	for _, prefix := range r.keep {
+	for _, prefix := range s.rules.keep {
 		if bytes.HasPrefix(name, prefix) {
 			return true
 		}
 	}
-	return bytes.HasPrefix(name, []byte(durationMetric))
+	return s.batch.Asked.Has(name)
 }
 
 // otherForm says whether a family that is not kept is one of Istio's metrics all the same, under a

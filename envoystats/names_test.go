@@ -197,7 +197,7 @@ func TestFamiliesThatAreNotIstiosKeepTheirWholeName(t *testing.T) {
 // described reads all series of a capture.
 func described(t *testing.T, file string) map[string]map[string]string {
 	t.Helper()
-	s, keys := newScan(Config{}), new(seen)
+	s, keys := newScan(Config{Keep: allOfIstio}), new(seen)
 	found := map[string]map[string]string{}
 	for _, b := range messages(t, file) {
 		if err := s.read(b, keys); err != nil {

@@ -114,7 +114,7 @@ func TestLabelValuesThatCallersChooseShareASeriesPastALimit(t *testing.T) {
 
 // What a pod counts for itself is its own, however much there is of it.
 func TestSeriesWithoutACallersLabelsKeepTheirOwn(t *testing.T) {
-	s, o := newScan(Config{MaxCallerSeries: 10}), &overflow{}
+	s, o := newScan(Config{Keep: allOfIstio, MaxCallerSeries: 10}), &overflow{}
 	for flush := range int64(3) {
 		var families []*dto.MetricFamily
 		for n := range 50 {
@@ -134,7 +134,7 @@ func TestSeriesWithoutACallersLabelsKeepTheirOwn(t *testing.T) {
 
 func TestACounterThatSharesBeginsAnewAsAnyOther(t *testing.T) {
 	for deltas, want := range map[bool]float64{false: 5 + 3 + 2 + 4, true: 5 + 8 + 2 + 6} {
-		s, o := newScan(Config{MaxCallerSeries: 1, CountersAsDeltas: deltas}), &overflow{}
+		s, o := newScan(Config{Keep: allOfIstio, MaxCallerSeries: 1, CountersAsDeltas: deltas}), &overflow{}
 		sum := 0.0
 		for i, v := range []float64{-1, 5, 8, 2, 6, -1, -1} {
 			at := int64(1000 * (i + 1))
@@ -167,7 +167,7 @@ func TestACounterThatSharesBeginsAnewAsAnyOther(t *testing.T) {
 }
 
 func TestKeysThatDoNotComeAreForgotten(t *testing.T) {
-	s, o := newScan(Config{MaxCallerSeries: 10}), &overflow{}
+	s, o := newScan(Config{Keep: allOfIstio, MaxCallerSeries: 10}), &overflow{}
 	for flush := range int64(300) {
 		var families []*dto.MetricFamily
 		for n := range 50 {

@@ -147,7 +147,7 @@ func (s *scan) family(from, to int) bool {
 		return false
 	}
 	k := kindOf(kind)
-	if k == 0 || !s.rules.keeps(s.msg[name.from:name.to]) || k == aggregator.Summary && s.seen.sizes && isSize(s.msg[name.from:name.to]) {
+	if k == 0 || !s.keeps(s.msg[name.from:name.to]) || k == aggregator.Summary && s.seen.sizes && isSize(s.msg[name.from:name.to]) {
 		s.skipped++
 		if !s.seen.istio && k != 0 && s.otherForm(s.msg[name.from:name.to]) {
 			s.refused[refusedForm]++

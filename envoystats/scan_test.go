@@ -117,7 +117,7 @@ func TestARefusedSampleLeavesNothingInTheBatch(t *testing.T) {
 		family("istio_bad", h, histogram(0, 1, 5, 1, 1, 2, 2, 3, 3)),
 		family("istio_bad", sum, summary(1000, math.NaN(), 5, quantiles(1, 2, 3, 4, 5, 6, 7, 8, 9, 10)...)),
 	}
-	s := newScan(Config{})
+	s := newScan(Config{Keep: allOfIstio})
 	if err := s.read(message(t, append(bad, good...)...), new(seen)); err != nil {
 		t.Fatal(err)
 	}
@@ -171,7 +171,7 @@ func TestTheKeyIsTheSameHoweverTheFieldsAreArranged(t *testing.T) {
 }
 
 func TestSummariesOfSizesAreReadWhereNoHistogramsOfThemCome(t *testing.T) {
-	s, keys := newScan(Config{}), new(seen)
+	s, keys := newScan(Config{Keep: allOfIstio}), new(seen)
 	for i, b := range messages(t, "testdata/captures/a-default/stream-0.pb.gz")[1:4] {
 		var m metricsv3.StreamMetricsMessage
 		if err := proto.Unmarshal(b, &m); err != nil {

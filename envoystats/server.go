@@ -23,9 +23,11 @@ import (
 
 // Config is what a sink can be told. The zero value of a field means its default.
 type Config struct {
-	// Keep lists prefixes of the families that are read, after Istio's stat prefix "istiocustom."
-	// has been taken off (default "istio_"; "" keeps everything).
-	// istio_request_duration_milliseconds is always read: a counter's past is taken from it.
+	// Keep lists prefixes of the families that are read for whoever asks, after Istio's stat prefix
+	// "istiocustom." has been taken off (default: requests, their durations, messages, TCP; "" keeps
+	// everything). istio_request_duration_milliseconds is always read: a counter's past is taken
+	// from it. Of Istio's others those are read that the store asks for. The store has to be told
+	// the same (Kept).
 	Keep []string
 	// CustomTags names the tags that Telemetry resources add to Istio's own. They are needed where
 	// tags come joined in the family's name; without, what follows the last known tag is kept whole
@@ -124,7 +126,7 @@ func (c Config) Validate() error {
 		}
 	}
 	if c.Keep != nil && len(c.Keep) == 0 {
-		return fmt.Errorf("%w: nothing is to be kept (--keep): give at least one prefix, such as istio_, or leave it out for that", ErrConfig)
+		return fmt.Errorf("%w: nothing is to be kept (--keep): give at least one prefix, such as istio_requests_total, or leave it out for what most HPAs ask for", ErrConfig)
 	}
 	if c.TLS != nil && c.Mutual != nil {
 		return fmt.Errorf("%w: TLS alone and mutual TLS: give one of them", ErrConfig)
@@ -154,16 +156,25 @@ const leastPending = 16 << 20
 // room.
 const leastShare = 16
 
-// Keeps reports whether a metric is kept, by its name in Prometheus.
+// Kept are the prefixes of the metrics that are read for whoever asks, by their names in
+// Prometheus: what [aggregator.Config.Keep] has to be.
+func (c Config) Kept() []string {
+	kept := []string{durationMetric}
+	for _, prefix := range c.withDefaults().Keep {
+		kept = append(kept, strings.TrimPrefix(prefix, statPrefix))
+	}
+	return kept
+}
+
+// Keeps reports whether a metric is read, by its name in Prometheus: for whoever asks, or as
+// Istio's are where an HPA names them.
 func (c Config) Keeps(metric string) bool {
-	return strings.HasPrefix(metric, durationMetric) || slices.ContainsFunc(c.withDefaults().Keep, func(prefix string) bool {
-		return strings.HasPrefix(metric, strings.TrimPrefix(prefix, statPrefix))
-	})
+	return slices.ContainsFunc(append(c.Kept(), istioPrefix), func(prefix string) bool { return strings.HasPrefix(metric, prefix) })
 }
 
 func (c Config) withDefaults() Config {
 	if c.Keep == nil {
-		c.Keep = []string{"istio_"}
+		c.Keep = []string{"istio_requests_total", durationMetric, "istio_request_messages_total", "istio_response_messages_total", "istio_tcp_"}
 	}
 	c.MaxMessageBytes = cmp.Or(c.MaxMessageBytes, 64<<20)
 	c.MaxStreams = cmp.Or(c.MaxStreams, 50_000)
@@ -204,14 +215,15 @@ func (c Config) rules() *scanRules {
 		labelSeed:        maphash.MakeSeed(),
 		ownSeed:          maphash.MakeSeed(),
 	}
-	for _, prefix := range c.Keep {
-		r.keep = append(r.keep, []byte(strings.TrimPrefix(prefix, statPrefix)))
+	for _, prefix := range c.Kept() {
+		r.keep = append(r.keep, []byte(prefix))
 	}
 	return r
 }
 
 // podStream is what a stream needs of the store: an [aggregator.Stream].
 type podStream interface {
+	Asked() *aggregator.Asked
 	Commit(arrival time.Time, b *aggregator.Batch, d aggregator.Describer) error
 	Missed(arrival time.Time)
 	Close()

@@ -467,7 +467,8 @@ func TestKeeps(t *testing.T) {
 		{nil, "istio_requests_total", true},
 		{nil, "envoy_cluster_upstream_rq", false},
 		{[]string{"istio_request_duration"}, "istio_request_duration_milliseconds", true},
-		{[]string{"istio_request_duration"}, "istio_requests_total", false},
+		{[]string{"istio_request_duration"}, "istio_requests_total", true}, // where an HPA names it
+		{nil, "istio_request_bytes", true},
 		{[]string{"istio_requests"}, "istio_request_duration_milliseconds", true}, // a counter's past is taken from it
 		{[]string{"istiocustom.istio_requests_total"}, "istio_requests_total", true},
 	} {

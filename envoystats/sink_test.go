@@ -74,6 +74,8 @@ func (s recorderStream) Commit(_ time.Time, b *aggregator.Batch, d aggregator.De
 	return s.fail
 }
 
+func (recorderStream) Asked() *aggregator.Asked { return nil }
+
 func (s recorderStream) Missed(time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -127,8 +129,14 @@ func serveSink(t *testing.T, c Config) *sink {
 	return serveWith(t, c, r, r.connect)
 }
 
+// allOfIstio is for tests in which families have names of their own.
+var allOfIstio = []string{istioPrefix}
+
 func serveWith(t *testing.T, c Config, r *recorder, connect func(aggregator.Pod) podStream) *sink {
 	t.Helper()
+	if c.Keep == nil {
+		c.Keep = allOfIstio
+	}
 	k := &sink{
 		recorder: r, registry: prometheus.NewRegistry(), log: new(lockedBuffer), served: make(chan error, 1),
 		creds: insecure.NewCredentials(),

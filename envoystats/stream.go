@@ -210,7 +210,8 @@ func (st *stream) message(arrival time.Time, s *scan) (reason string, err error)
 	m := st.server.metrics
 	m.messages.Inc()
 	m.bytes.Add(float64(len(s.buf)))
-	if err := s.read(s.buf, &st.seen); err != nil {
+	first := st.out == nil
+	if err := st.read(s); err != nil {
 		if s.rules.stopped.Load() { // cut off
 			return endDraining, errStopped
 		}
@@ -227,6 +228,11 @@ func (st *stream) message(arrival time.Time, s *scan) (reason string, err error)
 			return endIdentity, err
 		}
 		return endNode, err
+	}
+	if first && st.out.Asked() != nil { // what is asked of the pod is known by now
+		if err := st.read(s); err != nil {
+			return endDraining, err
+		}
 	}
 	s.own, s.batch.Space = (*own)(&st.pod), st.space
 	st.seen.fit(len(s.batch.Samples) + s.batch.Refused)
@@ -254,6 +260,14 @@ func (st *stream) message(arrival time.Time, s *scan) (reason string, err error)
 		st.limited(err)
 	}
 	return "", nil
+}
+
+// read reads the message in the scratch's buf, for what is asked of the pod as far as it is known.
+func (st *stream) read(s *scan) error {
+	if s.batch.Asked = nil; st.out != nil {
+		s.batch.Asked = st.out.Asked()
+	}
+	return s.read(s.buf, &st.seen)
 }
 
 // limited says what the store did not take. It has counted that.

@@ -95,6 +95,8 @@ func (r rules) judge(subject string, p *prepared, a aggregator.Answer, at time.T
 	switch {
 	case certain:
 		return verdict{}, refuse(outcomeNoValue, "%s: %s: %s", subject, why, p.Text)
+	case r.holder == nil && unread(a) != "":
+		return verdict{}, refuse(outcomeHeld, "%s: %s is kept since an HPA asks for it (what every pod keeps, --keep says), which is not yet as long as the window: %s", subject, unread(a), p.Text)
 	case p.Selects() && a.Matched == 0 && otherForm(a):
 		return verdict{}, refuse(outcomeNoValue, "%s: no series, and it is not known to be 0: its %s: %s", subject, otherFormText, p.Text)
 	case p.Selects() && a.Reporting == 0 && (a.Matched == 0 || r.holder != nil || nothingLeft(a)):
@@ -212,6 +214,17 @@ func refusing(a aggregator.Answer) bool {
 // otherForm says whether a selected pod sends what it has counted under names that are not read.
 func otherForm(a aggregator.Answer) bool {
 	return slices.ContainsFunc(a.Partial, func(p aggregator.PodState) bool { return p.OtherForm })
+}
+
+// unread is what the query names of metrics of which a selected pod keeps rows for less long than
+// the window, since nobody had asked for them; "" if there is none.
+func unread(a aggregator.Answer) string {
+	for _, p := range a.Partial {
+		if p.Unread != "" {
+			return p.Unread
+		}
+	}
+	return ""
 }
 
 const otherFormText = "sidecars send Istio's metrics in a form that is not read: names of Istio 1.17 and before, or another stats prefix than istiocustom. (an EnvoyFilter, stat_prefix)"

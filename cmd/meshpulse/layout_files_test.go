@@ -24,7 +24,7 @@ import (
 // asked cannot reach a writer.
 var aggregatorGroups = []fileGroup{
 	{"store", "what is kept, and who writes it", []string{
-		"api.go", "bounded.go", "classes.go", "column.go", "commit.go", "config.go", "doc.go", "faults.go",
+		"api.go", "asked.go", "bounded.go", "classes.go", "column.go", "commit.go", "config.go", "doc.go", "faults.go",
 		"firstrow.go", "flush.go", "foreign.go", "gap.go", "identity.go", "introduce.go", "layout.go", "list.go",
 		"marks.go", "memory.go", "metrics.go", "owner.go", "past.go", "ranges.go", "readable.go", "sender.go", "shares.go",
 		"state.go", "steps.go", "store.go", "stream.go", "table.go", "tables.go",
@@ -35,7 +35,7 @@ var aggregatorGroups = []fileGroup{
 	{"query", "what is asked", []string{
 		"absent.go", "aggregator.go", "compile.go", "coverage.go", "engine.go",
 		"group.go", "lengthen.go", "listing.go", "meant.go", "quantile.go", "query.go", "queryable.go", "rate.go",
-		"reporters.go", "surge.go", "surgeplan.go", "surgerows.go", "turns.go", "watch.go",
+		"reporters.go", "surge.go", "surgeplan.go", "surgerows.go", "turns.go", "unkept.go", "watch.go",
 	}},
 }
 

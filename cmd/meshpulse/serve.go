@@ -103,6 +103,7 @@ func newServer(o serveOptions, log *slog.Logger) (_ *server, err error) {
 			s.closeListeners()
 		}
 	}()
+	o.store.Keep = o.sink.Kept()
 	if s.store, err = aggregator.New(o.store); err != nil {
 		return nil, usageError{err}
 	}

@@ -1,0 +1,94 @@
+package aggregator
+
+import (
+	"fmt"
+	"math"
+	"strings"
+	"time"
+)
+
+// unkept is what a selector names of metrics that are not kept for whoever asks (asked.go): those
+// that begin so.
+type unkept struct {
+	selector *selector
+	prefix   string
+}
+
+// unkeptBy returns what the selectors name of such metrics.
+func (q *Query) unkeptBy(selectors []*selector) (found []unkept) {
+	if q.store == nil { // nobody's
+		return nil
+	}
+	for _, sel := range selectors {
+		prefix := istioPrefix // of all, where no name is told
+		if sel.name != "" {
+			bases := sel.bases()
+			prefix = bases[len(bases)-1]
+		}
+		if strings.HasPrefix(prefix, istioPrefix) && !q.store.config.keeps(prefix) {
+			found = append(found, unkept{sel, prefix})
+		}
+	}
+	return found
+}
+
+// asks calls ask with what the query names of metrics that are not kept, as far as the pod may have
+// their series.
+func (q *Query) asks(p *Pod, ask func(prefix string)) {
+	for _, u := range q.unkept {
+		if u.selector.mayBear(p) {
+			ask(u.prefix)
+		}
+	}
+}
+
+// unheard reports whether the query asks for what is not read of the pod yet.
+func (q *Query) unheard(t *table) (found bool) {
+	asked := t.asking.Load()
+	q.asks(t.pod.Load(), func(prefix string) { found = found || asked.of(prefix) == nil })
+	return found
+}
+
+// onlyKept says which metric of the query has no rows for whoever asks, nil if there is none.
+func (q *Query) onlyKept() error {
+	if len(q.unkept) == 0 {
+		return nil
+	}
+	name := q.unkept[0].prefix
+	return &QueryError{Expr: q.expr, Reason: fmt.Sprintf("%s is kept for the pods that an HPA means which asks for it, and for nobody else: "+
+		"add it to --keep, beside what that has, and every pod keeps it from then on", name)}
+}
+
+// begun limits what is known of a pod to since when it is read for what the query names. What has
+// been read for the window is known whole.
+func (q *Query) begun(t *table, s *PodState) {
+	for _, u := range q.unkept {
+		if s.Newest.IsZero() || !u.selector.mayBear(t.pod.Load()) {
+			continue
+		}
+		since, ok := t.readSince(u.prefix)
+		if !ok {
+			since = s.Newest.UnixMilli()
+		}
+		if begun := time.UnixMilli(since); begun.After(s.Oldest) {
+			s.Oldest, s.Whole, s.Unread = begun, false, u.prefix
+		}
+	}
+}
+
+// since returns the time from which on rows of the pod tell all that a plan's terms name, MinInt64
+// where they do from its first; false if they do not yet.
+func (p *surgePlan) since(t *table) (since int64, ok bool) {
+	since = math.MinInt64
+	for _, u := range p.unkept {
+		if !u.selector.mayBear(t.pod.Load()) {
+			continue
+		}
+		from, ok := t.readSince(u.prefix)
+		if !ok {
+			return 0, false
+		}
+		since = max(since, from)
+	}
+	return since, true
+}
