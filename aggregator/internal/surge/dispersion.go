@@ -10,7 +10,8 @@ const (
 	// priorFlushes is after how many the prior has lost three quarters of its say: a minute, at a
 	// flush of 5 s.
 	priorFlushes = 12
-	// doubt is by how many of its own errors a learned dispersion is taken to be larger.
+	// doubt is by how many of its own errors a learned dispersion is taken to be larger: chance
+	// exceeds three once in 700, and what is taken for too steady raises false alarms.
 	doubt = 3
 	// memoryMs is the time over which dispersion is averaged: traffic of another hour is other
 	// traffic.

@@ -10,7 +10,8 @@ const (
 	// MinuteMs is the baseline: the minute before the interval, and nothing older, so that a second
 	// wave three minutes after the first is seen as soon as the first.
 	MinuteMs = 60_000
-	// LongMs is how far the baseline reaches where the minute holds too little to stand on.
+	// LongMs is how far the baseline reaches where the minute holds too little to stand on: what
+	// rings keep by default.
 	LongMs = 300_000
 )
 
@@ -31,9 +32,9 @@ const (
 	// minSpread of a flush is what a row covers at least: timers jitter, but by less.
 	minSpread = 0.75
 	// maxLag is by how many flushes counts may be put off at most, where rows come faster than they
-	// cover time.
+	// cover time: as long as a pod that has fallen silent is waited for.
 	maxLag = 4
-	// gapFlushes apart, a flush was lost between two rows.
+	// gapFlushes apart, a flush was lost between two rows: they are nearer to two than to one.
 	gapFlushes = 1.5
 	// maxLengths bounds the tested lengths: the longest window in flushes of a second.
 	maxLengths = 30
