@@ -39,3 +39,15 @@ func TestABlockFillsItsSizeClass(t *testing.T) {
 		t.Errorf("a block takes %d bytes, want 32 at most", n)
 	}
 }
+
+// Memory beyond 32 KiB comes in pages of 8 KiB.
+func TestChunksOfWideRowsLoseLittleOfTheirLastPage(t *testing.T) {
+	for _, rowWords := range []int{300, 330, 600, 880, 1500} { // 20, 22, 40 and 100 label sets, and 20 with sizes
+		s := newSlab(newRows(64, 0, nil), rowWords)
+		s.hold(0)
+		bytes := 8 * len(s.chunks[0].Load().words)
+		if lost := -bytes & (8<<10 - 1); 40*lost > bytes {
+			t.Errorf("%d words a row: %d bytes lose %d", rowWords, bytes, lost)
+		}
+	}
+}
