@@ -90,7 +90,16 @@ type subject struct {
 // measure puts receivers under a load, each under its own and all at the same time, and counts CPU
 // time once they are steady: every sidecar has flushed three times. What else the machine does so
 // costs all of them.
-func measure(ctx context.Context, s settings, l load, subjects ...subject) (costs []cost, err error) {
+func measure(ctx context.Context, s settings, l load, subjects ...subject) ([]cost, error) {
+	runs, err := measureRuns(ctx, s, l, 1, subjects...)
+	if err != nil {
+		return nil, err
+	}
+	return runs[0], nil
+}
+
+// measureRuns is measure, counted so many times one after the other.
+func measureRuns(ctx context.Context, s settings, l load, times int, subjects ...subject) (runs [][]cost, err error) {
 	var certs *certificates
 	switch {
 	case l.mutual:
@@ -131,16 +140,20 @@ func measure(ctx context.Context, s settings, l load, subjects ...subject) (cost
 	if err := wait(ctx, l.warm); err != nil {
 		return nil, err
 	}
-	if costs, err = count(ctx, s, all); err != nil {
-		return nil, err
-	}
-	for i, c := range costs {
-		fmt.Fprintf(os.Stderr, "%-28s %v\n", subjects[i].name, c)
+	for range times {
+		costs, err := count(ctx, s, all)
+		if err != nil {
+			return nil, err
+		}
+		for i, c := range costs {
+			fmt.Fprintf(os.Stderr, "%-28s %v\n", subjects[i].name, c)
+		}
+		runs = append(runs, costs)
 	}
 	if s.profiles == "" || !slices.ContainsFunc(all, func(p loaded) bool { return p.receiver.Name == meshpulseName }) {
-		return costs, nil
+		return runs, nil
 	}
-	return costs, profile(ctx, s, l) // beside the figures, and after them
+	return runs, profile(ctx, s, l) // beside the figures, and after them
 }
 
 // loaded is a receiver, who sends to it, and the memory that it took before.
