@@ -13,8 +13,9 @@ import (
 //
 // And what a pod has once proven it goes on proving, as long as it is that pod: its sidecar's
 // wiring is read when it starts. So a sender that proves less is not the pod, and takes over from
-// nobody, in a moment between two connections neither. The table knows it, so it is forgotten once
-// the pod has been silent for the retention.
+// nobody, in a moment between two connections neither. The table knows it, and when that is freed,
+// after a retention without a flush, it is remembered of pods that the cluster runs so: others
+// cannot be made up, to have those forgotten.
 
 // provisional is how long, in milliseconds, a pod may be unknown that has to prove itself: the
 // informer lags behind the pod's start, and behind what it missed when it is in step again.
@@ -80,6 +81,20 @@ func (t *table) prove(st *Stream) {
 	}
 	t.created = st.from.created
 	t.proven.Store(uint32(proof))
+}
+
+// provenPod is what a pod has proven that was created at a time.
+type provenPod struct {
+	created int64
+	proof   Proof
+}
+
+// remember has a new table know what its pod has proven before, if it has.
+func (t *table) remember(was provenPod, ok bool) {
+	if ok {
+		t.created = was.created
+		t.proven.Store(uint32(was.proof))
+	}
 }
 
 // proof is what the pod has proven beside its address.

@@ -233,6 +233,49 @@ func TestALaterPodOfTheNameMayProveLess(t *testing.T) {
 	}
 }
 
+// TestWhatAPodHasProvenOutlastsItsRows: a pod that reports nothing for longer than the retention,
+// while no certificate is to be had say, is still that pod.
+func TestWhatAPodHasProvenOutlastsItsRows(t *testing.T) {
+	m := newMesh(t, Config{})
+	freed := func(at float64) {
+		t.Helper()
+		m.store.sweep(t.Context(), m.store.started.UnixMilli()+int64(at*1000))
+		if n := m.store.tables.count(); n != 0 {
+			t.Fatalf("%d tables are left", n)
+		}
+	}
+	downgraded := func(what string, at float64) {
+		t.Helper()
+		m.shows("h", "web-0", "", "10.0.0.9", false)
+		if err := m.flush("h", at); !errors.Is(err, ErrDowngrade) {
+			t.Errorf("%s: %v", what, err)
+		}
+		m.streams["h"].Close()
+	}
+	m.shows("v", "web-0", "web", "10.0.0.1", false)
+	if err := m.flush("v", 5); err != nil {
+		t.Fatal(err)
+	}
+	m.streams["v"].Close()
+	freed(4000)
+	downgraded("plaintext once the rows are freed", 4001)
+	freed(8000)
+	downgraded("plaintext once they are freed again", 8001)
+	m.runs("test/web-0", "", time.Time{})
+	downgraded("plaintext once the pod has left", 8002)
+	m.runs("test/web-0", "web", m.store.started.Add(8003*time.Second))
+	m.shows("new", "web-0", "", "10.0.0.1", false)
+	if err := m.flush("new", 8005); err != nil {
+		t.Errorf("the next pod of the name, whose sidecar is wired in plaintext: %v", err)
+	}
+	m.streams["new"].Close()
+	freed(12000)
+	m.shows("new", "web-0", "", "10.0.0.1", false)
+	if err := m.flush("new", 12001); err != nil {
+		t.Errorf("the same after its own rows are freed: %v", err)
+	}
+}
+
 // A sidecar that starts before its pod runs connects while the pod is pending: what it proves is of
 // that pod, from the first flush on.
 func TestAPendingPodsProofIsItsOwn(t *testing.T) {

@@ -20,6 +20,9 @@ type tables struct {
 	// gone are the newest rows of pods whose tables were freed: they may still exist, and come
 	// back. The oldest are given up.
 	gone bounded[podKey, int64]
+	// proven are what pods whose tables were freed had proven: a pod that is silent for long is
+	// still that pod, and nobody else's for the taking. The oldest are given up.
+	proven bounded[podKey, provenPod]
 	// flushes are the longest flush intervals that were observed, by workload.
 	flushes bounded[workloadKey, int64]
 }
@@ -61,6 +64,7 @@ func (ts *tables) get(s *store, p *Pod) (*table, error) {
 		return nil, ErrPods
 	}
 	t = newTable(s, p)
+	t.remember(ts.proven.get(k))
 	if err := t.afford(t.bytes()); err != nil {
 		s.podShares.Give(p.Sender, 1)
 		return nil, err
@@ -122,6 +126,11 @@ func (ts *tables) remove(t *table) {
 	delete(ts.byPod, k)
 	if newest, ok := t.newest(); ok {
 		ts.gone.keep(k, newest, maxGone)
+	}
+	if proof := t.proof(); proof&ProofPod != 0 {
+		ts.proven.keep(k, provenPod{t.created, proof}, maxGone)
+	} else {
+		ts.proven.forget(k)
 	}
 	t.ref.table.Store(nil)
 	gone := func(o *table) bool { return o.gone.Load() }
