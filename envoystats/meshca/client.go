@@ -84,7 +84,8 @@ type Client struct {
 	// Of Run.
 	ask     func(context.Context) (*issued, error)
 	issued  *issued
-	roots   []byte // of the file, as they were last read
+	roots   []byte // of the file, the last good ones
+	bad     string // what was told of the file last
 	failing string // what was told last
 }
 
@@ -182,13 +183,39 @@ func (c *Client) sleep(ctx context.Context, d time.Duration) bool {
 // rootsChanged looks at the file with the roots. Others are trusted at once, and the certificate is
 // then asked for anew.
 func (c *Client) rootsChanged() bool {
-	roots, err := ReadFile("--ingest-ca-root-file", c.config.RootFile)
-	if err != nil || string(roots) == string(c.roots) {
-		return false
+	changed, err := c.readRoots()
+	if err != nil {
+		return false // there was none before either: the next request tells it
 	}
+	if changed {
+		c.publish()
+	}
+	return changed
+}
+
+// readRoots reads the file with the roots, and reports whether it has others. Where it is away or
+// holds none the last good ones stay; the error is that there never were any.
+func (c *Client) readRoots() (changed bool, err error) {
+	roots, err := ReadFile("--ingest-ca-root-file", c.config.RootFile)
+	if err != nil {
+		err = fmt.Errorf("%w: the ConfigMap istio-ca-root-cert is not there, so Istio is not in the cluster or its discoverySelectors leave this namespace out", err)
+	} else if !x509.NewCertPool().AppendCertsFromPEM(roots) {
+		err = fmt.Errorf("--ingest-ca-root-file %s holds no certificate in PEM", c.config.RootFile)
+	}
+	if err != nil && c.roots == nil {
+		return false, err
+	}
+	if err != nil {
+		if c.bad != err.Error() {
+			c.config.Logger.Warn("the mesh's roots cannot be read again, those of before stay trusted", "error", err)
+		}
+		c.bad = err.Error()
+		return false, nil
+	}
+	c.bad = ""
+	changed = string(roots) != string(c.roots)
 	c.roots = roots
-	c.publish()
-	return true
+	return changed, nil
 }
 
 // renew asks for a certificate, and makes it the current one.
@@ -204,18 +231,16 @@ func (c *Client) renew(ctx context.Context) error {
 	return nil
 }
 
-// request asks the authority, with the root and the token that the files hold now.
+// request asks the authority, with the roots and the token that the files hold now.
 func (c *Client) request(ctx context.Context) (*issued, error) {
-	roots, err := ReadFile("--ingest-ca-root-file", c.config.RootFile)
-	if err != nil {
-		return nil, fmt.Errorf("%w: the ConfigMap istio-ca-root-cert is not there, so Istio is not in the cluster or its discoverySelectors leave this namespace out", err)
+	if _, err := c.readRoots(); err != nil {
+		return nil, err
 	}
-	c.roots = roots
 	token, err := ReadFile("--ingest-ca-token-file", c.config.TokenFile)
 	if err != nil {
 		return nil, err
 	}
-	return c.config.ask(ctx, roots, token)
+	return c.config.ask(ctx, c.roots, token)
 }
 
 // publish puts the current certificate and roots together.

@@ -263,10 +263,7 @@ func TestWhatGoesWrongIsTold(t *testing.T) {
 		change func(w *world)
 		says   string
 	}{
-		"no ConfigMap":               {func(w *world) { _ = os.Remove(w.client.config.RootFile) }, "istio-ca-root-cert is not there, so Istio is not in the cluster or its discoverySelectors"},
 		"no token":                   {func(w *world) { _ = os.Remove(w.client.config.TokenFile) }, "--ingest-ca-token-file"},
-		"an empty root":              {func(w *world) { w.write(w.client.config.RootFile, nil) }, "is empty"},
-		"no root":                    {func(w *world) { w.write(w.client.config.RootFile, []byte("x")) }, "holds no certificate in PEM"},
 		"another root":               {func(w *world) { w.roots(newAuthority(w.t, nil)) }, "certificate signed by unknown authority"},
 		"another token":              {func(w *world) { w.write(w.client.config.TokenFile, []byte(jwt("system:serviceaccount:a:b"))) }, "Unauthenticated"},
 		"the authority is not there": {func(w *world) { w.client.config.Address = "127.0.0.1:1" }, "--ingest-ca-address 127.0.0.1:1"},
@@ -329,6 +326,53 @@ func TestRootsAreThoseOfTheAnswerAndOfTheFile(t *testing.T) {
 	}
 	trusts(true, third)
 	trusts(false, successor)
+}
+
+// A file that is away, or holds no certificate, takes no trust away and keeps no certificate from
+// being renewed: the roots of before stay, and that is told once. Where there never were any, there
+// is nobody to ask.
+func TestTheLastGoodRootsStay(t *testing.T) {
+	for name, tc := range map[string]struct {
+		change func(w *world)
+		says   string
+	}{
+		"no ConfigMap": {func(w *world) { _ = os.Remove(w.client.config.RootFile) }, "istio-ca-root-cert is not there, so Istio is not in the cluster or its discoverySelectors"},
+		"an empty one": {func(w *world) { w.write(w.client.config.RootFile, nil) }, "is empty"},
+		"no PEM":       {func(w *world) { w.write(w.client.config.RootFile, []byte("x")) }, "holds no certificate in PEM"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			beside := newAuthority(t, nil)
+			w.roots(w.authority, beside)
+			if err := w.renew(); err != nil {
+				t.Fatal(err)
+			}
+			tc.change(w)
+			if w.client.rootsChanged() || w.client.rootsChanged() {
+				t.Error("taken for a change")
+			}
+			if err := w.renew(); err != nil {
+				t.Errorf("not renewed: %v", err)
+			}
+			c := w.parse(beside.sign(newKey(t).Public(), "spiffe://cluster.local/ns/a/sa/b", time.Hour), nil)
+			if _, err := c.Verify(x509.VerifyOptions{Roots: w.client.Current().Roots}); err != nil {
+				t.Errorf("a root of the file is not trusted any more: %v", err)
+			}
+			if n := strings.Count(w.log.String(), tc.says); n != 1 {
+				t.Errorf("%q is told %d times:\n%s", tc.says, n, w.log)
+			}
+			never := newWorld(t)
+			tc.change(never)
+			for range 2 {
+				if err := never.renew(); err == nil || !strings.Contains(err.Error(), tc.says) {
+					t.Errorf("without any before: %v, want it to say %q", err, tc.says)
+				}
+			}
+			if n := strings.Count(never.log.String(), tc.says); n != 1 {
+				t.Errorf("told %d times:\n%s", n, never.log)
+			}
+		})
+	}
 }
 
 // An answer has to be a chain for the key that was made, which sidecars take.
