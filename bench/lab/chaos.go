@@ -114,13 +114,22 @@ func (l *lab) chaosOnce(ctx context.Context, seed uint64, faults int) (chaos.See
 		return chaos.Seen{}, err
 	}
 	defer api.Close()
+	ca, err := chaos.StartCA(dir, systemNamespace, "meshpulse")
+	if err != nil {
+		return chaos.Seen{}, err
+	}
+	defer ca.Stop()
 	options := l.chaosOptions()
 	options.apiServer = "https://" + api.Address()
+	options.flags = append(options.flags, identityFlags(ca.Address, ca.RootsFile, filepath.Join(dir, "token"))...)
 	m, err := installMeshpulse(ctx, l, c, dir, options)
 	if err != nil {
 		return chaos.Seen{}, err
 	}
 	defer m.stop()
+	if err := writeToken(ctx, c, filepath.Join(dir, "token")); err != nil {
+		return chaos.Seen{}, err
+	}
 	slog.Info("chaos", "seed", seed, "faults", len(schedule.Faults), "length", schedule.Length, "logs", dir)
 	r := &chaosRun{
 		loop: &loop{lab: l, scenario: s, dir: dir, cluster: c, source: m}, meshpulse: m, schedule: schedule, scraped: map[string]float64{},
@@ -128,7 +137,7 @@ func (l *lab) chaosOnce(ctx context.Context, seed uint64, faults int) (chaos.See
 	r.seen = chaos.Seen{Seed: seed, Schedule: schedule, Done: map[chaos.Kind]int{}, Dropped: map[string]float64{}, HPASync: s.HPASync[0].Duration, Boot: c.BootTime}
 	defer r.stop()
 	system := chaos.System{
-		Cluster: c, API: api, Ingest: m.ingest, Dir: m.dir, Names: []string{serverName, serviceIP, "127.0.0.1"},
+		Cluster: c, API: api, Ingest: m.ingest, Dir: m.dir, CA: ca, Names: []string{serverName, serviceIP, "127.0.0.1"},
 		Kill: m.kill, Launch: m.launch, Workload: workload, Flush: s.Flush.Duration,
 		Agent: func() *mesh.Agent { return r.agent },
 	}
@@ -162,7 +171,7 @@ func steady(rps float64, length time.Duration) load.Profile {
 
 // chaosOptions are meshpulse's in a chaos run. Without the component for it a surge does not act.
 func (l *lab) chaosOptions() meshpulseOptions {
-	o := meshpulseOptions{ingestTLS: true, flags: []string{"--hold=" + chaosHold.String(), "--retention=" + chaosRetention.String(), "--max-series=" + strconv.Itoa(chaosBudget)}}
+	o := meshpulseOptions{flags: []string{"--hold=" + chaosHold.String(), "--retention=" + chaosRetention.String(), "--max-series=" + strconv.Itoa(chaosBudget)}}
 	if _, err := os.Stat(filepath.Join(l.root, "manifests", "components", surgeAction)); err == nil {
 		o.components = append(o.components, surgeAction)
 	}

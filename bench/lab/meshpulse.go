@@ -49,8 +49,6 @@ type meshpulseOptions struct {
 	flags []string
 	// apiServer is the URL at which it reaches the API server, "" for the cluster's own.
 	apiServer string
-	// ingestTLS serves the ingest port over TLS with a certificate of the lab's authority.
-	ingestTLS bool
 	// memory is its GOMEMLIMIT in bytes, 0 for none.
 	memory int64
 	// within is the command that starts it in other circumstances, nil if there are none.
@@ -179,10 +177,8 @@ func adapt(objects []*unstructured.Unstructured, ca []byte) (flags []string, err
 // configure makes the certificate, the kubeconfig with the service account's token, and the flags:
 // the Deployment's, then the lab's own, of which the last one of a name counts.
 func (m *meshpulse) configure(ctx context.Context, flags []string) error {
-	for _, name := range []string{"serving", "ingest"} {
-		if err := m.cluster.CA.WriteFiles(m.dir, name, serverName, nil, []string{serverName, serviceIP, "127.0.0.1"}); err != nil {
-			return err
-		}
+	if err := m.cluster.CA.WriteFiles(m.dir, "serving", serverName, nil, []string{serverName, serviceIP, "127.0.0.1"}); err != nil {
+		return err
 	}
 	kubeconfig := filepath.Join(m.dir, "kubeconfig")
 	server := cmp.Or(m.options.apiServer, m.cluster.Server)
@@ -198,9 +194,6 @@ func (m *meshpulse) configure(ctx context.Context, flags []string) error {
 		"--kubeconfig="+kubeconfig, "--ingest-address="+m.ingest,
 		"--bind-address="+serviceIP, "--secure-port=443",
 		"--tls-cert-file="+filepath.Join(m.dir, "serving.crt"), "--tls-private-key-file="+filepath.Join(m.dir, "serving.key"))
-	if m.options.ingestTLS {
-		m.args = append(m.args, "--ingest-tls-cert-file="+filepath.Join(m.dir, "ingest.crt"), "--ingest-tls-private-key-file="+filepath.Join(m.dir, "ingest.key"))
-	}
 	m.args = append(m.args, m.options.flags...)
 	return nil
 }

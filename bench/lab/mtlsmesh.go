@@ -69,13 +69,10 @@ func (l *lab) startMTLS(ctx context.Context, c *cluster.Cluster, dir string, fir
 	if err != nil {
 		return nil, err
 	}
-	if m.meshpulse, err = installMeshpulse(ctx, l, c, dir, meshpulseOptions{flags: []string{
-		"--ingest-mtls=permissive", "--ingest-ca-address=" + address, "--ingest-ca-server-name=" + identity.ServerName,
-		"--ingest-ca-root-file=" + m.file("roots.pem"), "--ingest-ca-token-file=" + m.file("token"),
-	}}); err != nil {
+	if m.meshpulse, err = installMeshpulse(ctx, l, c, dir, meshpulseOptions{flags: identityFlags(address, m.file("roots.pem"), m.file("token"))}); err != nil {
 		return nil, err
 	}
-	if err := m.writeToken(ctx); err != nil {
+	if err := writeToken(ctx, c, m.file("token")); err != nil {
 		return nil, err
 	}
 	m.agent, err = mesh.Start(ctx, mesh.Config{
@@ -100,14 +97,22 @@ func (l *lab) startMTLS(ctx context.Context, c *cluster.Cluster, dir string, fir
 
 func (m *mtlsMesh) file(name string) string { return filepath.Join(m.dir, "ca-"+name) }
 
+// identityFlags have meshpulse ask an authority of the lab's for its certificate.
+func identityFlags(address, roots, token string) []string {
+	return []string{
+		"--ingest-mtls=permissive", "--ingest-ca-address=" + address, "--ingest-ca-server-name=" + identity.ServerName,
+		"--ingest-ca-root-file=" + roots, "--ingest-ca-token-file=" + token,
+	}
+}
+
 // writeToken is the projected token of meshpulse's own pod.
-func (m *mtlsMesh) writeToken(ctx context.Context) error {
-	answer, err := m.cluster.Client.CoreV1().ServiceAccounts(systemNamespace).CreateToken(ctx, "meshpulse",
+func writeToken(ctx context.Context, c *cluster.Cluster, path string) error {
+	answer, err := c.Client.CoreV1().ServiceAccounts(systemNamespace).CreateToken(ctx, "meshpulse",
 		&authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{Audiences: []string{"istio-ca"}}}, metav1.CreateOptions{})
 	if err != nil {
 		return err
 	}
-	return os.WriteFile(m.file("token"), []byte(answer.Status.Token), 0o600)
+	return os.WriteFile(path, []byte(answer.Status.Token), 0o600)
 }
 
 // create makes a namespace with pods, and an HPA whose queries tell each pod's totals.

@@ -73,6 +73,16 @@ func (h *Hands) do(ctx context.Context, f Fault) error {
 		return h.secondStream(ctx, f)
 	case ForgedFlush:
 		return h.forgeFlush(ctx, f)
+	case ExpireCertificate:
+		return h.expireCertificate(ctx, f)
+	case AuthorityAway:
+		h.system.CA.leave()
+		proc.Sleep(ctx, f.For)
+		return h.system.CA.back()
+	case ChangeRoot:
+		return h.system.CA.changeRoot(func() { proc.Sleep(ctx, f.For/2) })
+	case OtherIdentity:
+		return h.otherIdentity(ctx, f)
 	}
 	return fmt.Errorf("unknown fault %q", f.Kind)
 }
@@ -210,29 +220,39 @@ func (h *Hands) fillBudget(ctx context.Context, f Fault) error {
 	return nil
 }
 
-// replaceCertificates replaces those of both ports. Between the two files of a pair everyone has to
-// connect anew, and again when both are there.
+// replaceCertificates replaces the certificate of the API's port, and the mesh's roots. Between the
+// two files of a pair everyone has to connect anew, and again when both are there.
 func (h *Hands) replaceCertificates(ctx context.Context, f Fault) error {
-	dir := h.system.Dir
-	keys := map[string][]byte{}
-	for _, name := range []string{"serving", "ingest"} {
-		certificate, key, err := h.system.Cluster.CA.Issue(h.system.Names[0], nil, h.system.Names)
-		if err != nil {
-			return err
-		}
-		if err := os.WriteFile(filepath.Join(dir, name+".crt"), certificate, 0o600); err != nil {
-			return err
-		}
-		keys[name] = key
+	certificate, key, err := h.system.Cluster.CA.Issue(h.system.Names[0], nil, h.system.Names)
+	if err != nil {
+		return err
+	}
+	write := func(name string, b []byte) error { return os.WriteFile(filepath.Join(h.system.Dir, name), b, 0o600) }
+	if err := errors.Join(write("serving.crt", certificate), h.system.CA.garbleRoots()); err != nil {
+		return err
 	}
 	h.cutAll()
 	proc.Sleep(ctx, f.For)
-	for name, key := range keys {
-		if err := os.WriteFile(filepath.Join(dir, name+".key"), key, 0o600); err != nil {
-			return err
+	err = errors.Join(write("serving.key", key), h.system.CA.tellRoots())
+	h.cutAll()
+	return err
+}
+
+// expireCertificate has what a lane's links show end. They connect anew with it, or they would go
+// on with the one before.
+func (h *Hands) expireCertificate(ctx context.Context, f Fault) error {
+	namespace := h.system.Namespaces[f.Lane]
+	account := h.accounts[namespace]
+	if err := account.endsAfter(f.For / 4); err != nil {
+		return err
+	}
+	defer account.release()
+	for i, l := range h.links[namespace] {
+		if proves(f.Lane, i) {
+			l.Cut()
 		}
 	}
-	h.cutAll()
+	proc.Sleep(ctx, f.For)
 	return nil
 }
 

@@ -14,27 +14,29 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/structpb"
 
+	"github.com/meshpulse/meshpulse/bench/identity"
+	"github.com/meshpulse/meshpulse/bench/lab/link"
 	"github.com/meshpulse/meshpulse/bench/lab/proc"
 )
 
-// impostor is a stream that names a pod whose sidecar it is not. Nothing on the wire tells it from
-// one that is.
+// impostor is a stream that names a pod whose sidecar it is not. In plaintext nothing on the wire
+// tells it from one that is.
 type impostor struct {
 	conn   *grpc.ClientConn
 	stream metricsv3.MetricsService_StreamMetricsClient
 	node   *corev3.Node // for the first message; then nil
 }
 
-// impersonate opens a stream as a pod of the workload. Annotations are the pod's.
-func (h *Hands) impersonate(ctx context.Context, namespace, pod string, annotations map[string]any) (*impostor, error) {
+// impersonate opens a stream over a link as a pod of the workload. Annotations are the pod's.
+func (h *Hands) impersonate(ctx context.Context, over *link.Link, namespace, pod string, annotations map[string]any) (*impostor, error) {
 	metadata, err := structpb.NewStruct(map[string]any{
-		"NAME": pod, "NAMESPACE": namespace, "WORKLOAD_NAME": h.system.Workload, "ANNOTATIONS": annotations,
+		"NAME": pod, "NAMESPACE": namespace, "WORKLOAD_NAME": h.system.Workload, "ANNOTATIONS": annotations, "SERVICE_ACCOUNT": "default",
 		"LABELS": map[string]any{"app": h.system.Workload, "service.istio.io/canonical-name": h.system.Workload},
 	})
 	if err != nil {
 		return nil, err
 	}
-	conn, err := grpc.NewClient("passthrough:///"+h.flood.Address(), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	conn, err := grpc.NewClient("passthrough:///"+over.Address(), grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
 		return nil, err
 	}
@@ -44,6 +46,21 @@ func (h *Hands) impersonate(ctx context.Context, namespace, pod string, annotati
 	}
 	id := fmt.Sprintf("sidecar~127.0.0.1~%s.%s~%s.svc.cluster.local", pod, namespace, namespace)
 	return &impostor{conn: conn, stream: stream, node: &corev3.Node{Id: id, Metadata: metadata}}, nil
+}
+
+// stranger opens a link that shows the certificate of a service account, and returns what closes
+// it.
+func (h *Hands) stranger(id string) (*link.Link, func(), error) {
+	l, err := link.Open(link.Config{Upstream: h.system.Ingest, TLS: (&workload{ca: h.system.CA, id: id}).tls})
+	if err != nil {
+		return nil, nil, err
+	}
+	return l, func() {
+		l.Close()
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		h.flooded += l.Messages()
+	}, nil
 }
 
 // flush sends the families as of now.
@@ -74,14 +91,54 @@ func (h *Hands) secondStream(ctx context.Context, f Fault) error {
 	if len(pods) == 0 {
 		return errors.New("no pod is ready")
 	}
-	i, err := h.impersonate(ctx, namespace, pods[0], nil)
+	over := h.flood
+	if f.Seed%2 == 0 {
+		l, end, err := h.stranger(identity.SPIFFE(namespace, "default"))
+		if err != nil {
+			return err
+		}
+		defer end()
+		over = l
+	}
+	return h.pose(ctx, f, over, namespace, pods[0])
+}
+
+// otherIdentity reports as a pod that is ready with a certificate that is not its own: of another
+// namespace, or of another service account of the same.
+func (h *Hands) otherIdentity(ctx context.Context, f Fault) error {
+	namespace, pods := h.ready(f)
+	if len(pods) == 0 {
+		return errors.New("no pod is ready")
+	}
+	id := identity.SPIFFE("elsewhere", "default")
+	if f.Seed%2 == 0 {
+		id = identity.SPIFFE(namespace, "other")
+	}
+	over, end, err := h.stranger(id)
 	if err != nil {
 		return err
 	}
-	defer i.close()
-	for end := time.Now().Add(f.For); ; {
-		if i.flush(counter("server.live", 1)) != nil {
-			return nil // meshpulse is down, or cut: the impostor is gone with its connection
+	defer end()
+	return h.pose(ctx, f, over, namespace, pods[0])
+}
+
+// pose reports as a pod until the fault's end, and comes back at the next flush where its stream
+// has ended, as an Envoy does.
+func (h *Hands) pose(ctx context.Context, f Fault, over *link.Link, namespace, pod string) error {
+	end := time.Now().Add(f.For)
+	for {
+		i, err := h.impersonate(ctx, over, namespace, pod, nil)
+		for err == nil {
+			if err = i.flush(counter("server.live", 1)); err != nil {
+				break // refused, or meshpulse is down
+			}
+			if left := time.Until(end); left <= 0 || !proc.Sleep(ctx, min(left, h.system.Flush)) {
+				i.close()
+				return nil
+			}
+		}
+		if i != nil {
+			i.close()
 		}
 		if left := time.Until(end); left <= 0 || !proc.Sleep(ctx, min(left, h.system.Flush)) {
 			return nil
@@ -97,7 +154,7 @@ const forgedRequests = 3000
 func (h *Hands) forgeFlush(ctx context.Context, f Fault) error {
 	namespace := h.system.Namespaces[f.Lane]
 	pod := fmt.Sprintf("forged-%d", f.Seed%1_000_000)
-	i, err := h.impersonate(ctx, namespace, pod, map[string]any{"sidecar.istio.io/statsFlushInterval": "1h"})
+	i, err := h.impersonate(ctx, h.flood, namespace, pod, map[string]any{"sidecar.istio.io/statsFlushInterval": "1h"})
 	if err != nil {
 		return err
 	}

@@ -1,11 +1,10 @@
 package chaos
 
 import (
-	"crypto/tls"
-	"crypto/x509"
 	"sync"
 	"time"
 
+	"github.com/meshpulse/meshpulse/bench/identity"
 	"github.com/meshpulse/meshpulse/bench/lab/cluster"
 	"github.com/meshpulse/meshpulse/bench/lab/link"
 	"github.com/meshpulse/meshpulse/bench/lab/mesh"
@@ -16,9 +15,10 @@ type System struct {
 	Cluster *cluster.Cluster
 	// API is the link between meshpulse and the API server.
 	API *link.Link
-	// Ingest is meshpulse's port (TLS) for sidecars, Dir the folder with its certificates, serving
-	// and ingest, and Names what these are issued to.
+	// Ingest is meshpulse's port for sidecars, in plaintext and over mutual TLS with certificates of
+	// CA; Dir the folder with the serving certificate of its API, and Names what that is issued to.
 	Ingest, Dir string
+	CA          *CA
 	Names       []string
 	// Kill ends meshpulse at once, Launch starts it again.
 	Kill   func()
@@ -33,31 +33,34 @@ type System struct {
 
 // Hands do faults, among others on the links between sidecars and meshpulse, which are theirs.
 type Hands struct {
-	system System
-	links  map[string][2]*link.Link // by namespace: those of its first and its second half
-	flood  *link.Link               // of senders that are nobody's sidecar
+	system   System
+	links    map[string][2]*link.Link // by namespace: those of its first and its second half
+	accounts map[string]*workload     // by namespace, whose service account its links prove to be
+	flood    *link.Link               // of senders that are nobody's sidecar, in plaintext
 
-	mu     sync.Mutex
-	halves map[string]int // of pods, by namespace and name
-	next   map[string]int // half of a namespace's next pod
+	mu      sync.Mutex
+	halves  map[string]int // of pods, by namespace and name
+	next    map[string]int // half of a namespace's next pod
+	flooded int64          // messages of senders that are nobody's sidecar, by links that are closed
 }
 
-// Open opens two links for each lane, and one for the flood. A link speaks TLS to meshpulse, as a
-// sidecar would.
-func Open(s System) (*Hands, error) {
-	h := &Hands{system: s, links: map[string][2]*link.Link{}, halves: map[string]int{}, next: map[string]int{}}
-	roots := x509.NewCertPool()
-	roots.AppendCertsFromPEM(s.Cluster.CA.PEM)
-	config := link.Config{Upstream: s.Ingest, TLS: func() *tls.Config {
-		return &tls.Config{RootCAs: roots, ServerName: s.Names[0], NextProtos: []string{"h2"}}
-	}}
-	var err error
-	if h.flood, err = link.Open(config); err != nil {
+// Open opens two links for each lane, and one for the flood. Those of a lane show the certificate
+// of its namespace's service account to meshpulse, as each of its sidecars would; the second half
+// of every second lane is in plaintext.
+func Open(s System) (_ *Hands, err error) {
+	h := &Hands{system: s, links: map[string][2]*link.Link{}, accounts: map[string]*workload{}, halves: map[string]int{}, next: map[string]int{}}
+	if h.flood, err = link.Open(link.Config{Upstream: s.Ingest}); err != nil {
 		return nil, err
 	}
-	for _, namespace := range s.Namespaces {
+	for lane, namespace := range s.Namespaces {
+		account := &workload{ca: s.CA, id: identity.SPIFFE(namespace, "default")}
+		h.accounts[namespace] = account
 		var pair [2]*link.Link
 		for i := range pair {
+			config := link.Config{Upstream: s.Ingest, TLS: account.tls}
+			if !proves(lane, i) {
+				config.TLS = nil
+			}
 			if pair[i], err = link.Open(config); err != nil {
 				return nil, err
 			}
@@ -66,6 +69,9 @@ func Open(s System) (*Hands, error) {
 	}
 	return h, nil
 }
+
+// proves reports whether a half of a lane, 0 or 1, proves itself.
+func proves(lane, half int) bool { return lane%2 == 0 || half == 0 }
 
 // Close closes the links.
 func (h *Hands) Close() {
@@ -77,7 +83,11 @@ func (h *Hands) Close() {
 }
 
 // Flooded is how many messages came of senders that are nobody's sidecar.
-func (h *Hands) Flooded() int64 { return h.flood.Messages() }
+func (h *Hands) Flooded() int64 {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.flooded + h.flood.Messages()
+}
 
 // Sink is where a pod's sidecar pushes: a namespace's pods take turns between its two links, and
 // keep theirs.

@@ -45,29 +45,43 @@ const (
 	NeverReady Kind = "never-ready"
 	// FillBudget has other pods report so many series that the budget is reached.
 	FillBudget Kind = "fill-budget"
-	// ReplaceCertificates writes certificates whose keys are not there yet, cuts the streams, and
-	// writes the keys at the fault's end. A process that starts meanwhile could not, so it never
-	// meets KillMeshpulse.
+	// ReplaceCertificates writes a serving certificate whose key is not there yet and a file with
+	// roots of the mesh that has none, cuts the streams, and puts both right at the fault's end. A
+	// process that starts meanwhile could not, so it never meets KillMeshpulse.
 	ReplaceCertificates Kind = "replace-certificates"
 	// DeafWatches takes meshpulse's right to list and watch away and cuts its connections to the
 	// API server. It lasts a minute longer than others: a watch is believed for so long.
 	DeafWatches Kind = "deaf-watches"
 	// SecondStream has another sender report as a pod that reports, one that has seen no request,
-	// and ends it at the fault's end.
+	// and ends it at the fault's end. By turns it proves nothing, and to be of the same service
+	// account.
 	SecondStream Kind = "second-stream"
 	// ForgedFlush is one message of a pod that does not exist, as the lane's workload, which tells
 	// a flush interval of an hour.
 	ForgedFlush Kind = "forged-flush"
+	// ExpireCertificate has a lane's sidecars show a certificate that ends after a quarter of the
+	// fault and is renewed at its end.
+	ExpireCertificate Kind = "expire-certificate"
+	// AuthorityAway has the mesh's authority answer nobody. It lasts a minute longer than others, as
+	// long as certificates do.
+	AuthorityAway Kind = "authority-away"
+	// ChangeRoot has everybody trust another root of the mesh beside the one before, then sign with
+	// it, and trust it alone at the fault's end.
+	ChangeRoot Kind = "change-root"
+	// OtherIdentity has another sender report as a pod that reports, one that has seen no request,
+	// with a certificate of the mesh that is somebody else's.
+	OtherIdentity Kind = "other-identity"
 )
 
 // Kinds are all of them.
 var Kinds = []Kind{
 	KillMeshpulse, KillSidecar, KillAPIServer, CutStreams, StallStreams, RefuseHalf, Garble, StepClock,
 	DeletePods, AddPods, NeverReady, FillBudget, ReplaceCertificates, DeafWatches, SecondStream, ForgedFlush,
+	ExpireCertificate, AuthorityAway, ChangeRoot, OtherIdentity,
 }
 
 // ofALane are the kinds that strike one lane.
-var ofALane = []Kind{KillSidecar, CutStreams, StallStreams, Garble, StepClock, DeletePods, AddPods, NeverReady, SecondStream, ForgedFlush}
+var ofALane = []Kind{KillSidecar, CutStreams, StallStreams, Garble, StepClock, DeletePods, AddPods, NeverReady, SecondStream, ForgedFlush, ExpireCertificate, OtherIdentity}
 
 // throughTheAPI are the kinds that need the API server to be done.
 var throughTheAPI = []Kind{DeletePods, AddPods, NeverReady, DeafWatches}
@@ -106,7 +120,7 @@ func (f Fault) End() time.Duration { return f.At + f.For }
 type Config struct {
 	// Seed decides everything else: the same seed, the same faults.
 	Seed uint64
-	// Faults is how many there are at least (default 128): every kind occurs equally often.
+	// Faults is how many there are at least (default 140): every kind occurs equally often.
 	Faults int
 	// Lanes is how many lanes there are.
 	Lanes int
@@ -124,7 +138,7 @@ const (
 	Shortest = time.Second
 	Longest  = time.Minute
 	AtOnce   = 3
-	// Deaf is how much longer meshpulse's watches are deaf.
+	// Deaf is how much longer meshpulse's watches are deaf, and the mesh's authority away.
 	Deaf = time.Minute
 	// meanPause is between two faults of a hand.
 	meanPause = 6 * time.Second
@@ -146,7 +160,7 @@ func (c Config) Validate() error {
 
 func (c Config) withDefaults() Config {
 	if c.Faults == 0 {
-		c.Faults = 8 * len(Kinds)
+		c.Faults = 7 * len(Kinds)
 	}
 	if c.WarmUp == 0 {
 		c.WarmUp = 150 * time.Second
@@ -237,7 +251,7 @@ func (d *dealer) fault(at time.Duration, others []Fault) Fault {
 		choice = 0
 	}
 	f.Kind = d.deck[choice]
-	if f.Kind == DeafWatches {
+	if f.Kind == DeafWatches || f.Kind == AuthorityAway {
 		f.For += Deaf
 	}
 	d.deck = slices.Delete(d.deck, choice, choice+1)
