@@ -10,6 +10,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"google.golang.org/grpc/mem"
+
 	"github.com/meshpulse/meshpulse/aggregator"
 )
 
@@ -52,9 +54,6 @@ type connection struct {
 	sender string // its address, without the port
 	since  int64  // look at which it came
 
-	overTLS bool           // what is read and written here is not HTTP/2; known before either
-	agreed  bool           // upon TLS; of the reader
-	shaking int            // bytes that came before that; of the reader
 	first   [1]byte        // the byte that was looked at, where peeked
 	peeked  bool           // of the reader
 	ready   readiness      // of the reader
@@ -146,29 +145,36 @@ type peerAddr struct {
 // RemoteAddr is what gRPC tells a stream of its peer.
 func (c *connection) RemoteAddr() net.Addr { return peerAddr{c.Conn.RemoteAddr(), c} }
 
-// Read counts, but where TLS is between: then its reader does.
-func (c *connection) Read(b []byte) (n int, err error) {
-	if !c.overTLS {
-		c.awaitTurn()
-	}
-	if n = c.again(b); n == 0 {
-		n, err = c.Conn.Read(b)
-	}
-	switch {
-	case !c.overTLS:
-		c.count(b[:n])
-	case !c.agreed:
-		if c.shaking += n; c.shaking > maxHandshake {
-			return 0, errLongHandshake
-		}
-	}
+// Read waits for the connection's turn, and counts.
+func (c *connection) Read(b []byte) (int, error) {
+	c.awaitTurn()
+	n, err := c.readRaw(b)
+	c.count(b[:n])
 	return n, err
 }
 
-// Write looks which streams end with what is written, but where TLS is between: then its writer
-// does.
+// readRaw reads what has come, whatever it is: TLS' records, too.
+func (c *connection) readRaw(b []byte) (int, error) {
+	if n := c.again(b); n > 0 {
+		return n, nil
+	}
+	return c.Conn.Read(b)
+}
+
+// readBlocking reads into a buffer that is lent before.
+func (c *connection) readBlocking(size int, pool mem.BufferPool) (*[]byte, int, error) {
+	buf := pool.Get(size)
+	n, err := c.readRaw(*buf)
+	if n == 0 && err != nil {
+		pool.Put(buf)
+		return nil, 0, err
+	}
+	return buf, n, nil
+}
+
+// Write looks which streams end with what is written.
 func (c *connection) Write(b []byte) (int, error) {
-	leaves := !c.overTLS && c.write(b)
+	leaves := c.write(b)
 	n, err := c.Conn.Write(b)
 	if leaves {
 		c.leave()

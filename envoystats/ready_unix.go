@@ -40,14 +40,23 @@ func (r *readiness) attempt(fd uintptr) (done bool) {
 // goroutine reads.
 func (c *connection) ReadOnReady(size int, pool mem.BufferPool) (*[]byte, int, error) {
 	c.awaitTurn()
+	buf, n, err := c.readReady(size, pool)
+	if n > 0 {
+		c.count((*buf)[:n])
+	}
+	return buf, n, err
+}
+
+// readReady lends a buffer once something can be read, and reads, whatever it is.
+func (c *connection) readReady(size int, pool mem.BufferPool) (*[]byte, int, error) {
 	if c.peeked {
-		return readBlocking(c, size, pool) // at once
+		return c.readBlocking(size, pool) // at once
 	}
 	r := &c.ready
 	if r.raw == nil {
 		conn, ok := c.Conn.(syscall.Conn)
 		if !ok { // a test's
-			return readBlocking(c, size, pool)
+			return c.readBlocking(size, pool)
 		}
 		raw, err := conn.SyscallConn()
 		if err != nil {
@@ -71,6 +80,5 @@ func (c *connection) ReadOnReady(size int, pool mem.BufferPool) (*[]byte, int, e
 		}
 		return nil, 0, err
 	}
-	c.count((*buf)[:n])
 	return buf, n, nil
 }

@@ -111,13 +111,15 @@ func newStream(s *Server, ctx context.Context) *stream {
 
 // showed notes what the connection was made with.
 func (st *stream) showed(t credentials.TLSInfo) {
-	if st.secure = securityTLS; st.server.config.Mutual != nil {
-		st.secure = securityMutual
-	}
-	if len(t.State.VerifiedChains) == 0 {
+	switch mutual := st.server.config.Mutual != nil; {
+	case mutual && len(t.State.PeerCertificates) > 0: // which the handshake has verified (handshakes)
+		st.secure, st.shown = securityMutual, t.State.PeerCertificates[0]
+	case len(t.State.VerifiedChains) > 0:
+		st.secure, st.shown = securityTLS, t.State.VerifiedChains[0][0]
+	default:
+		st.secure = securityTLS
 		return
 	}
-	st.shown = t.State.VerifiedChains[0][0]
 	if t.SPIFFEID != nil {
 		st.peer = t.SPIFFEID.String()
 	}

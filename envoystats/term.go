@@ -160,7 +160,7 @@ func (cs *connections) endTerms() {
 		cs.left(c, closedCertificate)
 	}
 	for _, c := range look {
-		if err := verify(c.term.chain, serving, cs); err != nil {
+		if err := verify(c.term.chain, serving.ClientCAs, now); err != nil {
 			cs.closed(c, closedRoot, "connection closed: its certificate's root is not trusted any more", slog.Any("error", err))
 		}
 	}

@@ -67,7 +67,7 @@ func (c Config) ServerOptions() []grpc.ServerOption {
 
 // framePool lends out what frames are read into. gRPC's own pool clears a buffer whenever it is
 // lent, though the frame then fills all that is used of it.
-type framePool struct{ small, full sync.Pool }
+type framePool struct{ small, full, read sync.Pool }
 
 // Sizes of buffers: a full frame's, and one for what is much less, so that many short frames do not
 // hold a full one's memory each.
@@ -80,6 +80,8 @@ const (
 func (p *framePool) Get(length int) *[]byte {
 	pool, size := &p.small, smallFrame
 	switch {
+	case length == readBuffer: // of TLS' records
+		pool, size = &p.read, readBuffer
 	case length > fullFrame: // not a frame: a message that was sent compressed
 		b := make([]byte, length)
 		return &b
@@ -101,5 +103,7 @@ func (p *framePool) Put(b *[]byte) {
 		p.small.Put(b)
 	case fullFrame:
 		p.full.Put(b)
+	case readBuffer:
+		p.read.Put(b)
 	}
 }
