@@ -110,10 +110,11 @@ func (r *loop) sample(ctx context.Context, ln *lane, talk bool) {
 		if err != nil {
 			return // KEDA makes its HPA a moment later; a run that ends cancels
 		}
-		if r.askDirectly && now.Sub(asked) >= time.Second {
+		direct := r.askDirectly && ln.hpa.Spec.Metrics[0].External != nil
+		if direct && now.Sub(asked) >= time.Second {
 			asked = now
 			value, held, _ = r.answer(ctx, ln) // no answer is NaN
-		} else if !r.askDirectly {
+		} else if !direct {
 			value = shown(hpa)
 		}
 		s := scenario.Sample{
@@ -188,14 +189,20 @@ func (r *loop) answer(ctx context.Context, ln *lane) (value float64, held string
 // shown is the value as far as the HPA's status tells: an average is given per replica.
 func shown(hpa *autoscalingv2.HorizontalPodAutoscaler) float64 {
 	for _, m := range hpa.Status.CurrentMetrics {
-		if m.External == nil {
-			continue
+		var current autoscalingv2.MetricValueStatus
+		switch {
+		case m.External != nil:
+			current = m.External.Current
+		case m.Pods != nil:
+			current = m.Pods.Current
+		case m.Object != nil:
+			current = m.Object.Current
 		}
-		if m.External.Current.AverageValue != nil {
-			return m.External.Current.AverageValue.AsApproximateFloat64() * float64(hpa.Status.CurrentReplicas)
+		if current.AverageValue != nil {
+			return current.AverageValue.AsApproximateFloat64() * float64(hpa.Status.CurrentReplicas)
 		}
-		if m.External.Current.Value != nil {
-			return m.External.Current.Value.AsApproximateFloat64()
+		if current.Value != nil {
+			return current.Value.AsApproximateFloat64()
 		}
 	}
 	return math.NaN()

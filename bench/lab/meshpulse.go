@@ -118,6 +118,9 @@ func (m *meshpulse) render(ctx context.Context, components []string) ([]*unstruc
 		parts = append(parts, "components/"+c)
 	}
 	for _, part := range parts {
+		if _, err := os.Stat(filepath.Join(overlayDir, part)); err == nil {
+			continue // it came with the folder around it
+		}
 		if err := os.CopyFS(filepath.Join(overlayDir, part), os.DirFS(filepath.Join(m.lab.root, "manifests", part))); err != nil {
 			return nil, err
 		}
@@ -152,6 +155,8 @@ func adapt(objects []*unstructured.Unstructured, ca []byte) (flags []string, err
 			found++
 			err = errors.Join(unstructured.SetNestedField(o.Object, "NodePort", "spec", "type"),
 				unstructured.SetNestedField(o.Object, serviceIP, "spec", "clusterIP"))
+		case "APIService/v1beta2.custom.metrics.k8s.io": // where it is asked for
+			err = unstructured.SetNestedField(o.Object, base64.StdEncoding.EncodeToString(ca), "spec", "caBundle")
 		case "APIService/v1beta1.external.metrics.k8s.io":
 			found++
 			err = unstructured.SetNestedField(o.Object, base64.StdEncoding.EncodeToString(ca), "spec", "caBundle")
