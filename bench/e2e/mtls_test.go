@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"sigs.k8s.io/yaml"
+
 	"github.com/meshpulse/meshpulse/bench/identity"
 	"github.com/meshpulse/meshpulse/bench/sidecar"
 	"github.com/meshpulse/meshpulse/bench/standalone"
@@ -32,6 +34,12 @@ type proving struct {
 
 func newProving(t *testing.T, args ...string) *proving {
 	t.Helper()
+	return newProvingIn(t, "meshpulse-system", args...)
+}
+
+// newProvingIn is one whose meshpulse is installed in another namespace.
+func newProvingIn(t *testing.T, namespace string, args ...string) *proving {
+	t.Helper()
 	p := &proving{T: t, ca: &identity.Service{Life: time.Hour}, hpas: t.TempDir(), authority: newAuthority(t, "mesh")}
 	p.ca.Use(p.authority, p.authority)
 	address, err := p.ca.Start()
@@ -43,7 +51,7 @@ func newProving(t *testing.T, args ...string) *proving {
 	p.roots = filepath.Join(dir, "root-cert.pem")
 	p.trust(p.authority)
 	token := filepath.Join(dir, "token")
-	writeFile(t, token, "e30."+base64.RawURLEncoding.EncodeToString([]byte(`{"sub":"system:serviceaccount:meshpulse-system:meshpulse","aud":["istio-ca"]}`))+".x")
+	writeFile(t, token, "e30."+base64.RawURLEncoding.EncodeToString([]byte(`{"sub":"system:serviceaccount:`+namespace+`:meshpulse","aud":["istio-ca"]}`))+".x")
 	for _, pod := range []string{"podinfo-0", "podinfo-1"} {
 		query(t, p.hpas, pod, fmt.Sprintf(`sum(max_over_time(istio_requests_total{pod=%q}[5m]))`, pod))
 	}
@@ -221,6 +229,45 @@ func TestSidecarsProveWhoTheyAre(t *testing.T) {
 		o.TLS.Peers = []string{identity.SPIFFE("meshpulse-system", "somebody")}
 	})
 	p.until("a sidecar that would report to somebody else", handshakeCloses, 1)
+}
+
+// The chart's notes tell whom sidecars are to expect: a real Envoy that goes by them reports, one that
+// goes by those of another namespace does not. bench/tools/release holds testdata/notes.txt to the
+// chart, and the address in it to the Service.
+func TestSidecarsThatGoByTheChartsNotesReport(t *testing.T) {
+	t.Parallel()
+	notes, err := os.ReadFile("testdata/notes.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, config, found := strings.Cut(string(notes), "\nmeshConfig:\n")
+	config, _, _ = strings.Cut(config, "\n\n")
+	var told struct {
+		DefaultConfig struct {
+			EnvoyMetricsService struct {
+				TLSSettings struct {
+					Mode            string
+					SubjectAltNames []string
+				}
+			}
+		}
+	}
+	if err := yaml.Unmarshal([]byte(config), &told); !found || err != nil {
+		t.Fatalf("%v:\n%s", err, notes)
+	}
+	settings := told.DefaultConfig.EnvoyMetricsService.TLSSettings
+	if settings.Mode != "ISTIO_MUTUAL" || len(settings.SubjectAltNames) == 0 {
+		t.Fatalf("%+v", settings)
+	}
+	p := newProvingIn(t, "kube-system")
+	_, socket := p.agent("test", "podinfo", time.Hour)
+	e := p.sidecar("podinfo-0", socket, func(o *sidecar.Options) { o.TLS.Peers = settings.SubjectAltNames })
+	send(t, e, "caller", 1, 10)
+	awaitValue(t, p.Server, "podinfo-0", 10)
+	p.is(`meshpulse_ingest_streams{security="mtls"}`, 1)
+	_, socket = p.agent("test", "podinfo", time.Hour)
+	p.sidecar("podinfo-1", socket, nil)
+	p.until("a sidecar that expects another namespace's", handshakeCloses, 1)
 }
 
 // Certificates of eight seconds, renewed each three: connections are closed after a flush and come

@@ -6,10 +6,12 @@ import (
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/pem"
+	"flag"
 	"fmt"
 	"maps"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -298,6 +300,34 @@ func TestTheGuidesCommandInstalls(t *testing.T) {
 		}
 	}
 }
+
+// A real Envoy goes by these notes (bench/e2e, which has no Helm); the address is a port of a Service
+// that the chart makes.
+func TestTheNotesAreThoseThatARealEnvoyGoesBy(t *testing.T) {
+	objects, notes := mustHelm(t, "kube-system", "", aCluster())
+	const golden = "../../e2e/testdata/notes.txt"
+	if *update {
+		if err := os.WriteFile(golden, []byte(notes), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	kept, err := os.ReadFile(golden)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(string(kept), notes); d != "" {
+		t.Errorf("%s is not what the chart says (go test . -update): -it +chart\n%s", golden, d)
+	}
+	host, port, _ := strings.Cut(regexp.MustCompile(`address: (\S+)`).FindStringSubmatch(notes)[1], ":")
+	name, domain, _ := strings.Cut(host, ".kube-system.svc.")
+	service := objects["Service kube-system/"+name]
+	ports, _, _ := unstructured.NestedSlice(service, "spec", "ports")
+	if domain != "cluster.local" || len(ports) != 1 || fmt.Sprint(ports[0].(object)["port"]) != port {
+		t.Errorf("the address is %s:%s, the Service %v", host, port, service)
+	}
+}
+
+var update = flag.Bool("update", false, "write what the chart says now")
 
 // serving is what the pod serves with, and whom the API server trusts.
 func serving(t *testing.T, objects map[string]object) (certificate string, bundle []byte) {
