@@ -85,12 +85,26 @@ $(LAB_BIN)/keda-%-$(KEDA_VERSION): bench/lab/peers/keda/go.mod
 COREDNS_VERSION     := v1.15.0
 KUBE_ROUTER_VERSION := v2.1.0
 CERT_MANAGER_CRDS   := $(LAB_BIN)/cert-manager-crds.yaml
-LAB_NODE            := $(LAB_BIN)/node-$(KUBE_VERSION) $(LAB_BIN)/coredns-$(COREDNS_VERSION) $(LAB_BIN)/kube-router-$(KUBE_ROUTER_VERSION)
+HELM_VERSION        := v4.3.0
+LAB_NODE            := $(LAB_BIN)/helm-$(HELM_VERSION) $(LAB_BIN)/node-$(KUBE_VERSION) $(LAB_BIN)/coredns-$(COREDNS_VERSION) $(LAB_BIN)/kube-router-$(KUBE_ROUTER_VERSION)
 
-.PHONY: lab-node lab-node-root lab-node-build lab-node-binaries
+# The version before this one, for lab-upgrade.
+PREVIOUS            ?= $(shell git describe --tags --abbrev=0 2>/dev/null)
+LAB_PREVIOUS        := .cache/lab/previous
+
+.PHONY: lab-node lab-node-root lab-node-build lab-node-binaries lab-upgrade lab-previous
 
 lab-node: lab-node-root lab-node-build ## the documents' way on a real node, from install.sh to uninstall.sh; root (3 to 5 minutes, once built; the first time some 20 CPU-minutes more)
 	@$(LAB_BIN)/lab-node run --root .
+
+lab-upgrade: lab-node-root lab-previous lab-node-build ## the version before, this one and back, each by its own install.sh, under load on that node; root (PREVIOUS=COMMIT, default the last tag; 5 minutes)
+	@cd $(LAB_PREVIOUS) && CGO_ENABLED=0 ../../../bench/tools/progress $(GO) build -v -trimpath -buildvcs=false -ldflags "-s -w" -o meshpulse ./cmd/meshpulse
+	@bin/image/image -name lab.local/meshpulse:previous -out $(LAB_PREVIOUS)/image.tar linux/$$($(GO) env GOARCH)=$(LAB_PREVIOUS)/meshpulse >/dev/null
+	@$(LAB_BIN)/lab-node run --root . --only upgrade
+
+lab-previous: # told before anything is built
+	@git rev-parse -q --verify '$(PREVIOUS)^{commit}' >/dev/null || { echo "make lab-upgrade: PREVIOUS=$(PREVIOUS) is no commit: give that of the version before, such as PREVIOUS=v1.2.3" >&2; exit 1; }
+	@rm -rf $(LAB_PREVIOUS) && mkdir -p $(LAB_PREVIOUS) && git archive '$(PREVIOUS)' | tar -x -C $(LAB_PREVIOUS)
 
 lab-node-root: # told before anything is built
 	@test "$$(id -u)" = 0 || { echo "make lab-node: a node is run by root (namespaces, mounts, control groups), inside namespaces that end with it: sudo make lab-node" >&2; exit 1; }
@@ -107,6 +121,11 @@ $(LAB_BIN)/node-$(KUBE_VERSION): bench/lab/controlplane/node/main.go bench/lab/c
 	@mkdir -p $(LAB_BIN)
 	@cd bench/lab/controlplane && CGO_ENABLED=0 ../../tools/progress $(GO) build -v -trimpath \
 		-ldflags "-s -w -X k8s.io/component-base/version.gitVersion=$(KUBE_VERSION)" -o ../../../$@ ./node
+
+# 90 CPU-seconds with a cold Go build cache.
+$(LAB_BIN)/helm-$(HELM_VERSION): bench/tools/release/go.mod
+	@mkdir -p $(LAB_BIN)
+	@cd $(<D) && CGO_ENABLED=0 ../progress $(GO) build -v -trimpath -ldflags "-s -w" -o ../../../$@ helm.sh/helm/v4/cmd/helm
 
 $(LAB_BIN)/coredns-$(COREDNS_VERSION): bench/lab/node/coredns/main.go bench/lab/node/coredns/go.mod
 	@mkdir -p $(LAB_BIN)

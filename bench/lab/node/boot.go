@@ -62,12 +62,15 @@ func (l *lab) built() []string {
 	var all []string
 	for _, name := range []string{
 		"controlplane-" + kubeVersion, "node-" + kubeVersion, "coredns-" + corednsVersion, "kube-router-" + kubeRouterVersion, "pod", "podinfo", "hey",
-		certManagerCRDs,
+		"helm-" + helmVersion, certManagerCRDs,
 	} {
 		all = append(all, l.binary(name))
 	}
 	if l.istio {
 		all = append(all, l.istioBuilt()...)
+	}
+	if l.only == onlyUpgrade {
+		all = append(all, l.previous("image.tar"))
 	}
 	return append(all, l.archive())
 }
@@ -123,7 +126,7 @@ func (l *lab) boot(ctx context.Context) (*node, error) {
 	if err := os.WriteFile(filepath.Join(l.state, "resolv.conf"), []byte("nameserver 127.0.0.1\n"), 0o644); err != nil {
 		return nil, err
 	}
-	programs := map[string]string{"kubectl": l.binary("controlplane-" + kubeVersion)}
+	programs := map[string]string{"kubectl": l.binary("controlplane-" + kubeVersion), "helm": l.binary("helm-" + helmVersion)}
 	if l.istio {
 		programs["istioctl"] = l.istioBinary("istioctl")
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -16,8 +17,9 @@ func (r *reader) otherPods(ctx context.Context) error {
 		components, enforced string
 		is                   func(*corev1.Pod) bool
 	}{
-		{" --component own-namespaces --component guaranteed", "restricted", func(pod *corev1.Pod) bool {
-			return pod.Status.QOSClass == corev1.PodQOSGuaranteed && slices.Contains(pod.Spec.Containers[0].Args, "--query-namespaces=own")
+		{" --component own-namespaces --component guaranteed --component custom-metrics", "restricted", func(pod *corev1.Pod) bool {
+			args := pod.Spec.Containers[0].Args
+			return pod.Status.QOSClass == corev1.PodQOSGuaranteed && slices.Contains(args, "--query-namespaces=own") && slices.Contains(args, "--custom-metrics")
 		}},
 		{" --component host-network", "privileged", func(pod *corev1.Pod) bool {
 			return pod.Spec.HostNetwork && pod.Status.PodIP == nodeIP
@@ -45,6 +47,16 @@ func (r *reader) otherPods(ctx context.Context) error {
 		if err := r.answers(ctx); err != nil {
 			return err
 		}
+		claimed := "" // without the component nobody would answer
+		if strings.Contains(c.components, "custom-metrics") {
+			claimed = "apiservice.apiregistration.k8s.io/" + customAPI
+		}
+		if err := r.expect(ctx, claimed, "get", "apiservice", customAPI, "--ignore-not-found", "-o", "name"); err != nil {
+			return err
+		}
 	}
 	return nil
 }
+
+// customAPI is what install.sh and the chart claim where custom metrics are asked for.
+const customAPI = "v1beta2.custom.metrics.k8s.io"

@@ -58,18 +58,22 @@ func (n *node) steps() ([]step, error) {
 	if err != nil {
 		return nil, err
 	}
-	if n.istio {
+	rest := []step{{"CoreDNS, kube-proxy, kube-router", n.startRest}}
+	switch {
+	case n.istio:
 		return istioSteps(first, second), nil
+	case n.only == onlyHelm:
+		return append(rest, first.helmSteps()...), nil
+	case n.only == onlyUpgrade:
+		return append(rest, first.upgradeSteps(second)...), nil
 	}
-	return slices.Concat([]step{
-		{"CoreDNS, kube-proxy, kube-router", n.startRest},
-	}, first.installSteps(), []step{
+	return slices.Concat(rest, first.installSteps(), []step{
 		{"side by side: guide 1, guide 2, and what else is promised", func(ctx context.Context) error {
 			return abreast(ctx, first.requestsGuide(), second.workloadGuide(), slices.Concat(first.installedSteps(), first.operatorSteps()))
 		}},
 		{"every other command of the documents", first.rest},
 		{"meshpulse's container, the most memory that it has taken", n.tellPeak},
-	}, first.endSteps(second)), nil
+	}, first.endSteps(second), first.helmSteps()), nil
 }
 
 // abreast performs several rows of steps side by side. The first that fails ends them all.

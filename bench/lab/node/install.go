@@ -112,7 +112,10 @@ func (n *node) sameObjects(ctx context.Context) error {
 }
 
 // pod is meshpulse's, the only one.
-func (n *node) pod(ctx context.Context) (*corev1.Pod, error) {
+func (n *node) pod(ctx context.Context) (*corev1.Pod, error) { return n.podIn(ctx, namespace) }
+
+// podIn is the same where it is installed elsewhere.
+func (n *node) podIn(ctx context.Context, namespace string) (*corev1.Pod, error) {
 	text, err := n.kubectl(ctx, "--namespace="+namespace, "get", "pods", selector, "-o", "json")
 	if err != nil {
 		return nil, err

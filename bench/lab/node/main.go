@@ -40,13 +40,14 @@ func main() {
 
 func run(args []string) error {
 	if len(args) == 0 {
-		return errors.New("usage: node run --root PROJECT [--istio] [--keep]")
+		return errors.New("usage: node run --root PROJECT [--istio | --only helm | --only upgrade] [--keep]")
 	}
 	command, args := args[0], args[1:]
 	flags := flag.NewFlagSet("node "+command, flag.ContinueOnError)
 	root := flags.String("root", ".", "the project's root")
 	cgroup := flags.String("cgroup", "", "inside: the folder of control groups that the run has made")
 	istio := flags.Bool("istio", false, "istiod injects the sidecars, and what is checked is the mesh")
+	only := flags.String("only", "", "helm or upgrade: nothing else is checked")
 	keep := flags.Bool("keep", false, "when all is checked, or something has failed, wait for Ctrl-C and say how to look")
 	if err := flags.Parse(args); err != nil {
 		return err
@@ -58,7 +59,10 @@ func run(args []string) error {
 	if *cgroup != "" {
 		l.cgroup = *cgroup
 	}
-	l.istio = *istio
+	l.istio, l.only = *istio, *only
+	if l.only != "" && (l.istio || l.only != onlyHelm && l.only != onlyUpgrade) {
+		return fmt.Errorf("--only %s: there are %s and %s, without --istio", l.only, onlyHelm, onlyUpgrade)
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	switch command {
@@ -85,8 +89,16 @@ type lab struct {
 	cgroup string
 	// istio: the node is for lab-istio.
 	istio bool
-	keep  bool
+	// only is what is checked, "" for all.
+	only string
+	keep bool
 }
+
+// What may be checked alone.
+const (
+	onlyHelm    = "helm"
+	onlyUpgrade = "upgrade"
+)
 
 // kubeVersion is the control plane's and the node's; the binaries are keyed by it (see node.mk).
 const (

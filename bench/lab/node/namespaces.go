@@ -40,6 +40,9 @@ func (l *lab) inNamespaces(ctx context.Context) error {
 	if l.istio {
 		args = append(args, "--istio")
 	}
+	if l.only != "" {
+		args = append(args, "--only", l.only)
+	}
 	if l.keep {
 		args = append(args, "--keep")
 	}

@@ -211,7 +211,7 @@ func (r *reader) endSteps(second *reader) []step {
 	return []step{
 		{"a rolling update of meshpulse, the API asked twice a second: no question is left unanswered", r.rolls},
 		{"as a user that OpenShift would give, and back", r.anotherUser},
-		{"install.sh with the components that change the pod: own-namespaces, guaranteed, host-network, and back", r.otherPods},
+		{"install.sh with the components that change the pod: own-namespaces, guaranteed, custom-metrics, host-network, and back", r.otherPods},
 		{"every sidecar has found the new one", func(ctx context.Context) error { return r.covered(ctx, elsewhere, processed) }},
 		{"manifests/uninstall.sh leaves nothing", func(ctx context.Context) error {
 			err := abreast(ctx,
@@ -263,7 +263,11 @@ func (n *node) covered(ctx context.Context, namespace, name string) error {
 
 // servedCertificate is what meshpulse's pod shows.
 func (n *node) servedCertificate(ctx context.Context) ([]byte, error) {
-	pod, err := n.pod(ctx)
+	return n.servedIn(ctx, namespace)
+}
+
+func (n *node) servedIn(ctx context.Context, namespace string) ([]byte, error) {
+	pod, err := n.podIn(ctx, namespace)
 	if err != nil {
 		return nil, err
 	}
@@ -279,8 +283,12 @@ func (n *node) servedCertificate(ctx context.Context) ([]byte, error) {
 
 // servesAnother waits until meshpulse serves another certificate than this.
 func (n *node) servesAnother(ctx context.Context, served []byte) error {
+	return n.servesAnotherIn(ctx, namespace, served)
+}
+
+func (n *node) servesAnotherIn(ctx context.Context, namespace string, served []byte) error {
 	return n.eventually(ctx, 3*time.Minute, func() error {
-		now, err := n.servedCertificate(ctx)
+		now, err := n.servedIn(ctx, namespace)
 		if err == nil && string(now) == string(served) {
 			err = errors.New("meshpulse still serves its first certificate")
 		}
