@@ -19,6 +19,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/meshpulse/meshpulse/aggregator"
+	"github.com/meshpulse/meshpulse/envoystats/relay"
 )
 
 // Config is what a sink can be told. The zero value of a field means its default.
@@ -75,6 +76,8 @@ type Config struct {
 	TLS *tls.Config
 	// Mutual serves it in plaintext and over mutual TLS, in the place of TLS; nil does not.
 	Mutual *Mutual
+	// Replicas get what they keep beside or in the place of this one; nil where there are none.
+	Replicas *relay.Replicas
 	// Registerer receives the sink's own metrics; nil keeps them unregistered.
 	Registerer prometheus.Registerer
 	// Logger takes the state changes of streams (default slog.Default).
@@ -305,6 +308,9 @@ func newServer(c Config, connect func(aggregator.Pod) podStream) (*Server, error
 	}, nil)
 	return s, nil
 }
+
+// Streams is how many sidecars are connected.
+func (s *Server) Streams() int { return int(s.open.Taken()) }
 
 // Serve accepts sidecars on the listener until Shutdown, after which it returns nil. It closes the
 // listener.

@@ -18,6 +18,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/meshpulse/meshpulse/aggregator"
+	"github.com/meshpulse/meshpulse/envoystats/relay"
 )
 
 // What a sender is told when its stream ends; Envoy ignores it, people who debug do not.
@@ -30,20 +31,23 @@ var (
 
 // stream is one StreamMetrics call. Only its own goroutine uses it.
 type stream struct {
-	server *Server
-	peer   string            // SPIFFE ID, "" if not proven
-	shown  *x509.Certificate // that the connection was made with and that was verified; nil: none
-	secure string            // securityNone, …
-	addr   string
-	sender string      // aggregator.Pod.Sender
-	conn   *connection // nil in tests without a transport
-	pace   pace
-	pod    aggregator.Pod
-	node   uint64    // hash of the identifier that named the pod
-	space  uint64    // of the pod's keys: aggregator.Batch.Space
-	out    podStream // nil until the pod is known
-	seen   seen
-	over   overflow
+	server  *Server
+	peer    string            // SPIFFE ID, "" if not proven
+	shown   *x509.Certificate // that the connection was made with and that was verified; nil: none
+	secure  string            // securityNone, …
+	addr    string
+	sender  string      // aggregator.Pod.Sender
+	conn    *connection // nil in tests without a transport
+	pace    pace
+	pod     aggregator.Pod
+	known   bool          // who the pod is
+	node    uint64        // hash of the identifier that named the pod
+	space   uint64        // of the pod's keys: aggregator.Batch.Space
+	out     podStream     // nil until the pod is known, and while it is kept by other replicas alone
+	relay   *relay.Sender // to other replicas; nil where there are none
+	relayed bool          // by another replica, which counts what has come
+	seen    seen
+	over    overflow
 
 	toldMalformed, toldSuperseded, toldRefused, toldLimit, toldPace, toldForm, toldShared, toldForeign bool
 }
@@ -129,6 +133,9 @@ func (st *stream) close() {
 	if st.out != nil {
 		st.out.Close()
 	}
+	if st.relay != nil {
+		st.relay.End()
+	}
 }
 
 // serve reads messages until the stream ends, and returns why it did and what the sender is told.
@@ -210,15 +217,20 @@ func (st *stream) received(gs grpc.ServerStream, err error) (reason string, told
 // message applies the message in the scratch's buf. An error ends the stream.
 func (st *stream) message(arrival time.Time, s *scan) (reason string, err error) {
 	m := st.server.metrics
-	m.messages.Inc()
-	m.bytes.Add(float64(len(s.buf)))
-	first := st.out == nil
+	if !st.relayed {
+		m.messages.Inc()
+		m.bytes.Add(float64(len(s.buf)))
+	}
+	if st.known && !st.keep(arrival, s.buf) {
+		return "", nil
+	}
+	first := !st.known
 	if err := st.read(s); err != nil {
 		if s.rules.stopped.Load() { // cut off
 			return endDraining, errStopped
 		}
 		m.rejected.WithLabelValues(rejectedWire).Inc()
-		if st.out == nil {
+		if !st.known {
 			return endFirst, err
 		}
 		st.out.Missed(arrival)
@@ -230,6 +242,9 @@ func (st *stream) message(arrival time.Time, s *scan) (reason string, err error)
 			return endIdentity, err
 		}
 		return endNode, err
+	}
+	if first && !st.keep(arrival, s.buf) {
+		return "", nil
 	}
 	if first && st.out.Asked() != nil { // what is asked of the pod is known by now
 		if err := st.read(s); err != nil {
@@ -301,20 +316,20 @@ func (st *stream) limited(err error) {
 // pod's table must not be filled by others.
 func (st *stream) identify(identifier []byte) error {
 	if identifier == nil {
-		if st.out == nil {
+		if !st.known {
 			return errNoNode
 		}
 		return nil
 	}
 	node := maphash.Bytes(st.server.nodeSeed, identifier)
-	if st.out != nil && node == st.node {
+	if st.known && node == st.node {
 		return nil
 	}
 	pod, err := readNode(identifier)
 	if err != nil {
 		return err
 	}
-	if st.out != nil {
+	if st.known {
 		if pod.Namespace != st.pod.Namespace || pod.Name != st.pod.Name {
 			return errOtherNode
 		}
@@ -327,9 +342,32 @@ func (st *stream) identify(identifier []byte) error {
 			return err
 		}
 	}
-	st.node, st.out = node, st.server.connect(st.pod)
-	st.space = (*own)(&st.pod).space(st.server.scans.rules)
+	st.node = node
+	st.knows()
+	if r := st.server.config.Replicas; r != nil {
+		st.relay = r.Sender(&st.pod)
+	}
 	return nil
+}
+
+// knows notes that it is known who the pod is.
+func (st *stream) knows() {
+	st.known, st.space = true, (*own)(&st.pod).space(st.server.scans.rules)
+}
+
+// keep relays a message to the other replicas that keep what the pod sends, and reports whether
+// this one does. Where it does not the message is not even read: who keeps it judges it.
+func (st *stream) keep(arrival time.Time, message []byte) bool {
+	if st.relay != nil {
+		st.relay.Send(arrival, message)
+		if !st.relay.Keeps() {
+			return false
+		}
+	}
+	if st.out == nil {
+		st.out = st.server.connect(st.pod)
+	}
+	return true
 }
 
 // tell logs what is wrong with a stream once.

@@ -51,9 +51,18 @@ func packageRules() map[string]packageRule {
 			why:   "a surge is told by counts, wherever they lie",
 		},
 		"envoystats": {
-			ours:  []string{"aggregator"},
+			ours:  []string{"aggregator", "envoystats/relay"},
 			never: []string{kubernetes, "sigs.k8s.io"},
 			why:   "who reports, and what, is told to the store, whoever asks it",
+		},
+		"envoystats/fleet": {
+			never: []string{grpc, envoy, kubernetes, prometheus},
+			why:   "who owns what follows from a list of names, however it is come by",
+		},
+		"envoystats/relay": {
+			ours:  []string{"aggregator", "envoystats/fleet"},
+			never: []string{envoy, kubernetes, "sigs.k8s.io"},
+			why:   "flushes are handed on as they came, and what is asked is bytes",
 		},
 		"envoystats/meshca": {
 			never: []string{envoy, kubernetes, "sigs.k8s.io"},
