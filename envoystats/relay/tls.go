@@ -54,10 +54,21 @@ func NewTLS(dir, name string, log *slog.Logger) (*TLS, error) {
 }
 
 func (t *TLS) read() (*identity, error) {
-	path := func(name string) string { return filepath.Join(t.dir, name) }
+	i, err := readIdentity(t.dir)
+	if err != nil {
+		return nil, err
+	}
+	if err := i.certificate.Leaf.VerifyHostname(t.name); err != nil {
+		return nil, fmt.Errorf("%s: no other replica would believe it: %w", filepath.Join(t.dir, certificateFile), err)
+	}
+	return i, nil
+}
+
+func readIdentity(dir string) (*identity, error) {
+	path := func(name string) string { return filepath.Join(dir, name) }
 	certificate, err := tls.LoadX509KeyPair(path(certificateFile), path(keyFile))
 	if err != nil {
-		return nil, fmt.Errorf("certificate of the replicas in %s: %w: give %s and %s in PEM", t.dir, err, certificateFile, keyFile)
+		return nil, fmt.Errorf("certificate of the replicas in %s: %w: give %s and %s in PEM", dir, err, certificateFile, keyFile)
 	}
 	pem, err := os.ReadFile(path(authoritiesFile))
 	if err != nil {
@@ -66,9 +77,6 @@ func (t *TLS) read() (*identity, error) {
 	i := &identity{certificate, x509.NewCertPool()}
 	if !i.roots.AppendCertsFromPEM(pem) {
 		return nil, fmt.Errorf("%s holds no certificate in PEM", path(authoritiesFile))
-	}
-	if err := certificate.Leaf.VerifyHostname(t.name); err != nil {
-		return nil, fmt.Errorf("%s: no other replica would believe it: %w", path(certificateFile), err)
 	}
 	return i, nil
 }
@@ -123,12 +131,13 @@ type dialing struct {
 	tls *TLS
 }
 
-// ClientHandshake is part of credentials.TransportCredentials.
-func (d *dialing) ClientHandshake(ctx context.Context, authority string, conn net.Conn) (net.Conn, credentials.AuthInfo, error) {
+// ClientHandshake is part of credentials.TransportCredentials. The name that is asked for is the
+// replicas', whatever the address.
+func (d *dialing) ClientHandshake(ctx context.Context, _ string, conn net.Conn) (net.Conn, credentials.AuthInfo, error) {
 	i := d.tls.current()
 	return credentials.NewTLS(&tls.Config{
-		MinVersion: tls.VersionTLS13, ServerName: d.tls.name, Certificates: []tls.Certificate{i.certificate}, RootCAs: i.roots,
-	}).ClientHandshake(ctx, authority, conn)
+		MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{i.certificate}, RootCAs: i.roots,
+	}).ClientHandshake(ctx, d.tls.name, conn)
 }
 
 // Clone is part of credentials.TransportCredentials.
