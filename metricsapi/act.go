@@ -39,7 +39,9 @@ type actor struct {
 	metrics  *metrics
 	log      *slog.Logger
 	now      func() time.Time
-	settings horizontal.Settings // of the HPA controller; its tolerance comes from outside
+	leads    func(q *aggregator.Query, namespace string) bool                           // whether this replica acts on it
+	tell     func(ctx context.Context, q *aggregator.Query, namespace string, r raised) // others of a raise
+	settings horizontal.Settings                                                        // of the HPA controller; its tolerance comes from outside
 
 	raising sync.WaitGroup
 
@@ -269,9 +271,11 @@ func (x *actor) due(ctx context.Context, h acting, st *action, l look, at time.T
 	switch {
 	case l.surge == nil:
 		st.calm(at)
-		if !l.ready {
+		if !l.ready && x.leadsOn(h) {
 			x.adviseHistory(h, st, at)
 		}
+		return false
+	case !x.leadsOn(h):
 		return false
 	case st.yielded || at.Before(st.leftTill) || st.busy:
 		return false
@@ -291,6 +295,11 @@ func (x *actor) due(ctx context.Context, h acting, st *action, l look, at time.T
 	}
 	st.busy = true
 	return true
+}
+
+// leadsOn says whether this replica is the one that raises for an HPA.
+func (x *actor) leadsOn(h acting) bool {
+	return x.leads == nil || len(h.metrics) == 0 || x.leads(h.metrics[0].prepared.query, h.Namespace)
 }
 
 // again marks the query once more, when the next raise may be.

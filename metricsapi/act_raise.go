@@ -10,6 +10,7 @@ import (
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/meshpulse/meshpulse/metricsapi/cluster"
 	"github.com/meshpulse/meshpulse/metricsapi/horizontal"
@@ -123,7 +124,32 @@ func (x *actor) attempt(ctx context.Context, h acting, st *action, l look) error
 		}
 	}
 	x.done(h, st, l, target, d.Replicas)
+	if x.tell != nil {
+		x.tell(ctx, l.of.prepared.query, h.Namespace, raised{UID: h.Identity(), From: target.Spec, To: d.Replicas, Flush: l.flush})
+	}
 	return nil
+}
+
+// wasTold notes a raise of another replica's as its own.
+func (x *actor) wasTold(r raised) {
+	x.mu.Lock()
+	st := x.states[types.UID(r.UID)]
+	x.mu.Unlock()
+	if st == nil {
+		return
+	}
+	at := x.now().Add(-r.Ago)
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	if at.Before(st.raised) {
+		return
+	}
+	st.raised, st.to, st.overtaken = at, r.To, 0
+	st.seen = horizontal.Target{Spec: r.To, Status: r.From}
+	st.note(at, r.To-r.From)
+	if x.targets != nil {
+		st.agreed.raise(r.From, r.To, at, r.Flush)
+	}
 }
 
 // read returns the target's scale. Where nobody knows one, the sidecars that report stand in for

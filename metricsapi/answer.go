@@ -85,6 +85,8 @@ type verdict struct {
 	problems []hpas.Problem
 	// expected is how many sidecars should report.
 	expected int
+	// missing says why what is known is incomplete, "" where it is not or nobody can tell.
+	missing string
 }
 
 // judge turns what the store says at an instant into what may be answered. subject names the query

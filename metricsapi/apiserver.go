@@ -72,6 +72,9 @@ func New(o Options) (*Server, error) {
 	if err := s.listen(o); err != nil {
 		return nil, err
 	}
+	if o.Replicas != nil {
+		o.Replicas.Answer(s.provider.asked)
+	}
 	err := s.configure()
 	if err == nil && o.Standalone {
 		err = s.build()
@@ -86,7 +89,7 @@ func New(o Options) (*Server, error) {
 // addSource makes the catalog, what feeds it and what takes its events.
 func (s *Server) addSource(o Options, m *metrics) error {
 	words := hpas.Vocabulary{Keeps: o.Keeps, Tags: o.CustomTags, Custom: o.CustomMetrics}
-	s.provider = &provider{metrics: m, readers: newReaders(o.MaxReadsPerUser, o.Log), now: o.Now, rules: rules{words: words, retention: o.Retention, started: o.Store.Started()}}
+	s.provider = &provider{replicas: o.Replicas, metrics: m, readers: newReaders(o.MaxReadsPerUser, o.Log), now: o.Now, rules: rules{words: words, retention: o.Retention, started: o.Store.Started()}}
 	if o.Standalone {
 		c := newCatalog(o.Store, newWarner(logEvents(o.Log), m))
 		c.words, s.provider.catalog = words, c
@@ -98,7 +101,8 @@ func (s *Server) addSource(o Options, m *metrics) error {
 		s.addActor(o, &actor{report: func(hpas.HPA, hpas.Problem) {}, hpa: files.Known})
 		return err
 	}
-	api, err := cluster.Connect(cluster.Options{Kubeconfig: o.Kubeconfig, Namespaces: o.QueryNamespaces == queryNamespacesOwn, Contain: o.Store.Contain, Log: o.Log, Now: o.Now, Behind: m.clockBehind.Set})
+	api, err := cluster.Connect(cluster.Options{Kubeconfig: o.Kubeconfig, Namespaces: o.QueryNamespaces == queryNamespacesOwn, Contain: o.Store.Contain, Log: o.Log, Now: o.Now, Behind: m.clockBehind.Set,
+		PeersService: o.PeersService, PeersFound: o.PeersFound})
 	if err != nil {
 		return err
 	}
@@ -134,6 +138,7 @@ func (s *Server) addActor(o Options, x *actor) {
 	}
 	x.catalog, x.rules, x.store, x.metrics, x.log, x.now = s.provider.catalog, &s.provider.rules, o.Store, s.provider.metrics, o.Log, o.Now
 	x.settings.Tolerance = o.HPATolerance
+	x.leads, x.tell = s.provider.leads, s.provider.tellOwners
 	s.provider.rules.actor = newActor(x)
 	s.provider.catalog.follow = s.provider.rules.actor.follow
 }
@@ -161,6 +166,9 @@ func (s *Server) configure() error {
 	}
 	ingest := healthz.NamedCheck("ingest", func(*http.Request) error { return o.IngestReady() })
 	s.config.AddHealthChecks(ingest)
+	if o.Replicas != nil {
+		s.config.AddReadyzChecks(healthz.NamedCheck("warm", func(*http.Request) error { return o.Replicas.Cold() }))
+	}
 	if s.api == nil {
 		s.config.AddReadyzChecks(healthz.NamedCheck("hpas", func(*http.Request) error { return s.source.Synced() }))
 		return nil
@@ -323,6 +331,9 @@ func (s *Server) Run(ctx context.Context) error {
 		feeders.Go(func() { s.api.Events.Run(feeding) })
 		feeders.Go(func() { s.api.Pods.Run(feeding) })
 		if n := s.api.Namespaces; n != nil {
+			feeders.Go(func() { n.Run(feeding) })
+		}
+		if n := s.api.Replicas; n != nil {
 			feeders.Go(func() { n.Run(feeding) })
 		}
 	}

@@ -25,6 +25,7 @@ type metrics struct {
 	held       prometheus.Counter
 	surged     prometheus.Counter
 	raises     *prometheus.CounterVec // by outcome
+	asked      *prometheus.CounterVec // by outcome
 	raiseDelay prometheus.Histogram
 	hpas       prometheus.Gauge
 	queries    prometheus.Gauge
@@ -62,6 +63,7 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		held:       counter("meshpulse_metricsapi_held_answers_total", "Answers that keep the replicas as they are, since what is known is incomplete and what is seen asks for fewer."),
 		surged:     counter("meshpulse_metricsapi_surge_answers_total", "Answers that a surge has raised above what the expression gives."),
 		raises:     vec("meshpulse_metricsapi_surge_raises_total", "outcome", "Raises of targets at surges, by what became of them.", raiseOutcomes()),
+		asked:      vec("meshpulse_metricsapi_asked_replicas_total", "outcome", "Questions to other replicas for an answer that is not complete here, or nothing is known of here, by what became of them.", askOutcomes()),
 		raiseDelay: histogram("meshpulse_metricsapi_surge_raise_delay_seconds", "Time from the newest flush that a raise stands on until the target was raised.",
 			.01, .02, .05, .1, .2, .5, 1, 2, 5),
 		hpas:    gauge("meshpulse_metricsapi_hpas", "HPAs known."),

@@ -11,6 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/meshpulse/meshpulse/aggregator"
+	"github.com/meshpulse/meshpulse/metricsapi/cluster"
 	"github.com/meshpulse/meshpulse/metricsapi/hpas"
 )
 
@@ -73,6 +74,14 @@ type Options struct {
 	// an HPA controller asks for as many as its --concurrent-horizontal-pod-autoscaler-syncs, 5 by
 	// default); /debug/hpas, of all HPAs, counts as one. Beyond it requests are refused with 429.
 	MaxReadsPerUser int
+
+	// Replicas are the others beside this one, which then is ready only once it is warm; nil where
+	// there is none.
+	Replicas Replicas
+	// PeersService is the headless Service of all replicas in a cluster, NAMESPACE/NAME, whose
+	// endpoints PeersFound is told of: at their port named peers.
+	PeersService string
+	PeersFound   func([]cluster.Replica)
 
 	// Proves: ingest takes what sidecars prove of themselves, and /debug/hpas shows it.
 	Proves bool

@@ -36,6 +36,8 @@ type provider struct {
 	metrics *metrics
 	readers *readers
 	now     func() time.Time
+	// replicas are nil where this is the only one.
+	replicas Replicas
 }
 
 var _ adapter.ExternalMetricsProvider = (*provider)(nil)
@@ -84,24 +86,26 @@ const (
 	flaggerMetric    = "dummy-metric"
 )
 
-func (p *provider) get(ctx context.Context, namespace, metric string, selector labels.Selector) (*external_metrics.ExternalMetricValueList, *refusal) {
+// say is what this replica knows of a request.
+func (p *provider) say(ctx context.Context, namespace, metric string, selector labels.Selector) said {
 	query, offer, refused := p.catalog.find(namespace, metric, selector)
 	if refused != nil && refused.outcome == outcomeUnknown && namespace == flaggerNamespace && metric == flaggerMetric {
-		return &external_metrics.ExternalMetricValueList{Items: []external_metrics.ExternalMetricValue{}}, nil
+		return said{list: &external_metrics.ExternalMetricValueList{Items: []external_metrics.ExternalMetricValue{}}}
 	}
 	if refused != nil {
-		return nil, refused
+		return said{refused: refused}
 	}
 	defer query.release()
 	verdict, answer, refused := p.answer(ctx, metric, namespace, offer, query, p.now())
+	incomplete := p.rules.incomplete(verdict, answer, refused)
 	if refused != nil {
-		return nil, refused
+		return said{refused: refused, incomplete: incomplete}
 	}
 	list := &external_metrics.ExternalMetricValueList{}
 	for _, it := range verdict.items {
 		list.Items = append(list.Items, toValue(metric, selector, it, verdict, answer))
 	}
-	return list, nil
+	return said{list: list, incomplete: incomplete}
 }
 
 // answer evaluates a query for whoever asks, and tells the HPAs that do what they should know.
@@ -195,7 +199,7 @@ func (r rules) evaluate(ctx context.Context, subject string, o *offer, p *prepar
 		v, refused = r.holder.estimate(ctx, o, k, v, p, answer, at)
 	}
 	v, refused = r.holder.apply(ctx, o, subject, k, v, refused)
-	v.expected = k.expected
+	v.expected, v.missing = k.expected, k.missing
 	if o != nil {
 		v.problems = append(k.problems(o), remarks...)
 		if name := p.query.Foreign(at); name != "" {

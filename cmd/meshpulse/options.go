@@ -39,6 +39,7 @@ type serveOptions struct {
 	api       metricsapi.Options
 	ingestTLS ingestTLS
 	prom      prometheusAPI
+	peers     peers
 
 	ingestAddress    string
 	profilingAddress string
@@ -88,6 +89,7 @@ func (o *serveOptions) flags(c console) *pflag.FlagSet {
 	f.StringVar(&o.api.TokenAuthFile, "token-auth-file", "", "standalone: bearer tokens to let in, a line is token,user,uid (default: everybody, on loopback addresses only)")
 
 	o.prom.flags(f)
+	o.peers.flags(f)
 
 	f.StringVar(&o.logFormat, "log-format", "text", "text or json")
 	f.StringVar(&o.logLevel, "log-level", "info", "debug, info, warn or error")
@@ -115,7 +117,7 @@ func (o *serveOptions) complete() error {
 		o.sink.MemoryLimit = limit
 		o.store.MemoryBudget = cmp.Or(o.store.MemoryBudget, limit/4*3) // the rest is for stacks, for messages in work and for what the collector is behind
 	}
-	wrong = append(wrong, o.api.Validate(), o.ingestTLS.complete(), o.sink.Validate(), o.prom.complete())
+	wrong = append(wrong, o.api.Validate(), o.ingestTLS.complete(), o.peers.complete(o.api.Standalone), o.sink.Validate(), o.prom.complete())
 	_, _, err := net.SplitHostPort(o.ingestAddress)
 	wrong.when(err != nil, "--ingest-address: %w: give host:port", err)
 	wrong = append(wrong, o.checkSense(), o.roomForMessages(), o.ownPorts())

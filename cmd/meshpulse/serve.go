@@ -16,6 +16,7 @@ import (
 
 	"github.com/meshpulse/meshpulse/aggregator"
 	"github.com/meshpulse/meshpulse/envoystats"
+	"github.com/meshpulse/meshpulse/envoystats/relay"
 	"github.com/meshpulse/meshpulse/metricsapi"
 	"github.com/meshpulse/meshpulse/metricsapi/promapi"
 )
@@ -83,6 +84,8 @@ type server struct {
 	ingest    net.Listener
 	profiling net.Listener      // nil: off
 	prom      *prometheusServer // nil: off
+	replicas  *relay.Replicas   // nil: this is the only one
+	peers     net.Listener      // of the others; nil as replicas are
 	draining  chan struct{}
 
 	keepCertificate func(context.Context) // new, until the context ends
@@ -110,8 +113,17 @@ func newServer(o serveOptions, log *slog.Logger) (_ *server, err error) {
 	if s.keepCertificate, err = o.ingestTLS.open(&o.sink, log, registry); err != nil {
 		return nil, err
 	}
+	if o.peers.given() {
+		if s.replicas, s.peers, err = o.peers.open(s, &o, log, registry); err != nil {
+			return nil, err
+		}
+		o.sink.Replicas, o.api.Replicas = s.replicas, s.replicas
+	}
 	if s.sink, err = envoystats.NewServer(o.sink, s.store); err != nil {
 		return nil, usageError{err}
+	}
+	if s.replicas != nil {
+		s.replicas.Relay(s.sink)
 	}
 	if s.ingest, err = listen("--ingest-address", o.ingestAddress); err != nil {
 		return nil, err
@@ -169,6 +181,13 @@ func (s *server) run(told, ctx context.Context) error {
 		return nil
 	})
 	group.Go(func() error { return s.api.Run(ctx) })
+	if s.replicas != nil {
+		group.Go(func() error { return s.replicas.Serve(s.peers) })
+		group.Go(func() error {
+			s.replicas.Run(ctx)
+			return nil
+		})
+	}
 	if s.profiling != nil {
 		group.Go(func() error { return serveProfiles(ctx, s.profiling) })
 	}
@@ -212,14 +231,18 @@ func (s *server) drain() error {
 	close(s.draining)
 	ctx, cancel := context.WithTimeout(context.Background(), shutdownLimit)
 	defer cancel()
-	if err := s.sink.Shutdown(ctx); err != nil {
+	err := s.sink.Shutdown(ctx)
+	if s.replicas != nil { // what sidecars have sent to the end is relayed
+		s.replicas.Shutdown(ctx)
+	}
+	if err != nil {
 		return fmt.Errorf("ingest: streams did not end: %w", err)
 	}
 	return nil
 }
 
 func (s *server) closeListeners() {
-	for _, l := range []net.Listener{s.ingest, s.profiling} {
+	for _, l := range []net.Listener{s.ingest, s.profiling, s.peers} {
 		if l != nil {
 			_ = l.Close()
 		}

@@ -42,6 +42,8 @@ type Beat struct {
 	Ending bool
 	// Streams is how many sidecars are connected to it.
 	Streams int
+	// Up is for how long it has taken flushes.
+	Up time.Duration
 }
 
 // Fields of a frame.
@@ -57,6 +59,7 @@ const (
 	beatState   protowire.Number = 1
 	beatEnding  protowire.Number = 2
 	beatStreams protowire.Number = 3
+	beatUp      protowire.Number = 4 // microseconds
 )
 
 // maxAge is the oldest message that a frame may bring: a clock of the future is no age.
@@ -81,6 +84,7 @@ func appendBeat(b []byte, beat Beat) []byte {
 	body = appendUint(body, beatState, uint64(beat.State))
 	body = appendBool(body, beatEnding, beat.Ending)
 	body = appendUint(body, beatStreams, uint64(max(beat.Streams, 0)))
+	body = appendUint(body, beatUp, uint64(max(beat.Up, 0).Microseconds()))
 	b = appendUint(b, frameVersion, Version)
 	return appendField(b, frameBeat, body)
 }
@@ -179,6 +183,8 @@ func readBeat(b []byte) *Beat {
 			beat.Ending = v != 0
 		case beatStreams:
 			beat.Streams = int(min(v, math.MaxInt32))
+		case beatUp:
+			beat.Up = time.Duration(min(v, math.MaxInt64/1000)) * time.Microsecond
 		}
 	})
 	if !whole {

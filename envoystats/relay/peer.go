@@ -43,6 +43,7 @@ type peer struct {
 	queued        atomic.Int64 // bytes that wait
 	heard         atomic.Int64 // when it was, in nanoseconds since Config.Since and 1; 0: never
 	ending        atomic.Bool  // it has said so
+	ahead         atomic.Int64 // by how many nanoseconds it has been up for longer
 
 	cancel  context.CancelFunc
 	close   chan struct{} // once nothing more is put in

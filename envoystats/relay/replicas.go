@@ -37,8 +37,6 @@ type Config struct {
 	QueueBytes int
 	// MaxMessageBytes bounds one message, uncompressed (default 64 MiB).
 	MaxMessageBytes int
-	// Streams says how many sidecars are connected; nil says none.
-	Streams func() int
 	// Registerer receives the package's own metrics; nil keeps them unregistered.
 	Registerer prometheus.Registerer
 	// Logger takes state changes (default slog.Default).
@@ -54,6 +52,9 @@ const (
 	// introduction is how long a replica by itself waits for others of a list to say what they are,
 	// before it takes itself for one of the first.
 	introduction = 2 * time.Second
+	// company is by how much longer another replica may have been up that has no more history to
+	// speak of: all that begin together are ready together, however one is ahead of the others.
+	company = 10 * time.Second
 	// FreshFor is how long a replica counts as alive, for what only one of them does.
 	FreshFor = 3 * time.Second
 )
@@ -70,9 +71,6 @@ func (c Config) withDefaults() Config {
 	}
 	if c.Logger == nil {
 		c.Logger = slog.Default()
-	}
-	if c.Streams == nil {
-		c.Streams = func() int { return 0 }
 	}
 	return c
 }
@@ -115,6 +113,8 @@ func isLoopback(host string) bool {
 type Sink interface {
 	// Relayed opens a stream of a sidecar that another replica has taken in.
 	Relayed(p aggregator.Pod) (Stream, error)
+	// Streams is how many sidecars are connected to this replica itself.
+	Streams() int
 }
 
 // Stream is one sidecar's stream, as it is relayed. Only one goroutine uses it.
@@ -133,6 +133,7 @@ type Replicas struct {
 	warmth  *fleet.Warmth
 	numbers atomic.Uint64 // of senders so far
 	grpc    *grpc.Server
+	listed  atomic.Bool // SetMembers was called
 	sink    atomic.Pointer[Sink]
 	answer  atomic.Pointer[func(context.Context, []byte) []byte]
 	ending  atomic.Bool
@@ -181,7 +182,8 @@ func (r *Replicas) SetMembers(members []fleet.Member) {
 		members = append(slices.Clip(members), r.config.Self)
 	}
 	r.setMembers(members)
-	r.warmth.See(members)
+	r.listed.Store(true)
+	r.see()
 }
 
 func (r *Replicas) isSelf(m fleet.Member) bool { return m.Name == r.config.Self.Name }
@@ -287,7 +289,10 @@ func (r *Replicas) Relay(s Sink) { r.sink.Store(&s) }
 
 // beat is what this replica says of itself.
 func (r *Replicas) beat() Beat {
-	b := Beat{Ending: r.ending.Load(), Streams: r.config.Streams()}
+	b := Beat{Ending: r.ending.Load(), Up: r.up()}
+	if sink := r.sink.Load(); sink != nil {
+		b.Streams = (*sink).Streams()
+	}
 	for _, m := range r.Members() {
 		if r.isSelf(m) {
 			b.State = m.State
@@ -304,8 +309,9 @@ func (r *Replicas) heard(name string, b *Beat) {
 	}
 	if b != nil {
 		p.ending.Store(b.Ending)
+		p.ahead.Store(int64(b.Up - r.up()))
 	}
-	p.heard.Store(r.config.Now().Sub(r.config.Since).Nanoseconds() + 1)
+	p.heard.Store(r.up().Nanoseconds() + 1)
 	if b != nil && len(r.config.Static) > 0 {
 		r.turn(name, b.State)
 	}
@@ -324,12 +330,11 @@ func (r *Replicas) turn(name string, state fleet.State) {
 	r.publish(members)
 }
 
-// Run keeps an eye on the replicas that the configuration names, until the context ends.
+// up is for how long this replica has taken flushes.
+func (r *Replicas) up() time.Duration { return r.config.Now().Sub(r.config.Since) }
+
+// Run sees whether this replica is warm until the context ends.
 func (r *Replicas) Run(ctx context.Context) {
-	if len(r.config.Static) == 0 {
-		<-ctx.Done()
-		return
-	}
 	tick := time.NewTicker(beatEvery)
 	defer tick.Stop()
 	for {
@@ -342,19 +347,42 @@ func (r *Replicas) Run(ctx context.Context) {
 	}
 }
 
-// look sees whether this replica is warm, once the others have said what they are.
+// look sees whether this replica is warm, once the others have said what they are, or have not for
+// long.
 func (r *Replicas) look() {
-	now := r.current.Load()
-	all := true
-	for _, p := range now.peers {
-		all = all && p.heard.Load() > 0
+	static := len(r.config.Static) > 0
+	known := r.listed.Load()
+	if static {
+		known = r.up() > introduction || r.heardOfAll()
 	}
-	if all || r.config.Now().Sub(r.config.Since) > introduction {
-		r.warmth.See(now.members)
+	if known {
+		r.see()
 	}
-	if r.Cold() == nil {
+	if static && r.Cold() == nil {
 		r.turn(r.Self(), fleet.Active)
 	}
+}
+
+func (r *Replicas) heardOfAll() bool {
+	for _, p := range r.current.Load().peers {
+		if p.heard.Load() == 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// see notes who has more history than this replica.
+func (r *Replicas) see() {
+	now := r.current.Load()
+	members := slices.Clone(now.members)
+	for i, m := range members {
+		p := now.peers[m.Name]
+		if p != nil && p.heard.Load() > 0 && time.Duration(p.ahead.Load()) < company {
+			members[i].State = fleet.Joining
+		}
+	}
+	r.warmth.See(members)
 }
 
 // Serve takes what other replicas say until Shutdown, after which it returns nil. It closes the

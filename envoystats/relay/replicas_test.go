@@ -47,6 +47,8 @@ func (s *taken) Relayed(p aggregator.Pod) (relay.Stream, error) {
 	return takenStream{s, p.Name}, nil
 }
 
+func (*taken) Streams() int { return 0 }
+
 type takenStream struct {
 	*taken
 	pod string
@@ -330,7 +332,9 @@ func TestAReplicaThatComesLaterJoins(t *testing.T) {
 	config := func(i int) relay.Config {
 		return relay.Config{Self: fleet.Member{Name: addresses[i], Address: addresses[i]}, Static: addresses, Logger: slog.New(slog.DiscardHandler)}
 	}
-	first := start(t, config(0), listeners[0])
+	old := config(0)
+	old.Since = time.Now().Add(-time.Hour)
+	first := start(t, old, listeners[0])
 	until(t, "the first is active by itself", func() bool { return first.Cold() == nil && len(first.Owners("shop")) == 1 })
 	second := start(t, config(1), listeners[1])
 	until(t, "the second knows the first", func() bool { return fmt.Sprint(second.Owners("shop")) == fmt.Sprint([]string{first.address}) })

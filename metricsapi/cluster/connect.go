@@ -21,8 +21,10 @@ type API struct {
 	HPAs   *HPAs
 	// Namespaces is nil where Options do not ask for it.
 	Namespaces *Namespaces
-	Scales     *Scales
-	Events     *Events
+	// Replicas is nil where Options name no Service of theirs.
+	Replicas *Replicas
+	Scales   *Scales
+	Events   *Events
 }
 
 // Options is what connect is told. All fields but kubeconfig are required.
@@ -31,9 +33,13 @@ type Options struct {
 	Kubeconfig string
 	// Namespaces: which namespaces let whose queries read them is to be known.
 	Namespaces bool
-	Contain    Contain
-	Log        *slog.Logger
-	Now        func() time.Time
+	// PeersService is the Service of all replicas, NAMESPACE/NAME, "" if there is one alone;
+	// PeersFound is told which there are.
+	PeersService string
+	PeersFound   func([]Replica)
+	Contain      Contain
+	Log          *slog.Logger
+	Now          func() time.Time
 	// Behind is told at each answer how many seconds our clock is behind the API server's.
 	Behind func(seconds float64)
 }
@@ -81,6 +87,11 @@ func connectTo(config *rest.Config, o Options) (*API, error) {
 	}
 	if o.Namespaces {
 		if a.Namespaces, err = NewNamespaces(client, a.HPAs.wake, o.Contain, o.Log, o.Now); err != nil {
+			return nil, err
+		}
+	}
+	if o.PeersService != "" {
+		if a.Replicas, err = NewReplicas(client, o.PeersService, o.PeersFound, o.Contain); err != nil {
 			return nil, err
 		}
 	}

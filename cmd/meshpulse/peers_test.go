@@ -1,0 +1,178 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/meshpulse/meshpulse/envoystats/fleet"
+	"github.com/meshpulse/meshpulse/metricsapi/cluster"
+)
+
+func TestWhatEndpointsTellOfReplicas(t *testing.T) {
+	got := membersOf([]cluster.Replica{
+		{Name: "a", Address: "10.0.0.1:15091", Zone: "z"}, {Name: "b", Ready: true}, {Name: "c", Leaving: true}, {Name: "d", Ready: true, Leaving: true},
+	})
+	want := []fleet.Member{
+		{Name: "a", Address: "10.0.0.1:15091", Zone: "z", State: fleet.Joining}, {Name: "b", State: fleet.Active}, {Name: "c", State: fleet.Leaving}, {Name: "d", State: fleet.Leaving},
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestWrongFlagsOfReplicasAreTold(t *testing.T) {
+	dir := t.TempDir()
+	serve := func(args ...string) []string {
+		return append([]string{"serve", "--standalone", "--hpa-dir", dir}, args...)
+	}
+	for name, test := range map[string]struct {
+		args []string
+		want string
+	}{
+		"which of them is this":          {serve("--peers=127.0.0.1:1,127.0.0.1:2"), "--peers-address"},
+		"of several, and there are none": {serve("--peers-address=127.0.0.1:1"), "--peers or --peers-service"},
+		"both ways":                      {serve("--peers=127.0.0.1:1", "--peers-address=127.0.0.1:1", "--peers-service=a/b"), "give one of them"},
+		"no API server to ask":           {serve("--peers-service=a/b"), "asks the API server"},
+		"no Service":                     {[]string{"serve", "--peers-service=meshpulse-peers"}, "NAMESPACE/NAME"},
+		"anybody could be one":           {serve("--peers=10.0.0.1:1", "--peers-address=127.0.0.1:1"), "--peers-cert-dir"},
+		"no port":                        {serve("--peers=127.0.0.1", "--peers-address=127.0.0.1:1"), "HOST:PORT"},
+		"files that are not there":       {serve("--peers=127.0.0.1:1", "--peers-address=127.0.0.1:1", "--peers-cert-dir="+dir), "--peers-cert-dir"},
+	} {
+		if code, _, stderr := call(t.Context(), test.args...); code == exitOK || !strings.Contains(stderr, test.want) {
+			t.Errorf("%s: code %d, told %s", name, code, stderr)
+		}
+	}
+}
+
+// free returns addresses of loopback that nobody listens on.
+func free(t *testing.T, n int) (addresses []string) {
+	t.Helper()
+	for range n {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = l.Close() }()
+		addresses = append(addresses, l.Addr().String())
+	}
+	return addresses
+}
+
+// serving is a process of meshpulse within the test's.
+type serving struct {
+	ingest, https string
+	end           func()
+}
+
+func serveReplica(t *testing.T, dir, own string, all []string) *serving {
+	t.Helper()
+	ports := free(t, 2)
+	s := &serving{ingest: ports[0], https: ports[1]}
+	_, port, err := net.SplitHostPort(s.https)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	var ran sync.WaitGroup
+	var stderr string
+	ran.Go(func() {
+		_, _, stderr = call(ctx, "serve", "--standalone", "--hpa-dir", dir, "--ingest-address", s.ingest, "--secure-port", port,
+			"--peers", strings.Join(all, ","), "--peers-address", own)
+	})
+	s.end = sync.OnceFunc(func() {
+		cancel()
+		ran.Wait()
+	})
+	t.Cleanup(func() {
+		s.end()
+		if t.Failed() {
+			t.Log(stderr)
+		}
+	})
+	return s
+}
+
+func (s *serving) get(path string) (int, string) {
+	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, DisableKeepAlives: true}} //nolint:gosec // self-signed
+	response, err := client.Get("https://" + s.https + path)
+	if err != nil {
+		return 0, err.Error()
+	}
+	defer func() { _ = response.Body.Close() }()
+	body, err := io.ReadAll(response.Body)
+	if err != nil {
+		return 0, err.Error()
+	}
+	return response.StatusCode, string(body)
+}
+
+// until asks until the answer is right.
+func (s *serving) until(t *testing.T, path string, right func(code int, body string) bool) {
+	t.Helper()
+	for end := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) {
+		code, body := s.get(path)
+		if right(code, body) {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("%s gives %d: %s", path, code, body)
+		}
+	}
+}
+
+// A sidecar that is connected to one of two replicas is known to both, and when the one ends the
+// other answers as before.
+func TestTwoReplicasAnswerAsOne(t *testing.T) {
+	dir := t.TempDir()
+	example, err := os.ReadFile(filepath.Join("..", "..", "manifests", "examples", "requests-total.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "hpa.yaml"), example, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	all := free(t, 2)
+	a, b := serveReplica(t, dir, all[0], all), serveReplica(t, dir, all[1], all)
+	ready := func(code int, _ string) bool { return code == http.StatusOK }
+	a.until(t, "/readyz", ready)
+	b.until(t, "/readyz", ready)
+	capture := filepath.Join("..", "..", "envoystats", "testdata", "captures", "a-default", "stream-0.pb.gz")
+	if code, _, stderr := call(t.Context(), "replay", "--target", a.ingest, "--speed", "50", capture); code != exitOK {
+		t.Fatal(stderr)
+	}
+	path := "/apis/external.metrics.k8s.io/v1beta1/namespaces/test/prometheus-query?labelSelector=query-name%3Dprocessed-requests-per-second"
+	var value string
+	has := func(code int, body string) bool {
+		var list struct {
+			Items []struct {
+				Value        string
+				MetricLabels map[string]string
+			}
+		}
+		if code != http.StatusOK || json.Unmarshal([]byte(body), &list) != nil || len(list.Items) != 1 || list.Items[0].MetricLabels["meshpulse_replica"] == "" {
+			return false
+		}
+		value = list.Items[0].Value
+		return value != "0"
+	}
+	a.until(t, path, has)
+	b.until(t, path, has)
+	a.end()
+	b.until(t, path, has)
+	b.until(t, "/metrics", func(_ int, body string) bool {
+		return strings.Contains(body, fmt.Sprintf("meshpulse_relay_silent_seconds{replica=%q} 3600", all[0]))
+	})
+}
