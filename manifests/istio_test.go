@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	bootstrap "github.com/envoyproxy/go-control-plane/envoy/config/bootstrap/v3"
 	cluster "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
@@ -179,6 +180,10 @@ func TestBootstrapOverride(t *testing.T) {
 	}
 	if protocol.GetExplicitHttpConfig().GetHttp2ProtocolOptions() == nil {
 		t.Error("the cluster does not speak HTTP/2, so no gRPC")
+	}
+	// Without pings an Envoy whose meshpulse is gone with its node is silent for a quarter of an hour.
+	if k := protocol.GetExplicitHttpConfig().GetHttp2ProtocolOptions().GetConnectionKeepalive(); k.GetInterval().AsDuration() != 5*time.Second || k.GetTimeout().AsDuration() != 3*time.Second {
+		t.Errorf("the cluster is asked whether it lives with %v: want every 5 s, and 3 s to answer", k)
 	}
 	address := c.LoadAssignment.Endpoints[0].LbEndpoints[0].GetEndpoint().GetAddress().GetSocketAddress()
 	if host, port := ingestAddress(t); address.GetAddress() != host || address.GetPortValue() != port {

@@ -29,6 +29,7 @@ Usage:
   meshpulse serve [flags]           take flushes in and answer the external metrics API
   meshpulse replay [flags] FILE...  send recorded flushes to a running meshpulse
   meshpulse lint [flags] FILE...    say of HPAs and ScaledObjects, in files or a cluster, what would become of them
+  meshpulse leave [flags]           wait before one of several replicas ends: its preStop hook
   meshpulse version                 print the version
 
 Each command has --help. Exit codes: 0 ended as asked, 1 failed, 2 called wrongly.
@@ -76,6 +77,8 @@ func run(ctx context.Context, args []string, c console) (code int) {
 		err = replayFiles(ctx, args[1:], c)
 	case "lint":
 		err = lint(ctx, args[1:], c)
+	case "leave":
+		err = leave(ctx, args[1:], c)
 	case "version", "--version":
 		if len(args) > 1 {
 			err = usageError{fmt.Errorf("%s takes nothing more, not %q: leave it out", command, args[1])}
@@ -85,16 +88,16 @@ func run(ctx context.Context, args []string, c console) (code int) {
 	case "help", "--help", "-h":
 		_, err = io.WriteString(c.out, usage)
 	case "":
-		err = usageError{errors.New("a command is missing: serve, replay, lint or version")}
+		err = usageError{errors.New("a command is missing: serve, replay, lint, leave or version")}
 	default:
-		err = usageError{fmt.Errorf("%q is not a command: there are serve, replay, lint and version", command)}
+		err = usageError{fmt.Errorf("%q is not a command: there are serve, replay, lint, leave and version", command)}
 	}
 	switch {
 	case err == nil || errors.Is(err, pflag.ErrHelp):
 		return exitOK
 	case errors.As(err, new(usageError)):
 		help := "meshpulse --help"
-		if command == "serve" || command == "replay" || command == "lint" {
+		if command == "serve" || command == "replay" || command == "lint" || command == "leave" {
 			help = "meshpulse " + command + " --help"
 		}
 		_, _ = fmt.Fprintf(c.err, "meshpulse: %v\nSee: %s\n", err, help)

@@ -131,3 +131,29 @@ func portOf(s *discoveryv1.EndpointSlice) int32 {
 	}
 	return 0
 }
+
+// StatefulSetReplicas is how many pods a StatefulSet, NAMESPACE/NAME, is to have. The way to the API
+// server is as in Options.
+func StatefulSetReplicas(ctx context.Context, kubeconfig, statefulSet string) (int32, error) {
+	config, err := clientConfig(kubeconfig)
+	if err != nil {
+		return 0, err
+	}
+	client, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		return 0, err
+	}
+	return statefulSetReplicas(ctx, client, statefulSet)
+}
+
+func statefulSetReplicas(ctx context.Context, client kubernetes.Interface, statefulSet string) (int32, error) {
+	namespace, name, _ := strings.Cut(statefulSet, "/")
+	set, err := client.AppsV1().StatefulSets(namespace).Get(ctx, name, metav1.GetOptions{})
+	if err != nil {
+		return 0, fmt.Errorf("how many pods StatefulSet %s is to have: %w", statefulSet, err)
+	}
+	if set.Spec.Replicas == nil {
+		return 1, nil
+	}
+	return *set.Spec.Replicas, nil
+}
