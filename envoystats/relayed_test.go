@@ -115,7 +115,8 @@ func TestWhatOthersKeepIsNotReadHere(t *testing.T) {
 		}
 	}
 	members := []fleet.Member{
-		{Name: "here", Address: "127.0.0.1:1", State: fleet.Active}, {Name: "replica", Address: address, State: fleet.Active},
+		{Name: "here", Address: "127.0.0.1:1", State: fleet.Active},
+		{Name: "replica", Address: address, State: fleet.Active},
 		{Name: "third", Address: "127.0.0.1:2", State: fleet.Active},
 	}
 	p.replicas.SetMembers(members)

@@ -101,8 +101,10 @@ func (s *Server) addSource(o Options, m *metrics) error {
 		s.addActor(o, &actor{report: func(hpas.HPA, hpas.Problem) {}, hpa: files.Known})
 		return err
 	}
-	api, err := cluster.Connect(cluster.Options{Kubeconfig: o.Kubeconfig, Namespaces: o.QueryNamespaces == queryNamespacesOwn, Contain: o.Store.Contain, Log: o.Log, Now: o.Now, Behind: m.clockBehind.Set,
-		PeersService: o.PeersService, PeersFound: o.PeersFound})
+	api, err := cluster.Connect(cluster.Options{
+		Kubeconfig: o.Kubeconfig, Namespaces: o.QueryNamespaces == queryNamespacesOwn, Contain: o.Store.Contain, Log: o.Log, Now: o.Now, Behind: m.clockBehind.Set,
+		PeersService: o.PeersService, PeersFound: o.PeersFound,
+	})
 	if err != nil {
 		return err
 	}
