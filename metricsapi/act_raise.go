@@ -125,7 +125,7 @@ func (x *actor) attempt(ctx context.Context, h acting, st *action, l look) error
 	}
 	x.done(h, st, l, target, d.Replicas)
 	if x.tell != nil {
-		x.tell(ctx, l.of.prepared.query, h.Namespace, raised{UID: h.Identity(), From: target.Spec, To: d.Replicas, Flush: l.flush})
+		x.tell(ctx, l.of.prepared.query, h.Namespace, raised{UID: h.Identity(), From: target.Spec, To: d.Replicas, Flush: l.flush, Observed: x.observes(h)})
 	}
 	return nil
 }
@@ -147,7 +147,7 @@ func (x *actor) wasTold(r raised) {
 	st.raised, st.to, st.overtaken = at, r.To, 0
 	st.seen = horizontal.Target{Spec: r.To, Status: r.From}
 	st.note(at, r.To-r.From)
-	if x.targets != nil {
+	if !r.Observed {
 		st.agreed.raise(r.From, r.To, at, r.Flush)
 	}
 }

@@ -299,6 +299,8 @@ func (r rules) incomplete(v verdict, a aggregator.Answer, refused *refusal) stri
 type raised struct {
 	UID      string
 	From, To int32
+	// Observed: it would have been raised, and was not.
+	Observed bool `json:",omitempty"`
 	// Ago is how long ago it was, Flush how long a flush of the pods takes.
 	Ago, Flush time.Duration
 }

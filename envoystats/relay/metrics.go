@@ -26,18 +26,18 @@ func dropReasons() []string { return []string{droppedFull, droppedOld, droppedBr
 
 func newMetrics(r prometheus.Registerer, of *Replicas) (*metrics, error) {
 	opts := func(name, help string) prometheus.CounterOpts {
-		return prometheus.CounterOpts{Namespace: "meshpulse", Subsystem: "relay", Name: name, Help: help}
+		return prometheus.CounterOpts{Name: name, Help: help}
 	}
 	vec := func(name, help string, labels ...string) *prometheus.CounterVec {
 		return prometheus.NewCounterVec(opts(name, help), append([]string{"replica"}, labels...))
 	}
 	m := &metrics{
-		sentFrames:     vec("sent_frames_total", "Messages of sidecars that were relayed to a replica."),
-		sentBytes:      vec("sent_bytes_total", "Bytes of the messages that were relayed to a replica, compressed."),
-		receivedFrames: vec("received_frames_total", "Messages of sidecars that a replica has relayed."),
-		receivedBytes:  vec("received_bytes_total", "Bytes of the messages that a replica has relayed, compressed."),
-		drops:          vec("dropped_frames_total", "Messages that a replica keeps and did not get, by reason: a gap of their pods there.", "reason"),
-		refused:        prometheus.NewCounter(opts("refused_frames_total", "What replicas have sent that cannot be read, or is of no pod.")),
+		sentFrames:     vec("meshpulse_relay_sent_frames_total", "Messages of sidecars that were relayed to a replica."),
+		sentBytes:      vec("meshpulse_relay_sent_bytes_total", "Bytes of the messages that were relayed to a replica, compressed."),
+		receivedFrames: vec("meshpulse_relay_received_frames_total", "Messages of sidecars that a replica has relayed."),
+		receivedBytes:  vec("meshpulse_relay_received_bytes_total", "Bytes of the messages that a replica has relayed, compressed."),
+		drops:          vec("meshpulse_relay_dropped_frames_total", "Messages that a replica keeps and did not get, by reason: a gap of their pods there.", "reason"),
+		refused:        prometheus.NewCounter(opts("meshpulse_relay_refused_frames_total", "What replicas have sent that cannot be read, or is of no pod.")),
 	}
 	if r == nil {
 		return m, nil
@@ -45,7 +45,7 @@ func newMetrics(r prometheus.Registerer, of *Replicas) (*metrics, error) {
 	all := []prometheus.Collector{m.sentFrames, m.sentBytes, m.receivedFrames, m.receivedBytes, m.drops, m.refused, &standing{of}}
 	if of.config.TLS != nil {
 		all = append(all, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-			Namespace: "meshpulse", Subsystem: "relay", Name: "certificate_expires_timestamp_seconds",
+			Name: "meshpulse_relay_certificate_expires_timestamp_seconds",
 			Help: "When the certificate ends that this replica shows the others, in seconds since 1970.",
 		}, func() float64 { return float64(of.config.TLS.expires().Unix()) }))
 	}
