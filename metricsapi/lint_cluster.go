@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 
+	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	"k8s.io/apimachinery/pkg/api/resource"
 
 	"github.com/meshpulse/meshpulse/metricsapi/cluster"
@@ -45,10 +46,15 @@ func (l *Lint) AddCluster(ctx context.Context, kubeconfig string) error {
 	if err := look.ScaledObjects(ctx, func(page []byte) { l.read(inCluster, page) }); err != nil {
 		return err
 	}
-	server, err := look.ExternalServer(ctx)
+	server, err := look.ServerOf(ctx, "v1beta1.external.metrics.k8s.io")
 	if err != nil {
 		return err
 	}
+	custom, err := look.ServerOf(ctx, "v1beta2.custom.metrics.k8s.io")
+	if err != nil {
+		return err
+	}
+	l.Words.Custom = l.Words.Custom || ours(custom)
 	l.look, l.report.Cluster = look, &LookedAt{Server: server}
 	return nil
 }
@@ -59,8 +65,8 @@ type LookedAt struct {
 	Server string `json:"externalMetrics"`
 }
 
-// ours says whether meshpulse has the external metrics API.
-func (l *LookedAt) ours() bool { return strings.HasSuffix(l.Server, "/"+serverName) }
+// ours says whether a Service is meshpulse's.
+func ours(server string) bool { return strings.HasSuffix(server, "/"+serverName) }
 
 // inspect adds to a finding what its cluster tells of it.
 func (l *Lint) inspect(ctx context.Context, s subject, f *Finding, wirings map[string]map[string]*cluster.Wiring) error {
@@ -80,8 +86,12 @@ func (l *Lint) inspect(ctx context.Context, s subject, f *Finding, wirings map[s
 	if p := unwired(ref.Kind+" "+ref.Name, f.Cluster.Wiring); p != nil {
 		f.Problems = append(f.Problems, *p)
 	}
-	if l.report.Cluster.ours() && f.Kind == "HorizontalPodAutoscaler" {
-		for _, w := range l.Words.Read(*s.hpa).Metrics {
+	for _, w := range l.Words.Read(*s.hpa).Metrics {
+		switch {
+		case f.Kind != "HorizontalPodAutoscaler", w.Kind == autoscalingv2.PodsMetricSourceType: // of pods that the target's scale tells
+		case w.Custom():
+			f.Cluster.Answers = append(f.Cluster.Answers, l.askObject(ctx, f.Namespace, w))
+		case ours(l.report.Cluster.Server):
 			f.Cluster.Answers = append(f.Cluster.Answers, l.ask(ctx, f.Namespace, w))
 		}
 	}
@@ -132,5 +142,18 @@ func (l *Lint) ask(ctx context.Context, namespace string, w hpas.Metric) Cluster
 		a.Coverage, a.Reason = item.MetricLabels[labelCoverage], item.MetricLabels[labelReason]
 	}
 	a.Value = sum.String()
+	return a
+}
+
+func (l *Lint) askObject(ctx context.Context, namespace string, w hpas.Metric) ClusterAnswer {
+	a := ClusterAnswer{Metric: w.Written}
+	list, err := l.look.Object(ctx, namespace, w.Name, w.Selector.String())
+	if err != nil {
+		a.Error = err.Error()
+		return a
+	}
+	for _, item := range list.Items {
+		a.Value = item.Value.String()
+	}
 	return a
 }

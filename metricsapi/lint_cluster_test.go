@@ -12,6 +12,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/metrics/pkg/apis/custom_metrics/v1beta2"
 	"k8s.io/metrics/pkg/apis/external_metrics/v1beta1"
 	"sigs.k8s.io/yaml"
 )
@@ -143,6 +144,26 @@ func TestLintSaysOfAClusterWhatItsSidecarsTell(t *testing.T) {
 	}
 	if a := found["none"].Cluster.Answers; len(a) != 1 || !strings.Contains(a[0].Error, "is not there") {
 		t.Errorf("answers %+v", a)
+	}
+}
+
+// Where meshpulse has the custom metrics API its metrics are read, and objects' are asked for.
+func TestLintAsksForObjectsWhereMeshpulseHasThem(t *testing.T) {
+	value := v1beta2.MetricValueList{Items: []v1beta2.MetricValue{{Value: resource.MustParse("7500m")}}}
+	meshpulses := []any{map[string]any{"spec": map[string]any{"service": map[string]any{"namespace": "meshpulse-system", "name": "meshpulse"}}}}
+	c := lookedAtCluster{
+		"/apis/autoscaling/v2/horizontalpodautoscalers":                                    {listOf(t, "HorizontalPodAutoscalerList", "autoscaling/v2", objectHPA("rps", objectQuery, `type: Value, value: "10"`))},
+		"/api/v1/namespaces/test/pods":                                                     {corev1.PodList{}},
+		"/apis/apiregistration.k8s.io/v1/apiservices/v1beta2.custom.metrics.k8s.io":        meshpulses,
+		"/apis/custom.metrics.k8s.io/v1beta2/namespaces/test/deployments.apps/podinfo/rps": {value},
+	}
+	var l Lint
+	if err := l.AddCluster(t.Context(), c.kubeconfig(t)); err != nil {
+		t.Fatal(err)
+	}
+	r, err := l.Report(t.Context())
+	if err != nil || len(r.Findings) != 1 || r.Findings[0].Verdict != VerdictServed || len(r.Findings[0].Cluster.Answers) != 1 || r.Findings[0].Cluster.Answers[0].Value != "7500m" {
+		t.Errorf("%+v, %v", r, err)
 	}
 }
 

@@ -154,6 +154,8 @@ func told(c *metricsapi.InCluster) string {
 			fmt.Fprintf(&b, "  metric %s has no value now: %s\n", a.Metric, a.Error)
 		case a.Reason != "":
 			fmt.Fprintf(&b, "  metric %s is %s now, sidecars that report %s: %s\n", a.Metric, a.Value, a.Coverage, a.Reason)
+		case a.Coverage == "": // a custom metric's answer does not say
+			fmt.Fprintf(&b, "  metric %s is %s now\n", a.Metric, a.Value)
 		default:
 			fmt.Fprintf(&b, "  metric %s is %s now, sidecars that report %s\n", a.Metric, a.Value, a.Coverage)
 		}

@@ -15,6 +15,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/metrics/pkg/apis/custom_metrics/v1beta2"
 	"k8s.io/metrics/pkg/apis/external_metrics/v1beta1"
 
 	"github.com/meshpulse/meshpulse/metricsapi/cluster/meshpod"
@@ -158,9 +159,9 @@ func metricsService(p *corev1.Pod) string {
 	return ""
 }
 
-// ExternalServer is NAMESPACE/NAME of the Service that has the external metrics API, "" for none.
-func (l *Look) ExternalServer(ctx context.Context) (string, error) {
-	body, err := answerOf(ctx, l.client.Get().AbsPath("/apis/apiregistration.k8s.io/v1/apiservices/v1beta1.external.metrics.k8s.io"))
+// ServerOf is NAMESPACE/NAME of the Service behind an APIService, "" where there is none.
+func (l *Look) ServerOf(ctx context.Context, apiService string) (string, error) {
+	body, err := answerOf(ctx, l.client.Get().AbsPath("/apis/apiregistration.k8s.io/v1/apiservices/"+apiService))
 	if apierrors.IsNotFound(err) {
 		return "", nil
 	}
@@ -173,9 +174,23 @@ func (l *Look) ExternalServer(ctx context.Context) (string, error) {
 		err = json.Unmarshal(body, &api)
 	}
 	if err != nil {
-		return "", fmt.Errorf("cannot tell who serves external.metrics.k8s.io: %w", err)
+		return "", fmt.Errorf("cannot tell whose %s is: %w", apiService, err)
 	}
 	return strings.Trim(api.Spec.Service.Namespace+"/"+api.Spec.Service.Name, "/"), nil
+}
+
+// Object asks for a metric of an object, RESOURCE/NAME/METRIC, as an HPA controller does.
+func (l *Look) Object(ctx context.Context, namespace, metric, selector string) (*v1beta2.MetricValueList, error) {
+	r := l.client.Get().AbsPath("/apis/custom.metrics.k8s.io/v1beta2/namespaces/" + namespace + "/" + metric)
+	if selector != "" {
+		r.Param("metricLabelSelector", selector)
+	}
+	body, err := answerOf(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	list := &v1beta2.MetricValueList{}
+	return list, json.Unmarshal(body, list)
 }
 
 // External asks for an external metric as an HPA controller does.
