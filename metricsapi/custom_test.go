@@ -212,3 +212,15 @@ func TestCustomMetricsAreListed(t *testing.T) {
 		t.Errorf("%d %s", code, body)
 	}
 }
+
+// What /debug/hpas shows of pods is their sum: no author has to aggregate what is asked of each.
+func TestCustomMetricsAreShown(t *testing.T) {
+	whole := 2 * time.Minute
+	hpa := fixture.HPA("podinfo", "", `{type: Pods, pods: {metric: {name: istio-requests-per-second}, target: {type: AverageValue, averageValue: "10"}}}`)
+	c := customMesh(t, whole, 2, hpa, requests{pod: "a", from: seconds5, to: whole}, requests{pod: "b", from: seconds5, to: whole})
+	s := &Server{provider: c.provider, source: &fileSource{}}
+	shown := s.Status(t.Context()).Metrics
+	if len(shown) != 1 || shown[0].Type != "Pods" || shown[0].Value != "10" || shown[0].Error != "" || len(shown[0].Events) > 0 {
+		t.Errorf("%+v", shown)
+	}
+}

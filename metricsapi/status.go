@@ -28,8 +28,9 @@ type MetricStatus struct {
 	Namespace string `json:"namespace"`
 	HPA       string `json:"hpa"`
 	Metric    string `json:"metric"`
-	// Type is Pods or Object for a metric that the custom metrics API has, which is not served
-	// here: Error says what to write in its place. "" is External; others are not shown.
+	// Type is Pods or Object for a metric of the custom metrics API; where it is not served here
+	// Error says what to write in its place. Of pods Value is the sum, with what is held for those
+	// that are left out of the answer. "" is External; others are not shown.
 	Type       string `json:"type,omitempty"`
 	Selector   string `json:"selector"`
 	Expression string `json:"expression,omitempty"`
@@ -133,9 +134,9 @@ func (s *Server) statusOf(h hpaState, metric string, target autoscalingv2.Metric
 }
 
 func (s *Server) metricStatus(ctx context.Context, h hpaState, w hpas.Metric, o *offer, at time.Time) MetricStatus {
-	goal, average := w.Goal(), w.Target.Type != autoscalingv2.ValueMetricType
+	goal, average := w.Goal(), w.Target.Type != autoscalingv2.ValueMetricType || w.PerReplica
 	m, known := s.statusOf(h, w.Written, w.Target.Type, goal)
-	m.Selector, m.Expression = w.Selector.String(), w.Expr
+	m.Type, m.Selector, m.Expression = string(w.Kind), w.Selector.String(), w.Expr
 	if o == nil {
 		m.Error = w.Why
 		return m
@@ -168,7 +169,7 @@ func (s *Server) metricStatus(ctx context.Context, h hpaState, w hpas.Metric, o 
 		m.Error = refused.message
 		return m
 	}
-	if len(v.items) > 1 {
+	if len(v.items) > 1 && w.Kind != autoscalingv2.PodsMetricSourceType {
 		m.Events = append(slices.Clone(m.Events), severalSeries(o))
 	}
 	m.setValue(v, average, goal)

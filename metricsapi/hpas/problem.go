@@ -27,8 +27,8 @@ const (
 const (
 	ReasonBadAnnotation     = "BadAnnotation"       // a key or value that cannot be read
 	ReasonIgnoredAnnotation = "IgnoredAnnotation"   // a key that is understood and has no effect here
-	ReasonObjectNotServed   = "ObjectNotServed"     // Object metrics are not served yet
-	ReasonPodsNotServed     = "PodsNotServed"       // nor are Pods metrics
+	ReasonObjectNotServed   = "ObjectNotServed"     // an Object metric that is not served
+	ReasonPodsNotServed     = "PodsNotServed"       // or a Pods metric
 	ReasonSurgeNotServed    = "SurgeNotServed"      // surge settings that have no effect
 	ReasonSurgeNotActed     = "SurgeNotActed"       // why a target is not raised at surges
 	ReasonBadMetric         = "BadMetric"           // a metric of the spec that an API server would refuse
