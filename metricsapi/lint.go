@@ -1,6 +1,7 @@
 package metricsapi
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -101,7 +102,7 @@ func (l *Lint) read(path string, data []byte) {
 		l.add(subject{hpa: h, finding: Finding{File: path, Kind: "HorizontalPodAutoscaler", Namespace: h.Namespace, Name: h.Name}})
 	}
 	for _, kind := range file.Ignored {
-		l.count(kind, 1)
+		l.count(cmp.Or(kind, "object without a kind"), 1)
 	}
 	objects, bad := hpas.DecodeScaledObjects(path, data)
 	l.count("keda.sh/v1alpha1 ScaledObject", -len(objects)) // which are others to what reads HPAs
