@@ -6,7 +6,7 @@ umask 077 # keys are written to a temporary folder
 
 usage() {
 	cat <<'USAGE'
-usage: install.sh --image IMAGE [--component NAME]... [--no-apiservice] [--dry-run]
+usage: install.sh --image IMAGE [--replicas] [--component NAME]... [--no-apiservice] [--dry-run]
        install.sh --rotate-cert [--dry-run]
 
   --image IMAGE      the image to run; build one with `make push IMAGE=…`, which prints its name with the digest that pins it,
@@ -16,8 +16,10 @@ usage: install.sh --image IMAGE [--component NAME]... [--no-apiservice] [--dry-r
                      custom.metrics.k8s.io too; prometheus-api serves dashboards, with a Secret of yours; dns lets it
                      ask a DNS that is not in kube-system; host-network is for those whose control plane does not
                      reach pods; guaranteed requests what it may use
+  --replicas         two replicas in the place of one, each with what all sidecars send (metricsapi/README.md, "Several
+                     replicas"); left out, one again
   --no-apiservice    leave external.metrics.k8s.io alone: meshpulse listens, and no HPA asks it
-  --rotate-cert      replace the serving certificate and its authority, and nothing else
+  --rotate-cert      replace the serving certificate and its authority, and that of several replicas, and nothing else
   --dry-run          look, print what would be done, change nothing
 
 Needs kubectl (with rights to create cluster roles and API services) and openssl.
@@ -27,6 +29,7 @@ USAGE
 namespace=meshpulse-system
 service=meshpulse
 secret=meshpulse-serving-cert
+peers=meshpulse-peer-cert
 apiservice=v1beta1.external.metrics.k8s.io
 custom=v1beta2.custom.metrics.k8s.io # with --component custom-metrics
 probe=v1alpha1.meshpulse.io # a group of our own: nobody's metrics hang on it
@@ -74,15 +77,16 @@ $others
 Either uninstall that adapter first, or leave out --component custom-metrics: HPAs with External metrics need it not."
 }
 
-# make_certificate writes tls.key, tls.crt and ca.crt to $work. The authority's key signs once and is thrown away: there is
-# nothing to guard, and a new certificate means a new authority (--rotate-cert).
+# make_certificate writes tls.key, tls.crt and ca.crt for a name and its usage to a folder. The authority's key signs once and is
+# thrown away: there is nothing to guard, and a new certificate means a new authority (--rotate-cert).
 make_certificate() {
-	cat >"$work/openssl.cnf" <<CNF
+	mkdir -p "$1"
+	cat >"$1/openssl.cnf" <<CNF
 [req]
 distinguished_name = name
 prompt = no
 [name]
-CN = $service.$namespace.svc
+CN = $2
 [ca]
 basicConstraints = critical, CA:true, pathlen:0
 keyUsage = critical, keyCertSign
@@ -90,24 +94,65 @@ subjectKeyIdentifier = hash
 [serving]
 basicConstraints = critical, CA:false
 keyUsage = critical, digitalSignature
-extendedKeyUsage = serverAuth
+extendedKeyUsage = $3
 subjectKeyIdentifier = hash
 authorityKeyIdentifier = keyid
-subjectAltName = DNS:$service.$namespace.svc
+subjectAltName = DNS:$2
 CNF
 	{
-		openssl ecparam -name prime256v1 -genkey -noout -out "$work/ca.key" &&
-		openssl ecparam -name prime256v1 -genkey -noout -out "$work/tls.key" &&
-		openssl req -x509 -new -sha256 -days 3650 -config "$work/openssl.cnf" -extensions ca \
-			-subj /CN=meshpulse-authority -key "$work/ca.key" -out "$work/ca.crt" &&
-		openssl req -new -sha256 -config "$work/openssl.cnf" -key "$work/tls.key" -out "$work/tls.csr" &&
-		openssl x509 -req -sha256 -days 3650 -extfile "$work/openssl.cnf" -extensions serving -CAcreateserial \
-			-CA "$work/ca.crt" -CAkey "$work/ca.key" -in "$work/tls.csr" -out "$work/tls.crt"
+		openssl ecparam -name prime256v1 -genkey -noout -out "$1/ca.key" &&
+		openssl ecparam -name prime256v1 -genkey -noout -out "$1/tls.key" &&
+		openssl req -x509 -new -sha256 -days 3650 -config "$1/openssl.cnf" -extensions ca \
+			-subj /CN=meshpulse-authority -key "$1/ca.key" -out "$1/ca.crt" &&
+		openssl req -new -sha256 -config "$1/openssl.cnf" -key "$1/tls.key" -out "$1/tls.csr" &&
+		openssl x509 -req -sha256 -days 3650 -extfile "$1/openssl.cnf" -extensions serving -CAcreateserial \
+			-CA "$1/ca.crt" -CAkey "$1/ca.key" -in "$1/tls.csr" -out "$1/tls.crt"
 	} 2>"$work/openssl.log" || {
 		cat "$work/openssl.log" >&2
 		die "openssl could not make a certificate: see its message above"
 	}
-	rm -f "$work/ca.key"
+	rm -f "$1/ca.key"
+}
+
+make_serving_certificate() { make_certificate "$work" "$service.$namespace.svc" serverAuth; }
+
+# The replicas' Secret has the certificate that comes next, too, and its authority among those that are trusted: a rotation reaches
+# one replica minutes after the other, and each knows by then who signs.
+make_next_peer() { make_certificate "$work/next" "meshpulse-peer.$namespace.svc" clientAuth,serverAuth; }
+
+# peer_secret prints the replicas' Secret: tls.crt and tls.key of a folder, trusting a file of authorities beside the next one.
+peer_secret() {
+	cat "$work/next/ca.crt" >>"$2"
+	kubectl -n "$namespace" create secret generic "$peers" --type=kubernetes.io/tls --dry-run=client -o yaml \
+		--from-file=tls.crt="$1/tls.crt" --from-file=tls.key="$1/tls.key" --from-file=ca.crt="$2" \
+		--from-file=next.crt="$work/next/tls.crt" --from-file=next.key="$work/next/tls.key" --from-file=next-ca.crt="$work/next/ca.crt"
+}
+
+# peers_there succeeds if there is a Secret of the replicas.
+peers_there() {
+	there=$(kubectl -n "$namespace" get secret "$peers" --ignore-not-found -o name) ||
+		die "cannot tell whether replicas have a certificate already: see kubectl's message above"
+	[ -n "$there" ]
+}
+
+make_peers() {
+	peers_there && return
+	make_certificate "$work/peer" "meshpulse-peer.$namespace.svc" clientAuth,serverAuth
+	make_next_peer
+	peer_secret "$work/peer" "$work/peer/ca.crt" | kubectl create -f -
+}
+
+# rotate_peers serves what came next, and trusts the one before until the next rotation.
+rotate_peers() {
+	mkdir -p "$work/peer"
+	for pair in next.crt:tls.crt next.key:tls.key next-ca.crt:ca.crt ca.crt:before.crt; do
+		kubectl -n "$namespace" get secret "$peers" -o "jsonpath={.data.$(printf '%s' "${pair%:*}" | sed 's/\./\\./')}" |
+			openssl base64 -d -A >"$work/peer/${pair#*:}"
+		[ -s "$work/peer/${pair#*:}" ] || die "Secret $namespace/$peers has no ${pair%:*}: delete it, and run install.sh --replicas again"
+	done
+	openssl x509 -in "$work/peer/before.crt" >>"$work/peer/ca.crt" # the first of them, which signed
+	make_next_peer
+	peer_secret "$work/peer" "$work/peer/ca.crt" | kubectl replace -f -
 }
 
 # secret_manifest prints the Secret of the certificate in $work.
@@ -218,13 +263,14 @@ take_back() {
 # compose sets $composed to a folder that kustomize renders: the base, or one with components over it.
 compose() {
 	composed=$here/base
-	[ -n "$components" ] || return 0
+	[ -n "$components$replicas" ] || return 0
 	composed=$work/composed
 	mkdir "$composed"
 	top=$(CDPATH='' cd -- "$composed" && pwd -P | sed 's|/[^/]*|../|g')${here#/} # kustomize takes no absolute paths
 	{
 		printf 'resources:\n  - "%s/base"\ncomponents:\n' "$top"
 		for component in $components; do printf '  - "%s/components/%s"\n' "$top" "$component"; done
+		[ -z "$replicas" ] || printf '  - "%s/replicas"\n' "$top" # the last: the others change a Deployment
 	} >"$composed/kustomization.yaml"
 }
 
@@ -242,11 +288,20 @@ warnings() {
 		-o 'jsonpath={range .items[*]}  {.involvedObject.kind} {.involvedObject.name}: {.reason}: {.message}{"\n"}{end}'
 }
 
-# await_pod waits for three minutes, and tells meanwhile what the cluster says of a pod that does not start.
+deployment_ready() { kubectl -n "$namespace" rollout status deployment/meshpulse --timeout=15s; }
+
+# replica_ready succeeds once one of several replicas is: the others warm up beside it.
+replica_ready() {
+	ready=$(kubectl -n "$namespace" get statefulset meshpulse -o 'jsonpath={.status.readyReplicas}') || ready=''
+	[ "${ready:-0}" -ge 1 ] || { sleep 15; false; }
+}
+
+# await_pod waits for three minutes for what a function finds ready, and tells meanwhile what the cluster says of a pod that does not
+# start.
 await_pod() {
 	told=''
 	for _ in 1 2 3 4 5 6 7 8 9 10 11 12; do
-		kubectl -n "$namespace" rollout status deployment/meshpulse --timeout=15s >"$work/rollout" 2>&1 && return
+		"$1" >"$work/rollout" 2>&1 && return
 		newest=$(warnings | tail -n 1)
 		[ "$newest" = "$told" ] || say "waiting for the pod:$newest"
 		told=$newest
@@ -257,6 +312,15 @@ await_pod() {
 	die "meshpulse did not become ready, so $apiservice was not touched. What it says:
   kubectl -n $namespace describe pod -l app.kubernetes.io/name=meshpulse
   kubectl -n $namespace logs -l app.kubernetes.io/name=meshpulse"
+}
+
+# replaced deletes what another way of installing has left, and its other objects.
+replaced() {
+	left=$(kubectl -n "$namespace" get "$1" meshpulse --ignore-not-found -o name) || return 0
+	[ -n "$left" ] || return 0
+	kubectl -n "$namespace" delete "$1" meshpulse
+	shift
+	[ $# = 0 ] || kubectl delete --ignore-not-found "$@"
 }
 
 install() {
@@ -284,15 +348,23 @@ install() {
 	fi
 	custom_asked || take_back "$custom" # of an install before, that nobody would answer for
 
+	[ -z "$replicas" ] || kubectl apply -f "$here/base/namespace.yaml"
+	[ -z "$replicas" ] || make_peers
 	if [ -z "$ca" ]; then # before the pod, which could not start without it
-		make_certificate
+		make_serving_certificate
 		kubectl apply -f "$here/base/namespace.yaml"
 		secret_manifest | kubectl create -f -
 		ca=$(openssl base64 -A -in "$work/ca.crt")
 	fi
 	kubectl apply -f "$work/base.yaml"
 	warn_expiry
-	await_pod
+	if [ -n "$replicas" ]; then
+		await_pod replica_ready
+		replaced deployment # its sidecars connect anew at their next flush
+	else
+		await_pod deployment_ready
+		replaced statefulset -f "$here/replicas/poddisruptionbudget.yaml" -f "$here/replicas/service.yaml" -f "$here/replicas/rbac.yaml"
+	fi
 	if [ -n "$claim" ]; then
 		claim_api
 		! custom_asked || claim_custom
@@ -316,7 +388,7 @@ rotate() {
 		return
 	fi
 	printf '%s' "$ca" | openssl base64 -d -A | openssl x509 >"$work/previous.crt" # the first of them, the newest
-	make_certificate
+	make_serving_certificate
 	cat "$work/previous.crt" >>"$work/ca.crt"
 	if [ "$owner" = "$namespace/$service" ]; then
 		patch_ca "$apiservice" "$(openssl base64 -A -in "$work/ca.crt")"
@@ -325,6 +397,7 @@ rotate() {
 		patch_ca "$custom" "$(openssl base64 -A -in "$work/ca.crt")"
 	fi
 	secret_manifest | kubectl replace -f -
+	! peers_there || rotate_peers
 	say "rotated: served within about two minutes, no restart needed"
 }
 
@@ -333,7 +406,7 @@ need() {
 	case $2 in '' | -*) die "$1 needs a value" ;; esac
 }
 
-image='' components='' mode=install dry='' claim=yes
+image='' components='' replicas='' mode=install dry='' claim=yes
 while [ $# -gt 0 ]; do
 	case $1 in
 	--image | --component)
@@ -355,6 +428,7 @@ while [ $# -gt 0 ]; do
 		*) die "--component takes mesh-namespaces, own-namespaces, custom-metrics, prometheus-api, dns, host-network or guaranteed, not '$value'" ;;
 		esac
 		;;
+	--replicas) replicas=yes ;;
 	--no-apiservice) claim='' ;;
 	--rotate-cert) mode=rotate ;;
 	--dry-run) dry=yes ;;
@@ -374,7 +448,7 @@ if [ "$mode" = install ]; then
   make push IMAGE=REGISTRY/meshpulse:TAG"
 	# It ends up in YAML: nothing may come in that is not part of an image's name.
 	case $image in *[!A-Za-z0-9._:/@-]*) die "--image $image is not the name of an image" ;; esac
-elif [ -n "$image$components" ] || [ -z "$claim" ]; then
+elif [ -n "$image$components$replicas" ] || [ -z "$claim" ]; then
 	die "--rotate-cert goes with --dry-run only"
 fi
 for program in kubectl openssl; do

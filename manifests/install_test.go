@@ -607,3 +607,87 @@ func (p jsonPatch) bundle(t *testing.T) []byte {
 	t.Fatalf("the patch sets no caBundle: %+v", p)
 	return nil
 }
+
+// peerVerify checks a replica's certificate as another replica does that trusts the authorities.
+func (c fakeCluster) peerVerify(certificate, authorities string) error {
+	c.t.Helper()
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM([]byte(authorities))
+	block, _ := pem.Decode([]byte(certificate))
+	if block == nil {
+		c.t.Fatalf("no certificate:\n%s", certificate)
+	}
+	leaf, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	for _, usage := range []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth} {
+		if _, err := leaf.Verify(x509.VerifyOptions{DNSName: "meshpulse-peer.meshpulse-system.svc", Roots: roots, KeyUsages: []x509.ExtKeyUsage{usage}}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func TestReplicasKnowEachOtherByACertificateOfTheirOwn(t *testing.T) {
+	c := newFakeCluster(t, "")
+	c.mustRun("install.sh", "--image=registry.example/meshpulse@sha256:0", "--replicas")
+	first, authorities := c.read("peer-tls.crt"), c.read("peer-ca.crt")
+	if err := c.peerVerify(first, authorities); err != nil {
+		t.Error(err)
+	}
+	if err := c.peerVerify(c.read("tls.crt"), authorities); err == nil {
+		t.Error("the serving certificate is taken for a replica's")
+	}
+	if err := c.peerVerify(first, c.read("ca.crt")); err == nil {
+		t.Error("the API server's authority signs for replicas")
+	}
+	if got := c.read("composed.yaml"); !strings.HasSuffix(strings.TrimSpace(got), `/replicas"`) {
+		t.Errorf("the last component is to be that of the replicas:\n%s", got)
+	}
+	// Again: it is kept. Rotated: files reach one replica before the other, and each believes each.
+	c.mustRun("install.sh", "--image=registry.example/meshpulse@sha256:0", "--replicas")
+	if c.read("peer-tls.crt") != first {
+		t.Error("a second run has made another certificate")
+	}
+	for range 3 {
+		before, knew := c.read("peer-tls.crt"), c.read("peer-ca.crt")
+		c.mustRun("install.sh", "--rotate-cert")
+		now, knows := c.read("peer-tls.crt"), c.read("peer-ca.crt")
+		if now == before {
+			t.Error("nothing was rotated")
+		}
+		for what, err := range map[string]error{
+			"the new one by who has the old files": c.peerVerify(now, knew), "the old one by who has the new ones": c.peerVerify(before, knows), "the new one": c.peerVerify(now, knows),
+		} {
+			if err != nil {
+				t.Errorf("%s: %v", what, err)
+			}
+		}
+	}
+}
+
+// One replica gives way to two, and two to one, once the next are ready.
+func TestOneReplicaAndTwoReplaceEachOther(t *testing.T) {
+	for _, test := range []struct {
+		there, deleted string
+		args           []string
+	}{
+		{"deployment", "delete deployment meshpulse", []string{"--replicas"}},
+		{"statefulset", "delete statefulset meshpulse", nil},
+	} {
+		c := newFakeCluster(t, "")
+		c.write(test.there, nil)
+		c.mustRun("install.sh", append([]string{"--image=registry.example/meshpulse@sha256:0"}, test.args...)...)
+		changes := strings.Join(c.changes(), "\n")
+		applied, deleted := strings.Index(changes, "base.yaml"), strings.Index(changes, test.deleted)
+		if applied < 0 || deleted < applied {
+			t.Errorf("%s: want %q after what is applied:\n%s", test.there, test.deleted, changes)
+		}
+		c = newFakeCluster(t, "")
+		c.mustRun("install.sh", append([]string{"--image=registry.example/meshpulse@sha256:0"}, test.args...)...)
+		if changes := strings.Join(c.changes(), "\n"); strings.Contains(changes, "delete "+test.there) {
+			t.Errorf("nothing is there to delete:\n%s", changes)
+		}
+	}
+}

@@ -163,6 +163,7 @@ func TestEveryKustomizationIsRendered(t *testing.T) {
 		"components/surge-action/namespaced",
 		"components/surge-action/role",
 		"examples/app", // TestExampleApp
+		"replicas",     // TestTwoReplicasAreASetOfTheBase
 	}
 	var found []string
 	err := filepath.WalkDir(".", func(path string, _ os.DirEntry, err error) error {

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -33,7 +32,7 @@ func leave(ctx context.Context, args []string, c console) error {
 	var kubeconfig string
 	f := newFlags("leave", leaveText, c)
 	f.StringVar(&l.statefulSet, "statefulset", "", "NAMESPACE/NAME of the replicas' StatefulSet")
-	f.StringVar(&l.name, "replica-name", "", "the pod's name, which ends in its number (default the host's)")
+	f.StringVar(&l.name, "replica-name", "", "the pod's name, which ends in its number (default $POD_NAME, else the host's)")
 	f.DurationVar(&l.wait, "retention", 5*time.Minute, "how long to wait: --retention of serve")
 	f.StringVar(&kubeconfig, "kubeconfig", "", "way to the API server (default: the pod's service account)")
 	if err := parse(f, args); err != nil {
@@ -47,8 +46,8 @@ func leave(ctx context.Context, args []string, c console) error {
 	}
 	if l.name == "" {
 		var err error
-		if l.name, err = os.Hostname(); err != nil {
-			return fmt.Errorf("--replica-name: the host has no name: %w", err)
+		if l.name, err = podName(); err != nil {
+			return fmt.Errorf("--replica-name: %w", err)
 		}
 	}
 	l.replicas = func(ctx context.Context, set string) (int32, error) {

@@ -38,7 +38,7 @@ func (p *peers) flags(f *pflag.FlagSet) {
 	f.StringSliceVar(&p.static, "peers", nil, "several replicas: HOST:PORT of each, at which they talk to each other. Two keep everything that sidecars send to either; of more, two keep what a namespace's pods send")
 	f.StringVar(&p.service, "peers-service", "", "several replicas in a cluster: NAMESPACE/NAME of the headless Service that lists them, in the place of --peers")
 	f.StringVar(&p.address, "peers-address", "", "HOST:PORT to listen on for other replicas; with --peers it is the one of them that is this (with --peers-service default 0.0.0.0:15091)")
-	f.StringVar(&p.name, "replica-name", "", "what this replica is called, with --peers-service its pod's name (default the host's)")
+	f.StringVar(&p.name, "replica-name", "", "what this replica is called, with --peers-service its pod's name (default $POD_NAME, else the host's)")
 	f.StringVar(&p.certDir, "peers-cert-dir", "", "folder with tls.crt, tls.key and ca.crt by which replicas know each other; the certificate is for meshpulse-peer.NAMESPACE.svc, with --peers for meshpulse-peer. The files are read again at each connection. Without it addresses have to be of this machine")
 	f.Var(byteSize[int]{&p.queueBytes}, "peers-queue-bytes", "most bytes that wait to be sent to one replica; past it they are counted and dropped (default 64Mi)")
 }
@@ -60,9 +60,10 @@ func (p *peers) complete(standalone bool) error {
 	wrong.when(p.service != "" && (!ok || namespace == "" || service == ""), "--peers-service %q: give NAMESPACE/NAME", p.service)
 	if p.service != "" {
 		p.address = cmp.Or(p.address, defaultPeersAddress)
-		if host, err := os.Hostname(); p.name == "" {
-			wrong.when(err != nil, "--replica-name: the host has no name: %w", err)
-			p.name = host
+		if p.name == "" {
+			var err error
+			p.name, err = podName()
+			wrong.when(err != nil, "--replica-name: %w", err)
 		}
 	} else {
 		wrong.when(p.address == "", "--peers needs --peers-address: give the one of them that is this replica's")
@@ -73,6 +74,14 @@ func (p *peers) complete(standalone bool) error {
 		return err
 	}
 	return p.config().Validate()
+}
+
+// podName is the pod's, which is the host's but on its node's network.
+func podName() (string, error) {
+	if name := os.Getenv("POD_NAME"); name != "" {
+		return name, nil
+	}
+	return os.Hostname()
 }
 
 // config is all but what proves the replicas.
