@@ -15,7 +15,7 @@ LDFLAGS    = -X main.commit=$(COMMIT) -X main.release=$(filter-out $(COMMIT),$(V
 CLI_PLATFORMS ?= linux/amd64 linux/arm64 darwin/amd64 darwin/arm64
 
 .PHONY: run-envoy push-name release-version release
-.PHONY: image push build help run test lint bench bench-soak bench-mtls fleet report quantiles beside surge fuzz envoy clean
+.PHONY: image push build help run test lint bench bench-soak bench-mtls bench-replicas fleet report quantiles beside surge fuzz envoy clean
 
 build: ## build bin/meshpulse (the default)
 	@bench/tools/progress $(GO) build -v -tags $(TAGS) -ldflags "$(LDFLAGS)" -o bin/ ./cmd/meshpulse
@@ -54,6 +54,9 @@ bench-soak: build report ## PODS (5000) streams with churn for SOAK (10m), then 
 
 bench-mtls: build report ## what it costs that sidecars prove themselves: a handshake, a flush, 5,000 at once (8 minutes; ONLY=handshake a part)
 	@bin/report mtls $(if $(ONLY),--only $(ONLY))
+
+bench-replicas: build ## two replicas beside one process that gets all: one is killed under load, ten times (25 minutes; KILLS=2 fewer, PODS, OUT=file for the rows)
+	@$(GO) run ./bench/replicas -binary bin/meshpulse $(if $(KILLS),-kills $(KILLS)) $(if $(PODS),-pods $(PODS)) $(if $(OUT),-out $(OUT))
 
 fleet: report ## PODS (100) simulated sidecars against TARGET=host:port, until Ctrl-C
 	@exec bin/report fleet --target $(or $(TARGET),127.0.0.1:15090) --pods $(or $(PODS),100)
