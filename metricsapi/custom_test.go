@@ -165,6 +165,41 @@ func TestAnObjectIsAnsweredAsAnExternalMetricIs(t *testing.T) {
 	}
 }
 
+// With queries kept to their own namespace custom metrics see no more than external ones.
+func TestCustomMetricsReadTheirOwnNamespaceWhereTheyAreTold(t *testing.T) {
+	whole := 2 * time.Minute
+	c := customMesh(t, whole, 1, "", requests{pod: "a", from: seconds5, to: whole})
+	c.catalog.limit(ownOnly{})
+	theirs := strings.Replace(objectHPA("rps", objectQuery, `type: Value, value: "10"`), "namespace: test", "namespace: other", 1)
+	ours := objectHPA("rps", objectQuery, `type: Value, value: "10"`)
+	c.catalog.Replace([]hpas.HPA{hpaFrom(t, theirs), hpaFrom(t, ours)})
+	ask := func(namespace string) (string, error) {
+		value, err := c.GetMetricByName(t.Context(), types.NamespacedName{Namespace: namespace, Name: "podinfo"}, infoOf("deployments.apps", "rps"), labels.Everything())
+		if err != nil {
+			return "", err
+		}
+		return value.Value.String(), nil
+	}
+	if got, err := ask("test"); got != "5" {
+		t.Errorf("its own: %s, %v", got, err)
+	}
+	if got, err := ask("other"); err == nil || !strings.Contains(err.Error(), "no sidecar that could have one reports") {
+		t.Errorf("another's: %q, %v", got, err)
+	}
+	told := ""
+	for _, h := range c.catalog.current.Load().hpas {
+		for _, p := range h.problems {
+			told += h.Namespace + " " + p.Reason
+		}
+	}
+	if told != "other "+hpas.ReasonNotRead {
+		t.Errorf("told %q", told)
+	}
+	if got := c.ofPods(t, "istio-requests-per-second"); got != "a=5" {
+		t.Errorf("of pods: %s", got)
+	}
+}
+
 func TestWhatThereIsNoCustomMetricOfIsRefused(t *testing.T) {
 	c := customMesh(t, 2*time.Minute, 1, "", requests{pod: "a", from: seconds5, to: 2 * time.Minute})
 	everything := labels.Everything()
