@@ -45,7 +45,7 @@ lint: ## gofumpt and golangci-lint, built from bench/tools
 	cd bench/image && $(GO) tool -modfile=../tools/go.mod golangci-lint run ./...
 	cd bench/tools/release && $(GO) tool -modfile=../go.mod golangci-lint run ./...
 
-bench: build report ## one table of what ingest, queries, memory and answers cost (16 minutes; ONLY=ingest a part; PROFILES=dir keeps CPU profiles)
+bench: build report ## one table of what ingest, queries, memory and answers cost (40 minutes; ONLY=ingest a part; PROFILES=dir keeps CPU profiles)
 	@$(MAKE) --no-print-directory $(LAB_BIN)/prometheus-$(PROMETHEUS_VERSION)
 	@bin/report run --prometheus $(LAB_BIN)/prometheus-$(PROMETHEUS_VERSION) $(if $(ONLY),--only $(ONLY)) $(if $(PROFILES),--profiles $(PROFILES))
 
