@@ -77,7 +77,12 @@ func (t *table) ask(queries []*demand) {
 			case m != nil && string(m.prefix) == prefix:
 				now.metrics = append(now.metrics, m)
 			default:
-				now.metrics = append(now.metrics, &askedMetric{prefix: []byte(prefix)})
+				n := &askedMetric{prefix: []byte(prefix)}
+				if m != nil { // it was among others
+					n.first = m.first
+					n.since.Store(m.since.Load())
+				}
+				now.metrics = append(now.metrics, n)
 			}
 		})
 	}

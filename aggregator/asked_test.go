@@ -182,6 +182,21 @@ func TestACounterThatIsAskedForBeginsWithWhatItIs(t *testing.T) {
 	}
 }
 
+// What a query names together with others is read on when those are not asked for any more.
+func TestWhatWasReadAmongOthersIsKnownFromThenOn(t *testing.T) {
+	f := newAskingFleet(t)
+	f.join("shop-1", "shop", false)
+	f.flush(5)
+	all := f.register(`sum(rate({__name__=~"istio_request_.*_sum",pod="shop-1"}[1m]))`)
+	f.flush(15)
+	one := f.register(sizesOfShop)
+	all.Close()
+	f.flush(1)
+	if v, a := f.eval(one); len(a.Partial) > 0 || math.Abs(v-100) > 1e-9 {
+		t.Errorf("%v bytes a second, want 100: %+v", v, a.Coverage)
+	}
+}
+
 // A selector that does not say who reports selects what callers report too.
 func TestWhoMayReportASeriesIsAskedForIt(t *testing.T) {
 	const shop = `destination_workload="shop",destination_workload_namespace="test"`

@@ -199,9 +199,9 @@ func within(a, b, tolerance float64) bool { return a-b <= tolerance && b-a <= to
 
 // startsFromZero reports whether a series without a histogram that the table has never seen is new
 // in the sidecar too. In a stream's first flush it may be as old as the sidecar; later it was not
-// there a flush ago, unless that was not whole or not read for it, or we may have forgotten it. A request counter
-// alone, in a pod whose others come with histograms, is no new series: its name has been damaged on
-// the way, or its histogram's, and all that it ever counted is not of this flush.
+// there a flush ago, unless that was not whole or not read for it, or we may have forgotten it. A
+// request counter alone, in a pod whose others come with histograms, is no new series: its name has
+// been damaged on the way, or its histogram's, and all that it ever counted is not of this flush.
 func (t *table) startsFromZero(c *column) bool {
 	if t.pairs && c.class.name == requestsName {
 		return false

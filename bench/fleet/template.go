@@ -134,8 +134,8 @@ func (t *template) flush(number, ahead int64) *flush {
 	return &t.flushes[(number+ahead)%t.traffic.flushes()]
 }
 
-// newFlush encodes one flush of the cycle: counters, gauges, then distributions with each SUMMARY before its
-// HISTOGRAM, in an order without meaning, as Envoy does.
+// newFlush encodes one flush of the cycle: counters, gauges, then distributions with each SUMMARY
+// before its HISTOGRAM, in an order without meaning, as Envoy does.
 func newFlush(m *metricsv3.StreamMetricsMessage, requests *traffic, number int) (flush, error) {
 	var out flush
 	labelSets := len(requests.counts)

@@ -110,7 +110,8 @@ var ingestLoads = [...]ingestLoad{
 	{"tags as labels, plaintext", load{pods: 1000, labelSets: 20, interval: flushInterval, labels: true}, 0},
 }
 
-// ingestRuns is how often a load with a goal is counted: one run after the other differs by a tenth.
+// ingestRuns is how often a load with a goal is counted: one run after the other differs by a
+// tenth.
 const ingestRuns = 5
 
 // ingestRows compare meshpulse with the null sink, both under their load at the same time.
