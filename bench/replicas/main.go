@@ -1,10 +1,10 @@
 // Command replicas looks whether two replicas of meshpulse answer as one that never ends.
 //
 // A front plays the Service: sidecars' connections go to the replicas that live, in turn, and what
-// comes over them is copied to one process by itself, the oracle. Under constant load one of the two
-// is killed, at random, and begun anew once it has been away for a while; the next is killed when
-// both are ready again. All the while an answer is asked for at the ready ones and held against the
-// oracle's.
+// comes over them is copied to one process by itself, the oracle. Under constant load one of the
+// two is killed, at random, and begun anew once it has been away for a while; the next is killed
+// when both are ready again. All the while an answer is asked for at the ready ones and held
+// against the oracle's.
 package main
 
 import (
@@ -22,6 +22,7 @@ import (
 	"time"
 
 	"github.com/meshpulse/meshpulse/bench/fleet"
+	"github.com/meshpulse/meshpulse/bench/process"
 	"github.com/meshpulse/meshpulse/bench/standalone"
 )
 
@@ -29,6 +30,7 @@ import (
 type settings struct {
 	binary, out string
 	pods        int
+	labelSets   int
 	kills       int
 	interval    time.Duration
 	retention   time.Duration
@@ -40,6 +42,7 @@ func main() {
 	flag.StringVar(&s.binary, "binary", "bin/meshpulse", "the meshpulse to run")
 	flag.StringVar(&s.out, "out", "", "file to write the rows to, JSON")
 	flag.IntVar(&s.pods, "pods", 500, "sidecars")
+	flag.IntVar(&s.labelSets, "label-sets", 20, "of each sidecar")
 	flag.IntVar(&s.kills, "kills", 10, "how often a replica is killed")
 	flag.DurationVar(&s.interval, "interval", 5*time.Second, "between two flushes of a sidecar")
 	flag.DurationVar(&s.retention, "retention", 75*time.Second, "how far back replicas keep, and how long one warms up")
@@ -105,7 +108,7 @@ func run(ctx context.Context, s settings) (err error) {
 	if b.front, err = newFront("127.0.2.10:15090", b.oracle.Ingest, ingest); err != nil {
 		return err
 	}
-	f, err := fleet.New(fleet.Config{Target: b.front.address(), Pods: s.pods, LabelSets: 5, Interval: s.interval})
+	f, err := fleet.New(fleet.Config{Target: b.front.address(), Pods: s.pods, LabelSets: s.labelSets, Interval: s.interval})
 	if err != nil {
 		return err
 	}
@@ -138,6 +141,7 @@ type bench struct {
 	worst                                   float64
 	worstLost                               int64
 	took                                    []time.Duration
+	cpu                                     []float64 // seconds while all live: of each replica, and the oracle's at the end
 }
 
 func (b *bench) start(ctx context.Context, name, address string, args ...string) (*standalone.Server, error) {
@@ -169,8 +173,21 @@ func (b *bench) stop() {
 
 // kill kills replicas, asking all the while.
 func (b *bench) kill(ctx context.Context) error {
-	if err := b.ask(ctx, time.Minute+b.retention, false); err != nil { // until all have the history
+	if err := b.ask(ctx, b.retention, false); err != nil { // until every series is known
 		return err
+	}
+	before, err := b.usage()
+	if err != nil {
+		return err
+	}
+	if err := b.ask(ctx, time.Minute, false); err != nil { // and all have the history
+		return err
+	}
+	if b.cpu, err = b.usage(); err != nil {
+		return err
+	}
+	for i := range b.cpu {
+		b.cpu[i] -= before[i]
 	}
 	for range b.kills {
 		if err := b.ask(ctx, time.Duration(1+b.random.IntN(9_000))*time.Millisecond, true); err != nil {
@@ -197,6 +214,18 @@ func (b *bench) kill(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// usage is the CPU time that each replica and the oracle have taken.
+func (b *bench) usage() (seconds []float64, err error) {
+	for _, r := range append(slices.Clone(b.replicas), b.oracle) {
+		u, err := process.UsageOf(r.PID())
+		if err != nil {
+			return nil, err
+		}
+		seconds = append(seconds, u.CPU.Seconds())
+	}
+	return seconds, nil
 }
 
 func (b *bench) ready(ctx context.Context, i int) bool {
@@ -288,6 +317,8 @@ func (b *bench) report(stats fleet.Stats) error {
 		{"flushes lost, most of one sidecar", float64(stats.MostFailed), "", "<= kills", "lower"},
 		{"connections cut by a kill, most", float64(b.worstLost), "", "", ""},
 		{"p99 of an answer", p99, "ms", "", "lower"},
+		{"CPU of both beside one process, per flush", (b.cpu[0] + b.cpu[1]) / b.cpu[2], "x", "<= 1.7", "lower"},
+		{"CPU of the busier one beside one process", max(b.cpu[0], b.cpu[1]) / b.cpu[2], "x", "<= 0.9", "lower"},
 	}
 	for _, r := range rows {
 		fmt.Printf("%-48s %10.3f %s\n", r.Name, r.Value, r.Unit)

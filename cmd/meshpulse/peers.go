@@ -103,10 +103,10 @@ func (p *peers) certificateName() string {
 }
 
 // open reads the files and opens the port.
-func (p *peers) open(s *server, o *serveOptions, log *slog.Logger, r prometheus.Registerer) (_ *relay.Replicas, _ net.Listener, err error) {
+func (p *peers) open(o *serveOptions, log *slog.Logger, r prometheus.Registerer) (_ *relay.Replicas, _ net.Listener, err error) {
 	c := p.config()
 	c.Logger, c.Registerer, c.MaxMessageBytes = log, r, o.sink.MaxMessageBytes
-	c.Since, c.History = s.store.Started(), cmp.Or(o.store.Retention, 5*time.Minute)
+	c.Since, c.History = time.Now(), cmp.Or(o.store.Retention, 5*time.Minute) // with its monotonic reading, which the store's start is without
 	if p.certDir != "" {
 		if c.TLS, err = relay.NewTLS(p.certDir, p.certificateName(), log); err != nil {
 			return nil, nil, fmt.Errorf("--peers-cert-dir: %w", err)

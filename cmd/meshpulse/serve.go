@@ -114,7 +114,7 @@ func newServer(o serveOptions, log *slog.Logger) (_ *server, err error) {
 		return nil, err
 	}
 	if o.peers.given() {
-		if s.replicas, s.peers, err = o.peers.open(s, &o, log, registry); err != nil {
+		if s.replicas, s.peers, err = o.peers.open(&o, log, registry); err != nil {
 			return nil, err
 		}
 		o.sink.Replicas, o.api.Replicas = s.replicas, s.replicas

@@ -225,7 +225,7 @@ func TestAReplicaThatIsNotThereIsNotWaitedFor(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
+	defer func() { _ = l.Close() }()
 	r := start(t, relay.Config{
 		Self: fleet.Member{Name: "127.0.0.1:1", Address: "127.0.0.1:1"}, Static: []string{l.Addr().String()}, QueueBytes: 10_000,
 	}, nil)

@@ -105,13 +105,13 @@ func believes(t *testing.T, from, to *TLS) error {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
+	defer func() { _ = l.Close() }()
 	done := make(chan error, 1)
 	go func() {
 		raw, err := l.Accept()
 		if err == nil {
 			_, _, err = to.server().ServerHandshake(raw)
-			raw.Close()
+			_ = raw.Close()
 		}
 		done <- err
 	}()
@@ -121,10 +121,10 @@ func believes(t *testing.T, from, to *TLS) error {
 	}
 	_, _, err = from.client().ClientHandshake(context.Background(), "", raw)
 	if err != nil {
-		raw.Close()
+		_ = raw.Close()
 	}
 	err = errors.Join(err, <-done)
-	raw.Close()
+	_ = raw.Close()
 	return err
 }
 
