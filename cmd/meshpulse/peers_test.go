@@ -176,3 +176,13 @@ func TestTwoReplicasAnswerAsOne(t *testing.T) {
 		return strings.Contains(body, fmt.Sprintf("meshpulse_relay_silent_seconds{replica=%q} 3600", all[0]))
 	})
 }
+
+// Nobody waits at the end for a replica that is not there: a pod has to end within 5 s.
+func TestTheEndDoesNotWaitForAReplicaThatIsAway(t *testing.T) {
+	if lingering+drainOfStreams+relayLimit >= exitLimit {
+		t.Errorf("a pod serves on for %s, ends streams in %s and relays for %s: that is not within %s", lingering, drainOfStreams, relayLimit, exitLimit)
+	}
+}
+
+// drainOfStreams is what envoystats' sink gives streams to end.
+const drainOfStreams = time.Second

@@ -25,6 +25,9 @@ const (
 	// shutdownLimit bounds how long streams may take to end; answers in flight get as long
 	// (metricsapi).
 	shutdownLimit = 4 * time.Second
+	// relayLimit bounds how long what sidecars have sent may take to other replicas: with a second
+	// for the streams it is within what a pod is left after lingering.
+	relayLimit = 500 * time.Millisecond
 	// exitLimit is how long after the signal the process ends whatever it is doing: within 5 s, as
 	// is promised.
 	exitLimit = 4500 * time.Millisecond
@@ -233,6 +236,8 @@ func (s *server) drain() error {
 	defer cancel()
 	err := s.sink.Shutdown(ctx)
 	if s.replicas != nil { // what sidecars have sent to the end is relayed
+		ctx, cancel := context.WithTimeout(ctx, relayLimit)
+		defer cancel()
 		s.replicas.Shutdown(ctx)
 	}
 	if err != nil {
