@@ -114,7 +114,7 @@ func TestTheReferenceHasEveryNamedMetric(t *testing.T) {
 func TestTheReferenceHasEveryAnnotation(t *testing.T) {
 	const document = "metricsapi/README.md"
 	annotations := strings.ReplaceAll(read(t, document), "meshpulse.io/prometheus-api=allowed", "") // a label, of which manifests know
-	same(t, "annotation meshpulse.io/", document, words(`"(?:meshpulse\.io/)?((?:surge|readable)-[a-z]+)"`, code(t, "metricsapi")), words(`meshpulse\.io/([a-z-]+[a-z])`, annotations))
+	same(t, "annotation meshpulse.io/", document, words(`"(?:meshpulse\.io/)?((?:surge|readable)-[a-z]+|serve)"`, code(t, "metricsapi")), words(`meshpulse\.io/([a-z-]+[a-z])`, annotations))
 }
 
 // TestTheRunbookHasEveryMetricThatIs: an alert on a metric that was renamed never fires, and one

@@ -29,6 +29,10 @@ const (
 	outcomeTooMany     = "too_many" // the user waits for as many answers as it may
 )
 
+// outcomeElsewhere is that of what another adapter has, which is counted by itself
+// (passedOutcomes).
+const outcomeElsewhere = "elsewhere"
+
 // outcomes are all of them.
 func outcomes() []string {
 	return []string{

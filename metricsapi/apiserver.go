@@ -30,6 +30,7 @@ import (
 	generatedexternal "sigs.k8s.io/custom-metrics-apiserver/pkg/generated/openapi/externalmetrics"
 
 	"github.com/meshpulse/meshpulse/metricsapi/cluster"
+	"github.com/meshpulse/meshpulse/metricsapi/fallback"
 	"github.com/meshpulse/meshpulse/metricsapi/horizontal"
 	"github.com/meshpulse/meshpulse/metricsapi/hpas"
 )
@@ -39,6 +40,10 @@ const (
 	// requestTimeout bounds an answer, and with it how long a drain takes: the process has 5 s to
 	// end.
 	requestTimeout = 4 * time.Second
+	// ownService is the name of the Service that leads here, whatever namespace it is in.
+	ownService = "meshpulse"
+	// fallbackAccount is who asks the other adapter.
+	fallbackAccount = "meshpulse-fallback"
 )
 
 // Server is the HTTPS side of meshpulse: the external metrics API, /healthz, /livez, /readyz,
@@ -51,6 +56,7 @@ type Server struct {
 	config   *genericapiserver.Config
 	generic  *genericapiserver.GenericAPIServer // nil until the API server has answered
 	listener net.Listener
+	passing  *passing // nil: there is no other adapter
 }
 
 // New checks the options, reads certificates, tokens or the kubeconfig, and opens the port. Errors
@@ -93,6 +99,7 @@ func (s *Server) addSource(o Options, m *metrics) error {
 	if o.Standalone {
 		c := newCatalog(o.Store, newWarner(logEvents(o.Log), m))
 		c.words, s.provider.catalog = words, c
+		c.sharing.OptIn = o.ServeBy == serveByOptIn
 		if o.QueryNamespaces == queryNamespacesOwn {
 			c.limit(ownOnly{})
 		}
@@ -101,8 +108,10 @@ func (s *Server) addSource(o Options, m *metrics) error {
 		s.addActor(o, &actor{report: func(hpas.HPA, hpas.Problem) {}, hpa: files.Known})
 		return err
 	}
+	own, shares := o.QueryNamespaces == queryNamespacesOwn, o.Fallback != "" || o.ServeBy == serveByOptIn
 	api, err := cluster.Connect(cluster.Options{
-		Kubeconfig: o.Kubeconfig, Namespaces: o.QueryNamespaces == queryNamespacesOwn, Contain: o.Store.Contain, Log: o.Log, Now: o.Now, Behind: m.clockBehind.Set,
+		Kubeconfig: o.Kubeconfig, Namespaces: own || shares, NamespacesFirst: shares,
+		Contain: o.Store.Contain, Log: o.Log, Now: o.Now, Behind: m.clockBehind.Set,
 		PeersService: o.PeersService, PeersFound: o.PeersFound,
 	})
 	if err != nil {
@@ -112,8 +121,11 @@ func (s *Server) addSource(o Options, m *metrics) error {
 	c := newCatalog(o.Store, newWarner(api.Events.Warn, m))
 	c.words, s.provider.catalog = words, c
 	api.HPAs.Replace = c.Replace
-	if api.Namespaces != nil {
+	if own {
 		c.limit(api.Namespaces)
+	}
+	if c.sharing = (sharing{passes: o.Fallback != ""}); shares {
+		c.sharing.Serving = hpas.Serving{OptIn: o.ServeBy == serveByOptIn, Namespace: api.Namespaces.Serve}
 	}
 	s.api, s.source = api, api.HPAs
 	scales := cluster.NewAskedFreshness("scales", o.Now)
@@ -126,10 +138,40 @@ func (s *Server) addSource(o Options, m *metrics) error {
 		fresh["namespaces"] = api.Namespaces.Freshness()
 	}
 	measureFreshness(o.Registerer, fresh)
+	if err := s.addFallback(o, m); err != nil {
+		return err
+	}
 	s.addActor(o, &actor{report: api.Events.Report, hpa: api.HPAs.Known, fresh: api.HPAs.Current, targets: api.Scales, pods: api.Pods})
 	if x := s.provider.rules.actor; x != nil {
 		api.HPAs.Scaled = x.scaled
 	}
+	return nil
+}
+
+// addFallback makes what passes on to the other adapter, where there is one.
+func (s *Server) addFallback(o Options, m *metrics) error {
+	if o.Fallback == "" {
+		return nil
+	}
+	to, err := fallback.ParseAddress(o.Fallback)
+	if err != nil {
+		return fmt.Errorf("--fallback: %w", err)
+	}
+	namespace := cluster.OwnNamespace(o.Kubeconfig)
+	if to.Namespace == namespace && to.Service == ownService {
+		return fmt.Errorf("--fallback %s is meshpulse's own Service, which would ask itself: give the other adapter's", o.Fallback)
+	}
+	p := &passing{catalog: s.provider.catalog, metrics: m, known: func() error {
+		return errors.Join(s.source.Synced(), s.api.HPAs.Freshness().Stale(), s.api.Namespaces.Freshness().Stale())
+	}}
+	p.to, err = fallback.New(fallback.Config{
+		Address: to, CAFile: o.FallbackCAFile, Fail: p.noAnswer, Dial: o.dialFallback, Log: o.Log,
+		Tokens: cluster.Tokens{Client: s.api.Client, Namespace: namespace, Name: fallbackAccount, Now: time.Now},
+	})
+	if err != nil {
+		return fmt.Errorf("--fallback-ca-file %w", err)
+	}
+	s.passing, s.provider.also = p, p.names
 	return nil
 }
 
@@ -207,6 +249,11 @@ func (c readCheck) Check(*http.Request) error { return c.read() }
 func (s *Server) build() error {
 	if err := admit(s.config, s.options); err != nil {
 		return err
+	}
+	if s.passing != nil {
+		s.config.BuildHandlerChainFunc = func(ours http.Handler, c *genericapiserver.Config) http.Handler {
+			return genericapiserver.DefaultBuildHandlerChain(s.passing.over(ours), c)
+		}
 	}
 	adapted := adapterserver.Config{GenericConfig: s.config}
 	server, err := adapted.Complete(nil).New(serverName, s.custom(), s.provider)
@@ -332,6 +379,9 @@ func (s *Server) Run(ctx context.Context) error {
 	if s.api != nil {
 		feeders.Go(func() { s.api.Events.Run(feeding) })
 		feeders.Go(func() { s.api.Pods.Run(feeding) })
+		if s.passing != nil {
+			feeders.Go(func() { s.passing.to.Run(feeding) })
+		}
 		if n := s.api.Namespaces; n != nil {
 			feeders.Go(func() { n.Run(feeding) })
 		}

@@ -24,6 +24,7 @@ type catalog struct {
 	adhoc   *adhocQueries
 	words   hpas.Vocabulary // what sidecars can send
 	reading reading         // nil: queries read whatever there is
+	sharing sharing         // what is answered here
 	current atomic.Pointer[snapshot]
 	// follow is told of each new snapshot before the queries that it no longer holds are closed;
 	// nil if nobody asks for it.
@@ -44,6 +45,8 @@ type snapshot struct {
 	byMetric map[offerKey][]*offer
 	// acting are the HPAs whose targets are raised at surges of a query.
 	acting map[*aggregator.Query][]acting
+	// others are what HPAs ask for and is not answered here.
+	others others
 }
 
 // offerKey names an offer; selector is canonical, and "" as a key of byMetric.
@@ -64,7 +67,8 @@ type offer struct {
 // hpaState is an HPA with everything that its author should know.
 type hpaState struct {
 	*hpas.Wants
-	offers   []*offer // for each of metrics; nil where nothing says how to compute it
+	offers   []*offer      // for each of metrics; nil where nothing says how to compute it
+	others   []hpas.Metric // that are not answered here
 	problems []hpas.Problem
 	// cannot says why the target is never raised at a surge though the annotations ask for it.
 	cannot []hpas.Problem
@@ -97,8 +101,9 @@ func (c *catalog) Replace(list []hpas.HPA) {
 	}
 	byAge := slices.SortedFunc(maps.Values(parsed), func(a, b *hpas.Wants) int { return a.Compare(b.HPA) })
 
-	needed := c.prepare(byAge)
-	s := newSnapshot(byAge, needed)
+	own, others := c.sharing.divide(byAge, c.words)
+	needed := c.prepare(own)
+	s := newSnapshot(own, needed, others)
 	c.current.Store(s)
 	if c.follow != nil {
 		c.follow(s)
@@ -153,8 +158,8 @@ func (c *catalog) prepare(hpas []*hpas.Wants) map[preparedKey]*prepared {
 }
 
 // newSnapshot takes the HPAs oldest first: the oldest's query wins a conflict.
-func newSnapshot(byAge []*hpas.Wants, queries map[preparedKey]*prepared) *snapshot {
-	s := &snapshot{offers: map[offerKey]*offer{}, byMetric: map[offerKey][]*offer{}, acting: map[*aggregator.Query][]acting{}}
+func newSnapshot(byAge []*hpas.Wants, queries map[preparedKey]*prepared, others others) *snapshot {
+	s := &snapshot{offers: map[offerKey]*offer{}, byMetric: map[offerKey][]*offer{}, acting: map[*aggregator.Query][]acting{}, others: others}
 	targets := map[string][]string{}
 	for _, a := range byAge {
 		targets[a.Target()] = append(targets[a.Target()], a.Name)
@@ -170,7 +175,7 @@ func newSnapshot(byAge []*hpas.Wants, queries map[preparedKey]*prepared) *snapsh
 		}
 	}
 	for _, a := range byAge {
-		h := hpaState{Wants: a, problems: slices.Clone(a.Problems)}
+		h := hpaState{Wants: a, problems: slices.Clone(a.Problems), others: others.of[a.Key()]}
 		for _, w := range a.Metrics {
 			o := s.offers[offerKey{a.Namespace, w.Name, w.Canonical}]
 			if w.Expr == "" {
@@ -179,7 +184,8 @@ func newSnapshot(byAge []*hpas.Wants, queries map[preparedKey]*prepared) *snapsh
 			h.offers = append(h.offers, o)
 			h.problems = append(h.problems, offerProblems(a, w, o, queries)...)
 		}
-		if same := targets[a.Target()]; len(same) > 1 {
+		h.problems = append(h.problems, others.problems[a.Key()]...)
+		if same := targets[a.Target()]; len(same) > 1 && !others.whole[a.Key()] {
 			h.problems = append(h.problems, sharedTarget(a, same[0]))
 		}
 		s.hpas = append(s.hpas, s.act(h))

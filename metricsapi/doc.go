@@ -4,7 +4,9 @@
 // HPAs come from a source (package cluster: the API server; source_files.go: a folder) and are read
 // by package hpas. catalog.go holds what all of them together ask for, answer.go says what may be
 // answered (absent.go: of what is not there), provider.go is where a request comes in and a number
-// goes out, custom.go where one of the custom metrics API does. In a cluster hold.go keeps the replicas while what is known is incomplete: it compares
+// goes out, custom.go where one of the custom metrics API does. Beside another adapter sharing.go
+// says whose a metric is, and passing.go passes on what is not ours (package fallback). In a
+// cluster hold.go keeps the replicas while what is known is incomplete: it compares
 // an answer with the pods that exist and reads scales (package cluster). At a surge the answer is
 // raised (surge.go) and, where an HPA asks for it, so is its target (act.go, with the arithmetic of
 // package horizontal). What an author should know about an HPA is a [hpas.Problem] and becomes a
@@ -12,5 +14,5 @@
 // namespace may read is in reading.go.
 //
 // The package knows the rules of an answer. It must not know Envoy, gRPC or how samples are kept;
-// and what it knows none of hpas, cluster and horizontal may know.
+// and what it knows none of hpas, cluster, fallback and horizontal may know.
 package metricsapi

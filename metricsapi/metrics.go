@@ -26,9 +26,12 @@ type metrics struct {
 	surged     prometheus.Counter
 	raises     *prometheus.CounterVec // by outcome
 	asked      *prometheus.CounterVec // by outcome
-	raiseDelay prometheus.Histogram
-	hpas       prometheus.Gauge
-	queries    prometheus.Gauge
+	passed     *prometheus.CounterVec // by outcome
+	// passedDuration is how long the other adapter took.
+	passedDuration prometheus.Histogram
+	raiseDelay     prometheus.Histogram
+	hpas           prometheus.Gauge
+	queries        prometheus.Gauge
 	// clockBehind is how many seconds our clock is behind the API server's.
 	clockBehind prometheus.Gauge
 
@@ -66,6 +69,9 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		asked:      vec("meshpulse_metricsapi_asked_replicas_total", "outcome", "Questions to other replicas for an answer that is not complete here, or nothing is known of here, by what became of them.", askOutcomes()),
 		raiseDelay: histogram("meshpulse_metricsapi_surge_raise_delay_seconds", "Time from the newest flush that a raise stands on until the target was raised.",
 			.01, .02, .05, .1, .2, .5, 1, 2, 5),
+		passed: vec("meshpulse_metricsapi_passed_total", "outcome", "Requests for metrics that are not answered here but by the adapter of --fallback, by what became of them.", passedOutcomes()),
+		passedDuration: histogram("meshpulse_metricsapi_passed_duration_seconds", "How long requests took that were passed on to the adapter of --fallback.",
+			.001, .002, .005, .01, .02, .05, .1, .2, .5, 1, 2, 3),
 		hpas:    gauge("meshpulse_metricsapi_hpas", "HPAs known."),
 		queries: gauge("meshpulse_metricsapi_queries", "Queries kept prepared for HPAs."),
 		clockBehind: gauge("meshpulse_metricsapi_clock_behind_seconds", "Seconds by which the clock is behind the API server's, to half a second, as its newest answer tells. "+

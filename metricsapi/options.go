@@ -2,6 +2,7 @@ package metricsapi
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/meshpulse/meshpulse/aggregator"
 	"github.com/meshpulse/meshpulse/metricsapi/cluster"
+	"github.com/meshpulse/meshpulse/metricsapi/fallback"
 	"github.com/meshpulse/meshpulse/metricsapi/hpas"
 )
 
@@ -40,6 +42,16 @@ type Options struct {
 	// namespaces whose annotation [cluster.ReadableBy] lets them; "all" is the default. In a
 	// cluster "own" reads the namespaces.
 	QueryNamespaces string
+
+	// Fallback is the Service of another adapter, NAMESPACE/SERVICE[:PORT], that is asked for every
+	// metric which is not meshpulse's; "" is none. FallbackCAFile has the authorities, in PEM, that
+	// its certificate is checked against, for the Service's name in the cluster.
+	Fallback, FallbackCAFile string
+	// dialFallback opens connections to it in tests; nil: by DNS.
+	dialFallback func(ctx context.Context, network, address string) (net.Conn, error)
+	// ServeBy is "opt-in" to serve only HPAs whose annotation [hpas.Serve], or their namespace's,
+	// is "true"; "all" is the default, and serves those where it is not "false".
+	ServeBy string
 
 	// SurgeAction is "off" to raise no target at a surge, whatever HPAs ask for; "on" is the
 	// default.
@@ -99,6 +111,12 @@ type Options struct {
 	Now func() time.Time
 }
 
+// Values of Options.ServeBy.
+const (
+	serveByAll   = "all"
+	serveByOptIn = "opt-in"
+)
+
 // withDefaults returns the options with defaults in place of zero values.
 func (o Options) withDefaults() Options {
 	o.Retention = cmp.Or(o.Retention, 5*time.Minute)
@@ -106,6 +124,7 @@ func (o Options) withDefaults() Options {
 	o.Hold = cmp.Or(o.Hold, 5*time.Minute)
 	o.QueryNamespaces = cmp.Or(o.QueryNamespaces, queryNamespacesAll)
 	o.SurgeAction = cmp.Or(o.SurgeAction, surgeActionOn)
+	o.ServeBy = cmp.Or(o.ServeBy, serveByAll)
 	if o.Standalone {
 		o.BindAddress = cmp.Or(o.BindAddress, "127.0.0.1")
 	}
@@ -140,6 +159,14 @@ func (o Options) Validate() error {
 	fail(o.Hold < 0, "--hold %s is negative: give how long a silent sidecar is waited for, such as 5m", o.Hold)
 	fail(o.QueryNamespaces != queryNamespacesAll && o.QueryNamespaces != queryNamespacesOwn, "--query-namespaces %q is neither all nor own", o.QueryNamespaces)
 	fail(o.SurgeAction != surgeActionOn && o.SurgeAction != string(hpas.SurgeOff), "--surge-action %q is neither on nor off", o.SurgeAction)
+	fail(o.ServeBy != serveByAll && o.ServeBy != serveByOptIn, "--serve-by %q is neither all nor opt-in", o.ServeBy)
+	if o.Fallback != "" {
+		_, err := fallback.ParseAddress(o.Fallback)
+		fail(err != nil, "--fallback: %w", err)
+		fail(o.FallbackCAFile == "", "--fallback needs --fallback-ca-file FILE, the authority that the other adapter's certificate is checked against: what its APIService has as caBundle")
+		fail(o.Standalone, "--fallback has no meaning with --standalone: there is no other adapter")
+	}
+	fail(o.Fallback == "" && o.FallbackCAFile != "", "--fallback-ca-file is for --fallback NAMESPACE/SERVICE, which is missing")
 	fail(o.MaxReadsPerUser < 0, "--max-reads-per-user %d is negative: leave it out for the default", o.MaxReadsPerUser)
 	fail(!(o.HPATolerance >= 0 && o.HPATolerance < 1), "--hpa-tolerance %g is not from 0 to below 1: give the HPA controller's own, such as 0.1", o.HPATolerance)
 	fail(o.Retention < 0, "the store's retention %s is negative", o.Retention)

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"math"
 	"net/http"
+	"slices"
 	"strconv"
 	"time"
 
@@ -38,13 +39,21 @@ type provider struct {
 	now     func() time.Time
 	// replicas are nil where this is the only one.
 	replicas Replicas
+	// also are the names of the other adapter's metrics; nil where there is none.
+	also func() []string
 }
 
 var _ adapter.ExternalMetricsProvider = (*provider)(nil)
 
-// ListAllExternalMetrics names the metrics that an HPA asks for now: the discovery document.
+// ListAllExternalMetrics names the metrics that an HPA asks for now, and those of the adapter that
+// has the rest: the discovery document.
 func (p *provider) ListAllExternalMetrics() []adapter.ExternalMetricInfo {
 	names := p.catalog.current.Load().metrics
+	if p.also != nil {
+		names = slices.Concat(names, p.also())
+		slices.Sort(names)
+		names = slices.Compact(names)
+	}
 	infos := make([]adapter.ExternalMetricInfo, len(names))
 	for i, name := range names {
 		infos[i].Metric = name

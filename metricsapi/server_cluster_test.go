@@ -35,6 +35,9 @@ type fakeAPI struct {
 	*httptest.Server
 	hpas *autoscalingv2.HorizontalPodAutoscalerList
 	deaf atomic.Bool // lists and watches are forbidden
+	// late are what is not listed before something is closed.
+	late       map[string]chan struct{}
+	namespaces []corev1.Namespace
 
 	mu     sync.Mutex
 	events map[string]string // reason by name
@@ -78,6 +81,13 @@ func (f *fakeAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	var answer any
 	last := r.URL.Path[strings.LastIndex(r.URL.Path, "/")+1:]
 	code := http.StatusOK
+	if late := f.late[last]; late != nil {
+		select {
+		case <-late:
+		case <-r.Context().Done():
+			return
+		}
+	}
 	switch {
 	case f.deaf.Load() && r.Method == http.MethodGet:
 		code = http.StatusForbidden
@@ -92,6 +102,10 @@ func (f *fakeAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	case last == "horizontalpodautoscalers":
 		answer = f.hpas
+	case last == "namespaces":
+		answer = corev1.NamespaceList{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "NamespaceList"}, ListMeta: metav1.ListMeta{ResourceVersion: "1"}, Items: f.namespaces}
+	case strings.HasSuffix(r.URL.Path, "/api/v1/namespaces/meshpulse-system/serviceaccounts/meshpulse-fallback/token"):
+		answer = giveToken(r)
 	case strings.Contains(r.URL.Path, "/horizontalpodautoscalers/"):
 		answer, code = f.hpa(last)
 	case last == "extension-apiserver-authentication":
@@ -158,6 +172,14 @@ func reviewToken(r *http.Request) authenticationv1.TokenReview {
 	review.Status = authenticationv1.TokenReviewStatus{Authenticated: review.Spec.Token == "hpa" || review.Spec.Token == "stranger"}
 	review.Status.User.Username = review.Spec.Token
 	return review
+}
+
+// giveToken gives a service account's token of as long as it is asked for.
+func giveToken(r *http.Request) authenticationv1.TokenRequest {
+	request := read[authenticationv1.TokenRequest](r)
+	request.TypeMeta = metav1.TypeMeta{APIVersion: "authentication.k8s.io/v1", Kind: "TokenRequest"}
+	request.Status.Token = fmt.Sprintf("fallback-for-%ds", *request.Spec.ExpirationSeconds)
+	return request
 }
 
 func reviewAccess(r *http.Request) authorizationv1.SubjectAccessReview {

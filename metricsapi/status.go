@@ -89,6 +89,11 @@ func (s *Server) Status(ctx context.Context) Status {
 		for _, u := range others {
 			status.Metrics = append(status.Metrics, s.unservedStatus(h, u))
 		}
+		for _, w := range h.others {
+			m, _ := s.statusOf(h, w.Written, w.Target.Type, w.Goal())
+			m.Selector, m.Expression, m.Error = w.Selector.String(), w.Expr, s.elsewhere()
+			status.Metrics = append(status.Metrics, m)
+		}
 	}
 	return status
 }
@@ -107,6 +112,14 @@ func (s *Server) serveStatus(w http.ResponseWriter, r *http.Request) {
 	}
 	w.Header().Set("Content-Type", "application/json")
 	_, _ = w.Write(append(body, '\n')) // a caller that has gone needs no answer
+}
+
+// elsewhere says who answers what is not answered here.
+func (s *Server) elsewhere() string {
+	if s.passing == nil {
+		return "not answered here: the HPA, or its namespace, is not served (" + hpas.Serve + ", --serve-by)"
+	}
+	return "not answered here, but by " + s.passing.to.Address().String()
 }
 
 func (s *Server) unservedStatus(h hpaState, u hpas.Unserved) MetricStatus {

@@ -73,7 +73,7 @@ func packageRules() map[string]packageRule {
 			why:   "it sends what was recorded, as any sidecar would",
 		},
 		"metricsapi": {
-			ours:  []string{"aggregator", "metricsapi/cluster", "metricsapi/horizontal", "metricsapi/hpas"},
+			ours:  []string{"aggregator", "metricsapi/cluster", "metricsapi/fallback", "metricsapi/horizontal", "metricsapi/hpas"},
 			never: []string{grpc, envoy},
 			why:   "answers stand on the store, however its samples came there",
 		},
@@ -89,6 +89,10 @@ func packageRules() map[string]packageRule {
 		"metricsapi/promapi": {
 			ours: []string{"aggregator"},
 			why:  "it answers as Prometheus does, whatever an HPA is answered: what would be held it is told of by a function",
+		},
+		"metricsapi/fallback": {
+			never: []string{grpc, envoy, prometheus, "k8s.io/api", "sigs.k8s.io/custom-metrics-apiserver"},
+			why:   "a request is passed on as it is, whatever it asks for",
 		},
 		"metricsapi/horizontal": {
 			never: []string{grpc, envoy, "k8s.io/client-go"},

@@ -31,8 +31,9 @@ type API struct {
 type Options struct {
 	// Kubeconfig tells the way to the API server; "" means the pod's own service account.
 	Kubeconfig string
-	// Namespaces: which namespaces let whose queries read them is to be known.
-	Namespaces bool
+	// Namespaces: what namespaces say is to be known. NamespacesFirst: before anything is told of
+	// HPAs.
+	Namespaces, NamespacesFirst bool
 	// PeersService is the Service of all replicas, NAMESPACE/NAME, "" if there is one alone;
 	// PeersFound is told which there are.
 	PeersService string
@@ -88,6 +89,9 @@ func connectTo(config *rest.Config, o Options) (*API, error) {
 	if o.Namespaces {
 		if a.Namespaces, err = NewNamespaces(client, a.HPAs.wake, o.Contain, o.Log, o.Now); err != nil {
 			return nil, err
+		}
+		if o.NamespacesFirst {
+			a.HPAs.after = a.Namespaces.read.HasSynced
 		}
 	}
 	if o.PeersService != "" {

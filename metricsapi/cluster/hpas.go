@@ -36,6 +36,7 @@ type HPAs struct {
 	// dirty holds at most one token: something has changed since the last Replace.
 	dirty chan struct{}
 	ready atomic.Bool
+	after cache.InformerSynced                             // what has to be known before they are told of; nil: nothing
 	api   autoscalingclient.HorizontalPodAutoscalersGetter // not the informer's cache
 }
 
@@ -95,7 +96,11 @@ const replaceAgain = 10 * time.Second
 // Run tells of the HPAs until the context ends.
 func (s *HPAs) Run(ctx context.Context) error {
 	go s.informer.RunWithContext(ctx)
-	if !cache.WaitForCacheSync(ctx.Done(), s.informer.HasSynced) {
+	needed := []cache.InformerSynced{s.informer.HasSynced}
+	if s.after != nil {
+		needed = append(needed, s.after)
+	}
+	if !cache.WaitForCacheSync(ctx.Done(), needed...) {
 		return nil // the context has ended
 	}
 	for {

@@ -16,6 +16,8 @@ import (
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
+
+	"github.com/meshpulse/meshpulse/metricsapi/hpas"
 )
 
 // ReadableBy is the annotation of a namespace that says whose queries read its series beside its
@@ -23,8 +25,8 @@ import (
 // have neither comma nor star.
 const ReadableBy = "meshpulse.io/readable-by"
 
-// Namespaces knows which namespaces let whose queries read their series, through an informer. It is
-// safe for concurrent use.
+// Namespaces knows which namespaces let whose queries read their series, and what they say of who
+// serves their HPAs, through an informer. It is safe for concurrent use.
 type Namespaces struct {
 	contain  Contain
 	log      *slog.Logger
@@ -35,6 +37,7 @@ type Namespaces struct {
 
 	mu      sync.RWMutex
 	readers map[string][]string // by the namespace that is read, of those that let any
+	serve   map[string]string   // its annotation [hpas.Serve], of those that have one
 	changes map[string]uint64   // by reader
 	all     uint64              // of what everybody may read
 }
@@ -47,7 +50,7 @@ const everybody = "*"
 func NewNamespaces(client kubernetes.Interface, changed func(), contain Contain, log *slog.Logger, now func() time.Time) (*Namespaces, error) {
 	n := &Namespaces{
 		contain: contain, log: log, changed: changed, fresh: NewFreshness("namespaces", now),
-		readers: map[string][]string{}, changes: map[string]uint64{},
+		readers: map[string][]string{}, serve: map[string]string{}, changes: map[string]uint64{},
 	}
 	namespaces := client.CoreV1().Namespaces()
 	source := n.fresh.Follow(&cache.ListWatch{
@@ -59,7 +62,7 @@ func NewNamespaces(client kubernetes.Interface, changed func(), contain Contain,
 		},
 	})
 	n.informer = cache.NewSharedIndexInformer(cache.ToListWatcherWithWatchListSemantics(source, client), &corev1.Namespace{}, 0, cache.Indexers{})
-	if err := n.informer.SetTransform(keepReadableBy); err != nil {
+	if err := n.informer.SetTransform(keepAnnotations); err != nil {
 		return nil, err
 	}
 	var err error
@@ -78,25 +81,55 @@ func NewNamespaces(client kubernetes.Interface, changed func(), contain Contain,
 	return n, err
 }
 
-// keepReadableBy drops all of a namespace that is never read.
-func keepReadableBy(o any) (any, error) {
+// keepAnnotations drops all of a namespace that is never read.
+func keepAnnotations(o any) (any, error) {
 	of, ok := o.(*corev1.Namespace)
 	if !ok {
 		return o, nil
 	}
 	kept := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: of.Name, ResourceVersion: of.ResourceVersion}}
-	if by, ok := of.Annotations[ReadableBy]; ok {
-		kept.Annotations = map[string]string{ReadableBy: by}
+	for _, name := range []string{ReadableBy, hpas.Serve} {
+		if value, ok := of.Annotations[name]; ok {
+			metav1.SetMetaDataAnnotation(&kept.ObjectMeta, name, value)
+		}
 	}
 	return kept, nil
 }
 
 func (n *Namespaces) take(o any) {
 	n.contain.run("namespaces", "a change", func() {
-		if of, ok := o.(*corev1.Namespace); ok && n.let(of.Name, n.parse(of.Name, of.Annotations[ReadableBy])) {
+		of, ok := o.(*corev1.Namespace)
+		if !ok {
+			return
+		}
+		lets := n.let(of.Name, n.parse(of.Name, of.Annotations[ReadableBy]))
+		if serves := n.setServe(of.Name, of.Annotations[hpas.Serve]); lets || serves {
 			n.changed()
 		}
 	})
+}
+
+// setServe notes what a namespace says of its HPAs, and reports whether that has changed.
+func (n *Namespaces) setServe(namespace, value string) bool {
+	if value != "" && value != "true" && value != "false" {
+		n.log.Warn("a namespace says neither true nor false", "annotation", hpas.Serve, "namespace", namespace, "value", value)
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.serve[namespace] == value {
+		return false
+	}
+	if n.serve[namespace] = value; value == "" {
+		delete(n.serve, namespace)
+	}
+	return true
+}
+
+// Serve is the annotation [hpas.Serve] of a namespace, "" where it has none.
+func (n *Namespaces) Serve(namespace string) string {
+	n.mu.RLock()
+	defer n.mu.RUnlock()
+	return n.serve[namespace]
 }
 
 // parse returns whom the annotation names, sorted. A name that cannot be a namespace's lets nobody.

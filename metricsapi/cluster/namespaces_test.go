@@ -22,7 +22,7 @@ func TestWhoMayReadANamespace(t *testing.T) {
 		t.Fatal(err)
 	}
 	let := func(by string) {
-		kept, err := keepReadableBy(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "b", Labels: map[string]string{"x": "y"}, Annotations: map[string]string{ReadableBy: by, "other": "z"}}})
+		kept, err := keepAnnotations(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "b", Labels: map[string]string{"x": "y"}, Annotations: map[string]string{ReadableBy: by, "other": "z"}}})
 		if of := kept.(*corev1.Namespace); err != nil || len(of.Labels) > 0 || len(of.Annotations) != 1 {
 			t.Fatalf("%v is kept, %v", kept, err)
 		}

@@ -18,7 +18,7 @@ func (a *Wants) advise(w Metric) {
 	if name := Demanded(w.Selector)[queryNameKey]; w.Name == legacyMetric {
 		what = "query " + name
 	}
-	e := Parse(w.Expr)
+	e := w.expression()
 	t := e.traits()
 	if t.latency && w.Target.Type == autoscalingv2.AverageValueMetricType {
 		a.problem(ReasonLatencyAverage, "%s is a latency, and AverageValue divides it by the replicas: it asks for replicas in proportion to the latency, whatever they do to it. %s; for a latency, a target of type Value", what, better)

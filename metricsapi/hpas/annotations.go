@@ -147,11 +147,16 @@ func (a *annotated) readOwn(key, value string) {
 	own := strings.TrimPrefix(key, ownPrefix)
 	switch own {
 	case "surge-window", "surge-ratio", "surge-action":
+	case "serve":
+		if value != "true" && value != "false" {
+			a.problem(ReasonBadAnnotation, "annotation %s: %q is neither true nor false", key, value)
+		}
+		return
 	case "readable-by":
 		a.problem(ReasonBadAnnotation, "annotation %s has no effect on an HPA: it is set on the namespace that is read, by who owns that", key)
 		return
 	default:
-		a.problem(ReasonBadAnnotation, "annotation %s is not known: meshpulse.io/ has surge-window, surge-ratio and surge-action", key)
+		a.problem(ReasonBadAnnotation, "annotation %s is not known: meshpulse.io/ has surge-window, surge-ratio, surge-action and serve", key)
 		return
 	}
 	if want := a.surge.read(own, value); want != "" {

@@ -117,6 +117,9 @@ type Metric struct {
 	Named bool
 	// Surge are the settings with which it is watched for surges, zero if it is not.
 	Surge aggregator.SurgeConfig
+
+	parsed   Expression
+	problems []Problem // of the HPA's, those that are of this metric
 }
 
 // Read never fails: what cannot be read is a problem, and the rest counts.
@@ -130,16 +133,19 @@ func (v Vocabulary) Read(h HPA) *Wants {
 			a.checkType(m)
 			continue // Resource, ContainerResource, Pods and Object metrics are others' business
 		}
+		before := len(a.Problems)
 		a.checkTarget(m.External)
 		w, ours := a.readMetric(m.External, notes, used)
 		if !ours {
 			continue
 		}
 		w.Place, w.Surge = place, a.Surge.of(w)
-		a.Metrics = append(a.Metrics, w)
 		if w.Expr != "" {
+			w.parsed = Parse(w.Expr)
 			a.advise(w)
 		}
+		w.problems = slices.Clone(a.Problems[before:])
+		a.Metrics = append(a.Metrics, w)
 	}
 	a.readUnserved(notes)
 	slices.SortStableFunc(a.Metrics, func(x, y Metric) int { return cmp.Compare(x.Place, y.Place) })
