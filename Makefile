@@ -55,8 +55,8 @@ bench-soak: build report ## PODS (5000) streams with churn for SOAK (10m), then 
 bench-mtls: build report ## what it costs that sidecars prove themselves: a handshake, a flush, 5,000 at once (8 minutes; ONLY=handshake a part)
 	@bin/report mtls $(if $(ONLY),--only $(ONLY))
 
-bench-replicas: build ## two replicas beside one process that gets all: one is killed under load, ten times (25 minutes; KILLS=2 fewer, PODS, OUT=file for the rows)
-	@$(GO) run ./bench/replicas -binary bin/meshpulse $(if $(KILLS),-kills $(KILLS)) $(if $(PODS),-pods $(PODS)) $(if $(OUT),-out $(OUT))
+bench-replicas: build ## two replicas beside one process that gets all: one is killed under load, ten times (25 minutes; KILLS=2 fewer, PODS, GENTLY=1 as a rolling update, OUT=file for the rows)
+	@$(GO) run ./bench/replicas -binary bin/meshpulse $(if $(KILLS),-kills $(KILLS)) $(if $(PODS),-pods $(PODS)) $(if $(GENTLY),-gently) $(if $(OUT),-out $(OUT))
 
 fleet: report ## PODS (100) simulated sidecars against TARGET=host:port, until Ctrl-C
 	@exec bin/report fleet --target $(or $(TARGET),127.0.0.1:15090) --pods $(or $(PODS),100)

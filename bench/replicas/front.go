@@ -109,6 +109,13 @@ func (f *front) forget(i int, conns ...net.Conn) {
 	}
 }
 
+// leave leads no new connection to a replica, as a Service does once its pod is told to end.
+func (f *front) leave(i int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.dead[i] = true
+}
+
 // kill kills a replica and cuts what leads there, as a node's network does where the process is
 // gone. It returns how many connections there were.
 func (f *front) kill(i int, kill func()) int64 {

@@ -34,6 +34,7 @@ type settings struct {
 	kills       int
 	interval    time.Duration
 	retention   time.Duration
+	gently      bool
 	seed        uint64
 }
 
@@ -46,6 +47,7 @@ func main() {
 	flag.IntVar(&s.kills, "kills", 10, "how often a replica is killed")
 	flag.DurationVar(&s.interval, "interval", 5*time.Second, "between two flushes of a sidecar")
 	flag.DurationVar(&s.retention, "retention", 75*time.Second, "how far back replicas keep, and how long one warms up")
+	flag.BoolVar(&s.gently, "gently", false, "replicas are told to end, as in a rolling update, and not killed")
 	flag.Uint64Var(&s.seed, "seed", 1, "which replica is killed, and when")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
@@ -194,7 +196,15 @@ func (b *bench) kill(ctx context.Context) error {
 			return err
 		}
 		i := b.random.IntN(len(b.replicas))
-		lost := b.front.kill(i, b.replicas[i].Kill)
+		end := b.replicas[i].Kill
+		if b.gently {
+			b.front.leave(i)
+			end = func() { err = b.replicas[i].Stop() }
+		}
+		lost := b.front.kill(i, end)
+		if err != nil {
+			return err
+		}
 		b.replicas[i] = nil
 		b.worstLost = max(b.worstLost, lost)
 		if err := b.ask(ctx, 20*time.Second, true); err != nil {
