@@ -148,3 +148,30 @@ func TestLintSaysWhatItLookedAt(t *testing.T) {
 		t.Errorf("an API server's own list has %+v", r.Findings)
 	}
 }
+
+// Whatever a file holds, it is judged or told as what cannot be read.
+func FuzzLint(f *testing.F) {
+	for _, text := range []string{
+		yamlAsking("podinfo", soundQuery), yamlAsking("podinfo", "sum("), scaled("podinfo", prometheusTrigger(soundQuery)+", {type: cpu, metadata: {value: \"70\"}}"),
+		yamlAsking("a", soundQuery) + "---\n" + yamlAsking("a", "sum(rate(istio_request_total[1m])) or vector(0)"),
+		objectHPA("rps", objectQuery, `type: Value, value: "10"`), `{"kind": "List", "items": [{}]}`,
+	} {
+		f.Add([]byte(text))
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		for _, custom := range []bool{false, true} {
+			l := Lint{Words: hpas.Vocabulary{Keeps: istioOnly, Custom: custom}}
+			l.Add("a.yaml", data)
+			l.Add("b.yaml", data) // all of it twice
+			r, err := l.Report(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, found := range r.Findings {
+				if found.Verdict == "" {
+					t.Errorf("%+v", found)
+				}
+			}
+		}
+	})
+}
