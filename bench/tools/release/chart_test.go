@@ -329,6 +329,28 @@ func TestTheNotesAreThoseThatARealEnvoyGoesBy(t *testing.T) {
 
 var update = flag.Bool("update", false, "write what the chart says now")
 
+// The mesh's trust domain and the end of the cluster's names are two things.
+func TestIdentitiesBeginWithTheTrustDomain(t *testing.T) {
+	for values, told := range map[string]bool{
+		"{mtls: {trustDomain: mesh.example}, clusterDomain: cluster.example}":              true,
+		"{mtls: {trustDomain: mesh.example, mode: 'off'}, clusterDomain: cluster.example}": false,
+	} {
+		objects, notes := mustHelm(t, system, values, aCluster())
+		for _, want := range []string{"meshpulse-ingest." + system + ".svc.cluster.example:15090", "- spiffe://mesh.example/ns/" + system + "/sa/meshpulse\n", "- spiffe://mesh.example/ns/" + system + "/sa/meshpulse-relay\n"} {
+			if !strings.Contains(notes, want) {
+				t.Errorf("the notes do not say %s:\n%s", want, notes)
+			}
+		}
+		text, err := yaml.Marshal(objects["Deployment "+system+"/meshpulse"])
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := bytes.Contains(text, []byte("--ingest-trust-domains=mesh.example")); got != told {
+			t.Errorf("%s: the flag is there: %v", values, got)
+		}
+	}
+}
+
 // serving is what the pod serves with, and whom the API server trusts.
 func serving(t *testing.T, objects map[string]object) (certificate string, bundle []byte) {
 	t.Helper()
