@@ -87,7 +87,7 @@ func (h *Hands) do(ctx context.Context, f Fault) error {
 	return fmt.Errorf("unknown fault %q", f.Kind)
 }
 
-// struck are the links of the lanes and halves that a fault strikes.
+// struck are the links of the lanes and halves that a fault strikes; gateways are of the first.
 func (h *Hands) struck(f Fault) []*link.Link {
 	var all []*link.Link
 	for i, namespace := range h.system.Namespaces {
@@ -96,7 +96,7 @@ func (h *Hands) struck(f Fault) []*link.Link {
 			continue
 		}
 		if f.Half != Second {
-			all = append(all, pair[0])
+			all = append(all, pair[0], pair[2])
 		}
 		if f.Half != First {
 			all = append(all, pair[1])
@@ -247,9 +247,9 @@ func (h *Hands) expireCertificate(ctx context.Context, f Fault) error {
 		return err
 	}
 	defer account.release()
-	for i, l := range h.links[namespace] {
-		if proves(f.Lane, i) {
-			l.Cut()
+	for half := range 2 {
+		if proves(f.Lane, half) {
+			h.links[namespace][half].Cut()
 		}
 	}
 	proc.Sleep(ctx, f.For)
@@ -257,9 +257,10 @@ func (h *Hands) expireCertificate(ctx context.Context, f Fault) error {
 }
 
 func (h *Hands) cutAll() {
-	for _, pair := range h.links {
-		pair[0].Cut()
-		pair[1].Cut()
+	for _, links := range h.links {
+		for _, l := range links {
+			l.Cut()
+		}
 	}
 }
 

@@ -34,7 +34,7 @@ type System struct {
 // Hands do faults, among others on the links between sidecars and meshpulse, which are theirs.
 type Hands struct {
 	system   System
-	links    map[string][2]*link.Link // by namespace: those of its first and its second half
+	links    map[string][3]*link.Link // by namespace: those of its first and its second half, and its gateway's
 	accounts map[string]*workload     // by namespace, whose service account its links prove to be
 	flood    *link.Link               // of senders that are nobody's sidecar, in plaintext
 
@@ -44,41 +44,43 @@ type Hands struct {
 	flooded int64          // messages of senders that are nobody's sidecar, by links that are closed
 }
 
-// Open opens two links for each lane, and one for the flood. Those of a lane show the certificate
-// of its namespace's service account to meshpulse, as each of its sidecars would; the second half
-// of every second lane is in plaintext.
+// Open opens three links for each lane, and one for the flood. Those of a lane show the certificate
+// of its namespace's service account to meshpulse, as each of its sidecars would, and of the
+// gateways'; the second half of every second lane is in plaintext.
 func Open(s System) (_ *Hands, err error) {
-	h := &Hands{system: s, links: map[string][2]*link.Link{}, accounts: map[string]*workload{}, halves: map[string]int{}, next: map[string]int{}}
+	h := &Hands{system: s, links: map[string][3]*link.Link{}, accounts: map[string]*workload{}, halves: map[string]int{}, next: map[string]int{}}
 	if h.flood, err = link.Open(link.Config{Upstream: s.Ingest}); err != nil {
 		return nil, err
 	}
+	gateways := &workload{ca: s.CA, id: identity.SPIFFE(mesh.GatewayNamespace, "default")}
 	for lane, namespace := range s.Namespaces {
 		account := &workload{ca: s.CA, id: identity.SPIFFE(namespace, "default")}
 		h.accounts[namespace] = account
-		var pair [2]*link.Link
-		for i := range pair {
-			config := link.Config{Upstream: s.Ingest, TLS: account.tls}
+		var links [3]*link.Link
+		for i, as := range []*workload{account, account, gateways} {
+			config := link.Config{Upstream: s.Ingest, TLS: as.tls}
 			if !proves(lane, i) {
 				config.TLS = nil
 			}
-			if pair[i], err = link.Open(config); err != nil {
+			if links[i], err = link.Open(config); err != nil {
 				return nil, err
 			}
 		}
-		h.links[namespace] = pair
+		h.links[namespace] = links
 	}
 	return h, nil
 }
 
-// proves reports whether a half of a lane, 0 or 1, proves itself.
-func proves(lane, half int) bool { return lane%2 == 0 || half == 0 }
+// proves reports whether a half of a lane, 0 or 1, proves itself; gateways do.
+func proves(lane, half int) bool { return lane%2 == 0 || half != 1 }
 
 // Close closes the links.
 func (h *Hands) Close() {
 	h.flood.Close()
-	for _, pair := range h.links {
-		pair[0].Close()
-		pair[1].Close()
+	for _, links := range h.links {
+		for _, l := range links {
+			l.Close()
+		}
 	}
 }
 
@@ -90,8 +92,11 @@ func (h *Hands) Flooded() int64 {
 }
 
 // Sink is where a pod's sidecar pushes: a namespace's pods take turns between its two links, and
-// keep theirs.
+// keep theirs; gateway-NAMESPACE has its own.
 func (h *Hands) Sink(namespace, pod string) string {
+	if pod == "gateway-"+namespace {
+		return h.links[namespace][2].Address()
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	key := namespace + "/" + pod

@@ -22,8 +22,8 @@ type Gateway struct {
 	pod   *corev1.Pod
 }
 
-// gatewayNamespace is where gateways are.
-const gatewayNamespace = "istio-ingress"
+// GatewayNamespace is where gateways are.
+const GatewayNamespace = "istio-ingress"
 
 // GatewayConfig says whose gateway it is and how it reports.
 type GatewayConfig struct {
@@ -43,7 +43,7 @@ func StartGateway(ctx context.Context, c GatewayConfig) (*Gateway, error) {
 	name, address := "gateway-"+c.Namespace, fmt.Sprintf("127.97.255.%d", c.Index+1)
 	envoy, err := sidecar.Start(ctx, sidecar.Options{
 		Binary: c.Envoy, Dir: dir,
-		Pod: name, Namespace: gatewayNamespace, Workload: "gateway",
+		Pod: name, Namespace: GatewayNamespace, Workload: "gateway",
 		Address: address, InboundPort: inboundPort, AdminPort: adminPort,
 		Reporter: sidecar.Source, DestinationWorkload: c.Workload, DestinationNamespace: c.Namespace,
 		Sink: c.Sink, FlushInterval: c.FlushInterval,
@@ -56,7 +56,7 @@ func StartGateway(ctx context.Context, c GatewayConfig) (*Gateway, error) {
 
 func gatewayPod(name, address string) *corev1.Pod {
 	return &corev1.Pod{
-		ObjectMeta: metav1.ObjectMeta{Namespace: gatewayNamespace, Name: name, Labels: map[string]string{"operator.istio.io/component": "IngressGateways"}},
+		ObjectMeta: metav1.ObjectMeta{Namespace: GatewayNamespace, Name: name, Labels: map[string]string{"operator.istio.io/component": "IngressGateways"}},
 		Spec:       corev1.PodSpec{SchedulerName: "nobody", Containers: []corev1.Container{{Name: "istio-proxy", Image: "none"}}},
 		Status:     corev1.PodStatus{Phase: corev1.PodRunning, PodIP: address, PodIPs: []corev1.PodIP{{IP: address}}},
 	}
@@ -65,21 +65,21 @@ func gatewayPod(name, address string) *corev1.Pod {
 // Register makes the gateway one of the cluster's pods, which nobody schedules and runs: what
 // reports has to be known.
 func (g *Gateway) Register(ctx context.Context, client kubernetes.Interface) error {
-	_, err := client.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: gatewayNamespace}}, metav1.CreateOptions{})
+	_, err := client.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: GatewayNamespace}}, metav1.CreateOptions{})
 	if err != nil && !apierrors.IsAlreadyExists(err) {
 		return err
 	}
-	pod, err := client.CoreV1().Pods(gatewayNamespace).Create(ctx, g.pod, metav1.CreateOptions{})
+	pod, err := client.CoreV1().Pods(GatewayNamespace).Create(ctx, g.pod, metav1.CreateOptions{})
 	// A namespace gets its service account a moment later.
 	for apierrors.IsForbidden(err) && ctx.Err() == nil {
 		time.Sleep(100 * time.Millisecond)
-		pod, err = client.CoreV1().Pods(gatewayNamespace).Create(ctx, g.pod, metav1.CreateOptions{})
+		pod, err = client.CoreV1().Pods(GatewayNamespace).Create(ctx, g.pod, metav1.CreateOptions{})
 	}
 	if err != nil {
 		return fmt.Errorf("gateway's pod: %w", err)
 	}
 	pod.Status = g.pod.Status
-	_, err = client.CoreV1().Pods(gatewayNamespace).UpdateStatus(ctx, pod, metav1.UpdateOptions{})
+	_, err = client.CoreV1().Pods(GatewayNamespace).UpdateStatus(ctx, pod, metav1.UpdateOptions{})
 	return err
 }
 
