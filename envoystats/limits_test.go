@@ -293,6 +293,7 @@ func TestConnectionsLeaveMemoryAndDescriptorsForTheRest(t *testing.T) {
 		want   int
 	}{
 		"a container of 1 GiB": {Config{MemoryLimit: 900 << 20}, 7200},
+		"the same over TLS":    {Config{MemoryLimit: 900 << 20, Mutual: &Mutual{}}, 3600},
 		"much memory":          {Config{MemoryLimit: 64 << 30}, 55_000},
 		"few streams":          {Config{MaxStreams: 50}, 150},
 		"as it is told":        {Config{MaxConnections: 10, MemoryLimit: 1 << 20}, 10},

@@ -41,8 +41,9 @@ type Config struct {
 	MaxStreams int
 	// MaxConnections bounds the connections that are open at once (default MaxStreams and a tenth
 	// or a hundred more: one that was lost is noticed later than its successor comes; as many as a
-	// quarter of MemoryLimit is for at most, at 32 KiB each). It is never more than the process may
-	// open files, less a quarter of those and 32 at least: HTTPS needs some.
+	// quarter of MemoryLimit is for at most, at 32 KiB each, and 64 where there is TLS). It is never
+	// more than the process may open files, less a quarter of those and 32 at least: HTTPS needs
+	// some.
 	MaxConnections int
 	// MaxPendingBytes bounds what has come in of messages that are not whole yet, of all
 	// connections together. Beyond it the connection that holds most of them is closed. After a
@@ -145,8 +146,10 @@ func (c Config) Validate() error {
 	return nil
 }
 
-// connectionBytes is what a connection with a stream takes: 31 KB were measured with 8,000.
-const connectionBytes = 32 << 10
+// connectionBytes and secureBytes are what a connection with a stream takes, in plaintext and over
+// TLS: 31 KB were measured with 8,000, and with 1,000 over TLS 67 KB of resident memory more (make
+// bench-mtls), of which half is the collector's room and the rest a record, a chain and ciphers.
+const connectionBytes, secureBytes = 32 << 10, 64 << 10
 
 // connectionsOf is how many of the process' descriptors are for the sink's connections.
 func connectionsOf(descriptors int) int { return max(1, descriptors-max(32, descriptors/4)) }
@@ -182,7 +185,11 @@ func (c Config) withDefaults() Config {
 	c.MaxMessageBytes = cmp.Or(c.MaxMessageBytes, 64<<20)
 	c.MaxStreams = cmp.Or(c.MaxStreams, 50_000)
 	c.MemoryLimit = cmp.Or(c.MemoryLimit, 4<<30)
-	c.MaxConnections = cmp.Or(c.MaxConnections, min(c.MaxStreams+max(100, c.MaxStreams/10), max(1, int(c.MemoryLimit/4/connectionBytes))))
+	each := int64(connectionBytes)
+	if c.TLS != nil || c.Mutual != nil {
+		each = secureBytes
+	}
+	c.MaxConnections = cmp.Or(c.MaxConnections, min(c.MaxStreams+max(100, c.MaxStreams/10), max(1, int(c.MemoryLimit/4/each))))
 	c.MaxConnections = min(c.MaxConnections, connectionsOf(descriptors()))
 	c.MaxPendingBytes = cmp.Or(c.MaxPendingBytes, max(int(c.MemoryLimit/4), 4*c.MaxMessageBytes, leastPending))
 	c.MaxBytesPerSecond = cmp.Or(c.MaxBytesPerSecond, 16<<20)

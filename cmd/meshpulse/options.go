@@ -61,7 +61,7 @@ func (o *serveOptions) flags(c console) *pflag.FlagSet {
 	f.Var(byteSize[int]{&o.sink.MaxPendingBytes}, "max-pending-bytes", "most bytes of messages that are not whole yet, of all sidecars together; past it connections of the address with most of them are closed (default 1/4 of GOMEMLIMIT, without that 1Gi; at least 4 x --max-message-bytes and 16Mi)")
 	f.Var(byteSize[int]{&o.sink.MaxBytesPerSecond}, "max-bytes-per-second", "most bytes a second of one sidecar, a message counting 4 KiB more; past it the next one is read later (default 16Mi)")
 	f.IntVar(&o.sink.MaxStreams, "max-streams", 0, "most sidecars connected at once (default 50000)")
-	f.IntVar(&o.sink.MaxConnections, "max-connections", 0, "most connections to the ingest port at once (default --max-streams and a tenth or a hundred more; one each 128 KiB of GOMEMLIMIT, and three quarters of the files that may be open, at most)")
+	f.IntVar(&o.sink.MaxConnections, "max-connections", 0, "most connections to the ingest port at once (default --max-streams and a tenth or a hundred more; one each 128 KiB of GOMEMLIMIT, 256 where there is TLS, and three quarters of the files that may be open, at most)")
 
 	f.DurationVar(&o.store.Retention, "retention", 0, "how far back samples are kept (default 5m)")
 	f.DurationVar(&o.store.MaxRetention, "max-retention", 0, "how far back a query's range may reach (default 1h)")
