@@ -37,7 +37,7 @@ func newMetrics(r prometheus.Registerer, of *Replicas) (*metrics, error) {
 		receivedFrames: vec("meshpulse_relay_received_frames_total", "Messages of sidecars that a replica has relayed."),
 		receivedBytes:  vec("meshpulse_relay_received_bytes_total", "Bytes of the messages that a replica has relayed, compressed."),
 		drops:          vec("meshpulse_relay_dropped_frames_total", "Messages that a replica keeps and did not get, by reason: a gap of their pods there.", "reason"),
-		refused:        prometheus.NewCounter(opts("meshpulse_relay_refused_frames_total", "What replicas have sent that cannot be read, or is of no pod.")),
+		refused:        prometheus.NewCounter(opts("meshpulse_relay_refused_frames_total", "What replicas have sent that cannot be read, or is of a stream that was refused here.")),
 	}
 	if r == nil {
 		return m, nil

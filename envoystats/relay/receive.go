@@ -113,7 +113,11 @@ func (r *Replicas) take(gs grpc.ServerStream) error {
 		case err != nil:
 			return err
 		}
-		if err := l.frame(r.config.Now(), in.bytes); err != nil {
+		err := l.frame(r.config.Now(), in.bytes)
+		if cap(in.bytes) > maxScratch {
+			in.bytes = nil
+		}
+		if err != nil {
 			r.metrics.refused.Inc()
 			if errors.Is(err, errVersion) {
 				return status.Error(codes.Unimplemented, err.Error())
@@ -134,12 +138,17 @@ type lane struct {
 
 // relayed is a sidecar's stream.
 type relayed struct {
-	stream Stream // nil: it was refused, and is not asked for again
+	stream Stream // nil: it was refused
 	pod    []byte
 	last   time.Time
+	again  time.Time // when one that was refused is asked for again
 }
 
 const (
+	// againAfter is how long a stream that was refused is not asked for again: a flush. A sidecar
+	// that is refused connects anew at its next. It knows nothing of a refusal here: of a replica
+	// that has not heard of its pod yet, or after a fault, while the one that it reports to goes on.
+	againAfter = 5 * time.Second
 	// idleFor is how long a stream is kept of which nothing comes: its end may have been dropped.
 	idleFor = 10 * time.Minute
 	// sweepEvery is how often such ones are looked for.
@@ -157,7 +166,7 @@ func (l *lane) frame(now time.Time, b []byte) error {
 		l.sweep(now)
 		return nil
 	}
-	s, err := l.stream(&f)
+	s, err := l.stream(now, &f)
 	if err != nil {
 		return err
 	}
@@ -168,6 +177,7 @@ func (l *lane) frame(now time.Time, b []byte) error {
 		return nil
 	}
 	if s.stream == nil {
+		l.of.metrics.refused.Inc()
 		return nil
 	}
 	if err := l.decompress(f.Message); err != nil {
@@ -176,7 +186,7 @@ func (l *lane) frame(now time.Time, b []byte) error {
 	l.of.metrics.received(l.name, len(b))
 	if !s.stream.Message(now.Add(-f.Age), l.plain) {
 		s.end()
-		s.stream = nil
+		s.stream, s.again = nil, now.Add(againAfter)
 	}
 	if cap(l.plain) > maxScratch {
 		l.plain = nil
@@ -185,9 +195,9 @@ func (l *lane) frame(now time.Time, b []byte) error {
 }
 
 // stream returns the frame's, which may be the first of it.
-func (l *lane) stream(f *Frame) (*relayed, error) {
+func (l *lane) stream(now time.Time, f *Frame) (*relayed, error) {
 	s := l.streams[f.Stream]
-	if s != nil && bytes.Equal(s.pod, f.Pod) {
+	if s != nil && bytes.Equal(s.pod, f.Pod) && (s.stream != nil || f.End || now.Before(s.again)) {
 		return s, nil
 	}
 	pod, err := ReadPod(f.Pod)
@@ -197,11 +207,10 @@ func (l *lane) stream(f *Frame) (*relayed, error) {
 	if s != nil {
 		s.end()
 	}
-	s = &relayed{pod: bytes.Clone(f.Pod)}
+	s = &relayed{pod: bytes.Clone(f.Pod), again: now.Add(againAfter)}
 	l.streams[f.Stream] = s
 	if sink := l.of.sink.Load(); sink != nil && !f.End {
 		if s.stream, err = (*sink).Relayed(pod); err != nil {
-			l.of.metrics.refused.Inc()
 			s.stream = nil
 		}
 	}

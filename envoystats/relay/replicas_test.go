@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -26,6 +27,7 @@ type taken struct {
 	pods  []aggregator.Pod
 	calls []call
 	more  func(message []byte) bool // nil: more is to come of each stream
+	no    bool                      // to the pod that is called refused
 	came  chan struct{}
 }
 
@@ -40,11 +42,17 @@ func newTaken() *taken { return &taken{came: make(chan struct{}, 1000)} }
 func (s *taken) Relayed(p aggregator.Pod) (relay.Stream, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if p.Name == "refused" {
+	if s.no && p.Name == "refused" {
 		return nil, fmt.Errorf("nobody takes %s", p.Name)
 	}
 	s.pods = append(s.pods, p)
 	return takenStream{s, p.Name}, nil
+}
+
+func (s *taken) none(no bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.no = no
 }
 
 func (*taken) Streams() int { return 0 }
@@ -242,26 +250,39 @@ func TestAReplicaThatIsNotThereIsNotWaitedFor(t *testing.T) {
 	}
 }
 
-func TestARefusedStreamIsNotAskedForAgain(t *testing.T) {
-	all := begin(t, 2, nil)
+// A sidecar that one replica refuses, and the one that it reports to does not, knows nothing of it: it
+// does not connect anew, and has to be taken once what it was refused for is over.
+func TestARefusedStreamIsAskedForAgainAfterAFlush(t *testing.T) {
+	var later atomic.Int64
+	all := begin(t, 2, func(i int, c *relay.Config) {
+		if i == 1 {
+			c.Now = func() time.Time { return time.Now().Add(time.Duration(later.Load())) }
+		}
+	})
 	all[1].sink.more = func(m []byte) bool { return string(m) != "last" }
 	refused := all[0].Sender(&aggregator.Pod{Namespace: "shop", Name: "refused"})
 	ended := all[0].Sender(&aggregator.Pod{Namespace: "shop", Name: "ended"})
-	for _, m := range []string{"first", "last", "late"} {
-		refused.Send(time.Now(), []byte(m))
-		ended.Send(time.Now(), []byte(m))
-	}
-	after := all[0].Sender(&aggregator.Pod{Namespace: "shop", Name: "after"})
-	for range 4 { // one for each lane
-		after.Send(time.Now(), []byte("after"))
-	}
-	var of []string
-	for _, c := range all[1].sink.wait(t, 7) {
-		if c.pod != "after" {
-			of = append(of, c.pod+" "+c.message)
+	send := func(messages ...string) {
+		for _, m := range messages {
+			refused.Send(time.Now(), []byte(m))
+			ended.Send(time.Now(), []byte(m))
 		}
 	}
-	if got := fmt.Sprint(of); got != "[ended first ended last ended ]" {
+	all[1].sink.none(true)
+	send("first", "last", "late")
+	until(t, "three of one and one of the other are refused", func() bool { return all[1].metric("meshpulse_relay_refused_frames_total") == 4 })
+	later.Store(time.Minute.Nanoseconds())
+	all[1].sink.none(false)
+	send("again")
+	var of, others []string
+	for _, c := range all[1].sink.wait(t, 5) {
+		if c.pod == "ended" {
+			of = append(of, c.message)
+		} else {
+			others = append(others, c.message)
+		}
+	}
+	if got := fmt.Sprint(of, others); got != "[first last  again] [again]" {
 		t.Errorf("taken: %s", got)
 	}
 }
