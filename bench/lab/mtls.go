@@ -244,10 +244,10 @@ func (r *mtlsRun) authorityAway(ctx context.Context) error {
 		if err := r.renew(); err != nil {
 			return err
 		}
-		// meshpulse asks anew after pauses of up to a minute; the sidecars wait for its
-		// certificate.
-		const pause = 75 * time.Second
-		took, err := r.back(ctx, before, 2*pause)
+		// meshpulse asks anew every five seconds where it has no certificate that lasts; the
+		// sidecars wait for that.
+		const pause = 15 * time.Second
+		took, err := r.back(ctx, before, 10*pause)
 		r.add("the authority is back: all report again after", took.Seconds(), "s", pause.Seconds(), "lower")
 		return err
 	})

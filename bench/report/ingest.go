@@ -352,7 +352,8 @@ func meshCertificates(dir string) (*certificates, error) {
 		return nil, err
 	}
 	at := func(name string) string { return filepath.Join(abs, "mesh-"+name+".pem") }
-	for name, content := range map[string][]byte{"ca": mesh.PEM, "cert": server.Chain, "key": server.Key, "client": client.Chain, "client-key": client.Key} {
+	shown := append(slices.Clone(client.Chain), mesh.PEM...) // as Istio's agents have it: the root is sent along
+	for name, content := range map[string][]byte{"ca": mesh.PEM, "cert": server.Chain, "key": server.Key, "client": shown, "client-key": client.Key} {
 		if err := os.WriteFile(at(name), content, 0o600); err != nil {
 			return nil, err
 		}
