@@ -1,13 +1,14 @@
 #!/bin/sh
 # Installs meshpulse into the cluster of kubectl's current context. Can be run again: it changes what differs, keeps the
-# certificate, and never takes the external metrics API from another adapter.
+# certificate, and takes the external metrics API from another adapter only with --fallback, which asks that for the rest.
 set -eu
 umask 077 # keys are written to a temporary folder
 
 usage() {
 	cat <<'USAGE'
-usage: install.sh --image IMAGE [--replicas] [--component NAME]... [--no-apiservice] [--dry-run]
+usage: install.sh --image IMAGE [--replicas] [--component NAME]... [--fallback NAMESPACE/SERVICE[:PORT]] [--no-apiservice] [--dry-run]
        install.sh --rotate-cert [--dry-run]
+       install.sh --release-apiservice [--dry-run]
 
   --image IMAGE      the image to run; build one with `make push IMAGE=…`, which prints its name with the digest that pins it,
                      or with manifests/Dockerfile
@@ -18,6 +19,12 @@ usage: install.sh --image IMAGE [--replicas] [--component NAME]... [--no-apiserv
                      reach pods; guaranteed requests what it may use
   --replicas         two replicas in the place of one, each with what all sidecars send (metricsapi/README.md, "Several
                      replicas"); left out, one again
+  --fallback NAMESPACE/SERVICE[:PORT]
+                     the adapter that serves external metrics now: meshpulse takes the API over, answers what is its own
+                     and asks the other adapter for the rest. Give it each time
+  --fallback-ca FILE the authority of that adapter's certificate (PEM); without it what its APIService has as caBundle
+  --release-apiservice
+                     give the API back to the adapter that had it, and nothing else
   --no-apiservice    leave external.metrics.k8s.io alone: meshpulse listens, and no HPA asks it
   --rotate-cert      replace the serving certificate and its authority, and that of several replicas, and nothing else
   --dry-run          look, print what would be done, change nothing
@@ -52,13 +59,67 @@ look_at_apiservice() {
 		die "cannot tell whose $apiservice is, so nothing was changed: see kubectl's message above"
 }
 
+# The annotation that keeps the spec of the adapter from which the API was taken.
+kept=meshpulse.io/replaced-spec
+
+# kept_spec prints it, nothing if none is kept.
+kept_spec() {
+	kubectl get apiservice "$apiservice" --ignore-not-found -o 'jsonpath={.metadata.annotations.meshpulse\.io/replaced-spec}'
+}
+
 refuse_foreign() {
 	case $owner in
-	'' | "$namespace/$service") return 0 ;;
+	"$namespace/$service")
+		[ -n "$fallback" ] || [ -z "$(kept_spec)" ] || die "meshpulse answers for another adapter, whose metrics would get no answer. Nothing was changed.
+Give --fallback NAMESPACE/SERVICE again, or run --release-apiservice first."
+		return 0
+		;;
+	'' | "${fallback%:*}") return 0 ;;
 	esac
+	[ -z "$fallback" ] || die "external.metrics.k8s.io is served by $owner, not by ${fallback%:*}. Nothing was changed."
 	die "external.metrics.k8s.io is served by $owner, and only one adapter of a cluster can have it. Nothing was changed.
 Either uninstall that adapter first (kubectl get hpa -A shows whose HPAs use external metrics: they will ask meshpulse),
-or run meshpulse beside it, serving no HPA, with --no-apiservice."
+run meshpulse beside it with --fallback $owner, which asks it for what is not meshpulse's,
+or serving no HPA, with --no-apiservice."
+}
+
+# refuse_keda: KEDA's operator writes the authority of its own certificates into the APIService, whosever that is, and the API
+# server would trust meshpulse no longer.
+refuse_keda() {
+	kubectl get deployments -A -o 'jsonpath={range .items[*]}{.metadata.namespace}/{.metadata.name} {.spec.template.spec.containers[*].args}{"\n"}{end}' >"$work/deployments" ||
+		die "cannot tell whether KEDA's operator would take the API back, so nothing was changed: see kubectl's message above"
+	takers=$(grep -e '--enable-cert-rotation[=",]' "$work/deployments" | grep -v -e '--enable-cert-rotation=false' -e '--enable-apiservice-patching=false' | cut -d' ' -f1) || takers=''
+	[ -z "$takers" ] || die "KEDA's operator ($takers) writes its own caBundle into $apiservice, and would take the API back. Nothing was changed.
+Give it --enable-apiservice-patching=false. A release without that flag: --enable-cert-rotation=false and certificates of your own."
+}
+
+# look_at_fallback writes the authority of the other adapter to $work/fallback-ca.crt.
+look_at_fallback() {
+	other=$work/fallback-ca.crt
+	if [ -n "$fallback_ca" ]; then
+		cp "$fallback_ca" "$other"
+	elif [ "$owner" = "$namespace/$service" ]; then
+		kubectl -n "$namespace" get configmap meshpulse-fallback-ca --ignore-not-found -o 'jsonpath={.data.ca\.crt}' >"$other"
+	else
+		kubectl get apiservice "$apiservice" --ignore-not-found -o 'jsonpath={.spec.caBundle}' | openssl base64 -d -A >"$other"
+	fi
+	openssl x509 -noout -in "$other" 2>/dev/null || die "there is no authority that the certificate of ${fallback%:*} could be checked against. Nothing was changed.
+Its APIService has no caBundle: give --fallback-ca FILE, the authority of its certificate in PEM."
+}
+
+# take_over leads the API server from the other adapter to meshpulse, and keeps the way back. If the APIService changes
+# meanwhile, the patch is refused.
+take_over() {
+	before=$(kubectl get apiservice "$apiservice" -o 'jsonpath={.spec}')
+	version=$(kubectl annotate apiservice "$apiservice" --overwrite "$kept=$before" -o 'jsonpath={.metadata.resourceVersion}')
+	unproven=$apiservice
+	kubectl patch apiservice "$apiservice" --type=json -p "[
+		{\"op\": \"test\", \"path\": \"/metadata/resourceVersion\", \"value\": \"$version\"},
+		{\"op\": \"test\", \"path\": \"/spec/service/namespace\", \"value\": \"${owner%/*}\"},
+		{\"op\": \"test\", \"path\": \"/spec/service/name\", \"value\": \"${owner#*/}\"},
+		{\"op\": \"replace\", \"path\": \"/spec\", \"value\": {
+			\"group\": \"external.metrics.k8s.io\", \"version\": \"v1beta1\", \"groupPriorityMinimum\": 100, \"versionPriority\": 100,
+			\"service\": {\"namespace\": \"$namespace\", \"name\": \"$service\", \"port\": 443}, \"caBundle\": \"$ca\"}}]"
 }
 
 # custom_asked says whether custom.metrics.k8s.io is to be claimed too.
@@ -190,8 +251,11 @@ patch_ca() {
 # claim_api leads the API server to meshpulse: first with a group of our own, since an APIService that does not answer stalls
 # discovery and the deletion of namespaces.
 claim_api() {
-	if [ -n "$owner" ]; then
+	if [ "$owner" = "$namespace/$service" ]; then
 		patch_ca "$apiservice" "$ca"
+	elif [ -n "$owner" ]; then
+		reached_by_probe
+		take_over
 	else
 		reached_by_probe
 		# create, not apply: if another adapter has come in the meantime, this fails.
@@ -247,8 +311,22 @@ What can be in the way:
 	unproven=''
 }
 
-# take_back deletes an APIService if it is ours, and only the very version that was looked at.
+# put_back gives an APIService that is ours back to the adapter from which it was taken. If it changes meanwhile, the patch is
+# refused.
+put_back() {
+	kubectl patch apiservice "$1" --type=json -p "[
+		{\"op\": \"test\", \"path\": \"/spec/service/namespace\", \"value\": \"$namespace\"},
+		{\"op\": \"test\", \"path\": \"/spec/service/name\", \"value\": \"$service\"},
+		{\"op\": \"replace\", \"path\": \"/spec\", \"value\": $(kept_spec)},
+		{\"op\": \"remove\", \"path\": \"/metadata/annotations/meshpulse.io~1replaced-spec\"}]"
+}
+
+# take_back deletes an APIService if it is ours, and only the very version that was looked at; one that was taken from another
+# adapter is put back.
 take_back() {
+	if [ "$1" = "$apiservice" ] && [ "$(owner_of "$1")" = "$namespace/$service" ] && [ -n "$(kept_spec)" ]; then
+		put_back "$1" && return
+	fi
 	state=$(kubectl get apiservice "$1" --ignore-not-found \
 		-o 'jsonpath={.spec.service.namespace}/{.spec.service.name} {.metadata.resourceVersion}') || state=''
 	case $state in
@@ -328,9 +406,15 @@ install() {
 	look_at_apiservice
 	[ -z "$claim" ] || refuse_foreign
 	! custom_asked || refuse_foreign_custom
+	if [ -n "$fallback" ]; then
+		[ -z "$claim" ] || refuse_keda
+		look_at_fallback
+		components="$components fallback"
+	fi
 	compose
 	kubectl kustomize "$composed" >"$work/unset.yaml" # not into a pipe, which would hide its failure
-	sed "s|image: meshpulse:unset|image: $image|" "$work/unset.yaml" >"$work/base.yaml"
+	sed -e "s|image: meshpulse:unset|image: $image|" -e "s|OTHER-NAMESPACE/OTHER-SERVICE|$fallback|" -e "s|OTHER-NAMESPACE|${fallback%/*}|" \
+		"$work/unset.yaml" >"$work/base.yaml"
 	look_at_secret
 
 	if [ -n "$dry" ]; then
@@ -338,8 +422,10 @@ install() {
 		[ -n "$ca" ] && say "would keep the certificate in Secret $secret" || say "would make a certificate and Secret $secret"
 		if [ -z "$claim" ]; then
 			say "would leave $apiservice alone"
-		elif [ -n "$owner" ]; then
+		elif [ "$owner" = "$namespace/$service" ]; then
 			say "would keep $apiservice, which is meshpulse's"
+		elif [ -n "$owner" ]; then
+			say "would take $apiservice from $owner, and ask that for what is not meshpulse's"
 		else
 			say "would create $apiservice"
 		fi
@@ -355,6 +441,10 @@ install() {
 		kubectl apply -f "$here/base/namespace.yaml"
 		secret_manifest | kubectl create -f -
 		ca=$(openssl base64 -A -in "$work/ca.crt")
+	fi
+	if [ -n "$fallback" ]; then # before the pod too
+		kubectl -n "$namespace" create configmap meshpulse-fallback-ca --dry-run=client -o yaml --from-file=ca.crt="$other" >"$work/fallback-ca.yaml"
+		kubectl apply -f "$work/fallback-ca.yaml"
 	fi
 	kubectl apply -f "$work/base.yaml"
 	warn_expiry
@@ -401,20 +491,34 @@ rotate() {
 	say "rotated: served within about two minutes, no restart needed"
 }
 
+# release gives the API back to the adapter that had it, whose pods have to answer within a minute.
+release() {
+	look_at_apiservice
+	[ "$owner" = "$namespace/$service" ] || die "$apiservice is served by ${owner:-nobody}, not by meshpulse. Nothing was changed."
+	[ -n "$(kept_spec)" ] || die "$apiservice was taken from nobody, so there is nothing to put back. Nothing was changed. uninstall.sh removes it."
+	if [ -n "$dry" ]; then
+		say "would put back $apiservice: $(kept_spec)"
+		return
+	fi
+	put_back "$apiservice"
+	kubectl wait --for=condition=Available --timeout=60s "apiservice/$apiservice" || say "WARNING: the adapter that has $apiservice again does not answer"
+	say "released: HPAs with external metrics ask $(owner_of "$apiservice") again"
+}
+
 # need refuses what is no value of an option: nothing, or the next option, which would not be done then.
 need() {
 	case $2 in '' | -*) die "$1 needs a value" ;; esac
 }
 
-image='' components='' replicas='' mode=install dry='' claim=yes
+image='' components='' replicas='' mode=install dry='' claim=yes fallback='' fallback_ca=''
 while [ $# -gt 0 ]; do
 	case $1 in
-	--image | --component)
+	--image | --component | --fallback | --fallback-ca)
 		need "$1" "${2-}"
 		option=$1 value=$2
 		shift
 		;;
-	--image=* | --component=*)
+	--image=* | --component=* | --fallback=* | --fallback-ca=*)
 		option=${1%%=*} value=${1#*=}
 		need "$option" "$value"
 		;;
@@ -429,7 +533,17 @@ while [ $# -gt 0 ]; do
 		esac
 		;;
 	--replicas) replicas=yes ;;
+	--fallback)
+		case $value in
+		*[!a-z0-9:/-]* | */*/* | *:*:* | *:*/* | *: | */ | /* | */:*) die "--fallback takes NAMESPACE/SERVICE or NAMESPACE/SERVICE:PORT, not '$value'" ;;
+		"$namespace/$service" | "$namespace/$service":*) die "--fallback $value is meshpulse's own Service: give the other adapter's" ;;
+		*/*) fallback=$value ;;
+		*) die "--fallback takes NAMESPACE/SERVICE or NAMESPACE/SERVICE:PORT, not '$value'" ;;
+		esac
+		;;
+	--fallback-ca) fallback_ca=$value ;;
 	--no-apiservice) claim='' ;;
+	--release-apiservice) mode=release ;;
 	--rotate-cert) mode=rotate ;;
 	--dry-run) dry=yes ;;
 	-h | --help)
@@ -448,8 +562,9 @@ if [ "$mode" = install ]; then
   make push IMAGE=REGISTRY/meshpulse:TAG"
 	# It ends up in YAML: nothing may come in that is not part of an image's name.
 	case $image in *[!A-Za-z0-9._:/@-]*) die "--image $image is not the name of an image" ;; esac
-elif [ -n "$image$components$replicas" ] || [ -z "$claim" ]; then
-	die "--rotate-cert goes with --dry-run only"
+	[ -n "$fallback" ] || [ -z "$fallback_ca" ] || die "--fallback-ca goes with --fallback NAMESPACE/SERVICE"
+elif [ -n "$image$components$replicas$fallback$fallback_ca" ] || [ -z "$claim" ]; then
+	die "--rotate-cert and --release-apiservice go with --dry-run only"
 fi
 for program in kubectl openssl; do
 	command -v "$program" >/dev/null || die "$program is not on the PATH"

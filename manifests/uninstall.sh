@@ -1,5 +1,6 @@
 #!/bin/sh
-# Removes meshpulse from the cluster of kubectl's current context, and the external metrics API only if it is meshpulse's.
+# Removes meshpulse from the cluster of kubectl's current context, and the external metrics API only if it is meshpulse's: if it was
+# taken from another adapter (install.sh --fallback), that has it again.
 # HPAs stay; without their metric they hold their replicas.
 set -eu
 
@@ -25,6 +26,23 @@ for argument; do
 done
 command -v kubectl >/dev/null || die "kubectl is not on the PATH"
 
+# put_back gives an APIService back to the adapter from which it was taken, and waits until that answers.
+put_back() {
+	if [ -n "$dry" ]; then
+		printf 'would put back %s: %s\n' "$1" "$before"
+		return
+	fi
+	kubectl patch apiservice "$1" --type=json -p "[
+		{\"op\": \"test\", \"path\": \"/spec/service/namespace\", \"value\": \"$namespace\"},
+		{\"op\": \"test\", \"path\": \"/spec/service/name\", \"value\": \"$service\"},
+		{\"op\": \"replace\", \"path\": \"/spec\", \"value\": $before},
+		{\"op\": \"remove\", \"path\": \"/metadata/annotations/meshpulse.io~1replaced-spec\"}]" ||
+		die "$1 has changed in the meantime, so nothing was removed: run this again"
+	kubectl wait --for=condition=Available --timeout=60s "apiservice/$1" ||
+		printf 'WARNING: the adapter that has %s again does not answer\n' "$1"
+	printf 'put back %s\n' "$1"
+}
+
 # take_back deletes an APIService if it is meshpulse's, and only the very version that was looked at.
 take_back() {
 	state=$(kubectl get apiservice "$1" --ignore-not-found \
@@ -33,6 +51,11 @@ take_back() {
 	case $state in
 	'') printf '%s is not there\n' "$1" ;;
 	"$namespace/$service "*)
+		before=$(kubectl get apiservice "$1" -o 'jsonpath={.metadata.annotations.meshpulse\.io/replaced-spec}')
+		if [ -n "$before" ]; then
+			put_back "$1"
+			return
+		fi
 		if [ -n "$dry" ]; then
 			printf 'would delete %s\n' "$1"
 			return
@@ -55,6 +78,6 @@ take_back v1alpha1.meshpulse.io
 set --
 [ -z "$dry" ] || set -- --dry-run=client
 # What components gave: the right to read custom metrics, and to raise targets; a binding in a namespace of yours is without effect from then on.
-kubectl delete --ignore-not-found "$@" -f "$here/components/custom-metrics/rbac.yaml" \
+kubectl delete --ignore-not-found "$@" -f "$here/components/custom-metrics/rbac.yaml" -f "$here/components/fallback/rbac.yaml" \
 	-f "$here/components/surge-action/clusterrolebinding.yaml" -f "$here/components/surge-action/role/clusterrole.yaml"
 kubectl kustomize "$here/base" | kubectl delete --ignore-not-found "$@" -f -

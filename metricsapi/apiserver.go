@@ -12,6 +12,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
 	"k8s.io/apiserver/pkg/apis/apiserver"
 	"k8s.io/apiserver/pkg/authentication/authenticator"
 	"k8s.io/apiserver/pkg/authentication/request/anonymous"
@@ -161,7 +163,10 @@ func (s *Server) addFallback(o Options, m *metrics) error {
 	if to.Namespace == namespace && to.Service == ownService {
 		return fmt.Errorf("--fallback %s is meshpulse's own Service, which would ask itself: give the other adapter's", o.Fallback)
 	}
-	p := &passing{catalog: s.provider.catalog, metrics: m, known: func() error {
+	p := &passing{catalog: s.provider.catalog, metrics: m, own: namespace, changed: promauto.With(o.Registerer).NewGauge(prometheus.GaugeOpts{
+		Name: "meshpulse_metricsapi_apiservice_changed",
+		Help: "1 while the APIService of external metrics has been changed by somebody else, so that the API server does not come here by it.",
+	}), known: func() error {
 		return errors.Join(s.source.Synced(), s.api.HPAs.Freshness().Stale(), s.api.Namespaces.Freshness().Stale())
 	}}
 	p.to, err = fallback.New(fallback.Config{
@@ -381,6 +386,7 @@ func (s *Server) Run(ctx context.Context) error {
 		feeders.Go(func() { s.api.Pods.Run(feeding) })
 		if s.passing != nil {
 			feeders.Go(func() { s.passing.to.Run(feeding) })
+			feeders.Go(func() { s.watchAPIService(feeding) })
 		}
 		if n := s.api.Namespaces; n != nil {
 			feeders.Go(func() { n.Run(feeding) })

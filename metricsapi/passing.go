@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apiserver/pkg/endpoints/handlers/responsewriters"
@@ -40,6 +41,8 @@ type passing struct {
 	to      *fallback.Adapter
 	catalog *catalog
 	metrics *metrics
+	own     string           // the namespace of meshpulse's own Service
+	changed prometheus.Gauge // whether somebody else has changed the APIService
 	// known says why it is not known whose a metric is, nil while it is.
 	known func() error
 

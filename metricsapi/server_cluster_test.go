@@ -38,6 +38,8 @@ type fakeAPI struct {
 	// late are what is not listed before something is closed.
 	late       map[string]chan struct{}
 	namespaces []corev1.Namespace
+	apiService string       // in JSON; "" is none
+	looks      atomic.Int32 // at it
 
 	mu     sync.Mutex
 	events map[string]string // reason by name
@@ -102,6 +104,9 @@ func (f *fakeAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	case last == "horizontalpodautoscalers":
 		answer = f.hpas
+	case last == "v1beta1.external.metrics.k8s.io" && f.apiService != "":
+		f.looks.Add(1)
+		answer = json.RawMessage(f.apiService)
 	case last == "namespaces":
 		answer = corev1.NamespaceList{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "NamespaceList"}, ListMeta: metav1.ListMeta{ResourceVersion: "1"}, Items: f.namespaces}
 	case strings.HasSuffix(r.URL.Path, "/api/v1/namespaces/meshpulse-system/serviceaccounts/meshpulse-fallback/token"):

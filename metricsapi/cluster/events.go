@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -59,13 +60,13 @@ func newAPIEvents(client corev1client.EventsGetter, log *slog.Logger, now func()
 
 // Warn tells of a problem, once for as long as the API server keeps the event.
 func (e *Events) Warn(h hpas.HPA, p hpas.Problem) {
-	e.warnings.Add(newEvent(h, corev1.EventTypeWarning, p, e.now()))
+	e.WarnOf(objectOf(h), p)
 }
 
 // Report tells of something that was done, each time: the message is to say when or how much.
 func (e *Events) Report(h hpas.HPA, p hpas.Problem) {
 	now := e.now()
-	event := newEvent(h, corev1.EventTypeNormal, p, now)
+	event := newEvent(objectOf(h), corev1.EventTypeNormal, p, now)
 	event.Name += "." + strconv.FormatInt(now.UnixMilli(), 36)
 	e.done.Add(event)
 }
@@ -110,24 +111,30 @@ func (e *Events) create(ctx context.Context, queue eventQueue, event *corev1.Eve
 	}
 }
 
-// newEvent is an event on the HPA. Kubernetes allows 1024 bytes of message and 253 of name.
-func newEvent(h hpas.HPA, kind string, p hpas.Problem, now time.Time) *corev1.Event {
+// objectOf is the HPA as what an event is about.
+func objectOf(h hpas.HPA) corev1.ObjectReference {
+	return corev1.ObjectReference{
+		APIVersion: "autoscaling/v2", Kind: "HorizontalPodAutoscaler",
+		Namespace: h.Namespace, Name: h.Name, UID: h.UID, ResourceVersion: h.ResourceVersion,
+	}
+}
+
+// newEvent is an event on an object. Kubernetes allows 1024 bytes of message and 253 of name.
+func newEvent(object corev1.ObjectReference, kind string, p hpas.Problem, now time.Time) *corev1.Event {
 	return &corev1.Event{
-		ObjectMeta: metav1.ObjectMeta{Name: eventName(h, p), Namespace: h.Namespace},
-		InvolvedObject: corev1.ObjectReference{
-			APIVersion: "autoscaling/v2", Kind: "HorizontalPodAutoscaler",
-			Namespace: h.Namespace, Name: h.Name, UID: h.UID, ResourceVersion: h.ResourceVersion,
-		},
-		Type: kind, Reason: p.Reason, Message: clip(p.Message, 1024),
+		ObjectMeta:     metav1.ObjectMeta{Name: eventName(object, p), Namespace: cmp.Or(object.Namespace, metav1.NamespaceDefault)},
+		InvolvedObject: object,
+		Type:           kind, Reason: p.Reason, Message: clip(p.Message, 1024),
 		Source:         corev1.EventSource{Component: "meshpulse"},
 		FirstTimestamp: metav1.NewTime(now), LastTimestamp: metav1.NewTime(now), Count: 1,
 		ReportingController: "meshpulse",
 	}
 }
 
-func eventName(h hpas.HPA, p hpas.Problem) string {
-	sum := sha256.Sum256(fmt.Appendf(nil, "%s\x00%s\x00%s", h.Identity(), p.Reason, p.Message))
-	name := h.Name
+func eventName(object corev1.ObjectReference, p hpas.Problem) string {
+	identity := cmp.Or(string(object.UID), object.Namespace+"/"+object.Name)
+	sum := sha256.Sum256(fmt.Appendf(nil, "%s\x00%s\x00%s", identity, p.Reason, p.Message))
+	name := object.Name
 	if len(name) > 200 {
 		name = name[:200] + "x" // does not end in a dot or a dash
 	}

@@ -30,17 +30,17 @@ func TestEventName(t *testing.T) {
 	h := hpa("podinfo")
 	h.UID = "uid-1"
 	p := hpas.Problem{Reason: hpas.ReasonBadQuery, Message: "it does not parse"}
-	name := eventName(h, p)
-	if again := eventName(h, p); again != name {
+	name := eventName(objectOf(h), p)
+	if again := eventName(objectOf(h), p); again != name {
 		t.Errorf("one problem has two names: %s, %s", name, again)
 	}
 	reborn := h
 	reborn.HorizontalPodAutoscaler = h.DeepCopy()
 	reborn.UID = "uid-2"
 	for what, other := range map[string]string{
-		"reason":  eventName(h, hpas.Problem{Reason: hpas.ReasonNoQuery, Message: p.Message}),
-		"message": eventName(h, hpas.Problem{Reason: p.Reason, Message: "it does not parse!"}),
-		"HPA":     eventName(reborn, p),
+		"reason":  eventName(objectOf(h), hpas.Problem{Reason: hpas.ReasonNoQuery, Message: p.Message}),
+		"message": eventName(objectOf(h), hpas.Problem{Reason: p.Reason, Message: "it does not parse!"}),
+		"HPA":     eventName(objectOf(reborn), p),
 	} {
 		if other == name {
 			t.Errorf("another %s has the same name, %s", what, name)
@@ -49,7 +49,7 @@ func TestEventName(t *testing.T) {
 	long := h
 	long.HorizontalPodAutoscaler = h.DeepCopy()
 	long.Name = strings.Repeat("a", 199) + "-" + strings.Repeat("b", 53)
-	for _, name := range []string{name, eventName(long, p)} {
+	for _, name := range []string{name, eventName(objectOf(long), p)} {
 		if bad := validation.IsDNS1123Subdomain(name); len(bad) > 0 {
 			t.Errorf("%s: %v", name, bad)
 		}
@@ -99,7 +99,7 @@ func TestAPIEvents(t *testing.T) {
 		if tries != 3 {
 			t.Errorf("%d tries for two failures", tries)
 		}
-		got, err := client.CoreV1().Events("test").Get(ctx, eventName(h, p), metav1.GetOptions{})
+		got, err := client.CoreV1().Events("test").Get(ctx, eventName(objectOf(h), p), metav1.GetOptions{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -137,7 +137,7 @@ func TestAPIEvents(t *testing.T) {
 		answers = nil
 		events.Warn(h, hpas.Problem{Reason: hpas.ReasonNoQuery, Message: "y"})
 		synctest.Wait()
-		if _, err := client.CoreV1().Events("test").Get(ctx, eventName(h, hpas.Problem{Reason: hpas.ReasonNoQuery, Message: "y"}), metav1.GetOptions{}); err != nil {
+		if _, err := client.CoreV1().Events("test").Get(ctx, eventName(objectOf(h), hpas.Problem{Reason: hpas.ReasonNoQuery, Message: "y"}), metav1.GetOptions{}); err != nil {
 			t.Error(err)
 		}
 		cancel()

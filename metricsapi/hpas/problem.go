@@ -62,6 +62,7 @@ const (
 	ReasonRawCounter        = "RawCounter"          // a counter without rate
 	ReasonNoBuckets         = "NoBuckets"           // a quantile of buckets, aggregated without le
 	ReasonOldVersion        = "OldVersion"          // autoscaling/v2beta1 or v2beta2 (files only)
+	ReasonAPIServiceChanged = "APIServiceChanged"   // somebody else has written into the APIService that leads here
 	ReasonUnknownField      = "UnknownField"        // a field that Kubernetes does not know (files only)
 )
 
@@ -74,6 +75,6 @@ func Reasons() []string {
 		ReasonMuteSidecars, ReasonUnpointedSidecars, ReasonRefusedSamples, ReasonContestedPod, ReasonRefusedSender, ReasonForeignPods,
 		ReasonDeafWatch, ReasonQueryConflict, ReasonSharedTarget, ReasonSeveralSeries, ReasonLatencyAverage,
 		ReasonRatioAverage, ReasonLatencyStability, ReasonMilliseconds, ReasonNoisyRate, ReasonCallersWord, ReasonReadsBeyond, ReasonNotRead, ReasonRawCounter,
-		ReasonNoBuckets, ReasonOldVersion, ReasonUnknownField,
+		ReasonNoBuckets, ReasonOldVersion, ReasonAPIServiceChanged, ReasonUnknownField,
 	}
 }
