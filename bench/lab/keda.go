@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -31,6 +32,18 @@ type keda struct {
 	prometheus        *prometheus.Server
 	operator, adapter *process.Process
 	silent            string
+
+	// query is the URL that a trigger asks; "" before Prometheus has been started.
+	query string
+	// rotates: its operator makes the certificates, as it does by default in a cluster.
+	rotates bool
+	// within is the command that starts its processes in other circumstances, nil if there are
+	// none.
+	within func(command ...string) []string
+	// certificates is the folder that has them, as a kubelet would mount it; operate and adapt
+	// start the processes.
+	certificates   string
+	operate, adapt func() (*process.Process, error)
 }
 
 const (
@@ -66,39 +79,85 @@ func (k *keda) start(ctx context.Context, dir, runDir string, scrape time.Durati
 	// The sidecars' sink needs an address: nobody listens there, so that nothing is paid for a push
 	// that nobody wants.
 	k.silent = "127.0.0.1:" + strconv.Itoa(ports[5])
-	if k.prometheus, err = startPrometheus(ctx, k.lab, k.cluster, runDir, scrape, gateways); err != nil {
-		return err
+	if k.query == "" {
+		if k.prometheus, err = startPrometheus(ctx, k.lab, k.cluster, runDir, scrape, gateways); err != nil {
+			return err
+		}
+		k.query = k.prometheus.URL()
 	}
 	if err := k.install(ctx); err != nil {
 		return err
 	}
-	names := []string{"localhost", "127.0.0.1", "keda-operator.keda.svc", "keda-metrics-apiserver.keda.svc"}
-	if err := k.cluster.CA.WriteFiles(dir, "tls", "keda", nil, names); err != nil {
+	k.certificates = filepath.Join(dir, "certificates")
+	if err := os.MkdirAll(k.certificates, 0o755); err != nil {
 		return err
 	}
-	if err := os.WriteFile(filepath.Join(dir, "ca.crt"), k.cluster.CA.PEM, 0o600); err != nil {
-		return err
+	if !k.rotates {
+		names := []string{"localhost", "127.0.0.1", "keda-operator.keda.svc", "keda-metrics-apiserver.keda.svc"}
+		if err := k.cluster.CA.WriteFiles(k.certificates, "tls", "keda", nil, names); err != nil {
+			return err
+		}
+		if err := os.WriteFile(filepath.Join(k.certificates, "ca.crt"), k.cluster.CA.PEM, 0o600); err != nil {
+			return err
+		}
 	}
 	kubeconfig := filepath.Join(dir, "kubeconfig")
 	if err := k.cluster.ServiceAccountKubeconfig(ctx, kubeconfig, k.cluster.Server, kedaNamespace, "keda-operator"); err != nil {
 		return err
 	}
-	address := func(i int) string { return "127.0.0.1:" + strconv.Itoa(ports[i]) }
-	// env(1) sets what it runs on and becomes it, so the process id stays.
-	env := []string{"KUBECONFIG=" + kubeconfig, "POD_NAMESPACE=" + kedaNamespace, "WATCH_NAMESPACE=", "KEDA_CLUSTER_OBJECT_NAMESPACE=" + kedaNamespace}
-	k.operator, err = process.Start(filepath.Join(dir, "operator.log"), "env", append(env, k.lab.peer("keda-operator", kedaVersion),
-		"--cert-dir="+dir, "--enable-cert-rotation=false", "--enable-webhook-patching=false", "--enable-apiservice-patching=false",
-		"--metrics-bind-address="+address(0), "--health-probe-bind-address="+address(1), "--metrics-service-bind-address="+address(2))...)
-	if err != nil {
+	k.commands(dir, kubeconfig, ports)
+	if k.operator, err = k.operate(); err != nil {
 		return err
 	}
-	k.adapter, err = process.Start(filepath.Join(dir, "adapter.log"), "env", append(env, k.lab.peer("keda-adapter", kedaVersion),
-		"--authentication-kubeconfig="+kubeconfig, "--authorization-kubeconfig="+kubeconfig,
-		"--lister-kubeconfig="+kubeconfig,
-		"--bind-address="+kedaIP, "--secure-port=443", "--port="+strconv.Itoa(ports[3]), "--metrics-service-address="+address(2),
-		"--client-ca-file="+filepath.Join(dir, "ca.crt"), "--tls-cert-file="+filepath.Join(dir, "tls.crt"),
-		"--tls-private-key-file="+filepath.Join(dir, "tls.key"), "--cert-dir="+dir)...)
-	if err != nil {
+	if k.rotates {
+		if err := k.mountCertificates(ctx); err != nil {
+			return err
+		}
+	}
+	if err := k.lead(ctx); err != nil {
+		return err
+	}
+	return k.startAdapter(ctx)
+}
+
+// commands are those that start its processes.
+func (k *keda) commands(dir, kubeconfig string, ports []int) {
+	address := func(i int) string { return "127.0.0.1:" + strconv.Itoa(ports[i]) }
+	operator := address(2) // as the adapter knows it: its certificate has to be for that
+	if k.rotates {
+		operator = "keda-operator.keda.svc:" + strconv.Itoa(ports[2])
+	}
+	// env(1) sets what it runs on and becomes it, so the process id stays.
+	env := []string{"env", "KUBECONFIG=" + kubeconfig, "POD_NAMESPACE=" + kedaNamespace, "WATCH_NAMESPACE=", "KEDA_CLUSTER_OBJECT_NAMESPACE=" + kedaNamespace}
+	start := func(log string, args ...string) (*process.Process, error) {
+		command := slices.Concat(env, args)
+		if k.within != nil {
+			command = k.within(command...)
+		}
+		return process.Start(filepath.Join(dir, log), command[0], command[1:]...)
+	}
+	k.operate = func() (*process.Process, error) {
+		return start("operator.log", k.lab.peer("keda-operator", kedaVersion),
+			"--cert-dir="+k.certificates, "--enable-cert-rotation="+strconv.FormatBool(k.rotates), "--enable-webhook-patching=false", "--enable-apiservice-patching=false",
+			"--metrics-bind-address="+address(0), "--health-probe-bind-address="+address(1), "--metrics-service-bind-address="+address(2))
+	}
+	k.adapt = func() (*process.Process, error) {
+		clients := filepath.Join(dir, "clients.crt")
+		if err := os.WriteFile(clients, k.cluster.CA.PEM, 0o600); err != nil {
+			return nil, err
+		}
+		return start("adapter.log", k.lab.peer("keda-adapter", kedaVersion),
+			"--authentication-kubeconfig="+kubeconfig, "--authorization-kubeconfig="+kubeconfig,
+			"--lister-kubeconfig="+kubeconfig,
+			"--bind-address="+kedaIP, "--secure-port=443", "--port="+strconv.Itoa(ports[3]), "--metrics-service-address="+operator,
+			"--client-ca-file="+clients, "--tls-cert-file="+filepath.Join(k.certificates, "tls.crt"),
+			"--tls-private-key-file="+filepath.Join(k.certificates, "tls.key"), "--cert-dir="+k.certificates)
+	}
+}
+
+// startAdapter starts it and returns when the metrics API answers.
+func (k *keda) startAdapter(ctx context.Context) (err error) {
+	if k.adapter, err = k.adapt(); err != nil {
 		return err
 	}
 	err = k.adapter.Await(ctx, time.Minute, func(ctx context.Context) error {
@@ -110,8 +169,39 @@ func (k *keda) start(ctx context.Context, dir, runDir string, scrape time.Durati
 	return nil
 }
 
-// install applies KEDA's own manifests, a Service that leads to the process, and the APIService
-// with the lab's CA.
+// mountCertificates plays the kubelet: what the operator has put into its Secret comes into the
+// folder. The operator ends when it has made them, and is started again.
+func (k *keda) mountCertificates(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
+	defer cancel()
+	for {
+		secret, err := k.cluster.Client.CoreV1().Secrets(kedaNamespace).Get(ctx, "kedaorg-certs", metav1.GetOptions{})
+		if err == nil && len(secret.Data["tls.crt"]) > 0 && len(secret.Data["ca.crt"]) > 0 {
+			for name, data := range secret.Data {
+				if err := os.WriteFile(filepath.Join(k.certificates, name), data, 0o600); err != nil {
+					return err
+				}
+			}
+			break
+		}
+		if k.operator.Ended() != nil {
+			if k.operator, err = k.operate(); err != nil {
+				return err
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("keda's operator makes no certificates: %w; see its log", ctx.Err())
+		case <-time.After(500 * time.Millisecond):
+		}
+	}
+	k.operator.Kill()
+	var err error
+	k.operator, err = k.operate()
+	return err
+}
+
+// install applies KEDA's own manifests.
 func (k *keda) install(ctx context.Context) error {
 	namespace := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: kedaNamespace}}
 	if _, err := k.cluster.Client.CoreV1().Namespaces().Create(ctx, namespace, metav1.CreateOptions{}); err != nil {
@@ -127,7 +217,15 @@ func (k *keda) install(ctx context.Context) error {
 	for _, file := range kedaManifests {
 		args = append(args, "-f", filepath.Join(strings.TrimSpace(string(module)), file))
 	}
-	if _, err := k.cluster.Kubectl(ctx, nil, args...); err != nil {
+	_, err = k.cluster.Kubectl(ctx, nil, args...)
+	return err
+}
+
+// lead makes a Service that leads to the process, and the APIService with the authority of its
+// certificate.
+func (k *keda) lead(ctx context.Context) error {
+	ca, err := os.ReadFile(filepath.Join(k.certificates, "ca.crt"))
+	if err != nil {
 		return err
 	}
 	return k.cluster.Apply(ctx, fmt.Appendf(nil, `apiVersion: v1
@@ -145,7 +243,7 @@ spec:
   groupPriorityMinimum: 100
   versionPriority: 100
   caBundle: %[3]s
-`, kedaNamespace, kedaIP, base64.StdEncoding.EncodeToString(k.cluster.CA.PEM)))
+`, kedaNamespace, kedaIP, base64.StdEncoding.EncodeToString(ca)))
 }
 
 func (k *keda) sink() string { return k.silent }
@@ -172,7 +270,7 @@ func (k *keda) prepare(ctx context.Context, hpa *autoscalingv2.HorizontalPodAuto
 		"minReplicaCount": 1, "maxReplicaCount": hpa.Spec.MaxReplicas,
 		"advanced": map[string]any{"horizontalPodAutoscalerConfig": horizontal},
 		"triggers": []any{map[string]any{"type": "prometheus", "metricType": "AverageValue", "metadata": map[string]any{
-			"serverAddress": k.prometheus.URL(), "query": query, "threshold": target.AverageValue.String(),
+			"serverAddress": k.query, "query": query, "threshold": target.AverageValue.String(),
 		}}},
 	}
 	object, err := json.Marshal(map[string]any{

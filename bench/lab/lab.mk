@@ -7,7 +7,7 @@ SCENARIO         ?= $(SCENARIOS)
 
 SEED             ?= 1
 
-.PHONY: lab lab-known lab-ci chaos attack lab-mtls lab-up lab-test lab-build lab-controlplane
+.PHONY: lab lab-known lab-ci chaos attack lab-mtls lab-coexist lab-up lab-test lab-build lab-controlplane
 
 lab: lab-known lab-build $(LAB_BIN)/podinfo ## the closed loop on a real control plane (SCENARIO=name, default all)
 	@$(LAB_BIN)/lab run --root . $(SCENARIO:%=bench/lab/scenarios/%.yaml)
@@ -66,6 +66,9 @@ versus: lab-build $(LAB_PEERS) ## side by side with Prometheus and KEDA (under 6
 
 versus-all: lab-build $(LAB_PEERS) ## the same in every setting (2 hours)
 	@$(LAB_BIN)/lab versus --root . --all --rounds 1 $(VERSUS)
+
+lab-coexist: lab-build $(filter-out %/prometheus-$(PROMETHEUS_VERSION),$(LAB_PEERS)) ## meshpulse and KEDA on one APIService; root (8 minutes)
+	@$(LAB_BIN)/lab coexist --root .
 
 plot: ## bench/results/versus.svg anew from versus.json; versus and versus-all do it themselves
 	@cd bench/lab && $(GO) run . plot
