@@ -20,6 +20,7 @@ import (
 	"time"
 
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/meshpulse/meshpulse/bench/lab/cluster"
 	"github.com/meshpulse/meshpulse/bench/lab/scenario"
@@ -158,7 +159,7 @@ func (x *coexistence) watch(ctx context.Context) error {
 			return err
 		}
 	}
-	for _, part := range []func(context.Context, string) error{x.same, x.fast, x.restarted, x.kedaKilled, x.released} {
+	for _, part := range []func(context.Context, string) error{x.same, x.fast, x.scaled, x.restarted, x.kedaKilled, x.released} {
 		if err := part(ctx, theirs); err != nil {
 			return err
 		}
@@ -297,6 +298,33 @@ func (x *coexistence) fast(ctx context.Context, theirs string) error {
 	x.add("p99 that meshpulse adds to KEDA's answer", at(via, .99)-at(direct, .99), "ms", 5)
 	slog.Info("coexist: KEDA itself", "p50ms", at(direct, .5), "p99ms", at(direct, .99))
 	return nil
+}
+
+// scaled: whoever answers, 18 requests a second against a target of 10 are two replicas.
+func (x *coexistence) scaled(ctx context.Context, _ string) error {
+	ctx, cancel := context.WithTimeout(ctx, 4*time.Minute)
+	defer cancel()
+	for {
+		list, err := x.keda.cluster.Client.AutoscalingV2().HorizontalPodAutoscalers(metav1.NamespaceAll).List(ctx, metav1.ListOptions{})
+		if err != nil {
+			return err
+		}
+		done := 0
+		for _, h := range list.Items {
+			if h.Status.DesiredReplicas == 2 && h.Status.CurrentReplicas == 2 {
+				done++
+			}
+		}
+		if len(list.Items) == 3 && done == 3 {
+			x.add("of the 3 HPAs, those that have not scaled to 2", 0, "HPAs", 0)
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%d of %d HPAs have scaled to 2 replicas: %w", done, len(list.Items), ctx.Err())
+		case <-time.After(time.Second):
+		}
+	}
 }
 
 // restarted: while meshpulse starts again nothing of ours is answered by KEDA, which would say that
