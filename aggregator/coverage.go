@@ -93,8 +93,7 @@ func (q *Query) coverage(at int64) (time.Time, Coverage) {
 		if row, ok := t.newest(); ok && cov.Matched == 0 { // that nobody had a request is known from their flushes
 			newest = max(newest, row)
 		}
-		state := t.state(at, q.reach)
-		q.begun(t, &state)
+		state := q.state(t, at)
 		state.Bare = !state.Refused.IsZero() && !bearing[t]
 		cov.count(state, at, q.reach)
 		if state.Reporting {

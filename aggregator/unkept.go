@@ -59,9 +59,10 @@ func (q *Query) onlyKept() error {
 		"add it to --keep, beside what that has, and every pod keeps it from then on", name)}
 }
 
-// begun limits what is known of a pod to since when it is read for what the query names. What has
-// been read for the window is known whole.
-func (q *Query) begun(t *table, s *PodState) {
+// state returns what is known of a pod for the query, which is limited to since when the pod is
+// read for what the query names.
+func (q *Query) state(t *table, at int64) PodState {
+	s := t.state(at, q.reach)
 	for _, u := range q.unkept {
 		if s.Newest.IsZero() || !u.selector.mayBear(t.pod.Load()) {
 			continue
@@ -74,6 +75,7 @@ func (q *Query) begun(t *table, s *PodState) {
 			s.Oldest, s.Whole, s.Unread = begun, false, u.prefix
 		}
 	}
+	return s
 }
 
 // since returns the time from which on rows of the pod tell all that a plan's terms name, MinInt64

@@ -259,12 +259,7 @@ func (st *stream) message(arrival time.Time, s *scan) (reason string, err error)
 			"Raise --max-series-per-pod, of which they may be half, or drop tags with a Telemetry resource", nil)
 	}
 	m.applied(s)
-	if s.batch.OtherForm {
-		st.tell(&st.toldForm, limitForm, st.subject(), "sidecar sends Istio's metrics in a form that is not read, so nothing is known of its requests: "+
-			"names of Istio 1.17 and before, or another stats prefix than istiocustom. (an EnvoyFilter, stat_prefix)", nil)
-	} else if s.batch.Refused > 0 && !st.toldRefused {
-		st.tell(&st.toldRefused, limitSamples, st.subject(), "samples refused, the rest of the message was taken", errors.New(s.why()))
-	}
+	st.tellUnread(s)
 	if s.batch.Timestamp == 0 {
 		return "", nil // no family in it, so no row
 	}
@@ -277,6 +272,16 @@ func (st *stream) message(arrival time.Time, s *scan) (reason string, err error)
 		st.limited(err)
 	}
 	return "", nil
+}
+
+// tellUnread says what of a message was not read.
+func (st *stream) tellUnread(s *scan) {
+	if s.batch.OtherForm {
+		st.tell(&st.toldForm, limitForm, st.subject(), "sidecar sends Istio's metrics in a form that is not read, so nothing is known of its requests: "+
+			"names of Istio 1.17 and before, or another stats prefix than istiocustom. (an EnvoyFilter, stat_prefix)", nil)
+	} else if s.batch.Refused > 0 && !st.toldRefused {
+		st.tell(&st.toldRefused, limitSamples, st.subject(), "samples refused, the rest of the message was taken", errors.New(s.why()))
+	}
 }
 
 // read reads the message in the scratch's buf, for what is asked of the pod as far as it is known.
