@@ -324,8 +324,8 @@ func TestInstallBesideAnotherAdapter(t *testing.T) {
 	}
 }
 
-// TestCustomMetricsAreClaimedWhereNobodyHasThem: in any version, of which an HPA controller takes the
-// one that the cluster prefers.
+// TestCustomMetricsAreClaimedWhereNobodyHasThem: in any version, of which an HPA controller takes
+// the one that the cluster prefers.
 func TestCustomMetricsAreClaimedWhereNobodyHasThem(t *testing.T) {
 	args := []string{"--image", "r.example/meshpulse:1", "--component", "custom-metrics"}
 	t.Run("not from another", func(t *testing.T) {

@@ -127,7 +127,8 @@ func objectHPA(name, annotations, target string) string {
 
 const objectQuery = `metric-config.object.rps.prometheus/query: 'sum(rate(istio_requests_total{destination_workload="podinfo",destination_workload_namespace="test",reporter="destination"}[1m]))'`
 
-// A metric of an object is answered as an external one is, the replicas kept while not all is known.
+// A metric of an object is answered as an external one is, the replicas kept while not all is
+// known.
 func TestAnObjectIsAnsweredAsAnExternalMetricIs(t *testing.T) {
 	const perReplica = `, metric-config.object.rps.prometheus/per-replica: "true"`
 	whole := 2 * time.Minute

@@ -80,8 +80,8 @@ type Lint struct {
 	look     *cluster.Look // nil: no cluster
 }
 
-// subject is one object that is judged. hpa is nil where nothing of it is meshpulse's business; asks
-// says whether it should have been.
+// subject is one object that is judged. hpa is nil where nothing of it is meshpulse's business;
+// asks says whether it should have been.
 type subject struct {
 	finding Finding
 	hpa     *hpas.HPA

@@ -231,9 +231,9 @@ func TestSidecarsProveWhoTheyAre(t *testing.T) {
 	p.until("a sidecar that would report to somebody else", handshakeCloses, 1)
 }
 
-// The chart's notes tell whom sidecars are to expect: a real Envoy that goes by them reports, one that
-// goes by those of another namespace does not. bench/tools/release holds testdata/notes.txt to the
-// chart, and the address in it to the Service.
+// The chart's notes tell whom sidecars are to expect: a real Envoy that goes by them reports, one
+// that goes by those of another namespace does not. bench/tools/release holds testdata/notes.txt to
+// the chart, and the address in it to the Service.
 func TestSidecarsThatGoByTheChartsNotesReport(t *testing.T) {
 	t.Parallel()
 	notes, err := os.ReadFile("testdata/notes.txt")

@@ -12,8 +12,9 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 )
 
-// Unserved is a Pods or Object metric of an HPA that is not served: the custom metrics API has those,
-// and may be another adapter's. What it says is told in the form of an External metric, which is.
+// Unserved is a Pods or Object metric of an HPA that is not served: the custom metrics API has
+// those, and may be another adapter's. What it says is told in the form of an External metric,
+// which is.
 type Unserved struct {
 	Kind   autoscalingv2.MetricSourceType
 	Metric autoscalingv2.MetricIdentifier

@@ -301,8 +301,8 @@ func TestTheGuidesCommandInstalls(t *testing.T) {
 	}
 }
 
-// A real Envoy goes by these notes (bench/e2e, which has no Helm); the address is a port of a Service
-// that the chart makes.
+// A real Envoy goes by these notes (bench/e2e, which has no Helm); the address is a port of a
+// Service that the chart makes.
 func TestTheNotesAreThoseThatARealEnvoyGoesBy(t *testing.T) {
 	objects, notes := mustHelm(t, "kube-system", "", aCluster())
 	const golden = "../../e2e/testdata/notes.txt"
