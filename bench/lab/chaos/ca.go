@@ -167,7 +167,8 @@ func (w *workload) issue(by *identity.Authority, life time.Duration) error {
 	return err
 }
 
-// endsAfter gives the workload a certificate that ends after a time and is not renewed until release.
+// endsAfter gives the workload a certificate that ends after a time, and is not renewed before
+// release.
 func (w *workload) endsAfter(life time.Duration) error {
 	w.ca.mu.Lock()
 	signer := w.ca.signer
