@@ -121,8 +121,8 @@ func (r rules) judge(subject string, p *prepared, a aggregator.Answer, at time.T
 	if len(a.Values) == 0 {
 		return verdict{}, r.noValue(subject, p, a, absent)
 	}
-	if a.Matched > 0 && a.Reporting > 0 && 2*a.Flush > a.Window && a.Window > 0 {
-		return verdict{}, refuse(outcomeNoValue, "%s: sidecars flush every %s, and a window of %s needs two flushes: take a longer one, or lower sidecar.istio.io/statsFlushInterval: %s", subject, a.Flush, a.Window, p.Text)
+	if refused := shortWindow(subject, p, a); refused != nil {
+		return verdict{}, refused
 	}
 	if nan, all := countNaN(a.Values); nan > 0 {
 		if all && r.stoodStill(a, at) {
@@ -157,6 +157,14 @@ func (r rules) judgeNothing(subject string, p *prepared, a aggregator.Answer) (v
 		}
 	}
 	return verdict{items: []item{{}}, reason: "no request yet"}, nil
+}
+
+// shortWindow refuses a window in which there need not be two flushes.
+func shortWindow(subject string, p *prepared, a aggregator.Answer) *refusal {
+	if a.Matched == 0 || a.Reporting == 0 || 2*a.Flush <= a.Window || a.Window == 0 {
+		return nil
+	}
+	return refuse(outcomeNoValue, "%s: sidecars flush every %s, and a window of %s needs two flushes: take a longer one, or lower sidecar.istio.io/statsFlushInterval: %s", subject, a.Flush, a.Window, p.Text)
 }
 
 // heardOf says whether each of the selectors that select nothing has pods that report the metric.

@@ -213,6 +213,9 @@ func (c *customProvider) each(ctx context.Context, namespace string, pods labels
 	items, why := []custom_metrics.MetricValue{}, ""
 	for _, p := range selected {
 		milli, newest, missing := look.of(c.catalog.store, namespace, p)
+		if _, seen := look.values[p.Name]; missing == "" && !seen && !c.meant(query, namespace, p.Name) {
+			missing = "is none of the pods whose requests the selector means: check it"
+		}
 		if missing != "" {
 			why = p.Name + " " + missing
 			continue
@@ -228,6 +231,12 @@ func (c *customProvider) each(ctx context.Context, namespace string, pods labels
 	return items, nil
 }
 
+// meant says whether a pod can have what a query selects: one that cannot is not without requests.
+func (c *customProvider) meant(query *prepared, namespace, name string) bool {
+	pod, known := c.rules.holder.pods.Get(namespace, name)
+	return !known || !query.Waypoint() && (!query.namesPods() || query.query.Selects(&pod.Identity))
+}
+
 // lookAtPods is what a query has of each pod at an instant.
 type lookAtPods struct {
 	*prepared
@@ -239,7 +248,8 @@ type lookAtPods struct {
 }
 
 // lookAtEach evaluates an expression of each pod. Of a pod that is late the larger of what is seen
-// and what was at the newest time that all have covered counts.
+// and what was at the newest time that all have covered counts. What no pod can have is refused: a
+// pod that has no value of it would be taken for one without requests.
 func (r rules) lookAtEach(ctx context.Context, subject string, p *prepared, at time.Time) (*lookAtPods, *refusal) {
 	if p.err != nil {
 		return nil, refuse(outcomeBadQuery, "%s: %v", subject, p.err)
@@ -247,6 +257,12 @@ func (r rules) lookAtEach(ctx context.Context, subject string, p *prepared, at t
 	answer, err := p.query.Eval(ctx, at)
 	if err != nil {
 		return nil, refuse(outcomeFailed, "%s: %v", subject, err)
+	}
+	if why, _ := r.missing(p, answer, p.absent(answer)); why != "" {
+		return nil, refuse(outcomeNoValue, "%s: %s: %s", subject, why, p.Text)
+	}
+	if refused := shortWindow(subject, p, answer); refused != nil {
+		return nil, refused
 	}
 	look := &lookAtPods{prepared: p, at: at, answer: answer, values: map[string]float64{}, started: r.started}
 	look.idle = !answer.Moved && at.Sub(r.started) >= r.retention

@@ -121,6 +121,27 @@ func TestPodsOfWhichNothingIsKnownHaveNoAnswer(t *testing.T) {
 	}
 }
 
+// A selector that no pod can have a value of is a mistake, and none without requests.
+func TestOfPodsWhatNoneCanHaveIsNot0(t *testing.T) {
+	whole := 2 * time.Minute
+	c := customMesh(t, whole, 3, "", requests{pod: "a", from: seconds5, to: whole}, requests{pod: "b", from: seconds5, to: whole, idle: true})
+	for selector, want := range map[string]string{
+		"window=5s":                   "a window of 5s needs two flushes",
+		"destination_worklod=podinfo": "Istio does not set the label destination_worklod by itself",
+		"destination_workload=podinf": "is none of the pods whose requests the selector means",
+		"reporter=waypoint":           "is none of the pods whose requests the selector means",
+	} {
+		of, err := labels.Parse(selector)
+		if err != nil {
+			t.Fatal(err)
+		}
+		list, err := c.GetMetricBySelector(t.Context(), "test", labels.Everything(), infoOf("pods", "istio-requests-per-second"), of)
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, %v, want an error with %q", selector, list.Items, err, want)
+		}
+	}
+}
+
 func objectHPA(name, annotations, target string) string {
 	return fixture.HPA("podinfo", annotations, `{type: Object, object: {metric: {name: `+name+`}, describedObject: {apiVersion: apps/v1, kind: Deployment, name: podinfo}, target: {`+target+`}}}`)
 }
