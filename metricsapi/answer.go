@@ -50,6 +50,11 @@ type refusal struct {
 
 func (r *refusal) Error() string { return r.message }
 
+// ofValues says whether it is what is known of the query that is no answer, whoever is asked.
+func (r *refusal) ofValues() bool {
+	return slices.Contains([]string{outcomeNoValue, outcomeNaN, outcomeInfinite, outcomeNegative, outcomeOverflow}, r.outcome)
+}
+
 func refuse(outcome, format string, args ...any) *refusal {
 	return &refusal{outcome: outcome, message: fmt.Sprintf(format, args...)}
 }

@@ -75,9 +75,12 @@ type said struct {
 	incomplete string
 }
 
-// rank orders what replicas say: what is known in full, a value, nothing.
+// rank orders what replicas say: what is known in full, a value, nothing. One that does not know the
+// HPA yet, or could not evaluate its query, knows nothing.
 func (s *said) rank() int {
 	switch {
+	case s.refused != nil && !s.refused.ofValues():
+		return 0
 	case s.incomplete == "":
 		return 2
 	case s.refused == nil:
@@ -88,6 +91,9 @@ func (s *said) rank() int {
 
 // describe is what is said of it beside another one's answer.
 func (s *said) describe(name string) string {
+	if s.refused != nil && !s.refused.ofValues() {
+		return name + ": " + s.refused.message
+	}
 	return name + ": " + cmp.Or(s.incomplete, "complete")
 }
 
