@@ -34,6 +34,9 @@ const (
 	flushesAgreed    = 4
 )
 
+// recently is how old a scale that was read lately may be.
+const recently = time.Second
+
 // raise notes a raise.
 func (g *agreement) raise(from, to int32, at time.Time, flush time.Duration) {
 	if g.to == 0 || !at.Before(g.until) {
@@ -76,14 +79,15 @@ func (x *actor) agree(ctx context.Context, o *offer, v verdict, at time.Time) (v
 // can be read. Nobody who has lowered it since is contradicted.
 func (x *actor) agreed(ctx context.Context, a *hpas.Wants, st *action, q *aggregator.Query, at time.Time) (int32, horizontal.Target) {
 	st.mu.Lock()
-	g := st.agreed
+	g, raised := st.agreed, st.raised
 	st.mu.Unlock()
 	if g.to == 0 {
 		return 0, horizontal.Target{}
 	}
 	target, over := horizontal.Target{Spec: g.to, Status: g.to}, !at.Before(g.until) || x.haveReported(q, g, at)
 	if !over {
-		if now, err := x.targets.Recent(ctx, a.Namespace, a.Spec.ScaleTargetRef); err == nil {
+		now, err := x.targets.Recent(ctx, a.Namespace, a.Spec.ScaleTargetRef)
+		if err == nil && (now.Spec.Replicas >= g.to || at.Sub(raised) >= recently) { // else it may be from before another replica's raise
 			target = targetOf(now)
 		}
 		over = target.Spec < g.to

@@ -6,7 +6,11 @@ import (
 	"testing"
 	"time"
 
+	autoscalingv1 "k8s.io/api/autoscaling/v1"
+	autoscalingv2 "k8s.io/api/autoscaling/v2"
+
 	"github.com/meshpulse/meshpulse/aggregator"
+	"github.com/meshpulse/meshpulse/metricsapi/horizontal"
 )
 
 // actPair are two replicas that see the same surge and the same target; the first leads.
@@ -51,6 +55,39 @@ func TestTheOtherReplicasAnswerAgreesWithARaise(t *testing.T) {
 	v, _, refused := second.x.rules.evaluate(t.Context(), "rps", o, o.prepared, second.at)
 	if refused != nil || v.sum() != 40_000 || !strings.Contains(v.reason, "raised to 4 replicas") {
 		t.Errorf("%d (%s), %v: want 40", v.sum(), v.reason, refused)
+	}
+}
+
+// readBefore are targets of which the other replica has read a scale just before the raise.
+type readBefore struct {
+	targets
+	scale *autoscalingv1.Scale
+}
+
+func (r readBefore) Recent(context.Context, string, autoscalingv2.CrossVersionObjectReference) (*autoscalingv1.Scale, error) {
+	return r.scale, nil
+}
+
+func TestAScaleFromBeforeARaiseDoesNotEndTheAgreement(t *testing.T) {
+	first, second, _ := actPair(t, scaleAction)
+	second.x.rules.holder = &holder{pods: fixedPods{}, store: second.x.store, started: second.x.store.Started(), hold: time.Minute}
+	fresh := second.x.targets
+	second.x.targets = readBefore{fresh, scaleOf(horizontal.Target{Spec: 1, Status: 1})}
+	first.surge(60)
+	first.look()
+	o := second.x.catalog.current.Load().hpas[0].offers[0]
+	for _, step := range []string{"at once", "by a scale that is read anew"} {
+		v, _, refused := second.x.rules.evaluate(t.Context(), "rps", o, o.prepared, second.at)
+		if refused != nil || v.sum() != 40_000 || !strings.Contains(v.reason, "raised to 4 replicas") {
+			t.Errorf("%s: %d (%s), %v: want 40", step, v.sum(), v.reason, refused)
+		}
+		second.x.targets = fresh
+	}
+	// Who lowers the target afterwards is not contradicted.
+	second.x.targets = readBefore{fresh, scaleOf(horizontal.Target{Spec: 2, Status: 2})}
+	second.wait(time.Second)
+	if v, _, refused := second.x.rules.evaluate(t.Context(), "rps", o, o.prepared, second.at); refused != nil || strings.Contains(v.reason, "raised") {
+		t.Errorf("lowered: %d (%s), %v", v.sum(), v.reason, refused)
 	}
 }
 
