@@ -16,9 +16,9 @@ type Config struct {
 	Retention time.Duration
 	// MaxRetention is how far a query's range may make them reach (default 1h).
 	MaxRetention time.Duration
-	// Keep are prefixes of the names of metrics of which every pod keeps rows. Of Istio's others one
-	// keeps rows while a registered query names them and it may have the series (Stream.Asked); a
-	// query that is not registered gets an error. Nil: there are no others.
+	// Keep are prefixes of the names of metrics of which every pod keeps rows. Of Istio's others
+	// one keeps rows while a registered query names them and it may have the series (Stream.Asked);
+	// a query that is not registered gets an error. Nil: there are no others.
 	Keep []string
 	// MaxSeries bounds the series of all pods (default 2,000,000), MaxSeriesPerPod those of one
 	// (default 20,000).

@@ -47,8 +47,8 @@ type PodState struct {
 	// Whole: the rows begin with the pod's first, none has been overwritten, and its sidecar had no
 	// requests before.
 	Whole bool
-	// Unread is what the query names of metrics that nobody had asked the pod for before Oldest: those
-	// that begin so; "" if that is not why. Known of a query's partial pods only.
+	// Unread is what the query names of metrics that nobody had asked the pod for before Oldest:
+	// those that begin so; "" if that is not why. Known of a query's partial pods only.
 	Unread string
 	// Single: one flush has come so far, and how long it took is not known: nothing is, beyond it.
 	Single bool

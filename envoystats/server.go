@@ -25,8 +25,8 @@ import (
 // Config is what a sink can be told. The zero value of a field means its default.
 type Config struct {
 	// Keep lists prefixes of the families that are read for whoever asks, after Istio's stat prefix
-	// "istiocustom." has been taken off (default: requests, their durations, messages, TCP; "" keeps
-	// everything). istio_request_duration_milliseconds is always read: a counter's past is taken
+	// "istiocustom." has been taken off (default: requests, their durations, messages, TCP; ""
+	// keeps everything). istio_request_duration_milliseconds is always read: a counter's past is taken
 	// from it. Of Istio's others those are read that the store asks for. The store has to be told
 	// the same (Kept).
 	Keep []string

@@ -18,8 +18,8 @@ type slab struct {
 	shift    uint32 // a chunk holds 1 << shift rows
 	chunks   []atomic.Pointer[chunk]
 	// totals are counts in full, of which rows hold the lower halves, two a word of a row. Each is
-	// less than 2^31 from that of any row in the ring, while no count grows by more; nil where 0 is.
-	// The writer replaces one when a half's upper bit turns, before it admits the row: to write
+	// less than 2^31 from that of any row in the ring, while no count grows by more; nil where 0
+	// is. The writer replaces one when a half's upper bit turns, before it admits the row: to write
 	// them with every row, so that halves need not be told apart, took a third more of a commit.
 	totals atomic.Pointer[[]atomic.Uint64]
 	live   int64 // words a row of columns that are not removed; only the writer uses it
