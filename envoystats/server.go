@@ -26,9 +26,9 @@ import (
 type Config struct {
 	// Keep lists prefixes of the families that are read for whoever asks, after Istio's stat prefix
 	// "istiocustom." has been taken off (default: requests, their durations, messages, TCP; ""
-	// keeps everything). istio_request_duration_milliseconds is always read: a counter's past is taken
-	// from it. Of Istio's others those are read that the store asks for. The store has to be told
-	// the same (Kept).
+	// keeps everything). istio_request_duration_milliseconds is always read: a counter's past is
+	// taken from it. Of Istio's others those are read that the store asks for. The store has to be
+	// told the same (Kept).
 	Keep []string
 	// CustomTags names the tags that Telemetry resources add to Istio's own. They are needed where
 	// tags come joined in the family's name; without, what follows the last known tag is kept whole
