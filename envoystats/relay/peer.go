@@ -80,7 +80,11 @@ func (r *Replicas) connect(m fleet.Member) *peer {
 	ctx, p.cancel = context.WithCancel(metadata.AppendToOutgoingContext(context.Background(), nameKey, r.config.Self.Name))
 	for i := range p.lanes {
 		p.lanes[i] = make(chan packet, laneFrames)
-		p.sending.Go(func() { p.run(ctx, p.lanes[i]) })
+		every := beatEvery
+		if i > 0 { // one lane tells that this replica lives; others let the receiver look after theirs
+			every = sweepEvery
+		}
+		p.sending.Go(func() { p.run(ctx, p.lanes[i], every) })
 	}
 	return p
 }
@@ -124,10 +128,10 @@ func (p *peer) offer(k packet) (taken bool) {
 }
 
 // run sends what is put into a lane until the peer is left, or the lane is empty and closed.
-func (p *peer) run(ctx context.Context, lane <-chan packet) {
+func (p *peer) run(ctx context.Context, lane <-chan packet, every time.Duration) {
 	told := false
 	for ctx.Err() == nil {
-		err := p.stream(ctx, lane)
+		err := p.stream(ctx, lane, every)
 		if err == nil || ctx.Err() != nil {
 			return
 		}
@@ -142,8 +146,9 @@ func (p *peer) run(ctx context.Context, lane <-chan packet) {
 	}
 }
 
-// stream sends over one stream. The error is that of a stream that has broken.
-func (p *peer) stream(ctx context.Context, lane <-chan packet) error {
+// stream sends over one stream, and so often that this replica lives. The error is that of a stream
+// that has broken.
+func (p *peer) stream(ctx context.Context, lane <-chan packet, every time.Duration) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	gs, err := p.conn.NewStream(ctx, &grpc.StreamDesc{ClientStreams: true}, methodRelay, grpc.WaitForReady(true))
@@ -153,7 +158,7 @@ func (p *peer) stream(ctx context.Context, lane <-chan packet) error {
 	if err := p.sayBeat(gs); err != nil {
 		return ended(gs, err)
 	}
-	beats := time.NewTicker(beatEvery)
+	beats := time.NewTicker(every)
 	defer beats.Stop()
 	for {
 		select {
