@@ -23,12 +23,13 @@ const patience = 30 * time.Second
 
 // taken is a sink that remembers what was relayed.
 type taken struct {
-	mu    sync.Mutex
-	pods  []aggregator.Pod
-	calls []call
-	more  func(message []byte) bool // nil: more is to come of each stream
-	no    bool                      // to the pod that is called refused
-	came  chan struct{}
+	mu      sync.Mutex
+	pods    []aggregator.Pod
+	calls   []call
+	more    func(message []byte) bool // nil: more is to come of each stream
+	no      bool                      // to the pod that is called refused
+	came    chan struct{}
+	forgets bool // what comes
 }
 
 type call struct {
@@ -63,6 +64,10 @@ type takenStream struct {
 }
 
 func (s takenStream) Message(arrival time.Time, message []byte) bool {
+	if s.forgets {
+		s.came <- struct{}{}
+		return true
+	}
 	s.note(call{s.pod, string(message), arrival})
 	return s.more == nil || s.more(message)
 }
@@ -103,7 +108,7 @@ type replica struct {
 }
 
 // begin starts replicas that know each other by their addresses.
-func begin(t *testing.T, n int, change func(i int, c *relay.Config)) []*replica {
+func begin(t testing.TB, n int, change func(i int, c *relay.Config)) []*replica {
 	t.Helper()
 	listeners, addresses := make([]net.Listener, n), make([]string, n)
 	for i := range listeners {
@@ -125,7 +130,7 @@ func begin(t *testing.T, n int, change func(i int, c *relay.Config)) []*replica 
 }
 
 // start starts one that listens; l nil: one that does not.
-func start(t *testing.T, c relay.Config, l net.Listener) *replica {
+func start(t testing.TB, c relay.Config, l net.Listener) *replica {
 	t.Helper()
 	r := &replica{sink: newTaken(), address: c.Self.Address, registry: prometheus.NewRegistry()}
 	c.Registerer = r.registry
