@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"os"
@@ -87,21 +88,32 @@ func serveReplica(t *testing.T, dir, own string, all []string) *serving {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	var ran sync.WaitGroup
-	var stderr string
+	// Not by the command, which sets the logger of the API server's library: there is one a process.
+	var o serveOptions
+	f := o.flags(console{io.Discard, io.Discard, nil})
+	if err := parse(f, []string{
+		"--standalone", "--hpa-dir", dir, "--ingest-address", s.ingest, "--secure-port", port,
+		"--peers", strings.Join(all, ","), "--peers-address", own,
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if err := o.complete(); err != nil {
+		t.Fatal(err)
+	}
+	serves, err := newServer(o, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
 	ran.Go(func() {
-		_, _, stderr = call(ctx, "serve", "--standalone", "--hpa-dir", dir, "--ingest-address", s.ingest, "--secure-port", port,
-			"--peers", strings.Join(all, ","), "--peers-address", own)
+		if err := serves.run(ctx, ctx); err != nil {
+			t.Error(err)
+		}
 	})
 	s.end = sync.OnceFunc(func() {
 		cancel()
 		ran.Wait()
 	})
-	t.Cleanup(func() {
-		s.end()
-		if t.Failed() {
-			t.Log(stderr)
-		}
-	})
+	t.Cleanup(s.end)
 	return s
 }
 
