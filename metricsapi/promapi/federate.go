@@ -34,17 +34,11 @@ func (a *promAPI) federate(r *http.Request) response {
 	}
 	now := a.Now()
 	s.start, s.end = now.Add(-lookback), now
-	q, err := a.queryable.Querier(s.mint(), s.maxt())
+	all, err := a.selected(r.Context(), s, "")
 	if err != nil {
 		return textError(http.StatusInternalServerError, err)
 	}
-	defer func() { _ = q.Close() }()
-	hints := &storage.SelectHints{Start: s.mint(), End: s.maxt()}
-	sets := make([]storage.SeriesSet, len(s.matchers))
-	for i, ms := range s.matchers {
-		sets[i] = q.Select(r.Context(), true, hints, ms...)
-	}
-	families, err := newest(storage.NewMergeSeriesSet(sets, 0, storage.ChainedSeriesMerge))
+	families, err := newest(all)
 	if tooMany := promql.ErrTooManySamples(""); errors.As(err, &tooMany) {
 		return textError(http.StatusUnprocessableEntity, err)
 	}

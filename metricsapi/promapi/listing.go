@@ -26,17 +26,10 @@ func (a *promAPI) series(r *http.Request) response {
 	if err != nil {
 		return errorResponse(errorBadData, err)
 	}
-	q, err := a.queryable.Querier(s.mint(), s.maxt())
+	all, err := a.selected(r.Context(), s, "series") // without their samples
 	if err != nil {
 		return failed(err)
 	}
-	defer func() { _ = q.Close() }()
-	hints := &storage.SelectHints{Start: s.mint(), End: s.maxt(), Func: "series"}
-	sets := make([]storage.SeriesSet, len(s.matchers))
-	for i, ms := range s.matchers {
-		sets[i] = q.Select(r.Context(), true, hints, ms...)
-	}
-	all := storage.NewMergeSeriesSet(sets, 0, storage.ChainedSeriesMerge)
 	found := []labels.Labels{}
 	for all.Next() {
 		if s.limit > 0 && len(found) == s.limit {
@@ -48,6 +41,21 @@ func (a *promAPI) series(r *http.Request) response {
 		return failed(err)
 	}
 	return dataResponse(found)
+}
+
+// selected are the series of all of match[], each once, sorted.
+func (a *promAPI) selected(ctx context.Context, s selection, of string) (storage.SeriesSet, error) {
+	q, err := a.queryable.Querier(s.mint(), s.maxt())
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = q.Close() }() // what is selected has been copied
+	hints := &storage.SelectHints{Start: s.mint(), End: s.maxt(), Func: of}
+	sets := make([]storage.SeriesSet, len(s.matchers))
+	for i, ms := range s.matchers {
+		sets[i] = q.Select(ctx, true, hints, ms...)
+	}
+	return storage.NewMergeSeriesSet(sets, 0, storage.ChainedSeriesMerge), nil
 }
 
 // labelNames lists the names of labels, of all series where match[] is not given.
