@@ -45,7 +45,7 @@ func (a *promAPI) federate(r *http.Request) response {
 	if err != nil {
 		return textError(http.StatusServiceUnavailable, err)
 	}
-	format := expfmt.Negotiate(r.Header)
+	format := expfmt.NegotiateAccept(r.Header, expfmt.NewFormat(expfmt.TypeTextPlain))
 	var text bytes.Buffer
 	encode := expfmt.NewEncoder(&text, format)
 	for _, name := range slices.Sorted(maps.Keys(families)) {

@@ -1,12 +1,12 @@
 // Package promapi serves Prometheus' HTTP API over a store's rings, for those who have a Prometheus
-// address to fill in: Grafana, Kiali, Flagger, Argo Rollouts, KEDA's Prometheus scaler, a federating
-// Prometheus.
+// address to fill in: Grafana, Kiali, Flagger, Argo Rollouts, KEDA's Prometheus scaler, a
+// federating Prometheus.
 //
 // It answers as Prometheus does and not as an autoscaler is answered: an empty result is empty, NaN
-// is NaN, nothing is held, a silent sidecar's series end. What is incomplete stands in warnings, and
-// is an error for who asks with on_incomplete=error. Parsing, evaluation and the forms of values are
-// Prometheus' own packages. Its limits are its own, too: past them it answers 503, and an
-// autoscaler's answer does not wait for a dashboard.
+// is NaN, nothing is held, a silent sidecar's series end. What is incomplete stands in warnings,
+// and is an error for who asks with on_incomplete=error. Parsing, evaluation and the forms of
+// values are Prometheus' own packages. Its limits are its own, too: past them it answers 503, and
+// an autoscaler's answer does not wait for a dashboard.
 package promapi
 
 import (
@@ -36,7 +36,8 @@ type Options struct {
 	Held func(ctx context.Context, expr string, at time.Time) string
 	// Prefix stands before each path: "" or /prefix.
 	Prefix string
-	// Token is what a client has to bear; nil or an empty answer: none. It is asked at each request.
+	// Token is what a client has to bear; nil or an empty answer: none. It is asked at each
+	// request.
 	Token func() string
 	// Retention is how far back series are kept that no autoscaler asks for (5 m), as it is told.
 	Retention time.Duration
