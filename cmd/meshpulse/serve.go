@@ -153,6 +153,7 @@ func newServer(o serveOptions, log *slog.Logger) (_ *server, err error) {
 	if s.prom != nil {
 		s.prom.server.Handler = promapi.New(promapi.Options{
 			Store: s.store, Held: s.api.Held, Prefix: o.prom.prefix, Token: token, Retention: o.store.Retention, Version: version(), Registerer: registry, Log: log,
+			Now: func() time.Time { return s.store.Time(time.Now()) }, // rows are of the store's clock, which no step of the wall clock moves
 		})
 	}
 	return s, nil

@@ -26,7 +26,10 @@ func (a *promAPI) query(r *http.Request) response {
 	if err != nil {
 		return errorResponse(errorBadData, err)
 	}
-	expr := r.FormValue("query")
+	expr, _, err := exprParam(r)
+	if err != nil {
+		return errorResponse(errorBadData, err)
+	}
 	if held := a.held(r, expr, at); held != nil {
 		return *held
 	}
@@ -63,7 +66,10 @@ func (a *promAPI) queryRange(r *http.Request) response {
 	case end.Sub(start)/step > maxPoints:
 		return errorResponse(errorBadData, errors.New("exceeded maximum resolution of 11,000 points per timeseries. Try decreasing the query resolution (?step=XX)"))
 	}
-	expr := r.FormValue("query")
+	expr, _, err := exprParam(r)
+	if err != nil {
+		return errorResponse(errorBadData, err)
+	}
 	if held := a.held(r, expr, end); held != nil {
 		return *held
 	}
@@ -173,9 +179,9 @@ func (a *promAPI) incomplete(expr string, at time.Time) string {
 
 // formatQuery writes an expression as Prometheus would.
 func (a *promAPI) formatQuery(r *http.Request) response {
-	expr, err := parser.ParseExpr(r.FormValue("query"))
+	_, expr, err := exprParam(r)
 	if err != nil {
-		return errorResponse(errorBadData, fmt.Errorf("invalid parameter \"query\": %w", err))
+		return errorResponse(errorBadData, err)
 	}
 	return dataResponse(expr.Pretty(0))
 }
