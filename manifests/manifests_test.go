@@ -154,6 +154,7 @@ func TestEveryKustomizationIsRendered(t *testing.T) {
 		"components/custom-metrics/apiservice",
 		"components/custom-metrics",  // TestCustomMetricsAreServedWhereAsked
 		"components/dns",             // TestNamesAreResolvedWhereAsked
+		"components/fallback",        // TestWhatAFallbackMay
 		"components/guaranteed",      // TestRequestsAreLimitsWhereAsked
 		"components/host-network",    // TestHostNetworkHasPortsOfItsOwn
 		"components/mesh-namespaces", // TestMeshNamespacesAloneReport

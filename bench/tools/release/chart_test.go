@@ -257,6 +257,9 @@ func TestTheChartIsTheBase(t *testing.T) {
 	if err != nil || len(components) == 0 {
 		t.Fatalf("%d components, %v", len(components), err)
 	}
+	// install.sh alone takes the API over from another adapter: Helm would not keep what was there
+	// before, to put it back.
+	tested["fallback"] = true
 	for _, c := range components {
 		if name := filepath.Base(filepath.Dir(c)); !tested[name] {
 			t.Errorf("component %s has no value of the chart", name)
