@@ -213,7 +213,10 @@ func (p *peer) sayBeat(gs grpc.ClientStream) error {
 func (p *peer) send(gs grpc.ClientStream, k packet) error {
 	p.queued.Add(-k.bytes)
 	age := p.of.config.Now().Sub(k.arrival)
-	if age > tooOld && k.message != nil {
+	switch {
+	case k.message == nil: // an end is one whenever it comes
+		age = 0
+	case age > tooOld:
 		k.message.Free()
 		p.of.metrics.dropped(p.name, droppedOld)
 		return nil

@@ -255,6 +255,33 @@ func TestAReplicaThatIsNotThereIsNotWaitedFor(t *testing.T) {
 	}
 }
 
+// What waits for a replica that is away for hours is of no use to it, and does it no harm.
+func TestAReplicaThatWasAwayForHoursIsRelayedTo(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var later atomic.Int64
+	now := func() time.Time { return time.Now().Add(time.Duration(later.Load())) }
+	own := fleet.Member{Name: "127.0.0.1:1", Address: "127.0.0.1:1"}
+	r := start(t, relay.Config{Self: own, Static: []string{l.Addr().String()}, Now: now, Logger: slog.New(slog.DiscardHandler)}, nil)
+	var senders []*relay.Sender
+	for i := range 5 { // the last in the lane of the first
+		senders = append(senders, r.Sender(&aggregator.Pod{Namespace: "shop", Name: fmt.Sprintf("cart-%d", i)}))
+	}
+	senders[0].Send(now(), []byte("old"))
+	senders[0].End()
+	later.Store((2 * time.Hour).Nanoseconds())
+	senders[4].Send(now(), []byte("new"))
+	back := start(t, relay.Config{Self: fleet.Member{Name: l.Addr().String(), Address: l.Addr().String()}, Logger: slog.New(slog.DiscardHandler)}, l)
+	if calls := back.sink.wait(t, 1); calls[0].message != "new" {
+		t.Errorf("taken: %v", calls)
+	}
+	if refused := back.metric("meshpulse_relay_refused_frames_total"); refused != 0 {
+		t.Errorf("%g frames were refused", refused)
+	}
+}
+
 // A sidecar that one replica refuses, and the one that it reports to does not, knows nothing of it: it
 // does not connect anew, and has to be taken once what it was refused for is over.
 func TestARefusedStreamIsAskedForAgainAfterAFlush(t *testing.T) {
