@@ -19,6 +19,8 @@ type QueryError struct {
 	Reason string
 	// Later: it is refused for what there is no room for now, and may be registered later.
 	Later bool
+	// Unkept: it is refused for a metric of which rows are kept only where registered queries ask.
+	Unkept bool
 }
 
 func (e *QueryError) Error() string {

@@ -55,7 +55,7 @@ func (q *Query) onlyKept() error {
 		return nil
 	}
 	name := q.unkept[0].prefix
-	return &QueryError{Expr: q.expr, Reason: fmt.Sprintf("%s is kept for the pods that an HPA means which asks for it, and for nobody else: "+
+	return &QueryError{Expr: q.expr, Unkept: true, Reason: fmt.Sprintf("%s is kept for the pods that an HPA means which asks for it, and for nobody else: "+
 		"add it to --keep, beside what that has, and every pod keeps it from then on", name)}
 }
 

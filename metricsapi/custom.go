@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 	"time"
 
@@ -284,10 +285,20 @@ func (l *lookAtPods) add(a aggregator.Answer) {
 	}
 }
 
+// state is what is known of a pod: of one that is partial as the query has it, of which metrics may
+// be read since later than others.
+func (l *lookAtPods) state(store *aggregator.Store, namespace, name string) aggregator.PodState {
+	i := slices.IndexFunc(l.answer.Partial, func(s aggregator.PodState) bool { return s.Name == name && s.Namespace == namespace })
+	if i >= 0 {
+		return l.answer.Partial[i]
+	}
+	return store.Pod(namespace, name, l.at, l.answer.Window)
+}
+
 // of is a pod's value in thousandths, with the time of its newest flush; missing says why it has
 // none.
 func (l *lookAtPods) of(store *aggregator.Store, namespace string, p cluster.SelectedPod) (milli int64, newest time.Time, missing string) {
-	s := store.Pod(namespace, p.Name, l.at, l.answer.Window)
+	s := l.state(store, namespace, p.Name)
 	from := l.at.Add(-l.answer.Window)
 	switch older := p.Created.Before(l.started); {
 	case s.Newest.IsZero(), s.Newest.Before(p.Created):

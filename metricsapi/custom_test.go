@@ -29,7 +29,13 @@ import (
 // podinfo that were there an hour before it; scale are the replicas that podinfo is to have.
 func customMesh(t *testing.T, at time.Duration, scale int32, hpa string, sent ...requests) *customProvider {
 	t.Helper()
-	store, err := aggregator.New(aggregator.Config{Logger: slog.New(slog.DiscardHandler)})
+	return customMeshOf(t, aggregator.Config{Logger: slog.New(slog.DiscardHandler)}, at, scale, hpa, sent...)
+}
+
+// customMeshOf is the same of a store's configuration.
+func customMeshOf(t *testing.T, config aggregator.Config, at time.Duration, scale int32, hpa string, sent ...requests) *customProvider {
+	t.Helper()
+	store, err := aggregator.New(config)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -138,6 +144,23 @@ func TestOfPodsWhatNoneCanHaveIsNot0(t *testing.T) {
 		list, err := c.GetMetricBySelector(t.Context(), "test", labels.Everything(), infoOf("pods", "istio-requests-per-second"), of)
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, %v, want an error with %q", selector, list.Items, err, want)
+		}
+	}
+}
+
+// A metric that is not kept for whoever asks is read from when an HPA asks for it: no pod had 0
+// before that.
+func TestOfAMetricThatIsReadSinceNowPodsHaveNoAnswer(t *testing.T) {
+	whole := 2 * time.Minute
+	hpa := fixture.HPA("podinfo", "", `{type: Pods, pods: {metric: {name: istio-requests-per-second}, target: {type: AverageValue, averageValue: "10"}}}`)
+	config := aggregator.Config{Logger: slog.New(slog.DiscardHandler), Keep: []string{"istio_request_duration_milliseconds"}}
+	for name, idle := range map[string]bool{"it serves": false, "it is idle": true} {
+		c := customMeshOf(t, config, whole, 2, hpa, requests{pod: "a", from: seconds5, to: whole, idle: idle})
+		if got := c.ofPods(t, "istio-requests-per-second"); !strings.Contains(got, "a is not known back to the beginning of the window") {
+			t.Errorf("%s: %s", name, got)
+		}
+		if why := (&Server{provider: c.provider}).Held(t.Context(), "sum(rate(istio_requests_total[1m]))", c.now()); !strings.Contains(why, "--keep") {
+			t.Errorf("%s: who asks of all is told %q", name, why)
 		}
 	}
 }

@@ -323,6 +323,21 @@ func TestErrorsAreOfPrometheusForm(t *testing.T) {
 	}
 }
 
+// Of what is kept only where an HPA asks there may be rows of some pods, or of none: neither is all.
+func TestWhatIsNotKeptForWhoeverAsksIsTold(t *testing.T) {
+	store, err := aggregator.New(aggregator.Config{Keep: []string{"istio_requests_total"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	client, _ := mesh{store, store.Started().Add(time.Minute)}.serve(t)
+	for expr, want := range map[string]int{`sum(rate(istio_request_bytes_sum[1m]))`: 1, `sum(rate(istio_requests_total[1m]))`: 0} {
+		_, warnings, _, err := client.Query(context.Background(), expr, store.Started())
+		if err != nil || len(warnings) != want || want > 0 && !strings.Contains(warnings[0], "istio_request_bytes is kept") {
+			t.Errorf("%s: %v, %v", expr, warnings, err)
+		}
+	}
+}
+
 func TestIncompleteIsAWarningOrAnError(t *testing.T) {
 	m := newMesh(t)
 	client, server := m.serve(t, func(o *Options) {

@@ -9,6 +9,8 @@ import (
 	"github.com/prometheus/prometheus/promql"
 	"github.com/prometheus/prometheus/promql/parser"
 	"github.com/prometheus/prometheus/util/annotations"
+
+	"github.com/meshpulse/meshpulse/aggregator"
 )
 
 // maxPoints of a range query are as many a series as Prometheus allows.
@@ -164,6 +166,9 @@ func (a *promAPI) held(r *http.Request, expr string, at time.Time) *response {
 // incomplete says what is not known of an expression at a time, "" if all is or nobody can tell.
 func (a *promAPI) incomplete(expr string, at time.Time) string {
 	q, err := a.Store.Query(expr)
+	if refused := (*aggregator.QueryError)(nil); errors.As(err, &refused) && refused.Unkept {
+		return "incomplete: " + refused.Reason
+	}
 	if err != nil {
 		return ""
 	}
