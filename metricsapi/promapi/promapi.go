@@ -118,7 +118,7 @@ func (a *promAPI) mux() http.Handler {
 	both("/api/v1/query_range", a.admitted(a.queryRange))
 	both("/api/v1/series", a.admitted(a.series))
 	both("/api/v1/labels", a.admitted(a.labelNames))
-	both("/api/v1/format_query", a.formatQuery)
+	both("/api/v1/format_query", a.admitted(a.formatQuery))
 	get("/api/v1/label/{name}/values", a.admitted(a.labelValues))
 	get("/api/v1/metadata", a.metadata)
 	get("/api/v1/status/buildinfo", a.buildInfo)
