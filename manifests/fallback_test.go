@@ -94,6 +94,33 @@ func TestTheAPIIsPutBackWhereItDoesNotAnswer(t *testing.T) {
 	}
 }
 
+// What cannot be put back is not deleted: its annotation alone has the other adapter's spec.
+func TestAnAPIThatCannotBePutBackIsNotDeleted(t *testing.T) {
+	for _, fails := range []string{"keeps", "unlooked"} {
+		c, _ := besideKEDA(t)
+		c.write("cutoff", nil)
+		c.write(fails, nil)
+		out, err := c.run("install.sh", "--image", "r.example/meshpulse:1", "--fallback", kedaService)
+		if err == nil || strings.Contains(c.read("log"), "delete --raw /apis/apiregistration.k8s.io/v1/apiservices/v1beta1.external") || c.read("kept") != kedaSpec && fails == "keeps" {
+			t.Errorf("%s: %v, kept is %s:\n%s", fails, err, c.read("kept"), c.read("log"))
+		}
+		if fails == "keeps" && !strings.Contains(out, "install.sh --release-apiservice") {
+			t.Errorf("no remedy: %s", out)
+		}
+	}
+}
+
+// Whether it was taken from another adapter is not known: it is not installed without asking that.
+func TestALookThatFailsIsNotTakenFromNobody(t *testing.T) {
+	c, _ := besideKEDA(t)
+	c.mustRun("install.sh", "--image", "r.example/meshpulse:1", "--fallback", kedaService)
+	c.write("log", nil)
+	c.write("unlooked", nil)
+	if out, err := c.run("install.sh", "--image", "r.example/meshpulse:2"); err == nil || !strings.Contains(out, "cannot tell whether") || len(c.changes()) > 0 {
+		t.Errorf("%v, changed %v:\n%s", err, c.changes(), out)
+	}
+}
+
 func TestWhatIsNoFallback(t *testing.T) {
 	rotates := `keda/keda-operator ["--leader-elect","--enable-cert-rotation=true","--metrics-bind-address=:8080"]`
 	cases := map[string]struct {

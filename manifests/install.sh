@@ -70,7 +70,8 @@ kept_spec() {
 refuse_foreign() {
 	case $owner in
 	"$namespace/$service")
-		[ -n "$fallback" ] || [ -z "$(kept_spec)" ] || die "meshpulse answers for another adapter, whose metrics would get no answer. Nothing was changed.
+		was=$(kept_spec) || die "cannot tell whether $apiservice was taken from another adapter, so nothing was changed: see kubectl's message above"
+		[ -n "$fallback" ] || [ -z "$was" ] || die "meshpulse answers for another adapter, whose metrics would get no answer. Nothing was changed.
 Give --fallback NAMESPACE/SERVICE again, or run --release-apiservice first."
 		return 0
 		;;
@@ -324,8 +325,12 @@ put_back() {
 # take_back deletes an APIService if it is ours, and only the very version that was looked at; one that was taken from another
 # adapter is put back.
 take_back() {
-	if [ "$1" = "$apiservice" ] && [ "$(owner_of "$1")" = "$namespace/$service" ] && [ -n "$(kept_spec)" ]; then
-		put_back "$1" && return
+	if [ "$1" = "$apiservice" ] && [ "$(owner_of "$1")" = "$namespace/$service" ]; then
+		was=$(kept_spec) || was=unknown
+		if [ -n "$was" ]; then # not deleted in any case: nobody else has the spec
+			put_back "$1" || say "WARNING: $1 still leads to meshpulse, which does not answer: run install.sh --release-apiservice"
+			return 0
+		fi
 	fi
 	state=$(kubectl get apiservice "$1" --ignore-not-found \
 		-o 'jsonpath={.spec.service.namespace}/{.spec.service.name} {.metadata.resourceVersion}') || state=''
@@ -473,6 +478,7 @@ rotate() {
 	[ -n "$ca" ] || die "there is no Secret $namespace/$secret yet: install first"
 	manager=$(kubectl -n "$namespace" get secret "$secret" -o 'jsonpath={.metadata.annotations.cert-manager\.io/certificate-name}')
 	[ -z "$manager" ] || die "Secret $namespace/$secret belongs to cert-manager, which renews it by itself"
+	customs=$(owner_of "$custom") || die "cannot tell whose $custom is, so nothing was changed: see kubectl's message above"
 	if [ -n "$dry" ]; then
 		say "would replace the certificate in Secret $secret and trust its authority beside the old one in $apiservice"
 		return
@@ -483,7 +489,7 @@ rotate() {
 	if [ "$owner" = "$namespace/$service" ]; then
 		patch_ca "$apiservice" "$(openssl base64 -A -in "$work/ca.crt")"
 	fi
-	if [ "$(owner_of "$custom")" = "$namespace/$service" ]; then
+	if [ "$customs" = "$namespace/$service" ]; then
 		patch_ca "$custom" "$(openssl base64 -A -in "$work/ca.crt")"
 	fi
 	secret_manifest | kubectl replace -f -
