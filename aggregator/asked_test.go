@@ -246,6 +246,28 @@ func TestAQueryOfItsOwnOfAMetricWithoutRowsIsRefused(t *testing.T) {
 	}
 }
 
+// A selector that tells no name is refused where it may select what is not kept, and only there.
+func TestWhatASelectorWithoutANameMayLack(t *testing.T) {
+	f := newAskingFleet(t)
+	for matchers, refused := range map[string]bool{
+		`__name__=~"istio_requests_total|envoy_cluster_upstream_rq_total"`: false,
+		`__name__=~"istio_request_duration_milliseconds_(sum|count)"`:      false,
+		`__name__=~"istio_request_duration_milliseconds.*",pod="a"`:        false,
+		`__name__=~"envoy_.*"`:                           false,
+		`__name__=~"istio_requests.*"`:                   true,
+		`__name__=~"istio_requests_total|istio_tcp_.*"`:  true,
+		`__name__=~"istio_request_(bytes|duration)_sum"`: true,
+		`__name__=~"(?i)ISTIO_REQUEST_BYTES_SUM"`:        true,
+		`__name__!~"envoy_.*"`:                           true,
+		`__name__=~".+_sum"`:                             true,
+		`pod="a"`:                                        true,
+	} {
+		if _, err := f.s.Query("sum({" + matchers + "})"); (err != nil) != refused {
+			t.Errorf("{%s}: %v", matchers, err)
+		}
+	}
+}
+
 // What begins to be read is no surge.
 func TestCountsThatAreReadFromNowOnAreNoSurge(t *testing.T) {
 	f := newAskingFleet(t)

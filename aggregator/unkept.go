@@ -3,8 +3,11 @@ package aggregator
 import (
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 	"time"
+
+	"github.com/prometheus/prometheus/model/labels"
 )
 
 // unkept is what a selector names of metrics that are not kept for whoever asks (asked.go): those
@@ -24,12 +27,32 @@ func (q *Query) unkeptBy(selectors []*selector) (found []unkept) {
 		if sel.name != "" {
 			bases := sel.bases()
 			prefix = bases[len(bases)-1]
+		} else if !q.store.config.mayLack(sel.onName) {
+			continue
 		}
 		if strings.HasPrefix(prefix, istioPrefix) && !q.store.config.keeps(prefix) {
 			found = append(found, unkept{sel, prefix})
 		}
 	}
 	return found
+}
+
+// mayLack reports whether a selector that tells no name may select metrics of Istio's that are not
+// kept for whoever asks.
+func (c *Config) mayLack(onName []*labels.Matcher) bool {
+	for _, m := range onName {
+		if m.Type != labels.MatchRegexp || strings.Contains(m.Value, "(?") { // a flag of which a prefix does not tell
+			continue
+		}
+		begins, names := m.Prefix(), m.SetMatches()
+		switch {
+		case c.keeps(begins), !strings.HasPrefix(begins, istioPrefix) && !strings.HasPrefix(istioPrefix, begins):
+			return false
+		case len(names) > 0 && !slices.ContainsFunc(names, func(name string) bool { return strings.HasPrefix(name, istioPrefix) && !c.keeps(name) }):
+			return false
+		}
+	}
+	return true
 }
 
 // asks calls ask with what the query names of metrics that are not kept, as far as the pod may have
