@@ -153,10 +153,19 @@ func newServer(o serveOptions, log *slog.Logger) (_ *server, err error) {
 	if s.prom != nil {
 		s.prom.server.Handler = promapi.New(promapi.Options{
 			Store: s.store, Held: s.api.Held, Prefix: o.prom.prefix, Token: token, Retention: o.store.Retention, Version: version(), Registerer: registry, Log: log,
-			Now: func() time.Time { return s.store.Time(time.Now()) }, // rows are of the store's clock, which no step of the wall clock moves
+			Partial: s.partial,
+			Now:     func() time.Time { return s.store.Time(time.Now()) }, // rows are of the store's clock, which no step of the wall clock moves
 		})
 	}
 	return s, nil
+}
+
+// partial says why the store has not all that sidecars send.
+func (s *server) partial() string {
+	if s.replicas != nil && s.replicas.Several() {
+		return "of more than two replicas each keeps a part of the namespaces, and this one is asked alone: run two"
+	}
+	return ""
 }
 
 // ready fails from the signal on: the load balancer shall not send what will not be answered.

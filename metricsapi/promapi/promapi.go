@@ -34,6 +34,8 @@ type Options struct {
 	// Held says why an autoscaler would get no answer to the expression at this time, or one that
 	// keeps its replicas; "" where it would get the value. Nil: on_incomplete=error is not known.
 	Held func(ctx context.Context, expr string, at time.Time) string
+	// Partial says why the store does not have what all pods send, "" where it has; nil: it has.
+	Partial func() string
 	// Prefix stands before each path: "" or /prefix.
 	Prefix string
 	// Token is what a client has to bear; nil or an empty answer: none. It is asked at each

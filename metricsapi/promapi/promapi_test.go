@@ -436,6 +436,22 @@ func TestExpressionsThatAreNestedTooDeepAreRefused(t *testing.T) {
 	}
 }
 
+func TestAStoreOfAPartOfThePodsIsTold(t *testing.T) {
+	m := newMesh(t)
+	client, _ := m.serve(t, func(o *Options) { o.Partial = func() string { return "a part" } })
+	_, warnings, _, err := client.Query(t.Context(), "sum(rate(istio_requests_total[1m]))", m.now)
+	if err != nil || !reflect.DeepEqual(warnings, v1.Warnings{"incomplete: a part"}) {
+		t.Errorf("%v, %v", warnings, err)
+	}
+	_, server := m.serve(t, func(o *Options) {
+		o.Partial = func() string { return "a part" }
+		o.Held = func(context.Context, string, time.Time) string { return "" }
+	})
+	if code, body := get(t, server.URL+"/api/v1/query?query=1&on_incomplete=error"); code != 503 || !strings.Contains(body, "a part") {
+		t.Errorf("%d %s", code, body)
+	}
+}
+
 func TestFederateIsReadByPrometheus(t *testing.T) {
 	m := newMesh(t)
 	_, server := m.serve(t)

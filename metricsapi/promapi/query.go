@@ -153,6 +153,8 @@ func (a *promAPI) held(r *http.Request, expr string, at time.Time) *response {
 		refused = errorResponse(errorBadData, fmt.Errorf("invalid parameter \"on_incomplete\": %q is not error, which is all there is", asked))
 	case a.Held == nil:
 		refused = errorResponse(errorBadData, errors.New("invalid parameter \"on_incomplete\": it is not known here what is incomplete"))
+	case a.Partial != nil && a.Partial() != "":
+		refused = errorResponse(errorUnavailable, errors.New(a.Partial()))
 	default:
 		why := a.Held(r.Context(), expr, at)
 		if why == "" {
@@ -165,6 +167,9 @@ func (a *promAPI) held(r *http.Request, expr string, at time.Time) *response {
 
 // incomplete says what is not known of an expression at a time, "" if all is or nobody can tell.
 func (a *promAPI) incomplete(expr string, at time.Time) string {
+	if a.Partial != nil && a.Partial() != "" {
+		return "incomplete: " + a.Partial()
+	}
 	q, err := a.Store.Query(expr)
 	if refused := (*aggregator.QueryError)(nil); errors.As(err, &refused) && refused.Unkept {
 		return "incomplete: " + refused.Reason
