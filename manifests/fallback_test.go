@@ -146,6 +146,10 @@ func TestWhatIsNoFallback(t *testing.T) {
 			c.mustRun("install.sh", "--image", "r.example/meshpulse:1", "--fallback", kedaService)
 			c.write("log", nil)
 		}, want: "answers for another adapter"},
+		"the fallback is left out, and the API left alone": {args: []string{"--no-apiservice"}, prepare: func(c fakeCluster) {
+			c.mustRun("install.sh", "--image", "r.example/meshpulse:1", "--fallback", kedaService)
+			c.write("log", nil)
+		}, want: "answers for another adapter"},
 		"the same again": {args: []string{"--fallback", kedaService}, prepare: func(c fakeCluster) {
 			c.mustRun("install.sh", "--image", "r.example/meshpulse:1", "--fallback", kedaService)
 		}, installs: true},

@@ -67,15 +67,17 @@ kept_spec() {
 	kubectl get apiservice "$apiservice" --ignore-not-found -o 'jsonpath={.metadata.annotations.meshpulse\.io/replaced-spec}'
 }
 
+# need_fallback: while the API is taken from another adapter, that is asked, whether or not the API is claimed anew.
+need_fallback() {
+	[ "$owner" = "$namespace/$service" ] || return 0
+	was=$(kept_spec) || die "cannot tell whether $apiservice was taken from another adapter, so nothing was changed: see kubectl's message above"
+	[ -n "$fallback" ] || [ -z "$was" ] || die "meshpulse answers for another adapter, whose metrics would get no answer. Nothing was changed.
+Give --fallback NAMESPACE/SERVICE again, or run --release-apiservice first."
+}
+
 refuse_foreign() {
 	case $owner in
-	"$namespace/$service")
-		was=$(kept_spec) || die "cannot tell whether $apiservice was taken from another adapter, so nothing was changed: see kubectl's message above"
-		[ -n "$fallback" ] || [ -z "$was" ] || die "meshpulse answers for another adapter, whose metrics would get no answer. Nothing was changed.
-Give --fallback NAMESPACE/SERVICE again, or run --release-apiservice first."
-		return 0
-		;;
-	'' | "${fallback%:*}") return 0 ;;
+	'' | "$namespace/$service" | "${fallback%:*}") return 0 ;;
 	esac
 	[ -z "$fallback" ] || die "external.metrics.k8s.io is served by $owner, not by ${fallback%:*}. Nothing was changed."
 	die "external.metrics.k8s.io is served by $owner, and only one adapter of a cluster can have it. Nothing was changed.
@@ -409,6 +411,7 @@ replaced() {
 install() {
 	warn_tag
 	look_at_apiservice
+	need_fallback
 	[ -z "$claim" ] || refuse_foreign
 	! custom_asked || refuse_foreign_custom
 	if [ -n "$fallback" ]; then
