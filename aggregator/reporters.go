@@ -1,6 +1,7 @@
 package aggregator
 
 import (
+	"cmp"
 	"maps"
 	"slices"
 	"time"
@@ -70,4 +71,73 @@ func (q *Query) Proven(at time.Time, most int) (proven, reporting int, unproven 
 	}
 	slices.Sort(unproven)
 	return proven, reporting, unproven[:min(len(unproven), most)]
+}
+
+// Report is what is known of a pod that has reported, for people.
+type Report struct {
+	PodState
+	// Pod is what the sidecar's node says of itself.
+	Pod Pod
+	// Flush is the interval of its flushes, as observed.
+	Flush time.Duration
+	// ClockOffset is how much later than by the sidecar's clock its newest flush is dated: what
+	// that clock is behind, and the way here.
+	ClockOffset time.Duration
+	// Series counts the label sets that are kept, Bytes what the pod takes in memory.
+	Series int
+	Bytes  int64
+	// Proven: it has shown with a certificate of the mesh who it is.
+	Proven bool
+	// RefusedWhy says why a sender that says it is the pod is refused, "" where none is.
+	RefusedWhy string
+}
+
+// Reports returns the pods of a namespace that have reported, "" of all, in the order of their
+// names. window is how far back gaps and refusals count. It takes each pod's mutex for a moment, so
+// it is for people.
+func (s *Store) Reports(namespace string, at time.Time, window time.Duration) []Report {
+	return s.reports(namespace, at, window, func(*Pod) bool { return true })
+}
+
+// Reports are those of the pods that the query selects by what they say of themselves.
+func (q *Query) Reports(at time.Time) []Report {
+	return q.store.reports(q.Namespace(), at, q.reach, func(p *Pod) bool { return q.Selects(p) && q.Reads(p.Namespace) })
+}
+
+func (s *store) reports(namespace string, at time.Time, window time.Duration, selects func(*Pod) bool) (found []Report) {
+	tables := s.tables.all.all()
+	if namespace != "" {
+		tables = s.tables.in(namespace)
+	}
+	for _, t := range tables {
+		if p := t.pod.Load(); !t.gone.Load() && selects(p) {
+			found = append(found, t.report(s.millis(at), window))
+		}
+	}
+	slices.SortFunc(found, func(a, b Report) int {
+		return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
+	})
+	return found
+}
+
+func (t *table) report(at int64, window time.Duration) Report {
+	r := Report{PodState: t.state(at, window), Pod: *t.pod.Load(), Flush: time.Duration(t.flush.Load()) * time.Millisecond, Proven: t.proof() != ProofNone}
+	r.RefusedWhy = t.store.refused.why(podKey{r.Namespace, r.Name}, at)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.flushTime != 0 {
+		r.ClockOffset = time.Duration(t.flushTime-int64(t.timestamp)) * time.Millisecond
+	}
+	r.Series, r.Bytes = len(t.byClass), t.bytes()
+	return r
+}
+
+// why says why who says that he is a pod is refused, "" where nobody is.
+func (n *namedPods) why(k podKey, now int64) string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if o, ok := n.pods[k]; ok && now-o.at <= caughtFor {
+		return o.why
+	}
+	return ""
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/meshpulse/meshpulse/aggregator"
 	"github.com/meshpulse/meshpulse/metricsapi/cluster"
+	"github.com/meshpulse/meshpulse/metricsapi/explain"
 	"github.com/meshpulse/meshpulse/metricsapi/horizontal"
 	"github.com/meshpulse/meshpulse/metricsapi/hpas"
 )
@@ -65,7 +66,7 @@ func (x *actor) agree(ctx context.Context, o *offer, v verdict, at time.Time) (v
 			}
 			if milli := goal.MilliValue(); milli <= math.MaxInt64/int64(to) && v.sum() < milli*int64(to) {
 				v.items, v.surge = []item{{milli: milli * int64(to)}}, nil
-				v.reason = fmt.Sprintf("raised to %d replicas at a surge: kept until the new pods have reported twice", to)
+				v.rule, v.reason = explain.RuleRaised, fmt.Sprintf("raised to %d replicas at a surge: kept until the new pods have reported twice", to)
 			}
 			if x.settings.Asks(a.Spec.Behavior, *goal, target, v.sum()) < to {
 				return v, refuse(outcomeHeld, "%s: raised to %d replicas at a surge, and only without an answer does HPA %s keep them: its target has %d pods now, which the controller would ask for, since they are within its tolerance", o, to, a.Name, target.Status)

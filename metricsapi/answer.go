@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/meshpulse/meshpulse/aggregator"
+	"github.com/meshpulse/meshpulse/metricsapi/explain"
 	"github.com/meshpulse/meshpulse/metricsapi/hpas"
 )
 
@@ -72,6 +73,8 @@ type rules struct {
 	holder *holder
 	// actor raises targets at surges; nil where that is off.
 	actor *actor
+	// account is told how an answer comes about; nil where nobody asks.
+	account *account
 }
 
 // item is one series of an answer in the API's precision.
@@ -85,6 +88,8 @@ type verdict struct {
 	items []item
 	// reason explains a value that is not simply the expression's, "" otherwise.
 	reason string
+	// rule is how it follows from what is seen, "" where it is that.
+	rule explain.Rule
 	// held: the items are what keeps the replicas, or those of them that unheard pods may need, not
 	// what was seen.
 	held bool
@@ -131,7 +136,7 @@ func (r rules) judge(subject string, p *prepared, a aggregator.Answer, at time.T
 	}
 	if nan, all := countNaN(a.Values); nan > 0 {
 		if all && r.stoodStill(a, at) {
-			return verdict{items: zeros(a.Values), reason: "no request for " + r.retention.String()}, nil
+			return verdict{items: zeros(a.Values), rule: explain.RuleIdle, reason: "no request for " + r.retention.String()}, nil
 		}
 		if a.Moved && severalInScalar(p.Tree) {
 			return verdict{}, refuse(outcomeNaN, "%s: not a number: scalar() has several series to take (add them up in it: scalar(sum(…))), or 0 is divided by 0: %s", subject, p.Text)
@@ -161,7 +166,7 @@ func (r rules) judgeNothing(subject string, p *prepared, a aggregator.Answer) (v
 			return verdict{}, refuse(outcomeNoValue, "%s: no series matches. It is not known to be 0: %s: %s", subject, r.words.RemedyForMetric(part.Named()), p.Text)
 		}
 	}
-	return verdict{items: []item{{}}, reason: "no request yet"}, nil
+	return verdict{items: []item{{}}, rule: explain.RuleIdle, reason: "no request yet"}, nil
 }
 
 // shortWindow refuses a window in which there need not be two flushes.

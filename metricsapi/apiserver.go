@@ -14,6 +14,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
+	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	"k8s.io/apiserver/pkg/apis/apiserver"
 	"k8s.io/apiserver/pkg/authentication/authenticator"
 	"k8s.io/apiserver/pkg/authentication/request/anonymous"
@@ -102,6 +103,8 @@ func (s *Server) addSource(o Options, m *metrics) error {
 		c := newCatalog(o.Store, newWarner(logEvents(o.Log), m))
 		c.words, s.provider.catalog = words, c
 		c.sharing.OptIn = o.ServeBy == serveByOptIn
+		s.provider.history = newHistory(s.settings(), func(string, string) (*autoscalingv2.HorizontalPodAutoscaler, bool) { return nil, false })
+		c.history = s.provider.history
 		if o.QueryNamespaces == queryNamespacesOwn {
 			c.limit(ownOnly{})
 		}
@@ -122,6 +125,8 @@ func (s *Server) addSource(o Options, m *metrics) error {
 	o.Store.SetPods(api.Pods)
 	c := newCatalog(o.Store, newWarner(api.Events.Warn, m))
 	c.words, s.provider.catalog = words, c
+	s.provider.history = newHistory(s.settings(), api.HPAs.Known)
+	c.history = s.provider.history
 	api.HPAs.Replace = c.Replace
 	if own {
 		c.limit(api.Namespaces)
@@ -268,7 +273,9 @@ func (s *Server) build() error {
 	s.generic = server.GenericAPIServer
 	s.generic.Handler.NonGoRestfulMux.Handle("/metrics", metricsHandler(s.options.Gatherer))
 	s.generic.Handler.NonGoRestfulMux.HandleFunc("/debug/hpas", s.serveStatus)
-	s.generic.Handler.NonGoRestfulMux.HandleFunc(reachPath, serveReach)
+	s.generic.Handler.NonGoRestfulMux.HandleFunc(ownPath, s.serveOwn)
+	s.generic.Handler.NonGoRestfulMux.HandlePrefix(ownPath+"/", http.HandlerFunc(s.serveOwn))
+	s.generic.DiscoveryGroupManager.AddGroup(ownGroup())
 	return nil
 }
 

@@ -29,6 +29,8 @@ type catalog struct {
 	// follow is told of each new snapshot before the queries that it no longer holds are closed;
 	// nil if nobody asks for it.
 	follow func(*snapshot)
+	// history forgets HPAs that are gone; nil where nothing is remembered.
+	history *history
 
 	mu       sync.Mutex // one Replace at a time
 	parsed   map[types.NamespacedName]*hpas.Wants
@@ -121,6 +123,7 @@ func (c *catalog) Replace(list []hpas.HPA) {
 	for key, old := range gone {
 		if now := parsed[key]; now == nil || now.UID != old.UID {
 			c.warn.forget(old.HPA)
+			c.history.forget(old.HPA)
 		}
 	}
 	for _, h := range s.hpas {

@@ -11,6 +11,8 @@ import (
 	cmv1beta2 "k8s.io/metrics/pkg/apis/custom_metrics/v1beta2"
 	emv1beta1 "k8s.io/metrics/pkg/apis/external_metrics/v1beta1"
 	adapter "sigs.k8s.io/custom-metrics-apiserver/pkg/provider"
+
+	"github.com/meshpulse/meshpulse/metricsapi/explain"
 )
 
 // aggregatedDiscovery serves /apis in its aggregated form, which the API server and newer clients
@@ -57,6 +59,16 @@ func (d *aggregatedDiscovery) refresh() {
 		return
 	}
 	d.listed, d.added = names, true
+	own := apidiscoveryv2.APIVersionDiscovery{Version: explain.Version, Freshness: apidiscoveryv2.DiscoveryFreshnessCurrent}
+	for _, r := range ownResources() {
+		scope := apidiscoveryv2.ScopeCluster
+		if r.Namespaced {
+			scope = apidiscoveryv2.ScopeNamespace
+		}
+		kind := metav1.GroupVersionKind{Group: explain.Group, Version: explain.Version, Kind: r.Kind}
+		own.Resources = append(own.Resources, apidiscoveryv2.APIResourceDiscovery{Resource: r.Name, SingularResource: r.SingularName, ResponseKind: &kind, Scope: scope, Verbs: r.Verbs})
+	}
+	d.AddGroupVersion(explain.Group, own)
 	d.AddGroupVersion(emv1beta1.GroupName, version)
 }
 

@@ -52,7 +52,7 @@ func TestAggregatedDiscoveryListsWhatPlainDiscoveryLists(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if len(groups.Groups) != 1 || groups.Groups[0].PreferredVersion.GroupVersion != version.String() {
+		if len(groups.Groups) != 2 || groups.Groups[0].PreferredVersion.GroupVersion != version.String() {
 			t.Errorf("%d: groups are %v", i, groups.Groups)
 		}
 		for n := range own.APIResources { // left out where they are those of the document
@@ -66,14 +66,14 @@ func TestAggregatedDiscoveryListsWhatPlainDiscoveryLists(t *testing.T) {
 
 // An API server holds an APIService for available when its group's document is answered, and takes
 // clients to what it lists.
-func TestTheGroupOfOurOwnIsAnsweredAndHasNoResource(t *testing.T) {
+func TestTheGroupOfOurOwnIsAnswered(t *testing.T) {
 	s := startServer(t, nil)
 	client, err := discovery.NewDiscoveryClientForConfig(&rest.Config{Host: "https://" + s.Addr().String(), TLSClientConfig: rest.TLSClientConfig{Insecure: true}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	list, err := client.ServerResourcesForGroupVersion("meshpulse.io/v1alpha1")
-	if err != nil || list.GroupVersion != "meshpulse.io/v1alpha1" || len(list.APIResources) != 0 {
+	if err != nil || list.GroupVersion != "meshpulse.io/v1alpha1" || len(list.APIResources) != len(ownResources()) {
 		t.Errorf("%+v, error %v", list, err)
 	}
 }

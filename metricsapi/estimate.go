@@ -15,6 +15,7 @@ import (
 
 	"github.com/meshpulse/meshpulse/aggregator"
 	"github.com/meshpulse/meshpulse/metricsapi/cluster"
+	"github.com/meshpulse/meshpulse/metricsapi/explain"
 )
 
 // What is not known of a workload's pods is estimated from the pods of the same workload, and of no
@@ -59,7 +60,7 @@ func (h *holder) fill(ctx context.Context, k knowledge, v verdict, p *prepared, 
 	}
 	filled, changed, err := h.weigh(ctx, k, v, weights, p, a, at)
 	if changed {
-		filled.reason = fmt.Sprintf("%d sidecars have been mute for long and are counted as the mean of the %d that report", k.mute, known)
+		filled.rule, filled.reason = explain.RuleEstimated, fmt.Sprintf("%d sidecars have been mute for long and are counted as the mean of the %d that report", k.mute, known)
 	}
 	return filled, err
 }
@@ -83,10 +84,10 @@ func (h *holder) doubt(ctx context.Context, o *offer, k knowledge, seen, filled 
 		if full.sum() <= filled.sum() {
 			return filled, nil
 		}
-		full.held, full.reason = true, "held for what these may serve: "+reason
+		full.held, full.rule, full.reason = true, explain.RuleHeld, "held for what these may serve: "+reason
 		return full, nil
 	}
-	return verdict{items: []item{{milli: kept.milli}}, held: true, reason: "held to keep the replicas: " + reason}, kept.moves
+	return verdict{items: []item{{milli: kept.milli}}, held: true, rule: explain.RuleHeld, reason: "held to keep the replicas: " + reason}, kept.moves
 }
 
 // full is what is seen if all pods of the shares served as much as those that last; false where

@@ -15,6 +15,7 @@ import (
 
 	"github.com/meshpulse/meshpulse/aggregator"
 	"github.com/meshpulse/meshpulse/metricsapi/cluster"
+	"github.com/meshpulse/meshpulse/metricsapi/explain"
 	"github.com/meshpulse/meshpulse/metricsapi/horizontal"
 	"github.com/meshpulse/meshpulse/metricsapi/hpas"
 )
@@ -62,6 +63,8 @@ type holder struct {
 	store   *aggregator.Store
 	started time.Time     // when the store began to listen
 	hold    time.Duration // how long a sidecar that does not report is waited for
+
+	account *account // is told of each pod; nil where nobody asks
 }
 
 // keeping is what it takes to keep the replicas of all HPAs that ask for an offer.
@@ -164,7 +167,7 @@ func (h *holder) apply(ctx context.Context, o *offer, subject string, k knowledg
 	case cannot != nil:
 		return verdict{}, cannot
 	case refused == nil && kept.enough && len(k.contested) == 0:
-		seen.reason = "incomplete, and what is seen asks for more: " + k.missing
+		seen.rule, seen.reason = explain.RuleMore, "incomplete, and what is seen asks for more: "+k.missing
 		return seen, nil
 	case kept.moves != nil:
 		return verdict{}, kept.moves
@@ -173,7 +176,7 @@ func (h *holder) apply(ctx context.Context, o *offer, subject string, k knowledg
 	if refused == nil {
 		was = "seen " + resource.NewMilliQuantity(sum, resource.DecimalSI).String()
 	}
-	return verdict{items: []item{{milli: kept.milli}}, held: true, reason: fmt.Sprintf("held to keep the replicas, %s: %s", was, k.missing)}, nil
+	return verdict{items: []item{{milli: kept.milli}}, held: true, rule: explain.RuleHeld, reason: fmt.Sprintf("held to keep the replicas, %s: %s", was, k.missing)}, nil
 }
 
 // problems are what the askers' authors should know of the pods behind an answer.

@@ -9,6 +9,7 @@ import (
 
 	"github.com/meshpulse/meshpulse/aggregator"
 	"github.com/meshpulse/meshpulse/metricsapi/cluster"
+	"github.com/meshpulse/meshpulse/metricsapi/explain"
 )
 
 // knowledge is what is known of the pods behind an answer.
@@ -144,6 +145,7 @@ func (l *looking) selected(p *cluster.Pod) {
 	}
 	if !p.Wired && !gone {
 		l.k.unknown++
+		l.account.pod(p, aggregator.PodState{}, explain.StateUnwired)
 		return
 	}
 	if partial := l.partial[p.Key()]; partial != nil {
@@ -258,6 +260,7 @@ func (l *looking) conclude() {
 	switch {
 	case unknown == 0:
 	case !t.heard: // nothing of it can be estimated, and nothing says that it will ever be known
+		l.account.unpointed(t.Workload)
 		i, _ := slices.BinarySearchFunc(l.k.unpointed, t.Workload, cluster.Workload.Compare)
 		if l.k.unpointed = slices.Insert(l.k.unpointed, i, t.Workload); len(l.k.unpointed) > manyUnpointed {
 			l.k.unpointed = l.k.unpointed[:manyUnpointed]
@@ -294,40 +297,52 @@ func (l *looking) judge(p *cluster.Pod, s aggregator.PodState) {
 	if !p.Left.IsZero() {
 		if !l.told(p, s, a, l.at) {
 			l.f.add(flawLeft, name)
+			l.account.pod(p, s, explain.StateLeft)
 		}
 		if s.Newest.After(l.from) {
 			t.departed = name
 		}
 		return
 	}
-	silence, age := l.at.Sub(s.Newest), l.at.Sub(p.Created)
+	silence, age, state := l.at.Sub(s.Newest), l.at.Sub(p.Created), explain.StateReporting
 	switch {
 	case s.Newest.IsZero() && !older && age <= l.hold: // it may serve already, and its first flush is still to come
 		l.f.add(flawUnheard, name)
+		state = explain.StateUnheard
 	case s.Newest.IsZero() && !older:
 		t.unheard++
+		state = explain.StateMute
 	case s.Newest.IsZero() && l.at.Sub(l.started) <= l.hold:
 		l.f.add(flawAbsent, name)
+		state = explain.StateAbsent
 	case s.Newest.IsZero():
 		t.mute++
+		state = explain.StateMute
 	case !s.Reporting && (silence <= l.hold || s.Newest.After(l.from)): // what it sent leaves the window bit by bit
 		l.f.add(flawSilent, name)
+		state = explain.StateSilent
 	case !s.Reporting:
 		t.mute++
-	case s.Oldest.After(l.from) && (older || !s.Whole):
+		state = explain.StateMute
+	case s.Oldest.After(l.from) && (older || !s.Whole), !s.GapTo.IsZero() && s.GapFrom.After(p.Created):
 		l.f.add(flawPartial, name)
-	case !s.GapTo.IsZero() && s.GapFrom.After(p.Created):
-		l.f.add(flawPartial, name)
+		state = explain.StatePartial
 	case s.Refused.IsZero():
+		if s.Oldest.After(l.from) {
+			state = explain.StateYoung
+		}
 	case l.at.Sub(s.RefusedSince) <= l.hold, s.Refused.Before(l.at.Add(-2 * max(a.Flush, usualFlush))): // or it is over
 		l.f.add(flawRefused, name)
+		state = explain.StateRefused
 	case s.Bare:
 		t.mute++
 		t.bare = append(t.bare, name)
 		fallthrough
 	default:
 		l.k.refusing++
+		state = explain.StateRefused
 	}
+	l.account.pod(p, s, state)
 	if s.Reporting && !s.Bare && !s.Oldest.After(l.from) && p.Created.Before(l.from.Add(-a.Window)) { // it was ready all the window
 		t.lasting++
 	}

@@ -18,6 +18,7 @@ import (
 	adapter "sigs.k8s.io/custom-metrics-apiserver/pkg/provider"
 
 	"github.com/meshpulse/meshpulse/aggregator"
+	"github.com/meshpulse/meshpulse/metricsapi/explain"
 	"github.com/meshpulse/meshpulse/metricsapi/hpas"
 )
 
@@ -36,6 +37,7 @@ type provider struct {
 	rules   rules
 	metrics *metrics
 	readers *readers
+	history *history // of what was answered; nil remembers nothing
 	now     func() time.Time
 	// replicas are nil where this is the only one.
 	replicas Replicas
@@ -119,7 +121,10 @@ func (p *provider) say(ctx context.Context, namespace, metric string, selector l
 
 // answer evaluates a query for whoever asks, and tells the HPAs that do what they should know.
 func (p *provider) answer(ctx context.Context, metric, namespace string, o *offer, query *prepared, at time.Time) (verdict, aggregator.Answer, *refusal) {
-	v, answer, refused := p.rules.evaluate(ctx, subjectOf(metric, namespace, o), o, query, at)
+	rules, acc := p.rules, &account{}
+	rules.account = acc
+	v, answer, refused := rules.evaluate(ctx, subjectOf(metric, namespace, o), o, query, at)
+	p.history.note(o, acc, v, answer, refused, at)
 	for _, problem := range v.problems {
 		p.tell(o, problem)
 	}
@@ -158,8 +163,9 @@ func (r rules) see(ctx context.Context, subject string, p *prepared, at time.Tim
 		return verdict{}, answer, refuse(outcomeFailed, "%s: %v", subject, err)
 	}
 	v, refused := r.judge(subject, p, answer, at)
+	r.account.saw(v, refused)
 	if earlier, ok := r.beforeTheGap(ctx, subject, p, answer, at); ok && refused == nil && earlier.sum() > v.sum() {
-		v.items, v.reason = earlier.items, "as of the newest time that every sidecar has covered"
+		v.items, v.rule, v.reason = earlier.items, explain.RuleEarlier, "as of the newest time that every sidecar has covered"
 	}
 	if p.surge != nil && refused == nil {
 		v = v.raise(p.surge.At(at))
@@ -197,6 +203,7 @@ func (r rules) evaluate(ctx context.Context, subject string, o *offer, p *prepar
 		namespace = o.namespace
 	}
 	k := r.holder.look(p, namespace, answer, at)
+	r.account.knew(k)
 	if refused == nil && answer.Matched == 0 && p.Selects() && k.unknown+k.mute+k.unheard > 0 && k.missing == "" {
 		refused = refuse(outcomeNoSidecar, "%s: no series yet, and not every pod that could have one reports, so it is not known to be 0: %s", subject, p.Text)
 	}
@@ -256,7 +263,7 @@ func (r rules) beforeTheMove(ctx context.Context, subject string, p *prepared, a
 		return seen
 	}
 	if earlier, ok := r.asOf(ctx, subject, p, a.Watermark); ok && earlier.sum() > seen.sum() {
-		seen.items, seen.surge, seen.reason = earlier.items, nil, "as of the newest time that every sidecar has covered"
+		seen.items, seen.surge, seen.rule, seen.reason = earlier.items, nil, explain.RuleEarlier, "as of the newest time that every sidecar has covered"
 	}
 	return seen
 }

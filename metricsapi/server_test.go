@@ -264,7 +264,7 @@ func TestServeTokens(t *testing.T) {
 				t.Errorf("%s with token %q gives %d: %.200s", path, token, code, body)
 			}
 		}
-		for _, path := range []string{apiPath, reachPath, "/apis", "/debug/hpas", "/metrics", "/openapi/v2", "/version", "/healthzz"} {
+		for _, path := range []string{apiPath, ownPath, ownPath + "/v1alpha1", ownPath + "/v1alpha1/explanations", "/apis", "/debug/hpas", "/metrics", "/openapi/v2", "/version", "/healthzz"} {
 			if path == "/healthzz" && token == "secret" {
 				want = http.StatusNotFound
 			}

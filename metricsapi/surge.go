@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/meshpulse/meshpulse/aggregator"
+	"github.com/meshpulse/meshpulse/metricsapi/explain"
 )
 
 // A surge is told by the store (aggregator.SurgeDetector). Here is who asks for it, and what
@@ -18,7 +19,7 @@ func (v verdict) raise(s aggregator.Surge) verdict {
 		return v
 	}
 	v.items = []item{{labels: v.items[0].labels, milli: int64(milli)}}
-	v.surge, v.reason = &s, ""
+	v.surge, v.rule, v.reason = &s, explain.RuleSurge, ""
 	return v
 }
 

@@ -73,7 +73,7 @@ func packageRules() map[string]packageRule {
 			why:   "it sends what was recorded, as any sidecar would",
 		},
 		"metricsapi": {
-			ours:  []string{"aggregator", "metricsapi/cluster", "metricsapi/fallback", "metricsapi/horizontal", "metricsapi/hpas"},
+			ours:  []string{"aggregator", "metricsapi/cluster", "metricsapi/explain", "metricsapi/fallback", "metricsapi/horizontal", "metricsapi/hpas"},
 			never: []string{grpc, envoy},
 			why:   "answers stand on the store, however its samples came there",
 		},
@@ -97,6 +97,11 @@ func packageRules() map[string]packageRule {
 		"metricsapi/horizontal": {
 			never: []string{grpc, envoy, "k8s.io/client-go"},
 			why:   "the controller's arithmetic is held against the real one's, and takes numbers alone",
+		},
+		"metricsapi/explain": {
+			ours:  []string{"metricsapi/hpas"},
+			never: []string{grpc, envoy, prometheus, "k8s.io/client-go", "k8s.io/apiserver", "net", "os"},
+			why:   "what was found out is put into words without whoever found it, in the server as in the command line",
 		},
 		"metricsapi/internal/fixture": {
 			ours:  []string{"aggregator"},

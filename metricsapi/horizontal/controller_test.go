@@ -65,7 +65,11 @@ func TestDecidesAsTheController(t *testing.T) {
 					readings[j] = Reading{Milli: *v, Known: true}
 				}
 			}
-			d := settings.Decide(h.Spec, target, readings, &past, at)
+			look := settings.Look(h.Spec, target, readings, &past, at)
+			d := look.Decision
+			if bound := d.Computed && d.Replicas != look.Stabilized; bound != (look.Bound != BoundNone) && d.Computed {
+				t.Fatalf("HPA %d, look %d: %+v says that %q bounds it", hpas, i, d, look.Bound)
+			}
 			if d.Replicas != l.Replicas {
 				if wrong++; wrong <= 5 {
 					line, _ := json.Marshal(h) // it has just been read from JSON

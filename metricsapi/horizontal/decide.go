@@ -74,63 +74,25 @@ type Decision struct {
 // The spec may be as written or as the API server filled it in. As in the controller, numbers of
 // replicas beyond int32 are capped, and policies so large that a limit leaves int32 overflow.
 func (s Settings) Decide(spec *autoscalingv2.HorizontalPodAutoscalerSpec, target Target, readings []Reading, past *Past, at time.Time) Decision {
-	lowest := int32(1)
-	if spec.MinReplicas != nil {
-		lowest = *spec.MinReplicas
-	}
-	switch {
-	case target.Spec == 0 && !past.ScaledToZero:
-		return Decision{Err: ErrDisabled}
-	case target.Spec == 0: // it was the controller, so it may come back
-	case target.Spec > spec.MaxReplicas:
-		return Decision{Replicas: spec.MaxReplicas}
-	case target.Spec < lowest:
-		return Decision{Replicas: lowest}
-	}
-	recommended, err := s.recommend(spec, target, readings)
-	if err != nil {
-		return Decision{Replicas: target.Spec, Err: err}
-	}
-	var replicas int32
-	if spec.Behavior == nil {
-		replicas = past.highest(recommended, target.Spec, at.Add(-s.DownscaleStabilization), at)
-		replicas = max(lowest, min(replicas, spec.MaxReplicas, stepLimit(target.Spec)))
-	} else {
-		rules := s.rules(spec.Behavior)
-		replicas = past.stabilized(recommended, target.Spec, rules, at)
-		replicas = past.limited(replicas, target.Spec, lowest, spec.MaxReplicas, rules, at)
-	}
-	if target.Spec == 0 {
-		replicas = max(replicas, lowest)
-	}
-	return Decision{Replicas: replicas, Recommended: recommended, Computed: true}
+	return s.Look(spec, target, readings, past, at).Decision
+}
+
+// Ask is what a metric of type External asks for, before windows, policies and limits.
+func (s Settings) Ask(b *autoscalingv2.HorizontalPodAutoscalerBehavior, goal autoscalingv2.MetricTarget, target Target, milli int64) Ask {
+	return s.toleranceOf(b).ask(goal, target, float64(milli))
+}
+
+// ToleranceOf is how far below and above 1 value/target may be without an effect.
+func (s Settings) ToleranceOf(b *autoscalingv2.HorizontalPodAutoscalerBehavior) (down, up float64) {
+	t := s.toleranceOf(b)
+	return t.down, t.up
 }
 
 // Asks is how many replicas a metric of type External with a target of type AverageValue asks for,
 // before windows, policies and limits. Within the tolerance that is Target.Status, which is not
 // Target.Spec while pods come or go.
 func (s Settings) Asks(b *autoscalingv2.HorizontalPodAutoscalerBehavior, each resource.Quantity, target Target, milli int64) int32 {
-	n, _ := s.toleranceOf(b).replicas(autoscalingv2.MetricTarget{AverageValue: &each}, target, float64(milli))
-	return n
-}
-
-// recommend is the largest number that a metric asks for.
-func (s Settings) recommend(spec *autoscalingv2.HorizontalPodAutoscalerSpec, target Target, readings []Reading) (int32, error) {
-	recommended, known := int32(0), 0
-	tolerance := s.toleranceOf(spec.Behavior)
-	for i, metric := range spec.Metrics {
-		if i >= len(readings) || !readings[i].Known || metric.External == nil {
-			continue
-		}
-		if n, ok := tolerance.replicas(metric.External.Target, target, float64(readings[i].Milli)); ok {
-			recommended = max(recommended, n)
-			known++
-		}
-	}
-	if known == 0 || known < len(spec.Metrics) && recommended < target.Spec {
-		return 0, ErrMetrics
-	}
-	return recommended, nil
+	return s.toleranceOf(b).ask(autoscalingv2.MetricTarget{AverageValue: &each}, target, float64(milli)).Replicas
 }
 
 // tolerance is how far below and above 1 value/target has no effect.
@@ -149,29 +111,30 @@ func (s Settings) toleranceOf(b *autoscalingv2.HorizontalPodAutoscalerBehavior) 
 
 func (t tolerance) covers(ratio float64) bool { return 1.0-t.down <= ratio && ratio <= 1.0+t.up }
 
-// replicas is what one metric asks for; false where the controller would fail on it. The order of
-// the divisions is the controller's, so that an edge falls to the same side.
-func (t tolerance) replicas(goal autoscalingv2.MetricTarget, target Target, milli float64) (int32, bool) {
+// ask is what one metric asks for. The order of the divisions is the controller's, so that an edge
+// falls to the same side.
+func (t tolerance) ask(goal autoscalingv2.MetricTarget, target Target, milli float64) Ask {
 	switch {
 	case goal.AverageValue != nil:
 		each := float64(goal.AverageValue.MilliValue())
-		if t.covers(milli / (each * float64(target.Status))) { // 0 replicas: infinite or not a number, never covered
-			return target.Status, true
+		ratio := milli / (each * float64(target.Status)) // 0 replicas: infinite or not a number, never covered
+		if t.covers(ratio) {
+			return Ask{Replicas: target.Status, Ratio: ratio, Within: true, OK: true}
 		}
-		return ceil(milli / each), true
+		return Ask{Replicas: ceil(milli / each), Ratio: ratio, OK: true}
 	case goal.Value != nil:
 		ratio := milli / float64(goal.Value.MilliValue())
 		switch {
 		case target.Spec == 0: // no pod to multiply with
-			return ceil(ratio), true
+			return Ask{Replicas: ceil(ratio), Ratio: ratio, OK: true}
 		case t.covers(ratio):
-			return target.Spec, true
+			return Ask{Replicas: target.Spec, Ratio: ratio, Within: true, OK: true}
 		case target.Pods == 0:
-			return 0, false
+			return Ask{Ratio: ratio}
 		}
-		return ceil(ratio * float64(target.Ready)), true
+		return Ask{Replicas: ceil(ratio * float64(target.Ready)), Ratio: ratio, OK: true}
 	}
-	return 0, false
+	return Ask{}
 }
 
 // ceil rounds up to a number of replicas.

@@ -107,17 +107,20 @@ func (p *Past) stabilized(recommended, replicas int32, r rules, at time.Time) in
 	return min(max(replicas, lowest), highest)
 }
 
-// limited keeps a change within the policies and the HPA's limits.
-func (p *Past) limited(wanted, replicas, lowest, highest int32, r rules, at time.Time) int32 {
+// limited keeps a change within the policies and the HPA's limits, and says what the policies alone
+// leave.
+func (p *Past) limited(wanted, replicas, lowest, highest int32, r rules, at time.Time) (limited, policies int32) {
 	switch {
 	case wanted > replicas:
 		limit := p.limit(r.up, replicas, at, raised, func(a, b int32) bool { return a < b })
-		return min(wanted, highest, max(limit, replicas))
+		policies = max(limit, replicas)
+		return min(wanted, highest, policies), policies
 	case wanted < replicas:
 		limit := p.limit(r.down, replicas, at, lowered, func(a, b int32) bool { return a > b })
-		return max(wanted, lowest, min(limit, replicas))
+		policies = min(limit, replicas)
+		return max(wanted, lowest, policies), policies
 	}
-	return wanted
+	return wanted, wanted
 }
 
 // limit is how far a direction's policies let the replicas go. Each counts from what there was when
