@@ -388,6 +388,7 @@ func (s *Server) Run(ctx context.Context) error {
 	if x := s.provider.rules.actor; x != nil {
 		feeders.Go(func() { x.run(feeding) })
 	}
+	feeders.Go(func() { s.provider.catalog.keepTelling(feeding) })
 	if s.api != nil {
 		feeders.Go(func() { s.api.Events.Run(feeding) })
 		feeders.Go(func() { s.api.Pods.Run(feeding) })

@@ -83,6 +83,9 @@ func connectTo(config *rest.Config, o Options) (*API, error) {
 	}
 	a.Events = newAPIEvents(events, o.Log, o.Now)
 	a.Events.contain = o.Contain
+	if a.Events.reports, err = newEventsClient(config); err != nil {
+		return nil, err
+	}
 	if a.HPAs, err = NewHPAs(client, o.Contain, o.Log, o.Now); err != nil {
 		return nil, err
 	}

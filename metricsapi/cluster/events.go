@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"fmt"
 	"log/slog"
 	"strconv"
@@ -15,6 +16,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	corev1client "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/util/workqueue"
@@ -23,10 +25,11 @@ import (
 )
 
 // Events creates events through the API server. A Warning's name follows from what it says, so that
-// a restart repeats none: the one that exists already is as good. What was done is not kept waiting
-// by what is known of all HPAs.
+// a restart repeats none: the one that exists already is renewed, as is one that is told again. What
+// was done is not kept waiting by what is known of all HPAs, and has a client of its own.
 type Events struct {
 	client   corev1client.EventsGetter
+	reports  corev1client.EventsGetter
 	log      *slog.Logger
 	now      func() time.Time
 	done     eventQueue
@@ -55,10 +58,14 @@ func newAPIEvents(client corev1client.EventsGetter, log *slog.Logger, now func()
 	queue := func() eventQueue {
 		return workqueue.NewTypedRateLimitingQueue(workqueue.NewTypedItemExponentialFailureRateLimiter[*corev1.Event](5*time.Millisecond, 5*time.Minute))
 	}
-	return &Events{client: client, log: log, now: now, done: queue(), warnings: queue()}
+	return &Events{client: client, reports: client, log: log, now: now, done: queue(), warnings: queue()}
 }
 
-// Warn tells of a problem, once for as long as the API server keeps the event.
+// Queued is how many events wait to be created.
+func (e *Events) Queued() int { return e.done.Len() + e.warnings.Len() }
+
+// Warn tells of a problem, or that it goes on: the API server keeps an event for a time after that
+// (--event-ttl, an hour).
 func (e *Events) Warn(h hpas.HPA, p hpas.Problem) {
 	e.WarnOf(objectOf(h), p)
 }
@@ -97,9 +104,16 @@ func (e *Events) drain(ctx context.Context, queue eventQueue) {
 func (e *Events) create(ctx context.Context, queue eventQueue, event *corev1.Event) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	_, err := e.client.Events(event.Namespace).Create(ctx, event, metav1.CreateOptions{})
+	client := e.client
+	if event.Type == corev1.EventTypeNormal {
+		client = e.reports
+	}
+	_, err := client.Events(event.Namespace).Create(ctx, event, metav1.CreateOptions{})
+	if apierrors.IsAlreadyExists(err) {
+		err = renew(ctx, client, event)
+	}
 	// A namespace that is on its way out takes no new events, and nobody is left to read them.
-	done := err == nil || apierrors.IsAlreadyExists(err) || apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) || ctx.Err() == context.Canceled
+	done := err == nil || apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) || ctx.Err() == context.Canceled
 	switch {
 	case done:
 		queue.Forget(event)
@@ -109,6 +123,19 @@ func (e *Events) create(ctx context.Context, queue eventQueue, event *corev1.Eve
 		queue.Forget(event)
 		e.log.Error("event not created", "namespace", event.Namespace, "hpa", event.InvolvedObject.Name, "reason", event.Reason, "message", event.Message, "err", err)
 	}
+}
+
+// renew says of an event that exists that it still holds. When it began stays as it is.
+func renew(ctx context.Context, client corev1client.EventsGetter, event *corev1.Event) error {
+	patch, err := json.Marshal(map[string]any{"lastTimestamp": event.LastTimestamp})
+	if err != nil {
+		return err
+	}
+	_, err = client.Events(event.Namespace).Patch(ctx, event.Name, types.MergePatchType, patch, metav1.PatchOptions{})
+	if apierrors.IsForbidden(err) { // a role of before: it stays as it is
+		return nil
+	}
+	return err
 }
 
 // objectOf is the HPA as what an event is about.

@@ -156,6 +156,9 @@ type eventAPI struct {
 }
 
 func (a *eventAPI) RoundTrip(r *http.Request) (*http.Response, error) {
+	if r.Method == http.MethodPatch {
+		return &http.Response{StatusCode: http.StatusOK, Header: http.Header{"Content-Type": {"application/json"}}, Body: io.NopCloser(strings.NewReader(`{"kind":"Event","apiVersion":"v1"}`)), Request: r}, nil
+	}
 	var event corev1.Event
 	if body, err := io.ReadAll(r.Body); err != nil || runtime.DecodeInto(scheme.Codecs.UniversalDeserializer(), body, &event) != nil {
 		return nil, errors.New("not an event")
@@ -203,12 +206,61 @@ func TestEventsOfRaisesComeFirst(t *testing.T) {
 		for i := range 5000 { // as many HPAs
 			e.Warn(h, hpas.Problem{Reason: hpas.ReasonNoisyRate, Message: fmt.Sprint(i)})
 		}
-		time.Sleep(100 * time.Second)
+		time.Sleep(200 * time.Second) // each is there already, and renewed
 		if api.mu.Lock(); api.n < 5000 {
-			t.Errorf("%d events in 100 s", api.n)
+			t.Errorf("%d events in 200 s", api.n)
 		}
 		api.mu.Unlock()
 		cancel()
 		<-ended
+	})
+}
+
+// An event that is told again is renewed and keeps when it began; one that has vanished is made
+// again; who may not renew leaves it as it is.
+func TestAnEventThatLastsIsRenewed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		client := fake.NewClientset()
+		events := newAPIEvents(client.CoreV1(), discardLog(), time.Now)
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() { events.Run(ctx); close(done) }()
+		h, p := hpa("podinfo"), hpas.Problem{Reason: hpas.ReasonMuteSidecars, Message: "mute"}
+		get := func() *corev1.Event {
+			t.Helper()
+			e, err := client.CoreV1().Events("test").Get(ctx, eventName(objectOf(h), p), metav1.GetOptions{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return e
+		}
+		began := time.Now()
+		events.Warn(h, p)
+		synctest.Wait()
+		time.Sleep(10 * time.Minute)
+		events.Warn(h, p)
+		synctest.Wait()
+		if e := get(); !e.LastTimestamp.Time.Equal(time.Now().Truncate(time.Second)) || !e.FirstTimestamp.Time.Equal(began.Truncate(time.Second)) {
+			t.Errorf("renewed after 10 minutes: first %s, last %s", e.FirstTimestamp, e.LastTimestamp)
+		}
+		if err := client.CoreV1().Events("test").Delete(ctx, eventName(objectOf(h), p), metav1.DeleteOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		events.Warn(h, p)
+		synctest.Wait()
+		get()
+		forbidden := 0
+		client.PrependReactor("patch", "events", func(clienttesting.Action) (bool, runtime.Object, error) {
+			forbidden++
+			return true, nil, apierrors.NewForbidden(schema.GroupResource{Resource: "events"}, "x", errors.New("no"))
+		})
+		events.Warn(h, p)
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		if forbidden != 1 {
+			t.Errorf("%d tries to renew what may not be", forbidden)
+		}
+		cancel()
+		<-done
 	})
 }
