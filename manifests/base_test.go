@@ -424,7 +424,7 @@ func TestRightsAreLeast(t *testing.T) {
 		"autoscaling/horizontalpodautoscalers": "get list watch",
 		"/pods":                                "list watch",
 		"*/*/scale":                            "get",
-		"/events":                              "create",
+		"/events":                              "create patch",
 	}
 	got := map[string]string{}
 	for _, rule := range one[*rbacv1.ClusterRole](t, objects, "meshpulse").Rules {
@@ -455,8 +455,9 @@ func TestNobodyIsGivenMore(t *testing.T) {
 		for _, rule := range role.Rules {
 			for _, verb := range rule.Verbs {
 				readsOnly := verb == "get" || verb == "list" || verb == "watch"
-				event := slices.Equal(rule.Resources, []string{"events"}) && verb == "create"
-				if !readsOnly && !event {
+				event := slices.Equal(rule.Resources, []string{"events"}) && (verb == "create" || verb == "patch")
+				query := slices.Equal(rule.Resources, []string{"queries"}) && slices.Equal(rule.APIGroups, []string{"meshpulse.io"}) && verb == "create" // it is answered, and kept nowhere
+				if !readsOnly && !event && !query {
 					t.Errorf("ClusterRole %s may %s %v", role.Name, verb, rule.Resources)
 				}
 			}
@@ -618,6 +619,15 @@ func TestAPIService(t *testing.T) {
 	}
 	if n := len(all[*apiregistration.APIService](renderObjects(t, "base"))); n != 0 {
 		t.Errorf("the base claims %d APIs, want none", n)
+	}
+}
+
+// TestTheOwnAPIIsLedToTheServiceOfTheMetrics: who serves one serves the other.
+func TestTheOwnAPIIsLedToTheServiceOfTheMetrics(t *testing.T) {
+	objects := renderObjects(t, overlay(t, "apiservice", "own-api"))
+	a, own := one[*apiregistration.APIService](t, objects, "v1beta1.external.metrics.k8s.io"), one[*apiregistration.APIService](t, objects, "v1alpha1.meshpulse.io")
+	if own.Spec.Group != "meshpulse.io" || own.Spec.Version != "v1alpha1" || own.Spec.InsecureSkipTLSVerify || !reflect.DeepEqual(own.Spec.Service, a.Spec.Service) {
+		t.Errorf("%+v", own.Spec)
 	}
 }
 

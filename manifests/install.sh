@@ -39,7 +39,7 @@ secret=meshpulse-serving-cert
 peers=meshpulse-peer-cert
 apiservice=v1beta1.external.metrics.k8s.io
 custom=v1beta2.custom.metrics.k8s.io # with --component custom-metrics
-probe=v1alpha1.meshpulse.io # a group of our own: nobody's metrics hang on it
+own=v1alpha1.meshpulse.io # a group of our own, which explains: nobody's metrics hang on it
 here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd -P)
 
 say() { printf '%s\n' "$*"; }
@@ -243,7 +243,7 @@ warn_expiry() {
 		say "WARNING: the serving certificate ends within 30 days: run install.sh --rotate-cert"
 }
 
-# patch_ca puts the authorities into an APIService that is still ours when the patch arrives.
+# patch_ca puts authorities into an APIService that is still ours when the patch arrives.
 patch_ca() {
 	kubectl patch apiservice "$1" --type=json -p "[
 		{\"op\": \"test\", \"path\": \"/spec/service/namespace\", \"value\": \"$namespace\"},
@@ -251,8 +251,7 @@ patch_ca() {
 		{\"op\": \"add\", \"path\": \"/spec/caBundle\", \"value\": \"$2\"}]"
 }
 
-# claim_api leads the API server to meshpulse: first with a group of our own, since an APIService that does not answer stalls
-# discovery and the deletion of namespaces.
+# claim_api leads the API server to meshpulse for external metrics.
 claim_api() {
 	if [ "$owner" = "$namespace/$service" ]; then
 		patch_ca "$apiservice" "$ca"
@@ -260,10 +259,9 @@ claim_api() {
 		reached_by_probe
 		take_over
 	else
-		reached_by_probe
 		# create, not apply: if another adapter has come in the meantime, this fails.
-		unproven=$apiservice
-		apiservice_manifest | kubectl create -f -
+		unproven="$unproven $apiservice"
+		apiservice_manifest apiservice | kubectl create -f -
 	fi
 	prove "$apiservice"
 }
@@ -283,26 +281,31 @@ claim_custom() {
 }
 
 apiservice_manifest() {
-	cat "$here/components/apiservice/apiservice.yaml"
+	cat "$here/components/$1/apiservice.yaml"
 	printf '  caBundle: %s\n' "$ca"
 }
 
-reached_by_probe() {
-	case $(owner_of "$probe") in
-	'') ;;
-	"$namespace/$service") take_back "$probe" ;; # of a run that was killed
-	*) die "$probe is somebody else's: kubectl get apiservice $probe" ;;
+# own_api leads the API server to the group of our own. It comes first, since an APIService that does not answer stalls
+# discovery and the deletion of namespaces: where it is not reached, the metrics' is not claimed, nor left.
+own_api() {
+	[ -z "$claim" ] || [ -z "$owner" ] || unproven=$apiservice
+	case $(owner_of "$own") in
+	'')
+		unproven="$unproven $own"
+		apiservice_manifest own-api | kubectl create -f -
+		;;
+	"$namespace/$service")
+		unproven="$unproven $own"
+		patch_ca "$own" "$ca"
+		;;
+	*) die "$own is somebody else's: kubectl get apiservice $own" ;;
 	esac
-	unproven=$probe
-	apiservice_manifest |
-		sed -e "s/$apiservice/$probe/" -e 's/group: .*/group: meshpulse.io/' -e 's/version: .*/version: v1alpha1/' | kubectl create -f -
-	prove "$probe"
-	take_back "$probe"
+	prove "$own"
 }
 
-# prove waits until the API server has reached meshpulse by an APIService. What it has not when this script ends is taken back.
+# prove waits until the API server has reached meshpulse by an APIService. All of ours that are unproven when this script ends
+# are taken back.
 prove() {
-	unproven=$1
 	if ! kubectl wait --for=condition=Available --timeout=60s "apiservice/$1"; then
 		message=$(kubectl get apiservice "$1" -o 'jsonpath={.status.conditions[?(@.type=="Available")].message}') || message='nothing, see above'
 		die "the API server does not reach meshpulse, and no APIService of ours is left: HPAs do not ask it. It says: $message
@@ -311,7 +314,7 @@ What can be in the way:
   a NetworkPolicy of yours that selects the pod: kubectl -n $namespace get networkpolicy
   an overlay network, from which the control plane is cut off (EKS with Calico's or Cilium's): --component host-network"
 	fi
-	unproven=''
+	[ "$1" = "$own" ] || unproven=''
 }
 
 # put_back gives an APIService that is ours back to the adapter from which it was taken. If it changes meanwhile, the patch is
@@ -463,11 +466,13 @@ install() {
 		await_pod deployment_ready
 		replaced statefulset -f "$here/replicas/poddisruptionbudget.yaml" -f "$here/replicas/service.yaml" -f "$here/replicas/rbac.yaml"
 	fi
+	own_api
 	if [ -n "$claim" ]; then
 		claim_api
 		! custom_asked || claim_custom
 		say "installed: HPAs with external metrics ask meshpulse now"
 	else
+		unproven=''
 		say "installed, without the API: no HPA asks meshpulse"
 	fi
 	say "next: point sidecars at $namespace, see manifests/istio/README.md"
@@ -494,6 +499,9 @@ rotate() {
 	fi
 	if [ "$customs" = "$namespace/$service" ]; then
 		patch_ca "$custom" "$(openssl base64 -A -in "$work/ca.crt")"
+	fi
+	if [ "$(owner_of "$own")" = "$namespace/$service" ]; then
+		patch_ca "$own" "$(openssl base64 -A -in "$work/ca.crt")"
 	fi
 	secret_manifest | kubectl replace -f -
 	! peers_there || rotate_peers
@@ -582,7 +590,7 @@ work=$(mktemp -d)
 unproven=''
 # finish leaves nothing behind that does not answer, however the script ends.
 finish() {
-	[ -z "$unproven" ] || take_back "$unproven"
+	for left in $unproven; do take_back "$left"; done
 	rm -rf "$work"
 }
 trap finish EXIT

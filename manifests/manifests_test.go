@@ -158,6 +158,7 @@ func TestEveryKustomizationIsRendered(t *testing.T) {
 		"components/guaranteed",      // TestRequestsAreLimitsWhereAsked
 		"components/host-network",    // TestHostNetworkHasPortsOfItsOwn
 		"components/mesh-namespaces", // TestMeshNamespacesAloneReport
+		"components/own-api",         // TestTheOwnAPIIsLedToTheServiceOfTheMetrics
 		"components/own-namespaces",  // TestQueriesReadTheirOwnNamespaceWhereAsked
 		"components/prometheus-api",  // TestDashboardsAreServedWhereAsked
 		"components/surge-action",    // TestSurgeActionIsBound

@@ -21,6 +21,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/pflag"
+
+	"github.com/meshpulse/meshpulse/metricsapi/explain"
 )
 
 const usage = `meshpulse: Istio's request metrics, from the sidecars to the HPA, without a Prometheus in between.
@@ -30,6 +32,10 @@ Usage:
   meshpulse replay [flags] FILE...  send recorded flushes to a running meshpulse
   meshpulse lint [flags] FILE...    say of HPAs and ScaledObjects, in files or a cluster, what would become of them
   meshpulse leave [flags]           wait before one of several replicas ends: its preStop hook
+  meshpulse top [flags]             show every HPA at a glance, the worst first
+  meshpulse explain [flags] HPA     say why an HPA's metrics are what they are: cause and remedy first
+  meshpulse pods [flags]            show every sidecar that reports, or should
+  meshpulse query [flags] PROMQL    evaluate PromQL over what is kept
   meshpulse version                 print the version
 
 Each command has --help. Exit codes: 0 ended as asked, 1 failed, 2 called wrongly.
@@ -79,6 +85,14 @@ func run(ctx context.Context, args []string, c console) (code int) {
 		err = lint(ctx, args[1:], c)
 	case "leave":
 		err = leave(ctx, args[1:], c)
+	case "top":
+		err = top(ctx, args[1:], c)
+	case "explain":
+		err = explainHPA(ctx, args[1:], c)
+	case "query":
+		err = query(ctx, args[1:], c)
+	case "pods":
+		err = pods(ctx, args[1:], c)
 	case "version", "--version":
 		if len(args) > 1 {
 			err = usageError{fmt.Errorf("%s takes nothing more, not %q: leave it out", command, args[1])}
@@ -88,22 +102,22 @@ func run(ctx context.Context, args []string, c console) (code int) {
 	case "help", "--help", "-h":
 		_, err = io.WriteString(c.out, usage)
 	case "":
-		err = usageError{errors.New("a command is missing: serve, replay, lint, leave or version")}
+		err = usageError{errors.New("a command is missing: serve, replay, lint, leave, top, explain, pods, query or version")}
 	default:
-		err = usageError{fmt.Errorf("%q is not a command: there are serve, replay, lint, leave and version", command)}
+		err = usageError{fmt.Errorf("%q is not a command: there are serve, replay, lint, leave, top, explain, pods, query and version", command)}
 	}
 	switch {
 	case err == nil || errors.Is(err, pflag.ErrHelp):
 		return exitOK
 	case errors.As(err, new(usageError)):
 		help := "meshpulse --help"
-		if command == "serve" || command == "replay" || command == "lint" || command == "leave" {
+		if slices.Contains([]string{"serve", "replay", "lint", "leave", "top", "explain", "pods", "query"}, command) {
 			help = "meshpulse " + command + " --help"
 		}
 		_, _ = fmt.Fprintf(c.err, "meshpulse: %v\nSee: %s\n", err, help)
 		return exitUsage
 	default:
-		_, _ = fmt.Fprintf(c.err, "meshpulse: %v\n", err)
+		_, _ = fmt.Fprintf(c.err, "meshpulse: %s\n", explain.PrintableLines(err.Error()))
 		return exitFailed
 	}
 }

@@ -229,9 +229,9 @@ func TestTheChartIsTheBase(t *testing.T) {
 		"guaranteed":      {[]string{"guaranteed"}, fmt.Sprintf(given, "secret", false) + "resources: {requests: {cpu: 500m, memory: 1Gi}, limits: {cpu: 500m, memory: 1Gi}}"},
 		"surge-action":    {[]string{"surge-action"}, fmt.Sprintf(given, "secret", false) + "surgeAction: {enabled: true}"},
 		"in a namespace":  {[]string{"surge-action/namespaced"}, fmt.Sprintf(given, "secret", false) + "surgeAction: {namespaces: [test]}"},
-		"cert-manager":    {[]string{"apiservice", "cert-manager"}, fmt.Sprintf(given, "cert-manager", true)},
+		"cert-manager":    {[]string{"apiservice", "own-api", "cert-manager"}, fmt.Sprintf(given, "cert-manager", true)},
 		"custom-metrics with cert-manager": {
-			[]string{"custom-metrics", "custom-metrics/apiservice", "apiservice", "cert-manager"}, fmt.Sprintf(given, "cert-manager", true) + "customMetrics: {enabled: true}",
+			[]string{"custom-metrics", "custom-metrics/apiservice", "apiservice", "own-api", "cert-manager"}, fmt.Sprintf(given, "cert-manager", true) + "customMetrics: {enabled: true}",
 		},
 	} {
 		for _, component := range test.components {

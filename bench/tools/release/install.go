@@ -12,7 +12,7 @@ import (
 
 // overlay is what is rendered: the base with what it is complete with and needs no script for.
 const overlay = `resources: ["%[1]s/base"]
-components: ["%[1]s/components/apiservice", "%[1]s/components/cert-manager"]
+components: ["%[1]s/components/apiservice", "%[1]s/components/own-api", "%[1]s/components/cert-manager"]
 labels: [{pairs: {app.kubernetes.io/version: "%[2]s"}, includeTemplates: true}]
 `
 
