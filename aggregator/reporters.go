@@ -141,3 +141,15 @@ func (n *namedPods) why(k podKey, now int64) string {
 	}
 	return ""
 }
+
+// Unproven counts by namespace the pods that report at an instant and have not proven with a
+// certificate who they are. It looks at every pod.
+func (s *Store) Unproven(at time.Time) map[string]int {
+	counts, now := map[string]int{}, s.millis(at)
+	for _, t := range s.tables.all.all() {
+		if !t.gone.Load() && t.proof() == ProofNone && t.state(now, time.Minute).Reporting {
+			counts[t.pod.Load().Namespace]++
+		}
+	}
+	return counts
+}

@@ -149,6 +149,7 @@ func accessor(t *testing.T, object runtime.Object) metav1.Object {
 func TestEveryKustomizationIsRendered(t *testing.T) {
 	rendered := []string{
 		"base",
+		"components/alerts",       // TestAlertsFire
 		"components/apiservice",   // TestAPIService
 		"components/cert-manager", // TestCertManager
 		"components/custom-metrics/apiservice",

@@ -105,6 +105,7 @@ func (s *Server) addSource(o Options, m *metrics) error {
 		c.sharing.OptIn = o.ServeBy == serveByOptIn
 		s.provider.history = newHistory(s.settings(), func(string, string) (*autoscalingv2.HorizontalPodAutoscaler, bool) { return nil, false })
 		c.history = s.provider.history
+		s.measureStanding(o)
 		if o.QueryNamespaces == queryNamespacesOwn {
 			c.limit(ownOnly{})
 		}
@@ -127,6 +128,8 @@ func (s *Server) addSource(o Options, m *metrics) error {
 	c.words, s.provider.catalog = words, c
 	s.provider.history = newHistory(s.settings(), api.HPAs.Known)
 	c.history = s.provider.history
+	s.measureStanding(o)
+	measureEvents(o.Registerer, api.Events)
 	api.HPAs.Replace = c.Replace
 	if own {
 		c.limit(api.Namespaces)
@@ -183,6 +186,18 @@ func (s *Server) addFallback(o Options, m *metrics) error {
 	}
 	s.passing, s.provider.also = p, p.names
 	return nil
+}
+
+// measureStanding registers what is wrong now.
+func (s *Server) measureStanding(o Options) {
+	if o.Registerer == nil {
+		return
+	}
+	proving := o.Store
+	if !o.Proves {
+		proving = nil
+	}
+	o.Registerer.MustRegister(newStandingTroubles(s.provider.history, proving, o.Now))
 }
 
 // addActor makes what raises targets at surges, from what is known of the cluster.

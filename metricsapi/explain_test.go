@@ -3,6 +3,7 @@ package metricsapi
 import (
 	"context"
 	"flag"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -10,6 +11,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -281,5 +284,45 @@ func TestHistoryKeepsOnePointASync(t *testing.T) {
 	h.forget(of)
 	if h.of(of, 0) != nil {
 		t.Error("it remembers an HPA that is gone")
+	}
+}
+
+// TestWhatIsWrongNowIsMeasuredByNamespace: a held HPA counts while it is, and no name of one is in a
+// label.
+func TestWhatIsWrongNowIsMeasuredByNamespace(t *testing.T) {
+	x := newExplainTest(t, fixedPods{podinfo("a", time.Hour), podinfo("b", time.Hour)}, explained(t, "podinfo", "istio-requests-per-second", averageTen))
+	for _, s := range append(all("a"), requests{pod: "b", from: 5 * time.Second, to: 70 * time.Second}) {
+		s.send(x.store)
+	}
+	registry := prometheus.NewPedanticRegistry()
+	registry.MustRegister(newStandingTroubles(x.provider.history, x.store, func() time.Time { return x.at }))
+	expect := func(held string) {
+		t.Helper()
+		if err := testutil.GatherAndCompare(registry, strings.NewReader(`
+# HELP meshpulse_metricsapi_held_hpas HPAs with a metric whose newest answer, of the last minute, keeps the replicas.
+# TYPE meshpulse_metricsapi_held_hpas gauge
+`+held+`
+# HELP meshpulse_metricsapi_unproven_pods Pods that report and have not shown with a certificate who they are.
+# TYPE meshpulse_metricsapi_unproven_pods gauge
+meshpulse_metricsapi_unproven_pods{namespace="test"} 1
+`), "meshpulse_metricsapi_held_hpas", "meshpulse_metricsapi_unproven_pods"); err != nil {
+			t.Error(err)
+		}
+	}
+	x.ask()
+	expect(`meshpulse_metricsapi_held_hpas{namespace="test"} 1`)
+	x.at = x.at.Add(nowFor + time.Second) // nobody has asked since
+	for _, s := range []requests{{pod: "a", from: 125 * time.Second, to: 3 * time.Minute}} {
+		s.send(x.store)
+	}
+	expect(`meshpulse_metricsapi_held_hpas{namespace=""} 0`)
+	many := map[string]int{}
+	for i := range 3 * maxNamespaces {
+		many[fmt.Sprint(i)] = 1
+	}
+	sent := make(chan prometheus.Metric, len(many))
+	send(sent, newStandingTroubles(nil, nil, nil).held, many)
+	if len(sent) != maxNamespaces+1 {
+		t.Errorf("%d namespaces make %d series", len(many), len(sent))
 	}
 }

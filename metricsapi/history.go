@@ -183,24 +183,31 @@ func (h *history) forget(hpa hpas.HPA) {
 	}
 }
 
-// now counts by namespace the HPAs of which a metric was held within the last syncs.
-func (h *history) held(at time.Time) map[string]int {
+// standing counts by namespace the HPAs of which a metric was held within the last syncs, and the
+// sidecars that were not heard of for long: of each HPA the most that one of its metrics means.
+func (h *history) standing(at time.Time) (held, mute map[string]int) {
+	type hpa struct{ namespace, identity string }
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	held := map[string]map[string]bool{}
+	holds, silent := map[hpa]bool{}, map[hpa]int{}
 	for key, r := range h.rings {
-		d := r.newest()
-		if d == nil || at.Sub(time.Unix(int64(d.at), 0)) > nowFor || historyRules()[d.rule] != explain.RuleHeld {
+		d, of := r.newest(), hpa{r.namespace, key.identity}
+		if d == nil || at.Sub(time.Unix(int64(d.at), 0)) > nowFor {
 			continue
 		}
-		if held[r.namespace] == nil {
-			held[r.namespace] = map[string]bool{}
+		if historyRules()[d.rule] == explain.RuleHeld {
+			holds[of] = true
 		}
-		held[r.namespace][key.identity] = true
+		if r.mute > 0 {
+			silent[of] = max(silent[of], r.mute)
+		}
 	}
-	counts := map[string]int{}
-	for namespace, hpas := range held {
-		counts[namespace] = len(hpas)
+	held, mute = map[string]int{}, map[string]int{}
+	for of := range holds {
+		held[of.namespace]++
 	}
-	return counts
+	for of, n := range silent {
+		mute[of.namespace] += n
+	}
+	return held, mute
 }

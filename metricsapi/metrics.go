@@ -60,7 +60,7 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		answers: vec("meshpulse_metricsapi_answers_total", "outcome", "Requests for an external metric, and those for /debug/hpas that were refused, by what became of them.", outcomes()),
 		duration: histogram("meshpulse_metricsapi_answer_duration_seconds", "How long it took to find, evaluate and judge an answer.",
 			prometheus.ExponentialBuckets(1e-5, 4, 10)...), // 10 us to 2.6 s
-		age:        histogram("meshpulse_metricsapi_answer_age_seconds", "How old the newest sample of an answer was.", .5, 1, 2, 3, 4, 5, 6, 8, 10, 15, 30, 60, 300),
+		age:        histogram("meshpulse_metricsapi_answer_age_seconds", "How old the newest sample of an answer was: from a flush until it was answered by.", .5, 1, 2, 3, 4, 5, 6, 8, 10, 15, 30, 60, 300),
 		events:     vec("meshpulse_metricsapi_events_total", "reason", "Warning events on HPAs, by reason.", hpas.Reasons()),
 		fileErrors: counter("meshpulse_metricsapi_file_errors_total", "HPA files that could not be read (standalone)."),
 		held:       counter("meshpulse_metricsapi_held_answers_total", "Answers that keep the replicas as they are, since what is known is incomplete and what is seen asks for fewer."),
@@ -89,6 +89,13 @@ func measureFreshness(r prometheus.Registerer, all map[string]*cluster.Freshness
 			ConstLabels: prometheus.Labels{"resource": resource},
 		}, func() float64 { return f.Age().Seconds() })
 	}
+}
+
+// measureEvents tells how many events wait to be created.
+func measureEvents(r prometheus.Registerer, events *cluster.Events) {
+	promauto.With(r).NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "meshpulse_metricsapi_queued_events", Help: "Events that wait for the API server to take them.",
+	}, func() float64 { return float64(events.Queued()) })
 }
 
 // metricsHandler serves what the gatherer has, and behind it the API server library's metrics,

@@ -230,6 +230,7 @@ func TestTheChartIsTheBase(t *testing.T) {
 		"surge-action":    {[]string{"surge-action"}, fmt.Sprintf(given, "secret", false) + "surgeAction: {enabled: true}"},
 		"in a namespace":  {[]string{"surge-action/namespaced"}, fmt.Sprintf(given, "secret", false) + "surgeAction: {namespaces: [test]}"},
 		"cert-manager":    {[]string{"apiservice", "own-api", "cert-manager"}, fmt.Sprintf(given, "cert-manager", true)},
+		"alerts":          {[]string{"alerts"}, fmt.Sprintf(given, "secret", false) + "alerts: {enabled: true}"},
 		"custom-metrics with cert-manager": {
 			[]string{"custom-metrics", "custom-metrics/apiservice", "apiservice", "own-api", "cert-manager"}, fmt.Sprintf(given, "cert-manager", true) + "customMetrics: {enabled: true}",
 		},
