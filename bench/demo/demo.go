@@ -52,6 +52,7 @@ type demo struct {
 	server   *standalone.Server
 	sidecars []*sidecar.Sidecar
 	load     *load.Generator // nil while recordings are fed
+	past     past
 }
 
 // run starts everything, shows it until the context ends and leaves nothing running.
@@ -60,6 +61,7 @@ func (d *demo) run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	d.say("%s", opening)
 	d.say("starting meshpulse")
 	d.server, err = standalone.Start(ctx, standalone.Options{Binary: d.meshpulse, Dir: d.dir, HPADir: hpaDir})
 	if err != nil {

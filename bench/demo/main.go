@@ -129,6 +129,7 @@ func (d *demo) show(ctx context.Context) error {
 	}
 	tick := time.NewTicker(every)
 	defer tick.Stop()
+	defer func() { d.say("%s", d.past.summary()) }()
 	for {
 		select {
 		case <-ctx.Done():
@@ -145,6 +146,7 @@ func (d *demo) show(ctx context.Context) error {
 			return asked(ctx, err)
 		}
 		draw(v)
+		d.past.note(v)
 	}
 }
 

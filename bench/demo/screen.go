@@ -7,6 +7,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/meshpulse/meshpulse/metricsapi"
+	"github.com/meshpulse/meshpulse/metricsapi/explain"
 )
 
 const screenLegend = "VALUE: what the API answers. TARGETS: as kubectl get hpa prints it (m: a thousandth). REPLICAS: what the metric " +
@@ -38,7 +39,7 @@ func columns() []column {
 // and what does not fit is left out from the end, so that nothing scrolls.
 func (v view) screen(width, height int) string {
 	title := fmt.Sprintf("meshpulse, running for %s (Ctrl-C ends everything): %s", v.running.Round(time.Second), v.known())
-	lines := []string{cut(title, width), ""}
+	lines := []string{explain.Cut(title, width), ""}
 	lines = append(lines, v.table(width)...)
 	blocks := [][]string{wrap(v.truth(), width), strings.Split(v.hint, "\n"), wrap(screenLegend, width)}
 	for _, m := range v.status.Metrics {
@@ -63,55 +64,22 @@ func (v view) screen(width, height int) string {
 	return home + strings.Join(lines, toEndOfLine+"\n") + toEndOfLine + "\n" + toEndOfScreen
 }
 
-// table is a line for each HPA under the titles, aligned, in as many columns as the width holds.
+// table is a line for each HPA under the titles, aligned, in as many columns as the width holds: as
+// meshpulse top does it.
 func (v view) table(width int) []string {
-	shown := columns()
-	for {
-		lines, wide := v.align(shown)
-		worst := 0
-		for i, c := range shown {
-			if c.rank > shown[worst].rank {
-				worst = i
-			}
-		}
-		if wide <= width || shown[worst].rank == 0 {
-			for i := range lines {
-				lines[i] = cut(lines[i], width)
-			}
-			return lines
-		}
-		shown = append(shown[:worst], shown[worst+1:]...)
+	var titles []explain.Column
+	for _, c := range columns() {
+		titles = append(titles, explain.Column{Title: c.title, Rank: c.rank})
 	}
-}
-
-// align returns the lines of a table and the longest one's length.
-func (v view) align(shown []column) (lines []string, wide int) {
-	rows := [][]string{{}}
-	for _, c := range shown {
-		rows[0] = append(rows[0], c.title)
-	}
+	var rows [][]string
 	for _, m := range v.status.Metrics {
 		var row []string
-		for _, c := range shown {
+		for _, c := range columns() {
 			row = append(row, c.cell(m))
 		}
 		rows = append(rows, row)
 	}
-	lines = make([]string, len(rows))
-	for i := range shown {
-		longest := 0
-		for _, row := range rows {
-			longest = max(longest, utf8.RuneCountInString(row[i]))
-		}
-		for r, row := range rows {
-			lines[r] += fmt.Sprintf("%-*s  ", longest, row[i])
-		}
-	}
-	for i := range lines {
-		lines[i] = strings.TrimRight(lines[i], " ")
-		wide = max(wide, utf8.RuneCountInString(lines[i]))
-	}
-	return lines, wide
+	return explain.Fit(titles, rows, width)
 }
 
 // wrap breaks a text between words into lines of at most the width, but for words that are longer.
@@ -128,13 +96,4 @@ func wrap(text string, width int) []string {
 		line += word
 	}
 	return append(lines, line)
-}
-
-// cut is the beginning of a text that is longer than the width.
-func cut(text string, width int) string {
-	runes := []rune(text)
-	if len(runes) <= width {
-		return text
-	}
-	return string(runes[:max(width-1, 0)]) + "…"
 }

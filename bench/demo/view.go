@@ -12,6 +12,7 @@ import (
 	"github.com/meshpulse/meshpulse/bench/load"
 	"github.com/meshpulse/meshpulse/bench/standalone"
 	"github.com/meshpulse/meshpulse/metricsapi"
+	"github.com/meshpulse/meshpulse/metricsapi/explain"
 	"github.com/meshpulse/meshpulse/metricsapi/hpas"
 )
 
@@ -65,7 +66,7 @@ func (v view) line() string {
 		parts = append(parts, fmt.Sprintf("%s %8s > %s", name, value(m), replicas(m)))
 	}
 	if problem != "" {
-		parts = append(parts, cut(problem, 100))
+		parts = append(parts, explain.Cut(problem, 100))
 	}
 	if v.seen != nil {
 		parts = append(parts, fmt.Sprintf("load %.2f/s, average %.1f ms, P95 %.0f ms%s", v.seen.Rate, v.seen.Average, v.seen.P95, v.failed()))

@@ -130,3 +130,22 @@ func TestADemoThatEndsTooSoonSaysHowLongItTakes(t *testing.T) {
 		}
 	}
 }
+
+// TestTheSummaryDrawsWhatWasAnswered: the end says how close the answers came.
+func TestTheSummaryDrawsWhatWasAnswered(t *testing.T) {
+	var p past
+	if got := p.summary(); !strings.Contains(got, "No HPA was answered") {
+		t.Errorf("without an answer: %s", got)
+	}
+	for range 3 {
+		p.note(sample())
+	}
+	for _, want := range []string{"podinfo-total was answered 3 times, the last time 26.97 requests a second (*); the load generator saw 27.00 (.)", "*"} {
+		if got := p.summary(); !strings.Contains(got, want) {
+			t.Errorf("no %q in\n%s", want, got)
+		}
+	}
+	if lines := strings.Count(opening, "\n") + 1; lines != 3 {
+		t.Errorf("it opens with %d lines", lines)
+	}
+}
