@@ -256,7 +256,6 @@ claim_api() {
 	if [ "$owner" = "$namespace/$service" ]; then
 		patch_ca "$apiservice" "$ca"
 	elif [ -n "$owner" ]; then
-		reached_by_probe
 		take_over
 	else
 		# create, not apply: if another adapter has come in the meantime, this fails.
