@@ -2,6 +2,7 @@ package metricsapi
 
 import (
 	"context"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -50,20 +51,21 @@ func TestAProblemIsToldForAsLongAsItLasts(t *testing.T) {
 // What the HPA alone shows is told again too, though nobody asks for its metrics.
 func TestWhatAnHPAShowsIsToldForAsLongAsItIsThere(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		m, told := newMetrics(nil), 0
-		c := newCatalog(newTestStore(t), newWarner(func(hpas.HPA, hpas.Problem) { told++ }, m))
+		m := newMetrics(nil)
+		var told atomic.Int64
+		c := newCatalog(newTestStore(t), newWarner(func(hpas.HPA, hpas.Problem) { told.Add(1) }, m))
 		c.Replace([]hpas.HPA{asks(t, "podinfo", "bad", "sum(")})
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan struct{})
 		go func() { c.keepTelling(ctx); close(done) }()
 		time.Sleep(2*time.Hour + time.Second)
-		if told != 13 {
-			t.Errorf("told %d times in two hours", told)
+		if n := told.Load(); n != 13 {
+			t.Errorf("told %d times in two hours", n)
 		}
 		c.Replace(nil)
 		time.Sleep(time.Hour)
-		if told != 13 {
-			t.Errorf("told %d times once it is gone", told-13)
+		if n := told.Load(); n != 13 {
+			t.Errorf("told %d times once it is gone", n-13)
 		}
 		cancel()
 		<-done

@@ -19,6 +19,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/meshpulse/meshpulse/envoystats/fleet"
+	"github.com/meshpulse/meshpulse/envoystats/replay"
 	"github.com/meshpulse/meshpulse/metricsapi/cluster"
 )
 
@@ -162,8 +163,9 @@ func TestTwoReplicasAnswerAsOne(t *testing.T) {
 	a.until(t, "/readyz", ready)
 	b.until(t, "/readyz", ready)
 	capture := filepath.Join("..", "..", "envoystats", "testdata", "captures", "a-default", "stream-0.pb.gz")
-	if code, _, stderr := call(t.Context(), "replay", "--target", a.ingest, "--speed", "50", capture); code != exitOK {
-		t.Fatal(stderr)
+	// Not by the command line, which silences gRPC's log for the process: the replicas write to it.
+	if err := replay.Run(t.Context(), replay.Config{Target: a.ingest, Files: []string{capture}, Speed: 50, Wait: reachWithin}); err != nil {
+		t.Fatal(err)
 	}
 	path := "/apis/external.metrics.k8s.io/v1beta1/namespaces/test/prometheus-query?labelSelector=query-name%3Dprocessed-requests-per-second"
 	var value string
