@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/promql/parser"
 	"github.com/prometheus/prometheus/promql/promqltest"
@@ -226,7 +227,7 @@ func TestTheDashboardsQueriesHaveValues(t *testing.T) {
 				if s, ok := node.(*parser.VectorSelector); ok {
 					set := []string{`le="1"`}
 					for _, m := range s.LabelMatchers {
-						if m.Name != labels.MetricName && m.Type == labels.MatchEqual {
+						if m.Name != model.MetricNameLabel && m.Type == labels.MatchEqual {
 							set = append(set, fmt.Sprintf("%s=%q", m.Name, m.Value))
 						}
 					}

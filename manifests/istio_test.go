@@ -181,7 +181,8 @@ func TestBootstrapOverride(t *testing.T) {
 	if protocol.GetExplicitHttpConfig().GetHttp2ProtocolOptions() == nil {
 		t.Error("the cluster does not speak HTTP/2, so no gRPC")
 	}
-	// Without pings an Envoy whose meshpulse is gone with its node is silent for a quarter of an hour.
+	// Without pings an Envoy whose meshpulse is gone with its node is silent for a quarter of an
+	// hour.
 	if k := protocol.GetExplicitHttpConfig().GetHttp2ProtocolOptions().GetConnectionKeepalive(); k.GetInterval().AsDuration() != 5*time.Second || k.GetTimeout().AsDuration() != 3*time.Second {
 		t.Errorf("the cluster is asked whether it lives with %v: want every 5 s, and 3 s to answer", k)
 	}

@@ -214,7 +214,7 @@ func (s *Server) sidecar(r aggregator.Report, at time.Time) explain.Sidecar {
 	if r.Proven {
 		told.Security = "mTLS"
 	}
-	if !r.PodState.Refused.IsZero() && told.Refused == "" {
+	if !r.Refused.IsZero() && told.Refused == "" {
 		told.Refused = "samples (meshpulse_store_dropped_samples_total tells the reason)"
 	}
 	return told

@@ -16,13 +16,13 @@ type traffic struct {
 const (
 	// busyFlushes are different, so that not every flush is the same to the receiver.
 	busyFlushes = 4
-	// zipfFlushes are five minutes, so that what has a request now and then has none for long; fewer
-	// where they would not fit into memory.
+	// zipfFlushes are five minutes, so that what has a request now and then has none for long;
+	// fewer where they would not fit into memory.
 	zipfFlushes  = 64
 	zipfMessages = 64 * 20 // label sets of all flushes together
-	// zipfExponent: both callers and codes are a Zipf law's, so the requests of a pair fall with its
-	// rank more steeply than those of either. At 300 requests of the busiest a flush 8 of 20 label
-	// sets move in a flush, at 50,000 it is 50 of 2,000.
+	// zipfExponent: both callers and codes are a Zipf law's, so the requests of a pair fall with
+	// its rank more steeply than those of either. At 300 requests of the busiest a flush 8 of 20
+	// label sets move in a flush, at 50,000 it is 50 of 2,000.
 	zipfExponent = 3
 )
 

@@ -89,7 +89,8 @@ func serveReplica(t *testing.T, dir, own string, all []string) *serving {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	var ran sync.WaitGroup
-	// Not by the command, which sets the logger of the API server's library: there is one a process.
+	// Not by the command, which sets the logger of the API server's library: there is one a
+	// process.
 	var o serveOptions
 	f := o.flags(console{io.Discard, io.Discard, nil})
 	if err := parse(f, []string{

@@ -282,8 +282,8 @@ func TestAReplicaThatWasAwayForHoursIsRelayedTo(t *testing.T) {
 	}
 }
 
-// A sidecar that one replica refuses, and the one that it reports to does not, knows nothing of it: it
-// does not connect anew, and has to be taken once what it was refused for is over.
+// A sidecar that one replica refuses, and the one that it reports to does not, knows nothing of it:
+// it does not connect anew, and has to be taken once what it was refused for is over.
 func TestARefusedStreamIsAskedForAgainAfterAFlush(t *testing.T) {
 	var later atomic.Int64
 	all := begin(t, 2, func(i int, c *relay.Config) {

@@ -78,11 +78,11 @@ func (s Settings) Look(spec *autoscalingv2.HorizontalPodAutoscalerSpec, target T
 	if target.Spec == 0 {
 		l.Replicas = max(l.Replicas, lowest)
 	}
-	switch {
-	case l.Replicas == l.Stabilized:
-	case l.Replicas == limit:
+	switch l.Replicas { // the first that it equals
+	case l.Stabilized:
+	case limit:
 		l.Bound = why
-	case l.Replicas == spec.MaxReplicas:
+	case spec.MaxReplicas:
 		l.Bound = BoundMax
 	default:
 		l.Bound = BoundMin
