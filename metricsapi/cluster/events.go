@@ -25,8 +25,8 @@ import (
 )
 
 // Events creates events through the API server. A Warning's name follows from what it says, so that
-// a restart repeats none: the one that exists already is renewed, as is one that is told again. What
-// was done is not kept waiting by what is known of all HPAs, and has a client of its own.
+// a restart repeats none: the one that exists already is renewed, as is one that is told again.
+// What was done is not kept waiting by what is known of all HPAs, and has a client of its own.
 type Events struct {
 	client   corev1client.EventsGetter
 	reports  corev1client.EventsGetter

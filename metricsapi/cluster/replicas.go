@@ -132,8 +132,8 @@ func portOf(s *discoveryv1.EndpointSlice) int32 {
 	return 0
 }
 
-// StatefulSetReplicas is how many pods a StatefulSet, NAMESPACE/NAME, is to have. The way to the API
-// server is as in Options.
+// StatefulSetReplicas is how many pods a StatefulSet, NAMESPACE/NAME, is to have. The way to the
+// API server is as in Options.
 func StatefulSetReplicas(ctx context.Context, kubeconfig, statefulSet string) (int32, error) {
 	config, err := clientConfig(kubeconfig)
 	if err != nil {

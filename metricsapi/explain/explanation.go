@@ -189,7 +189,8 @@ type Surge struct {
 	// Ready: there is enough history to tell one.
 	Ready bool `json:"ready"`
 	// Ratio and TailLimit are the thresholds: so many times the baseline, and no likelier by chance
-	// than that for one test a flush of 5 s. WindowSeconds is how much of the newest past is tested.
+	// than that for one test a flush of 5 s. WindowSeconds is how much of the newest past is
+	// tested.
 	Ratio         float64 `json:"ratio"`
 	TailLimit     float64 `json:"tailLimit"`
 	WindowSeconds float64 `json:"windowSeconds"`

@@ -55,8 +55,9 @@ const (
 	// longestExpr is how long an expression may be: the parser takes the square of its length, half
 	// a second of the CPU for such a one of operators alone.
 	longestExpr = 16 << 10
-	// deepestExpr is how deep it may be nested. The engine prepares an expression in the square of its
-	// depth, which no timeout ends, and its layout takes as much memory: 50,000 brackets are 5 GB.
+	// deepestExpr is how deep it may be nested. The engine prepares an expression in the square of
+	// its depth, which no timeout ends, and its layout takes as much memory: 50,000 brackets are 5
+	// GB.
 	deepestExpr = 500
 )
 
