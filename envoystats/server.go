@@ -41,9 +41,9 @@ type Config struct {
 	MaxStreams int
 	// MaxConnections bounds the connections that are open at once (default MaxStreams and a tenth
 	// or a hundred more: one that was lost is noticed later than its successor comes; as many as a
-	// quarter of MemoryLimit is for at most, at 32 KiB each, and 64 where there is TLS). It is never
-	// more than the process may open files, less a quarter of those and 32 at least: HTTPS needs
-	// some.
+	// quarter of MemoryLimit is for at most, at 32 KiB each, and 64 where there is TLS). It is
+	// never more than the process may open files, less a quarter of those and 32 at least: HTTPS
+	// needs some.
 	MaxConnections int
 	// MaxPendingBytes bounds what has come in of messages that are not whole yet, of all
 	// connections together. Beyond it the connection that holds most of them is closed. After a

@@ -26,7 +26,8 @@ import (
 
 var updateExplained = flag.Bool("update-explained", false, "write testdata/explain anew")
 
-// explainTest is a server of a cluster with an HPA of Deployment podinfo, whose pods are the test's.
+// explainTest is a server of a cluster with an HPA of Deployment podinfo, whose pods are the
+// test's.
 type explainTest struct {
 	*Server
 	t     *testing.T
@@ -287,8 +288,8 @@ func TestHistoryKeepsOnePointASync(t *testing.T) {
 	}
 }
 
-// TestWhatIsWrongNowIsMeasuredByNamespace: a held HPA counts while it is, and no name of one is in a
-// label.
+// TestWhatIsWrongNowIsMeasuredByNamespace: a held HPA counts while it is, and no name of one is in
+// a label.
 func TestWhatIsWrongNowIsMeasuredByNamespace(t *testing.T) {
 	x := newExplainTest(t, fixedPods{podinfo("a", time.Hour), podinfo("b", time.Hour)}, explained(t, "podinfo", "istio-requests-per-second", averageTen))
 	for _, s := range append(all("a"), requests{pod: "b", from: 5 * time.Second, to: 70 * time.Second}) {

@@ -25,8 +25,8 @@ import (
 
 // The API of a group of meshpulse's own: why numbers are what they are, which pods report, and
 // queries. An APIService brings requests here through the API server, which asks who may: so it
-// takes neither a port-forward nor a token of one's own, and stands beside the external metrics API,
-// whoever serves that. Its resources are no objects that somebody keeps: each request computes
+// takes neither a port-forward nor a token of one's own, and stands beside the external metrics
+// API, whoever serves that. Its resources are no objects that somebody keeps: each request computes
 // them.
 
 // The paths of the group and of its version, of explain.Group and explain.APIVersion.

@@ -75,8 +75,8 @@ type said struct {
 	incomplete string
 }
 
-// rank orders what replicas say: what is known in full, a value, nothing. One that does not know the
-// HPA yet, or could not evaluate its query, knows nothing.
+// rank orders what replicas say: what is known in full, a value, nothing. One that does not know
+// the HPA yet, or could not evaluate its query, knows nothing.
 func (s *said) rank() int {
 	switch {
 	case s.refused != nil && !s.refused.ofValues():

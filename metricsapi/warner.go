@@ -9,8 +9,8 @@ import (
 	"github.com/meshpulse/meshpulse/metricsapi/hpas"
 )
 
-// warner tells each problem of an HPA for as long as it lasts: at once, again and again, so that its
-// event does not vanish, and anew when it comes back after its end.
+// warner tells each problem of an HPA for as long as it lasts: at once, again and again, so that
+// its event does not vanish, and anew when it comes back after its end.
 type warner struct {
 	deliver func(h hpas.HPA, p hpas.Problem)
 	metrics *metrics

@@ -73,7 +73,8 @@ func TestPrometheusFilesThatCannotBeReadAreNamed(t *testing.T) {
 	}
 }
 
-// TestPrometheusIsServedToWhoHasWhatIsAsked: over TLS, to a client with a certificate and the token.
+// TestPrometheusIsServedToWhoHasWhatIsAsked: over TLS, to a client with a certificate and the
+// token.
 func TestPrometheusIsServedToWhoHasWhatIsAsked(t *testing.T) {
 	dir := t.TempDir()
 	file := func(name string) string { return filepath.Join(dir, name) }

@@ -75,8 +75,8 @@ func seenAPI(t *testing.T) (kubeconfig string, asked *[]string) {
 	return kubeconfig, asked
 }
 
-// TestSeenThroughTheAPIServerOfAKubeconfig: contexts, namespaces and output are kubectl's, the first
-// lines say what is wrong, and nothing of others reaches a terminal as it is.
+// TestSeenThroughTheAPIServerOfAKubeconfig: contexts, namespaces and output are kubectl's, the
+// first lines say what is wrong, and nothing of others reaches a terminal as it is.
 func TestSeenThroughTheAPIServerOfAKubeconfig(t *testing.T) {
 	kubeconfig, asked := seenAPI(t)
 	for name, test := range map[string]struct {

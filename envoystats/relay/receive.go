@@ -147,7 +147,8 @@ type relayed struct {
 const (
 	// againAfter is how long a stream that was refused is not asked for again: a flush. A sidecar
 	// that is refused connects anew at its next. It knows nothing of a refusal here: of a replica
-	// that has not heard of its pod yet, or after a fault, while the one that it reports to goes on.
+	// that has not heard of its pod yet, or after a fault, while the one that it reports to goes
+	// on.
 	againAfter = 5 * time.Second
 	// idleFor is how long a stream is kept of which nothing comes: its end may have been dropped.
 	idleFor = 10 * time.Minute

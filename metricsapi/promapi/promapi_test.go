@@ -330,7 +330,8 @@ func TestErrorsAreOfPrometheusForm(t *testing.T) {
 	}
 }
 
-// Of what is kept only where an HPA asks there may be rows of some pods, or of none: neither is all.
+// Of what is kept only where an HPA asks there may be rows of some pods, or of none: neither is
+// all.
 func TestWhatIsNotKeptForWhoeverAsksIsTold(t *testing.T) {
 	store, err := aggregator.New(aggregator.Config{Keep: []string{"istio_requests_total"}})
 	if err != nil {
@@ -414,8 +415,8 @@ func TestPastTheLimitItIsBusy(t *testing.T) {
 	}
 }
 
-// An expression of a few kilobytes takes neither the CPU for minutes, which no timeout ends, nor the
-// memory.
+// An expression of a few kilobytes takes neither the CPU for minutes, which no timeout ends, nor
+// the memory.
 func TestExpressionsThatAreNestedTooDeepAreRefused(t *testing.T) {
 	_, server := newMesh(t).serve(t)
 	nested := func(depth int) string { return strings.Repeat("(", depth) + "1" + strings.Repeat(")", depth) }
