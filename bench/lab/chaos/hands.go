@@ -15,8 +15,9 @@ type System struct {
 	Cluster *cluster.Cluster
 	// API is the link between meshpulse and the API server.
 	API *link.Link
-	// Ingest is meshpulse's port for sidecars, in plaintext and over mutual TLS with certificates of
-	// CA; Dir the folder with the serving certificate of its API, and Names what that is issued to.
+	// Ingest is meshpulse's port for sidecars, in plaintext and over mutual TLS with certificates
+	// of CA; Dir the folder with the serving certificate of its API, and Names what that is issued
+	// to.
 	Ingest, Dir string
 	CA          *CA
 	Names       []string

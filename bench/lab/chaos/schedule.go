@@ -62,8 +62,8 @@ const (
 	// ExpireCertificate has a lane's sidecars show a certificate that ends after a quarter of the
 	// fault and is renewed at its end.
 	ExpireCertificate Kind = "expire-certificate"
-	// AuthorityAway has the mesh's authority answer nobody. It lasts a minute longer than others, as
-	// long as certificates do.
+	// AuthorityAway has the mesh's authority answer nobody. It lasts a minute longer than others,
+	// as long as certificates do.
 	AuthorityAway Kind = "authority-away"
 	// ChangeRoot has everybody trust another root of the mesh beside the one before, then sign with
 	// it, and trust it alone at the fault's end.
