@@ -2,6 +2,7 @@ package aggregator
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"sync/atomic"
@@ -111,8 +112,11 @@ func (s *Store) queryFor(author, expr string) (_ *Query, err error) {
 
 // parse fills in what the expression alone says.
 func (q *Query) parse() error {
-	parsed, err := parser.ParseExpr(q.expr)
-	if err != nil {
+	parsed, err := ParseExpr(q.expr)
+	switch {
+	case errors.Is(err, errTooLarge):
+		return &QueryError{Expr: strings.ToValidUTF8(q.expr[:min(len(q.expr), 100)], "") + "…", Reason: err.Error()}
+	case err != nil:
 		return &QueryError{Expr: q.expr, Reason: "it is not valid PromQL: " + err.Error()}
 	}
 	if t := parsed.Type(); t != parser.ValueTypeVector && t != parser.ValueTypeScalar {

@@ -34,7 +34,7 @@ var aggregatorGroups = []fileGroup{
 	}},
 	{"query", "what is asked", []string{
 		"absent.go", "aggregator.go", "compile.go", "coverage.go", "engine.go",
-		"group.go", "lengthen.go", "listing.go", "meant.go", "quantile.go", "query.go", "queryable.go", "rate.go",
+		"group.go", "lengthen.go", "listing.go", "meant.go", "parse.go", "quantile.go", "query.go", "queryable.go", "rate.go",
 		"reporters.go", "surge.go", "surgeplan.go", "surgerows.go", "turns.go", "unkept.go", "watch.go",
 	}},
 }

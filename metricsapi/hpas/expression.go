@@ -20,7 +20,7 @@ type Expression struct {
 
 // Parse takes any text: of one that is no PromQL only the text is known.
 func Parse(expr string) Expression {
-	tree, err := parser.ParseExpr(expr)
+	tree, err := aggregator.ParseExpr(expr)
 	if err != nil {
 		return Expression{Text: expr}
 	}

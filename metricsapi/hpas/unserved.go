@@ -10,6 +10,8 @@ import (
 	"github.com/prometheus/prometheus/promql/parser"
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	"k8s.io/apimachinery/pkg/api/resource"
+
+	"github.com/meshpulse/meshpulse/aggregator"
 )
 
 // Unserved is a Pods or Object metric of an HPA that is not served: the custom metrics API has
@@ -132,7 +134,7 @@ func (n *objectNotes) external(metric string, target *autoscalingv2.MetricTarget
 // pods where they are from, and in the parser's own form. The error says why it cannot be served
 // all the same.
 func withoutPods(query string) (expr string, divided bool, err error) {
-	tree, err := parser.ParseExpr(query)
+	tree, err := aggregator.ParseExpr(query)
 	if err != nil {
 		return "", false, fmt.Errorf("it is not valid PromQL: %w", err)
 	}

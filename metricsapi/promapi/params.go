@@ -10,6 +10,8 @@ import (
 	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/promql/parser"
+
+	"github.com/meshpulse/meshpulse/aggregator"
 )
 
 // The forms of times and durations are those of Prometheus' web/api/v1, which exports none of them
@@ -51,31 +53,10 @@ func parseDuration(s string) (time.Duration, error) {
 	return 0, fmt.Errorf("cannot parse %q to a valid duration", s)
 }
 
-const (
-	// longestExpr is how long an expression may be: the parser takes the square of its length, half
-	// a second of the CPU for such a one of operators alone.
-	longestExpr = 16 << 10
-	// deepestExpr is how deep it may be nested. The engine prepares an expression in the square of
-	// its depth, which no timeout ends, and its layout takes as much memory: 50,000 brackets are 5
-	// GB.
-	deepestExpr = 500
-)
-
 // exprParam is the expression that is asked for.
 func exprParam(r *http.Request) (text string, expr parser.Expr, err error) {
 	text = r.FormValue("query")
-	if len(text) > longestExpr {
-		return "", nil, fmt.Errorf("invalid parameter \"query\": it has %d bytes, and %d are taken: ask in parts", len(text), longestExpr)
-	}
-	if expr, err = parser.ParseExpr(text); err == nil {
-		parser.Inspect(expr, func(_ parser.Node, path []parser.Node) error {
-			if len(path) > deepestExpr {
-				err = fmt.Errorf("it is nested more than %d deep: ask in parts", deepestExpr)
-			}
-			return err
-		})
-	}
-	if err != nil {
+	if expr, err = aggregator.ParseExpr(text); err != nil {
 		return "", nil, fmt.Errorf("invalid parameter \"query\": %w", err)
 	}
 	return text, expr, nil

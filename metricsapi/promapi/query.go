@@ -28,22 +28,9 @@ func (a *promAPI) query(r *http.Request) response {
 	if err != nil {
 		return errorResponse(errorBadData, err)
 	}
-	expr, _, err := exprParam(r)
-	if err != nil {
-		return errorResponse(errorBadData, err)
-	}
-	if held := a.held(r, expr, at); held != nil {
-		return *held
-	}
-	limit, opts, err := optionsOf(r)
-	if err != nil {
-		return errorResponse(errorBadData, err)
-	}
-	q, err := a.engine.NewInstantQuery(r.Context(), a.queryable, opts, expr, at)
-	if err != nil {
-		return errorResponse(errorBadData, fmt.Errorf("invalid parameter \"query\": %w", err))
-	}
-	return a.run(r, q, expr, at, limit)
+	return a.evaluate(r, at, func(opts promql.QueryOpts, expr string) (promql.Query, error) {
+		return a.engine.NewInstantQuery(r.Context(), a.queryable, opts, expr, at)
+	})
 }
 
 // queryRange answers a query at each step of a time.
@@ -68,22 +55,9 @@ func (a *promAPI) queryRange(r *http.Request) response {
 	case end.Sub(start)/step > maxPoints:
 		return errorResponse(errorBadData, errors.New("exceeded maximum resolution of 11,000 points per timeseries. Try decreasing the query resolution (?step=XX)"))
 	}
-	expr, _, err := exprParam(r)
-	if err != nil {
-		return errorResponse(errorBadData, err)
-	}
-	if held := a.held(r, expr, end); held != nil {
-		return *held
-	}
-	limit, opts, err := optionsOf(r)
-	if err != nil {
-		return errorResponse(errorBadData, err)
-	}
-	q, err := a.engine.NewRangeQuery(r.Context(), a.queryable, opts, expr, start, end, step)
-	if err != nil {
-		return errorResponse(errorBadData, fmt.Errorf("invalid parameter \"query\": %w", err))
-	}
-	return a.run(r, q, expr, end, limit)
+	return a.evaluate(r, end, func(opts promql.QueryOpts, expr string) (promql.Query, error) {
+		return a.engine.NewRangeQuery(r.Context(), a.queryable, opts, expr, start, end, step)
+	})
 }
 
 func optionsOf(r *http.Request) (limit int, opts promql.QueryOpts, err error) {
@@ -99,8 +73,23 @@ func optionsOf(r *http.Request) (limit int, opts promql.QueryOpts, err error) {
 	return limit, promql.NewPrometheusQueryOpts(false, lookback), nil
 }
 
-// run evaluates a query, and says what is incomplete at a time of it.
-func (a *promAPI) run(r *http.Request, q promql.Query, expr string, at time.Time, limit int) response {
+// evaluate answers a query, whose newest time is at, and says what is incomplete there.
+func (a *promAPI) evaluate(r *http.Request, at time.Time, prepare func(promql.QueryOpts, string) (promql.Query, error)) response {
+	expr, _, err := exprParam(r)
+	if err != nil {
+		return errorResponse(errorBadData, err)
+	}
+	if held := a.held(r, expr, at); held != nil {
+		return *held
+	}
+	limit, opts, err := optionsOf(r)
+	if err != nil {
+		return errorResponse(errorBadData, err)
+	}
+	q, err := prepare(opts, expr)
+	if err != nil {
+		return errorResponse(errorBadData, fmt.Errorf("invalid parameter \"query\": %w", err))
+	}
 	defer q.Close()
 	result := q.Exec(r.Context())
 	if result.Err != nil {
