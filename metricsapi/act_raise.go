@@ -138,12 +138,9 @@ func (x *actor) wasTold(r raised) {
 	if st == nil {
 		return
 	}
-	at := x.now().Add(-r.Ago)
+	at := x.now() // who raises tells at once, and does not wait long to be heard
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	if at.Before(st.raised) {
-		return
-	}
 	st.raised, st.to, st.overtaken = at, r.To, 0
 	st.seen = horizontal.Target{Spec: r.To, Status: r.From}
 	st.note(at, r.To-r.From)

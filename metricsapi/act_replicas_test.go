@@ -105,13 +105,12 @@ func TestNoAnswerAgreesWithWhatAnotherReplicaObserves(t *testing.T) {
 	}
 }
 
-// An old raise that is told late, or one of an HPA that is not known here, changes nothing.
-func TestARaiseThatIsToldLateIsNoNews(t *testing.T) {
+// A raise of an HPA that is not known here changes nothing.
+func TestARaiseOfAnHPAThatIsNotKnownIsNoNews(t *testing.T) {
 	first, second, dies := actPair(t, scaleAction)
 	first.surge(60)
 	first.look()
 	first.expect("the first owner", []int32{4}, "podinfo SurgeScaled")
-	second.x.wasTold(raised{UID: "1", From: 1, To: 2, Ago: time.Minute, Flush: 5 * time.Second})
 	second.x.wasTold(raised{UID: "gone", From: 1, To: 2})
 	dies()
 	second.wait(6 * time.Second)

@@ -307,8 +307,8 @@ type raised struct {
 	From, To int32
 	// Observed: it would have been raised, and was not.
 	Observed bool `json:",omitempty"`
-	// Ago is how long ago it was, Flush how long a flush of the pods takes.
-	Ago, Flush time.Duration
+	// Flush is how long a flush of the pods takes.
+	Flush time.Duration
 }
 
 // tellOwners tells the others of a raise. Who does not hear it sees the target's new replicas.

@@ -142,12 +142,27 @@ func remedied(err error) error {
 	return err
 }
 
+// notOurs is what to do about an answer that is not one of meshpulse's.
+const notOurs = "is it meshpulse that answers, and of this version? --server, or kubectl get apiservice v1alpha1.meshpulse.io, tells who does"
+
+// shown writes an answer as it is where --output asks for that, and reads it into a value where it
+// does not.
+func (a *asking) shown(body []byte, into any) (bool, error) {
+	if a.output != "" {
+		return true, a.structured(body)
+	}
+	if err := json.Unmarshal(body, into); err != nil {
+		return false, fmt.Errorf("the answer cannot be read: %w: %s", err, notOurs)
+	}
+	return false, nil
+}
+
 // structured prints an answer as --output says. No text of others reaches the terminal as it is: in
 // JSON as the escapes that mean the same.
 func (a *asking) structured(body []byte) error {
 	object := &unstructured.Unstructured{}
 	if err := json.Unmarshal(body, &object.Object); err != nil {
-		return fmt.Errorf("the answer cannot be read: %w", err)
+		return fmt.Errorf("the answer cannot be read: %w: %s", err, notOurs)
 	}
 	f := genericclioptions.NewPrintFlags("")
 	f.OutputFormat = &a.output

@@ -64,7 +64,8 @@ type prometheusServer struct {
 // mostPrometheusConnections bounds connections; more wait to be taken.
 const mostPrometheusConnections = 512
 
-// open reads the files and opens the port. A request is answered by api once that is set.
+// open reads the files and opens the port. The handler is set before it is run. token is what
+// clients must send, nil where they need none.
 func (p *prometheusAPI) open(log *slog.Logger) (*prometheusServer, func() string, error) {
 	token, followToken, err := p.token(log)
 	if err != nil {

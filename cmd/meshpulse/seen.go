@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -70,12 +69,9 @@ func (a *asking) top(ctx context.Context, namespace, before string) error {
 	if err != nil {
 		return err
 	}
-	if a.output != "" {
-		return a.structured(body)
-	}
 	var list explain.List
-	if err := json.Unmarshal(body, &list); err != nil {
-		return fmt.Errorf("the answer cannot be read: %w", err)
+	if shown, err := a.shown(body, &list); shown || err != nil {
+		return err
 	}
 	lines := explain.Table(list.Items, namespace == "", a.width())
 	if len(list.Items) == 0 {
@@ -130,12 +126,9 @@ func explainHPA(ctx context.Context, args []string, c console) error {
 	if err != nil {
 		return err
 	}
-	if a.output != "" {
-		return a.structured(body)
-	}
 	var e explain.Explanation
-	if err := json.Unmarshal(body, &e); err != nil {
-		return fmt.Errorf("the answer cannot be read: %w", err)
+	if shown, err := a.shown(body, &e); shown || err != nil {
+		return err
 	}
 	text := e.Text()
 	if *plot {
@@ -203,11 +196,11 @@ func query(ctx context.Context, args []string, c console) error {
 	if err != nil {
 		return err
 	}
-	if a.output != "" {
-		return a.structured(body)
+	if shown, err := a.shown(body, &q); shown || err != nil {
+		return err
 	}
-	if err := json.Unmarshal(body, &q); err != nil || q.Status == nil {
-		return fmt.Errorf("the answer cannot be read: %w", err)
+	if q.Status == nil {
+		return fmt.Errorf("the answer to the query has no status: %s", notOurs)
 	}
 	return a.print(a.queryText(q.Status, *plot))
 }
@@ -262,12 +255,9 @@ func pods(ctx context.Context, args []string, c console) error {
 	if err != nil {
 		return err
 	}
-	if a.output != "" {
-		return a.structured(body)
-	}
 	var list explain.Sidecars
-	if err := json.Unmarshal(body, &list); err != nil {
-		return fmt.Errorf("the answer cannot be read: %w", err)
+	if shown, err := a.shown(body, &list); shown || err != nil {
+		return err
 	}
 	if len(list.Items) == 0 {
 		return a.print("no sidecar reports, and none should: -A shows all namespaces\n")

@@ -181,28 +181,25 @@ func (l *Look) ServerOf(ctx context.Context, apiService string) (string, error) 
 
 // Object asks for a metric of an object, RESOURCE/NAME/METRIC, as an HPA controller does.
 func (l *Look) Object(ctx context.Context, namespace, metric, selector string) (*v1beta2.MetricValueList, error) {
-	r := l.client.Get().AbsPath("/apis/custom.metrics.k8s.io/v1beta2/namespaces/" + namespace + "/" + metric)
-	if selector != "" {
-		r.Param("metricLabelSelector", selector)
-	}
-	body, err := answerOf(ctx, r)
-	if err != nil {
-		return nil, err
-	}
 	list := &v1beta2.MetricValueList{}
-	return list, json.Unmarshal(body, list)
+	return list, l.metric(ctx, "/apis/custom.metrics.k8s.io/v1beta2/namespaces/"+namespace+"/"+metric, "metricLabelSelector", selector, list)
 }
 
 // External asks for an external metric as an HPA controller does.
 func (l *Look) External(ctx context.Context, namespace, metric, selector string) (*v1beta1.ExternalMetricValueList, error) {
-	r := l.client.Get().AbsPath("/apis/external.metrics.k8s.io/v1beta1/namespaces/" + namespace + "/" + metric)
+	list := &v1beta1.ExternalMetricValueList{}
+	return list, l.metric(ctx, "/apis/external.metrics.k8s.io/v1beta1/namespaces/"+namespace+"/"+metric, "labelSelector", selector, list)
+}
+
+// metric reads what a path has for a selector, which is a parameter of it.
+func (l *Look) metric(ctx context.Context, path, parameter, selector string, into any) error {
+	r := l.client.Get().AbsPath(path)
 	if selector != "" {
-		r.Param("labelSelector", selector)
+		r.Param(parameter, selector)
 	}
 	body, err := answerOf(ctx, r)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	list := &v1beta1.ExternalMetricValueList{}
-	return list, json.Unmarshal(body, list)
+	return json.Unmarshal(body, into)
 }
