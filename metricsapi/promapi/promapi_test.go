@@ -389,10 +389,10 @@ func TestOnlyWhoBearsTheTokenAsks(t *testing.T) {
 }
 
 func TestPastTheLimitItIsBusy(t *testing.T) {
-	running := make(chan struct{})
-	a := New(Options{Store: newMesh(t).store, MaxConcurrent: 1, MaxWaiting: 1, Held: func(ctx context.Context, _ string, _ time.Time) string {
+	running, release := make(chan struct{}), make(chan struct{})
+	a := New(Options{Store: newMesh(t).store, MaxConcurrent: 1, MaxWaiting: 1, Held: func(context.Context, string, time.Time) string {
 		running <- struct{}{}
-		<-ctx.Done()
+		<-release
 		return "over"
 	}})
 	ask := func(query string) (code int) {
@@ -401,12 +401,13 @@ func TestPastTheLimitItIsBusy(t *testing.T) {
 		return w.Code
 	}
 	first, second := make(chan int), make(chan int)
-	go func() { first <- ask("query=1&on_incomplete=error&timeout=0.5") }()
+	go func() { first <- ask("query=1&on_incomplete=error") }()
 	<-running
 	go func() { second <- ask("query=1&timeout=0.001") }()
 	if code := <-second; code != 503 {
 		t.Errorf("one that waits until its time is over: %d", code)
 	}
+	close(release)
 	if code := <-first; code != 503 {
 		t.Errorf("the one that runs: %d", code)
 	}
