@@ -7,6 +7,7 @@ import (
 	"maps"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"strconv"
 	"sync"
@@ -60,6 +61,8 @@ type Server struct {
 	generic  *genericapiserver.GenericAPIServer // nil until the API server has answered
 	listener net.Listener
 	passing  *passing // nil: there is no other adapter
+
+	prometheus func(context.Context, string, url.Values) PrometheusAnswer // nil: no Prometheus API is served
 }
 
 // New checks the options, reads certificates, tokens or the kubeconfig, and opens the port. Errors
@@ -82,6 +85,7 @@ func New(o Options) (*Server, error) {
 		return nil, err
 	}
 	if o.Replicas != nil {
+		s.provider.show = s.show
 		o.Replicas.Answer(s.provider.asked)
 	}
 	err := s.configure()
@@ -138,6 +142,11 @@ func (s *Server) addSource(o Options, m *metrics) error {
 		c.sharing.Serving = hpas.Serving{OptIn: o.ServeBy == serveByOptIn, Namespace: api.Namespaces.Serve}
 	}
 	s.api, s.source = api, api.HPAs
+	if o.CustomMetrics {
+		s.provider.custom = &customProvider{s.provider, func(ctx context.Context, namespace, selector string) ([]cluster.SelectedPod, error) {
+			return cluster.SelectPods(ctx, api.Client, namespace, selector)
+		}}
+	}
 	scales := cluster.NewAskedFreshness("scales", o.Now)
 	s.provider.rules.holder = &holder{
 		pods: api.Pods, scales: api.Scales, scalesFresh: scales, hpasFresh: api.HPAs.Freshness(), status: api.HPAs.Status,

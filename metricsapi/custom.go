@@ -35,12 +35,10 @@ var _ adapter.CustomMetricsProvider = (*customProvider)(nil)
 
 // custom is nil where the custom metrics API is not served.
 func (s *Server) custom() adapter.CustomMetricsProvider {
-	if !s.options.CustomMetrics || s.api == nil {
+	if s.provider.custom == nil {
 		return nil
 	}
-	return &customProvider{s.provider, func(ctx context.Context, namespace, selector string) ([]cluster.SelectedPod, error) {
-		return cluster.SelectPods(ctx, s.api.Client, namespace, selector)
-	}}
+	return s.provider.custom
 }
 
 // customName is resource/metric of a metric by its path.
@@ -63,9 +61,12 @@ func (c *customProvider) ListAllMetrics() []adapter.CustomMetricInfo {
 // GetMetricByName answers for one object.
 func (c *customProvider) GetMetricByName(ctx context.Context, of types.NamespacedName, info adapter.CustomMetricInfo, selector labels.Selector) (*custom_metrics.MetricValue, error) {
 	var value *custom_metrics.MetricValue
-	err := c.counted(ctx, func() (refused *refusal) {
-		value, refused = c.object(ctx, of, info, selector)
-		return refused
+	err := c.counted(ctx, func() *refusal {
+		s := c.getCustom(ctx, customRequest{namespace: of.Namespace, of: info.GroupResource, object: of.Name, metric: info.Metric, selector: selector})
+		if s.refused == nil {
+			value = &s.custom[0]
+		}
+		return s.refused
 	})
 	return value, err
 }
@@ -73,9 +74,10 @@ func (c *customProvider) GetMetricByName(ctx context.Context, of types.Namespace
 // GetMetricBySelector answers for each pod of a selector.
 func (c *customProvider) GetMetricBySelector(ctx context.Context, namespace string, pods labels.Selector, info adapter.CustomMetricInfo, selector labels.Selector) (*custom_metrics.MetricValueList, error) {
 	list := &custom_metrics.MetricValueList{}
-	err := c.counted(ctx, func() (refused *refusal) {
-		list.Items, refused = c.each(ctx, namespace, pods, info, selector)
-		return refused
+	err := c.counted(ctx, func() *refusal {
+		s := c.getCustom(ctx, customRequest{namespace: namespace, of: info.GroupResource, pods: pods, metric: info.Metric, selector: selector})
+		list.Items = s.custom
+		return s.refused
 	})
 	return list, err
 }
@@ -121,30 +123,65 @@ func (c *catalog) findCustom(namespace, path string, selector labels.Selector, n
 	return c.adhoc.acquire(namespace, expr), nil, nil
 }
 
-func (c *customProvider) object(ctx context.Context, of types.NamespacedName, info adapter.CustomMetricInfo, selector labels.Selector) (*custom_metrics.MetricValue, *refusal) {
-	path := hpas.ObjectMetric(info.GroupResource, of.Name, info.Metric)
-	query, o, refused := c.catalog.findCustom(of.Namespace, path, selector, func() (string, error) {
-		expr, _, err := hpas.ObjectExpression(info.Metric, of.Namespace, info.GroupResource, of.Name, selector)
+// customRequest is what is asked for: a metric of an object, or of each pod that a selector means.
+type customRequest struct {
+	namespace string
+	of        schema.GroupResource
+	object    string          // "" where it is pods
+	pods      labels.Selector // where it is not an object
+	metric    string
+	selector  labels.Selector
+}
+
+func (r customRequest) path() string {
+	if r.object != "" {
+		return hpas.ObjectMetric(r.of, r.object, r.metric)
+	}
+	return hpas.PodsMetric(r.metric)
+}
+
+// find returns what answers a request. The caller releases it.
+func (c *customProvider) find(r customRequest) (*prepared, *offer, *refusal) {
+	return c.catalog.findCustom(r.namespace, r.path(), r.selector, func() (expr string, err error) {
+		if r.object != "" {
+			expr, _, err = hpas.ObjectExpression(r.metric, r.namespace, r.of, r.object, r.selector)
+		} else {
+			expr, _, err = hpas.PodsExpression(r.metric, r.namespace, r.selector)
+		}
 		return expr, err
 	})
+}
+
+// sayCustom is what this replica knows of a request.
+func (c *customProvider) sayCustom(ctx context.Context, r customRequest) said {
+	if r.object != "" {
+		return c.object(ctx, r)
+	}
+	return c.each(ctx, r)
+}
+
+func (c *customProvider) object(ctx context.Context, r customRequest) said {
+	query, o, refused := c.find(r)
 	if refused != nil {
-		return nil, refused
+		return notFound(refused)
 	}
 	defer query.release()
-	v, answer, refused := c.answer(ctx, path, of.Namespace, o, query, c.now())
+	v, answer, refused := c.answer(ctx, r.path(), r.namespace, o, query, c.now())
+	s := said{refused: refused, incomplete: c.rules.incomplete(v, answer, refused)}
 	if refused != nil {
-		return nil, refused
+		return s
 	}
 	milli := v.sum()
 	if o != nil && o.perReplica {
 		ready, err := c.ready(ctx, o.owner)
 		if err != nil {
-			return nil, refuse(outcomeFailed, "%s: %v", subjectOf(path, of.Namespace, o), err)
+			return said{refused: refuse(outcomeFailed, "%s: %v", subjectOf(r.path(), r.namespace, o), err)}
 		}
 		milli = int64(math.Round(float64(milli) / float64(ready)))
 	}
-	value := customValue(custom_metrics.ObjectReference{Namespace: of.Namespace, Name: of.Name, Kind: kindOf(o, info.GroupResource)}, info.Metric, selector, milli, answer.Newest, answer.Window)
-	return &value, nil
+	described := custom_metrics.ObjectReference{Namespace: r.namespace, Name: r.object, Kind: kindOf(o, r.of)}
+	s.custom = []custom_metrics.MetricValue{customValue(described, r.metric, r.selector, milli, answer.Newest, answer.Window)}
+	return s
 }
 
 // kindOf is the kind of a described object, as the HPA says it.
@@ -184,52 +221,49 @@ func (c *customProvider) ready(ctx context.Context, a *hpas.Wants) (int, error) 
 	return n, nil
 }
 
-func (c *customProvider) each(ctx context.Context, namespace string, pods labels.Selector, info adapter.CustomMetricInfo, selector labels.Selector) ([]custom_metrics.MetricValue, *refusal) {
-	path := hpas.PodsMetric(info.Metric)
-	if (info.GroupResource != schema.GroupResource{Resource: "pods"}) {
-		return nil, refuse(outcomeBadSelector, "metric %s of %s in namespace %s: name one of them, or take pods", info.Metric, info.GroupResource, namespace)
+// each answers for each pod. It is incomplete where one is left out of which more may be known.
+func (c *customProvider) each(ctx context.Context, r customRequest) said {
+	if (r.of != schema.GroupResource{Resource: "pods"}) {
+		return said{refused: refuse(outcomeBadSelector, "metric %s of %s in namespace %s: name one of them, or take pods", r.metric, r.of, r.namespace)}
 	}
-	query, o, refused := c.catalog.findCustom(namespace, path, selector, func() (string, error) {
-		expr, _, err := hpas.PodsExpression(info.Metric, namespace, selector)
-		return expr, err
-	})
+	query, o, refused := c.find(r)
 	if refused != nil {
-		return nil, refused
+		return notFound(refused)
 	}
 	defer query.release()
-	subject := subjectOf(path, namespace, o)
-	selected, err := c.pods(ctx, namespace, pods.String())
+	subject := subjectOf(r.path(), r.namespace, o)
+	selected, err := c.pods(ctx, r.namespace, r.pods.String())
 	if err != nil {
-		return nil, refuse(outcomeFailed, "%s: %v", subject, err)
+		return said{refused: refuse(outcomeFailed, "%s: %v", subject, err)}
 	}
 	look, refused := c.rules.lookAtEach(ctx, subject, query, c.now())
 	if refused != nil {
-		return nil, refused
+		return said{refused: refused, incomplete: c.rules.incomplete(verdict{}, aggregator.Answer{}, refused)}
 	}
 	if o != nil {
 		for _, problem := range c.rules.remarks(o, query, look.answer) {
 			c.tell(o, problem)
 		}
 	}
-	items, why := []custom_metrics.MetricValue{}, ""
+	s, why := said{custom: []custom_metrics.MetricValue{}}, "there is none"
 	for _, p := range selected {
-		milli, newest, missing := look.of(c.catalog.store, namespace, p)
-		if _, seen := look.values[p.Name]; missing == "" && !seen && !c.meant(query, namespace, p.Name) {
+		milli, newest, missing := look.of(c.catalog.store, r.namespace, p)
+		if _, seen := look.values[p.Name]; missing == "" && !seen && !c.meant(query, r.namespace, p.Name) {
 			missing = "is none of the pods whose requests the selector means: check it"
 		}
 		if missing != "" {
-			why = p.Name + " " + missing
+			if why = p.Name + " " + missing; missing != noneOfIt {
+				s.incomplete = why
+			}
 			continue
 		}
-		items = append(items, customValue(custom_metrics.ObjectReference{Namespace: namespace, Name: p.Name, Kind: "Pod", APIVersion: "v1"}, info.Metric, selector, milli, newest, look.answer.Window))
+		described := custom_metrics.ObjectReference{Namespace: r.namespace, Name: p.Name, Kind: "Pod", APIVersion: "v1"}
+		s.custom = append(s.custom, customValue(described, r.metric, r.selector, milli, newest, look.answer.Window))
 	}
-	if len(items) == 0 {
-		if why == "" {
-			why = "there is none"
-		}
-		return nil, refuse(outcomeNoSidecar, "%s: nothing is known in full of any of the %d pods with labels %q: %s", subject, len(selected), pods, why)
+	if len(s.custom) == 0 {
+		return said{incomplete: s.incomplete, refused: refuse(outcomeNoSidecar, "%s: nothing is known in full of any of the %d pods with labels %q: %s", subject, len(selected), r.pods, why)}
 	}
-	return items, nil
+	return s
 }
 
 // meant says whether a pod can have what a query selects: one that cannot is not without requests.
@@ -295,6 +329,9 @@ func (l *lookAtPods) state(store *aggregator.Store, namespace, name string) aggr
 	return store.Pod(namespace, name, l.at, l.answer.Window)
 }
 
+// noneOfIt is why a pod has no value of which all is known.
+const noneOfIt = "had no request, and of none there is no such value"
+
 // of is a pod's value in thousandths, with the time of its newest flush; missing says why it has
 // none.
 func (l *lookAtPods) of(store *aggregator.Store, namespace string, p cluster.SelectedPod) (milli int64, newest time.Time, missing string) {
@@ -317,7 +354,7 @@ func (l *lookAtPods) of(store *aggregator.Store, namespace string, p cluster.Sel
 	case (!ok || math.IsNaN(v)) && (l.Additive() || l.idle): // it reports, and there was no request
 		v = 0
 	case !ok, math.IsNaN(v), math.IsInf(v, 0), v < 0, v > math.MaxInt64/1000:
-		return 0, newest, "had no request, and of none there is no such value"
+		return 0, newest, noneOfIt
 	}
 	return int64(math.Round(v * 1000)), s.Newest, ""
 }

@@ -89,11 +89,15 @@ func (s *Server) own(r *http.Request) (any, error) {
 	}
 	switch info.Resource + " " + info.Verb {
 	case "explanations get":
-		return s.explanation(r, info.Namespace, info.Name)
+		at, err := s.instantOf(r)
+		if err != nil {
+			return nil, err
+		}
+		return s.explanation(r.Context(), info.Namespace, info.Name, at)
 	case "explanations list":
-		return s.explanations(r.Context(), info.Namespace, s.provider.now())
+		return s.explanations(r.Context(), info.Namespace)
 	case "pods list":
-		return s.sidecars(info.Namespace, s.provider.now())
+		return s.sidecars(r.Context(), info.Namespace)
 	case "queries create":
 		return s.query(r)
 	}
@@ -116,29 +120,39 @@ func writeObject(w http.ResponseWriter, object any) {
 	_ = json.NewEncoder(w).Encode(object) // a caller that has gone needs no answer
 }
 
-// explanation is one HPA's, at an instant that the parameter at names: -2m, or a time.
-func (s *Server) explanation(r *http.Request, namespace, name string) (any, error) {
-	now := s.provider.now()
-	at, err := instant(r.URL.Query().Get("at"), now)
+// instantOf is the instant that the parameter at names: -2m, or a time; without it none.
+func (s *Server) instantOf(r *http.Request) (time.Time, error) {
+	text, now := r.URL.Query().Get("at"), s.provider.now()
+	if text == "" {
+		return time.Time{}, nil
+	}
+	at, err := instant(text, now)
 	if err != nil {
-		return nil, apierrors.NewBadRequest(err.Error())
+		return at, apierrors.NewBadRequest(err.Error())
 	}
 	if oldest := now.Add(-s.provider.rules.retention); at.Before(oldest) {
-		return nil, apierrors.NewBadRequest(fmt.Sprintf("at %s is older than what is kept, which is %s (--retention): take a later one", r.URL.Query().Get("at"), s.provider.rules.retention))
+		return at, apierrors.NewBadRequest(fmt.Sprintf("at %s is older than what is kept, which is %s (--retention): take a later one", text, s.provider.rules.retention))
+	}
+	return at, nil
+}
+
+// explanationHere is one HPA's as this replica has it, at an instant or now. The error is that it
+// is not known.
+func (s *Server) explanationHere(ctx context.Context, namespace, name string, at time.Time) (explain.Explanation, error) {
+	now := s.provider.now()
+	if at.IsZero() {
+		at = now
 	}
 	for _, h := range s.provider.catalog.current.Load().hpas {
 		if h.Namespace == namespace && h.Name == name {
-			return s.explain(r.Context(), h, at, now, true), nil
+			return s.explain(ctx, h, at, now, true), nil
 		}
 	}
-	return nil, apierrors.NewNotFound(explain.Resource("explanations"), name)
+	return explain.Explanation{}, apierrors.NewNotFound(explain.Resource("explanations"), name)
 }
 
-// instant reads a time: "" for now, -2m before it, or RFC 3339.
+// instant reads a time: -2m for before now, or RFC 3339.
 func instant(text string, now time.Time) (time.Time, error) {
-	if text == "" {
-		return now, nil
-	}
 	if d, err := time.ParseDuration(text); err == nil {
 		if d > 0 {
 			return now, fmt.Errorf("at %s is to come: write -%s", text, text)
@@ -155,8 +169,9 @@ func instant(text string, now time.Time) (time.Time, error) {
 	return at, nil
 }
 
-// explanations are those of a namespace, "" of all.
-func (s *Server) explanations(ctx context.Context, namespace string, at time.Time) (any, error) {
+// explanationsHere are those of a namespace, "" of all, as this replica has them.
+func (s *Server) explanationsHere(ctx context.Context, namespace string) (explain.List, error) {
+	at := s.provider.now()
 	list := explain.List{TypeMeta: metav1.TypeMeta{APIVersion: explain.APIVersion, Kind: "ExplanationList"}, Items: []explain.Explanation{}}
 	for _, h := range s.provider.catalog.current.Load().hpas {
 		if (namespace == "" || h.Namespace == namespace) && len(h.Metrics)+len(h.Unserved)+len(h.problems) > 0 {
@@ -166,8 +181,10 @@ func (s *Server) explanations(ctx context.Context, namespace string, at time.Tim
 	return list, ctx.Err()
 }
 
-// sidecars are the pods of a namespace, "" of all, that have reported, and those that should.
-func (s *Server) sidecars(namespace string, at time.Time) (any, error) {
+// sidecarsHere are the pods of a namespace, "" of all, that have reported, and those that should, as
+// this replica has them.
+func (s *Server) sidecarsHere(namespace string) (explain.Sidecars, error) {
+	at := s.provider.now()
 	list := explain.Sidecars{TypeMeta: metav1.TypeMeta{APIVersion: explain.APIVersion, Kind: "SidecarList"}, At: at, Items: []explain.Sidecar{}}
 	reported := map[string]bool{}
 	store := s.options.Store
@@ -185,7 +202,7 @@ func (s *Server) sidecars(namespace string, at time.Time) (any, error) {
 		return list, nil
 	}
 	if err := h.pods.Synced(); err != nil {
-		return nil, apierrors.NewServiceUnavailable(err.Error())
+		return list, apierrors.NewServiceUnavailable(err.Error())
 	}
 	h.pods.Each([]aggregator.Meant{{Namespace: namespace}}, at, func(p *cluster.Pod) {
 		if p.Wired && !p.Batch && p.Left.IsZero() && !reported[p.Identity.Namespace+"/"+p.Identity.Name] {
@@ -266,7 +283,7 @@ func (s *Server) query(r *http.Request) (any, error) {
 		return nil, apierrors.NewBadRequest(err.Error())
 	}
 	q.TypeMeta = metav1.TypeMeta{APIVersion: explain.APIVersion, Kind: "Query"}
-	if q.Status, err = s.evaluateQuery(r.Context(), q.Spec); err != nil {
+	if q.Status, err = s.queryStatus(r.Context(), q.Spec); err != nil {
 		return nil, apierrors.NewBadRequest(err.Error())
 	}
 	return q, nil

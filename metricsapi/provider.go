@@ -41,6 +41,9 @@ type provider struct {
 	now     func() time.Time
 	// replicas are nil where this is the only one.
 	replicas Replicas
+	custom   *customProvider // nil where the custom metrics API is not served
+	// show is what this replica has to be shown; set where there are replicas.
+	show func(context.Context, view) reply
 	// also are the names of the other adapter's metrics; nil where there is none.
 	also func() []string
 }
@@ -104,7 +107,7 @@ func (p *provider) say(ctx context.Context, namespace, metric string, selector l
 		return said{list: &external_metrics.ExternalMetricValueList{Items: []external_metrics.ExternalMetricValue{}}}
 	}
 	if refused != nil {
-		return said{refused: refused}
+		return notFound(refused)
 	}
 	defer query.release()
 	verdict, answer, refused := p.answer(ctx, metric, namespace, offer, query, p.now())

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/metrics/pkg/apis/custom_metrics"
 	"k8s.io/metrics/pkg/apis/external_metrics"
 
 	"github.com/meshpulse/meshpulse/aggregator"
@@ -70,6 +71,7 @@ func askOutcomes() []string { return []string{askedBetter, askedWorse, askedSile
 // said is what a replica says to a request.
 type said struct {
 	list    *external_metrics.ExternalMetricValueList
+	custom  []custom_metrics.MetricValue // of the custom metrics API, in the place of list
 	refused *refusal
 	// incomplete says why that is not all that could be known, "" if it is.
 	incomplete string
@@ -102,6 +104,10 @@ type question struct {
 	Namespace, Metric, Selector string
 	// Alone: what the replica has itself is asked for, whatever others have.
 	Alone bool
+	// Custom is not nil where it is of the custom metrics API.
+	Custom *customQuestion `json:",omitempty"`
+	// View is not nil where something is to be shown.
+	View *view `json:",omitempty"`
 	// Raised is not nil where a raise is told.
 	Raised *raised `json:",omitempty"`
 }
@@ -109,9 +115,11 @@ type question struct {
 // reply is said as it is sent.
 type reply struct {
 	List       *external_metrics.ExternalMetricValueList `json:",omitempty"`
+	Custom     []custom_metrics.MetricValue              `json:",omitempty"`
 	Outcome    string                                    `json:",omitempty"`
 	Message    string                                    `json:",omitempty"`
 	Incomplete string                                    `json:",omitempty"`
+	View       json.RawMessage                           `json:",omitempty"`
 }
 
 // placeOf is the namespace whose owners answer a query: that whose pods it selects, else that of
@@ -133,32 +141,59 @@ func (p *provider) get(ctx context.Context, namespace, metric string, selector l
 		s := p.say(ctx, namespace, metric, selector)
 		return s.list, s.refused
 	}
-	s := p.together(ctx, question{Namespace: namespace, Metric: metric, Selector: selector.String()}, selector, true)
+	s := p.together(ctx, p.inquire(ctx, question{Namespace: namespace, Metric: metric, Selector: selector.String()}, selector), true)
 	return s.list, s.refused
+}
+
+// inquiry is a question as a replica looks into it. The caller of find releases the query.
+type inquiry struct {
+	question
+	find func() (*prepared, *offer, *refusal)
+	say  func() said // what this replica knows
+}
+
+// inquire is of the external metrics API.
+func (p *provider) inquire(ctx context.Context, q question, selector labels.Selector) inquiry {
+	return inquiry{
+		q,
+		func() (*prepared, *offer, *refusal) { return p.catalog.find(q.Namespace, q.Metric, selector) },
+		func() said { return p.say(ctx, q.Namespace, q.Metric, selector) },
+	}
+}
+
+// notFound is what is said where no query is. Of an HPA that is not known here another replica may
+// know.
+func notFound(refused *refusal) said {
+	s := said{refused: refused}
+	if refused.outcome == outcomeUnknown {
+		s.incomplete = refused.message
+	}
+	return s
 }
 
 // together says what this replica knows, or what an owner does that knows more. onward: the
 // question may be handed on.
-func (p *provider) together(ctx context.Context, q question, selector labels.Selector, onward bool) said {
-	query, _, refused := p.catalog.find(q.Namespace, q.Metric, selector)
-	if refused != nil { // of what is asked for, not of what is known; or Flagger's
-		return p.say(ctx, q.Namespace, q.Metric, selector)
+func (p *provider) together(ctx context.Context, q inquiry, onward bool) said {
+	place := q.Namespace // of an HPA that is not known here
+	query, _, refused := q.find()
+	if refused == nil {
+		place = p.placeOf(query.query, q.Namespace)
+		query.release()
+	} else if refused.outcome != outcomeUnknown { // of what is asked for, not of what is known
+		return q.say()
 	}
-	place := p.placeOf(query.query, q.Namespace)
-	query.release()
 	if place == "" {
 		return said{refused: refuse(outcomeHeld, "metric %s in namespace %s: its query may select pods of several namespaces, which more than two replicas do not keep in one place: "+
 			"demand reporter=\"destination\" and destination_workload_namespace, or run two replicas", q.Metric, q.Namespace)}
 	}
 	owners := p.replicas.Owners(place)
-	if at := slices.Index(owners, p.replicas.Self()); at >= 0 {
-		own := p.say(ctx, q.Namespace, q.Metric, selector)
-		return p.compare(ctx, q, own, owners, at)
+	switch at := slices.Index(owners, p.replicas.Self()); {
+	case at >= 0:
+		return p.compare(ctx, q.question, q.say(), owners, at)
+	case !onward:
+		return q.say()
 	}
-	if !onward {
-		return p.say(ctx, q.Namespace, q.Metric, selector)
-	}
-	return p.handOn(ctx, q, owners)
+	return p.handOn(ctx, q.question, owners)
 }
 
 // compare asks the other owner where what this one says is not complete, and returns what counts.
@@ -175,6 +210,9 @@ func (p *provider) compare(ctx context.Context, q question, own said, owners []s
 			outcome, beside = askedWorse, other.describe(name)
 			if r := other.rank(); r > own.rank() || r == own.rank() && i < at {
 				chosen, whose, outcome, beside = other, name, askedBetter, own.describe(p.replicas.Self())
+				chosen.custom = withPods(other.custom, own.custom)
+			} else {
+				chosen.custom = withPods(own.custom, other.custom)
 			}
 		} else {
 			beside = name + ": " + outcome
@@ -218,25 +256,34 @@ func (p *provider) handOn(ctx context.Context, q question, owners []string) said
 
 // ask returns what another replica says, or why it says nothing.
 func (p *provider) ask(ctx context.Context, name string, q question, patience time.Duration) (s said, outcome string) {
+	r, outcome := p.askReply(ctx, name, q, patience)
+	switch {
+	case outcome != "":
+		return said{}, outcome
+	case r.Outcome != "":
+		return said{refused: &refusal{outcome: outcomeNamed(r.Outcome), message: r.Message}, incomplete: r.Incomplete}, ""
+	case q.Custom == nil && r.List == nil, q.Custom != nil && !q.Custom.answered(r):
+		return said{}, askedFailed
+	}
+	return said{list: r.List, custom: r.Custom, incomplete: r.Incomplete}, ""
+}
+
+// askReply is ask before it is looked into.
+func (p *provider) askReply(ctx context.Context, name string, q question, patience time.Duration) (r reply, outcome string) {
 	if p.replicas.Silent(name) > askAfter {
-		return said{}, askedSilent
+		return reply{}, askedSilent
 	}
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	request, err := json.Marshal(q)
 	if err != nil {
-		return said{}, askedFailed
+		return reply{}, askedFailed
 	}
 	body, err := p.replicas.Ask(ctx, name, request)
-	var r reply
-	if err != nil || json.Unmarshal(body, &r) != nil || r.List == nil && r.Outcome == "" {
-		return said{}, askedFailed
+	if err != nil || json.Unmarshal(body, &r) != nil {
+		return reply{}, askedFailed
 	}
-	s = said{list: r.List, incomplete: r.Incomplete}
-	if r.Outcome != "" {
-		s.list, s.refused = nil, &refusal{outcome: outcomeNamed(r.Outcome), message: r.Message}
-	}
-	return s, ""
+	return r, ""
 }
 
 // outcomeNamed is an outcome of another replica's, which may be of another version.
@@ -259,21 +306,34 @@ func (p *provider) asked(ctx context.Context, request []byte) []byte {
 		}
 		return encode(said{list: &external_metrics.ExternalMetricValueList{}})
 	}
+	if q.View != nil {
+		return marshal(p.show(ctx, *q.View))
+	}
 	selector, err := labels.Parse(q.Selector)
 	if err != nil {
 		return encode(said{refused: refuse(outcomeBadSelector, "selector %q: %v", q.Selector, err), incomplete: "not understood"})
 	}
-	if q.Alone {
-		return encode(p.say(ctx, q.Namespace, q.Metric, selector))
+	i := p.inquire(ctx, q, selector)
+	if q.Custom != nil {
+		if i, err = p.custom.inquire(ctx, q, selector); err != nil {
+			return encode(said{refused: refuse(outcomeBadSelector, "%v", err), incomplete: "not understood"})
+		}
 	}
-	return encode(p.together(ctx, q, selector, false))
+	if q.Alone {
+		return encode(i.say())
+	}
+	return encode(p.together(ctx, i, false))
 }
 
 func encode(s said) []byte {
-	r := reply{List: s.list, Incomplete: s.incomplete}
+	r := reply{List: s.list, Custom: s.custom, Incomplete: s.incomplete}
 	if s.refused != nil {
-		r.List, r.Outcome, r.Message = nil, s.refused.outcome, s.refused.message
+		r.List, r.Custom, r.Outcome, r.Message = nil, nil, s.refused.outcome, s.refused.message
 	}
+	return marshal(r)
+}
+
+func marshal(r reply) []byte {
 	body, err := json.Marshal(r)
 	if err != nil { // a value that JSON has no form for
 		return fmt.Appendf(nil, `{"Outcome":%q,"Message":%q,"Incomplete":"not told"}`, outcomeFailed, err.Error())

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -135,6 +136,30 @@ func TestAnOwnerThatDoesNotKnowAllAsksTheOther(t *testing.T) {
 		t.Errorf("%v with labels %v", v.Value, v.MetricLabels)
 	}
 	if asked := c.questions(); !slices.Equal(asked, []string{"a b"}) {
+		t.Errorf("asked: %v", asked)
+	}
+}
+
+// The file, or the watch of the API server, has not come here yet.
+func TestAnHPAThatIsNotKnownHereIsAskedForAtTheOther(t *testing.T) {
+	c := newCrew("a", "b")
+	a, b := c.join(t, "a"), c.join(t, "b")
+	for _, s := range []*testServer{a, b} {
+		s.sidecar("podinfo-0")
+	}
+	data, err := os.ReadFile("hpas/testdata/requests-total.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.write("hpa.yaml", string(data))
+	b.discovers(discovered)
+	if v := a.value("test", "prometheus-query", "query-name=processed-requests-per-second"); v.MetricLabels[labelReplica] != "b" || !strings.HasPrefix(v.MetricLabels[labelOther], "a: no HPA") {
+		t.Errorf("labels %v", v.MetricLabels)
+	}
+	if text := a.refused("test", "of-nobody", workload, http.StatusNotFound); !strings.Contains(text, "no HPA") {
+		t.Errorf("told: %s", text)
+	}
+	if asked := c.questions(); !slices.Equal(asked, []string{"a b", "a b"}) {
 		t.Errorf("asked: %v", asked)
 	}
 }

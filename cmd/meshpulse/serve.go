@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/url"
 	"runtime/debug"
 	"time"
 
@@ -151,11 +152,22 @@ func newServer(o serveOptions, log *slog.Logger) (_ *server, err error) {
 		return nil, err
 	}
 	if s.prom != nil {
-		s.prom.server.Handler = promapi.New(promapi.Options{
+		options := promapi.Options{
 			Store: s.store, Held: s.api.Held, Prefix: o.prom.prefix, Token: token, Retention: o.store.Retention, Version: version(), Registerer: registry, Log: log,
 			Partial: s.partial,
 			Now:     func() time.Time { return s.store.Time(time.Now()) }, // rows are of the store's clock, which no step of the wall clock moves
+		}
+		if s.replicas != nil {
+			options.Incomplete = s.api.Incomplete
+			options.Elsewhere = func(ctx context.Context, path string, form url.Values, own promapi.Answer) promapi.Answer {
+				return promapi.Answer(s.api.Prometheus(ctx, path, form, metricsapi.PrometheusAnswer(own)))
+			}
+		}
+		api := promapi.New(options)
+		s.api.AnswerPrometheus(func(ctx context.Context, path string, form url.Values) metricsapi.PrometheusAnswer {
+			return metricsapi.PrometheusAnswer(api.Here(ctx, path, form))
 		})
+		s.prom.server.Handler = api
 	}
 	return s, nil
 }

@@ -16,6 +16,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
+	"net/url"
 	"runtime"
 	"strings"
 	"time"
@@ -34,6 +35,11 @@ type Options struct {
 	// Held says why an autoscaler would get no answer to the expression at this time, or one that
 	// keeps its replicas; "" where it would get the value. Nil: on_incomplete=error is not known.
 	Held func(ctx context.Context, expr string, at time.Time) string
+	// Incomplete says why what is here of an expression at a time is not all that could be known;
+	// Elsewhere then returns what counts, given what is answered here: that, or what another
+	// replica answers. Both are nil where there is none.
+	Incomplete func(ctx context.Context, expr string, at time.Time) string
+	Elsewhere  func(ctx context.Context, path string, form url.Values, own Answer) Answer
 	// Partial says why the store does not have what all pods send, "" where it has; nil: it has.
 	Partial func() string
 	// Prefix stands before each path: "" or /prefix.
@@ -57,7 +63,23 @@ type Options struct {
 	Now        func() time.Time      // nil: time.Now
 }
 
-// promAPI is the HTTP API.
+// Answer is a response of the API.
+type Answer struct {
+	// Code is that of HTTP, Text the body.
+	Code int
+	Text []byte
+	// Incomplete says why it is not all that could be known, "" if it is.
+	Incomplete string
+}
+
+// API is the HTTP API.
+type API struct {
+	http.Handler
+	// Here answers a query from what is here, as another replica has been asked for it.
+	Here func(ctx context.Context, path string, form url.Values) Answer
+}
+
+// promAPI is what answers.
 type promAPI struct {
 	Options
 	engine    *promql.Engine
@@ -68,8 +90,8 @@ type promAPI struct {
 	requests  *prometheus.CounterVec
 }
 
-// New returns the API as a handler.
-func New(o Options) http.Handler {
+// New returns the API.
+func New(o Options) *API {
 	o.Retention = cmp.Or(o.Retention, 5*time.Minute)
 	o.FlushInterval = cmp.Or(o.FlushInterval, 5*time.Second)
 	o.MaxConcurrent = cmp.Or(o.MaxConcurrent, max(1, runtime.GOMAXPROCS(0)/4))
@@ -102,7 +124,7 @@ func New(o Options) http.Handler {
 	if o.Registerer != nil {
 		o.Registerer.MustRegister(a.requests)
 	}
-	return a.mux()
+	return &API{a.mux(), a.here}
 }
 
 // mux has all paths. What Prometheus has and is not here is 404, as of an older Prometheus, which
@@ -116,8 +138,8 @@ func (a *promAPI) mux() http.Handler {
 	get := func(path string, do func(*http.Request) response) {
 		m.Handle("GET "+a.Prefix+path, a.handler(path, do))
 	}
-	both("/api/v1/query", a.admitted(a.query))
-	both("/api/v1/query_range", a.admitted(a.queryRange))
+	both(pathQuery, a.elsewhere(pathQuery, a.admitted(a.query)))
+	both(pathRange, a.elsewhere(pathRange, a.admitted(a.queryRange)))
 	both("/api/v1/series", a.admitted(a.series))
 	both("/api/v1/labels", a.admitted(a.labelNames))
 	both("/api/v1/format_query", a.admitted(a.formatQuery))

@@ -79,7 +79,9 @@ func (a *promAPI) evaluate(r *http.Request, at time.Time, prepare func(promql.Qu
 	if err != nil {
 		return errorResponse(errorBadData, err)
 	}
+	unknown := a.unknown(r, expr, at)
 	if held := a.held(r, expr, at); held != nil {
+		held.incomplete = unknown
 		return *held
 	}
 	limit, opts, err := optionsOf(r)
@@ -105,7 +107,9 @@ func (a *promAPI) evaluate(r *http.Request, at time.Time, prepare func(promql.Qu
 	}
 	answer := dataResponse(queryData{value.Type(), value}, warnings...)
 	answer.Infos = infos
-	return answer.encoded() // while the query's own memory still stands
+	answer = answer.encoded() // while the query's own memory still stands
+	answer.incomplete = unknown
+	return answer
 }
 
 func told(a annotations.Annotations, expr string) (warnings, infos []string) {

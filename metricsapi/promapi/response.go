@@ -22,6 +22,7 @@ type response struct {
 	code        int
 	contentType string // of text
 	text        []byte
+	incomplete  string // why it is not all that could be known, "" if it is or nobody else may know
 }
 
 // errorType is Prometheus' name of a kind of error, with the status that clients expect of it.
@@ -77,7 +78,7 @@ func (r response) encoded() response {
 		r = errorResponse(errorInternal, err)
 		text, _ = json.Marshal(r)
 	}
-	return response{code: r.code, contentType: "application/json", text: text}
+	return response{code: r.code, contentType: "application/json", text: text, incomplete: r.incomplete}
 }
 
 // write sends a response and counts it. A client that has gone is nobody's fault.
