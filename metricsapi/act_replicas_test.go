@@ -46,6 +46,25 @@ func TestOneOfTwoReplicasRaises(t *testing.T) {
 	second.expect("after it", []int32{8}, "podinfo SurgeScaled")
 }
 
+// Two that cannot hear each other both act. The one begins where the other has ended, so they ask
+// for no more than the rate does, and neither lowers what the other has raised.
+func TestTwoReplicasThatDoNotHearEachOtherRaiseNoFurtherThanOne(t *testing.T) {
+	first, second, dies := actPair(t, scaleAction)
+	first.x.tell = func(context.Context, *aggregator.Query, string, raised) {}
+	dies() // to the second's ears
+	for _, rate := range []float64{60, 60, 60} {
+		first.surge(rate)
+		first.look()
+		second.surge(rate * 0.8) // what reaches one of two
+		second.look()
+		for _, a := range []*actTest{first, second} {
+			a.wait(6 * time.Second)
+		}
+	}
+	first.expect("what both write", []int32{4, 5, 6}, "podinfo SurgeScaled", "podinfo SurgeScaled")
+	second.expect("the second, whose write is among these", nil, "podinfo SurgeScaled")
+}
+
 func TestTheOtherReplicasAnswerAgreesWithARaise(t *testing.T) {
 	first, second, _ := actPair(t, scaleAction)
 	second.x.rules.holder = &holder{pods: fixedPods{}, store: second.x.store, started: second.x.store.Started(), hold: time.Minute}

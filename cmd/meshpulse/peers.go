@@ -40,7 +40,7 @@ func (p *peers) flags(f *pflag.FlagSet) {
 	f.StringVar(&p.address, "peers-address", "", "HOST:PORT to listen on for other replicas; with --peers it is the one of them that is this (with --peers-service default 0.0.0.0:15091)")
 	f.StringVar(&p.name, "replica-name", "", "what this replica is called, with --peers-service its pod's name (default $POD_NAME, else the host's)")
 	f.StringVar(&p.certDir, "peers-cert-dir", "", "folder with tls.crt, tls.key and ca.crt by which replicas know each other; the certificate is for meshpulse-peer.NAMESPACE.svc, with --peers for meshpulse-peer. The files are read again at each connection. Without it addresses have to be of this machine")
-	f.Var(byteSize[int]{&p.queueBytes}, "peers-queue-bytes", "most bytes that wait to be sent to one replica; past it they are counted and dropped (default 64Mi)")
+	f.Var(byteSize[int]{&p.queueBytes}, "peers-queue-bytes", "most bytes that wait to be sent to one replica; past it they are counted and dropped (default 64Mi, and no more than an eighth of --memory-budget, which what waits is a part of)")
 }
 
 // given reports whether there are others.
@@ -106,6 +106,7 @@ func (p *peers) certificateName() string {
 func (p *peers) open(o *serveOptions, log *slog.Logger, r prometheus.Registerer) (_ *relay.Replicas, _ net.Listener, err error) {
 	c := p.config()
 	c.Logger, c.Registerer, c.MaxMessageBytes = log, r, o.sink.MaxMessageBytes
+	c.QueueBytes = queueBytes(p.queueBytes, o.store.MemoryBudget)
 	c.Since, c.History = time.Now(), cmp.Or(o.store.Retention, 5*time.Minute) // with its monotonic reading, which the store's start is without
 	if p.certDir != "" {
 		if c.TLS, err = relay.NewTLS(p.certDir, p.certificateName(), log); err != nil {
@@ -124,6 +125,16 @@ func (p *peers) open(o *serveOptions, log *slog.Logger, r prometheus.Registerer)
 		o.api.PeersService, o.api.PeersFound = p.service, func(found []cluster.Replica) { replicas.SetMembers(membersOf(found)) }
 	}
 	return replicas, l, nil
+}
+
+// queueBytes is what may wait for one replica where it is not given. What waits leaves less of the
+// memory budget for series, so it does not take the most of a small one.
+func queueBytes(given int, budget int64) int {
+	const usual = 64 << 20
+	if given != 0 || budget == 0 {
+		return cmp.Or(given, usual)
+	}
+	return int(min(usual, budget/8))
 }
 
 // membersOf says of replicas what their endpoints tell.

@@ -201,3 +201,20 @@ func TestTheEndDoesNotWaitForAReplicaThatIsAway(t *testing.T) {
 
 // drainOfStreams is what envoystats' sink gives streams to end.
 const drainOfStreams = time.Second
+
+func TestWhatWaitsForAReplicaIsAPartOfTheMemoryBudget(t *testing.T) {
+	for _, tc := range []struct {
+		given  int
+		budget int64
+		want   int
+	}{
+		{0, 0, 64 << 20},
+		{0, 1 << 30, 64 << 20},
+		{0, 128 << 20, 16 << 20},
+		{100 << 20, 128 << 20, 100 << 20}, // as it is said
+	} {
+		if got := queueBytes(tc.given, tc.budget); got != tc.want {
+			t.Errorf("%d given, of a budget of %d: %d, want %d", tc.given, tc.budget, got, tc.want)
+		}
+	}
+}

@@ -12,7 +12,7 @@ import (
 type metrics struct {
 	sentFrames, sentBytes, receivedFrames, receivedBytes *prometheus.CounterVec // by replica
 	drops                                                *prometheus.CounterVec // by replica and reason
-	refused                                              prometheus.Counter
+	refused, unconnected                                 prometheus.Counter
 }
 
 // Why messages are not relayed: values of the reason label of meshpulse_relay_dropped_frames_total.
@@ -38,11 +38,12 @@ func newMetrics(r prometheus.Registerer, of *Replicas) (*metrics, error) {
 		receivedBytes:  vec("meshpulse_relay_received_bytes_total", "Bytes of the messages that a replica has relayed, compressed."),
 		drops:          vec("meshpulse_relay_dropped_frames_total", "Messages that a replica keeps and did not get, by reason: a gap of their pods there.", "reason"),
 		refused:        prometheus.NewCounter(opts("meshpulse_relay_refused_frames_total", "What replicas have sent that cannot be read, or is of a stream that was refused here.")),
+		unconnected:    prometheus.NewCounter(opts("meshpulse_relay_refused_connections_total", "Connections to the replicas' port that were closed at once: more were open, in all or from their address, than replicas need.")),
 	}
 	if r == nil {
 		return m, nil
 	}
-	all := []prometheus.Collector{m.sentFrames, m.sentBytes, m.receivedFrames, m.receivedBytes, m.drops, m.refused, &standing{of}}
+	all := []prometheus.Collector{m.sentFrames, m.sentBytes, m.receivedFrames, m.receivedBytes, m.drops, m.refused, m.unconnected, &standing{of}}
 	if of.config.TLS != nil {
 		all = append(all, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "meshpulse_relay_certificate_expires_timestamp_seconds",

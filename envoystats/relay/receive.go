@@ -26,6 +26,8 @@ const (
 	nameKey = "meshpulse-replica"
 	// frameRoom is what a frame takes beside its message: the pod, whose texts are bounded.
 	frameRoom = 64 << 10
+	// handshakeTime is how long a connection may take to show that it is a replica's.
+	handshakeTime = 5 * time.Second
 )
 
 // raw is bytes as they are on the wire; outgoing is what is sent.
@@ -61,6 +63,9 @@ func (codec) Name() string { return "proto" }
 func (r *Replicas) newServer() *grpc.Server {
 	opts := []grpc.ServerOption{
 		grpc.ForceServerCodecV2(codec{}),
+		grpc.ConnectionTimeout(handshakeTime),
+		grpc.MaxConcurrentStreams(maxStreams),
+		grpc.MaxHeaderListSize(16 << 10),
 		grpc.MaxRecvMsgSize(s2.MaxEncodedLen(r.config.MaxMessageBytes) + frameRoom),
 		grpc.StaticStreamWindowSize(window),
 		grpc.StaticConnWindowSize(window),

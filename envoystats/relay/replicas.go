@@ -388,7 +388,8 @@ func (r *Replicas) see() {
 // Serve takes what other replicas say until Shutdown, after which it returns nil. It closes the
 // listener.
 func (r *Replicas) Serve(l net.Listener) error {
-	if err := r.grpc.Serve(l); err != nil && !errors.Is(err, grpc.ErrServerStopped) {
+	b := &bounded{l, aggregator.NewShares(maxConnections, leastEach), r.metrics.unconnected}
+	if err := r.grpc.Serve(b); err != nil && !errors.Is(err, grpc.ErrServerStopped) {
 		return fmt.Errorf("replicas on %s: %w", l.Addr(), err)
 	}
 	return nil

@@ -99,12 +99,12 @@ func (s *Sender) Send(arrival time.Time, message []byte) {
 // offer gives a replica its own copy: gRPC writes it when it can.
 func (s *Sender) offer(p *peer, arrival time.Time, compressed []byte) {
 	need := protowire.SizeTag(frameMessage) + protowire.SizeBytes(len(compressed))
-	size := int64(need + len(s.pod))
-	if p.queued.Load()+size > int64(s.of.config.QueueBytes) {
+	if p.queued.Load()+int64(need) > int64(s.of.config.QueueBytes) {
 		s.of.metrics.dropped(p.name, droppedFull)
 		return
 	}
 	b := buffers.Get(need)
+	size := int64(cap(*b)) // what it takes, which is up to twice of what is in it
 	field := appendField((*b)[:0], frameMessage, compressed)
 	*b = field
 	k := packet{s, arrival, mem.NewBuffer(b, buffers), size}
