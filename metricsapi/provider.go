@@ -252,10 +252,32 @@ const lateFlushes = 1.1
 // beforeTheGap is the verdict at the newest time that every reporting sidecar has covered, where
 // one of them is late.
 func (r rules) beforeTheGap(ctx context.Context, subject string, p *prepared, a aggregator.Answer, at time.Time) (verdict, bool) {
-	if a.Reporting == 0 || at.Sub(a.Watermark).Seconds() <= lateFlushes*a.Flush.Seconds() {
+	covered := r.coveredByAll(a, at)
+	if a.Reporting == 0 || at.Sub(covered).Seconds() <= lateFlushes*a.Flush.Seconds() {
 		return verdict{}, false
 	}
-	return r.asOf(ctx, subject, p, a.Watermark)
+	return r.asOf(ctx, subject, p, covered)
+}
+
+// lostFlushes is how many flush intervals a sidecar's newest row may be old before it is not waited
+// for any more where nobody knows the pods: one that loses the flush that is in flight at a replica
+// that dies, and the next, which finds its connection dead, is silent for 15 s.
+const lostFlushes = 4
+
+// coveredByAll is the newest time that every sidecar has covered that reports, or, where nobody
+// knows which pods there are, may just have lost its flushes. Where they are known the answer is
+// held for a silent one.
+func (r rules) coveredByAll(a aggregator.Answer, at time.Time) time.Time {
+	covered := a.Watermark
+	if r.holder != nil {
+		return covered
+	}
+	for _, s := range a.Partial {
+		if !s.Reporting && s.Newest.Before(covered) && at.Sub(s.Newest) <= lostFlushes*a.Flush {
+			covered = s.Newest
+		}
+	}
+	return covered
 }
 
 // beforeTheMove is the larger of what is seen and what was at the newest time that every sidecar
