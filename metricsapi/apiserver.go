@@ -101,7 +101,7 @@ func New(o Options) (*Server, error) {
 
 // addSource makes the catalog, what feeds it and what takes its events.
 func (s *Server) addSource(o Options, m *metrics) error {
-	words := hpas.Vocabulary{Keeps: o.Keeps, Tags: o.CustomTags, Custom: o.CustomMetrics}
+	words := hpas.Vocabulary{Keeps: o.Keeps, Tags: o.CustomTags, Custom: o.CustomMetrics, Shared: o.Fallback != ""}
 	s.provider = &provider{replicas: o.Replicas, metrics: m, readers: newReaders(o.MaxReadsPerUser, o.Log), now: o.Now, rules: rules{words: words, retention: o.Retention, started: o.Store.Started()}}
 	if o.Standalone {
 		c := newCatalog(o.Store, newWarner(logEvents(o.Log), m))
@@ -180,9 +180,9 @@ func (s *Server) addFallback(o Options, m *metrics) error {
 	if to.Namespace == namespace && to.Service == ownService {
 		return fmt.Errorf("--fallback %s is meshpulse's own Service, which would ask itself: give the other adapter's", o.Fallback)
 	}
-	p := &passing{catalog: s.provider.catalog, metrics: m, own: namespace, changed: promauto.With(o.Registerer).NewGauge(prometheus.GaugeOpts{
+	p := &passing{catalog: s.provider.catalog, metrics: m, own: namespace, custom: o.CustomMetrics, changed: promauto.With(o.Registerer).NewGauge(prometheus.GaugeOpts{
 		Name: "meshpulse_metricsapi_apiservice_changed",
-		Help: "1 while the APIService of external metrics has been changed by somebody else, so that the API server does not come here by it.",
+		Help: "1 while the APIService of external or of custom metrics has been changed by somebody else, so that the API server does not come here by it.",
 	}), known: func() error {
 		return errors.Join(s.source.Synced(), s.api.HPAs.Freshness().Stale(), s.api.Namespaces.Freshness().Stale())
 	}}
@@ -193,7 +193,8 @@ func (s *Server) addFallback(o Options, m *metrics) error {
 	if err != nil {
 		return fmt.Errorf("--fallback-ca-file %w", err)
 	}
-	s.passing, s.provider.also = p, p.names
+	p.theirs = &theirs{to: p.to, custom: o.CustomMetrics, failed: m.listFailed, log: o.Log}
+	s.passing, s.provider.theirs = p, p.theirs
 	return nil
 }
 
@@ -418,7 +419,8 @@ func (s *Server) Run(ctx context.Context) error {
 		feeders.Go(func() { s.api.Pods.Run(feeding) })
 		if s.passing != nil {
 			feeders.Go(func() { s.passing.to.Run(feeding) })
-			feeders.Go(func() { s.watchAPIService(feeding) })
+			feeders.Go(func() { s.passing.theirs.run(feeding) })
+			feeders.Go(func() { s.watchAPIServices(feeding) })
 		}
 		if n := s.api.Namespaces; n != nil {
 			feeders.Go(func() { n.Run(feeding) })

@@ -47,7 +47,8 @@ func customName(name string) string {
 	return parts[0] + "/" + parts[len(parts)-1]
 }
 
-// ListAllMetrics names what HPAs ask for now: the discovery document.
+// ListAllMetrics names what HPAs ask for now, and what the adapter has that has the rest: the
+// discovery document.
 func (c *customProvider) ListAllMetrics() []adapter.CustomMetricInfo {
 	names := c.catalog.current.Load().customs
 	infos := make([]adapter.CustomMetricInfo, len(names))
@@ -55,7 +56,10 @@ func (c *customProvider) ListAllMetrics() []adapter.CustomMetricInfo {
 		of, metric, _ := strings.Cut(name, "/")
 		infos[i] = adapter.CustomMetricInfo{GroupResource: schema.ParseGroupResource(of), Namespaced: true, Metric: metric}
 	}
-	return infos
+	if c.theirs != nil {
+		infos = append(infos, c.theirs.ofObjects()...)
+	}
+	return sortedInfos(infos)
 }
 
 // GetMetricByName answers for one object.

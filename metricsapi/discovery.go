@@ -80,7 +80,7 @@ func (d *aggregatedDiscovery) refreshCustom() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	all := d.custom.ListAllMetrics()
-	if slices.Equal(all, d.customs) {
+	if d.customs != nil && slices.Equal(all, d.customs) {
 		return
 	}
 	d.customs = all
@@ -90,7 +90,11 @@ func (d *aggregatedDiscovery) refreshCustom() {
 		resource := m.GroupResource.String()
 		last := len(version.Resources) - 1
 		if last < 0 || version.Resources[last].Resource != resource {
-			version.Resources, last = append(version.Resources, apidiscoveryv2.APIResourceDiscovery{Resource: resource, Scope: apidiscoveryv2.ScopeNamespace}), last+1
+			scope := apidiscoveryv2.ScopeCluster
+			if m.Namespaced {
+				scope = apidiscoveryv2.ScopeNamespace
+			}
+			version.Resources, last = append(version.Resources, apidiscoveryv2.APIResourceDiscovery{Resource: resource, Scope: scope}), last+1
 		}
 		version.Resources[last].Subresources = append(version.Resources[last].Subresources,
 			apidiscoveryv2.APISubresourceDiscovery{Subresource: m.Metric, ResponseKind: &kind, Verbs: []string{"get"}})

@@ -29,6 +29,7 @@ type metrics struct {
 	passed     *prometheus.CounterVec // by outcome
 	// passedDuration is how long the other adapter took.
 	passedDuration prometheus.Histogram
+	listFailed     prometheus.Counter
 	raiseDelay     prometheus.Histogram
 	hpas           prometheus.Gauge
 	queries        prometheus.Gauge
@@ -72,8 +73,9 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		passed: vec("meshpulse_metricsapi_passed_total", "outcome", "Requests for metrics that are not answered here but by the adapter of --fallback, by what became of them.", passedOutcomes()),
 		passedDuration: histogram("meshpulse_metricsapi_passed_duration_seconds", "How long requests took that were passed on to the adapter of --fallback.",
 			.001, .002, .005, .01, .02, .05, .1, .2, .5, 1, 2, 3),
-		hpas:    gauge("meshpulse_metricsapi_hpas", "HPAs known."),
-		queries: gauge("meshpulse_metricsapi_queries", "Queries kept prepared for HPAs."),
+		listFailed: counter("meshpulse_metricsapi_fallback_list_errors_total", "Times that the adapter of --fallback did not tell what metrics it has: discovery lists those that it told last."),
+		hpas:       gauge("meshpulse_metricsapi_hpas", "HPAs known."),
+		queries:    gauge("meshpulse_metricsapi_queries", "Queries kept prepared for HPAs."),
 		clockBehind: gauge("meshpulse_metricsapi_clock_behind_seconds", "Seconds by which the clock is behind the API server's, to half a second, as its newest answer tells. "+
 			"Beyond 1 each deletion of a pod holds for a window."),
 		refusedConnections: counter("meshpulse_metricsapi_refused_connections_total", "Connections to the HTTPS port that were closed since there were too many, those of who had the most."),

@@ -1,20 +1,17 @@
 package metricsapi
 
 import (
-	"context"
-	"encoding/json"
 	"fmt"
 	"net/http"
 	"path"
-	"slices"
-	"sync"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apiserver/pkg/endpoints/handlers/responsewriters"
 	genericrequest "k8s.io/apiserver/pkg/endpoints/request"
+	cmv1beta2 "k8s.io/metrics/pkg/apis/custom_metrics/v1beta2"
 	emv1beta1 "k8s.io/metrics/pkg/apis/external_metrics/v1beta1"
 	adapterserver "sigs.k8s.io/custom-metrics-apiserver/pkg/apiserver"
 
@@ -45,15 +42,16 @@ type passing struct {
 	changed prometheus.Gauge // whether somebody else has changed the APIService
 	// known says why it is not known whose a metric is, nil while it is.
 	known func() error
-
-	discovery theirNames
+	// custom: the custom metrics API is served, and so passed on too.
+	custom bool
+	theirs *theirs
 }
 
 // over is what answers: ours what is meshpulse's, the other adapter the rest.
 func (p *passing) over(ours http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		info, ok := genericrequest.RequestInfoFrom(r.Context())
-		if !ok || !asksForMetric(r, info) {
+		if !ok || !p.asksForMetric(r, info) {
 			ours.ServeHTTP(w, r)
 			return
 		}
@@ -61,20 +59,49 @@ func (p *passing) over(ours http.Handler) http.Handler {
 			p.refuse(w, r, passedUndecided, fmt.Errorf("it is not known yet whose it is, meshpulse's or that of %s: %w", p.to.Address(), err))
 			return
 		}
-		selector, err := labels.Parse(r.URL.Query().Get("labelSelector"))
-		if err != nil || info.Name == "" && p.catalog.current.Load().ours(info.Namespace, info.Resource, selector) {
-			ours.ServeHTTP(w, r) // a selector that cannot be read is nobody's, and told
+		if p.isOurs(r, info) {
+			ours.ServeHTTP(w, r)
 			return
 		}
 		p.pass(w, r)
 	})
 }
 
-// asksForMetric says whether a request is for a metric of the external metrics API. One whose path
+// asksForMetric says whether a request is for a metric of an API that is served. One whose path
 // others might read otherwise than the authorization has is not.
-func asksForMetric(r *http.Request, info *genericrequest.RequestInfo) bool {
-	return info.IsResourceRequest && info.APIGroup == emv1beta1.GroupName && r.Method == http.MethodGet &&
-		(info.Verb == "get" || info.Verb == "list") && path.Clean(r.URL.Path) == r.URL.Path
+func (p *passing) asksForMetric(r *http.Request, info *genericrequest.RequestInfo) bool {
+	if !info.IsResourceRequest || r.Method != http.MethodGet || info.Verb != "get" && info.Verb != "list" || path.Clean(r.URL.Path) != r.URL.Path {
+		return false
+	}
+	switch info.APIGroup {
+	case emv1beta1.GroupName:
+		return true
+	case cmv1beta2.GroupName: // a metric of an object, or of the namespace itself
+		return p.custom && (len(info.Parts) == 3 || len(info.Parts) == 2 && ofNamespace(info))
+	}
+	return false
+}
+
+// ofNamespace says whether a metric of the custom metrics API describes the namespace itself.
+func ofNamespace(info *genericrequest.RequestInfo) bool {
+	return info.Namespace != "" && info.Resource == "metrics"
+}
+
+// isOurs says whether a request for a metric is answered here. A selector that cannot be read is
+// nobody's, and is told here.
+func (p *passing) isOurs(r *http.Request, info *genericrequest.RequestInfo) bool {
+	s, parameter := p.catalog.current.Load(), "labelSelector"
+	if info.APIGroup == cmv1beta2.GroupName {
+		parameter = "metricLabelSelector"
+	}
+	selector, err := labels.Parse(r.URL.Query().Get(parameter))
+	switch {
+	case err != nil:
+		return true
+	case info.APIGroup == cmv1beta2.GroupName:
+		return !ofNamespace(info) && s.oursOfObject(info.Namespace, info.Resource, info.Name, info.Subresource, selector)
+	}
+	return info.Name == "" && s.ours(info.Namespace, info.Resource, selector)
 }
 
 func (p *passing) pass(w http.ResponseWriter, r *http.Request) {
@@ -107,41 +134,6 @@ func (p *passing) noAnswer(w http.ResponseWriter, r *http.Request, err error) {
 
 func failPassed(w http.ResponseWriter, r *http.Request, err error) {
 	info, _ := genericrequest.RequestInfoFrom(r.Context())
-	refused := refuse(outcomeElsewhere, "metric %s in namespace %s: %v", info.Resource, info.Namespace, err)
+	refused := refuse(outcomeElsewhere, "metric %s in namespace %s: %v", strings.Join(info.Parts, "/"), info.Namespace, err)
 	responsewriters.ErrorNegotiated(toStatus(refused), adapterserver.Codecs, emv1beta1.SchemeGroupVersion, w, r)
-}
-
-// discoveryDeadline is how long the discovery document waits for the other adapter's: the API
-// server takes an API for gone whose own is not there within 5 s.
-const discoveryDeadline = time.Second
-
-// theirNames are the names that the other adapter's discovery document has.
-type theirNames struct {
-	mu    sync.Mutex
-	at    time.Time
-	names []string
-}
-
-// names are those of the other adapter's metrics, as it last told them.
-func (p *passing) names() []string {
-	d := &p.discovery
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if time.Since(d.at) < discoveryDeadline { // the plain and the aggregated form are asked for together
-		return d.names
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), discoveryDeadline)
-	defer cancel()
-	status, body, err := p.to.Get(ctx, "/apis/"+emv1beta1.SchemeGroupVersion.String())
-	d.at = time.Now()
-	var list metav1.APIResourceList
-	if err != nil || status != http.StatusOK || json.Unmarshal(body, &list) != nil {
-		return d.names
-	}
-	d.names = nil
-	for _, r := range list.APIResources {
-		d.names = append(d.names, r.Name)
-	}
-	slices.Sort(d.names)
-	return d.names
 }

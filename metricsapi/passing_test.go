@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -28,7 +29,8 @@ import (
 // otherAdapter answers for every metric, and remembers what it is asked.
 type otherAdapter struct {
 	*httptest.Server
-	ca string // file
+	ca   string      // file
+	mute atomic.Bool // it does not tell what metrics it has
 
 	mu    sync.Mutex
 	asked []*http.Request
@@ -36,6 +38,7 @@ type otherAdapter struct {
 
 const (
 	theirAnswer    = `{"kind":"ExternalMetricValueList","apiVersion":"external.metrics.k8s.io/v1beta1","metadata":{},"items":[{"value":"7"}],"theirs":true}`
+	theirCustoms   = `{"kind":"APIResourceList","apiVersion":"v1","groupVersion":"custom.metrics.k8s.io/v1beta2","resources":[{"name":"pods/queue_length","singularName":"","namespaced":true,"kind":"MetricValueList","verbs":["get"]},{"name":"nodes/load","singularName":"","namespaced":false,"kind":"MetricValueList","verbs":["get"]}]}`
 	theirDiscovery = `{"kind":"APIResourceList","apiVersion":"v1","groupVersion":"external.metrics.k8s.io/v1beta1","resources":[{"name":"externalmetrics","singularName":"","namespaced":true,"kind":"ExternalMetricValueList","verbs":["get"]}]}`
 )
 
@@ -62,8 +65,12 @@ func startOtherAdapter(t *testing.T) *otherAdapter {
 
 func (o *otherAdapter) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "application/json")
-	if r.URL.Path == apiPath {
-		_, _ = w.Write([]byte(theirDiscovery))
+	if document := map[string]string{apiPath: theirDiscovery, customPath: theirCustoms}[r.URL.Path]; document != "" {
+		if o.mute.Load() {
+			w.WriteHeader(http.StatusInternalServerError)
+			return
+		}
+		_, _ = w.Write([]byte(document))
 		return
 	}
 	o.mu.Lock()

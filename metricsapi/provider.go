@@ -44,8 +44,8 @@ type provider struct {
 	custom   *customProvider // nil where the custom metrics API is not served
 	// show is what this replica has to be shown; set where there are replicas.
 	show func(context.Context, view) reply
-	// also are the names of the other adapter's metrics; nil where there is none.
-	also func() []string
+	// theirs are the other adapter's metrics; nil where there is none.
+	theirs *theirs
 }
 
 var _ adapter.ExternalMetricsProvider = (*provider)(nil)
@@ -54,8 +54,8 @@ var _ adapter.ExternalMetricsProvider = (*provider)(nil)
 // has the rest: the discovery document.
 func (p *provider) ListAllExternalMetrics() []adapter.ExternalMetricInfo {
 	names := p.catalog.current.Load().metrics
-	if p.also != nil {
-		names = slices.Concat(names, p.also())
+	if p.theirs != nil {
+		names = slices.Concat(names, p.theirs.external())
 		slices.Sort(names)
 		names = slices.Compact(names)
 	}

@@ -4,6 +4,7 @@ import (
 	"strings"
 
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/meshpulse/meshpulse/metricsapi/hpas"
@@ -41,7 +42,7 @@ func (s sharing) divide(byAge []*hpas.Wants, words hpas.Vocabulary) ([]*hpas.Wan
 		} else {
 			own[i], theirs = a.Own(func(w hpas.Metric) bool {
 				key := keyOf(a, w)
-				return !s.passes || w.Custom() || ours[key] && left[key] == "" // the custom metrics API is not shared
+				return !s.passes || ours[key] && left[key] == ""
 			})
 		}
 		for _, w := range theirs {
@@ -101,4 +102,13 @@ func (s *snapshot) ours(namespace, metric string, selector labels.Selector) bool
 		return true
 	}
 	return len(s.byMetric[key.name()]) > 0 && !s.others.names[key.name()]
+}
+
+// oursOfObject is the same for the custom metrics API, where each asks with its selector. name is
+// that of the object, or * for each pod.
+func (s *snapshot) oursOfObject(namespace, resource, name, metric string, selector labels.Selector) bool {
+	of := hpas.ObjectMetric(schema.ParseGroupResource(resource), name, metric)
+	key := offerKey{namespace, of, hpas.Canonical(selector)}
+	_, named := hpas.Named(metric)
+	return !s.others.asked[key] && (s.offers[key] != nil || named)
 }

@@ -2,6 +2,7 @@ package hpas
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
@@ -32,11 +33,13 @@ func (w Metric) Custom() bool { return w.Kind != "" }
 // compute it.
 func (a *Wants) readCustom(u Unserved, of autoscalingv2.CrossVersionObjectReference, notes *objectNotes) bool {
 	w := Metric{Kind: u.Kind, Target: u.Target, Place: u.Place, Selector: labels.Everything()}
+	before := len(a.Problems)
 	if u.Metric.Selector != nil {
 		selector, err := metav1.LabelSelectorAsSelector(u.Metric.Selector)
 		if err != nil {
 			w.Written, w.Why = u.Metric.Name, fmt.Sprintf("the selector of metric %s cannot be read: %v", u.Metric.Name, err)
 			a.problem(ReasonBadSelector, "%s", w.Why)
+			w.problems = slices.Clone(a.Problems[before:])
 			a.Metrics = append(a.Metrics, w)
 			return true
 		}
@@ -60,10 +63,11 @@ func (a *Wants) readCustom(u Unserved, of autoscalingv2.CrossVersionObjectRefere
 	default:
 		return false
 	}
-	a.Metrics = append(a.Metrics, w)
 	if w.Expr != "" && object {
 		a.advise(w)
 	}
+	w.problems = slices.Clone(a.Problems[before:])
+	a.Metrics = append(a.Metrics, w)
 	return true
 }
 

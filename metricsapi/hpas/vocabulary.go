@@ -13,6 +13,8 @@ type Vocabulary struct {
 	Tags []string
 	// Custom: the custom metrics API is served, so metrics of type Pods and Object are read.
 	Custom bool
+	// Shared: another adapter has what is not ours, also of the custom metrics API.
+	Shared bool
 }
 
 // dropped says whether ingest keeps no series of the selector's metric: there is none, whatever the
