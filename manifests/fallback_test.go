@@ -13,6 +13,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 )
 
 const (
@@ -80,6 +81,72 @@ func TestTheAPIIsTakenOverAndPutBack(t *testing.T) {
 				t.Error("it was deleted in between")
 			}
 		})
+	}
+}
+
+// customKept are the ways in which another adapter may have custom.metrics.k8s.io, as files of the
+// fake cluster.
+func adapterHas(c fakeCluster, files ...string) {
+	for _, name := range files {
+		c.write(name, []byte(kedaService))
+	}
+}
+
+// Of custom.metrics.k8s.io each version that the other adapter has is taken over and put back; the
+// one that HPA controllers prefer is made beside an older one, and goes with it.
+func TestCustomMetricsAreTakenOverAndPutBack(t *testing.T) {
+	args := []string{"--image", "r.example/meshpulse:1", "--component", "custom-metrics", "--fallback", kedaService}
+	for name, has := range map[string][]string{"both versions": {"custom", "older"}, "the older one": {"older"}, "the newer one": {"custom"}, "none": nil} {
+		for way, back := range map[string][]string{"released": {"install.sh", "--release-apiservice"}, "uninstalled": {"uninstall.sh"}, "without the component": {"install.sh", "--image", "r.example/meshpulse:1", "--fallback", kedaService}} {
+			t.Run(name+", "+way, func(t *testing.T) {
+				c, _ := besideKEDA(t)
+				adapterHas(c, has...)
+				c.mustRun("install.sh", args...)
+				if strings.TrimSpace(c.read("custom")) != ours {
+					t.Errorf("the API is %s's", c.read("custom"))
+				}
+				for _, file := range has {
+					if strings.TrimSpace(c.read(file)) != ours || c.read("kept-"+file) == "" {
+						t.Errorf("%s is %s's, kept is %s", file, c.read(file), c.read("kept-"+file))
+					}
+				}
+				if !strings.Contains(c.read("composed.yaml"), "components/fallback/custom-metrics") {
+					t.Errorf("who asks it may not read it: %s", c.read("composed.yaml"))
+				}
+				c.mustRun(back[0], back[1:]...)
+				for _, file := range []string{"custom", "older"} {
+					want := ""
+					if slices.Contains(has, file) {
+						want = kedaService
+					} else if file == "custom" && way == "released" && !slices.Contains(has, "older") {
+						want = ours // taken from nobody
+					}
+					if got := strings.TrimSpace(c.read(file)); got != want || c.read("kept-"+file) != "" {
+						t.Errorf("%s is %q's, want %q; kept is %s", file, got, want, c.read("kept-"+file))
+					}
+				}
+			})
+		}
+	}
+}
+
+// An adapter of custom metrics alone is beside meshpulse as one of external metrics is.
+func TestAnAdapterOfCustomMetricsAlone(t *testing.T) {
+	c, authority := besideKEDA(t)
+	if err := os.Remove(filepath.Join(c.folder, "owner")); err != nil {
+		t.Fatal(err)
+	}
+	adapterHas(c, "older")
+	c.mustRun("install.sh", "--image", "r.example/meshpulse:1", "--component", "custom-metrics", "--fallback", kedaService)
+	if c.read("fallback-ca.crt") != authority || strings.TrimSpace(c.read("owner")) != ours || strings.TrimSpace(c.read("older")) != ours {
+		t.Errorf("the APIs are %s's and %s's", c.read("owner"), c.read("older"))
+	}
+	if out, err := c.run("install.sh", "--image", "r.example/meshpulse:1", "--component", "custom-metrics"); err == nil || !strings.Contains(out, "answers for another adapter") {
+		t.Errorf("without the fallback: %v\n%s", err, out)
+	}
+	c.mustRun("install.sh", "--release-apiservice")
+	if c.read("older") != kedaService || c.read("custom") != "" || strings.TrimSpace(c.read("owner")) != ours {
+		t.Errorf("released they are %q's, %q's and %q's", c.read("older"), c.read("custom"), c.read("owner"))
 	}
 }
 
@@ -175,6 +242,34 @@ func TestWhatIsNoFallback(t *testing.T) {
 	}
 }
 
+// bindings are the cluster roles of who asks the other adapter.
+func bindings(objects []runtime.Object) (roles []string) {
+	for _, b := range all[*rbacv1.ClusterRoleBinding](objects) {
+		if slices.ContainsFunc(b.Subjects, func(s rbacv1.Subject) bool { return s.Name == "meshpulse-fallback" }) {
+			roles = append(roles, b.RoleRef.Name)
+		}
+	}
+	slices.Sort(roles)
+	return roles
+}
+
+// Custom metrics may be read of the other adapter only where they are served.
+func TestCustomMetricsAreReadOfTheOtherAdapterOnlyWhereServed(t *testing.T) {
+	objects := renderObjects(t, overlay(t, "custom-metrics", "fallback", "fallback/custom-metrics"))
+	if got := bindings(objects); !slices.Equal(got, []string{"meshpulse:custom-metrics-reader", "meshpulse:external-metrics-reader"}) {
+		t.Errorf("the account has %v", got)
+	}
+	var watched []string
+	for _, r := range one[*rbacv1.ClusterRole](t, objects, "meshpulse").Rules {
+		if slices.Contains(r.Resources, "apiservices") {
+			watched = append(watched, r.ResourceNames...)
+		}
+	}
+	if want := []string{"v1beta1.external.metrics.k8s.io", "v1beta1.custom.metrics.k8s.io", "v1beta2.custom.metrics.k8s.io"}; !slices.Equal(watched, want) {
+		t.Errorf("looked at are %v, want %v", watched, want)
+	}
+}
+
 // What the fallback takes, and no more: tokens of one account, which may read external metrics; the
 // other adapter's namespace; namespaces and the one APIService.
 func TestWhatAFallbackMay(t *testing.T) {
@@ -184,17 +279,8 @@ func TestWhatAFallbackMay(t *testing.T) {
 	if len(role.Rules) != 1 || role.Rules[0].String() != want.String() || role.Namespace != namespace {
 		t.Errorf("role %+v", role)
 	}
-	bound := 0
-	for _, b := range all[*rbacv1.ClusterRoleBinding](objects) {
-		if slices.ContainsFunc(b.Subjects, func(s rbacv1.Subject) bool { return s.Name == "meshpulse-fallback" }) {
-			bound++
-			if b.RoleRef.Name != "meshpulse:external-metrics-reader" {
-				t.Errorf("the account has %s", b.RoleRef.Name)
-			}
-		}
-	}
-	if bound != 1 {
-		t.Errorf("the account is bound %d times", bound)
+	if got := bindings(objects); !slices.Equal(got, []string{"meshpulse:external-metrics-reader"}) {
+		t.Errorf("the account has %v", got)
 	}
 	c := one[*appsv1.Deployment](t, objects, "meshpulse").Spec.Template.Spec.Containers[0]
 	if !slices.Contains(c.Args, "--fallback=OTHER-NAMESPACE/OTHER-SERVICE") || !slices.Contains(c.Args, "--fallback-ca-file=/etc/meshpulse/fallback/ca.crt") {

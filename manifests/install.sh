@@ -24,7 +24,7 @@ usage: install.sh --image IMAGE [--replicas] [--component NAME]... [--fallback N
                      and asks the other adapter for the rest. Give it each time
   --fallback-ca FILE the authority of that adapter's certificate (PEM); without it what its APIService has as caBundle
   --release-apiservice
-                     give the API back to the adapter that had it, and nothing else
+                     give the APIs back to the adapter that had them, and nothing else
   --no-apiservice    leave external.metrics.k8s.io alone: meshpulse listens, and no HPA asks it
   --rotate-cert      replace the serving certificate and its authority, and that of several replicas, and nothing else
   --dry-run          look, print what would be done, change nothing
@@ -39,6 +39,7 @@ secret=meshpulse-serving-cert
 peers=meshpulse-peer-cert
 apiservice=v1beta1.external.metrics.k8s.io
 custom=v1beta2.custom.metrics.k8s.io # with --component custom-metrics
+older=v1beta1.custom.metrics.k8s.io  # if the adapter of --fallback has it
 own=v1alpha1.meshpulse.io # a group of our own, which explains: nobody's metrics hang on it
 here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd -P)
 
@@ -62,17 +63,28 @@ look_at_apiservice() {
 # The annotation that keeps the spec of the adapter from which the API was taken.
 kept=meshpulse.io/replaced-spec
 
-# kept_spec prints it, nothing if none is kept.
+# kept_spec prints that of an APIService, nothing if none is kept.
 kept_spec() {
-	kubectl get apiservice "$apiservice" --ignore-not-found -o 'jsonpath={.metadata.annotations.meshpulse\.io/replaced-spec}'
+	kubectl get apiservice "$1" --ignore-not-found -o 'jsonpath={.metadata.annotations.meshpulse\.io/replaced-spec}'
 }
 
-# need_fallback: while the API is taken from another adapter, that is asked, whether or not the API is claimed anew.
+# taken says whether an APIService is ours and was taken from another adapter.
+taken() {
+	who=$(owner_of "$1") || die "cannot tell whose $1 is, so nothing was changed: see kubectl's message above"
+	[ "$who" = "$namespace/$service" ] || return 1
+	was=$(kept_spec "$1") || die "cannot tell whether $1 was taken from another adapter, so nothing was changed: see kubectl's message above"
+	[ -n "$was" ]
+}
+
+# need_fallback: while an API is taken from another adapter, that is asked, whether or not the API is claimed anew. One that is
+# given up is put back.
 need_fallback() {
-	[ "$owner" = "$namespace/$service" ] || return 0
-	was=$(kept_spec) || die "cannot tell whether $apiservice was taken from another adapter, so nothing was changed: see kubectl's message above"
-	[ -n "$fallback" ] || [ -z "$was" ] || die "meshpulse answers for another adapter, whose metrics would get no answer. Nothing was changed.
+	[ -z "$fallback" ] || return 0
+	for name in "$apiservice" "$custom" "$older"; do
+		[ "$name" = "$apiservice" ] || custom_asked || continue
+		! taken "$name" || die "meshpulse answers for another adapter, whose metrics would get no answer. Nothing was changed.
 Give --fallback NAMESPACE/SERVICE again, or run --release-apiservice first."
+	done
 }
 
 refuse_foreign() {
@@ -101,10 +113,13 @@ look_at_fallback() {
 	other=$work/fallback-ca.crt
 	if [ -n "$fallback_ca" ]; then
 		cp "$fallback_ca" "$other"
-	elif [ "$owner" = "$namespace/$service" ]; then
-		kubectl -n "$namespace" get configmap meshpulse-fallback-ca --ignore-not-found -o 'jsonpath={.data.ca\.crt}' >"$other"
 	else
-		kubectl get apiservice "$apiservice" --ignore-not-found -o 'jsonpath={.spec.caBundle}' | openssl base64 -d -A >"$other"
+		kubectl -n "$namespace" get configmap meshpulse-fallback-ca --ignore-not-found -o 'jsonpath={.data.ca\.crt}' >"$other"
+		for name in "$apiservice" "$custom" "$older"; do
+			[ "$(owner_of "$name")" = "${fallback%:*}" ] || continue
+			kubectl get apiservice "$name" --ignore-not-found -o 'jsonpath={.spec.caBundle}' | openssl base64 -d -A >"$other"
+			break
+		done
 	fi
 	openssl x509 -noout -in "$other" 2>/dev/null || die "there is no authority that the certificate of ${fallback%:*} could be checked against. Nothing was changed.
 Its APIService has no caBundle: give --fallback-ca FILE, the authority of its certificate in PEM."
@@ -113,15 +128,16 @@ Its APIService has no caBundle: give --fallback-ca FILE, the authority of its ce
 # take_over leads the API server from the other adapter to meshpulse, and keeps the way back. If the APIService changes
 # meanwhile, the patch is refused.
 take_over() {
-	before=$(kubectl get apiservice "$apiservice" -o 'jsonpath={.spec}')
-	version=$(kubectl annotate apiservice "$apiservice" --overwrite "$kept=$before" -o 'jsonpath={.metadata.resourceVersion}')
-	unproven=$apiservice
-	kubectl patch apiservice "$apiservice" --type=json -p "[
+	before=$(kubectl get apiservice "$1" -o 'jsonpath={.spec}')
+	version=$(kubectl annotate apiservice "$1" --overwrite "$kept=$before" -o 'jsonpath={.metadata.resourceVersion}')
+	unproven=$1
+	[ "$1" = "$custom" ] && priority=200 || priority=100
+	kubectl patch apiservice "$1" --type=json -p "[
 		{\"op\": \"test\", \"path\": \"/metadata/resourceVersion\", \"value\": \"$version\"},
-		{\"op\": \"test\", \"path\": \"/spec/service/namespace\", \"value\": \"${owner%/*}\"},
-		{\"op\": \"test\", \"path\": \"/spec/service/name\", \"value\": \"${owner#*/}\"},
+		{\"op\": \"test\", \"path\": \"/spec/service/namespace\", \"value\": \"${fallback%%/*}\"},
+		{\"op\": \"test\", \"path\": \"/spec/service/name\", \"value\": \"$(basename "${fallback%:*}")\"},
 		{\"op\": \"replace\", \"path\": \"/spec\", \"value\": {
-			\"group\": \"external.metrics.k8s.io\", \"version\": \"v1beta1\", \"groupPriorityMinimum\": 100, \"versionPriority\": 100,
+			\"group\": \"${1#*.}\", \"version\": \"${1%%.*}\", \"groupPriorityMinimum\": 100, \"versionPriority\": $priority,
 			\"service\": {\"namespace\": \"$namespace\", \"name\": \"$service\", \"port\": 443}, \"caBundle\": \"$ca\"}}]"
 }
 
@@ -135,10 +151,11 @@ refuse_foreign_custom() {
 	all=$(kubectl get apiservices -o \
 		'jsonpath={range .items[?(@.spec.group=="custom.metrics.k8s.io")]}{.metadata.name} {.spec.service.namespace}/{.spec.service.name}{"\n"}{end}') ||
 		die "cannot tell whose custom.metrics.k8s.io is, so nothing was changed: see kubectl's message above"
-	others=$(printf '%s\n' "$all" | grep -v " $namespace/$service\$") || true
+	others=$(printf '%s\n' "$all" | grep -v -e " $namespace/$service\$" -e " ${fallback%:*}\$") || true
 	[ -z "$others" ] || die "custom.metrics.k8s.io is served by another adapter, and only one of a cluster can have it. Nothing was changed.
 $others
-Either uninstall that adapter first, or leave out --component custom-metrics: HPAs with External metrics need it not."
+Either uninstall that adapter first, run meshpulse beside it with --fallback if all of them are one Service's, or leave out
+--component custom-metrics: HPAs with External metrics need it not."
 }
 
 # make_certificate writes tls.key, tls.crt and ca.crt for a name and its usage to a folder. The authority's key signs once and is
@@ -256,7 +273,7 @@ claim_api() {
 	if [ "$owner" = "$namespace/$service" ]; then
 		patch_ca "$apiservice" "$ca"
 	elif [ -n "$owner" ]; then
-		take_over
+		take_over "$apiservice"
 	else
 		# create, not apply: if another adapter has come in the meantime, this fails.
 		unproven="$unproven $apiservice"
@@ -265,18 +282,21 @@ claim_api() {
 	prove "$apiservice"
 }
 
-# claim_custom does the same with custom.metrics.k8s.io, for which meshpulse has been reached by now.
+# claim_custom does the same with custom.metrics.k8s.io, for which meshpulse has been reached by now: with the version that HPA
+# controllers prefer, and the older one where the other adapter has it.
 claim_custom() {
-	if [ -n "$(owner_of "$custom")" ]; then
-		patch_ca "$custom" "$ca"
-	else
-		unproven=$custom
-		{
-			cat "$here/components/custom-metrics/apiservice/apiservice.yaml"
-			printf '  caBundle: %s\n' "$ca"
-		} | kubectl create -f -
-	fi
-	prove "$custom"
+	for name in "$custom" "$older"; do
+		case $name:$(owner_of "$name") in
+		"$older:") continue ;;
+		"$custom:")
+			unproven=$custom
+			apiservice_manifest custom-metrics/apiservice | kubectl create -f -
+			;;
+		*":$namespace/$service") patch_ca "$name" "$ca" ;;
+		*) take_over "$name" ;;
+		esac
+		prove "$name"
+	done
 }
 
 apiservice_manifest() {
@@ -287,7 +307,7 @@ apiservice_manifest() {
 # own_api leads the API server to the group of our own. It comes first, since an APIService that does not answer stalls
 # discovery and the deletion of namespaces: where it is not reached, the metrics' is not claimed, nor left.
 own_api() {
-	[ -z "$claim" ] || [ -z "$owner" ] || unproven=$apiservice
+	[ -z "$claim" ] || unproven="$apiservice $custom $older" # those that are ours, as it is looked at then
 	case $(owner_of "$own") in
 	'')
 		unproven="$unproven $own"
@@ -307,7 +327,11 @@ own_api() {
 prove() {
 	if ! kubectl wait --for=condition=Available --timeout=60s "apiservice/$1"; then
 		message=$(kubectl get apiservice "$1" -o 'jsonpath={.status.conditions[?(@.type=="Available")].message}') || message='nothing, see above'
-		die "the API server does not reach meshpulse, and no APIService of ours is left: HPAs do not ask it. It says: $message
+		case $1 in
+		"$custom" | "$older") left=" by $1, which is as it was before: HPAs with External metrics ask meshpulse" ;;
+		*) left=", and no APIService of ours is left: HPAs do not ask it" ;;
+		esac
+		die "the API server does not reach meshpulse$left. It says: $message
 What can be in the way:
   a firewall or security group: the control plane has to reach the pod's port (10250; 4443 with host-network)
   a NetworkPolicy of yours that selects the pod: kubectl -n $namespace get networkpolicy
@@ -322,15 +346,15 @@ put_back() {
 	kubectl patch apiservice "$1" --type=json -p "[
 		{\"op\": \"test\", \"path\": \"/spec/service/namespace\", \"value\": \"$namespace\"},
 		{\"op\": \"test\", \"path\": \"/spec/service/name\", \"value\": \"$service\"},
-		{\"op\": \"replace\", \"path\": \"/spec\", \"value\": $(kept_spec)},
+		{\"op\": \"replace\", \"path\": \"/spec\", \"value\": $(kept_spec "$1")},
 		{\"op\": \"remove\", \"path\": \"/metadata/annotations/meshpulse.io~1replaced-spec\"}]"
 }
 
 # take_back deletes an APIService if it is ours, and only the very version that was looked at; one that was taken from another
 # adapter is put back.
 take_back() {
-	if [ "$1" = "$apiservice" ] && [ "$(owner_of "$1")" = "$namespace/$service" ]; then
-		was=$(kept_spec) || was=unknown
+	if [ "$(owner_of "$1")" = "$namespace/$service" ]; then
+		was=$(kept_spec "$1") || was=unknown
 		if [ -n "$was" ]; then # not deleted in any case: nobody else has the spec
 			put_back "$1" || say "WARNING: $1 still leads to meshpulse, which does not answer: run install.sh --release-apiservice"
 			return 0
@@ -410,6 +434,15 @@ replaced() {
 	[ $# = 0 ] || kubectl delete --ignore-not-found "$@"
 }
 
+# drop_components deletes the objects of components that were installed before, and are not now.
+drop_components() {
+	set --
+	for file in custom-metrics/rbac fallback/rbac fallback/custom-metrics/rbac prometheus-api/service; do
+		case "$components " in *" ${file%/*} "*) ;; *) set -- "$@" -f "$here/components/$file.yaml" ;; esac
+	done
+	[ $# = 0 ] || kubectl delete --ignore-not-found "$@"
+}
+
 install() {
 	warn_tag
 	look_at_apiservice
@@ -420,6 +453,7 @@ install() {
 		[ -z "$claim" ] || refuse_keda
 		look_at_fallback
 		components="$components fallback"
+		case "$components " in *" custom-metrics "*) components="$components fallback/custom-metrics" ;; esac
 	fi
 	compose
 	kubectl kustomize "$composed" >"$work/unset.yaml" # not into a pipe, which would hide its failure
@@ -439,10 +473,10 @@ install() {
 		else
 			say "would create $apiservice"
 		fi
-		! custom_asked || say "would claim $custom too"
+		! custom_asked || say "would claim $custom too, and take from ${fallback:-nobody} what it has of custom.metrics.k8s.io"
 		return
 	fi
-	custom_asked || take_back "$custom" # of an install before, that nobody would answer for
+	custom_asked || for name in "$older" "$custom"; do take_back "$name"; done # of an install before, that nobody would answer for
 
 	[ -z "$replicas" ] || kubectl apply -f "$here/base/namespace.yaml"
 	[ -z "$replicas" ] || make_peers
@@ -465,6 +499,7 @@ install() {
 		await_pod deployment_ready
 		replaced statefulset -f "$here/replicas/poddisruptionbudget.yaml" -f "$here/replicas/service.yaml" -f "$here/replicas/rbac.yaml"
 	fi
+	drop_components
 	own_api
 	if [ -n "$claim" ]; then
 		claim_api
@@ -485,7 +520,11 @@ rotate() {
 	[ -n "$ca" ] || die "there is no Secret $namespace/$secret yet: install first"
 	manager=$(kubectl -n "$namespace" get secret "$secret" -o 'jsonpath={.metadata.annotations.cert-manager\.io/certificate-name}')
 	[ -z "$manager" ] || die "Secret $namespace/$secret belongs to cert-manager, which renews it by itself"
-	customs=$(owner_of "$custom") || die "cannot tell whose $custom is, so nothing was changed: see kubectl's message above"
+	customs=''
+	for name in "$custom" "$older"; do
+		who=$(owner_of "$name") || die "cannot tell whose $name is, so nothing was changed: see kubectl's message above"
+		[ "$who" != "$namespace/$service" ] || customs="$customs $name"
+	done
 	if [ -n "$dry" ]; then
 		say "would replace the certificate in Secret $secret and trust its authority beside the old one in $apiservice"
 		return
@@ -496,9 +535,7 @@ rotate() {
 	if [ "$owner" = "$namespace/$service" ]; then
 		patch_ca "$apiservice" "$(openssl base64 -A -in "$work/ca.crt")"
 	fi
-	if [ "$customs" = "$namespace/$service" ]; then
-		patch_ca "$custom" "$(openssl base64 -A -in "$work/ca.crt")"
-	fi
+	for name in $customs; do patch_ca "$name" "$(openssl base64 -A -in "$work/ca.crt")"; done
 	if [ "$(owner_of "$own")" = "$namespace/$service" ]; then
 		patch_ca "$own" "$(openssl base64 -A -in "$work/ca.crt")"
 	fi
@@ -507,18 +544,24 @@ rotate() {
 	say "rotated: served within about two minutes, no restart needed"
 }
 
-# release gives the API back to the adapter that had it, whose pods have to answer within a minute.
+# release gives the APIs back to the adapter that had them, whose pods have to answer within a minute. Of custom.metrics.k8s.io it
+# may have had the older version alone: the one that was made beside that goes.
 release() {
 	look_at_apiservice
-	[ "$owner" = "$namespace/$service" ] || die "$apiservice is served by ${owner:-nobody}, not by meshpulse. Nothing was changed."
-	[ -n "$(kept_spec)" ] || die "$apiservice was taken from nobody, so there is nothing to put back. Nothing was changed. uninstall.sh removes it."
-	if [ -n "$dry" ]; then
-		say "would put back $apiservice: $(kept_spec)"
-		return
-	fi
-	put_back "$apiservice"
-	kubectl wait --for=condition=Available --timeout=60s "apiservice/$apiservice" || say "WARNING: the adapter that has $apiservice again does not answer"
-	say "released: HPAs with external metrics ask $(owner_of "$apiservice") again"
+	held=''
+	for name in "$apiservice" "$older" "$custom"; do ! taken "$name" || held="$held $name"; done
+	[ -n "$held" ] || [ "$owner" = "$namespace/$service" ] || die "$apiservice is served by ${owner:-nobody}, not by meshpulse. Nothing was changed."
+	[ -n "$held" ] || die "$apiservice was taken from nobody, so there is nothing to put back. Nothing was changed. uninstall.sh removes it."
+	for name in $held; do
+		if [ -n "$dry" ]; then
+			say "would put back $name: $(kept_spec "$name")"
+			continue
+		fi
+		put_back "$name"
+		kubectl wait --for=condition=Available --timeout=60s "apiservice/$name" || say "WARNING: the adapter that has $name again does not answer"
+		[ "$name" != "$older" ] || taken "$custom" || take_back "$custom"
+		say "released: HPAs ask $(owner_of "$name") again by $name"
+	done
 }
 
 # need refuses what is no value of an option: nothing, or the next option, which would not be done then.

@@ -359,8 +359,12 @@ func TestCustomMetricsAreClaimedWhereNobodyHasThem(t *testing.T) {
 	t.Run("never left where it does not answer", func(t *testing.T) {
 		c := newFakeCluster(t, "")
 		c.write("cutoff-custom", nil)
-		if out, err := c.run("install.sh", args...); err == nil || c.read("custom") != "" || c.read("owner") == "" {
+		out, err := c.run("install.sh", args...)
+		if err == nil || c.read("custom") != "" || c.read("owner") == "" {
 			t.Errorf("%v, left %q:\n%s", err, c.read("custom"), out)
+		}
+		if !strings.Contains(out, "does not reach meshpulse by v1beta2.custom.metrics.k8s.io, which is as it was before: HPAs with External metrics ask meshpulse") || strings.Contains(out, "no APIService of ours") {
+			t.Errorf("what is left is not told:\n%s", out)
 		}
 	})
 	t.Run("taken back at the end", func(t *testing.T) {
@@ -377,6 +381,49 @@ func TestCustomMetricsAreClaimedWhereNobodyHasThem(t *testing.T) {
 			t.Errorf("changes %q\n%s", c.changes(), out)
 		}
 	})
+}
+
+// Of a component that is left out later nothing stays but what patches undo.
+func TestAComponentThatIsLeftOutLeavesNothing(t *testing.T) {
+	for given, want := range map[string][]string{
+		"":               {"custom-metrics/rbac", "fallback/rbac", "fallback/custom-metrics/rbac", "prometheus-api/service"},
+		"prometheus-api": {"custom-metrics/rbac", "fallback/rbac", "fallback/custom-metrics/rbac"},
+		"custom-metrics": {"fallback/rbac", "fallback/custom-metrics/rbac", "prometheus-api/service"},
+	} {
+		c := newFakeCluster(t, "")
+		args := []string{"--image", "r.example/meshpulse:1"}
+		if given != "" {
+			args = append(args, "--component", given)
+		}
+		c.mustRun("install.sh", args...)
+		var dropped []string
+		for _, call := range c.changes() {
+			if !strings.HasPrefix(call, "delete --ignore-not-found") {
+				continue
+			}
+			for _, file := range strings.Fields(call)[2:] {
+				if file != "-f" {
+					dropped = append(dropped, strings.TrimSuffix(file[strings.LastIndex(file, "/components/")+len("/components/"):], ".yaml"))
+				}
+			}
+		}
+		if !slices.Equal(dropped, want) {
+			t.Errorf("with %q are deleted %v, want %v", given, dropped, want)
+		}
+	}
+	// Whatever a component adds is among those that are deleted, but for what install.sh does not install.
+	files, err := filepath.Glob("components/*/*.yaml")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("%d files, %v", len(files), err)
+	}
+	script := read(t, "manifests/install.sh")
+	for _, file := range files {
+		component := filepath.Base(filepath.Dir(file))
+		others := []string{"alerts", "apiservice", "cert-manager", "own-api", "surge-action"}
+		if filepath.Base(file) != "kustomization.yaml" && !slices.Contains(others, component) && !strings.Contains(script, strings.TrimSuffix(strings.TrimPrefix(file, "components/"), ".yaml")) {
+			t.Errorf("%s stays where its component is left out", file)
+		}
+	}
 }
 
 func TestInstallDoesNotClaimBeforeThePodIsReady(t *testing.T) {

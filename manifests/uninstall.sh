@@ -72,6 +72,7 @@ take_back() {
 
 # The APIs first: one without a server behind it stalls discovery and the deletion of namespaces. The last is there if install.sh was killed.
 take_back v1beta1.external.metrics.k8s.io
+take_back v1beta1.custom.metrics.k8s.io # if it was taken from another adapter
 take_back v1beta2.custom.metrics.k8s.io
 take_back v1alpha1.meshpulse.io
 
@@ -79,5 +80,5 @@ set --
 [ -z "$dry" ] || set -- --dry-run=client
 # What components gave: the right to read custom metrics, and to raise targets; a binding in a namespace of yours is without effect from then on.
 kubectl delete --ignore-not-found "$@" -f "$here/components/custom-metrics/rbac.yaml" -f "$here/components/fallback/rbac.yaml" \
-	-f "$here/components/surge-action/clusterrolebinding.yaml" -f "$here/components/surge-action/role/clusterrole.yaml"
+	-f "$here/components/fallback/custom-metrics/rbac.yaml" -f "$here/components/surge-action/clusterrolebinding.yaml" -f "$here/components/surge-action/role/clusterrole.yaml"
 kubectl kustomize "$here/base" | kubectl delete --ignore-not-found "$@" -f -
