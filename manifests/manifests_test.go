@@ -153,16 +153,17 @@ func TestEveryKustomizationIsRendered(t *testing.T) {
 		"components/apiservice",   // TestAPIService
 		"components/cert-manager", // TestCertManager
 		"components/custom-metrics/apiservice",
-		"components/custom-metrics",  // TestCustomMetricsAreServedWhereAsked
-		"components/dns",             // TestNamesAreResolvedWhereAsked
-		"components/fallback",        // TestWhatAFallbackMay
-		"components/guaranteed",      // TestRequestsAreLimitsWhereAsked
-		"components/host-network",    // TestHostNetworkHasPortsOfItsOwn
-		"components/mesh-namespaces", // TestMeshNamespacesAloneReport
-		"components/own-api",         // TestTheOwnAPIIsLedToTheServiceOfTheMetrics
-		"components/own-namespaces",  // TestQueriesReadTheirOwnNamespaceWhereAsked
-		"components/prometheus-api",  // TestDashboardsAreServedWhereAsked
-		"components/surge-action",    // TestSurgeActionIsBound
+		"components/custom-metrics",          // TestCustomMetricsAreServedWhereAsked
+		"components/dns",                     // TestNamesAreResolvedWhereAsked
+		"components/fallback/custom-metrics", // TestCustomMetricsAreReadOfTheOtherAdapterOnlyWhereServed
+		"components/fallback",                // TestWhatAFallbackMay
+		"components/guaranteed",              // TestRequestsAreLimitsWhereAsked
+		"components/host-network",            // TestHostNetworkHasPortsOfItsOwn
+		"components/mesh-namespaces",         // TestMeshNamespacesAloneReport
+		"components/own-api",                 // TestTheOwnAPIIsLedToTheServiceOfTheMetrics
+		"components/own-namespaces",          // TestQueriesReadTheirOwnNamespaceWhereAsked
+		"components/prometheus-api",          // TestDashboardsAreServedWhereAsked
+		"components/surge-action",            // TestSurgeActionIsBound
 		"components/surge-action/namespaced",
 		"components/surge-action/role",
 		"examples/app", // TestExampleApp
