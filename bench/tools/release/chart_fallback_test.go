@@ -1,0 +1,128 @@
+package main
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+)
+
+const (
+	keda          = "keda/keda-operator-metrics-apiserver"
+	besideKEDA    = "{fallback: {service: " + keda + "}, customMetrics: {enabled: true}}"
+	externalAPI   = "APIService v1beta1.external.metrics.k8s.io"
+	customAPI     = "APIService v1beta2.custom.metrics.k8s.io"
+	customOlder   = "APIService v1beta1.custom.metrics.k8s.io"
+	kedaAuthority = "-----BEGIN CERTIFICATE-----\nkeda\n-----END CERTIFICATE-----\n"
+)
+
+// kedas is an APIService that leads to KEDA.
+func kedas(name string) object {
+	version, group, _ := strings.Cut(name, ".")
+	return object{
+		"apiVersion": "apiregistration.k8s.io/v1", "kind": "APIService", "metadata": object{"name": name},
+		"spec": object{
+			"group": group, "version": version, "groupPriorityMinimum": int64(100), "versionPriority": int64(100),
+			"service":  object{"namespace": "keda", "name": "keda-operator-metrics-apiserver", "port": int64(443)},
+			"caBundle": base64.StdEncoding.EncodeToString([]byte(kedaAuthority)),
+		},
+	}
+}
+
+// The APIs of the other adapter are taken over, what was there is kept through upgrades, and goes
+// back as it was, to stay.
+func TestTheChartTakesTheAPIsOverAndPutsThemBack(t *testing.T) {
+	external, older := kedas("v1beta1.external.metrics.k8s.io"), kedas("v1beta1.custom.metrics.k8s.io")
+	cluster := aCluster(external, older)
+	install := func(values string) map[string]object {
+		t.Helper()
+		objects, _ := mustHelm(t, system, values, cluster)
+		cluster = aCluster(slices.Collect(maps.Values(objects))...)
+		return objects
+	}
+	for range 3 { // an install and two upgrades
+		objects := install(besideKEDA)
+		for name, was := range map[string]object{externalAPI: external, customOlder: older, customAPI: nil} {
+			if owner, _, _ := unstructured.NestedString(objects[name], "spec", "service", "namespace"); owner != system {
+				t.Errorf("%s is led to %q", name, owner)
+			}
+			kept, _, _ := unstructured.NestedString(objects[name], "metadata", "annotations", "meshpulse.io/replaced-spec")
+			var spec any
+			if was == nil && kept == "" {
+				continue
+			}
+			if err := json.Unmarshal([]byte(kept), &spec); err != nil || spec.(object)["caBundle"] != was["spec"].(object)["caBundle"] {
+				t.Errorf("%s: kept is %q (%v)", name, kept, err)
+			}
+		}
+		if ca, _, _ := unstructured.NestedString(objects["ConfigMap "+system+"/meshpulse-fallback-ca"], "data", "ca.crt"); ca != kedaAuthority {
+			t.Errorf("its authority is %q", ca)
+		}
+	}
+	if _, _, err := helm(t, system, "", cluster); err == nil || !strings.Contains(err.Error(), "answers for another adapter") {
+		t.Errorf("the fallback is left out: %v", err)
+	}
+	for range 2 {
+		objects := install("{fallback: {service: " + keda + ", putBack: true}, customMetrics: {enabled: true}}")
+		for name, was := range map[string]object{externalAPI: external, customOlder: older} {
+			got, _, _ := unstructured.NestedMap(objects[name], "spec")
+			want, _, _ := unstructured.NestedMap(was, "spec")
+			if d := cmp.Diff(asJSON(t, want), asJSON(t, got)); d != "" {
+				t.Errorf("%s (-was +is):\n%s", name, d)
+			}
+			annotations, _, _ := unstructured.NestedStringMap(objects[name], "metadata", "annotations")
+			if !maps.Equal(annotations, map[string]string{"helm.sh/resource-policy": "keep"}) {
+				t.Errorf("%s has annotations %v", name, annotations)
+			}
+		}
+		if objects[customAPI] != nil {
+			t.Error("the version that was made beside the other adapter's stays")
+		}
+	}
+}
+
+func asJSON(t *testing.T, o object) string {
+	t.Helper()
+	text, err := json.Marshal(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
+func TestWhatIsNoFallbackIsRefused(t *testing.T) {
+	operator := func(args ...any) object {
+		return object{
+			"apiVersion": "apps/v1", "kind": "Deployment", "metadata": object{"name": "keda-operator", "namespace": "keda"},
+			"spec": object{"template": object{"spec": object{"containers": []any{object{"name": "a", "args": args}}}}},
+		}
+	}
+	api := kedas("v1beta1.external.metrics.k8s.io")
+	bare := kedas("v1beta1.external.metrics.k8s.io")
+	unstructured.RemoveNestedField(bare, "spec", "caBundle")
+	for name, test := range map[string]struct {
+		values  string
+		cluster fakeCluster
+		want    string
+	}{
+		"another one has the API":         {"fallback: {service: a/b}", aCluster(api), "served by " + keda},
+		"meshpulse itself":                {"fallback: {service: " + system + "/meshpulse}", aCluster(), "own Service"},
+		"no Service":                      {"fallback: {service: keda}", aCluster(), "fallback"},
+		"nobody tells whom to trust":      {"fallback: {service: " + keda + "}", aCluster(bare), "fallback.caBundle"},
+		"nothing is seen":                 {"{certificate: {from: cert-manager}, fallback: {service: " + keda + "}}", nil, "fallback.caBundle"},
+		"KEDA takes it back":              {besideKEDA, aCluster(api, operator("--enable-cert-rotation=true")), "--enable-apiservice-patching=false"},
+		"put back without another":        {"fallback: {putBack: true}", aCluster(), "putBack"},
+		"KEDA leaves it alone":            {besideKEDA, aCluster(api, operator("--enable-cert-rotation=true", "--enable-apiservice-patching=false")), ""},
+		"KEDA with certificates of yours": {besideKEDA, aCluster(api, operator("--enable-cert-rotation=false")), ""},
+	} {
+		_, _, err := helm(t, system, test.values, test.cluster)
+		if test.want == "" && err != nil || test.want != "" && (err == nil || !strings.Contains(err.Error(), test.want)) {
+			t.Errorf("%s: %v, want %q", name, err, test.want)
+		}
+	}
+}
