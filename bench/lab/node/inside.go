@@ -66,6 +66,8 @@ func (n *node) steps() ([]step, error) {
 		return append(rest, first.helmSteps()...), nil
 	case n.only == onlyUpgrade:
 		return append(rest, first.upgradeSteps(second)...), nil
+	case n.only == onlyBeside:
+		return append(rest, first.besideSteps()...), nil
 	}
 	return slices.Concat(rest, first.installSteps(), []step{
 		{"side by side: guide 1, guide 2, and what else is promised", func(ctx context.Context) error {
@@ -73,7 +75,7 @@ func (n *node) steps() ([]step, error) {
 		}},
 		{"every other command of the documents", first.rest},
 		{"meshpulse's container, the most memory that it has taken", n.tellPeak},
-	}, first.endSteps(second), first.helmSteps()), nil
+	}, first.endSteps(second), first.besideSteps(), first.helmSteps()), nil
 }
 
 // abreast performs several rows of steps side by side. The first that fails ends them all.

@@ -40,14 +40,14 @@ func main() {
 
 func run(args []string) error {
 	if len(args) == 0 {
-		return errors.New("usage: node run --root PROJECT [--istio | --only helm | --only upgrade] [--keep]")
+		return errors.New("usage: node run --root PROJECT [--istio | --only helm | --only upgrade | --only beside] [--keep]")
 	}
 	command, args := args[0], args[1:]
 	flags := flag.NewFlagSet("node "+command, flag.ContinueOnError)
 	root := flags.String("root", ".", "the project's root")
 	cgroup := flags.String("cgroup", "", "inside: the folder of control groups that the run has made")
 	istio := flags.Bool("istio", false, "istiod injects the sidecars, and what is checked is the mesh")
-	only := flags.String("only", "", "helm or upgrade: nothing else is checked")
+	only := flags.String("only", "", "helm, upgrade or beside: nothing else is checked")
 	keep := flags.Bool("keep", false, "when all is checked, or something has failed, wait for Ctrl-C and say how to look")
 	if err := flags.Parse(args); err != nil {
 		return err
@@ -60,8 +60,8 @@ func run(args []string) error {
 		l.cgroup = *cgroup
 	}
 	l.istio, l.only = *istio, *only
-	if l.only != "" && (l.istio || l.only != onlyHelm && l.only != onlyUpgrade) {
-		return fmt.Errorf("--only %s: there are %s and %s, without --istio", l.only, onlyHelm, onlyUpgrade)
+	if l.only != "" && (l.istio || l.only != onlyHelm && l.only != onlyUpgrade && l.only != onlyBeside) {
+		return fmt.Errorf("--only %s: there are %s, %s and %s, without --istio", l.only, onlyHelm, onlyUpgrade, onlyBeside)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -98,6 +98,7 @@ type lab struct {
 const (
 	onlyHelm    = "helm"
 	onlyUpgrade = "upgrade"
+	onlyBeside  = "beside"
 )
 
 // kubeVersion is the control plane's and the node's; the binaries are keyed by it (see node.mk).
