@@ -95,7 +95,7 @@ LAB_NODE            := $(LAB_BIN)/helm-$(HELM_VERSION) $(LAB_BIN)/node-$(KUBE_VE
 PREVIOUS            ?= $(shell git describe --tags --abbrev=0 2>/dev/null)
 LAB_PREVIOUS        := .cache/lab/previous
 
-.PHONY: lab-node lab-node-root lab-node-build lab-node-binaries lab-upgrade lab-previous
+.PHONY: lab-node lab-node-replicas lab-node-root lab-node-build lab-node-binaries lab-upgrade lab-previous
 
 lab-node: lab-node-root lab-node-build ## the documents' way on a real node, from install.sh to uninstall.sh; root (3 to 5 minutes, once built; the first time some 20 CPU-minutes more)
 	@$(LAB_BIN)/lab-node run --root .
@@ -104,6 +104,9 @@ lab-upgrade: lab-node-root lab-previous lab-node-build ## the version before, th
 	@cd $(LAB_PREVIOUS) && CGO_ENABLED=0 ../../../bench/tools/progress $(GO) build -v -trimpath -buildvcs=false -ldflags "-s -w" -o meshpulse ./cmd/meshpulse
 	@bin/image/image -name lab.local/meshpulse:previous -out $(LAB_PREVIOUS)/image.tar linux/$$($(GO) env GOARCH)=$(LAB_PREVIOUS)/meshpulse >/dev/null
 	@$(LAB_BIN)/lab-node run --root . --only upgrade
+
+lab-node-replicas: lab-node-root lab-node-build ## from one replica to two under load on that node, a drain, and back; root (15 minutes, five of them a replica that warms up)
+	@$(LAB_BIN)/lab-node run --root . --only replicas
 
 lab-previous: # told before anything is built
 	@git rev-parse -q --verify '$(PREVIOUS)^{commit}' >/dev/null || { echo "make lab-upgrade: PREVIOUS=$(PREVIOUS) is no commit: give that of the version before, such as PREVIOUS=v1.2.3" >&2; exit 1; }

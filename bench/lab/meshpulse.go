@@ -74,6 +74,19 @@ components: [%s]
 // installMeshpulse applies the manifests and starts the process; it returns when the process is
 // ready.
 func installMeshpulse(ctx context.Context, l *lab, c *cluster.Cluster, dir string, options meshpulseOptions) (*meshpulse, error) {
+	m, err := prepareMeshpulse(ctx, l, c, dir, options)
+	if err != nil {
+		return nil, err
+	}
+	if err := m.start(ctx); err != nil {
+		m.stop()
+		return nil, err
+	}
+	return m, nil
+}
+
+// prepareMeshpulse applies the manifests and configures the process, which launch starts.
+func prepareMeshpulse(ctx context.Context, l *lab, c *cluster.Cluster, dir string, options meshpulseOptions) (*meshpulse, error) {
 	m := &meshpulse{lab: l, cluster: c, dir: filepath.Join(dir, "meshpulse"), options: options}
 	objects, err := m.render(ctx, append([]string{"apiservice"}, options.components...))
 	if err != nil {
@@ -100,14 +113,13 @@ func installMeshpulse(ctx context.Context, l *lab, c *cluster.Cluster, dir strin
 		}
 	}
 	m.base = flags
-	if err := m.configure(ctx, flags); err != nil {
-		return nil, err
-	}
-	if err := m.start(ctx); err != nil {
-		m.stop()
-		return nil, err
-	}
-	return m, nil
+	return m, m.configure(ctx, flags)
+}
+
+// another is one more process of the manifests that are applied, with a folder of its own.
+func (m *meshpulse) another(ctx context.Context, dir string, options meshpulseOptions) (*meshpulse, error) {
+	o := &meshpulse{lab: m.lab, cluster: m.cluster, dir: dir, options: options, base: m.base}
+	return o, o.configure(ctx, m.base)
 }
 
 // render is `kubectl kustomize` over a copy of the manifests with the overlay in it.
@@ -227,6 +239,11 @@ func (m *meshpulse) start(ctx context.Context) error {
 	if err := m.launch(); err != nil {
 		return err
 	}
+	return m.answered(ctx)
+}
+
+// answered returns when the API server is answered.
+func (m *meshpulse) answered(ctx context.Context) error {
 	p := m.current()
 	err := p.Await(ctx, 30*time.Second, func(ctx context.Context) error {
 		return m.cluster.Client.RESTClient().Get().AbsPath("/apis/external.metrics.k8s.io/v1beta1").Do(ctx).Error()

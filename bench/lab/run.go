@@ -106,7 +106,7 @@ func (l *lab) runAll(ctx context.Context, paths []string) error {
 func (l *lab) runScenario(ctx context.Context, s scenario.Scenario) ([]scenario.Run, error) {
 	var runs []scenario.Run
 	for _, sync := range s.HPASync {
-		seen, err := l.runOnce(ctx, s, sync.Duration, l.withMeshpulse(s.Components), true)
+		seen, err := l.runOnce(ctx, s, sync.Duration, l.withMeshpulse(s), true)
 		if err != nil {
 			return nil, err
 		}
@@ -125,10 +125,14 @@ type observed struct {
 	boot           time.Duration // of the control plane
 }
 
-// withMeshpulse starts meshpulse, installed with more components.
-func (l *lab) withMeshpulse(components []string) func(context.Context, *cluster.Cluster, string) (source, error) {
+// withMeshpulse starts meshpulse as the scenario has it: with components, one or two of it.
+func (l *lab) withMeshpulse(s scenario.Scenario) func(context.Context, *cluster.Cluster, string) (source, error) {
 	return func(ctx context.Context, c *cluster.Cluster, dir string) (source, error) {
-		return installMeshpulse(ctx, l, c, dir, meshpulseOptions{components: components})
+		options := meshpulseOptions{components: s.Components}
+		if s.TwoReplicas {
+			return installPair(ctx, l, c, dir, options)
+		}
+		return installMeshpulse(ctx, l, c, dir, options)
 	}
 }
 

@@ -110,7 +110,7 @@ func (l *lab) versusOnce(ctx context.Context, s scenario.Scenario, o *outcome) e
 	if o.setting.act {
 		s = s.Acting()
 	}
-	start := l.withMeshpulse(s.Components)
+	start := l.withMeshpulse(s)
 	s.Flush = metav1.Duration{Duration: o.setting.interval}
 	if o.setting.peer {
 		s.Flush.Duration = silentFlush

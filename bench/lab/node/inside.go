@@ -68,6 +68,8 @@ func (n *node) steps() ([]step, error) {
 		return append(rest, first.upgradeSteps(second)...), nil
 	case n.only == onlyBeside:
 		return append(rest, first.besideSteps()...), nil
+	case n.only == onlyTwo:
+		return append(rest, first.replicasSteps(second)...), nil
 	}
 	return slices.Concat(rest, first.installSteps(), []step{
 		{"side by side: guide 1, guide 2, and what else is promised", func(ctx context.Context) error {

@@ -40,6 +40,9 @@ type Scenario struct {
 	// Components are those of manifests/components that meshpulse is installed with, beside its
 	// APIService.
 	Components []string `json:"components,omitempty"`
+	// TwoReplicas runs two of meshpulse, of which restart-meshpulse kills one in turn and starts it
+	// anew 15 s later; it is ready again 75 s after that.
+	TwoReplicas bool `json:"twoReplicas,omitempty"`
 	// Repeat runs every lane so many times at once, each in a namespace of its own (default 1), its
 	// load starting at a random time within Shift, so that the phases of sync, flush and step
 	// differ.
