@@ -80,6 +80,22 @@ func TestCustomMetricsAreOthersWhereTheyAreNotServed(t *testing.T) {
 	}
 }
 
+// What nothing says how to compute is another adapter's where one is asked, and is told of where
+// none is: not as if the API were another's.
+func TestACustomMetricThatNothingComputes(t *testing.T) {
+	h := hpaFrom(t, fixture.HPA("podinfo", "", `{type: Pods, pods: {metric: {name: queue_length}, target: {type: AverageValue, averageValue: "10"}}}`))
+	if a := (Vocabulary{Custom: true, Shared: true}).Read(h); len(a.Metrics)+len(a.Unserved)+len(a.Problems) != 0 {
+		t.Errorf("beside another adapter: %+v", a)
+	}
+	a := (Vocabulary{Custom: true}).Read(h)
+	if len(a.Unserved) != 1 || !strings.Contains(a.Unserved[0].Why, "nothing says how to compute it") || strings.Contains(a.Unserved[0].Why, "another adapter") {
+		t.Errorf("alone: %+v", a)
+	}
+	if a := (Vocabulary{Shared: true}).Read(h); len(a.Unserved) != 1 || !strings.Contains(a.Unserved[0].Why, "leaves custom.metrics.k8s.io to another adapter") {
+		t.Errorf("where the API is not served: %+v", a)
+	}
+}
+
 func TestMetricsKeepTheOrderOfTheSpec(t *testing.T) {
 	a := custom(t, "", `{type: Pods, pods: {metric: {name: istio-requests-per-second}, target: {type: AverageValue, averageValue: "10"}}}, `+
 		fixture.External("istio-requests-per-second", "{matchLabels: {destination_workload: podinfo}}", `type: AverageValue, averageValue: "10"`))

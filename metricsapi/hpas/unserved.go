@@ -81,7 +81,11 @@ func (a *Wants) readUnserved(notes annotated) {
 		case notes.others:
 			continue
 		default:
-			u.Why = fmt.Sprintf("%s metric %s is not served: meshpulse serves External metrics, and leaves custom.metrics.k8s.io to another adapter. %s", u.Kind, u.Metric.Name, a.external(u, of))
+			why := "meshpulse serves External metrics, and leaves custom.metrics.k8s.io to another adapter"
+			if a.words.Custom {
+				why = "nothing says how to compute it"
+			}
+			u.Why = fmt.Sprintf("%s metric %s is not served: %s. %s", u.Kind, u.Metric.Name, why, a.external(u, of))
 		}
 		reason := ReasonObjectNotServed
 		if u.Kind == autoscalingv2.PodsMetricSourceType {
