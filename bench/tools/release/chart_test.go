@@ -289,6 +289,22 @@ func TestTheChartIsTheBase(t *testing.T) {
 	}
 }
 
+// TestHelmRefusesWhatIsNotSupported: the chart takes the versions of Kubernetes that the documents name.
+func TestHelmRefusesWhatIsNotSupported(t *testing.T) {
+	c, err := loader.LoadDir(chartFolder)
+	if err != nil {
+		t.Fatal(err)
+	}
+	readme, err := os.ReadFile("../../../manifests/README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	least := regexp.MustCompile(`\| Kubernetes \| (1\.\d+) to (1\.\d+), `).FindSubmatch(readme)
+	if least == nil || c.Metadata.KubeVersion != ">="+string(least[1])+".0-0" {
+		t.Errorf("the chart takes %s, the requirements are %q", c.Metadata.KubeVersion, least)
+	}
+}
+
 func TestNothingIsLintedAway(t *testing.T) {
 	for _, m := range lint.RunAll(chartFolder, map[string]any{"certificate": map[string]any{"from": "cert-manager"}}, system, lint.WithKubeVersion(&common.KubeVersion{Version: "v1.37.0", Major: "1", Minor: "37"})).Messages {
 		if m.Severity > support.InfoSev {
