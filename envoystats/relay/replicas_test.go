@@ -452,3 +452,27 @@ func TestAListOfReplicasThatIsToldIsFollowed(t *testing.T) {
 		t.Errorf("%g frames are counted for a replica that is gone", n)
 	}
 }
+
+// Frames that come one after the other wait for each other. Their age says for how long, so what is
+// told of when they came stays true.
+func TestFramesThatWaitForEachOtherTellWhenTheyCame(t *testing.T) {
+	all := begin(t, 2, nil)
+	s := all[0].Sender(&aggregator.Pod{Namespace: "shop", Name: "cart-0"})
+	const n = 10
+	var sent [n]time.Time
+	for i := range n {
+		sent[i] = time.Now()
+		s.Send(sent[i], fmt.Appendf(nil, "flush %d", i))
+		all[1].sink.wait(t, i+1) // each comes alone
+	}
+	received := time.Now()
+	for i, c := range all[1].sink.wait(t, n) {
+		if c.message != fmt.Sprint("flush ", i) {
+			t.Errorf("%d is %q", i, c.message)
+		}
+		// Not before it was sent, but for the age's microseconds, and not after it came.
+		if c.arrival.Before(sent[i].Add(-time.Millisecond)) || c.arrival.After(received) {
+			t.Errorf("%d is told to have come %s after it was sent", i, c.arrival.Sub(sent[i]))
+		}
+	}
+}
