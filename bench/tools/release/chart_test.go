@@ -253,7 +253,12 @@ func TestTheChartIsTheBase(t *testing.T) {
 		"surge-action":   {[]string{"surge-action"}, fmt.Sprintf(given, "secret", false) + "surgeAction: {enabled: true}"},
 		"in a namespace": {[]string{"surge-action/namespaced"}, fmt.Sprintf(given, "secret", false) + "surgeAction: {namespaces: [test]}"},
 		"cert-manager":   {[]string{"apiservice", "own-api", "cert-manager"}, fmt.Sprintf(given, "cert-manager", true)},
-		"alerts":         {[]string{"alerts"}, fmt.Sprintf(given, "secret", false) + "alerts: {enabled: true}"},
+		"replicas":       {[]string{"../replicas"}, fmt.Sprintf(given, "secret", false) + "replicas: 2"},
+		"all of several replicas": {
+			[]string{"prometheus-api", "fallback", "dns", "../replicas"},
+			fmt.Sprintf(given, "secret", false) + besideAnother + "networkPolicy: {dns: true}\nprometheusAPI: {enabled: true}\nreplicas: 2",
+		},
+		"alerts": {[]string{"alerts"}, fmt.Sprintf(given, "secret", false) + "alerts: {enabled: true}"},
 		"custom-metrics with cert-manager": {
 			[]string{"custom-metrics", "custom-metrics/apiservice", "apiservice", "own-api", "cert-manager"}, fmt.Sprintf(given, "cert-manager", true) + "customMetrics: {enabled: true}",
 		},
@@ -525,7 +530,7 @@ func TestWhatCannotWorkIsRefused(t *testing.T) {
 		"custom metrics of another":     {"customMetrics: {enabled: true}", adapter, "served by monitoring/prometheus-adapter (v1beta1.custom.metrics.k8s.io)"},
 		"a certificate of another hand": {"", foreign, "is not of this chart"},
 		"an authority that nobody says": {"certificate: {from: secret}", nil, "certificate.caBundle"},
-		"two replicas":                  {"replicas: 2", aCluster(), "replicas"},
+		"three replicas":                {"replicas: 3", aCluster(), "replicas"},
 		"an unknown value":              {"replicaCount: 1", aCluster(), "replicaCount"},
 		"the kubelet's port":            {"{hostNetwork: true, port: 10250}", aCluster(), "port"},
 		"a flag without dashes":         {"flags: [hold=5m]", aCluster(), "flags"},

@@ -63,6 +63,19 @@ meshpulse.{{ .Release.Namespace }}.svc
 {{- end }}
 {{- end }}
 
+{{- /* several is "yes" where there are two replicas. */}}
+{{- define "meshpulse.several" -}}
+{{ if gt (int .Values.replicas) 1 }}yes{{ end }}
+{{- end }}
+
+{{- /* selector is meshpulse's pods': of several replicas not the last Deployment's, which relay nothing. */}}
+{{- define "meshpulse.selector" -}}
+app.kubernetes.io/name: meshpulse
+{{- if include "meshpulse.several" . }}
+app.kubernetes.io/component: replica
+{{- end }}
+{{- end }}
+
 {{- /* subject is meshpulse's account, for bindings. */}}
 {{- define "meshpulse.subject" -}}
 - kind: ServiceAccount
