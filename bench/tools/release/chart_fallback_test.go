@@ -21,6 +21,17 @@ const (
 	kedaAuthority = "-----BEGIN CERTIFICATE-----\nkeda\n-----END CERTIFICATE-----\n"
 )
 
+// An uninstall that comes first would delete the API that the other adapter is asked by.
+func TestTheNotesSayHowTheAPIsGoBack(t *testing.T) {
+	api := aCluster(kedas("v1beta1.external.metrics.k8s.io"))
+	if _, notes := mustHelm(t, system, "fallback: {service: "+keda+"}", api); !strings.Contains(notes, keda+" is asked for all that is not meshpulse's") || !strings.Contains(notes, "fallback.putBack=true") {
+		t.Errorf("notes:\n%s", notes)
+	}
+	if _, notes := mustHelm(t, system, "fallback: {service: "+keda+", putBack: true}", api); !strings.Contains(notes, keda+" has its APIs again") {
+		t.Errorf("put back:\n%s", notes)
+	}
+}
+
 // kedas is an APIService that leads to KEDA.
 func kedas(name string) object {
 	version, group, _ := strings.Cut(name, ".")
