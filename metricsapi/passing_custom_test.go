@@ -77,6 +77,15 @@ func TestWhatIsNotOursOfCustomMetricsIsPassedOn(t *testing.T) {
 	if reasons := api.reasons(); strings.Contains(reasons, "NotServed") {
 		t.Errorf("of what is the other adapter's is told: %s", reasons)
 	}
+	elsewhere := 0
+	for _, m := range s.Status(t.Context()).Metrics {
+		if m.Error == "not answered here, but by keda/metrics" {
+			elsewhere++
+		}
+	}
+	if elsewhere != 3 { // app, hits and queue_length
+		t.Errorf("of %d metrics it is shown that the other adapter answers, want 3", elsewhere)
+	}
 	for _, odd := range []string{"/namespaces/test/pods/a/b/c", "/namespaces/test/pods/../../x/pods/a/b", "/namespaces/test/pods/a", "/namespaces/test/pods/*/b?metricLabelSelector=a%3D("} {
 		if code, _ := s.get(customPath + odd); code == http.StatusOK || len(other.take()) != 0 {
 			t.Errorf("%s gives %d, and is passed on", odd, code)

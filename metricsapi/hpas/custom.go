@@ -60,6 +60,8 @@ func (a *Wants) readCustom(u Unserved, of autoscalingv2.CrossVersionObjectRefere
 		a.perReplica(&w, notes)
 	case named:
 		a.readCustomNamed(&w, u.Metric.Name, of)
+	case a.words.Shared: // the other adapter's, and told of by nobody here
+		w.Why = fmt.Sprintf("nothing says how to compute metric %s", w.Written)
 	default:
 		return false
 	}

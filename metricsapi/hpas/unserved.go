@@ -70,10 +70,6 @@ func (a *Wants) readUnserved(notes annotated) {
 			used[u.Metric.Name] = true
 			continue
 		}
-		if a.words.Custom && a.words.Shared { // the other adapter's, and told of by nobody here
-			used[u.Metric.Name] = true
-			continue
-		}
 		switch annotated := n != nil && u.Kind == autoscalingv2.ObjectMetricSourceType; {
 		case annotated:
 			used[u.Metric.Name] = true
