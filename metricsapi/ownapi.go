@@ -181,8 +181,8 @@ func (s *Server) explanationsHere(ctx context.Context, namespace string) (explai
 	return list, ctx.Err()
 }
 
-// sidecarsHere are the pods of a namespace, "" of all, that have reported, and those that should, as
-// this replica has them.
+// sidecarsHere are the pods of a namespace, "" of all, that have reported, and those that should,
+// as this replica has them.
 func (s *Server) sidecarsHere(namespace string) (explain.Sidecars, error) {
 	at := s.provider.now()
 	list := explain.Sidecars{TypeMeta: metav1.TypeMeta{APIVersion: explain.APIVersion, Kind: "SidecarList"}, At: at, Items: []explain.Sidecar{}}
