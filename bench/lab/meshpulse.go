@@ -119,6 +119,9 @@ func prepareMeshpulse(ctx context.Context, l *lab, c *cluster.Cluster, dir strin
 // another is one more process of the manifests that are applied, with a folder of its own.
 func (m *meshpulse) another(ctx context.Context, dir string, options meshpulseOptions) (*meshpulse, error) {
 	o := &meshpulse{lab: m.lab, cluster: m.cluster, dir: dir, options: options, base: m.base}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, err
+	}
 	return o, o.configure(ctx, m.base)
 }
 
