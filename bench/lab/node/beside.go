@@ -139,14 +139,19 @@ func (r *reader) ours503(ctx context.Context) error {
 	return nil
 }
 
+// taking has Helm write into APIServices that somebody else has made.
+const taking = " --take-ownership --force-conflicts --wait"
+
 // besideByHelm does with the chart what the scripts do.
 func (r *reader) besideByHelm(ctx context.Context, specs string) error {
 	if _, err := output(ctx, time.Minute, "ctr", "--namespace", "k8s.io", "images", "tag", "--force", imageName, chartImage); err != nil {
 		return err
 	}
 	for _, c := range []struct{ command, namespaces string }{
-		{"helm -n kube-system install asm-custom-metrics ./manifests/chart --take-ownership --wait --set customMetrics.enabled=true,fallback.service=" + otherService, helmed + " " + helmed},
-		{release + " --take-ownership --wait --set fallback.putBack=true", otherNamespace + " " + otherNamespace},
+		// First the pod, then the API: Helm makes both at once, and would not wait for the pod.
+		{"helm -n kube-system install asm-custom-metrics ./manifests/chart --wait --set apiService.enabled=false,customMetrics.enabled=true,fallback.service=" + otherService, otherNamespace + " " + otherNamespace},
+		{release + taking + " --set apiService.enabled=true", helmed + " " + helmed},
+		{release + taking + " --set fallback.putBack=true", otherNamespace + " " + otherNamespace},
 		{"helm -n kube-system uninstall asm-custom-metrics --wait", otherNamespace + " " + otherNamespace},
 	} {
 		if err := r.switched(ctx, func() error {
