@@ -60,7 +60,8 @@ type Server struct {
 	config   *genericapiserver.Config
 	generic  *genericapiserver.GenericAPIServer // nil until the API server has answered
 	listener net.Listener
-	passing  *passing // nil: there is no other adapter
+	passing  *passing   // nil: there is no other adapter
+	shadow   *shadowing // nil: nothing is compared
 
 	prometheus func(context.Context, string, url.Values) PrometheusAnswer // nil: no Prometheus API is served
 }
@@ -80,6 +81,9 @@ func New(o Options) (*Server, error) {
 	m := newMetrics(o.Registerer)
 	if err := s.addSource(o, m); err != nil {
 		return nil, err
+	}
+	if err := s.addShadow(o); err != nil {
+		return nil, fmt.Errorf("--shadow-prometheus: %w", err)
 	}
 	if err := s.listen(o); err != nil {
 		return nil, err
@@ -414,6 +418,9 @@ func (s *Server) Run(ctx context.Context) error {
 		feeders.Go(func() { x.run(feeding) })
 	}
 	feeders.Go(func() { s.provider.catalog.keepTelling(feeding) })
+	if s.shadow != nil {
+		feeders.Go(func() { s.shadow.run(feeding) })
+	}
 	if s.api != nil {
 		feeders.Go(func() { s.api.Events.Run(feeding) })
 		feeders.Go(func() { s.api.Pods.Run(feeding) })

@@ -15,6 +15,7 @@ import (
 	"github.com/meshpulse/meshpulse/metricsapi/cluster"
 	"github.com/meshpulse/meshpulse/metricsapi/fallback"
 	"github.com/meshpulse/meshpulse/metricsapi/hpas"
+	"github.com/meshpulse/meshpulse/metricsapi/shadow"
 )
 
 // Options is what a [Server] can be told. The zero value of a field means its default, but where it
@@ -49,6 +50,10 @@ type Options struct {
 	Fallback, FallbackCAFile string
 	// dialFallback opens connections to it in tests; nil: by DNS.
 	dialFallback func(ctx context.Context, network, address string) (net.Conn, error)
+	// ShadowPrometheus is the URL of a Prometheus that HPAs' external metrics are compared with
+	// every ShadowInterval (default 15s); "" is none. Nothing goes by what it says.
+	ShadowPrometheus string
+	ShadowInterval   time.Duration
 	// ServeBy is "opt-in" to serve only HPAs whose annotation [hpas.Serve], or their namespace's,
 	// is "true"; "all" is the default, and serves those where it is not "false".
 	ServeBy string
@@ -122,6 +127,7 @@ func (o Options) withDefaults() Options {
 	o.Retention = cmp.Or(o.Retention, 5*time.Minute)
 	o.MaxReadsPerUser = cmp.Or(o.MaxReadsPerUser, 100)
 	o.Hold = cmp.Or(o.Hold, 5*time.Minute)
+	o.ShadowInterval = cmp.Or(o.ShadowInterval, 15*time.Second)
 	o.QueryNamespaces = cmp.Or(o.QueryNamespaces, queryNamespacesAll)
 	o.SurgeAction = cmp.Or(o.SurgeAction, surgeActionOn)
 	o.ServeBy = cmp.Or(o.ServeBy, serveByAll)
@@ -167,6 +173,11 @@ func (o Options) Validate() error {
 		fail(o.Standalone, "--fallback has no meaning with --standalone: there is no other adapter")
 	}
 	fail(o.Fallback == "" && o.FallbackCAFile != "", "--fallback-ca-file is for --fallback NAMESPACE/SERVICE, which is missing")
+	if o.ShadowPrometheus != "" {
+		_, err := shadow.NewPrometheus(o.ShadowPrometheus)
+		fail(err != nil, "--shadow-prometheus: %w", err)
+	}
+	fail(o.ShadowInterval < time.Second, "--shadow-interval %s is less than a second: give 1s or more", o.ShadowInterval)
 	fail(o.MaxReadsPerUser < 0, "--max-reads-per-user %d is negative: leave it out for the default", o.MaxReadsPerUser)
 	fail(!(o.HPATolerance >= 0 && o.HPATolerance < 1), "--hpa-tolerance %g is not from 0 to below 1: give the HPA controller's own, such as 0.1", o.HPATolerance)
 	fail(o.Retention < 0, "the store's retention %s is negative", o.Retention)

@@ -73,7 +73,7 @@ func packageRules() map[string]packageRule {
 			why:   "it sends what was recorded, as any sidecar would",
 		},
 		"metricsapi": {
-			ours:  []string{"aggregator", "metricsapi/cluster", "metricsapi/explain", "metricsapi/fallback", "metricsapi/horizontal", "metricsapi/hpas"},
+			ours:  []string{"aggregator", "metricsapi/cluster", "metricsapi/explain", "metricsapi/fallback", "metricsapi/horizontal", "metricsapi/hpas", "metricsapi/shadow"},
 			never: []string{grpc, envoy},
 			why:   "answers stand on the store, however its samples came there",
 		},
@@ -93,6 +93,10 @@ func packageRules() map[string]packageRule {
 		"metricsapi/fallback": {
 			never: []string{grpc, envoy, prometheus, "k8s.io/api", "sigs.k8s.io/custom-metrics-apiserver"},
 			why:   "a request is passed on as it is, whatever it asks for",
+		},
+		"metricsapi/shadow": {
+			never: []string{grpc, envoy, "k8s.io", "sigs.k8s.io"},
+			why:   "two readings are compared as numbers, whoever asks for them",
 		},
 		"metricsapi/horizontal": {
 			never: []string{grpc, envoy, "k8s.io/client-go"},

@@ -11,6 +11,7 @@ import (
 	"runtime/debug"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/spf13/pflag"
 
@@ -71,6 +72,8 @@ func (o *serveOptions) flags(c console) *pflag.FlagSet {
 	f.BoolVar(&o.api.CustomMetrics, "custom-metrics", false, "serve custom.metrics.k8s.io too: HPAs' metrics of type Pods and Object (in a cluster: manifests/components/custom-metrics)")
 	f.StringVar(&o.api.Fallback, "fallback", "", "NAMESPACE/SERVICE[:PORT] of another adapter, which is asked for all external metrics, and with --custom-metrics all custom ones, that are not meshpulse's (in a cluster: manifests/install.sh --fallback)")
 	f.StringVar(&o.api.FallbackCAFile, "fallback-ca-file", "", "authority (PEM) that the other adapter's certificate is checked against, for SERVICE.NAMESPACE.svc")
+	f.StringVar(&o.api.ShadowPrometheus, "shadow-prometheus", "", "URL of a Prometheus that HPAs' external metrics are compared with: see meshpulse shadow report. Nothing goes by what it says")
+	f.DurationVar(&o.api.ShadowInterval, "shadow-interval", 15*time.Second, "how often they are compared")
 	f.StringVar(&o.api.ServeBy, "serve-by", "all", "which HPAs are served, the others left to --fallback. all: those that, or whose namespaces, are not annotated meshpulse.io/serve: \"false\"; opt-in: those that are annotated \"true\"")
 	f.StringVar(&o.api.SurgeAction, "surge-action", "on", "on: HPAs with meshpulse.io/surge-action: scale have their targets raised at surges; off: none has")
 	f.IntVar(&o.store.MaxSeries, "max-series", 0, "most series in all; past it samples of new ones are counted and dropped (default 2000000)")

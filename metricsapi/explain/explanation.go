@@ -133,6 +133,8 @@ type Metric struct {
 	Asks *Asks `json:"asks,omitempty"`
 	// History are the decisions of the last hour, the oldest first.
 	History []Point `json:"history,omitempty"`
+	// Shadow compares it with what another has; nil where nothing is compared.
+	Shadow *Shadow `json:"shadow,omitempty"`
 }
 
 // MaxPods bounds the pods of a metric that are told one by one.

@@ -92,9 +92,17 @@ func Table(items []Explanation, namespaces bool, width int) []string {
 		{"NAMESPACE", 0}, {"HPA", 0}, {"METRIC", 5}, {"VALUE", 0}, {"TARGETS", 2}, {"NOW", 0}, {"WANTED", 0}, {"AGE", 4}, {"WINDOW", 7}, {"SIDECARS", 3}, {"PROVEN", 8}, {"STATE", 0}, {"WAITS FOR", 6},
 	}
 	var rows [][]string
+	var shadows []*Shadow // of the rows
 	for _, e := range Sorted(items) {
 		for i := range e.Metrics {
 			rows = append(rows, e.row(&e.Metrics[i]))
+			shadows = append(shadows, e.Metrics[i].Shadow)
+		}
+	}
+	if slices.ContainsFunc(shadows, func(s *Shadow) bool { return s != nil }) {
+		columns = append(columns, Column{"SHADOW", 1})
+		for i, s := range shadows {
+			rows[i] = append(rows[i], s.agreement())
 		}
 	}
 	if !namespaces {

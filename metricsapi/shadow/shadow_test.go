@@ -1,0 +1,167 @@
+package shadow
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+func TestValueIsTheSumOfTheSeries(t *testing.T) {
+	at := time.UnixMilli(1_700_000_000_250)
+	tests := map[string]struct {
+		body    string
+		status  int
+		want    float64
+		noValue bool
+		fails   string
+	}{
+		"a vector":        {body: `{"status":"success","data":{"resultType":"vector","result":[{"metric":{},"value":[1,"1.5"]},{"value":[1,"2"]}]}}`, want: 3.5},
+		"a scalar":        {body: `{"status":"success","data":{"resultType":"scalar","result":[1,"7"]}}`, want: 7},
+		"nothing":         {body: `{"status":"success","data":{"resultType":"vector","result":[]}}`, noValue: true},
+		"no number":       {body: `{"status":"success","data":{"resultType":"scalar","result":[1,"NaN"]}}`, noValue: true},
+		"a text":          {body: `{"status":"success","data":{"resultType":"string","result":[1,"x"]}}`, fails: `type "string"`},
+		"an error":        {status: 422, body: `{"status":"error","error":"it is too much"}`, fails: "it is too much"},
+		"no Prometheus":   {status: 404, body: `<html>`, fails: "404"},
+		"half a point":    {body: `{"status":"success","data":{"resultType":"vector","result":[{"value":[1]}]}}`, fails: "not a time and a value"},
+		"a value of text": {body: `{"status":"success","data":{"resultType":"vector","result":[{"value":[1,2]}]}}`, fails: "not a number"},
+		"without end":     {body: strings.Repeat(" ", mostBody+1), fails: "more than"},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if r.Method != http.MethodPost || r.URL.Path != "/prom/api/v1/query" || r.FormValue("query") != "sum(x)" || r.FormValue("time") != "1700000000.250" {
+					t.Errorf("asked %s %s %v", r.Method, r.URL, r.Form)
+				}
+				w.WriteHeader(max(test.status, http.StatusOK))
+				_, _ = w.Write([]byte(test.body))
+			}))
+			defer s.Close()
+			p, err := NewPrometheus(s.URL + "/prom/")
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, err := p.Value(t.Context(), "sum(x)", at)
+			switch {
+			case test.noValue != errors.Is(err, ErrNoValue):
+				t.Errorf("error %v", err)
+			case test.fails != "" && (err == nil || !strings.Contains(err.Error(), test.fails)):
+				t.Errorf("error %v, want %s", err, test.fails)
+			case test.fails == "" && !test.noValue && (err != nil || got != test.want):
+				t.Errorf("%v, %v, want %v", got, err, test.want)
+			}
+		})
+	}
+}
+
+func TestOnlyAPlainURLIsTaken(t *testing.T) {
+	for _, bad := range []string{"", "prometheus:9090", "ftp://x", "http://", "http://u:secret@x", "http://x?a=b", "http://x#y"} {
+		if _, err := NewPrometheus(bad); err == nil || strings.Contains(err.Error(), "secret") {
+			t.Errorf("%q: error %v", bad, err)
+		}
+	}
+}
+
+func TestARedirectionIsNotFollowed(t *testing.T) {
+	s := httptest.NewServer(http.RedirectHandler("http://192.0.2.1/", http.StatusTemporaryRedirect))
+	defer s.Close()
+	p, err := NewPrometheus(s.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.Value(t.Context(), "x", time.Unix(1, 0)); err == nil || !strings.Contains(err.Error(), "redirection") {
+		t.Errorf("error %v", err)
+	}
+}
+
+func TestFourQuestionsAreOutAtOnce(t *testing.T) {
+	arrived, goOn := make(chan struct{}), make(chan struct{})
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		arrived <- struct{}{}
+		<-goOn
+		_, _ = w.Write([]byte(`{"status":"success","data":{"resultType":"scalar","result":[1,"7"]}}`))
+	}))
+	defer s.Close()
+	p, err := NewPrometheus(s.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all sync.WaitGroup
+	for range AtOnce {
+		all.Go(func() { _, _ = p.Value(t.Context(), "x", time.Unix(1, 0)) })
+	}
+	for range AtOnce {
+		<-arrived
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := p.Value(ctx, "x", time.Unix(1, 0)); !errors.Is(err, context.Canceled) {
+		t.Errorf("a fifth one: %v, want that it waits for a turn until its context ends", err)
+	}
+	close(goOn)
+	all.Wait()
+}
+
+func TestNewestIsAskedOfTheFirstSelector(t *testing.T) {
+	got := newestOf(`sum(rate(istio_requests_total{a="b"}[1m] offset 5m)) / sum(rate(other[1m]))`)
+	if want := `max(timestamp(istio_requests_total{a="b"}))`; got != want {
+		t.Errorf("%s, want %s", got, want)
+	}
+}
+
+func TestOfNamespace(t *testing.T) {
+	for expr, want := range map[string]bool{
+		`sum(rate(x{namespace="a"}[1m]))`:                                                       true,
+		`sum(rate(x{destination_workload_namespace="a"}[1m]))`:                                  true,
+		`sum(rate(x{namespace="a"}[1m])) / sum(rate(y[1m]))`:                                    false,
+		`sum(rate(x{namespace=~"a"}[1m]))`:                                                      false,
+		`sum(rate(x{namespace!="a"}[1m]))`:                                                      false,
+		`sum(rate(x{namespace="b"}[1m]))`:                                                       false,
+		`sum(rate(x{source_workload_namespace="a"}[1m]))`:                                       false,
+		`sum(rate(x{namespace="a"}[1m])) / sum(rate(y{destination_service_namespace="a"}[1m]))`: true,
+		`1`: false,
+	} {
+		if got := OfNamespace(expr, "a"); got != want {
+			t.Errorf("%s: %v", expr, got)
+		}
+	}
+}
+
+func comparison(second int64, ours, theirs float64, ourAsk, theirAsk int32) Comparison {
+	return Comparison{At: time.Unix(second, 0), Ours: &ours, Theirs: &theirs, OursAsks: ourAsk, TheirsAsks: theirAsk}
+}
+
+func TestSummaryTellsAgreementAndTheLargestDifference(t *testing.T) {
+	var r Records[string]
+	r.Add("a", comparison(1, 10, 9.5, 1, 1))
+	r.Add("a", comparison(2, 10, 4, 3, 1))
+	r.Add("a", comparison(3, 10, 8, 3, 2))
+	r.Add("a", comparison(4, 0, 0, 1, 1))
+	one := 1.0
+	r.Add("a", Comparison{At: time.Unix(5, 0), Ours: &one})
+	r.Add("a", Comparison{At: time.Unix(6, 0), Theirs: &one})
+	s, ok := r.Summary("a")
+	got := fmt.Sprint(ok, s.Compared, s.Agreed, s.Decisions, s.TheirsMissing, s.OursMissing, s.Largest.At.Unix(), s.Newest.At.Unix())
+	if want := "true 4 2 2 1 1 2 6"; got != want {
+		t.Errorf("%s, want %s", got, want)
+	}
+}
+
+func TestRecordsAreBounded(t *testing.T) {
+	var r Records[int]
+	for i := range int64(3 * kept) {
+		r.Add(1, comparison(i, 1, 1, 1, 1))
+	}
+	if s, _ := r.Summary(1); s.Compared != kept || s.Newest.At.Unix() != 3*kept-1 {
+		t.Errorf("%d are remembered, the newest of %v", s.Compared, s.Newest.At)
+	}
+	r.Keep(func(int) bool { return false })
+	if _, ok := r.Summary(1); ok {
+		t.Error("an HPA that is gone is remembered")
+	}
+}

@@ -1,0 +1,213 @@
+package metricsapi
+
+import (
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
+	"github.com/meshpulse/meshpulse/metricsapi/explain"
+	"github.com/meshpulse/meshpulse/metricsapi/hpas"
+)
+
+// shadowPrometheus answers with a value, "" for none, and samples of an age.
+type shadowPrometheus struct {
+	*httptest.Server
+	value string
+	age   time.Duration
+	down  bool
+
+	mu    sync.Mutex
+	asked []string
+}
+
+func startShadowPrometheus(t *testing.T, x *explainTest) *shadowPrometheus {
+	p := &shadowPrometheus{}
+	p.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		query, value := r.FormValue("query"), p.value
+		p.mu.Lock()
+		p.asked = append(p.asked, query)
+		p.mu.Unlock()
+		if p.down {
+			w.WriteHeader(http.StatusBadGateway)
+			return
+		}
+		if strings.HasPrefix(query, "max(timestamp(") {
+			value = fmt.Sprint(float64(x.at.Add(-p.age).UnixMilli()) / 1000)
+		}
+		series := ""
+		if value != "" {
+			series = fmt.Sprintf(`{"metric":{},"value":[0,%q]}`, value)
+		}
+		_, _ = fmt.Fprintf(w, `{"status":"success","data":{"resultType":"vector","result":[%s]}}`, series)
+	}))
+	t.Cleanup(p.Close)
+	x.options.ShadowPrometheus, x.options.Registerer = p.URL, prometheus.NewRegistry()
+	if err := x.addShadow(x.options); err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+func (x *explainTest) outcome(t *testing.T, outcome string) float64 {
+	t.Helper()
+	return testutil.ToFloat64(x.shadow.compared.WithLabelValues(outcome))
+}
+
+func TestAPrometheusIsComparedAndNothingGoesByIt(t *testing.T) {
+	tests := map[string]struct {
+		theirs    string
+		age       time.Duration
+		sent      []requests
+		down      bool
+		outcome   string
+		reason    string
+		decisions int
+	}{
+		"the same":                            {theirs: "10", sent: all("a", "b"), outcome: shadowAgreed},
+		"another value, the same replicas":    {theirs: "7", sent: all("a", "b"), outcome: shadowDiffered, reason: "unknown"},
+		"another value, other replicas":       {theirs: "25", sent: all("a", "b"), outcome: shadowDiffered, reason: "unknown", decisions: 1},
+		"no value there":                      {sent: all("a", "b"), outcome: shadowTheirsMissing},
+		"no answer there":                     {down: true, sent: all("a", "b"), outcome: shadowNoAnswer},
+		"held here, since no sidecar reports": {theirs: "10", outcome: shadowDiffered, reason: "rule", decisions: 1},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			x := newExplainTest(t, fixedPods{podinfo("a", time.Hour), podinfo("b", time.Hour)}, explained(t, "podinfo", "istio-requests-per-second", averageTen))
+			x.provider.catalog.warn.deliver = func(h hpas.HPA, p hpas.Problem) { t.Errorf("an event on %s: %v", h.Name, p) }
+			for _, s := range test.sent {
+				s.send(x.store)
+			}
+			before := x.of("podinfo")
+			p := startShadowPrometheus(t, x)
+			p.value, p.age, p.down = test.theirs, test.age, test.down
+			x.shadow.round(t.Context())
+			if got := x.outcome(t, test.outcome); got != 1 {
+				t.Errorf("outcome %s: %v", test.outcome, got)
+			}
+			after := x.of("podinfo")
+			m := after.Metrics[0]
+			if m.Value != before.Metrics[0].Value || fmt.Sprint(after.Decision) != fmt.Sprint(before.Decision) || len(m.History) > 0 {
+				t.Errorf("it changes the answer: %+v, before %+v", m, before.Metrics[0])
+			}
+			switch s := m.Shadow; {
+			case test.down && s != nil:
+				t.Errorf("no answer counts as a comparison: %+v", s)
+			case test.down:
+			case s == nil:
+				t.Error("nothing is remembered")
+			case s.Newest.Reason != test.reason || s.Decisions != test.decisions:
+				t.Errorf("reason %q, decisions %d: %+v", s.Newest.Reason, s.Decisions, s)
+			}
+		})
+	}
+}
+
+func TestADifferenceHasItsLikelyReason(t *testing.T) {
+	const sum = "sum(rate(istio_requests_total{destination_workload=\"podinfo\"}[1m]))"
+	late := []requests{{pod: "a", from: 5 * time.Second, to: 2 * time.Minute}, {pod: "b", from: 90 * time.Second, to: 2 * time.Minute}}
+	tests := map[string]struct {
+		expr   string
+		theirs string
+		age    time.Duration
+		sent   []requests
+		reason string
+	}{
+		"twice as much, of both reporters": {expr: sum, theirs: "20", sent: all("a", "b"), reason: "reporter"},
+		"one reporter is asked for":        {expr: strings.Replace(sum, "{", `{reporter="destination",`, 1), theirs: "20", sent: all("a", "b"), reason: "unknown"},
+		"as it was at its newest sample":   {expr: sum, theirs: "5", age: 30 * time.Second, sent: late, reason: "stale answer"},
+		"less, and a pod is new":           {expr: sum, theirs: "5", sent: late, reason: "lost first requests"},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			young := time.Duration(0)
+			if test.sent[1].from > time.Minute {
+				young = -85 * time.Second // it began after the store
+			}
+			h := explained(t, "podinfo", "mine", averageTen)
+			h.Annotations = map[string]string{"metric-config.external.mine.prometheus/query": test.expr}
+			x := newExplainTest(t, fixedPods{podinfo("a", time.Hour), podinfo("b", young)}, h)
+			for _, s := range test.sent {
+				s.send(x.store)
+			}
+			p := startShadowPrometheus(t, x)
+			p.value, p.age = test.theirs, test.age
+			x.shadow.round(t.Context())
+			m := x.of("podinfo").Metrics[0]
+			if m.Shadow == nil || m.Shadow.Newest.Reason != test.reason {
+				t.Errorf("%+v of %+v, want %s", m.Shadow, m, test.reason)
+			}
+		})
+	}
+}
+
+func TestOnlyWhatAnHPAMayReadIsSent(t *testing.T) {
+	query := func(name, expr string) hpas.HPA {
+		h := explained(t, name, name, averageTen)
+		h.Annotations = map[string]string{"metric-config.external." + name + ".prometheus/query": expr}
+		return h
+	}
+	list := []hpas.HPA{
+		query("own", `sum(rate(istio_requests_total{destination_workload_namespace="test"}[1m]))`),
+		query("other", `sum(rate(istio_requests_total{destination_workload_namespace="secret"}[1m]))`),
+		query("every", `sum(rate(istio_requests_total[1m]))`),
+		query("broken", `sum(rate(istio_requests_total[1m])`),
+	}
+	for only, want := range map[string]struct {
+		sent, notSent int
+	}{queryNamespacesOwn: {1, 3}, queryNamespacesAll: {3, 1}} {
+		x := newExplainTest(t, nil, list...)
+		x.options.QueryNamespaces = only
+		p := startShadowPrometheus(t, x)
+		x.shadow.round(t.Context())
+		if len(p.asked) != want.sent || x.outcome(t, shadowNotSent) != float64(want.notSent) {
+			t.Errorf("--query-namespaces %s: sent %q, %v not", only, p.asked, x.outcome(t, shadowNotSent))
+		}
+	}
+}
+
+func TestAnHPAThatIsGoneIsNotComparedAnyMore(t *testing.T) {
+	x := newExplainTest(t, fixedPods{podinfo("a", time.Hour)}, explained(t, "podinfo", "istio-requests-per-second", averageTen))
+	startShadowPrometheus(t, x).value = "10"
+	x.shadow.round(t.Context())
+	h := x.provider.catalog.current.Load().hpas[0]
+	if x.shadow.of(h.HPA, 0) == nil {
+		t.Fatal("nothing is remembered")
+	}
+	x.provider.catalog.Replace(nil)
+	x.shadow.round(t.Context())
+	if got := x.shadow.of(h.HPA, 0); got != nil {
+		t.Errorf("remembered: %+v", got)
+	}
+}
+
+func TestTopAndReportShowTheComparison(t *testing.T) {
+	x := newExplainTest(t, fixedPods{podinfo("a", time.Hour)}, explained(t, "podinfo", "istio-requests-per-second", averageTen))
+	for _, s := range all("a") {
+		s.send(x.store)
+	}
+	list := func() []explain.Explanation {
+		return []explain.Explanation{x.explain(t.Context(), x.provider.catalog.current.Load().hpas[0], x.at, x.at, false)}
+	}
+	if top := explain.Table(list(), true, 0); strings.Contains(top[0], "SHADOW") {
+		t.Errorf("a column of nothing: %q", top)
+	}
+	if report := explain.ShadowReport(list(), 0); len(report) != 1 || !strings.Contains(report[0], "--shadow-prometheus") {
+		t.Errorf("%q", report)
+	}
+	startShadowPrometheus(t, x).value = "35"
+	x.shadow.round(t.Context())
+	if top := explain.Table(list(), true, 0); !strings.HasSuffix(top[0], "SHADOW") || !strings.HasSuffix(top[1], "0/1") {
+		t.Errorf("%q", top)
+	}
+	report := explain.ShadowReport(list(), 0)
+	if len(report) != 2 || !strings.Contains(report[1], "35") || !strings.Contains(report[1], x.at.UTC().Format(time.TimeOnly)) || !strings.HasSuffix(report[1], "unknown") {
+		t.Errorf("%q", report)
+	}
+}
