@@ -332,8 +332,10 @@ func TestTheGuidesCommandInstalls(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if bytes.Contains(text, []byte(system)) || bytes.Contains(text, []byte("prometheus.istio-system")) {
-			t.Errorf("%s names another namespace, or the Prometheus:\n%s", name, text)
+		// The URL sets the comparison, and what lets meshpulse there, and nothing else.
+		compared := name == "Deployment kube-system/meshpulse"
+		if bytes.Contains(text, []byte(system)) || compared != bytes.Contains(text, []byte("prometheus.istio-system")) {
+			t.Errorf("%s names another namespace, or the Prometheus, or the comparison does not:\n%s", name, text)
 		}
 	}
 	service, _, _ := unstructured.NestedString(objects["APIService v1beta1.external.metrics.k8s.io"], "spec", "service", "namespace")
@@ -343,6 +345,31 @@ func TestTheGuidesCommandInstalls(t *testing.T) {
 	for _, want := range []string{"meshpulse-ingest.kube-system.svc.cluster.local:15090", "spiffe://cluster.local/ns/kube-system/sa/meshpulse", "names no registry"} {
 		if !strings.Contains(notes, want) {
 			t.Errorf("the notes do not say %s:\n%s", want, notes)
+		}
+	}
+}
+
+// The NetworkPolicy lets meshpulse to the Prometheus that it is compared with, and no further.
+func TestThePrometheusOfTheComparisonIsLetThrough(t *testing.T) {
+	egress := func(values string) string {
+		objects, _ := mustHelm(t, system, values, aCluster())
+		rules, _, _ := unstructured.NestedSlice(objects["NetworkPolicy "+system+"/meshpulse"], "spec", "egress")
+		text, err := yaml.Marshal(rules)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(text)
+	}
+	none := egress("")
+	for url, want := range map[string]string{
+		"http://prometheus.monitoring.svc:9090":              "kubernetes.io/metadata.name: monitoring",
+		"http://prometheus.monitoring:9090":                  "kubernetes.io/metadata.name: monitoring",
+		"http://prometheus.monitoring.svc.cluster.local/api": "kubernetes.io/metadata.name: monitoring",
+		"http://10.1.2.3:9091":                               "port: 9091",
+		"http://prometheus.example.com":                      "port: 80\n",
+	} {
+		if got := egress("prometheus: {url: '" + url + "'}"); !strings.Contains(got, want) || len(got) <= len(none) {
+			t.Errorf("%s: no %q in\n%s", url, want, got)
 		}
 	}
 }
