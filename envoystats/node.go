@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"iter"
 	"slices"
 	"strings"
 	"time"
@@ -116,23 +117,25 @@ func decodeNode(identifier []byte) (*corev3.Node, error) {
 	if len(identifier) > maxIdentifier {
 		return nil, errNodeSize
 	}
-	picked, found, err := pick(identifier, identifierNode)
-	if err != nil {
-		return nil, err
+	var node []byte
+	found := false
+	for span, err := range fields(identifier, identifierNode) {
+		if err != nil {
+			return nil, err
+		}
+		found = true
+		_, i := readTag(span, 0)
+		from, end := readSpan(span, i)
+		// What comes twice is merged, which for protobuf is concatenation.
+		for part, err := range fields(span[from:end], nodeID, nodeMetadata, nodeUserAgentBV) {
+			if err != nil {
+				return nil, err
+			}
+			node = append(node, part...)
+		}
 	}
 	if !found {
 		return nil, errNoNode
-	}
-	var node []byte // what comes twice is merged, which for protobuf is concatenation
-	for len(picked) > 0 {
-		_, i := readTag(picked, 0)
-		from, end := readSpan(picked, i)
-		node = append(node, picked[from:end]...)
-		picked = picked[end:]
-	}
-	node, _, err = pick(node, nodeID, nodeMetadata, nodeUserAgentBV)
-	if err != nil {
-		return nil, err
 	}
 	n := new(corev3.Node)
 	if err := (proto.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(node, n); err != nil {
@@ -141,21 +144,23 @@ func decodeNode(identifier []byte) (*corev3.Node, error) {
 	return n, nil
 }
 
-// pick returns the fields of a message with these tags, which are of length-delimited ones, and
-// whether there are any.
-func pick(b []byte, tags ...uint32) (picked []byte, found bool, err error) {
-	for i := 0; i < len(b); {
-		tag, next := readTag(b, i)
-		end := skip(b, next, tag)
-		if end == malformed {
-			return nil, false, errNodeBytes
+// fields are those of a message with these tags, which are of length-delimited ones: each with its
+// tag, as it lies in b. The error is the last one.
+func fields(b []byte, tags ...uint32) iter.Seq2[[]byte, error] {
+	return func(yield func([]byte, error) bool) {
+		for i := 0; i < len(b); {
+			tag, next := readTag(b, i)
+			end := skip(b, next, tag)
+			if end == malformed {
+				yield(nil, errNodeBytes)
+				return
+			}
+			if slices.Contains(tags, tag) && !yield(b[i:end], nil) {
+				return
+			}
+			i = end
 		}
-		if slices.Contains(tags, tag) {
-			picked, found = append(picked, b[i:end]...), true
-		}
-		i = end
 	}
-	return picked, found, nil
 }
 
 // splitNodeID reads type~IP~POD.NAMESPACE~DOMAIN (istio/istio pkg/model/proxy.go,

@@ -74,7 +74,7 @@ func meshpulse(ctx context.Context, s settings, c *certificates) (*child, error)
 		args = append(args, "--ingest-tls-cert-file", c.cert, "--ingest-tls-private-key-file", c.key)
 	}
 	if c != nil && c.clientCert != "" {
-		args = append(args, "--ingest-client-ca-file", c.ca)
+		args = append(args, "--ingest-client-ca-file", c.ca, "--ingest-mtls", "permissive") // as the mesh has it: proof is looked at
 	}
 	return startMeshpulse(ctx, s, dir, args...)
 }

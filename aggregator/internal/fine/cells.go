@@ -92,7 +92,8 @@ func olderCode(q, v float64) uint16 {
 
 // cellOf unpacks a code that is not 0: the cell, and which of its cellPlaces places.
 func cellOf(code uint16) (cell, place int) {
-	return int(code-1) / cellPlaces, int(code-1) % cellPlaces
+	c := uint32(code - 1)
+	return int(c / cellPlaces), int(c % cellPlaces)
 }
 
 // CellsBelow returns how many cells a bucket holds that ends at a bound. Since Envoy 1.38 a bucket

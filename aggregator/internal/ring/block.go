@@ -122,15 +122,17 @@ func (b *Block) Moved(from, to Row) bool {
 // n where that has room for an even number of them; nil if they did not.
 func (b *Block) Interval(from, to Values, n []uint32) []uint32 {
 	words := int(countWords(b.counts))
-	if to.words[words-1].Load() == from.words[words-1].Load() {
+	later, earlier := to.words[:words], from.words[:words]
+	if later[words-1].Load() == earlier[words-1].Load() {
 		return nil
 	}
 	if 2*words > len(n) {
 		n = make([]uint32, 2*words)
 	}
-	for i := range words {
-		now, was := to.words[i].Load(), from.words[i].Load()
-		n[2*i], n[2*i+1] = uint32(now)-uint32(was), uint32(now>>32)-uint32(was>>32)
+	for i := range later {
+		now, was := later[i].Load(), earlier[i].Load()
+		two := n[2*i : 2*i+2 : 2*i+2]
+		two[0], two[1] = uint32(now)-uint32(was), uint32(now>>32)-uint32(was>>32)
 	}
 	if n = n[:b.counts]; n[b.counts-1] == 0 {
 		return nil
@@ -140,12 +142,12 @@ func (b *Block) Interval(from, to Values, n []uint32) []uint32 {
 
 // Codes reads the quantiles' codes of a row that has some.
 func (b *Block) Codes(v Values, codes *[Quantiles]uint16) {
-	var four uint64
-	for i := range codes {
-		if i&3 == 0 {
-			four = v.words[int(countWords(b.counts))+1+i/4].Load()
+	words := v.words[int(countWords(b.counts))+1:]
+	for i := range words[:quantileWords] {
+		four := words[i].Load()
+		for j := 4 * i; j < min(4*i+4, len(codes)); j++ {
+			codes[j] = uint16(four)
+			four >>= 16
 		}
-		codes[i] = uint16(four)
-		four >>= 16
 	}
 }
