@@ -24,8 +24,7 @@ type load struct {
 	busiest         int           // requests a flush of the busiest label set, by Zipf's law; 0: all move
 	interval, warm  time.Duration // warm: before anything is counted, but for three flushes of each
 	tls, labels     bool
-	mutual          bool // TLS with certificates of a mesh on both sides
-	churn           int  // sidecars that hang up in a minute, and come back with their next flush
+	churn           int // sidecars that hang up in a minute, and come back with their next flush
 }
 
 // away is how many sidecars churn may keep from their streams at a time: twice those of one flush
@@ -65,11 +64,19 @@ func nullSink(ctx context.Context, s settings, c *certificates) (*child, error) 
 }
 
 func meshpulse(ctx context.Context, s settings, c *certificates) (*child, error) {
+	return unprofiled(ctx, s, c, "--profiling-address", profilingAddress)
+}
+
+// second is one beside another: there is one port for profiles.
+func second(ctx context.Context, s settings, c *certificates) (*child, error) {
+	return unprofiled(ctx, s, c)
+}
+
+func unprofiled(ctx context.Context, s settings, c *certificates, args ...string) (*child, error) {
 	dir := filepath.Join(s.work, "no-hpas")
 	if err := os.MkdirAll(dir, 0o750); err != nil {
 		return nil, err
 	}
-	args := []string{"--profiling-address", profilingAddress}
 	if c != nil {
 		args = append(args, "--ingest-tls-cert-file", c.cert, "--ingest-tls-private-key-file", c.key)
 	}
@@ -83,8 +90,20 @@ const profilingAddress = "127.0.0.1:16060"
 
 // subject is a receiver that is measured.
 type subject struct {
-	name  string
-	start receiver
+	name   string
+	start  receiver
+	mutual bool // TLS with certificates of a mesh on both sides
+}
+
+// certificates are those that a subject and its load show; nil: none.
+func (sub subject) certificates(s settings, l load) (*certificates, error) {
+	switch {
+	case sub.mutual:
+		return meshCertificates(s.work)
+	case l.tls:
+		return makeCertificates(s.work)
+	}
+	return nil, nil
 }
 
 // measure puts receivers under a load, each under its own and all at the same time, and counts CPU
@@ -100,16 +119,6 @@ func measure(ctx context.Context, s settings, l load, subjects ...subject) ([]co
 
 // measureRuns is measure, counted so many times one after the other.
 func measureRuns(ctx context.Context, s settings, l load, times int, subjects ...subject) (runs [][]cost, err error) {
-	var certs *certificates
-	switch {
-	case l.mutual:
-		certs, err = meshCertificates(s.work)
-	case l.tls:
-		certs, err = makeCertificates(s.work)
-	}
-	if err != nil {
-		return nil, err
-	}
 	var all []loaded
 	defer func() {
 		for i, p := range all {
@@ -122,7 +131,7 @@ func measureRuns(ctx context.Context, s settings, l load, times int, subjects ..
 	for i, sub := range subjects {
 		own := s // for its own logs
 		own.work = filepath.Join(s.work, strconv.Itoa(i))
-		p, err := putUnder(ctx, own, sub, certs, l)
+		p, err := putUnder(ctx, own, sub, l)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", sub.name, err)
 		}
@@ -162,8 +171,12 @@ type loaded struct {
 	idle             int64
 }
 
-func putUnder(ctx context.Context, s settings, sub subject, certs *certificates, l load) (loaded, error) {
+func putUnder(ctx context.Context, s settings, sub subject, l load) (loaded, error) {
 	if err := os.MkdirAll(s.work, 0o750); err != nil {
+		return loaded{}, err
+	}
+	certs, err := sub.certificates(s, l)
+	if err != nil {
 		return loaded{}, err
 	}
 	r, err := sub.start(ctx, s, certs)

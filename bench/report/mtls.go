@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -10,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -140,40 +142,40 @@ func (c *certificates) client() (*tls.Config, error) {
 	}, nil
 }
 
-// mutualRows hold a flush over mutual TLS against one in plaintext.
+// mutualRows hold a flush over mutual TLS against one in plaintext, to two that run at the same
+// time: alone, the one or the other cost up to a third more than a minute before.
 func mutualRows(ctx context.Context, s settings, t *table, pods int, goal float64) error {
+	const times = 5
 	l := load{pods: pods, labelSets: 20, interval: flushInterval}
-	plain, err := measure(ctx, s, l, subject{fmt.Sprintf("plaintext, %d", pods), meshpulse})
+	runs, err := measureRuns(ctx, s, l, times,
+		subject{name: fmt.Sprintf("plaintext, %d", pods), start: meshpulse},
+		subject{name: fmt.Sprintf("mutual TLS, %d", pods), start: second, mutual: true})
 	if err != nil {
 		return err
 	}
-	l.mutual = true
-	mutual, err := measure(ctx, s, l, subject{fmt.Sprintf("mutual TLS, %d", pods), meshpulse})
-	if err != nil {
-		return err
-	}
+	of := func(run []cost) float64 { return ratio(run[1].receiver, run[0].receiver) }
+	slices.SortFunc(runs, func(a, b []cost) int { return cmp.Compare(of(a), of(b)) })
+	plain, mutual := runs[times/2][0], runs[times/2][1]
 	what := fmt.Sprintf("flush, %d streams of 20 label sets: ", pods)
-	t.add(what+"CPU of meshpulse, plaintext", micros(plain[0].receiver), "us/flush", "lower")
-	t.add(what+"CPU of meshpulse, mutual TLS", micros(mutual[0].receiver), "us/flush", "lower")
-	t.atMost(what+"mutual TLS over plaintext", ratio(mutual[0].receiver, plain[0].receiver), "x", goal)
-	t.add(what+"memory beyond plaintext, a stream", float64(mutual[0].anonymous-plain[0].anonymous)/float64(pods)/1024, "KiB", "lower")
-	failedTold(t, what, plain[0], mutual[0])
+	t.add(what+"CPU of meshpulse, plaintext", micros(plain.receiver), "us/flush", "lower")
+	t.add(what+"CPU of meshpulse, mutual TLS", micros(mutual.receiver), "us/flush", "lower")
+	t.atMost(what+"mutual TLS over plaintext", of(runs[times/2]), "x", goal)
+	t.add(what+"memory beyond plaintext, a stream", float64(mutual.anonymous-plain.anonymous)/float64(pods)/1024, "KiB", "lower")
+	t.note("At %d streams both were measured at the same time; the ratio is the median of %d runs of %v, which were %.2f to %.2f.",
+		pods, times, roundSeconds(plain.measured), of(runs[0]), of(runs[times-1]))
+	failedTold(t, what, plain, mutual)
 	return nil
 }
 
 // reconnectRows have 5,000 sidecars connect anew at once, on the machine that both sides share.
 func reconnectRows(ctx context.Context, s settings, t *table) error {
 	const pods, limit = 5000, 30 * time.Second
-	l := load{pods: pods, labelSets: 20, interval: flushInterval, mutual: true}
+	l := load{pods: pods, labelSets: 20, interval: flushInterval}
 	s.work = filepath.Join(s.work, "reconnect")
 	if err := os.MkdirAll(s.work, 0o750); err != nil {
 		return err
 	}
-	certs, err := meshCertificates(s.work)
-	if err != nil {
-		return err
-	}
-	p, err := putUnder(ctx, s, subject{"mutual TLS", meshpulse}, certs, l)
+	p, err := putUnder(ctx, s, subject{name: "mutual TLS", start: meshpulse, mutual: true}, l)
 	if err != nil {
 		return err
 	}

@@ -108,7 +108,7 @@ func (b besidePrometheus) rows(ctx context.Context, s settings, t *table) error 
 	both.Go(func() (err error) {
 		beside := s
 		beside.measure = prometheusMeasures * s.measure
-		costs, err = measure(ctx, beside, b.load(), subject{"meshpulse, 100 sidecars", meshpulse}, subject{"null sink, 100 sidecars", nullSink})
+		costs, err = measure(ctx, beside, b.load(), subject{name: "meshpulse, 100 sidecars", start: meshpulse}, subject{name: "null sink, 100 sidecars", start: nullSink})
 		return err
 	})
 	if err := both.Wait(); err != nil {

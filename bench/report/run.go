@@ -121,7 +121,7 @@ func ingestRows(ctx context.Context, s settings, t *table, loads []ingestLoad) e
 		if l.goal > 0 {
 			times = ingestRuns
 		}
-		runs, err := measureRuns(ctx, s, l.load, times, subject{"null sink, " + l.name, nullSink}, subject{"meshpulse, " + l.name, meshpulse})
+		runs, err := measureRuns(ctx, s, l.load, times, subject{name: "null sink, " + l.name, start: nullSink}, subject{name: "meshpulse, " + l.name, start: meshpulse})
 		if err != nil {
 			return err
 		}
@@ -170,7 +170,7 @@ func failedTold(t *table, what string, floor, own cost) {
 func fiveThousandRows(ctx context.Context, s settings, t *table) error {
 	l := load{pods: 5000, labelSets: 20, interval: flushInterval}
 	var costs []cost
-	for _, sub := range []subject{{"null sink, 5,000", nullSink}, {"meshpulse, 5,000", meshpulse}} {
+	for _, sub := range []subject{{name: "null sink, 5,000", start: nullSink}, {name: "meshpulse, 5,000", start: meshpulse}} {
 		c, err := measure(ctx, s, l, sub)
 		if err != nil {
 			return err
@@ -194,7 +194,7 @@ func fiveThousandTold(t *table, floor, own cost) {
 // zipfFullRows are 5,000 streams of which few label sets are busy, when rings are full.
 func zipfFullRows(ctx context.Context, s settings, t *table) error {
 	l := load{pods: 5000, labelSets: 20, busiest: zipfBusiest, interval: flushInterval, warm: prometheusWarm}
-	costs, err := measure(ctx, s, l, subject{"meshpulse, 5,000, few busy", meshpulse})
+	costs, err := measure(ctx, s, l, subject{name: "meshpulse, 5,000, few busy", start: meshpulse})
 	if err != nil {
 		return err
 	}
@@ -214,7 +214,7 @@ func zipfFullTold(t *table, l load, own cost) {
 func gatewayRows(ctx context.Context, s settings, t *table) error {
 	l := load{pods: 1, labelSets: 2000, busiest: 50_000, interval: flushInterval, warm: prometheusWarm}
 	s.measure *= prometheusMeasures
-	costs, err := measure(ctx, s, l, subject{"meshpulse, a gateway", meshpulse}, subject{"null sink, a gateway", nullSink})
+	costs, err := measure(ctx, s, l, subject{name: "meshpulse, a gateway", start: meshpulse}, subject{name: "null sink, a gateway", start: nullSink})
 	if err != nil {
 		return err
 	}
