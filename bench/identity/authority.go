@@ -32,7 +32,7 @@ func SPIFFE(namespace, account string) string {
 // Authority signs certificates. It is never changed.
 type Authority struct {
 	cert *x509.Certificate
-	key  *ecdsa.PrivateKey
+	key  crypto.Signer
 	// PEM is its own certificate.
 	PEM []byte
 }
@@ -46,6 +46,19 @@ func NewAuthority(name string) (*Authority, error) {
 	if err != nil {
 		return nil, err
 	}
+	return newAuthority(name, key)
+}
+
+// NewRSAAuthority is NewAuthority with a key as istiod makes its own by default.
+func NewRSAAuthority(name string) (*Authority, error) {
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		return nil, err
+	}
+	return newAuthority(name, key)
+}
+
+func newAuthority(name string, key crypto.Signer) (_ *Authority, err error) {
 	now := time.Now()
 	a := &Authority{key: key, cert: &x509.Certificate{
 		Subject: pkix.Name{Organization: []string{name}}, NotBefore: now.Add(-time.Hour), NotAfter: now.Add(48 * time.Hour),

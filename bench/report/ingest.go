@@ -352,7 +352,7 @@ func meshCertificates(dir string) (*certificates, error) {
 	if err != nil {
 		return nil, err
 	}
-	mesh, err := identity.NewAuthority("mesh")
+	mesh, err := identity.NewRSAAuthority("mesh")
 	if err != nil {
 		return nil, err
 	}
