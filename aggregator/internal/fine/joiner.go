@@ -204,8 +204,8 @@ func (r *run) set(cell int, first, last told, before, after, n int, older bool) 
 	// Places tell the more, the further apart they are. fewPlaces keeps the error of a count below
 	// some 15 %.
 	const fewPlaces = 6
-	place := func(k told) float64 { return (float64(k.place) + 0.5) / cellPlaces }
-	more := 1.0 // a bin of m requests is divided into m + more
+	place := func(k told) float64 { return float64(k.place) + 0.5 } // of cellPlaces
+	more := 1.0                                                     // a bin of m requests is divided into m + more
 	if older {
 		more = 0
 	}
@@ -214,13 +214,13 @@ func (r *run) set(cell int, first, last told, before, after, n int, older bool) 
 	case first.rank == 1 && last.rank == n:
 		m = float64(n)
 	case first.rank == 1 && last.place >= fewPlaces:
-		m = last.at/place(last) - more
+		m = last.at*cellPlaces/place(last) - more
 	case last.rank == n && cellPlaces-1-first.place >= fewPlaces:
-		m = (float64(n) - first.at + more*place(first)) / (1 - place(first))
+		m = ((float64(n)-first.at)*cellPlaces + more*place(first)) / (cellPlaces - place(first))
 		s = float64(n) - m
 	case last.place-first.place >= 2:
-		divided := (last.at - first.at) / (place(last) - place(first))
-		m, s = divided-more, first.at-place(first)*divided
+		divided := (last.at - first.at) / float64(last.place-first.place) // a place
+		m, s = divided*cellPlaces-more, first.at-place(first)*divided
 	default:
 		return
 	}

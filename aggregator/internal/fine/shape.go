@@ -27,11 +27,12 @@ func (j *Joiner) shapeEvenly() {
 // accumulate makes below from cells.
 func (j *Joiner) accumulate(cells []float64, lo, hi int) {
 	total := 0.0
-	for c := lo; c <= hi; c++ {
-		j.below[c] = total
-		total += cells[c]
+	below, cells := j.below[lo:hi+2], cells[lo:hi+1]
+	for c, n := range cells {
+		below[c] = total
+		total += n
 	}
-	j.below[hi+1] = total
+	below[len(cells)] = total
 }
 
 // over adds a part's density to the differences.
@@ -111,8 +112,9 @@ func (j *Joiner) Spread(f *Counts, factor float64) {
 		return
 	}
 	f.lo, f.hi = min(f.lo, s.lo), max(f.hi, s.hi)
-	to := f.cells[s.lo : s.hi+1]
-	for c, n := range s.cells[s.lo : s.hi+1] {
+	cells := s.cells[s.lo : s.hi+1]
+	to := f.cells[s.lo:][:len(cells)]
+	for c, n := range cells {
 		to[c] += n * factor
 	}
 	if len(j.parts) == 0 {
