@@ -204,8 +204,9 @@ func (r *run) set(cell int, first, last told, before, after, n int, older bool) 
 	// Places tell the more, the further apart they are. fewPlaces keeps the error of a count below
 	// some 15 %.
 	const fewPlaces = 6
-	place := func(k told) float64 { return float64(k.place) + 0.5 } // of cellPlaces
-	more := 1.0                                                     // a bin of m requests is divided into m + more
+	// place is in cellPlaces.
+	place := func(k told) float64 { return float64(k.place) + 0.5 }
+	more := 1.0 // a bin of m requests is divided into m + more
 	if older {
 		more = 0
 	}
