@@ -38,6 +38,8 @@ const (
 	gather = 20 * time.Millisecond
 	// window is gRPC's flow-control window: some hundred flushes.
 	window = 4 << 20
+	// maxAnswer bounds an answer: those of the pods of a whole cluster are larger than gRPC's 4 MiB.
+	maxAnswer = 64 << 20
 )
 
 // peer is another replica, as this one talks to it.
@@ -98,7 +100,7 @@ func (r *Replicas) connect(m fleet.Member) *peer {
 func clientOptions(creds credentials.TransportCredentials) []grpc.DialOption {
 	return []grpc.DialOption{
 		grpc.WithTransportCredentials(creds),
-		grpc.WithDefaultCallOptions(grpc.ForceCodecV2(codec{})),
+		grpc.WithDefaultCallOptions(grpc.ForceCodecV2(codec{}), grpc.MaxCallRecvMsgSize(maxAnswer)),
 		grpc.WithStaticStreamWindowSize(window),
 		grpc.WithStaticConnWindowSize(window),
 		grpc.WithDisableServiceConfig(),

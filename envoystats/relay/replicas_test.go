@@ -352,6 +352,12 @@ func TestAReplicaAnswersAnother(t *testing.T) {
 	if _, err := all[0].Ask(ctx, "nobody", nil); err == nil {
 		t.Error("nobody has answered")
 	}
+	// The pods of a large cluster are shown at once.
+	const large = 9 << 20
+	all[1].Answer(func(context.Context, []byte) []byte { return make([]byte, large) })
+	if got, err := all[0].Ask(ctx, all[1].address, []byte("pods")); err != nil || len(got) != large {
+		t.Errorf("answered %d bytes, %v", len(got), err)
+	}
 }
 
 func TestReplicasThatBeginTogetherAreAllActive(t *testing.T) {
