@@ -79,7 +79,7 @@ func counts(own, other string, first bool) bool {
 }
 
 // ask asks the other owners for a view that is not complete here. better is told what they say and
-// whether they come first, and says whether that counts.
+// whether they come before whoever counts so far, and says whether that counts.
 func (s *Server) ask(ctx context.Context, v view, incomplete string, better func(r reply, first bool) bool) {
 	p := s.provider
 	if p.replicas == nil || incomplete == "" {
@@ -95,7 +95,7 @@ func (s *Server) ask(ctx context.Context, v view, incomplete string, better func
 		if outcome == "" && r.View != nil {
 			outcome = askedWorse
 			if better(r, first) {
-				outcome = askedBetter
+				outcome, first = askedBetter, false
 			}
 		} else if outcome == "" { // it has no such thing, or is of another version
 			outcome = askedWorse
@@ -240,15 +240,25 @@ func (s *Server) queryStatus(ctx context.Context, spec explain.QuerySpec) (*expl
 	if err != nil {
 		return nil, err
 	}
-	s.ask(ctx, view{Resource: "queries", Query: &spec}, incomplete, func(r reply, first bool) bool {
+	s.ask(ctx, view{Resource: "queries", Namespace: s.keptOf(spec.Query), Query: &spec}, incomplete, func(r reply, first bool) bool {
 		var other explain.QueryStatus
 		if !counts(incomplete, r.Incomplete, first) || json.Unmarshal(r.View, &other) != nil || other.Series == nil {
 			return false
 		}
-		status = &other
+		status, incomplete = &other, r.Incomplete
 		return true
 	})
 	return status, nil
+}
+
+// keptOf is the namespace whose owners keep what an expression selects, "" where it may be several.
+func (s *Server) keptOf(expr string) string {
+	query := s.provider.catalog.adhoc.acquire("", expr)
+	defer query.release()
+	if query.query == nil {
+		return ""
+	}
+	return query.query.Namespace()
 }
 
 // queryHere is what comes of a query of what this replica has, and why that is not all.

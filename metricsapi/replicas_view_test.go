@@ -91,6 +91,34 @@ func TestAQueryThatIsNotKnownInFullIsAskedForAtTheOtherReplica(t *testing.T) {
 	}
 }
 
+// owning is one of a crew in which each namespace has owners of its own.
+type owning struct {
+	*mate
+	of map[string][]string
+}
+
+func (o *owning) Owners(namespace string) []string { return o.of[namespace] }
+
+// Of more than two, those are asked that keep the namespace, and who knows less comes after.
+func TestAQueryOfOneNamespaceIsAskedForAtItsOwners(t *testing.T) {
+	c := newCrew()
+	of := map[string][]string{"test": {"b", "c"}, "": {"a", "c"}}
+	servers := map[string]*testServer{}
+	for _, name := range []string{"a", "b", "c"} {
+		servers[name] = startServer(t, func(o *Options) { o.Replicas = &owning{&mate{c, name}, of} })
+		servers[name].eventually("/readyz", http.StatusOK)
+	}
+	servers["b"].sidecar("podinfo-0")
+	_, body := servers["a"].post(ownVersionPath+"/queries", `{"spec": {"query": "count(rate(istio_requests_total{reporter=\"destination\",destination_workload_namespace=\"test\"}[1m]))"}}`)
+	var q explain.Query
+	if json.Unmarshal([]byte(body), &q) != nil || q.Status == nil || len(q.Status.Series) != 1 || q.Status.Series[0].Points[0].Value != "1" {
+		t.Errorf("the query gives %s", body)
+	}
+	if asked := c.questions(); len(asked) == 0 || asked[0] != "a b" {
+		t.Errorf("asked: %v", asked)
+	}
+}
+
 func TestAnExplanationOfAnHPAThatIsNotKnownHereIsAskedFor(t *testing.T) {
 	c := newCrew("a", "b")
 	a, b := c.join(t, "a"), c.join(t, "b")
