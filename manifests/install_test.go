@@ -411,7 +411,8 @@ func TestAComponentThatIsLeftOutLeavesNothing(t *testing.T) {
 			t.Errorf("with %q are deleted %v, want %v", given, dropped, want)
 		}
 	}
-	// Whatever a component adds is among those that are deleted, but for what install.sh does not install.
+	// Whatever a component adds is among those that are deleted, but for what install.sh does not
+	// install.
 	files, err := filepath.Glob("components/*/*.yaml")
 	if err != nil || len(files) == 0 {
 		t.Fatalf("%d files, %v", len(files), err)

@@ -107,7 +107,8 @@ func TestCustomMetricsAreNotPassedOnWhereTheyAreNotServed(t *testing.T) {
 	}
 }
 
-// Who may not read custom metrics is refused here, and nothing that a caller says of itself arrives.
+// Who may not read custom metrics is refused here, and nothing that a caller says of itself
+// arrives.
 func TestWhoAsksForCustomMetricsIsDecidedHere(t *testing.T) {
 	_, other, s := startSharing(t, nil)
 	const path = customPath + "/namespaces/test/pods/*/queue_length"
@@ -136,7 +137,8 @@ func TestWhoAsksForCustomMetricsIsDecidedHere(t *testing.T) {
 	}
 }
 
-// Until HPAs have been listed, and while their watch is deaf, no custom metric is passed on a guess.
+// Until HPAs have been listed, and while their watch is deaf, no custom metric is passed on a
+// guess.
 func TestNoCustomMetricIsPassedOnAGuess(t *testing.T) {
 	c := new(fixture.Clock)
 	api, other, s := startSharing(t, func(o *Options) { o.Now = c.Now }, customAsker(t))

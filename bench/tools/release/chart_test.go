@@ -204,8 +204,8 @@ func kustomize(t *testing.T, components ...string) map[string]object {
 	return objects
 }
 
-// besideAnother has the names that the component leaves to be replaced, in lower case as a Service's
-// is.
+// besideAnother has the names that the component leaves to be replaced, in lower case as a
+// Service's is.
 const besideAnother = "fallback: {service: other-namespace/other-service, caBundle: \"-----BEGIN CERTIFICATE-----\"}\n"
 
 // withoutHelms leaves out the labels that are Helm's alone.
@@ -294,7 +294,8 @@ func TestTheChartIsTheBase(t *testing.T) {
 	}
 }
 
-// TestHelmRefusesWhatIsNotSupported: the chart takes the versions of Kubernetes that the documents name.
+// TestHelmRefusesWhatIsNotSupported: the chart takes the versions of Kubernetes that the documents
+// name.
 func TestHelmRefusesWhatIsNotSupported(t *testing.T) {
 	c, err := loader.LoadDir(chartFolder)
 	if err != nil {

@@ -21,7 +21,8 @@ func planned(t *testing.T, args ...string) string {
 }
 
 // The version that a release is made of is told to the program, which /metrics and `meshpulse
-// version` tell it by, to the image's labels, and to what is installed, whose pod has it as a label.
+// version` tell it by, to the image's labels, and to what is installed, whose pod has it as a
+// label.
 func TestAReleaseTellsItsVersionToEachOfItsParts(t *testing.T) {
 	commands := planned(t, "release", "VERSION=1.2.3-rc.1", "IMAGE=registry.example/meshpulse:1.2.3-rc.1")
 	for _, want := range []string{

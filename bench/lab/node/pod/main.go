@@ -1,7 +1,8 @@
 // Command pod is what runs in the lab's pods where a cluster would run somebody else's image: the
 // container that holds a pod's namespaces (pause), a sidecar (sidecar: a stock Envoy as package
-// sidecar runs it), a load tester that sleeps until asked, another adapter of metrics, and probes of what the
-// network lets pass. It knows what it is told by its arguments and its environment, and nothing of the cluster.
+// sidecar runs it), a load tester that sleeps until asked, another adapter of metrics, and probes
+// of what the network lets pass. It knows what it is told by its arguments and its environment, and
+// nothing of the cluster.
 package main
 
 import (
