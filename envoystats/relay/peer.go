@@ -38,7 +38,7 @@ const (
 	gather = 20 * time.Millisecond
 	// window is gRPC's flow-control window: some hundred flushes.
 	window = 4 << 20
-	// maxAnswer bounds an answer: those of the pods of a whole cluster are larger than gRPC's 4 MiB.
+	// maxAnswer bounds an answer: that of a whole cluster's pods is larger than gRPC's 4 MiB.
 	maxAnswer = 64 << 20
 )
 
