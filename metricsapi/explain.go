@@ -112,7 +112,7 @@ func (x *explaining) metric(ctx context.Context, w hpas.Metric, o *offer) {
 	m.Surge = x.surge(o.prepared, v)
 	m.History = x.provider.history.of(x.hpa.HPA, w.Place)
 	m.HeldSince = heldSince(m.History, m.Rule)
-	m.Shadow = x.shadow.of(x.hpa.HPA, w.Place)
+	m.Shadow = x.shadow.of(x.hpa.HPA, w)
 	x.e.Metrics = append(x.e.Metrics, m)
 	x.most = max(x.most, m.Reporting)
 }

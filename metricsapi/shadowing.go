@@ -12,6 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promauto"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/promql/parser"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/meshpulse/meshpulse/aggregator"
 	"github.com/meshpulse/meshpulse/metricsapi/explain"
@@ -42,13 +43,26 @@ type shadowing struct {
 	*Server
 	to      *shadow.Prometheus
 	every   time.Duration
-	records shadow.Records[historyKey]
+	records shadow.Records[shadowKey]
 	log     *slog.Logger
 
 	compared  *prometheus.CounterVec // by outcome
 	decisions prometheus.Counter
 	failing   sync.Once // the first failure is logged, all are counted
 }
+
+// shadowKey is an HPA's metric as long as it asks for the same.
+type shadowKey struct {
+	historyKey
+	expr string
+}
+
+func shadowKeyOf(h hpas.HPA, w hpas.Metric) shadowKey {
+	return shadowKey{historyKey{h.Identity(), w.Place}, w.Expr}
+}
+
+// shadowAtOnce is how many questions are out at once.
+const shadowAtOnce = 4
 
 // addShadow makes what compares, where it is asked for.
 func (s *Server) addShadow(o Options) error {
@@ -94,25 +108,24 @@ func (x *shadowing) run(ctx context.Context) {
 // round compares each metric of each HPA once, so many at once.
 func (x *shadowing) round(ctx context.Context) {
 	list := x.provider.catalog.current.Load().hpas
-	known := map[string]bool{}
-	turns := make(chan struct{}, shadow.AtOnce)
-	var all sync.WaitGroup
+	known := map[shadowKey]bool{}
+	var all errgroup.Group
+	all.SetLimit(shadowAtOnce)
 	for _, h := range list {
-		known[h.Identity()] = true
 		for i, w := range h.Metrics {
 			o := h.offers[i]
 			if w.Kind != "" || o == nil || ctx.Err() != nil {
 				continue
 			}
-			turns <- struct{}{}
-			all.Go(func() {
-				defer func() { <-turns }()
+			known[shadowKeyOf(h.HPA, w)] = true
+			all.Go(func() error {
 				x.compare(ctx, h.HPA, w, o)
+				return nil
 			})
 		}
 	}
-	all.Wait()
-	x.records.Keep(func(key historyKey) bool { return known[key.identity] })
+	_ = all.Wait()
+	x.records.Keep(func(key shadowKey) bool { return known[key] })
 }
 
 // compare asks both for one metric, and counts what becomes of it.
@@ -121,7 +134,7 @@ func (x *shadowing) compare(ctx context.Context, h hpas.HPA, w hpas.Metric, o *o
 		return
 	}
 	defer o.prepared.release()
-	if o.prepared.err != nil || x.options.QueryNamespaces == queryNamespacesOwn && !shadow.OfNamespace(o.prepared.Text, h.Namespace) {
+	if !x.mayBeSent(o.prepared, h.Namespace) {
 		x.compared.WithLabelValues(shadowNotSent).Inc()
 		return
 	}
@@ -158,7 +171,17 @@ func (x *shadowing) compare(ctx context.Context, h hpas.HPA, w hpas.Metric, o *o
 		c.Reason = x.reason(ctx, c, ours, o)
 	}
 	x.count(c)
-	x.records.Add(historyKey{h.Identity(), w.Place}, c)
+	x.records.Add(shadowKeyOf(h, w), c)
+}
+
+// mayBeSent says whether an HPA of the namespace may know what the Prometheus says of an
+// expression: it may have far more than the mesh's metrics, whoever wrote the HPA not the right to
+// read them.
+func (x *shadowing) mayBeSent(p *prepared, namespace string) bool {
+	if p.err != nil || !p.OfMesh(x.provider.rules.words) {
+		return false
+	}
+	return x.options.QueryNamespaces != queryNamespacesOwn || shadow.OfNamespace(p.Text, namespace)
 }
 
 // shadowed is what is answered here.
@@ -264,11 +287,11 @@ func (x *shadowing) count(c shadow.Comparison) {
 }
 
 // of is what is remembered of an HPA's metric, nil where nothing is.
-func (x *shadowing) of(h hpas.HPA, place int) *explain.Shadow {
+func (x *shadowing) of(h hpas.HPA, w hpas.Metric) *explain.Shadow {
 	if x == nil {
 		return nil
 	}
-	s, ok := x.records.Summary(historyKey{h.Identity(), place})
+	s, ok := x.records.Summary(shadowKeyOf(h, w))
 	if !ok {
 		return nil
 	}

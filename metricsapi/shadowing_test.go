@@ -1,12 +1,15 @@
 package metricsapi
 
 import (
+	"context"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -172,17 +175,86 @@ func TestOnlyWhatAnHPAMayReadIsSent(t *testing.T) {
 	}
 }
 
+// The Prometheus has more than a mesh: what an HPA's author may not read there is not read for them.
+func TestOnlyWhatTheMeshSendsIsAskedFor(t *testing.T) {
+	for _, expr := range []string{
+		`sum(kube_secret_info{namespace="test"})`,
+		`sum(rate(istio_requests_total[1m])) + 0 * sum(kube_secret_info)`,
+		`sum({__name__=~"istio_requests_total|kube_secret_info"})`,
+		`sum({__name__=~"istio_requests_total|kube_.*"})`,
+	} {
+		h := explained(t, "podinfo", "mine", averageTen)
+		h.Annotations = map[string]string{"metric-config.external.mine.prometheus/query": expr}
+		x := newExplainTest(t, nil, h)
+		p := startShadowPrometheus(t, x)
+		x.shadow.round(t.Context())
+		if len(p.asked) != 0 || x.outcome(t, shadowNotSent) != 1 {
+			t.Errorf("%s: asked %q, %v not sent", expr, p.asked, x.outcome(t, shadowNotSent))
+		}
+	}
+}
+
+func TestAnotherQueryIsComparedAnew(t *testing.T) {
+	query := func(reporter string) hpas.HPA {
+		h := explained(t, "podinfo", "mine", averageTen)
+		h.Annotations = map[string]string{"metric-config.external.mine.prometheus/query": `sum(rate(istio_requests_total{reporter="` + reporter + `"}[1m]))`}
+		return h
+	}
+	x := newExplainTest(t, fixedPods{podinfo("a", time.Hour)}, query("source"))
+	startShadowPrometheus(t, x).value = "10"
+	x.shadow.round(t.Context())
+	if x.of("podinfo").Metrics[0].Shadow == nil {
+		t.Fatal("nothing is remembered")
+	}
+	x.provider.catalog.Replace([]hpas.HPA{query("destination")})
+	if got := x.of("podinfo").Metrics[0].Shadow; got != nil {
+		t.Errorf("the other query's comparisons are shown: %+v", got)
+	}
+	x.shadow.round(t.Context())
+	if got := x.of("podinfo").Metrics[0].Shadow; got == nil || got.TheirsMissing+got.OursMissing+got.Compared != 1 {
+		t.Errorf("%+v, want one comparison", got)
+	}
+}
+
+func TestFourComparisonsAreMadeAtOnce(t *testing.T) {
+	var list []hpas.HPA
+	for i := range 3 * shadowAtOnce {
+		list = append(list, explained(t, fmt.Sprint("podinfo-", i), "istio-requests-per-second", averageTen))
+	}
+	x := newExplainTest(t, nil, list...)
+	startShadowPrometheus(t, x)
+	synctest.Test(t, func(t *testing.T) {
+		goOn := make(chan struct{})
+		var begun atomic.Int64
+		x.provider.now = func() time.Time {
+			begun.Add(1)
+			<-goOn
+			return x.at
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() { x.shadow.round(ctx); close(done) }()
+		synctest.Wait()
+		if got := begun.Load(); got != shadowAtOnce {
+			t.Errorf("%d at once", got)
+		}
+		cancel() // before anything is sent
+		close(goOn)
+		<-done
+	})
+}
+
 func TestAnHPAThatIsGoneIsNotComparedAnyMore(t *testing.T) {
 	x := newExplainTest(t, fixedPods{podinfo("a", time.Hour)}, explained(t, "podinfo", "istio-requests-per-second", averageTen))
 	startShadowPrometheus(t, x).value = "10"
 	x.shadow.round(t.Context())
 	h := x.provider.catalog.current.Load().hpas[0]
-	if x.shadow.of(h.HPA, 0) == nil {
+	if x.shadow.of(h.HPA, h.Metrics[0]) == nil {
 		t.Fatal("nothing is remembered")
 	}
 	x.provider.catalog.Replace(nil)
 	x.shadow.round(t.Context())
-	if got := x.shadow.of(h.HPA, 0); got != nil {
+	if got := x.shadow.of(h.HPA, h.Metrics[0]); got != nil {
 		t.Errorf("remembered: %+v", got)
 	}
 }

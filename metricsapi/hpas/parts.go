@@ -52,6 +52,18 @@ func (p Part) naming() *labels.Matcher {
 	return nil
 }
 
+// names are the metrics that the selector names; none where it may name any.
+func (p Part) names() []string {
+	switch m := p.naming(); {
+	case m == nil:
+		return nil
+	case m.Type == labels.MatchRegexp:
+		return m.SetMatches()
+	default:
+		return []string{m.Value}
+	}
+}
+
 // Named is the metric's name, or the list of names, for messages; the selector where there is none.
 func (p Part) Named() string {
 	if m := p.naming(); m != nil {

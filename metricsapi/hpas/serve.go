@@ -1,6 +1,6 @@
 package hpas
 
-import "github.com/prometheus/prometheus/model/labels"
+import "slices"
 
 // Where another adapter serves beside meshpulse, each metric is one's or the other's. Whose it is
 // follows from what is written, of the HPA, its namespace and the settings: from nothing that
@@ -98,21 +98,20 @@ func (a *Wants) None() (own *Wants, others []Metric) {
 	return &Wants{HPA: a.HPA, words: a.words}, a.Metrics
 }
 
+// OfMesh says whether every metric that is named is one of Istio's, or one that somebody asked by
+// its name to be kept: who keeps all has named none.
+func (e Expression) OfMesh(words Vocabulary) bool {
+	return e.Tree != nil && !slices.ContainsFunc(e.Parts, func(p Part) bool {
+		names := p.names()
+		return len(names) == 0 || slices.ContainsFunc(names, func(name string) bool { return !words.ofMesh(name) })
+	})
+}
+
 // keepsAll says whether ingest keeps every metric that a selector names. One that names none names
 // others' too.
 func (v Vocabulary) keepsAll(p Part) bool {
-	naming := p.naming()
-	if naming == nil {
-		return false
-	}
-	names := []string{naming.Value}
-	if naming.Type == labels.MatchRegexp {
-		names = naming.SetMatches()
-	}
-	for _, name := range names {
-		if v.Keeps != nil && !v.Keeps(name) && !v.Keeps(baseOf(name)) {
-			return false
-		}
-	}
-	return true
+	names := p.names()
+	return len(names) > 0 && !slices.ContainsFunc(names, func(name string) bool {
+		return v.Keeps != nil && !v.Keeps(name) && !v.Keeps(baseOf(name))
+	})
 }

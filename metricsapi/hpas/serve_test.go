@@ -1,6 +1,7 @@
 package hpas
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -46,17 +47,14 @@ func TestServed(t *testing.T) {
 	}
 }
 
+// byPrefix keeps what begins with one of the prefixes.
+func byPrefix(prefixes ...string) Vocabulary {
+	return Vocabulary{Keeps: func(metric string) bool {
+		return slices.ContainsFunc(prefixes, func(p string) bool { return strings.HasPrefix(metric, p) })
+	}}
+}
+
 func TestOurs(t *testing.T) {
-	byPrefix := func(prefixes ...string) Vocabulary {
-		return Vocabulary{Keeps: func(metric string) bool {
-			for _, p := range prefixes {
-				if strings.HasPrefix(metric, p) {
-					return true
-				}
-			}
-			return false
-		}}
-	}
 	istio := byPrefix("istio_")
 	cases := map[string]struct {
 		expr  string
@@ -86,6 +84,28 @@ func TestOurs(t *testing.T) {
 	for name, c := range cases {
 		if got := (Metric{Expr: c.expr}).Ours(c.words); got != c.want {
 			t.Errorf("%s: %s is ours: %t, want %t", name, c.expr, got, c.want)
+		}
+	}
+}
+
+func TestWhatIsOfTheMesh(t *testing.T) {
+	const istios, asked, all = "istio_", "istio_ and http_requests", "all"
+	kept := map[string]Vocabulary{istios: byPrefix("istio_"), asked: byPrefix("istio_", "http_requests"), all: {}}
+	for expr, of := range map[string][]string{
+		`sum(rate(istio_requests_total[1m]))`:                                              {istios, asked, all},
+		`histogram_quantile(0.9, sum(istio_request_duration_milliseconds_bucket) by (le))`: {istios, asked, all},
+		`sum(http_requests_total)`:                                                         {asked},
+		`sum(istio_build)`:                                                                 nil,
+		`sum(kube_secret_info)`:                                                            nil,
+		`sum({__name__=~"istio_requests_total|kube_pod"})`:                                 nil,
+		`sum({__name__=~"istio_.*"})`:                                                      nil,
+		`sum(istio_requests_total) or sum(kube_secret_info)`:                               nil,
+		`sum(`: nil,
+	} {
+		for name, words := range kept {
+			if got := Parse(expr).OfMesh(words); got != slices.Contains(of, name) {
+				t.Errorf("%s, kept is %s: %t", expr, name, got)
+			}
 		}
 	}
 }

@@ -25,13 +25,25 @@ func (v Vocabulary) dropped(p Part) bool {
 }
 
 // Metric says whether the selector may name a metric of Istio's, or one that somebody asked to be
-// kept: who keeps all, or all that begins as Istio's do, has named none.
+// kept.
 func (v Vocabulary) Metric(p Part) bool {
-	asked := func(name string) bool {
+	name := p.Metric()
+	return p.Istio() || name != "" && v.asked(name)
+}
+
+// ofMesh says whether a metric is one of Istio's, or one that somebody asked to be kept.
+func (v Vocabulary) ofMesh(name string) bool { return isIstioMetric(name) || v.asked(name) }
+
+// asked says whether somebody asked for a metric by its name to be kept: who keeps all, or all that
+// begins as Istio's do, has named none.
+func (v Vocabulary) asked(name string) bool {
+	if v.Keeps == nil {
+		return false
+	}
+	named := func(name string) bool {
 		return v.Keeps(name) && !v.Keeps("") && (!strings.HasPrefix(name, istioPrefix) || !v.Keeps(istioPrefix))
 	}
-	name := p.Metric()
-	return p.Istio() || v.Keeps != nil && name != "" && (asked(name) || asked(baseOf(name)))
+	return named(name) || named(baseOf(name))
 }
 
 // Label says whether the label is Istio's, or one that somebody said is added.

@@ -17,14 +17,11 @@ import (
 	"github.com/prometheus/prometheus/promql/parser"
 )
 
-const (
-	// Deadline is how long an answer may take, all of it.
-	Deadline = 5 * time.Second
-	// AtOnce is how many questions are out at once.
-	AtOnce = 4
-	// mostBody bounds what is read of an answer.
-	mostBody = 1 << 20
-)
+// Deadline is how long an answer may take, all of it.
+const Deadline = 5 * time.Second
+
+// mostBody bounds what is read of an answer.
+const mostBody = 1 << 20
 
 // ErrNoValue: the expression gives no series there, or no number.
 var ErrNoValue = errors.New("no value")
@@ -33,7 +30,6 @@ var ErrNoValue = errors.New("no value")
 type Prometheus struct {
 	query  string
 	client *http.Client
-	turns  chan struct{}
 }
 
 // NewPrometheus takes the URL that the API's path /api/v1/query is below, http or https, and asks
@@ -46,9 +42,9 @@ func NewPrometheus(address string) (*Prometheus, error) {
 	if u.User != nil || u.RawQuery != "" || u.Fragment != "" {
 		return nil, errors.New("the URL has a user, a query or a fragment: give scheme, host, port and path alone")
 	}
-	p := &Prometheus{query: u.JoinPath("api/v1/query").String(), turns: make(chan struct{}, AtOnce)}
+	p := &Prometheus{query: u.JoinPath("api/v1/query").String()}
 	transport := http.DefaultTransport.(*http.Transport).Clone()
-	transport.Proxy, transport.MaxIdleConnsPerHost = nil, AtOnce
+	transport.Proxy = nil
 	p.client = &http.Client{Transport: transport, CheckRedirect: func(*http.Request, []*http.Request) error {
 		return errors.New("it answers with a redirection: give the address that it leads to")
 	}}
@@ -58,12 +54,6 @@ func NewPrometheus(address string) (*Prometheus, error) {
 // Value is the sum of an expression's series at an instant, as an HPA adds them up. The error is
 // [ErrNoValue], or that there is no answer.
 func (p *Prometheus) Value(ctx context.Context, expr string, at time.Time) (float64, error) {
-	select {
-	case p.turns <- struct{}{}:
-		defer func() { <-p.turns }()
-	case <-ctx.Done():
-		return 0, ctx.Err()
-	}
 	ctx, cancel := context.WithTimeoutCause(ctx, Deadline, fmt.Errorf("no answer within %s", Deadline))
 	defer cancel()
 	form := url.Values{"query": {expr}, "time": {strconv.FormatFloat(float64(at.UnixMilli())/1000, 'f', 3, 64)}, "timeout": {Deadline.String()}}

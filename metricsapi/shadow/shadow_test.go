@@ -1,13 +1,11 @@
 package shadow
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 )
@@ -77,34 +75,6 @@ func TestARedirectionIsNotFollowed(t *testing.T) {
 	if _, err := p.Value(t.Context(), "x", time.Unix(1, 0)); err == nil || !strings.Contains(err.Error(), "redirection") {
 		t.Errorf("error %v", err)
 	}
-}
-
-func TestFourQuestionsAreOutAtOnce(t *testing.T) {
-	arrived, goOn := make(chan struct{}), make(chan struct{})
-	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		arrived <- struct{}{}
-		<-goOn
-		_, _ = w.Write([]byte(`{"status":"success","data":{"resultType":"scalar","result":[1,"7"]}}`))
-	}))
-	defer s.Close()
-	p, err := NewPrometheus(s.URL)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var all sync.WaitGroup
-	for range AtOnce {
-		all.Go(func() { _, _ = p.Value(t.Context(), "x", time.Unix(1, 0)) })
-	}
-	for range AtOnce {
-		<-arrived
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	if _, err := p.Value(ctx, "x", time.Unix(1, 0)); !errors.Is(err, context.Canceled) {
-		t.Errorf("a fifth one: %v, want that it waits for a turn until its context ends", err)
-	}
-	close(goOn)
-	all.Wait()
 }
 
 func TestNewestIsAskedOfTheFirstSelector(t *testing.T) {
