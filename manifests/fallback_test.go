@@ -161,6 +161,17 @@ func TestTheAPIIsPutBackWhereItDoesNotAnswer(t *testing.T) {
 	}
 }
 
+// The script says that no API is left then, so custom metrics that were ours before are not either.
+func TestNoAPIIsLeftWhereTheOneTakenOverDoesNotAnswer(t *testing.T) {
+	c, _ := besideKEDA(t)
+	c.write("custom", []byte(ours))
+	c.write("cutoff", nil)
+	out, err := c.run("install.sh", "--image", "r.example/meshpulse:1", "--component", "custom-metrics", "--fallback", kedaService)
+	if err == nil || !strings.Contains(out, "no APIService of ours is left") || c.read("owner") != kedaService || c.read("custom") != "" || c.read("probe") != "" {
+		t.Errorf("%v, the APIs are %q's, %q's and %q's:\n%s", err, c.read("owner"), c.read("custom"), c.read("probe"), out)
+	}
+}
+
 // What cannot be put back is not deleted: its annotation alone has the other adapter's spec.
 func TestAnAPIThatCannotBePutBackIsNotDeleted(t *testing.T) {
 	for _, fails := range []string{"keeps", "unlooked"} {

@@ -130,7 +130,7 @@ Its APIService has no caBundle: give --fallback-ca FILE, the authority of its ce
 take_over() {
 	before=$(kubectl get apiservice "$1" -o 'jsonpath={.spec}')
 	version=$(kubectl annotate apiservice "$1" --overwrite "$kept=$before" -o 'jsonpath={.metadata.resourceVersion}')
-	unproven=$1
+	unproven="$unproven $1"
 	[ "$1" = "$custom" ] && priority=200 || priority=100
 	kubectl patch apiservice "$1" --type=json -p "[
 		{\"op\": \"test\", \"path\": \"/metadata/resourceVersion\", \"value\": \"$version\"},
@@ -289,7 +289,7 @@ claim_custom() {
 		case $name:$(owner_of "$name") in
 		"$older:") continue ;;
 		"$custom:")
-			unproven=$custom
+			unproven="$unproven $custom"
 			apiservice_manifest custom-metrics/apiservice | kubectl create -f -
 			;;
 		*":$namespace/$service") patch_ca "$name" "$ca" ;;
