@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/base64"
 	"encoding/json"
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -93,6 +94,30 @@ func TestTheChartTakesTheAPIsOverAndPutsThemBack(t *testing.T) {
 		}
 		if objects[customAPI] != nil {
 			t.Error("the version that was made beside the other adapter's stays")
+		}
+	}
+}
+
+// An upgrade leaves fields alone that it does not name: an APIService whose server's certificate was
+// not checked names that beside no authority, and the API server takes only one of both.
+func TestAnAPIWithoutAnAuthorityIsTakenOverAndPutBack(t *testing.T) {
+	for _, certificate := range []string{"helm", "cert-manager"} {
+		external := kedas("v1beta1.external.metrics.k8s.io")
+		spec := external["spec"].(object)
+		delete(spec, "caBundle")
+		spec["insecureSkipTLSVerify"] = true
+		values := func(fallback string) string {
+			return fmt.Sprintf("{fallback: {service: %s, caBundle: %q, %s}, certificate: {from: %s}}", keda, kedaAuthority, fallback, certificate)
+		}
+		objects, _ := mustHelm(t, system, values("putBack: false"), aCluster(external))
+		if skips, told, _ := unstructured.NestedBool(objects[externalAPI], "spec", "insecureSkipTLSVerify"); skips || !told {
+			t.Errorf("%s: the certificate is not checked: %t, said %t", certificate, skips, told)
+		}
+		objects, _ = mustHelm(t, system, values("putBack: true"), aCluster(slices.Collect(maps.Values(objects))...))
+		skips, _, _ := unstructured.NestedBool(objects[externalAPI], "spec", "insecureSkipTLSVerify")
+		authority, told, _ := unstructured.NestedString(objects[externalAPI], "spec", "caBundle")
+		if !skips || !told || authority != "" {
+			t.Errorf("%s, put back: not checked %t, authority %q, said %t", certificate, skips, authority, told)
 		}
 	}
 }
