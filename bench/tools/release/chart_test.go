@@ -366,7 +366,10 @@ func TestThePrometheusOfTheComparisonIsLetThrough(t *testing.T) {
 		"http://prometheus.monitoring.svc:9090":              "kubernetes.io/metadata.name: monitoring",
 		"http://prometheus.monitoring:9090":                  "kubernetes.io/metadata.name: monitoring",
 		"http://prometheus.monitoring.svc.cluster.local/api": "kubernetes.io/metadata.name: monitoring",
+		"http://prometheus:9090":                             "kubernetes.io/metadata.name: " + system,
 		"http://10.1.2.3:9091":                               "port: 9091",
+		"https://[fd00::1]/":                                 "port: 443",
+		"http://[fd00::1]:9091":                              "port: 9091",
 		"http://prometheus.example.com":                      "port: 80\n",
 	} {
 		if got := egress("prometheus: {url: '" + url + "'}"); !strings.Contains(got, want) || len(got) <= len(none) {
