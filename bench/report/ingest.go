@@ -64,15 +64,15 @@ func nullSink(ctx context.Context, s settings, c *certificates) (*child, error) 
 }
 
 func meshpulse(ctx context.Context, s settings, c *certificates) (*child, error) {
-	return unprofiled(ctx, s, c, "--profiling-address", profilingAddress)
+	return serving(ctx, s, c, "--profiling-address", profilingAddress)
 }
 
-// second is one beside another: there is one port for profiles.
-func second(ctx context.Context, s settings, c *certificates) (*child, error) {
-	return unprofiled(ctx, s, c)
+// unprofiled is one beside another: there is one port for profiles.
+func unprofiled(ctx context.Context, s settings, c *certificates) (*child, error) {
+	return serving(ctx, s, c)
 }
 
-func unprofiled(ctx context.Context, s settings, c *certificates, args ...string) (*child, error) {
+func serving(ctx context.Context, s settings, c *certificates, args ...string) (*child, error) {
 	dir := filepath.Join(s.work, "no-hpas")
 	if err := os.MkdirAll(dir, 0o750); err != nil {
 		return nil, err

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -11,7 +10,6 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 
@@ -161,24 +159,22 @@ func (c *certificates) client() (*tls.Config, error) {
 // mutualRows hold a flush over mutual TLS against one in plaintext, to two that run at the same
 // time: alone, the one or the other cost up to a third more than a minute before.
 func mutualRows(ctx context.Context, s settings, t *table, pods int, goal float64) error {
-	const times = 5
 	l := load{pods: pods, labelSets: 20, interval: flushInterval}
-	runs, err := measureRuns(ctx, s, l, times,
+	runs, err := measureRuns(ctx, s, l, ingestRuns,
 		subject{name: fmt.Sprintf("plaintext, %d", pods), start: meshpulse},
-		subject{name: fmt.Sprintf("mutual TLS, %d", pods), start: second, mutual: true})
+		subject{name: fmt.Sprintf("mutual TLS, %d", pods), start: unprofiled, mutual: true})
 	if err != nil {
 		return err
 	}
-	of := func(run []cost) float64 { return ratio(run[1].receiver, run[0].receiver) }
-	slices.SortFunc(runs, func(a, b []cost) int { return cmp.Compare(of(a), of(b)) })
-	plain, mutual := runs[times/2][0], runs[times/2][1]
+	median := byRatio(runs)
+	plain, mutual := median[0], median[1]
 	what := fmt.Sprintf("flush, %d streams of 20 label sets: ", pods)
 	t.add(what+"CPU of meshpulse, plaintext", micros(plain.receiver), "us/flush", "lower")
 	t.add(what+"CPU of meshpulse, mutual TLS", micros(mutual.receiver), "us/flush", "lower")
-	t.atMost(what+"mutual TLS over plaintext", of(runs[times/2]), "x", goal)
+	t.atMost(what+"mutual TLS over plaintext", secondOverFirst(median), "x", goal)
 	t.add(what+"memory beyond plaintext, a stream", float64(mutual.anonymous-plain.anonymous)/float64(pods)/1024, "KiB", "lower")
 	t.note("At %d streams both were measured at the same time; the ratio is the median of %d runs of %v, which were %.2f to %.2f.",
-		pods, times, roundSeconds(plain.measured), of(runs[0]), of(runs[times-1]))
+		pods, len(runs), roundSeconds(plain.measured), secondOverFirst(runs[0]), secondOverFirst(runs[len(runs)-1]))
 	failedTold(t, what, plain, mutual)
 	return nil
 }

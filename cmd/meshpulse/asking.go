@@ -157,6 +157,15 @@ func (a *asking) shown(body []byte, into any) (bool, error) {
 	return false, nil
 }
 
+// answered asks for a path with parameters, in pairs, and does with the answer as shown does.
+func (a *asking) answered(ctx context.Context, into any, path string, parameters ...string) (shown bool, err error) {
+	body, err := a.get(ctx, path, parameters...)
+	if err != nil {
+		return false, err
+	}
+	return a.shown(body, into)
+}
+
 // structured prints an answer as --output says. No text of others reaches the terminal as it is: in
 // JSON as the escapes that mean the same.
 func (a *asking) structured(body []byte) error {

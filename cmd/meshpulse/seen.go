@@ -65,12 +65,8 @@ func top(ctx context.Context, args []string, c console) error {
 
 // top prints the table once, after what goes before it.
 func (a *asking) top(ctx context.Context, namespace, before string) error {
-	body, err := a.get(ctx, path(namespace, "explanations"))
-	if err != nil {
-		return err
-	}
 	var list explain.List
-	if shown, err := a.shown(body, &list); shown || err != nil {
+	if shown, err := a.answered(ctx, &list, path(namespace, "explanations")); shown || err != nil {
 		return err
 	}
 	lines := explain.Table(list.Items, namespace == "", a.width())
@@ -122,12 +118,8 @@ func explainHPA(ctx context.Context, args []string, c console) error {
 	if err != nil {
 		return err
 	}
-	body, err := a.get(ctx, path(namespace, "explanations", name), "at", *at)
-	if err != nil {
-		return err
-	}
 	var e explain.Explanation
-	if shown, err := a.shown(body, &e); shown || err != nil {
+	if shown, err := a.answered(ctx, &e, path(namespace, "explanations", name), "at", *at); shown || err != nil {
 		return err
 	}
 	text := e.Text()
@@ -251,12 +243,8 @@ func pods(ctx context.Context, args []string, c console) error {
 	if err != nil {
 		return err
 	}
-	body, err := a.get(ctx, path(namespace, "pods"))
-	if err != nil {
-		return err
-	}
 	var list explain.Sidecars
-	if shown, err := a.shown(body, &list); shown || err != nil {
+	if shown, err := a.answered(ctx, &list, path(namespace, "pods")); shown || err != nil {
 		return err
 	}
 	if len(list.Items) == 0 {

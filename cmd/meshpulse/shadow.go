@@ -30,12 +30,8 @@ func shadowReport(ctx context.Context, args []string, c console) error {
 	if err != nil {
 		return err
 	}
-	body, err := a.get(ctx, path(namespace, "explanations"))
-	if err != nil {
-		return err
-	}
 	var list explain.List
-	if shown, err := a.shown(body, &list); shown || err != nil {
+	if shown, err := a.answered(ctx, &list, path(namespace, "explanations")); shown || err != nil {
 		return err
 	}
 	return a.print(strings.Join(explain.ShadowReport(list.Items, a.width()), "\n") + "\n")

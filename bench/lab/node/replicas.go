@@ -39,13 +39,7 @@ func (r *reader) replicasSteps(under *reader) []step {
 			return under.becomesOne(ctx, func() error { return r.install(ctx, false) })
 		}},
 		{"uninstall.sh leaves nothing", func(ctx context.Context) error {
-			if err := under.stopLoad(); err != nil {
-				return err
-			}
-			if _, err := r.typed(ctx, documents.Command{Text: documents.Uninstall}); err != nil {
-				return err
-			}
-			return errors.Join(under.forget(ctx), r.eventually(ctx, time.Minute, func() error { return r.sameObjects(ctx) }))
+			return errors.Join(under.stopLoad(), r.leavesNothing(ctx, under))
 		}},
 	}
 }

@@ -44,12 +44,18 @@ func (r *reader) upgradeSteps(under *reader) []step {
 			if err := errors.Join(under.stopLoad(), r.install(ctx, false)); err != nil {
 				return err
 			}
-			if _, err := r.typed(ctx, documents.Command{Text: documents.Uninstall}); err != nil {
-				return err
-			}
-			return errors.Join(under.forget(ctx), r.eventually(ctx, time.Minute, func() error { return r.sameObjects(ctx) }))
+			return r.leavesNothing(ctx, under)
 		}},
 	}
+}
+
+// leavesNothing types uninstall.sh, and waits until everything is as it was before the install; the
+// app is that of another reader.
+func (r *reader) leavesNothing(ctx context.Context, under *reader) error {
+	if _, err := r.typed(ctx, documents.Command{Text: documents.Uninstall}); err != nil {
+		return err
+	}
+	return errors.Join(under.forget(ctx), r.eventually(ctx, time.Minute, func() error { return r.sameObjects(ctx) }))
 }
 
 // loaded follows the second guide, with load for as long as all of it takes. Its query means one
