@@ -10,8 +10,6 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
-	"github.com/prometheus/prometheus/model/labels"
-	"github.com/prometheus/prometheus/promql/parser"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/meshpulse/meshpulse/aggregator"
@@ -162,8 +160,10 @@ func (x *shadowing) compare(ctx context.Context, h hpas.HPA, w hpas.Metric, o *o
 	}
 	if err == nil {
 		c.Theirs = &value
-		if age, err := x.to.Age(ctx, o.prepared.Text, at); err == nil {
-			c.TheirsAge = &age
+		if o.prepared.Selects() {
+			if age, err := x.to.Age(ctx, o.prepared.Parts[0].VectorSelector, at); err == nil {
+				c.TheirsAge = &age
+			}
 		}
 	}
 	x.asks(&c, h, w, ours.a)
@@ -181,7 +181,7 @@ func (x *shadowing) mayBeSent(p *prepared, namespace string) bool {
 	if p.err != nil || !p.OfMesh(x.provider.rules.words) {
 		return false
 	}
-	return x.options.QueryNamespaces != queryNamespacesOwn || shadow.OfNamespace(p.Text, namespace)
+	return x.options.QueryNamespaces != queryNamespacesOwn || p.OfNamespace(namespace)
 }
 
 // shadowed is what is answered here.
@@ -238,7 +238,7 @@ func (x *shadowing) reason(ctx context.Context, c shadow.Comparison, ours shadow
 	}
 	const near = 0.1 // of twice as much
 	smaller, larger := min(*c.Ours, *c.Theirs), max(*c.Ours, *c.Theirs)
-	if !namesReporter(o.prepared.Text) && smaller > 0 && math.Abs(larger/smaller-2) <= 2*near {
+	if !o.prepared.OneReporter() && smaller > 0 && math.Abs(larger/smaller-2) <= 2*near {
 		return shadow.ReasonReporter
 	}
 	if *c.Theirs < *c.Ours {
@@ -249,23 +249,6 @@ func (x *shadowing) reason(ctx context.Context, c shadow.Comparison, ours shadow
 		}
 	}
 	return shadow.ReasonUnknown
-}
-
-// namesReporter reports whether a selector of an expression says at which end requests are counted.
-func namesReporter(expr string) (named bool) {
-	tree, err := parser.ParseExpr(expr)
-	if err != nil {
-		return false
-	}
-	parser.Inspect(tree, func(node parser.Node, _ []parser.Node) error {
-		if s, ok := node.(*parser.VectorSelector); ok {
-			for _, m := range s.LabelMatchers {
-				named = named || m.Name == "reporter" && m.Type == labels.MatchEqual
-			}
-		}
-		return nil
-	})
-	return named
 }
 
 func (x *shadowing) count(c shadow.Comparison) {

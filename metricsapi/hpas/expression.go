@@ -74,3 +74,18 @@ func (e Expression) Unread(isRead func(namespace string) bool) (names []string) 
 	}
 	return names
 }
+
+// OfNamespace says whether every part demands one namespace: of the pods that report, or of those
+// that requests go to.
+func (e Expression) OfNamespace(namespace string) bool {
+	return e.Selects() && !slices.ContainsFunc(e.Parts, func(p Part) bool {
+		return !slices.ContainsFunc([]string{"namespace", namespaceKey, "destination_service_namespace"}, func(label string) bool {
+			return slices.Equal(p.demanded(label), []string{namespace})
+		})
+	})
+}
+
+// OneReporter says whether a part counts requests at one of their ends alone.
+func (e Expression) OneReporter() bool {
+	return slices.ContainsFunc(e.Parts, func(p Part) bool { return !p.reports("source") || !p.reports("destination") })
+}

@@ -13,7 +13,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/promql/parser"
 )
 
@@ -80,61 +79,14 @@ func (p *Prometheus) Value(ctx context.Context, expr string, at time.Time) (floa
 	return valueOf(answer.StatusCode, body)
 }
 
-// Age is how old the newest sample is of the first series selector of an expression, [ErrNoValue]
-// where it has none.
-func (p *Prometheus) Age(ctx context.Context, expr string, at time.Time) (time.Duration, error) {
-	newest := newestOf(expr)
-	if newest == "" {
-		return 0, ErrNoValue
-	}
-	seconds, err := p.Value(ctx, newest, at)
+// Age is how old the newest sample is of what a selector selects, whatever it is offset by.
+func (p *Prometheus) Age(ctx context.Context, of *parser.VectorSelector, at time.Time) (time.Duration, error) {
+	only := &parser.VectorSelector{Name: of.Name, LabelMatchers: of.LabelMatchers}
+	seconds, err := p.Value(ctx, "max(timestamp("+only.String()+"))", at)
 	if err != nil {
 		return 0, err
 	}
 	return at.Sub(time.UnixMilli(int64(seconds * 1000))), nil
-}
-
-// newestOf is the expression for the time of the newest sample of an expression's first selector.
-func newestOf(expr string) (newest string) {
-	for _, s := range selectors(expr) {
-		only := &parser.VectorSelector{Name: s.Name, LabelMatchers: s.LabelMatchers}
-		return "max(timestamp(" + only.String() + "))"
-	}
-	return ""
-}
-
-// OfNamespace reports whether every selector of an expression demands one namespace, of the pods
-// that report or of those that requests go to.
-func OfNamespace(expr, namespace string) bool {
-	all := selectors(expr)
-	for _, s := range all {
-		demanded := false
-		for _, m := range s.LabelMatchers {
-			switch m.Name {
-			case "namespace", "destination_workload_namespace", "destination_service_namespace":
-				demanded = demanded || m.Type == labels.MatchEqual && m.Value == namespace
-			}
-		}
-		if !demanded {
-			return false
-		}
-	}
-	return len(all) > 0
-}
-
-// selectors are an expression's, none of one that cannot be read.
-func selectors(expr string) (all []*parser.VectorSelector) {
-	tree, err := parser.ParseExpr(expr)
-	if err != nil {
-		return nil
-	}
-	parser.Inspect(tree, func(node parser.Node, _ []parser.Node) error {
-		if s, ok := node.(*parser.VectorSelector); ok {
-			all = append(all, s)
-		}
-		return nil
-	})
-	return all
 }
 
 // valueOf reads an answer of the HTTP API.

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/prometheus/prometheus/promql/parser"
 )
 
 func TestValueIsTheSumOfTheSeries(t *testing.T) {
@@ -77,28 +79,25 @@ func TestARedirectionIsNotFollowed(t *testing.T) {
 	}
 }
 
-func TestNewestIsAskedOfTheFirstSelector(t *testing.T) {
-	got := newestOf(`sum(rate(istio_requests_total{a="b"}[1m] offset 5m)) / sum(rate(other[1m]))`)
-	if want := `max(timestamp(istio_requests_total{a="b"}))`; got != want {
-		t.Errorf("%s, want %s", got, want)
-	}
-}
-
-func TestOfNamespace(t *testing.T) {
-	for expr, want := range map[string]bool{
-		`sum(rate(x{namespace="a"}[1m]))`:                                                       true,
-		`sum(rate(x{destination_workload_namespace="a"}[1m]))`:                                  true,
-		`sum(rate(x{namespace="a"}[1m])) / sum(rate(y[1m]))`:                                    false,
-		`sum(rate(x{namespace=~"a"}[1m]))`:                                                      false,
-		`sum(rate(x{namespace!="a"}[1m]))`:                                                      false,
-		`sum(rate(x{namespace="b"}[1m]))`:                                                       false,
-		`sum(rate(x{source_workload_namespace="a"}[1m]))`:                                       false,
-		`sum(rate(x{namespace="a"}[1m])) / sum(rate(y{destination_service_namespace="a"}[1m]))`: true,
-		`1`: false,
-	} {
-		if got := OfNamespace(expr, "a"); got != want {
-			t.Errorf("%s: %v", expr, got)
+func TestTheAgeIsThatOfTheNewestSample(t *testing.T) {
+	at := time.UnixMilli(1_700_000_000_250)
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if got, want := r.FormValue("query"), `max(timestamp(istio_requests_total{a="b"}))`; got != want {
+			t.Errorf("asked %s, want %s", got, want)
 		}
+		_, _ = w.Write([]byte(`{"status":"success","data":{"resultType":"scalar","result":[1,"1699999990.25"]}}`))
+	}))
+	defer s.Close()
+	p, err := NewPrometheus(s.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	of, err := parser.ParseExpr(`istio_requests_total{a="b"} offset 5m`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if age, err := p.Age(t.Context(), of.(*parser.VectorSelector), at); err != nil || age != 10*time.Second {
+		t.Errorf("%v, %v", age, err)
 	}
 }
 
