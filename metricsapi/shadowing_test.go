@@ -175,7 +175,8 @@ func TestOnlyWhatAnHPAMayReadIsSent(t *testing.T) {
 	}
 }
 
-// The Prometheus has more than a mesh: what an HPA's author may not read there is not read for them.
+// The Prometheus has more than a mesh: what an HPA's author may not read there is not read for
+// them.
 func TestOnlyWhatTheMeshSendsIsAskedFor(t *testing.T) {
 	for _, expr := range []string{
 		`sum(kube_secret_info{namespace="test"})`,

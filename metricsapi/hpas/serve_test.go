@@ -109,36 +109,3 @@ func TestWhatIsOfTheMesh(t *testing.T) {
 		}
 	}
 }
-
-func TestOfNamespace(t *testing.T) {
-	for expr, want := range map[string]bool{
-		`sum(rate(x{namespace="a"}[1m]))`:                                                       true,
-		`sum(rate(x{destination_workload_namespace="a"}[1m]))`:                                  true,
-		`sum(rate(x{namespace="a"}[1m])) / sum(rate(y[1m]))`:                                    false,
-		`sum(rate(x{namespace=~"a"}[1m]))`:                                                      true,
-		`sum(rate(x{namespace=~"a|b"}[1m]))`:                                                    false,
-		`sum(rate(x{namespace!="a"}[1m]))`:                                                      false,
-		`sum(rate(x{namespace="b"}[1m]))`:                                                       false,
-		`sum(rate(x{source_workload_namespace="a"}[1m]))`:                                       false,
-		`sum(rate(x{namespace="a"}[1m])) / sum(rate(y{destination_service_namespace="a"}[1m]))`: true,
-		`1`: false,
-	} {
-		if got := Parse(expr).OfNamespace("a"); got != want {
-			t.Errorf("%s: %v", expr, got)
-		}
-	}
-}
-
-func TestOneReporter(t *testing.T) {
-	for expr, want := range map[string]bool{
-		`sum(x)`:                                 false,
-		`sum(x{reporter="destination"})`:         true,
-		`sum(x{reporter=~"source|waypoint"})`:    true,
-		`sum(x{reporter=~"source|destination"})`: false,
-		`sum(x) + sum(x{reporter!="source"})`:    true,
-	} {
-		if got := Parse(expr).OneReporter(); got != want {
-			t.Errorf("%s: %t", expr, got)
-		}
-	}
-}

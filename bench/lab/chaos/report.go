@@ -145,7 +145,7 @@ func (r Report) Markdown() string {
 	w := &strings.Builder{}
 	fmt.Fprintf(w, "\n# chaos\n\n`%s`, %s; %s\n\n", r.Command, r.Date.UTC().Format("2006-01-02 15:04 MST"), strings.Join(r.Versions, ", "))
 	fmt.Fprintf(w, "meshpulse runs with `--hold %s` and `--retention %s` (default 5m both) and, as its budget, a limit of %d series; its ingest port takes plaintext and mutual TLS, with certificates of %s.\n"+
-		"Three of four halves of lanes prove themselves. The sidecars are stock Envoys with a flush of 5 s; between them and meshpulse is a proxy of TCP that cuts, stalls and refuses connections, and changes bytes of messages and their\n"+
+		"In every other lane all sidecars prove themselves, in the others one half of them. The sidecars are stock Envoys with a flush of 5 s; between them and meshpulse is a proxy of TCP that cuts, stalls and refuses connections, and changes bytes of messages and their\n"+
 		"timestamps (a sidecar whose clock is off) in place. Its certificate stands in for the sidecar's. Everything else is done to the real thing:\n"+
 		"processes are killed, pods deleted, files replaced, rights taken away. Faults last 1 to 60 s, log-uniform, deaf watches and an authority that is away a minute more,\n"+
 		"three at once at most. The Envoys evict stats that were not used for two flushes.\n", r.Hold, r.Retention, r.Budget, CertificateLife)

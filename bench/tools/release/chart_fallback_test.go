@@ -98,8 +98,8 @@ func TestTheChartTakesTheAPIsOverAndPutsThemBack(t *testing.T) {
 	}
 }
 
-// An upgrade leaves fields alone that it does not name: an APIService whose server's certificate was
-// not checked names that beside no authority, and the API server takes only one of both.
+// An upgrade leaves fields alone that it does not name: an APIService whose server's certificate
+// was not checked names that beside no authority, and the API server takes only one of both.
 func TestAnAPIWithoutAnAuthorityIsTakenOverAndPutBack(t *testing.T) {
 	for _, certificate := range []string{"helm", "cert-manager"} {
 		external := kedas("v1beta1.external.metrics.k8s.io")
