@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -17,6 +18,10 @@ import (
 	"github.com/prometheus/prometheus/promql/parser"
 	"github.com/prometheus/prometheus/promql/promqltest"
 	"github.com/prometheus/prometheus/rules"
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/yaml"
 )
 
@@ -119,6 +124,8 @@ meshpulse_store_memory_budget_bytes 1e9x200
 meshpulse_metricsapi_watch_seconds_since_success{resource="pods"} 0x200
 meshpulse_ingest_streams 3x200
 meshpulse_faults_total{part="query"} 0x200
+meshpulse_relay_replicas{state="active"} 2x200
+meshpulse_relay_silent_seconds{replica="meshpulse-1"} 0x200
 `
 	cases := map[string]struct {
 		series string
@@ -136,6 +143,8 @@ meshpulse_faults_total{part="query"} 0x200
 		"MeshpulseCertificateEnds":  {"meshpulse_ingest_certificate_expires_timestamp_seconds 1000x200", 10 * time.Minute},
 		"MeshpulseFault":            {`meshpulse_faults_total{part="query"} 0 0 0 1x200`, 5 * time.Minute},
 		"MeshpulseSendersRefused":   {`meshpulse_ingest_identity_refusals_total{reason="pod"} 0+1x200`, 20 * time.Minute},
+		"MeshpulsePeersLost":        {`meshpulse_relay_silent_seconds{replica="meshpulse-1"} 0+30x200`, 20 * time.Minute},
+		"MeshpulsePeersLost, alone": {`meshpulse_relay_replicas{state="active"} 1x200`, 20 * time.Minute},
 		"MeshpulseEventsNotTaken":   {"meshpulse_metricsapi_queued_events 1000x200", 20 * time.Minute},
 		"nothing where all is well": {well, time.Hour},
 	}
@@ -147,8 +156,9 @@ meshpulse_faults_total{part="query"} 0x200
 			}
 		}
 	}
-	for alert, tc := range cases {
-		t.Run(alert, func(t *testing.T) {
+	for name, tc := range cases {
+		t.Run(name, func(t *testing.T) {
+			alert, _, _ := strings.Cut(name, ",")
 			series, want := tc.series, []string{alert}
 			switch alert {
 			case "nothing where all is well":
@@ -252,5 +262,47 @@ func TestTheDashboardsQueriesHaveValues(t *testing.T) {
 	}
 	if queries < 15 {
 		t.Errorf("only %d queries are found", queries)
+	}
+}
+
+// The PodMonitor scrapes a port that the pod has, with a token that may read the path, and checks
+// the certificate for a name that it is made for.
+func TestThePodMonitorScrapesWhatThePodServes(t *testing.T) {
+	var monitor struct {
+		Spec struct {
+			Selector            metav1.LabelSelector
+			PodMetricsEndpoints []struct {
+				Port, Path, Scheme string
+				Authorization      struct{ Credentials corev1.SecretKeySelector }
+				TLSConfig          struct {
+					ServerName string
+					CA         struct{ Secret corev1.SecretKeySelector }
+				}
+			}
+		}
+	}
+	if err := yaml.Unmarshal([]byte(read(t, "manifests/components/pod-monitor/podmonitor.yaml")), &monitor); err != nil {
+		t.Fatal(err)
+	}
+	base, rights := renderObjects(t, "base"), decodeFile(t, "components/pod-monitor/rbac.yaml")
+	deployment := one[*appsv1.Deployment](t, base, "meshpulse")
+	if !maps.Equal(monitor.Spec.Selector.MatchLabels, deployment.Spec.Selector.MatchLabels) || len(monitor.Spec.PodMetricsEndpoints) != 1 {
+		t.Fatalf("%+v, want the pods of %v, once", monitor.Spec, deployment.Spec.Selector.MatchLabels)
+	}
+	scraped := monitor.Spec.PodMetricsEndpoints[0]
+	if !slices.ContainsFunc(deployment.Spec.Template.Spec.Containers[0].Ports, func(p corev1.ContainerPort) bool { return p.Name == scraped.Port }) || scraped.Scheme != "https" {
+		t.Errorf("the pod has no port %q, or does not speak %q there", scraped.Port, scraped.Scheme)
+	}
+	if s := scraped.TLSConfig; s.ServerName != "meshpulse.meshpulse-system.svc" || s.CA.Secret.Name != "meshpulse-serving-cert" || s.CA.Secret.Key != "ca.crt" {
+		t.Errorf("%+v is not what install.sh makes the certificate for, or has not its authority", s)
+	}
+	binding := one[*rbacv1.ClusterRoleBinding](t, rights, "meshpulse:observer")
+	role := one[*rbacv1.ClusterRole](t, base, binding.RoleRef.Name)
+	if !slices.Contains(role.Rules[0].NonResourceURLs, scraped.Path) {
+		t.Errorf("%s may not read %s", role.Name, scraped.Path)
+	}
+	token := one[*corev1.Secret](t, rights, scraped.Authorization.Credentials.Name)
+	if token.Type != corev1.SecretTypeServiceAccountToken || token.Annotations[corev1.ServiceAccountNameKey] != binding.Subjects[0].Name || scraped.Authorization.Credentials.Key != corev1.ServiceAccountTokenKey {
+		t.Errorf("%+v is not the token of %+v", token.ObjectMeta, binding.Subjects)
 	}
 }

@@ -162,6 +162,7 @@ func TestEveryKustomizationIsRendered(t *testing.T) {
 		"components/mesh-namespaces",         // TestMeshNamespacesAloneReport
 		"components/own-api",                 // TestTheOwnAPIIsLedToTheServiceOfTheMetrics
 		"components/own-namespaces",          // TestQueriesReadTheirOwnNamespaceWhereAsked
+		"components/pod-monitor",             // TestThePodMonitorScrapesWhatThePodServes
 		"components/prometheus-api",          // TestDashboardsAreServedWhereAsked
 		"components/surge-action",            // TestSurgeActionIsBound
 		"components/surge-action/namespaced",

@@ -78,7 +78,7 @@ take_back v1alpha1.meshpulse.io
 
 set --
 [ -z "$dry" ] || set -- --dry-run=client
-# What components gave: the right to read custom metrics, and to raise targets; a binding in a namespace of yours is without effect from then on.
+# What components gave: the rights to read custom metrics, /metrics, and to raise targets; a binding in a namespace of yours is without effect from then on.
 kubectl delete --ignore-not-found "$@" -f "$here/components/custom-metrics/rbac.yaml" -f "$here/components/fallback/rbac.yaml" \
-	-f "$here/components/fallback/custom-metrics/rbac.yaml" -f "$here/components/surge-action/clusterrolebinding.yaml" -f "$here/components/surge-action/role/clusterrole.yaml"
+	-f "$here/components/fallback/custom-metrics/rbac.yaml" -f "$here/components/pod-monitor/rbac.yaml" -f "$here/components/surge-action/clusterrolebinding.yaml" -f "$here/components/surge-action/role/clusterrole.yaml"
 kubectl kustomize "$here/base" | kubectl delete --ignore-not-found "$@" -f -

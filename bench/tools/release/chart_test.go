@@ -258,7 +258,8 @@ func TestTheChartIsTheBase(t *testing.T) {
 			[]string{"prometheus-api", "fallback", "dns", "../replicas"},
 			fmt.Sprintf(given, "secret", false) + besideAnother + "networkPolicy: {dns: true}\nprometheusAPI: {enabled: true}\nreplicas: 2",
 		},
-		"alerts": {[]string{"alerts"}, fmt.Sprintf(given, "secret", false) + "alerts: {enabled: true}"},
+		"pod-monitor": {[]string{"pod-monitor"}, fmt.Sprintf(given, "secret", false) + "podMonitor: {enabled: true}"},
+		"alerts":      {[]string{"alerts"}, fmt.Sprintf(given, "secret", false) + "alerts: {enabled: true}"},
 		"custom-metrics with cert-manager": {
 			[]string{"custom-metrics", "custom-metrics/apiservice", "apiservice", "own-api", "cert-manager"}, fmt.Sprintf(given, "cert-manager", true) + "customMetrics: {enabled: true}",
 		},
