@@ -75,12 +75,17 @@ func optionsOf(r *http.Request) (limit int, opts promql.QueryOpts, err error) {
 
 // evaluate answers a query, whose newest time is at, and says what is incomplete there.
 func (a *promAPI) evaluate(r *http.Request, at time.Time, prepare func(promql.QueryOpts, string) (promql.Query, error)) response {
-	expr, _, err := exprParam(r)
+	expr, parsed, err := exprParam(r)
 	if err != nil {
 		return errorResponse(errorBadData, err)
 	}
-	unknown := a.unknown(r, expr, at)
-	if held := a.held(r, expr, at); held != nil {
+	// What is known of a range of samples is what is known of the newest of them.
+	instant := expr
+	if parsed.Type() == parser.ValueTypeMatrix {
+		instant = "last_over_time(" + parsed.String() + ")"
+	}
+	unknown := a.unknown(r, instant, at)
+	if held := a.held(r, instant, at); held != nil {
 		held.incomplete = unknown
 		return *held
 	}
@@ -102,7 +107,7 @@ func (a *promAPI) evaluate(r *http.Request, at time.Time, prepare func(promql.Qu
 	if cut {
 		warnings = append(warnings, "results truncated due to limit")
 	}
-	if incomplete := a.incomplete(expr, at); incomplete != "" {
+	if incomplete := a.incomplete(instant, at); incomplete != "" {
 		warnings = append(warnings, incomplete)
 	}
 	answer := dataResponse(queryData{value.Type(), value}, warnings...)
