@@ -19,6 +19,9 @@ const (
 	windowKey    = "window"
 	reporterKey  = "reporter"
 	namespaceKey = "destination_workload_namespace"
+	// serviceNamespaceKey is that of the service that is asked for, which its callers know whether
+	// or not a pod is there.
+	serviceNamespaceKey = "destination_service_namespace"
 
 	defaultWindow   = "1m"
 	defaultReporter = "destination"
