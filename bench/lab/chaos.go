@@ -309,7 +309,7 @@ func (r *chaosRun) ask(ctx context.Context, ln *lane, trace *chaos.Trace) {
 	proc.Every(ctx, askInterval, func() {
 		asked := time.Since(r.begin)
 		within, cancel := context.WithTimeout(ctx, 3*time.Second)
-		value, held, err := r.answer(within, ln)
+		value, held, err := answer(within, r.cluster, ln.hpa)
 		cancel()
 		a := chaos.Answer{At: asked, Value: value, Held: held}
 		if err != nil {

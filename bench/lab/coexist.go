@@ -77,14 +77,9 @@ func (l *lab) coexist(ctx context.Context) error {
 // startCoexistence starts KEDA with rotation of its certificates, then meshpulse, which takes the
 // API over as manifests/install.sh does.
 func startCoexistence(ctx context.Context, l *lab, c *cluster.Cluster, dir string) (*coexistence, error) {
-	hosts := filepath.Join(dir, "hosts")
-	names := fmt.Sprintf("127.0.0.1 localhost\n127.0.0.1 keda-operator.keda.svc\n%s %s.keda.svc\n", kedaIP, kedaServiceName)
-	if err := os.WriteFile(hosts, []byte(names), 0o644); err != nil {
+	within, err := withNames(dir)
+	if err != nil {
 		return nil, err
-	}
-	// There is no DNS of the cluster outside pods.
-	within := func(command ...string) []string {
-		return append([]string{"unshare", "-m", "sh", "-c", `mount --bind "$0" /etc/hosts && exec "$@"`, hosts}, command...)
 	}
 	// What KEDA's Prometheus holds does not matter here, so it is one answer.
 	asked := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
@@ -103,10 +98,7 @@ func startCoexistence(ctx context.Context, l *lab, c *cluster.Cluster, dir strin
 		x.keda.stop()
 		return nil, err
 	}
-	x.meshpulse, err = installMeshpulse(ctx, l, c, dir, meshpulseOptions{
-		components: []string{"fallback"}, within: within,
-		flags: []string{"--fallback=" + kedaNamespace + "/" + kedaServiceName, "--fallback-ca-file=" + filepath.Join(x.keda.certificates, "ca.crt")},
-	})
+	x.meshpulse, err = installMeshpulse(ctx, l, c, dir, beside(x.keda, within))
 	if err != nil {
 		x.keda.stop()
 		return nil, err
@@ -115,6 +107,27 @@ func startCoexistence(ctx context.Context, l *lab, c *cluster.Cluster, dir strin
 	x.cancel, x.admin = cancel, c.AdminClient()
 	x.watched.Go(func() { x.err = x.watch(watching) })
 	return x, nil
+}
+
+// withNames is the command that starts a process which finds KEDA's Services by their names: there
+// is no DNS of the cluster outside pods.
+func withNames(dir string) (within func(command ...string) []string, err error) {
+	hosts := filepath.Join(dir, "hosts")
+	names := fmt.Sprintf("127.0.0.1 localhost\n127.0.0.1 keda-operator.keda.svc\n%s %s.keda.svc\n", kedaIP, kedaServiceName)
+	if err := os.WriteFile(hosts, []byte(names), 0o644); err != nil {
+		return nil, err
+	}
+	return func(command ...string) []string {
+		return append([]string{"unshare", "-m", "sh", "-c", `mount --bind "$0" /etc/hosts && exec "$@"`, hosts}, command...)
+	}, nil
+}
+
+// beside are the options of a meshpulse that passes to KEDA what is KEDA's.
+func beside(k *keda, within func(command ...string) []string) meshpulseOptions {
+	return meshpulseOptions{
+		components: []string{"fallback"}, within: within,
+		flags: []string{"--fallback=" + kedaNamespace + "/" + kedaServiceName, "--fallback-ca-file=" + filepath.Join(k.certificates, "ca.crt")},
+	}
 }
 
 func (x *coexistence) prepare(ctx context.Context, hpa *autoscalingv2.HorizontalPodAutoscaler) error {

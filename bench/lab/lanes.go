@@ -19,6 +19,7 @@ import (
 
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 
+	"github.com/meshpulse/meshpulse/bench/lab/cluster"
 	"github.com/meshpulse/meshpulse/bench/lab/mesh"
 	"github.com/meshpulse/meshpulse/bench/lab/proc"
 	"github.com/meshpulse/meshpulse/bench/lab/scenario"
@@ -113,7 +114,7 @@ func (r *loop) sample(ctx context.Context, ln *lane, talk bool) {
 		direct := r.askDirectly && ln.hpa.Spec.Metrics[0].External != nil
 		if direct && now.Sub(asked) >= time.Second {
 			asked = now
-			value, held, _ = r.answer(ctx, ln) // no answer is NaN
+			value, held, _ = answer(ctx, r.cluster, ln.hpa) // no answer is NaN
 		} else if !direct {
 			value = shown(hpa)
 		}
@@ -152,10 +153,10 @@ func (r *loop) watchTarget(ctx context.Context, ln *lane) {
 
 // answer asks the external metrics API as the HPA controller does, for the HPA's first metric: the
 // sum of the items, NaN and why where there is none.
-func (r *loop) answer(ctx context.Context, ln *lane) (value float64, held string, err error) {
-	metric := ln.hpa.Spec.Metrics[0].External.Metric
-	path := "/apis/external.metrics.k8s.io/v1beta1/namespaces/" + ln.Namespace + "/" + metric.Name
-	request := r.cluster.Client.RESTClient().Get().AbsPath(path)
+func answer(ctx context.Context, c *cluster.Cluster, hpa *autoscalingv2.HorizontalPodAutoscaler) (value float64, held string, err error) {
+	metric := hpa.Spec.Metrics[0].External.Metric
+	path := externalMetrics + "/namespaces/" + hpa.Namespace + "/" + metric.Name
+	request := c.Client.RESTClient().Get().AbsPath(path)
 	if metric.Selector != nil {
 		request = request.Param("labelSelector", metav1.FormatLabelSelector(metric.Selector))
 	}

@@ -31,6 +31,7 @@ const usage = `usage: lab run SCENARIO.yaml...   run scenarios, write their resu
        lab chaos --seed N,...    constant load while things go wrong, drawn from the seed
        lab attack NAME...        what one sender, author or reader can do to others (default all)
        lab coexist               meshpulse and KEDA on one APIService
+       lab shadow                what meshpulse reports of a comparison beside what the lab saw of it
        lab mtls                  sidecars that prove themselves, and what may happen to certificates
        lab up                    boot the control plane and wait for Ctrl-C
        lab app                   the app of the lab's pods
@@ -106,6 +107,8 @@ func run(args []string) error {
 		err = l.mtls(ctx)
 	case "coexist":
 		err = l.coexist(ctx)
+	case "shadow":
+		err = l.shadow(ctx)
 	case "run":
 		err = l.runAll(ctx, flags.Args())
 	default:

@@ -170,7 +170,7 @@ func adapt(objects []*unstructured.Unstructured, ca []byte) (flags []string, err
 			found++
 			err = errors.Join(unstructured.SetNestedField(o.Object, "NodePort", "spec", "type"),
 				unstructured.SetNestedField(o.Object, serviceIP, "spec", "clusterIP"))
-		case "APIService/v1beta2.custom.metrics.k8s.io": // where it is asked for
+		case "APIService/v1beta2.custom.metrics.k8s.io", "APIService/v1alpha1.meshpulse.io": // where it is asked for
 			err = unstructured.SetNestedField(o.Object, base64.StdEncoding.EncodeToString(ca), "spec", "caBundle")
 		case "APIService/v1beta1.external.metrics.k8s.io":
 			found++

@@ -22,6 +22,8 @@ type Report struct {
 	Versions []string
 	Date     time.Time
 	Command  string
+	// More is Markdown that follows the runs, such as a table that is a scenario's own.
+	More string
 }
 
 // OK says whether every check of every run held.
@@ -46,6 +48,9 @@ func (r Report) Markdown() string {
 			fmt.Fprintf(w, "| %s | %s | %s |\n", v.Say, strings.ReplaceAll(v.Seen, "|", `\|`), map[bool]string{true: "ok", false: "FAILED"}[v.OK])
 		}
 		run.printLanes(w)
+	}
+	if r.More != "" {
+		fmt.Fprintf(w, "\n%s", r.More)
 	}
 	return w.String()
 }
