@@ -208,6 +208,9 @@ func kustomize(t *testing.T, components ...string) map[string]object {
 // Service's is.
 const besideAnother = "fallback: {service: other-namespace/other-service, caBundle: \"-----BEGIN CERTIFICATE-----\"}\n"
 
+// besidePrometheus is the beginning of a URL that is compared with.
+const besidePrometheus = "prometheus: {url: 'http://prometheus.monitoring"
+
 // withoutHelms leaves out the labels that are Helm's alone.
 func withoutHelms(labels object) {
 	for _, name := range []string{"app.kubernetes.io/instance", "app.kubernetes.io/managed-by", "app.kubernetes.io/version", "helm.sh/chart"} {
@@ -215,15 +218,16 @@ func withoutHelms(labels object) {
 	}
 }
 
-// named has the other adapter's name in place of what stands for it.
-func named(t *testing.T, objects map[string]object) map[string]object {
+// named has names in place of what stands for them: the other adapter's, and more, in pairs.
+func named(t *testing.T, objects map[string]object, more ...string) map[string]object {
 	t.Helper()
 	text, err := yaml.Marshal(objects)
 	if err != nil {
 		t.Fatal(err)
 	}
 	replaced := map[string]object{}
-	text = []byte(strings.NewReplacer("OTHER-NAMESPACE", "other-namespace", "OTHER-SERVICE", "other-service").Replace(string(text)))
+	pairs := append([]string{"OTHER-NAMESPACE", "other-namespace", "OTHER-SERVICE", "other-service"}, more...)
+	text = []byte(strings.NewReplacer(pairs...).Replace(string(text)))
 	if err := yaml.Unmarshal(text, &replaced); err != nil {
 		t.Fatal(err)
 	}
@@ -252,8 +256,18 @@ func TestTheChartIsTheBase(t *testing.T) {
 		"guaranteed":     {[]string{"guaranteed"}, fmt.Sprintf(given, "secret", false) + "resources: {requests: {cpu: 500m, memory: 1Gi}, limits: {cpu: 500m, memory: 1Gi}}"},
 		"surge-action":   {[]string{"surge-action"}, fmt.Sprintf(given, "secret", false) + "surgeAction: {enabled: true}"},
 		"in a namespace": {[]string{"surge-action/namespaced"}, fmt.Sprintf(given, "secret", false) + "surgeAction: {namespaces: [test]}"},
-		"cert-manager":   {[]string{"apiservice", "own-api", "cert-manager"}, fmt.Sprintf(given, "cert-manager", true)},
-		"replicas":       {[]string{"../replicas"}, fmt.Sprintf(given, "secret", false) + "replicas: 2"},
+		"a Prometheus of the cluster": {
+			[]string{"shadow-prometheus", "shadow-prometheus/namespace"}, fmt.Sprintf(given, "secret", false) + besidePrometheus + ".svc'}",
+		},
+		"a Prometheus by two labels, beside another adapter": {
+			[]string{"shadow-prometheus", "shadow-prometheus/namespace", "shadow-prometheus/port", "fallback"},
+			fmt.Sprintf(given, "secret", false) + besideAnother + besidePrometheus + "'}",
+		},
+		"a Prometheus outside": {
+			[]string{"shadow-prometheus", "shadow-prometheus/port"}, fmt.Sprintf(given, "secret", false) + besidePrometheus + ".example.com'}",
+		},
+		"cert-manager": {[]string{"apiservice", "own-api", "cert-manager"}, fmt.Sprintf(given, "cert-manager", true)},
+		"replicas":     {[]string{"../replicas"}, fmt.Sprintf(given, "secret", false) + "replicas: 2"},
 		"all of several replicas": {
 			[]string{"prometheus-api", "fallback", "dns", "../replicas"},
 			fmt.Sprintf(given, "secret", false) + besideAnother + "networkPolicy: {dns: true}\nprometheusAPI: {enabled: true}\nreplicas: 2",
@@ -268,7 +282,8 @@ func TestTheChartIsTheBase(t *testing.T) {
 			tested[component] = true
 		}
 		t.Run(name, func(t *testing.T) {
-			want := named(t, kustomize(t, test.components...))
+			url := strings.Trim(strings.TrimRight(test.values[strings.LastIndex(test.values, "url:")+4:], "}"), " '")
+			want := named(t, kustomize(t, test.components...), "PROMETHEUS-URL", url, "PROMETHEUS-NAMESPACE", "monitoring", "PROMETHEUS-PORT", "80")
 			delete(want, "Namespace "+system)
 			got, _ := mustHelm(t, system, test.values, nil)
 			delete(got, "ConfigMap "+system+"/meshpulse-fallback-ca") // install.sh makes it where the authority is known
@@ -351,30 +366,40 @@ func TestTheGuidesCommandInstalls(t *testing.T) {
 	}
 }
 
-// The NetworkPolicy lets meshpulse to the Prometheus that it is compared with, and no further.
+// The NetworkPolicy lets meshpulse to the Prometheus that it is compared with, and no further: to a
+// Service's pods by their namespace, else to the port; where two labels may be either, to both.
 func TestThePrometheusOfTheComparisonIsLetThrough(t *testing.T) {
-	egress := func(values string) string {
+	egress := func(values string) (out []string) {
 		objects, _ := mustHelm(t, system, values, aCluster())
 		rules, _, _ := unstructured.NestedSlice(objects["NetworkPolicy "+system+"/meshpulse"], "spec", "egress")
-		text, err := yaml.Marshal(rules)
-		if err != nil {
-			t.Fatal(err)
+		for _, rule := range rules {
+			to, _, _ := unstructured.NestedSlice(rule.(object), "to")
+			ports, _, _ := unstructured.NestedSlice(rule.(object), "ports")
+			for _, port := range ports {
+				where := ""
+				for _, t := range to {
+					where, _, _ = unstructured.NestedString(t.(object), "namespaceSelector", "matchLabels", "kubernetes.io/metadata.name")
+				}
+				out = append(out, fmt.Sprint(where, " ", port.(object)["port"]))
+			}
 		}
-		return string(text)
+		return out
 	}
 	none := egress("")
-	for url, want := range map[string]string{
-		"http://prometheus.monitoring.svc:9090":              "kubernetes.io/metadata.name: monitoring",
-		"http://prometheus.monitoring:9090":                  "kubernetes.io/metadata.name: monitoring",
-		"http://prometheus.monitoring.svc.cluster.local/api": "kubernetes.io/metadata.name: monitoring",
-		"http://prometheus:9090":                             "kubernetes.io/metadata.name: " + system,
-		"http://10.1.2.3:9091":                               "port: 9091",
-		"https://[fd00::1]/":                                 "port: 443",
-		"http://[fd00::1]:9091":                              "port: 9091",
-		"http://prometheus.example.com":                      "port: 80\n",
+	for url, want := range map[string][]string{
+		"http://prometheus.monitoring.svc:9090":              {"monitoring <nil>"},
+		"http://prometheus.monitoring.svc.cluster.local/api": {"monitoring <nil>"},
+		"http://prometheus:9090":                             {system + " <nil>"},
+		"http://prometheus.monitoring:9090":                  {"monitoring <nil>", " 9090"},
+		"https://example.com":                                {"com <nil>", " 443"},
+		"http://10.1.2.3:9091":                               {" 9091"},
+		"https://[fd00::1]/":                                 {" 443"},
+		"http://[fd00::1]:9091":                              {" 9091"},
+		"http://prometheus.example.com":                      {" 80"},
+		"http://a.b.svcx.svc:1":                              {" 1"},
 	} {
-		if got := egress("prometheus: {url: '" + url + "'}"); !strings.Contains(got, want) || len(got) <= len(none) {
-			t.Errorf("%s: no %q in\n%s", url, want, got)
+		if d := cmp.Diff(slices.Concat(none, want), egress("prometheus: {url: '"+url+"'}")); d != "" {
+			t.Errorf("%s: -want +got\n%s", url, d)
 		}
 	}
 }
