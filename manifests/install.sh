@@ -6,7 +6,7 @@ umask 077 # keys are written to a temporary folder
 
 usage() {
 	cat <<'USAGE'
-usage: install.sh --image IMAGE [--replicas] [--component NAME]... [--fallback NAMESPACE/SERVICE[:PORT]] [--no-apiservice] [--dry-run]
+usage: install.sh --image IMAGE [--replicas] [--component NAME]... [--fallback NAMESPACE/SERVICE[:PORT]] [--shadow-prometheus URL] [--no-apiservice] [--dry-run]
        install.sh --rotate-cert [--dry-run]
        install.sh --release-apiservice [--dry-run]
 
@@ -24,6 +24,9 @@ usage: install.sh --image IMAGE [--replicas] [--component NAME]... [--fallback N
                      the adapter that serves external metrics now: meshpulse takes the API over, answers what is its own
                      and asks the other adapter for the rest. Give it each time
   --fallback-ca FILE the authority of that adapter's certificate (PEM); without it what its APIService has as caBundle
+  --shadow-prometheus URL
+                     a Prometheus that metrics are compared with (meshpulse shadow report); nothing goes by what it says. A
+                     Service's pods are let to by NAME.NAMESPACE.svc, another host by its port. Give it each time
   --release-apiservice
                      give the APIs back to the adapter that had them, and nothing else
   --no-apiservice    leave external.metrics.k8s.io alone: meshpulse listens, and no HPA asks it
@@ -140,6 +143,31 @@ take_over() {
 		{\"op\": \"replace\", \"path\": \"/spec\", \"value\": {
 			\"group\": \"${1#*.}\", \"version\": \"${1%%.*}\", \"groupPriorityMinimum\": 100, \"versionPriority\": $priority,
 			\"service\": {\"namespace\": \"$namespace\", \"name\": \"$service\", \"port\": 443}, \"caBundle\": \"$ca\"}}]"
+}
+
+# find_prometheus reads --shadow-prometheus: its port, and the namespace of a Service's name, are what the NetworkPolicy lets meshpulse
+# to. A name of two labels may be either, so both are let to.
+find_prometheus() {
+	components="$components shadow-prometheus"
+	host=${prometheus#*://}
+	host=${host%%/*}
+	case $prometheus in https:*) prometheus_port=443 ;; *) prometheus_port=80 ;; esac
+	case $host in
+	*]) ;;
+	*:*) prometheus_port=${host##*:} host=${host%:*} ;;
+	esac
+	name=${host#*.}
+	prometheus_namespace=${name%%.*}
+	case $host in
+	\[*) where='port' ;;
+	*.*.*) case ${name#*.} in svc | svc.*) where=namespace ;; *) where=port ;; esac ;;
+	*.*) where='namespace port' ;;
+	*) where=namespace prometheus_namespace=$namespace ;;
+	esac
+	case $prometheus_port in '' | *[!0-9]*) where='' ;; esac
+	case $host in '' | .* | *..*) where='' ;; esac
+	[ -n "$where" ] || die "--shadow-prometheus $prometheus: give a URL such as http://prometheus.monitoring.svc:9090"
+	for rule in $where; do components="$components shadow-prometheus/$rule"; done
 }
 
 # custom_asked says whether custom.metrics.k8s.io is to be claimed too.
@@ -456,9 +484,11 @@ install() {
 		components="$components fallback"
 		case "$components " in *" custom-metrics "*) components="$components fallback/custom-metrics" ;; esac
 	fi
+	[ -z "$prometheus" ] || find_prometheus
 	compose
 	kubectl kustomize "$composed" >"$work/unset.yaml" # not into a pipe, which would hide its failure
 	sed -e "s|image: meshpulse:unset|image: $image|" -e "s|OTHER-NAMESPACE/OTHER-SERVICE|$fallback|" -e "s|OTHER-NAMESPACE|${fallback%/*}|" \
+		-e "s|PROMETHEUS-URL|$prometheus|" -e "s|PROMETHEUS-NAMESPACE|$prometheus_namespace|" -e "s|PROMETHEUS-PORT|$prometheus_port|" \
 		"$work/unset.yaml" >"$work/base.yaml"
 	look_at_secret
 
@@ -570,15 +600,15 @@ need() {
 	case $2 in '' | -*) die "$1 needs a value" ;; esac
 }
 
-image='' components='' replicas='' mode=install dry='' claim=yes fallback='' fallback_ca=''
+image='' components='' replicas='' mode=install dry='' claim=yes fallback='' fallback_ca='' prometheus='' prometheus_namespace='' prometheus_port=''
 while [ $# -gt 0 ]; do
 	case $1 in
-	--image | --component | --fallback | --fallback-ca)
+	--image | --component | --fallback | --fallback-ca | --shadow-prometheus)
 		need "$1" "${2-}"
 		option=$1 value=$2
 		shift
 		;;
-	--image=* | --component=* | --fallback=* | --fallback-ca=*)
+	--image=* | --component=* | --fallback=* | --fallback-ca=* | --shadow-prometheus=*)
 		option=${1%%=*} value=${1#*=}
 		need "$option" "$value"
 		;;
@@ -602,6 +632,14 @@ while [ $# -gt 0 ]; do
 		esac
 		;;
 	--fallback-ca) fallback_ca=$value ;;
+	--shadow-prometheus)
+		# It ends up in YAML too.
+		case $value in
+		*[!]A-Za-z0-9._:/[~%-]*) die "--shadow-prometheus takes a URL of scheme, host, port and path alone, not '$value'" ;;
+		http://[!/]* | https://[!/]*) prometheus=$value ;;
+		*) die "--shadow-prometheus takes a URL such as http://prometheus.monitoring.svc:9090, not '$value'" ;;
+		esac
+		;;
 	--no-apiservice) claim='' ;;
 	--release-apiservice) mode=release ;;
 	--rotate-cert) mode=rotate ;;
@@ -623,7 +661,7 @@ if [ "$mode" = install ]; then
 	# It ends up in YAML: nothing may come in that is not part of an image's name.
 	case $image in *[!A-Za-z0-9._:/@-]*) die "--image $image is not the name of an image" ;; esac
 	[ -n "$fallback" ] || [ -z "$fallback_ca" ] || die "--fallback-ca goes with --fallback NAMESPACE/SERVICE"
-elif [ -n "$image$components$replicas$fallback$fallback_ca" ] || [ -z "$claim" ]; then
+elif [ -n "$image$components$replicas$fallback$fallback_ca$prometheus" ] || [ -z "$claim" ]; then
 	die "--rotate-cert and --release-apiservice go with --dry-run only"
 fi
 for program in kubectl openssl; do

@@ -49,7 +49,11 @@ func egress(p *networkingv1.NetworkPolicy) []string {
 			where = to.NamespaceSelector.MatchLabels["kubernetes.io/metadata.name"] + " "
 		}
 		for _, port := range rule.Ports {
-			out = append(out, where+string(*port.Protocol)+" "+port.Port.String())
+			number := "any"
+			if port.Port != nil {
+				number = port.Port.String()
+			}
+			out = append(out, where+string(*port.Protocol)+" "+number)
 		}
 		if len(rule.Ports) == 0 {
 			out = append(out, "everything")
