@@ -68,6 +68,8 @@ func (n *node) steps() ([]step, error) {
 		return append(rest, first.upgradeSteps(second)...), nil
 	case n.only == onlyBeside:
 		return append(append(rest, first.unreachedSteps()...), first.besideSteps()...), nil
+	case n.only == onlyShadow:
+		return append(rest, first.shadowSteps()...), nil
 	case n.only == onlyTwo:
 		return append(rest, first.replicasSteps(second)...), nil
 	}
@@ -77,7 +79,7 @@ func (n *node) steps() ([]step, error) {
 		}},
 		{"every other command of the documents", first.rest},
 		{"meshpulse's container, the most memory that it has taken", n.tellPeak},
-	}, first.endSteps(second), first.unreachedSteps(), first.besideSteps(), first.helmSteps()), nil
+	}, first.endSteps(second), first.unreachedSteps(), first.besideSteps(), first.shadowSteps(), first.helmSteps()), nil
 }
 
 // abreast performs several rows of steps side by side. The first that fails ends them all.

@@ -42,14 +42,14 @@ func main() {
 
 func run(args []string) error {
 	if len(args) == 0 {
-		return errors.New("usage: node run --root PROJECT [--istio | --only helm | --only upgrade | --only beside | --only replicas] [--keep]")
+		return errors.New("usage: node run --root PROJECT [--istio | --only helm | --only upgrade | --only beside | --only shadow | --only replicas] [--keep]")
 	}
 	command, args := args[0], args[1:]
 	flags := flag.NewFlagSet("node "+command, flag.ContinueOnError)
 	root := flags.String("root", ".", "the project's root")
 	cgroup := flags.String("cgroup", "", "inside: the folder of control groups that the run has made")
 	istio := flags.Bool("istio", false, "istiod injects the sidecars, and what is checked is the mesh")
-	only := flags.String("only", "", "helm, upgrade, beside or replicas: nothing else is checked")
+	only := flags.String("only", "", "helm, upgrade, beside, shadow or replicas: nothing else is checked")
 	keep := flags.Bool("keep", false, "when all is checked, or something has failed, wait for Ctrl-C and say how to look")
 	if err := flags.Parse(args); err != nil {
 		return err
@@ -62,7 +62,7 @@ func run(args []string) error {
 		l.cgroup = *cgroup
 	}
 	l.istio, l.only = *istio, *only
-	if only := []string{onlyHelm, onlyUpgrade, onlyBeside, onlyTwo}; l.only != "" && (l.istio || !slices.Contains(only, l.only)) {
+	if only := []string{onlyHelm, onlyUpgrade, onlyBeside, onlyShadow, onlyTwo}; l.only != "" && (l.istio || !slices.Contains(only, l.only)) {
 		return fmt.Errorf("--only %s: there are %s, without --istio", l.only, strings.Join(only, ", "))
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -101,6 +101,7 @@ const (
 	onlyHelm    = "helm"
 	onlyUpgrade = "upgrade"
 	onlyBeside  = "beside"
+	onlyShadow  = "shadow"
 	onlyTwo     = "replicas"
 )
 

@@ -1,8 +1,8 @@
 // Command pod is what runs in the lab's pods where a cluster would run somebody else's image: the
 // container that holds a pod's namespaces (pause), a sidecar (sidecar: a stock Envoy as package
-// sidecar runs it), a load tester that sleeps until asked, another adapter of metrics, and probes
-// of what the network lets pass. It knows what it is told by its arguments and its environment, and
-// nothing of the cluster.
+// sidecar runs it), a load tester that sleeps until asked, another adapter of metrics, a
+// Prometheus, and probes of what the network lets pass. It knows what it is told by its arguments
+// and its environment, and nothing of the cluster.
 package main
 
 import (
@@ -55,6 +55,8 @@ func run(args []string) error {
 		return dial(args[1:])
 	case "adapter":
 		return adapter(args[1:])
+	case "prometheus":
+		return prometheus(args[1:])
 	case "lookup":
 		return lookup(args[1:])
 	case "never":
