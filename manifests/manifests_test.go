@@ -167,7 +167,7 @@ func TestEveryKustomizationIsRendered(t *testing.T) {
 		"components/shadow-prometheus",       // TestThePrometheusOfTheComparisonIsLetThrough
 		"components/shadow-prometheus/namespace",
 		"components/shadow-prometheus/port",
-		"components/surge-action",            // TestSurgeActionIsBound
+		"components/surge-action", // TestSurgeActionIsBound
 		"components/surge-action/namespaced",
 		"components/surge-action/role",
 		"examples/app", // TestExampleApp

@@ -47,7 +47,7 @@ func TestThePrometheusOfTheComparisonIsLetThrough(t *testing.T) {
 		"http://prometheus.monitoring:9090":                      {"monitoring TCP any", "TCP 9090"},
 		"https://example.com":                                    {"com TCP any", "TCP 443"},
 		"http://prometheus.example.com":                          {"TCP 80"},
-		"http://a.b.svcx.svc:1":                                 {"TCP 1"},
+		"http://a.b.svcx.svc:1":                                  {"TCP 1"},
 		"http://10.1.2.3:9091":                                   {"TCP 9091"},
 		"https://[fd00::1]/":                                     {"TCP 443"},
 		"http://[fd00::1]:9091":                                  {"TCP 9091"},
