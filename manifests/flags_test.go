@@ -34,7 +34,7 @@ func deploymentFlags(t *testing.T, program string) {
 // flag elsewhere is said of one that is there, and of none of another program.
 func documentedFlags(t *testing.T, program string) {
 	known := map[string]bool{}
-	for _, command := range []string{"serve", "replay", "lint", "top", "explain", "pods", "query"} {
+	for _, command := range []string{"serve", "replay", "lint", "top", "console", "explain", "pods", "query"} {
 		help, err := exec.Command(program, command, "--help").Output()
 		if err != nil {
 			t.Fatal(err)

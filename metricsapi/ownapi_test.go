@@ -1,10 +1,13 @@
 package metricsapi
 
 import (
+	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"math"
 	"net/http"
+	"net/http/httptest"
 	"strconv"
 	"strings"
 	"testing"
@@ -12,6 +15,7 @@ import (
 
 	"github.com/meshpulse/meshpulse/metricsapi/explain"
 	"github.com/meshpulse/meshpulse/metricsapi/internal/fixture"
+	"github.com/meshpulse/meshpulse/metricsapi/pages"
 )
 
 // Whoever may read one namespace reads that one only, through the API server's own rules; queries
@@ -51,6 +55,56 @@ func TestTheOwnAPIShowsANamespaceToWhoMayReadIt(t *testing.T) {
 	var list explain.List
 	if _, body := s.get(ownVersionPath + "/namespaces/test/explanations"); json.Unmarshal([]byte(body), &list) != nil || len(list.Items) != 1 || list.Items[0].Name != "podinfo" {
 		t.Errorf("a tenant sees %s", body)
+	}
+}
+
+// pagesSource asks as the console does.
+type pagesSource struct{ *testServer }
+
+func (s pagesSource) read(path string, into any) error {
+	code, body := s.get(ownVersionPath + path)
+	if code != http.StatusOK {
+		return fmt.Errorf("%d: %s", code, body)
+	}
+	return json.Unmarshal([]byte(body), into)
+}
+
+func (s pagesSource) List(context.Context) (list explain.List, err error) {
+	return list, s.read("/explanations", &list)
+}
+
+func (s pagesSource) One(_ context.Context, namespace, name string, _ time.Duration) (e explain.Explanation, err error) {
+	return e, s.read("/namespaces/"+namespace+"/explanations/"+name, &e)
+}
+
+// The console has the rights of who runs it and no others: a page of a namespace that its user may
+// not read says so, and shows nothing of it.
+func TestTheConsoleShowsANamespaceToWhoMayReadIt(t *testing.T) {
+	api := newFakeAPI(t, asks(t, "podinfo", "rps", "vector(1)"))
+	s := startServer(t, func(o *Options) {
+		o.Standalone, o.HPADir, o.BindAddress, o.Kubeconfig = false, "", "127.0.0.1", api.kubeconfig(t)
+	})
+	for token, shown := range map[string]map[string]bool{
+		"stranger": {"": false, "hpas/test/podinfo/": false, "hpas/other/podinfo/": false},
+		"tenant":   {"": false, "hpas/test/podinfo/": true, "hpas/other/podinfo/": false},
+		"hpa":      {"": true, "hpas/test/podinfo/": true, "hpas/other/podinfo/": false},
+	} {
+		s.token = token
+		p, err := pages.New(pages.Config{Source: pagesSource{s}, Address: "127.0.0.1:1", Scope: "all namespaces"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for path, want := range shown {
+			w := httptest.NewRecorder()
+			p.ServeHTTP(w, httptest.NewRequest(http.MethodGet, p.URL()+path, nil))
+			body := w.Body.String()
+			if got := strings.Contains(body, "Deployment/podinfo") || strings.Contains(body, ">podinfo</a>"); got != want {
+				t.Errorf("token %q, page %q: shown %t, want %t:\n%s", token, path, got, want, body)
+			}
+			if refused := strings.Contains(body, "nothing newer is known"); refused == want {
+				t.Errorf("token %q, page %q: refused %t:\n%s", token, path, refused, body)
+			}
+		}
 	}
 }
 

@@ -95,6 +95,10 @@ func (a *asking) get(ctx context.Context, path string, parameters ...string) ([]
 	if err != nil {
 		return nil, err
 	}
+	return get(ctx, client, path, parameters...)
+}
+
+func get(ctx context.Context, client *rest.RESTClient, path string, parameters ...string) ([]byte, error) {
 	request := client.Get().AbsPath(path)
 	for pair := range slices.Chunk(parameters, 2) {
 		if pair[1] != "" {
@@ -145,16 +149,21 @@ func remedied(err error) error {
 // notOurs is what to do about an answer that is not one of meshpulse's.
 const notOurs = "is it meshpulse that answers, and of this version? --server, or kubectl get apiservice v1alpha1.meshpulse.io, tells who does"
 
+// read reads an answer into a value.
+func read(body []byte, into any) error {
+	if err := json.Unmarshal(body, into); err != nil {
+		return fmt.Errorf("the answer cannot be read: %w: %s", err, notOurs)
+	}
+	return nil
+}
+
 // shown writes an answer as it is where --output asks for that, and reads it into a value where it
 // does not.
 func (a *asking) shown(body []byte, into any) (bool, error) {
 	if a.output != "" {
 		return true, a.structured(body)
 	}
-	if err := json.Unmarshal(body, into); err != nil {
-		return false, fmt.Errorf("the answer cannot be read: %w: %s", err, notOurs)
-	}
-	return false, nil
+	return false, read(body, into)
 }
 
 // answered asks for a path with parameters, in pairs, and does with the answer as shown does.

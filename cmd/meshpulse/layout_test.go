@@ -107,6 +107,11 @@ func packageRules() map[string]packageRule {
 			never: []string{grpc, envoy, prometheus, "k8s.io/client-go", "k8s.io/apiserver", "net", "os"},
 			why:   "what was found out is put into words without whoever found it, in the server as in the command line",
 		},
+		"metricsapi/pages": {
+			ours:  []string{"metricsapi/explain"},
+			never: []string{grpc, envoy, prometheus, "k8s.io/client-go", "k8s.io/apiserver", "os"},
+			why:   "explanations are drawn, whoever gives them, and with nobody's rights",
+		},
 		"metricsapi/internal/fixture": {
 			ours:  []string{"aggregator"},
 			never: []string{grpc, envoy, "k8s.io/client-go", "k8s.io/apiserver"},

@@ -33,6 +33,7 @@ Usage:
   meshpulse lint [flags] FILE...    say of HPAs and ScaledObjects, in files or a cluster, what would become of them
   meshpulse leave [flags]           wait before one of several replicas ends: its preStop hook
   meshpulse top [flags]             show every HPA at a glance, the worst first
+  meshpulse console [flags]         serve a page on this machine that shows the same, live, with plots
   meshpulse explain [flags] HPA     say why an HPA's metrics are what they are: cause and remedy first
   meshpulse shadow report [flags]   show how far HPAs' metrics are from --shadow-prometheus
   meshpulse pods [flags]            show every sidecar that reports, or should
@@ -88,6 +89,8 @@ func run(ctx context.Context, args []string, c console) (code int) {
 		err = leave(ctx, args[1:], c)
 	case "top":
 		err = top(ctx, args[1:], c)
+	case "console":
+		err = webConsole(ctx, args[1:], c)
 	case "explain":
 		err = explainHPA(ctx, args[1:], c)
 	case "query":
@@ -105,16 +108,16 @@ func run(ctx context.Context, args []string, c console) (code int) {
 	case "help", "--help", "-h":
 		_, err = io.WriteString(c.out, usage)
 	case "":
-		err = usageError{errors.New("a command is missing: serve, replay, lint, leave, top, explain, shadow, pods, query or version")}
+		err = usageError{errors.New("a command is missing: serve, replay, lint, leave, top, console, explain, shadow, pods, query or version")}
 	default:
-		err = usageError{fmt.Errorf("%q is not a command: there are serve, replay, lint, leave, top, explain, shadow, pods, query and version", command)}
+		err = usageError{fmt.Errorf("%q is not a command: there are serve, replay, lint, leave, top, console, explain, shadow, pods, query and version", command)}
 	}
 	switch {
 	case err == nil || errors.Is(err, pflag.ErrHelp):
 		return exitOK
 	case errors.As(err, new(usageError)):
 		help := "meshpulse --help"
-		if slices.Contains([]string{"serve", "replay", "lint", "leave", "top", "explain", "shadow", "pods", "query"}, command) {
+		if slices.Contains([]string{"serve", "replay", "lint", "leave", "top", "console", "explain", "shadow", "pods", "query"}, command) {
 			help = "meshpulse " + command + " --help"
 		}
 		_, _ = fmt.Fprintf(c.err, "meshpulse: %v\nSee: %s\n", err, help)

@@ -30,7 +30,7 @@ func TestReadmeHasWhatHelpSays(t *testing.T) {
 		}
 		return []byte("<!-- meshpulse " + command + " -->\n```text\n" + strings.TrimRight(help.String(), "\n") + "\n```\n<!-- end -->")
 	})
-	for _, command := range []string{"--help", "serve --help", "replay --help", "lint --help", "leave --help", "top --help", "explain --help", "shadow --help", "pods --help", "query --help"} {
+	for _, command := range []string{"--help", "serve --help", "replay --help", "lint --help", "leave --help", "top --help", "console --help", "explain --help", "shadow --help", "pods --help", "query --help"} {
 		if !shown[command] {
 			t.Errorf("README.md does not show meshpulse %s", command)
 		}

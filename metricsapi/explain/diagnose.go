@@ -35,11 +35,11 @@ func (e *Explanation) Diagnose() {
 			e.split(KindDoubtful, p.Reason, p)
 		}
 	}
-	slices.SortStableFunc(e.Troubles, func(a, b Trouble) int { return slices.Index(kinds(), a.Kind) - slices.Index(kinds(), b.Kind) })
+	slices.SortStableFunc(e.Troubles, func(a, b Trouble) int { return slices.Index(Kinds(), a.Kind) - slices.Index(Kinds(), b.Kind) })
 }
 
-// kinds are all, the worst first.
-func kinds() []Kind {
+// Kinds are all, the worst first.
+func Kinds() []Kind {
 	return []Kind{KindSharedTarget, KindUnwired, KindNoAnswer, KindWrongUnit, KindHeld, KindSilent, KindSurge, KindDoubtful}
 }
 

@@ -85,25 +85,46 @@ func Cut(text string, width int) string {
 	return string(runes[:max(width-1, 0)]) + "…"
 }
 
-// Table shows explanations at a glance, a line for each metric, the worst first, in as many columns
-// as the width holds (0: all). namespaces: they are of several.
-func Table(items []Explanation, namespaces bool, width int) []string {
+// Row is a metric's line of a table.
+type Row struct {
+	// Of is the metric's HPA, Place which of its metrics it is.
+	Of    *Explanation
+	Place int
+	// Cells has one for each column.
+	Cells []string
+}
+
+// Rows are explanations at a glance, a row for each metric, the worst first.
+func Rows(items []Explanation) ([]Column, []Row) {
 	columns := []Column{
 		{"NAMESPACE", 0}, {"HPA", 0}, {"METRIC", 5}, {"VALUE", 0}, {"TARGETS", 2}, {"NOW", 0}, {"WANTED", 0}, {"AGE", 4}, {"WINDOW", 7}, {"SIDECARS", 3}, {"PROVEN", 8}, {"STATE", 0}, {"WAITS FOR", 6},
 	}
-	var rows [][]string
-	var shadows []*Shadow // of the rows
-	for _, e := range Sorted(items) {
-		for i := range e.Metrics {
-			rows = append(rows, e.row(&e.Metrics[i]))
-			shadows = append(shadows, e.Metrics[i].Shadow)
+	var rows []Row
+	shadows := false
+	sorted := Sorted(items)
+	for i := range sorted {
+		e := &sorted[i]
+		for place := range e.Metrics {
+			rows = append(rows, Row{Of: e, Place: place, Cells: e.row(&e.Metrics[place])})
+			shadows = shadows || e.Metrics[place].Shadow != nil
 		}
 	}
-	if slices.ContainsFunc(shadows, func(s *Shadow) bool { return s != nil }) {
+	if shadows {
 		columns = append(columns, Column{"SHADOW", 1})
-		for i, s := range shadows {
-			rows[i] = append(rows[i], s.agreement())
+		for i, r := range rows {
+			rows[i].Cells = append(r.Cells, r.Of.Metrics[r.Place].Shadow.agreement())
 		}
+	}
+	return columns, rows
+}
+
+// Table shows explanations at a glance, a line for each metric, the worst first, in as many columns
+// as the width holds (0: all). namespaces: they are of several.
+func Table(items []Explanation, namespaces bool, width int) []string {
+	columns, of := Rows(items)
+	var rows [][]string
+	for _, r := range of {
+		rows = append(rows, r.Cells)
 	}
 	if !namespaces {
 		columns = columns[1:]
@@ -118,9 +139,9 @@ func Table(items []Explanation, namespaces bool, width int) []string {
 func Sorted(items []Explanation) []Explanation {
 	rank := func(e Explanation) int {
 		if len(e.Troubles) == 0 {
-			return len(kinds())
+			return len(Kinds())
 		}
-		return slices.Index(kinds(), e.Troubles[0].Kind)
+		return slices.Index(Kinds(), e.Troubles[0].Kind)
 	}
 	return slices.SortedFunc(slices.Values(items), func(a, b Explanation) int {
 		return cmp.Or(rank(a)-rank(b), cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
