@@ -46,31 +46,37 @@ const (
 // chaosRun is a run under faults: the loop that every scenario has, and who does the faults.
 type chaosRun struct {
 	*loop
-	meshpulse *meshpulse
-	schedule  chaos.Schedule
-	hands     *chaos.Hands
-	begin     time.Time
+	replicas []*meshpulse
+	schedule chaos.Schedule
+	hands    *chaos.Hands
+	begin    time.Time
 
 	mu      sync.Mutex
 	seen    chaos.Seen
 	traces  []chaos.Trace
-	scraped map[string]float64 // newest counters of the process that runs, by name and labels
-	pid     int                // whose they are
+	scraped map[int]map[string]float64 // newest counters of each process, by its id, and name and labels
 }
 
 // chaosAll does a run for each seed and writes what was seen; a goal that was missed fails the
 // command, after all have run.
-func (l *lab) chaosAll(ctx context.Context, seeds []uint64, faults int) error {
+func (l *lab) chaosAll(ctx context.Context, seeds []uint64, faults, replicas int) error {
 	if len(seeds) == 0 {
 		return errors.New("no seed: give --seed=1,7,42")
 	}
+	if replicas != 1 && replicas != 2 {
+		return fmt.Errorf("--replicas %d: give 1 or 2", replicas)
+	}
+	name := "chaos"
 	command := fmt.Sprintf("make chaos SEED=%q", strings.Trim(fmt.Sprint(seeds), "[]"))
 	if faults > 0 {
 		command += fmt.Sprint(" FAULTS=", faults)
 	}
-	report := chaos.Report{Versions: l.versions(), Command: command, Hold: chaosHold, Retention: chaosRetention, Budget: chaosBudget}
+	if replicas > 1 {
+		name, command = "chaos-replicas", command+fmt.Sprint(" REPLICAS=", replicas)
+	}
+	report := chaos.Report{Name: name, Versions: l.versions(), Command: command, Hold: chaosHold, Retention: chaosRetention, Budget: chaosBudget}
 	for _, seed := range seeds {
-		seen, err := l.chaosOnce(ctx, seed, faults)
+		seen, err := l.chaosOnce(ctx, chaos.Config{Seed: seed, Faults: faults, Replicas: replicas})
 		if err != nil {
 			return fmt.Errorf("chaos with seed %d: %w", seed, err)
 		}
@@ -88,19 +94,20 @@ func (l *lab) chaosAll(ctx context.Context, seeds []uint64, faults int) error {
 }
 
 // chaosOnce boots everything, lets the schedule happen and ends everything.
-func (l *lab) chaosOnce(ctx context.Context, seed uint64, faults int) (chaos.Seen, error) {
+func (l *lab) chaosOnce(ctx context.Context, config chaos.Config) (chaos.Seen, error) {
 	s, err := scenario.Load(filepath.Join(l.root, chaosLanes))
 	if err != nil {
 		return chaos.Seen{}, err
 	}
-	schedule, err := chaos.New(chaos.Config{Seed: seed, Faults: faults, Lanes: len(s.Lanes)})
+	config.Lanes = len(s.Lanes)
+	schedule, err := chaos.New(config)
 	if err != nil {
 		return chaos.Seen{}, err
 	}
 	for i := range s.Lanes {
 		s.Lanes[i].Load = steady(s.Lanes[i].Load[0].RPS, schedule.Length)
 	}
-	dir, err := l.runDir(fmt.Sprintf("chaos-%d", seed))
+	dir, err := l.runDir(fmt.Sprintf("chaos-%d", config.Seed))
 	if err != nil {
 		return chaos.Seen{}, err
 	}
@@ -122,26 +129,27 @@ func (l *lab) chaosOnce(ctx context.Context, seed uint64, faults int) (chaos.See
 	options := l.chaosOptions()
 	options.apiServer = "https://" + api.Address()
 	options.flags = append(options.flags, identityFlags(ca.Address, ca.RootsFile, filepath.Join(dir, "token"))...)
-	m, err := installMeshpulse(ctx, l, c, dir, options)
-	if err != nil {
+	system := chaos.System{Cluster: c, API: api, CA: ca, Workload: workload, Flush: s.Flush.Duration}
+	r := &chaosRun{loop: &loop{lab: l, scenario: s, dir: dir, cluster: c}, schedule: schedule, scraped: map[int]map[string]float64{}}
+	r.seen = chaos.Seen{
+		Seed: config.Seed, Schedule: schedule, Done: map[chaos.Kind]int{}, Dropped: map[string]float64{}, HPASync: s.HPASync[0].Duration, Boot: c.BootTime,
+	}
+	return r.happen(ctx, options, system)
+}
+
+// happen starts meshpulse, pods and load, and lets the schedule happen.
+func (r *chaosRun) happen(ctx context.Context, options meshpulseOptions, system chaos.System) (_ chaos.Seen, err error) {
+	if r.source, r.replicas, err = r.lab.chaosSource(ctx, r.cluster, r.dir, options, r.schedule.Replicas, &system); err != nil {
 		return chaos.Seen{}, err
 	}
-	defer m.stop()
-	if err := writeToken(ctx, c, filepath.Join(dir, "token")); err != nil {
+	defer r.source.stop()
+	if err := writeToken(ctx, r.cluster, filepath.Join(r.dir, "token")); err != nil {
 		return chaos.Seen{}, err
 	}
-	slog.Info("chaos", "seed", seed, "faults", len(schedule.Faults), "length", schedule.Length, "logs", dir)
-	r := &chaosRun{
-		loop: &loop{lab: l, scenario: s, dir: dir, cluster: c, source: m}, meshpulse: m, schedule: schedule, scraped: map[string]float64{},
-	}
-	r.seen = chaos.Seen{Seed: seed, Schedule: schedule, Done: map[chaos.Kind]int{}, Dropped: map[string]float64{}, HPASync: s.HPASync[0].Duration, Boot: c.BootTime}
+	slog.Info("chaos", "seed", r.seen.Seed, "faults", len(r.schedule.Faults), "length", r.schedule.Length, "logs", r.dir)
 	defer r.stop()
-	system := chaos.System{
-		Cluster: c, API: api, Ingest: m.ingest, Dir: m.dir, CA: ca, Names: []string{serverName, serviceIP, "127.0.0.1"},
-		Kill: m.kill, Launch: m.launch, Workload: workload, Flush: s.Flush.Duration,
-		Agent: func() *mesh.Agent { return r.agent },
-	}
-	for _, ln := range s.Lanes {
+	system.Agent = func() *mesh.Agent { return r.agent }
+	for _, ln := range r.scenario.Lanes {
 		system.Namespaces = append(system.Namespaces, ln.Namespace)
 	}
 	if r.hands, err = chaos.Open(system); err != nil {
@@ -169,18 +177,6 @@ func steady(rps float64, length time.Duration) load.Profile {
 	}
 }
 
-// chaosOptions are meshpulse's in a chaos run. Without the component for it a surge does not act.
-func (l *lab) chaosOptions() meshpulseOptions {
-	o := meshpulseOptions{flags: []string{"--hold=" + chaosHold.String(), "--retention=" + chaosRetention.String(), "--max-series=" + strconv.Itoa(chaosBudget)}}
-	if _, err := os.Stat(filepath.Join(l.root, "manifests", "components", surgeAction)); err == nil {
-		o.components = append(o.components, surgeAction)
-	}
-	return o
-}
-
-// surgeAction is the component with the right to scale, and the annotation's name.
-const surgeAction = "surge-action"
-
 // run sends the load, lets the faults happen, and watches.
 func (r *chaosRun) run(ctx context.Context) error {
 	watching, stop := context.WithCancel(ctx)
@@ -192,7 +188,7 @@ func (r *chaosRun) run(ctx context.Context) error {
 		r.traces[i].Lane = chaos.Lane{
 			Namespace: ln.Namespace, Load: ln.Load[1].RPS, PerReplica: ln.PerReplica,
 			Target: ln.hpa.Spec.Metrics[0].External.Target.AverageValue.AsApproximateFloat64(),
-			Action: ln.hpa.Annotations["meshpulse.io/"+surgeAction] == "scale" && slices.Contains(r.meshpulse.options.components, surgeAction),
+			Action: ln.hpa.Annotations["meshpulse.io/"+surgeAction] == "scale" && slices.Contains(r.replicas[0].options.components, surgeAction),
 		}
 		ln.send(watching, r.begin)
 		loads.Go(ln.generator.Wait)
@@ -223,14 +219,16 @@ func (r *chaosRun) watchUntil(ctx context.Context, end time.Time) error {
 		if err := r.cluster.Failed(); err != nil {
 			return err
 		}
-		r.watch()
+		for _, m := range r.replicas {
+			r.watch(m)
+		}
 	}
 	return nil
 }
 
 // watch notices when meshpulse has ended by itself, and starts it again, as a kubelet would.
-func (r *chaosRun) watch() {
-	p := r.meshpulse.current()
+func (r *chaosRun) watch(m *meshpulse) {
+	p := m.current()
 	if p == nil {
 		return
 	}
@@ -239,7 +237,7 @@ func (r *chaosRun) watch() {
 	default:
 		return
 	}
-	if r.meshpulse.current() != p {
+	if m.current() != p {
 		return // a fault has just killed it
 	}
 	what := fmt.Sprintf("ended with code %d: %s", p.ExitCode(), r.lab.withoutRoot(p.Tail(1)))
@@ -248,10 +246,10 @@ func (r *chaosRun) watch() {
 		s.Crashes = append(s.Crashes, chaos.Moment{At: time.Since(r.begin), Lane: "meshpulse", What: what, Faults: chaos.Around(s.Schedule.Faults, time.Since(r.begin))})
 	})
 	time.Sleep(time.Second)
-	if r.meshpulse.current() != p {
+	if m.current() != p {
 		return // nor is it ours to start
 	}
-	if err := r.meshpulse.launch(); err != nil {
+	if err := m.launch(); err != nil {
 		slog.Error("meshpulse cannot be started", "err", err)
 	}
 }
@@ -338,13 +336,17 @@ func (r *chaosRun) scrape(ctx context.Context) {
 		due := float64(len(r.agent.Sidecars())+len(r.lanes)) * now.Sub(last).Seconds() / r.scenario.Flush.Seconds()
 		last = now
 		r.note(func(s *chaos.Seen) { s.FlushesDue += due })
-		p := r.meshpulse.current()
-		if p == nil {
-			return
+		var all sync.WaitGroup
+		for _, m := range r.replicas {
+			if p := m.current(); p != nil {
+				all.Go(func() {
+					if body, err := web.Get(ctx, client, m.metricsURL()); err == nil {
+						r.count(p.PID(), string(body))
+					}
+				})
+			}
 		}
-		if body, err := web.Get(ctx, client, metricsURL); err == nil {
-			r.count(p.PID(), string(body))
-		}
+		all.Wait()
 	})
 }
 
@@ -352,8 +354,8 @@ func (r *chaosRun) scrape(ctx context.Context) {
 func (r *chaosRun) count(pid int, text string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if pid != r.pid {
-		r.pid, r.scraped = pid, map[string]float64{}
+	if r.scraped[pid] == nil {
+		r.scraped[pid] = map[string]float64{}
 	}
 	for line := range strings.Lines(text) {
 		name, number, ok := strings.Cut(strings.TrimSpace(line), " ")
@@ -362,16 +364,20 @@ func (r *chaosRun) count(pid int, text string) {
 		if !ok || err != nil || !slices.Contains(counted, base) {
 			continue
 		}
-		r.seen.Dropped[name] += value - r.scraped[name]
-		r.scraped[name] = value
+		r.seen.Dropped[name] += value - r.scraped[pid][name]
+		r.scraped[pid][name] = value
 	}
 }
 
 // sumUp asks for what is known only in the end.
 func (r *chaosRun) sumUp(ctx context.Context) error {
-	log, err := os.ReadFile(filepath.Join(r.meshpulse.dir, "meshpulse.log"))
-	if err != nil {
-		return err
+	var log []byte
+	for _, m := range r.replicas {
+		one, err := os.ReadFile(filepath.Join(m.dir, "meshpulse.log"))
+		if err != nil {
+			return err
+		}
+		log = append(log, one...)
 	}
 	told := 0
 	for i, ln := range r.lanes {

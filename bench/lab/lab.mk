@@ -18,8 +18,8 @@ lab-known:
 lab-ci: lab-build ## the short closed loop of .ci/run
 	@$(LAB_BIN)/lab run --root . --results .cache/lab/results bench/lab/scenarios/ci/guide-rps-short.yaml
 
-chaos: lab-build ## constant load while things go wrong (SEED=1, or several: "1 7 42"; 35 minutes each, FAULTS=100 for fewer)
-	@$(LAB_BIN)/lab chaos --root . --seed "$(SEED)" $(if $(FAULTS),--faults $(FAULTS))
+chaos: lab-build ## constant load while things go wrong (SEED=1, or several: "1 7 42"; 35 minutes each, FAULTS=100 for fewer; REPLICAS=2: two of meshpulse, 20 minutes with FAULTS=46)
+	@$(LAB_BIN)/lab chaos --root . --seed "$(SEED)" $(if $(FAULTS),--faults $(FAULTS)) $(if $(REPLICAS),--replicas $(REPLICAS))
 
 attack: lab-build ## what one sender, author or caller can do to others (16 minutes; ONLY="gzip zero": those anew; SEED=7: others together; LONG=1: at the defaults, 22 minutes)
 	@$(LAB_BIN)/lab attack --root . $(if $(LONG),--long) --seed $(SEED) $(ONLY)

@@ -66,7 +66,8 @@ func run(args []string) error {
 	all := flags.Bool("all", false, "versus: every setting, as long as it takes")
 	rounds := flags.Int("rounds", 2, "versus: how often the settings take turns in a scenario that repeats")
 	seeds := flags.String("seed", "1", "chaos: the seeds, a run for each; attack: which are tried together")
-	faults := flags.Int("faults", 0, "chaos: how many faults (default 128)")
+	faults := flags.Int("faults", 0, "chaos: how many faults (default seven of each kind)")
+	replicas := flags.Int("replicas", 1, "chaos: how many of meshpulse, 1 or 2")
 	long := flags.Bool("long", false, "attack: at the defaults of --hold and --retention, what that matters to")
 	if err := flags.Parse(args); err != nil {
 		return err
@@ -96,7 +97,7 @@ func run(args []string) error {
 		if numbers, err = numbersIn(*seeds); err != nil {
 			return fmt.Errorf("--seed: %w", err)
 		}
-		err = l.chaosAll(ctx, numbers, *faults)
+		err = l.chaosAll(ctx, numbers, *faults, *replicas)
 	case "attack":
 		var numbers []uint64
 		if numbers, err = numbersIn(*seeds); err != nil || len(numbers) != 1 {

@@ -51,6 +51,8 @@ type meshpulseOptions struct {
 	apiServer string
 	// memory is its GOMEMLIMIT in bytes, 0 for none.
 	memory int64
+	// host is where its API listens, "" for the Service's own address.
+	host string
 	// within is the command that starts it in other circumstances, nil if there are none.
 	within func(command ...string) []string
 }
@@ -197,7 +199,7 @@ func adapt(objects []*unstructured.Unstructured, ca []byte) (flags []string, err
 // configure makes the certificate, the kubeconfig with the service account's token, and the flags:
 // the Deployment's, then the lab's own, of which the last one of a name counts.
 func (m *meshpulse) configure(ctx context.Context, flags []string) error {
-	if err := m.cluster.CA.WriteFiles(m.dir, "serving", serverName, nil, []string{serverName, serviceIP, "127.0.0.1"}); err != nil {
+	if err := m.cluster.CA.WriteFiles(m.dir, "serving", serverName, nil, m.names()); err != nil {
 		return err
 	}
 	kubeconfig := filepath.Join(m.dir, "kubeconfig")
@@ -212,10 +214,22 @@ func (m *meshpulse) configure(ctx context.Context, flags []string) error {
 	m.ingest = "127.0.0.1:" + strconv.Itoa(ports[0])
 	m.args = append(slices.Clone(flags),
 		"--kubeconfig="+kubeconfig, "--ingest-address="+m.ingest,
-		"--bind-address="+serviceIP, "--secure-port=443",
+		"--bind-address="+m.host(), "--secure-port=443",
 		"--tls-cert-file="+filepath.Join(m.dir, "serving.crt"), "--tls-private-key-file="+filepath.Join(m.dir, "serving.key"))
 	m.args = append(m.args, m.options.flags...)
 	return nil
+}
+
+// host is where its API listens.
+func (m *meshpulse) host() string { return cmp.Or(m.options.host, serviceIP) }
+
+// names are what its certificate is issued to.
+func (m *meshpulse) names() []string {
+	names := []string{serverName, serviceIP, "127.0.0.1"}
+	if m.options.host != "" {
+		names = append(names, m.options.host)
+	}
+	return names
 }
 
 // launch starts the process and does not wait for it.
@@ -288,6 +302,15 @@ func (m *meshpulse) kill() {
 	}
 }
 
+// pause stops the process where it is (SIGSTOP), or lets it go on.
+func (m *meshpulse) pause(on bool) error {
+	p := m.current()
+	if p == nil {
+		return errors.New("meshpulse does not run")
+	}
+	return p.Pause(on)
+}
+
 func (m *meshpulse) current() *process.Process {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -308,14 +331,14 @@ func (m *meshpulse) processes() map[string]int {
 	return nil
 }
 
-const (
-	metricsURL = "https://" + serviceIP + "/metrics"
-	// ingestBytes is the counter of received bytes in /metrics (envoystats).
-	ingestBytes = "meshpulse_ingest_bytes_total "
-)
+// ingestBytes is the counter of received bytes in /metrics (envoystats).
+const ingestBytes = "meshpulse_ingest_bytes_total "
+
+// metricsURL is where it tells of itself.
+func (m *meshpulse) metricsURL() string { return "https://" + m.host() + "/metrics" }
 
 func (m *meshpulse) wireBytes(ctx context.Context) (float64, error) {
-	body, err := web.Get(ctx, m.cluster.AdminClient(), metricsURL)
+	body, err := web.Get(ctx, m.cluster.AdminClient(), m.metricsURL())
 	if err != nil {
 		return 0, err
 	}

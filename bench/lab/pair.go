@@ -11,31 +11,41 @@ import (
 	"net/http"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"sync"
 	"time"
 
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 
 	"github.com/meshpulse/meshpulse/bench/lab/cluster"
+	"github.com/meshpulse/meshpulse/bench/lab/link"
 	"github.com/meshpulse/meshpulse/bench/lab/proc"
 )
 
 // Two replicas of meshpulse in the place of one. Outside pods nobody plays their Services, so two
 // fronts do: what the API server asks goes to a replica that is ready, in turn, and a sidecar's
-// connection to one that lives.
+// connection to one that lives. What leads to a replica, from the other one and from sidecars, goes
+// over a link that can be cut.
 
-// pairRetention is how far back the two keep, and so how long one that comes back warms up: the
-// queries' [1m], the surge detector's newest 10 s, and a flush.
-const pairRetention = 75 * time.Second
-
-// pairAway is how long a replica that was killed stays away.
-const pairAway = 15 * time.Second
+const (
+	// pairRetention is how far back the two keep, and so how long one that comes back warms up: the
+	// queries' [1m], the surge detector's newest 10 s, and a flush.
+	pairRetention = 75 * time.Second
+	// pairAway is how long a replica that was killed stays away.
+	pairAway = 15 * time.Second
+	// unready is for how long a replica's probe fails before it is not led to: the manifests' eight
+	// times two seconds.
+	unready = 16 * time.Second
+)
 
 // pair are two replicas and their fronts. The first's manifests are both's.
 type pair struct {
 	*meshpulse // the first
 	replicas   [2]*meshpulse
+	peers      [2]*link.Link // before the port for the other replica of each, whose name is its address
+	ingests    [2]*link.Link // before the port for sidecars of each
 	api, sinks *front
+	mu         sync.Mutex // who is led to, and who lives
 	killed     int
 	next       int // who is killed next
 	looking    context.CancelFunc
@@ -43,27 +53,29 @@ type pair struct {
 
 // installPair is installMeshpulse of two.
 func installPair(ctx context.Context, l *lab, c *cluster.Cluster, dir string, options meshpulseOptions) (_ *pair, err error) {
-	ports, err := cluster.FreePorts(2)
-	if err != nil {
-		return nil, err
-	}
 	p := &pair{}
 	defer func() {
 		if err != nil {
 			p.stop()
 		}
 	}()
-	peer := func(i int) string { return fmt.Sprintf("127.96.0.%d:%d", 21+i, ports[i]) }
 	if p.api, err = openFront(net.JoinHostPort(serviceIP, "443")); err != nil {
 		return nil, err
 	}
 	if p.sinks, err = openFront("127.0.0.1:0"); err != nil {
 		return nil, err
 	}
-	options.flags = append(slices.Clone(options.flags), "--retention="+pairRetention.String(), "--peers="+peer(0)+","+peer(1))
+	hosts, ports, err := p.openPeers()
+	if err != nil {
+		return nil, err
+	}
+	names := p.peers[0].Address() + "," + p.peers[1].Address()
 	for i := range p.replicas {
-		own, host := options, fmt.Sprintf("127.96.0.%d", 21+i)
-		own.flags = append(slices.Clone(options.flags), "--bind-address="+host, "--peers-address="+peer(i))
+		own := options
+		own.host = hosts[i]
+		own.flags = append([]string{
+			"--retention=" + pairRetention.String(), "--peers=" + names, "--peers-address=" + ports[i], "--replica-name=" + p.peers[i].Address(),
+		}, options.flags...)
 		if i == 0 {
 			p.replicas[0], err = prepareMeshpulse(ctx, l, c, dir, own)
 		} else {
@@ -72,18 +84,36 @@ func installPair(ctx context.Context, l *lab, c *cluster.Cluster, dir string, op
 		if err != nil {
 			return nil, err
 		}
-		p.api.add(net.JoinHostPort(host, "443"))
-		p.sinks.add(p.replicas[i].ingest)
-		if err := p.replicas[i].launch(); err != nil {
+		if p.ingests[i], err = link.Open(link.Config{Upstream: p.replicas[i].ingest, Opaque: true}); err != nil {
 			return nil, err
 		}
-		p.sinks.lead(i, true)
+		p.api.add(net.JoinHostPort(hosts[i], "443"))
+		p.sinks.add(p.ingests[i].Address())
+		if err := p.launch(i); err != nil {
+			return nil, err
+		}
 	}
 	p.meshpulse = p.replicas[0]
 	var looking context.Context
 	looking, p.looking = context.WithCancel(context.Background())
 	go p.look(looking)
 	return p, p.replicas[0].answered(ctx)
+}
+
+// openPeers finds each replica's host and its port for the other, and opens what leads there.
+func (p *pair) openPeers() (hosts, ports [2]string, err error) {
+	free, err := cluster.FreePorts(len(p.peers))
+	if err != nil {
+		return hosts, ports, err
+	}
+	for i := range p.peers {
+		hosts[i] = fmt.Sprintf("127.96.0.%d", 21+i)
+		ports[i] = net.JoinHostPort(hosts[i], strconv.Itoa(free[i]))
+		if p.peers[i], err = link.Open(link.Config{Upstream: ports[i], Opaque: true}); err != nil {
+			return hosts, ports, err
+		}
+	}
+	return hosts, ports, nil
 }
 
 // sink is the front's.
@@ -95,16 +125,43 @@ func (p *pair) look(ctx context.Context) {
 	client := &http.Client{Timeout: time.Second, Transport: &http.Transport{
 		TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, DisableKeepAlives: true, //nolint:gosec // as a probe
 	}}
+	var good [2]time.Time
 	for proc.Sleep(ctx, 250*time.Millisecond) {
 		for i := range p.replicas {
+			before := p.replicas[i].current()
 			ready := false
 			if r, err := client.Get("https://" + p.api.to(i) + "/readyz"); err == nil {
 				_ = r.Body.Close()
 				ready = r.StatusCode == http.StatusOK
 			}
-			p.api.lead(i, ready)
+			if ready {
+				good[i] = time.Now()
+			}
+			p.mu.Lock()
+			if before != nil && before == p.replicas[i].current() && (ready || time.Since(good[i]) > unready) {
+				p.api.lead(i, ready)
+			}
+			p.mu.Unlock()
 		}
 	}
+}
+
+// kill kills one of the two, and what leads to it.
+func (p *pair) kill(i int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.api.lead(i, false)
+	p.sinks.lead(i, false)
+	p.replicas[i].kill()
+	p.api.cut(i)
+	p.sinks.cut(i)
+}
+
+// launch starts one of the two. It is led to once it is ready.
+func (p *pair) launch(i int) error {
+	err := p.replicas[i].launch()
+	p.sinks.lead(i, err == nil)
+	return err
 }
 
 // restart kills one of the two in turn, while both are ready, and starts it anew after a while.
@@ -114,20 +171,14 @@ func (p *pair) restart(ctx context.Context) error {
 	}
 	i := p.next
 	p.next = 1 - i
-	p.api.lead(i, false)
-	p.sinks.lead(i, false)
-	p.replicas[i].kill()
-	p.api.cut(i)
-	p.sinks.cut(i)
+	p.kill(i)
 	p.killed++
 	slog.Info("a replica is killed", "replica", i, "so far", p.killed)
 	proc.Sleep(ctx, pairAway)
 	if ctx.Err() != nil {
 		return nil
 	}
-	err := p.replicas[i].launch()
-	p.sinks.lead(i, err == nil)
-	return err
+	return p.launch(i)
 }
 
 // prepare is the first's: the HPA is the cluster's.
@@ -149,6 +200,19 @@ func (p *pair) processes() map[string]int {
 	return all
 }
 
+// wireBytes is what those that are there have been sent.
+func (p *pair) wireBytes(ctx context.Context) (sum float64, err error) {
+	var errs []error
+	for _, r := range p.replicas {
+		n, err := r.wireBytes(ctx)
+		sum, errs = sum+n, append(errs, err)
+	}
+	if slices.Contains(errs, nil) {
+		return sum, nil
+	}
+	return 0, errors.Join(errs...)
+}
+
 func (p *pair) stop() {
 	if p.looking != nil {
 		p.looking()
@@ -158,9 +222,14 @@ func (p *pair) stop() {
 			f.close()
 		}
 	}
-	for _, r := range p.replicas {
+	for i, r := range p.replicas {
 		if r != nil {
 			r.stop()
+		}
+		for _, l := range []*link.Link{p.peers[i], p.ingests[i]} {
+			if l != nil {
+				l.Close()
+			}
 		}
 	}
 }

@@ -102,6 +102,19 @@ func (p *Process) Kill() {
 	<-p.exited
 }
 
+// Pause stops the process where it is (SIGSTOP), as one that gets no CPU, or lets it go on
+// (SIGCONT). The error says that it has ended.
+func (p *Process) Pause(on bool) error {
+	signal := syscall.SIGCONT
+	if on {
+		signal = syscall.SIGSTOP
+	}
+	if err := p.cmd.Process.Signal(signal); err != nil {
+		return fmt.Errorf("pause %s: %w", p.name(), err)
+	}
+	return nil
+}
+
 // Tail returns the last lines of the log.
 func (p *Process) Tail(lines int) string {
 	all, err := p.Lines()

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -84,5 +85,45 @@ func TestAwaitTellsWhyAProcessIsNotReady(t *testing.T) {
 	err = p.Await(t.Context(), time.Minute, func(context.Context) error { return errors.New("not yet") })
 	if err == nil || !strings.Contains(err.Error(), "code 3") || !strings.Contains(err.Error(), "no such thing") {
 		t.Errorf("got %v, want the exit code and the end of the log", err)
+	}
+}
+
+func TestAProcessIsPausedAndGoesOn(t *testing.T) {
+	dir := t.TempDir()
+	p, err := Start(filepath.Join(dir, "log"), "sh", "-c", `while :; do echo x >> "$0/beats"; sleep 0.01; done`, dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Kill()
+	beats := func() int {
+		text, _ := os.ReadFile(filepath.Join(dir, "beats"))
+		return len(text)
+	}
+	moves := func() {
+		for from := beats(); beats() == from; {
+			time.Sleep(time.Millisecond)
+		}
+	}
+	moves()
+	if err := p.Pause(true); err != nil {
+		t.Fatal(err)
+	}
+	state := func() string { // as the kernel has it, once the signal has arrived
+		text, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(p.PID()), "stat"))
+		if err != nil {
+			return "T" // no Linux
+		}
+		return strings.Fields(string(text[strings.LastIndexByte(string(text), ')')+1:]))[0]
+	}
+	for state() != "T" {
+		time.Sleep(time.Millisecond)
+	}
+	if err := p.Pause(false); err != nil {
+		t.Fatal(err)
+	}
+	moves()
+	p.Kill()
+	if err := p.Pause(true); err == nil {
+		t.Error("a process that has ended is paused")
 	}
 }

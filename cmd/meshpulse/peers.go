@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -38,7 +39,7 @@ func (p *peers) flags(f *pflag.FlagSet) {
 	f.StringSliceVar(&p.static, "peers", nil, "several replicas: HOST:PORT of each, at which they talk to each other. Two keep everything that sidecars send to either; of more, two keep what a namespace's pods send")
 	f.StringVar(&p.service, "peers-service", "", "several replicas in a cluster: NAMESPACE/NAME of the headless Service that lists them, in the place of --peers")
 	f.StringVar(&p.address, "peers-address", "", "HOST:PORT to listen on for other replicas; with --peers it is the one of them that is this (with --peers-service default 0.0.0.0:15091)")
-	f.StringVar(&p.name, "replica-name", "", "what this replica is called, with --peers-service its pod's name (default $POD_NAME, else the host's)")
+	f.StringVar(&p.name, "replica-name", "", "what this replica is called, with --peers-service its pod's name (default $POD_NAME, else the host's); with --peers the one of them at which the others find it (default --peers-address, where it listens)")
 	f.StringVar(&p.certDir, "peers-cert-dir", "", "folder with tls.crt, tls.key and ca.crt by which replicas know each other; the certificate is for meshpulse-peer.NAMESPACE.svc, with --peers for meshpulse-peer. The files are read again at each connection. Without it addresses have to be of this machine")
 	f.Var(byteSize[int]{&p.queueBytes}, "peers-queue-bytes", "most bytes that wait to be sent to one replica; past it they are counted and dropped (default 64Mi, and no more than an eighth of --memory-budget, which what waits is a part of)")
 }
@@ -67,8 +68,8 @@ func (p *peers) complete(standalone bool) error {
 		}
 	} else {
 		wrong.when(p.address == "", "--peers needs --peers-address: give the one of them that is this replica's")
-		wrong.when(p.name != "", "--replica-name is for --peers-service: with --peers a replica is called as its address")
-		p.name = p.address
+		wrong.when(p.name != "" && !slices.Contains(p.static, p.name), "--replica-name %q is none of --peers: give the one of them at which the others find this replica", p.name)
+		p.name = cmp.Or(p.name, p.address)
 	}
 	if err := errors.Join(wrong...); err != nil {
 		return err

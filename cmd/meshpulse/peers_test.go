@@ -50,6 +50,7 @@ func TestWrongFlagsOfReplicasAreTold(t *testing.T) {
 		"no API server to ask":           {serve("--peers-service=a/b"), "asks the API server"},
 		"no Service":                     {[]string{"serve", "--peers-service=meshpulse-peers"}, "NAMESPACE/NAME"},
 		"anybody could be one":           {serve("--peers=10.0.0.1:1", "--peers-address=127.0.0.1:1"), "--peers-cert-dir"},
+		"which of them the others find":  {serve("--peers=127.0.0.1:1,127.0.0.1:2", "--peers-address=127.0.0.1:3", "--replica-name=meshpulse-0"), "none of --peers"},
 		"no port":                        {serve("--peers=127.0.0.1", "--peers-address=127.0.0.1:1"), "HOST:PORT"},
 		"files that are not there":       {serve("--peers=127.0.0.1:1", "--peers-address=127.0.0.1:1", "--peers-cert-dir="+dir), "--peers-cert-dir"},
 	} {

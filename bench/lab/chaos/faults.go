@@ -48,9 +48,13 @@ func (h *Hands) Inject(ctx context.Context, begin time.Time, s Schedule, done fu
 func (h *Hands) do(ctx context.Context, f Fault) error {
 	switch f.Kind {
 	case KillMeshpulse:
-		h.system.Kill()
+		h.system.Replicas[f.Replica].Kill()
 		proc.Sleep(ctx, f.For)
-		return h.system.Launch()
+		return h.system.Replicas[f.Replica].Launch()
+	case StopReplica:
+		return h.stopReplica(ctx, f)
+	case CutFromPeers, CutFromSidecars:
+		return h.cutOff(ctx, f)
 	case KillAPIServer:
 		h.system.Cluster.KillAPIServer()
 		proc.Sleep(ctx, f.For)
@@ -85,6 +89,42 @@ func (h *Hands) do(ctx context.Context, f Fault) error {
 		return h.otherIdentity(ctx, f)
 	}
 	return fmt.Errorf("unknown fault %q", f.Kind)
+}
+
+// stopReplica has a replica do nothing for a while.
+func (h *Hands) stopReplica(ctx context.Context, f Fault) error {
+	r := h.system.Replicas[f.Replica]
+	if err := r.Pause(true); err != nil {
+		return err
+	}
+	proc.Sleep(ctx, f.For)
+	return r.Pause(false)
+}
+
+// cutOff lets nobody talk to a replica over some of its links, nor it to others.
+func (h *Hands) cutOff(ctx context.Context, f Fault) error {
+	var struck []*link.Link
+	for i, r := range h.system.Replicas {
+		switch own := i == f.Replica; {
+		case f.Kind == CutFromSidecars && own:
+			struck = append(struck, r.Sidecars)
+		case f.Kind == CutFromPeers && (own && f.Half != Second || !own && f.Half != First):
+			struck = append(struck, r.Peers)
+		}
+	}
+	cut := (*link.Link).Refuse
+	if f.Seed%2 == 0 { // as where packets vanish, and not as where nobody listens
+		cut = func(l *link.Link, on bool) error { l.Stall(on); return nil }
+	}
+	var errs []error
+	for _, l := range struck {
+		errs = append(errs, cut(l, true))
+	}
+	proc.Sleep(ctx, f.For)
+	for _, l := range struck {
+		errs = append(errs, cut(l, false))
+	}
+	return errors.Join(errs...)
 }
 
 // struck are the links of the lanes and halves that a fault strikes; gateways are of the first.
@@ -227,7 +267,13 @@ func (h *Hands) replaceCertificates(ctx context.Context, f Fault) error {
 	if err != nil {
 		return err
 	}
-	write := func(name string, b []byte) error { return os.WriteFile(filepath.Join(h.system.Dir, name), b, 0o600) }
+	write := func(name string, b []byte) error {
+		var errs []error
+		for _, r := range h.system.Replicas {
+			errs = append(errs, os.WriteFile(filepath.Join(r.Dir, name), b, 0o600))
+		}
+		return errors.Join(errs...)
+	}
 	if err := errors.Join(write("serving.crt", certificate), h.system.CA.garbleRoots()); err != nil {
 		return err
 	}

@@ -16,20 +16,32 @@ type System struct {
 	// API is the link between meshpulse and the API server.
 	API *link.Link
 	// Ingest is meshpulse's port for sidecars, in plaintext and over mutual TLS with certificates
-	// of CA; Dir the folder with the serving certificate of its API, and Names what that is issued
-	// to.
-	Ingest, Dir string
-	CA          *CA
-	Names       []string
-	// Kill ends meshpulse at once, Launch starts it again.
-	Kill   func()
-	Launch func() error
+	// of CA; Names is what the serving certificates of its API are issued to.
+	Ingest string
+	CA     *CA
+	Names  []string
+	// Replicas are all of meshpulse, one or more.
+	Replicas []Replica
 	// Namespaces are the lanes', by number, Workload the name of each one's Deployment. Agent, who
 	// is there once faults are done, runs their pods, whose sidecars flush at the interval Flush.
 	Namespaces []string
 	Workload   string
 	Agent      func() *mesh.Agent
 	Flush      time.Duration
+}
+
+// Replica is one process of meshpulse.
+type Replica struct {
+	// Dir is the folder with the serving certificate of its API.
+	Dir string
+	// Kill ends it at once, Launch starts it again, and Pause stops it where it is or lets it go
+	// on.
+	Kill   func()
+	Launch func() error
+	Pause  func(on bool) error
+	// Peers is the link from other replicas to it, Sidecars that from sidecars. Both are nil of one
+	// by itself.
+	Peers, Sidecars *link.Link
 }
 
 // Hands do faults, among others on the links between sidecars and meshpulse, which are theirs.

@@ -148,24 +148,26 @@ func (t Trace) Gaps(from time.Duration) []Gap {
 // back is how long the API server takes to look at an extension again that was away.
 const back = 5 * time.Second
 
-// nobodyThere says whether one replica cannot answer at a time, whatever it does: the API server or
-// meshpulse was away, or meshpulse had begun while it could not read what there is to answer for.
-func nobodyThere(faults []Fault, at time.Duration) bool {
+// nobodyThere says whether nobody can answer at a time, whatever meshpulse does: the API server was
+// away, or one replica by itself was, or had begun while it could not read what there is to answer
+// for.
+func nobodyThere(s Schedule, at time.Duration) bool {
+	faults := s.Faults
 	deaf := func(begun time.Duration) bool {
 		return slices.ContainsFunc(faults, func(f Fault) bool {
 			return f.Kind == DeafWatches && f.At <= begun && begun <= f.End() && at <= f.End()+back
 		})
 	}
 	return slices.ContainsFunc(faults, func(f Fault) bool {
-		away := f.Kind == KillMeshpulse || f.Kind == KillAPIServer
+		away := f.Kind == KillMeshpulse && s.Replicas < 2 || f.Kind == KillAPIServer
 		return away && f.At <= at && (at <= f.End()+back || f.Kind == KillMeshpulse && deaf(f.End()))
 	})
 }
 
 // avoidable is how long there was no answer though there could have been.
-func avoidable(gaps []Gap, faults []Fault) (sum time.Duration) {
+func avoidable(gaps []Gap, s Schedule) (sum time.Duration) {
 	for _, g := range gaps {
-		if !nobodyThere(faults, g.At) {
+		if !nobodyThere(s, g.At) {
 			sum += g.For
 		}
 	}

@@ -119,8 +119,12 @@ func TestAvoidableSilence(t *testing.T) {
 	}
 	for at, want := range map[time.Duration]bool{9: true, 10: false, 19: false, 21: true, 45: false, 51: true, 105: true, 111: false, 140: false, 164: false, 166: true} {
 		gap := []Gap{{At: at * time.Second, For: time.Second}}
-		if got := avoidable(gap, faults) > 0; got != want {
+		if got := avoidable(gap, Schedule{Faults: faults, Replicas: 1}) > 0; got != want {
 			t.Errorf("no answer at %ds: avoidable is %v, want %v", at, got, want)
+		}
+		anothers := at != 45 // all but what the API server's absence is the reason of
+		if got := avoidable(gap, Schedule{Faults: faults, Replicas: 2}) > 0; got != anothers {
+			t.Errorf("no answer of two at %ds: avoidable is %v, want %v", at, got, anothers)
 		}
 	}
 }

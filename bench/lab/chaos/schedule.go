@@ -19,7 +19,8 @@ type Kind string
 
 // The kinds. Those of everybody have no lane.
 const (
-	// KillMeshpulse kills meshpulse (SIGKILL) and starts it again at the fault's end.
+	// KillMeshpulse kills meshpulse (SIGKILL), of several replicas one, and starts it again at the
+	// fault's end.
 	KillMeshpulse Kind = "kill-meshpulse"
 	// KillSidecar kills the Envoy of a pod and starts it again at the fault's end, with its
 	// counters at 0.
@@ -71,14 +72,27 @@ const (
 	// OtherIdentity has another sender report as a pod that reports, one that has seen no request,
 	// with a certificate of the mesh that is somebody else's.
 	OtherIdentity Kind = "other-identity"
+	// StopReplica stops a replica where it is (SIGSTOP), and lets it go on at the fault's end.
+	StopReplica Kind = "stop-replica"
+	// CutFromPeers lets a replica and the others not talk, in both directions or in one.
+	CutFromPeers Kind = "cut-from-peers"
+	// CutFromSidecars lets a replica not be reached by sidecars. As CutFromPeers it refuses
+	// connections or, by turns, has all that is said vanish until the fault's end.
+	CutFromSidecars Kind = "cut-from-sidecars"
 )
 
-// Kinds are all of them.
+// Kinds are all that strike one meshpulse by itself; ofReplicas are those that there are of several
+// besides.
 var Kinds = []Kind{
 	KillMeshpulse, KillSidecar, KillAPIServer, CutStreams, StallStreams, RefuseHalf, Garble, StepClock,
 	DeletePods, AddPods, NeverReady, FillBudget, ReplaceCertificates, DeafWatches, SecondStream, ForgedFlush,
 	ExpireCertificate, AuthorityAway, ChangeRoot, OtherIdentity,
 }
+
+var ofReplicas = []Kind{StopReplica, CutFromPeers, CutFromSidecars}
+
+// ofAReplica are the kinds that strike one replica.
+var ofAReplica = append([]Kind{KillMeshpulse}, ofReplicas...)
 
 // ofALane are the kinds that strike one lane.
 var ofALane = []Kind{KillSidecar, CutStreams, StallStreams, Garble, StepClock, DeletePods, AddPods, NeverReady, SecondStream, ForgedFlush, ExpireCertificate, OtherIdentity}
@@ -103,7 +117,10 @@ type Fault struct {
 	Kind    Kind
 	// Lane is the index of the lane that it strikes, -1 for everybody.
 	Lane int
-	// Half is whom a fault of streams, messages or clocks strikes.
+	// Replica is the index of the replica that it strikes, -1 for none by itself.
+	Replica int
+	// Half is whom a fault of streams, messages or clocks strikes; of CutFromPeers the direction:
+	// by which the replica is not reached, and by which it does not reach others.
 	Half Half
 	// Count is how many pods are deleted or added.
 	Count int
@@ -122,14 +139,16 @@ type Config struct {
 	Seed uint64
 	// Faults is how many there are at least (default 140): every kind occurs equally often.
 	Faults int
-	// Lanes is how many lanes there are.
-	Lanes int
+	// Lanes is how many lanes there are, Replicas how many of meshpulse (default 1). Of several a
+	// bout strikes one, the next bout the next: two that are struck within a retention are as one.
+	Lanes, Replicas int
 	// WarmUp is before the first fault (default 150s), Calm between two bouts (default 75s): longer
 	// than the queries' range, so that knowledge is complete again and nothing is held. Settle is
 	// after the last fault (default 225s): until the series that filled a budget are out of a
 	// retention of two minutes, and then a Calm.
 	WarmUp, Calm, Settle time.Duration
-	// Bout is how many faults come between two calms (default 35).
+	// Bout is how many faults come between two calms (default 35, of several replicas each kind
+	// once).
 	Bout int
 }
 
@@ -152,15 +171,32 @@ func (c Config) Validate() error {
 	if c.Lanes < 1 {
 		return errors.New("chaos: no lane")
 	}
-	if c.Faults < 0 || c.Bout < 0 || c.WarmUp < 0 || c.Calm < 0 || c.Settle < 0 {
+	if c.Faults < 0 || c.Bout < 0 || c.Replicas < 0 || c.WarmUp < 0 || c.Calm < 0 || c.Settle < 0 {
 		return errors.New("chaos: numbers and times must not be negative")
 	}
 	return nil
 }
 
+// kinds are those of a run.
+func (c Config) kinds() []Kind {
+	if c.Replicas > 1 {
+		return slices.Concat(Kinds, ofReplicas)
+	}
+	return Kinds
+}
+
 func (c Config) withDefaults() Config {
+	if c.Replicas > 1 {
+		if c.Calm == 0 {
+			c.Calm = 150 * time.Second
+		}
+		if c.Bout == 0 {
+			c.Bout = len(c.kinds())
+		}
+	}
+	c.Replicas = max(1, c.Replicas)
 	if c.Faults == 0 {
-		c.Faults = 7 * len(Kinds)
+		c.Faults = 7 * len(c.kinds())
 	}
 	if c.WarmUp == 0 {
 		c.WarmUp = 150 * time.Second
@@ -182,6 +218,10 @@ type Schedule struct {
 	Faults []Fault
 	// Length is the whole run's, the last calm included.
 	Length time.Duration
+	// Kinds are those that it is drawn from.
+	Kinds []Kind
+	// Replicas is how many of meshpulse there are.
+	Replicas int
 }
 
 // New draws a schedule: three hands do one fault after another, each with a pause in between.
@@ -190,10 +230,10 @@ func New(c Config) (Schedule, error) {
 		return Schedule{}, err
 	}
 	c = c.withDefaults()
-	d := dealer{config: c, random: rand.New(rand.NewPCG(c.Seed, uint64(len(Kinds))))}
-	var s Schedule
+	d := dealer{config: c, random: rand.New(rand.NewPCG(c.Seed, uint64(len(c.kinds()))))}
+	s := Schedule{Kinds: c.kinds(), Replicas: c.Replicas}
 	at := c.WarmUp
-	for len(s.Faults) < c.Faults {
+	for ; len(s.Faults) < c.Faults; d.replica = (d.replica + 1) % c.Replicas {
 		bout := d.bout(at, min(c.Bout, c.Faults-len(s.Faults)))
 		s.Faults = append(s.Faults, bout...)
 		for _, f := range bout {
@@ -210,6 +250,8 @@ type dealer struct {
 	config Config
 	random *rand.Rand
 	deck   []Kind
+	// replica is whom the bout strikes.
+	replica int
 }
 
 // bout draws so many faults from a time on. Each is given to the hand that is free first.
@@ -241,10 +283,10 @@ func (d *dealer) pause() time.Duration {
 // fault draws one that begins at a time, or later where it must not meet those that are there.
 func (d *dealer) fault(at time.Duration, others []Fault) Fault {
 	if len(d.deck) == 0 {
-		d.deck = slices.Clone(Kinds)
+		d.deck = slices.Clone(d.config.kinds())
 		d.random.Shuffle(len(d.deck), func(i, j int) { d.deck[i], d.deck[j] = d.deck[j], d.deck[i] })
 	}
-	f := Fault{At: at, For: d.length(), Lane: -1, Seed: d.random.Uint64()}
+	f := Fault{At: at, For: d.length(), Lane: -1, Replica: -1, Seed: d.random.Uint64()}
 	lane, half, count, step := d.random.IntN(d.config.Lanes), Half(d.random.IntN(3)), 1+d.random.IntN(2), d.step()
 	choice := slices.IndexFunc(d.deck, func(k Kind) bool { f.Kind = k; return clash(f, others) <= at })
 	if choice < 0 { // none of those that are left fits now
@@ -259,8 +301,11 @@ func (d *dealer) fault(at time.Duration, others []Fault) Fault {
 	if slices.Contains(ofALane, f.Kind) {
 		f.Lane = lane
 	}
+	if slices.Contains(ofAReplica, f.Kind) {
+		f.Replica = d.replica
+	}
 	switch f.Kind {
-	case CutStreams, StallStreams, Garble:
+	case CutStreams, StallStreams, Garble, CutFromPeers:
 		f.Half = half
 	case StepClock:
 		f.Half, f.Step = half, step
@@ -294,7 +339,8 @@ func (f Fault) freeFor(kind Kind) time.Duration {
 		f.Kind == DeafWatches && (kind == KillAPIServer || kind == DeafWatches): // its end goes through the API, and gives back what it found
 		return f.End() + recovery
 	case f.Kind == kind, kind == KillAPIServer && slices.Contains(throughTheAPI, f.Kind),
-		f.Kind == ReplaceCertificates && kind == KillMeshpulse:
+		f.Kind == ReplaceCertificates && kind == KillMeshpulse,
+		f.Kind == KillMeshpulse && kind == StopReplica, f.Kind == StopReplica && kind == KillMeshpulse:
 		return f.End()
 	}
 	return 0
@@ -320,6 +366,9 @@ func (f Fault) String() string {
 	text := fmt.Sprintf("%s at %.1fs for %.1fs", f.Kind, f.At.Seconds(), f.For.Seconds())
 	if f.Lane >= 0 {
 		text += fmt.Sprintf(", lane %d", f.Lane)
+	}
+	if f.Replica >= 0 {
+		text += fmt.Sprintf(", replica %d", f.Replica)
 	}
 	if f.Half != Both {
 		text += fmt.Sprintf(", half %d", f.Half)

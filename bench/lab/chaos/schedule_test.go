@@ -82,6 +82,42 @@ func TestEveryScheduleKeepsTheRules(t *testing.T) {
 	}
 }
 
+// Of several replicas a bout strikes one, and the next bout the next: one that was killed has its
+// history again before the other is struck.
+func TestABoutStrikesOneReplica(t *testing.T) {
+	for seed := range uint64(50) {
+		s, err := New(Config{Seed: seed, Lanes: 4, Replicas: 2, Faults: 46})
+		if err != nil {
+			t.Fatal(err)
+		}
+		counts, struck, until := map[Kind]map[int]int{}, -1, time.Duration(0)
+		for _, f := range s.Faults {
+			if (f.Replica >= 0) != slices.Contains(ofAReplica, f.Kind) {
+				t.Fatalf("seed %d: %s strikes replica %d", seed, f, f.Replica)
+			}
+			if f.Replica < 0 {
+				continue
+			}
+			if f.Replica != struck && struck >= 0 && f.At < until+2*time.Minute {
+				t.Errorf("seed %d: %s, and the other one was struck until %s", seed, f, until)
+			}
+			struck, until = f.Replica, max(until, f.End())
+			if counts[f.Kind] == nil {
+				counts[f.Kind] = map[int]int{}
+			}
+			counts[f.Kind][f.Replica]++
+		}
+		for _, kind := range ofAReplica {
+			if diff := cmp.Diff(map[int]int{0: 1, 1: 1}, counts[kind]); diff != "" {
+				t.Errorf("seed %d: %s: %s", seed, kind, diff)
+			}
+		}
+		if s.Length > 23*time.Minute {
+			t.Errorf("seed %d: takes %s", seed, s.Length)
+		}
+	}
+}
+
 func TestLengthsAreLogUniform(t *testing.T) {
 	var lengths []float64
 	for seed := range uint64(100) {
