@@ -254,9 +254,12 @@ func TestWhatIsNoFallback(t *testing.T) {
 }
 
 // bindings are the cluster roles of who asks the other adapter.
-func bindings(objects []runtime.Object) (roles []string) {
+func bindings(objects []runtime.Object) []string { return rolesOf(objects, "meshpulse-fallback") }
+
+// rolesOf are the cluster roles of an account.
+func rolesOf(objects []runtime.Object, account string) (roles []string) {
 	for _, b := range all[*rbacv1.ClusterRoleBinding](objects) {
-		if slices.ContainsFunc(b.Subjects, func(s rbacv1.Subject) bool { return s.Name == "meshpulse-fallback" }) {
+		if slices.ContainsFunc(b.Subjects, func(s rbacv1.Subject) bool { return s.Name == account }) {
 			roles = append(roles, b.RoleRef.Name)
 		}
 	}

@@ -7,6 +7,7 @@ umask 077 # keys are written to a temporary folder
 usage() {
 	cat <<'USAGE'
 usage: install.sh --image IMAGE [--replicas] [--component NAME]... [--fallback NAMESPACE/SERVICE[:PORT]] [--shadow-prometheus URL] [--no-apiservice] [--dry-run]
+       install.sh --image IMAGE [--replicas] [--component NAME]... --shadow NAMESPACE/SERVICE[:PORT] [--dry-run]
        install.sh --rotate-cert [--dry-run]
        install.sh --release-apiservice [--dry-run]
 
@@ -24,6 +25,10 @@ usage: install.sh --image IMAGE [--replicas] [--component NAME]... [--fallback N
                      the adapter that serves external metrics now: meshpulse takes the API over, answers what is its own
                      and asks the other adapter for the rest. Give it each time
   --fallback-ca FILE the authority of that adapter's certificate (PEM); without it what its APIService has as caBundle
+  --shadow NAMESPACE/SERVICE[:PORT]
+                     the adapter that serves external metrics now goes on doing so: meshpulse claims no API of metrics, acts on
+                     nothing, and compares its answers with that adapter's (meshpulse shadow report). Give it each time
+  --shadow-ca FILE   the authority of that adapter's certificate (PEM), needed where it does not have external.metrics.k8s.io
   --shadow-prometheus URL
                      a Prometheus that metrics are compared with (meshpulse shadow report); nothing goes by what it says. A
                      Service's pods are let to by NAME.NAMESPACE.svc, another host by its port. Give it each time
@@ -127,6 +132,21 @@ look_at_fallback() {
 	fi
 	openssl x509 -noout -in "$other" 2>/dev/null || die "there is no authority that the certificate of ${fallback%:*} could be checked against. Nothing was changed.
 Its APIService has no caBundle: give --fallback-ca FILE, the authority of its certificate in PEM."
+}
+
+# look_at_shadow: another adapter has the API while meshpulse is compared with it. One that has it is asked through the API server,
+# another one at its Service.
+look_at_shadow() {
+	[ "$owner" != "$namespace/$service" ] || die "external.metrics.k8s.io is served by meshpulse, and --shadow is for while another adapter serves it. Nothing was changed.
+Run --release-apiservice first, or uninstall.sh where it was taken from nobody."
+	if [ -n "$shadow_ca" ]; then
+		other=$work/shadow-ca.crt
+		cp "$shadow_ca" "$other"
+		openssl x509 -noout -in "$other" 2>/dev/null || die "--shadow-ca $shadow_ca has no authority in PEM. Nothing was changed."
+	elif [ "$owner" != "${shadow%:*}" ]; then
+		die "external.metrics.k8s.io is served by ${owner:-nobody}, so ${shadow%:*} has to be asked at its Service. Nothing was changed.
+Give --shadow-ca FILE, the authority of its certificate in PEM."
+	fi
 }
 
 # take_over leads the API server from the other adapter to meshpulse, and keeps the way back. If the APIService changes
@@ -466,10 +486,16 @@ replaced() {
 # drop_components deletes the objects of components that were installed before, and are not now.
 drop_components() {
 	set --
-	for file in custom-metrics/rbac fallback/rbac fallback/custom-metrics/rbac pod-monitor/rbac prometheus-api/service; do
+	for file in custom-metrics/rbac fallback/rbac fallback/custom-metrics/rbac pod-monitor/rbac prometheus-api/service shadow/rbac; do
 		case "$components " in *" ${file%/*} "*) ;; *) set -- "$@" -f "$here/components/$file.yaml" ;; esac
 	done
 	[ $# = 0 ] || kubectl delete --ignore-not-found "$@"
+}
+
+# put_authority makes the ConfigMap of the other adapter's authority, before the pod, which could not start without it.
+put_authority() {
+	kubectl -n "$namespace" create configmap "$1" --dry-run=client -o yaml --from-file=ca.crt="$other" >"$work/authority.yaml"
+	kubectl apply -f "$work/authority.yaml"
 }
 
 install() {
@@ -485,9 +511,14 @@ install() {
 		case "$components " in *" custom-metrics "*) components="$components fallback/custom-metrics" ;; esac
 	fi
 	[ -z "$prometheus" ] || find_prometheus
+	if [ -n "$shadow" ]; then
+		look_at_shadow
+		components="$components shadow${shadow_ca:+ shadow/authority}"
+	fi
 	compose
+	beside=${fallback:-$shadow}
 	kubectl kustomize "$composed" >"$work/unset.yaml" # not into a pipe, which would hide its failure
-	sed -e "s|image: meshpulse:unset|image: $image|" -e "s|OTHER-NAMESPACE/OTHER-SERVICE|$fallback|" -e "s|OTHER-NAMESPACE|${fallback%/*}|" \
+	sed -e "s|image: meshpulse:unset|image: $image|" -e "s|OTHER-NAMESPACE/OTHER-SERVICE|$beside|" -e "s|OTHER-NAMESPACE|${beside%/*}|" \
 		-e "s|PROMETHEUS-URL|$prometheus|" -e "s|PROMETHEUS-NAMESPACE|$prometheus_namespace|" -e "s|PROMETHEUS-PORT|$prometheus_port|" \
 		"$work/unset.yaml" >"$work/base.yaml"
 	look_at_secret
@@ -495,7 +526,9 @@ install() {
 	if [ -n "$dry" ]; then
 		kubectl apply --dry-run=client -f "$work/base.yaml"
 		[ -n "$ca" ] && say "would keep the certificate in Secret $secret" || say "would make a certificate and Secret $secret"
-		if [ -z "$claim" ]; then
+		if [ -n "$shadow" ]; then
+			say "would leave $apiservice to ${owner:-nobody}, and compare with ${shadow%:*}"
+		elif [ -z "$claim" ]; then
 			say "would leave $apiservice alone"
 		elif [ "$owner" = "$namespace/$service" ]; then
 			say "would keep $apiservice, which is meshpulse's"
@@ -517,10 +550,8 @@ install() {
 		secret_manifest | kubectl create -f -
 		ca=$(openssl base64 -A -in "$work/ca.crt")
 	fi
-	if [ -n "$fallback" ]; then # before the pod too
-		kubectl -n "$namespace" create configmap meshpulse-fallback-ca --dry-run=client -o yaml --from-file=ca.crt="$other" >"$work/fallback-ca.yaml"
-		kubectl apply -f "$work/fallback-ca.yaml"
-	fi
+	[ -z "$fallback" ] || put_authority meshpulse-fallback-ca
+	[ -z "$shadow_ca" ] || put_authority meshpulse-shadow-ca
 	kubectl apply -f "$work/base.yaml"
 	warn_expiry
 	if [ -n "$replicas" ]; then
@@ -600,15 +631,15 @@ need() {
 	case $2 in '' | -*) die "$1 needs a value" ;; esac
 }
 
-image='' components='' replicas='' mode=install dry='' claim=yes fallback='' fallback_ca='' prometheus='' prometheus_namespace='' prometheus_port=''
+image='' components='' replicas='' mode=install dry='' claim=yes fallback='' fallback_ca='' shadow='' shadow_ca='' prometheus='' prometheus_namespace='' prometheus_port=''
 while [ $# -gt 0 ]; do
 	case $1 in
-	--image | --component | --fallback | --fallback-ca | --shadow-prometheus)
+	--image | --component | --fallback | --fallback-ca | --shadow | --shadow-ca | --shadow-prometheus)
 		need "$1" "${2-}"
 		option=$1 value=$2
 		shift
 		;;
-	--image=* | --component=* | --fallback=* | --fallback-ca=* | --shadow-prometheus=*)
+	--image=* | --component=* | --fallback=* | --fallback-ca=* | --shadow=* | --shadow-ca=* | --shadow-prometheus=*)
 		option=${1%%=*} value=${1#*=}
 		need "$option" "$value"
 		;;
@@ -623,15 +654,17 @@ while [ $# -gt 0 ]; do
 		esac
 		;;
 	--replicas) replicas=yes ;;
-	--fallback)
+	--fallback | --shadow)
 		case $value in
-		*[!a-z0-9:/-]* | */*/* | *:*:* | *:*/* | *: | */ | /* | */:*) die "--fallback takes NAMESPACE/SERVICE or NAMESPACE/SERVICE:PORT, not '$value'" ;;
-		"$namespace/$service" | "$namespace/$service":*) die "--fallback $value is meshpulse's own Service: give the other adapter's" ;;
-		*/*) fallback=$value ;;
-		*) die "--fallback takes NAMESPACE/SERVICE or NAMESPACE/SERVICE:PORT, not '$value'" ;;
+		*[!a-z0-9:/-]* | */*/* | *:*:* | *:*/* | *: | */ | /* | */:*) die "$option takes NAMESPACE/SERVICE or NAMESPACE/SERVICE:PORT, not '$value'" ;;
+		"$namespace/$service" | "$namespace/$service":*) die "$option $value is meshpulse's own Service: give the other adapter's" ;;
+		*/*) ;;
+		*) die "$option takes NAMESPACE/SERVICE or NAMESPACE/SERVICE:PORT, not '$value'" ;;
 		esac
+		[ "$option" = --fallback ] && fallback=$value || shadow=$value
 		;;
 	--fallback-ca) fallback_ca=$value ;;
+	--shadow-ca) shadow_ca=$value ;;
 	--shadow-prometheus)
 		# It ends up in YAML too.
 		case $value in
@@ -661,7 +694,11 @@ if [ "$mode" = install ]; then
 	# It ends up in YAML: nothing may come in that is not part of an image's name.
 	case $image in *[!A-Za-z0-9._:/@-]*) die "--image $image is not the name of an image" ;; esac
 	[ -n "$fallback" ] || [ -z "$fallback_ca" ] || die "--fallback-ca goes with --fallback NAMESPACE/SERVICE"
-elif [ -n "$image$components$replicas$fallback$fallback_ca$prometheus" ] || [ -z "$claim" ]; then
+	[ -n "$shadow" ] || [ -z "$shadow_ca" ] || die "--shadow-ca goes with --shadow NAMESPACE/SERVICE"
+	[ -z "$shadow" ] || [ -z "$fallback" ] || die "with --fallback meshpulse serves the HPAs, with --shadow another adapter does: give one of them"
+	[ -z "$shadow" ] || [ -z "$prometheus" ] || die "--shadow and --shadow-prometheus are two to compare with: give one of them"
+	[ -z "$shadow" ] || claim=''
+elif [ -n "$image$components$replicas$fallback$fallback_ca$shadow$shadow_ca$prometheus" ] || [ -z "$claim" ]; then
 	die "--rotate-cert and --release-apiservice go with --dry-run only"
 fi
 for program in kubectl openssl; do

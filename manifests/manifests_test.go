@@ -164,7 +164,9 @@ func TestEveryKustomizationIsRendered(t *testing.T) {
 		"components/own-namespaces",          // TestQueriesReadTheirOwnNamespaceWhereAsked
 		"components/pod-monitor",             // TestThePodMonitorScrapesWhatThePodServes
 		"components/prometheus-api",          // TestDashboardsAreServedWhereAsked
-		"components/shadow-prometheus",       // TestThePrometheusOfTheComparisonIsLetThrough
+		"components/shadow/authority",        // TestWhatAShadowMay
+		"components/shadow",
+		"components/shadow-prometheus", // TestThePrometheusOfTheComparisonIsLetThrough
 		"components/shadow-prometheus/namespace",
 		"components/shadow-prometheus/port",
 		"components/surge-action", // TestSurgeActionIsBound

@@ -80,5 +80,5 @@ set --
 [ -z "$dry" ] || set -- --dry-run=client
 # What components gave: the rights to read custom metrics, /metrics, and to raise targets; a binding in a namespace of yours is without effect from then on.
 kubectl delete --ignore-not-found "$@" -f "$here/components/custom-metrics/rbac.yaml" -f "$here/components/fallback/rbac.yaml" \
-	-f "$here/components/fallback/custom-metrics/rbac.yaml" -f "$here/components/pod-monitor/rbac.yaml" -f "$here/components/surge-action/clusterrolebinding.yaml" -f "$here/components/surge-action/role/clusterrole.yaml"
+	-f "$here/components/fallback/custom-metrics/rbac.yaml" -f "$here/components/pod-monitor/rbac.yaml" -f "$here/components/shadow/rbac.yaml" -f "$here/components/surge-action/clusterrolebinding.yaml" -f "$here/components/surge-action/role/clusterrole.yaml"
 kubectl kustomize "$here/base" | kubectl delete --ignore-not-found "$@" -f -

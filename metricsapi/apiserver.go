@@ -83,7 +83,7 @@ func New(o Options) (*Server, error) {
 		return nil, err
 	}
 	if err := s.addShadow(o); err != nil {
-		return nil, fmt.Errorf("--shadow-prometheus: %w", err)
+		return nil, err
 	}
 	if err := s.listen(o); err != nil {
 		return nil, err
@@ -105,7 +105,7 @@ func New(o Options) (*Server, error) {
 
 // addSource makes the catalog, what feeds it and what takes its events.
 func (s *Server) addSource(o Options, m *metrics) error {
-	words := hpas.Vocabulary{Keeps: o.Keeps, Tags: o.CustomTags, Custom: o.CustomMetrics, Shared: o.Fallback != ""}
+	words := hpas.Vocabulary{Keeps: o.Keeps, Tags: o.CustomTags, Custom: o.CustomMetrics, Shared: o.beside()}
 	s.provider = &provider{replicas: o.Replicas, metrics: m, readers: newReaders(o.MaxReadsPerUser, o.Log), now: o.Now, rules: rules{words: words, retention: o.Retention, started: o.Store.Started()}}
 	if o.Standalone {
 		c := newCatalog(o.Store, newWarner(logEvents(o.Log), m))
@@ -132,7 +132,11 @@ func (s *Server) addSource(o Options, m *metrics) error {
 		return err
 	}
 	o.Store.SetPods(api.Pods)
-	c := newCatalog(o.Store, newWarner(api.Events.Warn, m))
+	tell := api.Events.Warn
+	if o.Shadow != "" { // who serves the HPAs is another, and explanations have it
+		tell = nil
+	}
+	c := newCatalog(o.Store, newWarner(tell, m))
 	c.words, s.provider.catalog = words, c
 	s.provider.history = newHistory(s.settings(), api.HPAs.Known)
 	c.history = s.provider.history
@@ -142,7 +146,7 @@ func (s *Server) addSource(o Options, m *metrics) error {
 	if own {
 		c.limit(api.Namespaces)
 	}
-	if c.sharing = (sharing{passes: o.Fallback != ""}); shares {
+	if c.sharing = (sharing{passes: o.beside()}); shares {
 		c.sharing.Serving = hpas.Serving{OptIn: o.ServeBy == serveByOptIn, Namespace: api.Namespaces.Serve}
 	}
 	s.api, s.source = api, api.HPAs
@@ -216,7 +220,7 @@ func (s *Server) measureStanding(o Options) {
 
 // addActor makes what raises targets at surges, from what is known of the cluster.
 func (s *Server) addActor(o Options, x *actor) {
-	if o.SurgeAction == string(hpas.SurgeOff) {
+	if o.SurgeAction == string(hpas.SurgeOff) || o.Shadow != "" {
 		return
 	}
 	x.catalog, x.rules, x.store, x.metrics, x.log, x.now = s.provider.catalog, &s.provider.rules, o.Store, s.provider.metrics, o.Log, o.Now

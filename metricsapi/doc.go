@@ -11,9 +11,10 @@
 // (surge.go) and, where an HPA asks for it, so is its target (act.go, with the arithmetic of
 // package horizontal). What an author should know about an HPA is a [hpas.Problem] and becomes a
 // Warning event, once (warner.go); [Lint] tells the same of files. Whose series the queries of a
-// namespace may read is in reading.go. shadowing.go compares answers with a Prometheus' (package
-// shadow). explain.go says why an answer is what it is (account.go: how it came about, history.go:
-// the last hour's, package explain: in words), ownapi.go serves that.
+// namespace may read is in reading.go. shadowing.go compares answers with another's (package
+// shadow): a Prometheus' or an adapter's, each in a file of its own. explain.go says why an answer
+// is what it is (account.go: how it came about, history.go: the last hour's, package explain: in
+// words), ownapi.go serves that.
 //
 // The package knows the rules of an answer. It must not know Envoy, gRPC or how samples are kept;
 // and what it knows none of hpas, cluster, fallback and horizontal may know.

@@ -48,10 +48,16 @@ type Options struct {
 	// metric which is not meshpulse's; "" is none. FallbackCAFile has the authorities, in PEM, that
 	// its certificate is checked against, for the Service's name in the cluster.
 	Fallback, FallbackCAFile string
-	// dialFallback opens connections to it in tests; nil: by DNS.
+	// dialFallback opens connections to it, or to that of Shadow, in tests; nil: by DNS.
 	dialFallback func(ctx context.Context, network, address string) (net.Conn, error)
+	// Shadow is the Service of another adapter, NAMESPACE/SERVICE[:PORT], which serves the HPAs,
+	// and which HPAs' metrics are compared with every ShadowInterval (default 15s); "" is none.
+	// Then nothing is acted on: no target is raised, and there is no event. It is asked through the
+	// API server where it has the API there, else at its Service, whose certificate the authorities
+	// of ShadowCAFile, in PEM, vouch for.
+	Shadow, ShadowCAFile string
 	// ShadowPrometheus is the URL of a Prometheus that HPAs' external metrics are compared with
-	// every ShadowInterval (default 15s); "" is none. Nothing goes by what it says.
+	// every ShadowInterval; "" is none. Nothing goes by what it says.
 	ShadowPrometheus string
 	ShadowInterval   time.Duration
 	// ServeBy is "opt-in" to serve only HPAs whose annotation [hpas.Serve], or their namespace's,
@@ -116,6 +122,9 @@ type Options struct {
 	Now func() time.Time
 }
 
+// beside says whether another adapter has what is not meshpulse's.
+func (o Options) beside() bool { return o.Fallback != "" || o.Shadow != "" }
+
 // Values of Options.ServeBy.
 const (
 	serveByAll   = "all"
@@ -173,6 +182,14 @@ func (o Options) Validate() error {
 		fail(o.Standalone, "--fallback has no meaning with --standalone: there is no other adapter")
 	}
 	fail(o.Fallback == "" && o.FallbackCAFile != "", "--fallback-ca-file is for --fallback NAMESPACE/SERVICE, which is missing")
+	if o.Shadow != "" {
+		_, err := fallback.ParseAddress(o.Shadow)
+		fail(err != nil, "--shadow: %w", err)
+		fail(o.Fallback != "", "--shadow and --fallback are opposites: beside --shadow another adapter serves the HPAs, with --fallback meshpulse does. Leave one of them out")
+		fail(o.ShadowPrometheus != "", "--shadow and --shadow-prometheus are two to compare with: leave one of them out")
+		fail(o.Standalone, "--shadow has no meaning with --standalone: there is no other adapter")
+	}
+	fail(o.Shadow == "" && o.ShadowCAFile != "", "--shadow-ca-file is for --shadow NAMESPACE/SERVICE, which is missing")
 	if o.ShadowPrometheus != "" {
 		_, err := shadow.NewPrometheus(o.ShadowPrometheus)
 		fail(err != nil, "--shadow-prometheus: %w", err)

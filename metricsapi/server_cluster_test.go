@@ -41,6 +41,8 @@ type fakeAPI struct {
 	namespaces []corev1.Namespace
 	apiService string       // in JSON; "" is none
 	looks      atomic.Int32 // at it
+	// others answers for metrics of which the API server has another adapter asked.
+	others http.HandlerFunc
 
 	mu     sync.Mutex
 	events map[string]string // reason by name
@@ -110,8 +112,12 @@ func (f *fakeAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		answer = json.RawMessage(f.apiService)
 	case last == "namespaces":
 		answer = corev1.NamespaceList{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "NamespaceList"}, ListMeta: metav1.ListMeta{ResourceVersion: "1"}, Items: f.namespaces}
-	case strings.HasSuffix(r.URL.Path, "/api/v1/namespaces/meshpulse-system/serviceaccounts/meshpulse-fallback/token"):
+	case strings.HasPrefix(r.URL.Path, "/api/v1/namespaces/meshpulse-system/serviceaccounts/meshpulse-"):
 		answer = giveToken(r)
+	case strings.Contains(r.URL.Path, ".metrics.k8s.io/v1beta") && f.others != nil:
+		w.Header().Set("Content-Type", "application/json")
+		f.others(w, r)
+		return
 	case strings.Contains(r.URL.Path, "/horizontalpodautoscalers/"):
 		answer, code = f.hpa(last)
 	case last == "extension-apiserver-authentication":
@@ -184,7 +190,8 @@ func reviewToken(r *http.Request) authenticationv1.TokenReview {
 func giveToken(r *http.Request) authenticationv1.TokenRequest {
 	request := read[authenticationv1.TokenRequest](r)
 	request.TypeMeta = metav1.TypeMeta{APIVersion: "authentication.k8s.io/v1", Kind: "TokenRequest"}
-	request.Status.Token = fmt.Sprintf("fallback-for-%ds", *request.Spec.ExpirationSeconds)
+	_, account, _ := strings.Cut(strings.TrimSuffix(r.URL.Path, "/token"), "meshpulse-system/serviceaccounts/meshpulse-")
+	request.Status.Token = fmt.Sprintf("%s-for-%ds", account, *request.Spec.ExpirationSeconds)
 	return request
 }
 

@@ -3,6 +3,7 @@ package metricsapi
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"math"
 	"sync"
@@ -35,11 +36,24 @@ func shadowOutcomes() []string {
 	return []string{shadowAgreed, shadowDiffered, shadowOursMissing, shadowTheirsMissing, shadowBothMissing, shadowNoAnswer, shadowNotSent, shadowIncomplete}
 }
 
-// shadowing asks a Prometheus what is answered here and remembers how far both are apart. Nothing
-// goes by it. A nil one remembers nothing.
+// shadowSource is what is compared with: a Prometheus, or another adapter.
+type shadowSource interface {
+	// run keeps what is needed to ask until the context ends.
+	run(ctx context.Context)
+	// begin is told of each round.
+	begin(ctx context.Context)
+	// accepts says whether an HPA of a namespace may know what is said of an expression there.
+	accepts(p *prepared, namespace string) bool
+	// read asks for an HPA's metric. The error is [shadow.ErrNoValue], or that there is no answer.
+	read(ctx context.Context, h hpas.HPA, w hpas.Metric, o *offer, at time.Time) (shadow.Reading, error)
+}
+
+// shadowing asks another what is answered here and remembers how far both are apart. Nothing goes
+// by it. A nil one remembers nothing.
 type shadowing struct {
 	*Server
-	to      *shadow.Prometheus
+	to      shadowSource
+	flag    string // which names it
 	every   time.Duration
 	records shadow.Records[shadowKey]
 	log     *slog.Logger
@@ -64,18 +78,25 @@ const shadowAtOnce = 4
 
 // addShadow makes what compares, where it is asked for.
 func (s *Server) addShadow(o Options) error {
-	if o.ShadowPrometheus == "" {
+	x := &shadowing{Server: s, every: o.ShadowInterval, log: o.Log}
+	var err error
+	switch {
+	case o.Shadow != "":
+		x.flag = "--shadow"
+		x.to, err = newAdapterShadow(o, s.api)
+	case o.ShadowPrometheus != "":
+		x.flag = "--shadow-prometheus"
+		x.to, err = newPrometheusShadow(o, s.provider.rules.words)
+	default:
 		return nil
 	}
-	to, err := shadow.NewPrometheus(o.ShadowPrometheus)
 	if err != nil {
-		return err
+		return fmt.Errorf("%s: %w", x.flag, err)
 	}
 	f := promauto.With(o.Registerer)
-	x := &shadowing{Server: s, to: to, every: o.ShadowInterval, log: o.Log}
 	x.compared = f.NewCounterVec(prometheus.CounterOpts{
 		Name: "meshpulse_shadow_comparisons_total",
-		Help: "Comparisons of an HPA's metric with what the Prometheus of --shadow-prometheus says, by what became of them.",
+		Help: "Comparisons of an HPA's metric with what the other of --shadow or --shadow-prometheus says, by what became of them.",
 	}, []string{"outcome"})
 	for _, outcome := range shadowOutcomes() {
 		x.compared.WithLabelValues(outcome)
@@ -91,6 +112,9 @@ func (s *Server) addShadow(o Options) error {
 // run compares every metric again and again until the context ends. A round that takes longer than
 // the interval delays the next.
 func (x *shadowing) run(ctx context.Context) {
+	var keeping sync.WaitGroup
+	keeping.Go(func() { x.to.run(ctx) })
+	defer keeping.Wait()
 	tick := time.NewTicker(x.every)
 	defer tick.Stop()
 	for {
@@ -105,6 +129,7 @@ func (x *shadowing) run(ctx context.Context) {
 
 // round compares each metric of each HPA once, so many at once.
 func (x *shadowing) round(ctx context.Context) {
+	x.to.begin(ctx)
 	list := x.provider.catalog.current.Load().hpas
 	known := map[shadowKey]bool{}
 	var all errgroup.Group
@@ -132,7 +157,7 @@ func (x *shadowing) compare(ctx context.Context, h hpas.HPA, w hpas.Metric, o *o
 		return
 	}
 	defer o.prepared.release()
-	if !x.mayBeSent(o.prepared, h.Namespace) {
+	if !x.to.accepts(o.prepared, h.Namespace) {
 		x.compared.WithLabelValues(shadowNotSent).Inc()
 		return
 	}
@@ -142,13 +167,13 @@ func (x *shadowing) compare(ctx context.Context, h hpas.HPA, w hpas.Metric, o *o
 		x.compared.WithLabelValues(shadowIncomplete).Inc()
 		return
 	}
-	value, err := x.to.Value(ctx, o.prepared.Text, at)
+	theirs, err := x.to.read(ctx, h, w, o, at)
 	if ctx.Err() != nil {
 		return
 	}
 	if err != nil && !errors.Is(err, shadow.ErrNoValue) {
 		x.compared.WithLabelValues(shadowNoAnswer).Inc()
-		x.failing.Do(func() { x.log.Warn("the Prometheus of --shadow-prometheus gives no answer", "error", err) })
+		x.failing.Do(func() { x.log.Warn("what is compared with gives no answer", "flag", x.flag, "error", err) })
 		return
 	}
 	c := shadow.Comparison{At: at}
@@ -159,12 +184,7 @@ func (x *shadowing) compare(ctx context.Context, h hpas.HPA, w hpas.Metric, o *o
 		c.OursAge = new(at.Sub(ours.a.Newest))
 	}
 	if err == nil {
-		c.Theirs = &value
-		if o.prepared.Selects() {
-			if age, err := x.to.Age(ctx, o.prepared.Parts[0].VectorSelector, at); err == nil {
-				c.TheirsAge = &age
-			}
-		}
+		c.Theirs, c.TheirsAge = &theirs.Value, theirs.Age
 	}
 	x.asks(&c, h, w, ours.a)
 	if d, ok := c.Difference(); ok && (d > shadow.Agrees || c.OursAsks != c.TheirsAsks) {
@@ -172,16 +192,6 @@ func (x *shadowing) compare(ctx context.Context, h hpas.HPA, w hpas.Metric, o *o
 	}
 	x.count(c)
 	x.records.Add(shadowKeyOf(h, w), c)
-}
-
-// mayBeSent says whether an HPA of the namespace may know what the Prometheus says of an
-// expression: it may have far more than the mesh's metrics, whoever wrote the HPA not the right to
-// read them.
-func (x *shadowing) mayBeSent(p *prepared, namespace string) bool {
-	if p.err != nil || !p.OfMesh(x.provider.rules.words) {
-		return false
-	}
-	return x.options.QueryNamespaces != queryNamespacesOwn || p.OfNamespace(namespace)
 }
 
 // shadowed is what is answered here.

@@ -12,7 +12,7 @@ import (
 // warner tells each problem of an HPA for as long as it lasts: at once, again and again, so that
 // its event does not vanish, and anew when it comes back after its end.
 type warner struct {
-	deliver func(h hpas.HPA, p hpas.Problem)
+	deliver func(h hpas.HPA, p hpas.Problem) // nil: nobody is told
 	metrics *metrics
 	now     func() time.Time
 
@@ -44,6 +44,9 @@ func newWarner(deliver func(h hpas.HPA, p hpas.Problem), m *metrics) *warner {
 
 // tell is called each time that a problem is found.
 func (w *warner) tell(h hpas.HPA, p hpas.Problem) {
+	if w.deliver == nil {
+		return
+	}
 	id, now := h.Identity(), w.now()
 	w.mu.Lock()
 	s := w.told[id][p]

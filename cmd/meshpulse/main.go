@@ -35,7 +35,7 @@ Usage:
   meshpulse top [flags]             show every HPA at a glance, the worst first
   meshpulse console [flags]         serve a page on this machine that shows the same, live, with plots
   meshpulse explain [flags] HPA     say why an HPA's metrics are what they are: cause and remedy first
-  meshpulse shadow report [flags]   show how far HPAs' metrics are from --shadow-prometheus
+  meshpulse shadow report [flags]   show how far HPAs' metrics are from another's
   meshpulse pods [flags]            show every sidecar that reports, or should
   meshpulse query [flags] PROMQL    evaluate PromQL over what is kept
   meshpulse version                 print the version

@@ -72,6 +72,8 @@ func (o *serveOptions) flags(c console) *pflag.FlagSet {
 	f.BoolVar(&o.api.CustomMetrics, "custom-metrics", false, "serve custom.metrics.k8s.io too: HPAs' metrics of type Pods and Object (in a cluster: manifests/components/custom-metrics)")
 	f.StringVar(&o.api.Fallback, "fallback", "", "NAMESPACE/SERVICE[:PORT] of another adapter, which is asked for all external metrics, and with --custom-metrics all custom ones, that are not meshpulse's (in a cluster: manifests/install.sh --fallback)")
 	f.StringVar(&o.api.FallbackCAFile, "fallback-ca-file", "", "authority (PEM) that the other adapter's certificate is checked against, for SERVICE.NAMESPACE.svc")
+	f.StringVar(&o.api.Shadow, "shadow", "", "NAMESPACE/SERVICE[:PORT] of another adapter, which serves the HPAs and whose answers are compared with those here: see meshpulse shadow report. Nothing is acted on (in a cluster: manifests/install.sh --shadow)")
+	f.StringVar(&o.api.ShadowCAFile, "shadow-ca-file", "", "authority (PEM) that the certificate of --shadow is checked against, for SERVICE.NAMESPACE.svc, where it does not have the API by which the API server asks it")
 	f.StringVar(&o.api.ShadowPrometheus, "shadow-prometheus", "", "URL of a Prometheus that HPAs' external metrics are compared with: see meshpulse shadow report. Nothing goes by what it says")
 	f.DurationVar(&o.api.ShadowInterval, "shadow-interval", 15*time.Second, "how often they are compared")
 	f.StringVar(&o.api.ServeBy, "serve-by", "all", "which HPAs are served, the others left to --fallback. all: those that, or whose namespaces, are not annotated meshpulse.io/serve: \"false\"; opt-in: those that are annotated \"true\"")

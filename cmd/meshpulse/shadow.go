@@ -9,10 +9,10 @@ import (
 	"github.com/meshpulse/meshpulse/metricsapi/explain"
 )
 
-const shadowText = `Shows how far HPAs' metrics have been from what the Prometheus of --shadow-prometheus says, over the last 240
-comparisons: how many agree, to a tenth; by how many the HPA would have asked for other replicas; and of the largest
-difference both values, the ages of their newest samples, the replicas that each would ask for, when it was, and its
-likely reason.
+const shadowText = `Shows how far HPAs' metrics have been from what another says of them, the adapter of --shadow or the Prometheus of
+--shadow-prometheus, over the last 240 comparisons: how many agree, to a tenth; by how many the HPA would have asked for
+other replicas; and of the largest difference both values, the ages of their newest samples, the replicas that each
+would ask for, when it was, and its likely reason.
 
   meshpulse shadow report -A                      those of all namespaces
   meshpulse shadow report -n test -o json         for scripts: items[].metrics[].shadow`

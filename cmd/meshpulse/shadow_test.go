@@ -18,6 +18,7 @@ func TestShadowTakesTheWordReport(t *testing.T) {
 func TestShadowFlagsAreChecked(t *testing.T) {
 	for flag, want := range map[string]string{
 		"--shadow-prometheus=prometheus:9090":    "--shadow-prometheus",
+		"--shadow=keda":                          "NAMESPACE/SERVICE[:PORT]",
 		"--shadow-prometheus=http://u:secret@x/": "--shadow-prometheus",
 		"--shadow-interval=10ms":                 "--shadow-interval 10ms",
 	} {

@@ -25,6 +25,8 @@ type API struct {
 	Replicas *Replicas
 	Scales   *Scales
 	Events   *Events
+
+	config *rest.Config
 }
 
 // Options is what connect is told. All fields but kubeconfig are required.
@@ -65,7 +67,7 @@ func connectTo(config *rest.Config, o Options) (*API, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := &API{Client: client}
+	a := &API{Client: client, config: config}
 	pods, err := kubernetes.NewForConfig(paced(config, clientQPS, clientBurst)) // pages follow each other
 	if err != nil {
 		return nil, err

@@ -71,7 +71,7 @@ func ShadowReport(items []Explanation, width int) []string {
 		}
 	}
 	if len(rows) == 0 {
-		return []string{"Nothing is compared: is --shadow-prometheus set, and does an HPA ask for an external metric of meshpulse's?"}
+		return []string{"Nothing is compared: is --shadow or --shadow-prometheus set, and does an HPA ask for an external metric of meshpulse's?"}
 	}
 	return Fit(columns, rows, width)
 }

@@ -40,7 +40,8 @@ const via = "1.1 meshpulse"
 // asks, by whatever header this cluster says so, tokens, and what is of the connection alone.
 func passedHeaders() []string { return []string{"Accept", "Accept-Encoding", "User-Agent"} }
 
-// Config is how the other adapter is asked. All fields but Dial and Log are required.
+// Config is how the other adapter is asked. All fields but Dial and Log are required, Fail where
+// requests are passed on.
 type Config struct {
 	Address Address
 	// CAFile has the authorities, in PEM, that its certificate is checked against. It is read again

@@ -20,6 +20,13 @@ const (
 	ReasonUnknown  Reason = "unknown"
 )
 
+// Reading is what the other says of a metric.
+type Reading struct {
+	Value float64
+	// Age is its newest sample's; nil: not known.
+	Age *time.Duration
+}
+
 // Comparison is one of a metric's, at an instant.
 type Comparison struct {
 	At time.Time

@@ -162,3 +162,23 @@ func TestWhatIsNoFallbackIsRefused(t *testing.T) {
 		}
 	}
 }
+
+// The adapter that has the API keeps it while it is compared with.
+func TestTheChartComparesBesideAnother(t *testing.T) {
+	api := kedas("v1beta1.external.metrics.k8s.io")
+	objects, notes := mustHelm(t, system, "{apiService: {enabled: false}, shadow: {service: "+keda+"}}", aCluster(api))
+	if objects[externalAPI] != nil || !strings.Contains(notes, keda+" goes on serving them") {
+		t.Errorf("notes:\n%s", notes)
+	}
+	for want, values := range map[string]string{
+		"apiService.enabled=false": "shadow: {service: " + keda + "}",
+		"own Service":              "{apiService: {enabled: false}, shadow: {service: " + system + "/meshpulse}}",
+		"neither fallback.service": "{apiService: {enabled: false}, shadow: {service: " + keda + "}, fallback: {service: " + keda + "}}",
+		"nor prometheus.url":       "{apiService: {enabled: false}, shadow: {service: " + keda + "}, prometheus: {url: \"http://p:9090\"}}",
+		"shadow.caBundle":          "{apiService: {enabled: false}, shadow: {service: a/b}}",
+	} {
+		if _, _, err := helm(t, system, values, aCluster(api)); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %s", values, err, want)
+		}
+	}
+}

@@ -253,6 +253,10 @@ func TestTheChartIsTheBase(t *testing.T) {
 		"fallback of custom metrics": {
 			[]string{"custom-metrics", "fallback", "fallback/custom-metrics"}, fmt.Sprintf(given, "secret", false) + besideAnother + "customMetrics: {enabled: true}",
 		},
+		"shadow": {[]string{"shadow"}, fmt.Sprintf(given, "secret", false) + "shadow: {service: other-namespace/other-service}"},
+		"shadow at its Service": {
+			[]string{"shadow", "shadow/authority"}, fmt.Sprintf(given, "secret", false) + strings.Replace(besideAnother, "fallback", "shadow", 1),
+		},
 		"guaranteed":     {[]string{"guaranteed"}, fmt.Sprintf(given, "secret", false) + "resources: {requests: {cpu: 500m, memory: 1Gi}, limits: {cpu: 500m, memory: 1Gi}}"},
 		"surge-action":   {[]string{"surge-action"}, fmt.Sprintf(given, "secret", false) + "surgeAction: {enabled: true}"},
 		"in a namespace": {[]string{"surge-action/namespaced"}, fmt.Sprintf(given, "secret", false) + "surgeAction: {namespaces: [test]}"},
@@ -287,6 +291,7 @@ func TestTheChartIsTheBase(t *testing.T) {
 			delete(want, "Namespace "+system)
 			got, _ := mustHelm(t, system, test.values, nil)
 			delete(got, "ConfigMap "+system+"/meshpulse-fallback-ca") // install.sh makes it where the authority is known
+			delete(got, "ConfigMap "+system+"/meshpulse-shadow-ca")
 			for _, o := range got {
 				labels, _, _ := unstructured.NestedFieldNoCopy(o, "metadata", "labels")
 				withoutHelms(labels.(object))
