@@ -15,7 +15,7 @@ LDFLAGS    = -X main.commit=$(COMMIT) -X main.release=$(filter-out $(COMMIT),$(V
 CLI_PLATFORMS ?= linux/amd64 linux/arm64 darwin/amd64 darwin/arm64
 
 .PHONY: run-envoy push-name release-version release
-.PHONY: image push build help run test lint bench bench-soak bench-mtls bench-replicas fleet report quantiles beside surge fuzz envoy clean
+.PHONY: image push build help run test clients lint bench bench-soak bench-mtls bench-replicas fleet report quantiles beside surge fuzz envoy clean
 
 build: ## build bin/meshpulse (the default)
 	@bench/tools/progress $(GO) build -v -tags $(TAGS) -ldflags "$(LDFLAGS)" -o bin/ ./cmd/meshpulse
@@ -43,6 +43,7 @@ lint: ## gofumpt and golangci-lint, built from bench/tools
 	$(LINT) golangci-lint run ./...
 	cd bench/lab && $(GO) tool -modfile=../tools/go.mod golangci-lint run ./...
 	cd bench/image && $(GO) tool -modfile=../tools/go.mod golangci-lint run ./...
+	cd bench/clients && $(GO) tool -modfile=../tools/go.mod golangci-lint run .
 	cd bench/tools/release && $(GO) tool -modfile=../go.mod golangci-lint run ./...
 
 bench: build report ## one table of what ingest, queries, memory and answers cost (40 minutes; ONLY=ingest a part; PROFILES=dir keeps CPU profiles)
@@ -54,6 +55,9 @@ bench-soak: build report ## PODS (5000) streams with churn for SOAK (10m), then 
 
 bench-mtls: build report ## what it costs that sidecars prove themselves: a handshake, a flush, 5,000 at once (8 minutes; ONLY=handshake a part)
 	@bin/report mtls $(if $(ONLY),--only $(ONLY))
+
+clients: envoy ## Flagger's, Argo Rollouts' and KEDA's own code asks meshpulse (ONLY='Flagger|Rollouts' a part: KEDA's is compiled for 12 CPU-minutes, the others' for 2)
+	cd bench/clients && $(GO) mod tidy -diff && $(GO) vet . && $(GO) test -count 1 -timeout 60m $(if $(ONLY),-run '$(ONLY)') .
 
 bench-replicas: build ## two replicas beside one process that gets all: one is killed under load, ten times (25 minutes; KILLS=2 fewer, PODS, GENTLY=1 as a rolling update, OUT=file for the rows)
 	@$(GO) run ./bench/replicas -binary bin/meshpulse $(if $(KILLS),-kills $(KILLS)) $(if $(PODS),-pods $(PODS)) $(if $(GENTLY),-gently) $(if $(OUT),-out $(OUT))

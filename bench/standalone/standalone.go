@@ -45,9 +45,11 @@ type Options struct {
 type Serving struct {
 	// Msg is "serving".
 	Msg string `json:"msg"`
-	// Ingest is where sidecars report, HTTPS where the API is (or another control port), host:port.
-	Ingest string `json:"ingest,omitempty"`
-	HTTPS  string `json:"https,omitempty"`
+	// Ingest is where sidecars report, HTTPS where the API is (or another control port), Prometheus
+	// where Prometheus' API is, host:port.
+	Ingest     string `json:"ingest,omitempty"`
+	HTTPS      string `json:"https,omitempty"`
+	Prometheus string `json:"prometheus,omitempty"`
 }
 
 // Server is a running meshpulse.

@@ -223,12 +223,21 @@ func (s *server) run(told, ctx context.Context) error {
 		<-ctx.Done()
 		return s.drain()
 	})
-	s.log.Info("serving", "version", version(), "ingest", s.ingest.Addr().String(), "https", s.api.Addr().String(), "gomemlimit", debug.SetMemoryLimit(-1))
+	s.tellServing()
 	err := ended(told, ctx, group.Wait)
 	if err == nil {
 		s.log.Info("stopped")
 	}
 	return err
+}
+
+// tellServing says where it serves.
+func (s *server) tellServing() {
+	at := []any{"version", version(), "ingest", s.ingest.Addr().String(), "https", s.api.Addr().String(), "gomemlimit", debug.SetMemoryLimit(-1)}
+	if s.prom != nil {
+		at = append(at, "prometheus", s.prom.listener.Addr().String())
+	}
+	s.log.Info("serving", at...)
 }
 
 // ended waits for the parts to end, and for no longer than exitLimit once the process is told to

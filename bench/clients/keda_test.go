@@ -1,0 +1,51 @@
+package clients
+
+import (
+	"fmt"
+	"math"
+	"strings"
+	"testing"
+)
+
+// trigger is what KEDA makes of one.
+type trigger struct {
+	Name   string
+	Value  float64
+	Active bool
+	Error  string
+}
+
+// What is not known is an error to KEDA, which keeps the replicas: not a 0, by which it would scale
+// down.
+func TestKEDAsPrometheusScaler(t *testing.T) {
+	const rate = 20
+	m := newMesh(t, "scalers-only")
+	manifest := m.page(t, "kind: ScaledObject")
+	of := func(manifest string) trigger {
+		got := ask[trigger](t, "keda", manifest, "bearerToken="+m.token)
+		if len(got) != 1 {
+			t.Fatalf("%+v", got)
+		}
+		return got[0]
+	}
+	if got := of(manifest); !strings.Contains(got.Error, "503") {
+		t.Errorf("at the start: %+v", got)
+	}
+	if got := of(strings.Replace(manifest, "queryParameters: on_incomplete=error\n", "", 1)); got.Error != "" || got.Value != 0 || got.Active {
+		t.Errorf("at the start, without the parameter: %+v, and KEDA was seen to take it for 0", got)
+	}
+	m.load(t, m.canary, rate, 40)
+	await(t, "a window that is known", func() string {
+		if got := of(manifest); got.Error != "" || math.Abs(got.Value-rate) > rate/20. || !got.Active {
+			return fmt.Sprintf("%+v", got)
+		}
+		return ""
+	})
+	m.canary.Kill()
+	await(t, "a sidecar that is silent", func() string {
+		if got := of(manifest); !strings.Contains(got.Error, "503") {
+			return fmt.Sprintf("%+v", got)
+		}
+		return ""
+	})
+}
