@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unsafe"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
@@ -268,7 +269,11 @@ func TestHistoryKeepsOnePointASync(t *testing.T) {
 	of := explained(t, "podinfo", "istio-requests-per-second", averageTen)
 	begin := time.Unix(1_800_000_000, 0)
 	for i := range 2 * historyPoints * 3 {
-		h.add(of, 0, decision{at: uint32(begin.Add(time.Duration(i) * syncPeriod / 3).Unix()), answered: int64(i), seen: noValue}, 0)
+		d := decision{at: uint32(begin.Add(time.Duration(i) * syncPeriod / 3).Unix()), answered: int64(i), seen: noValue, baseline: noBaseline, wanted: 4, asked: 3, replicas: 2}
+		if i%3 == 2 && i%2 == 0 {
+			d.baseline = 1.5
+		}
+		h.add(of, 0, d, 0)
 	}
 	points := h.of(of, 0)
 	if len(points) != historyPoints {
@@ -281,10 +286,36 @@ func TestHistoryKeepsOnePointASync(t *testing.T) {
 		if p.Seen != nil || *p.Answered != float64(3*(historyPoints+i)+2)/1000 {
 			t.Fatalf("point %d: %v", i, *p.Answered)
 		}
+		if surge := (3*(historyPoints+i)+2)%2 == 0; surge != (p.Baseline != nil) || surge && *p.Baseline != 1.5 || p.Wanted != 4 || p.Asked != 3 || p.Replicas != 2 {
+			t.Fatalf("point %d: %+v", i, p)
+		}
+	}
+	if size := unsafe.Sizeof(decision{}); size != 40 {
+		t.Errorf("a decision has %d bytes: change what the documents say", size)
 	}
 	h.forget(of)
 	if h.of(of, 0) != nil {
 		t.Error("it remembers an HPA that is gone")
+	}
+}
+
+// TestADecisionTellsWhatWasBeforeTheSurge: a plot has, beside what was answered, what was asked for
+// and what there would be without the surge.
+func TestADecisionTellsWhatWasBeforeTheSurge(t *testing.T) {
+	hpa := explained(t, "podinfo", "istio-requests-per-second", averageTen)
+	hpa.Status.DesiredReplicas = 4
+	x := newExplainTest(t, fixedPods{podinfo("podinfo-a", time.Hour)}, hpa)
+	for _, s := range all("podinfo-a") {
+		s.send(x.store)
+	}
+	x.at = x.at.Add(-syncPeriod)
+	x.ask()
+	x.at = x.at.Add(syncPeriod)
+	x.provider.catalog.current.Load().hpas[0].offers[0].prepared.surge = &fixedSurge{surge: aggregator.Surge{Active: true, Ready: true, Value: 90, Rate: 60, Baseline: 6}}
+	x.ask()
+	points := x.of("podinfo").Metrics[0].History
+	if len(points) != 2 || points[0].Baseline != nil || points[1].Rule != explain.RuleSurge || points[1].Baseline == nil || *points[1].Baseline != 9 || points[1].Asked != 4 || points[1].Replicas != 3 {
+		t.Errorf("%+v", points)
 	}
 }
 

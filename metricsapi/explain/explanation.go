@@ -244,8 +244,13 @@ type Point struct {
 	Seen     *float64 `json:"seen,omitempty"`
 	Answered *float64 `json:"answered,omitempty"`
 	Rule     Rule     `json:"rule"`
-	// Wanted is what the metric asked for, Replicas what there were; 0 where that is not known.
+	// Baseline is what the expression would give without the surge whose rate is answered, nil
+	// where none is.
+	Baseline *float64 `json:"baseline,omitempty"`
+	// Wanted is what the metric asked for, Asked what the HPA did, by its status, and Replicas what
+	// there were; 0 where that is not known.
 	Wanted   int32 `json:"wanted,omitempty"`
+	Asked    int32 `json:"asked,omitempty"`
 	Replicas int32 `json:"replicas,omitempty"`
 }
 
