@@ -16,13 +16,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
-	"k8s.io/apiserver/pkg/apis/apiserver"
-	"k8s.io/apiserver/pkg/authentication/authenticator"
-	"k8s.io/apiserver/pkg/authentication/request/anonymous"
-	"k8s.io/apiserver/pkg/authentication/request/bearertoken"
-	"k8s.io/apiserver/pkg/authentication/request/union"
-	"k8s.io/apiserver/pkg/authentication/token/tokenfile"
-	"k8s.io/apiserver/pkg/authorization/authorizerfactory"
 	openapinamer "k8s.io/apiserver/pkg/endpoints/openapi"
 	genericapiserver "k8s.io/apiserver/pkg/server"
 	"k8s.io/apiserver/pkg/server/healthz"
@@ -304,7 +297,7 @@ func (s *Server) build() error {
 		return fmt.Errorf("cannot set up the API server: %w", err)
 	}
 	s.generic = server.GenericAPIServer
-	s.generic.Handler.NonGoRestfulMux.Handle("/metrics", metricsHandler(s.options.Gatherer))
+	s.generic.Handler.NonGoRestfulMux.Handle(metricsPath, metricsHandler(s.options.Gatherer))
 	s.generic.Handler.NonGoRestfulMux.HandleFunc("/debug/hpas", s.serveStatus)
 	s.generic.Handler.NonGoRestfulMux.HandleFunc(ownPath, s.serveOwn)
 	s.generic.Handler.NonGoRestfulMux.HandlePrefix(ownPath+"/", http.HandlerFunc(s.serveOwn))
@@ -361,44 +354,6 @@ func readable(flag, path string) error {
 		return fmt.Errorf("%s: %w: give a file that can be read", flag, err)
 	}
 	return f.Close()
-}
-
-// admit sets up who is let in: in a cluster whom the API server knows and allows, as for every
-// aggregated API; standalone who has a token, or everybody where there is no token file (Validate
-// allows that on a loopback address only).
-func admit(config *genericapiserver.Config, o Options) error {
-	if o.Standalone {
-		config.Authorization.Authorizer = authorizerfactory.NewAlwaysAllowAuthorizer()
-		a, err := standaloneAuthenticator(o.TokenAuthFile)
-		config.Authentication.Authenticator = a
-		return err
-	}
-	authn := genericoptions.NewDelegatingAuthenticationOptions()
-	authn.RemoteKubeConfigFile = o.Kubeconfig
-	if err := authn.ApplyTo(&config.Authentication, config.SecureServing, nil); err != nil {
-		return fmt.Errorf("cannot let the API server authenticate callers (is it reachable, and may the account read configmap extension-apiserver-authentication in kube-system?): %w", err)
-	}
-	authz := genericoptions.NewDelegatingAuthorizationOptions()
-	authz.RemoteKubeConfigFile = o.Kubeconfig
-	if err := authz.ApplyTo(&config.Authorization); err != nil {
-		return fmt.Errorf("cannot let the API server authorise callers: %w", err)
-	}
-	return nil
-}
-
-func standaloneAuthenticator(tokenFile string) (authenticator.Request, error) {
-	if tokenFile == "" {
-		return anonymous.NewAuthenticator(nil), nil
-	}
-	if err := readable("--token-auth-file", tokenFile); err != nil {
-		return nil, err
-	}
-	tokens, err := tokenfile.NewCSV(tokenFile)
-	if err != nil {
-		return nil, fmt.Errorf("--token-auth-file %s: lines are token,user,uid: %w", tokenFile, err)
-	}
-	probes := anonymous.NewAuthenticator([]apiserver.AnonymousAuthCondition{{Path: "/healthz"}, {Path: "/livez"}, {Path: "/readyz"}})
-	return union.New(bearertoken.New(tokens), probes), nil
 }
 
 // Addr is the address that the server listens on, with the port that was chosen where SecurePort is

@@ -36,6 +36,9 @@ type fakeAPI struct {
 	*httptest.Server
 	hpas *autoscalingv2.HorizontalPodAutoscalerList
 	deaf atomic.Bool // lists and watches are forbidden
+	away atomic.Bool // connections end without an answer
+	// refuses is a kind of review of which everyone is refused, nil: none is.
+	refuses atomic.Pointer[string]
 	// late are what is not listed before something is closed.
 	late       map[string]chan struct{}
 	namespaces []corev1.Namespace
@@ -93,6 +96,10 @@ func (f *fakeAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
+	if f.away.Load() {
+		panic(http.ErrAbortHandler)
+	}
+	refused := f.refuses.Load() != nil && *f.refuses.Load() == last
 	switch {
 	case f.deaf.Load() && r.Method == http.MethodGet:
 		code = http.StatusForbidden
@@ -125,9 +132,13 @@ func (f *fakeAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case last == "configmaps":
 		answer = corev1.ConfigMapList{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "ConfigMapList"}, ListMeta: metav1.ListMeta{ResourceVersion: "1"}, Items: []corev1.ConfigMap{f.authentication()}}
 	case last == "tokenreviews":
-		answer = reviewToken(r)
+		review := reviewToken(r)
+		review.Status.Authenticated = review.Status.Authenticated && !refused
+		answer = review
 	case last == "subjectaccessreviews":
-		answer = reviewAccess(r)
+		review := reviewAccess(r)
+		review.Status.Allowed = review.Status.Allowed && !refused
+		answer = review
 	case last == "events":
 		answer = f.write(r)
 	case last == "pods":
