@@ -146,7 +146,9 @@ meshpulse_relay_silent_seconds{replica="meshpulse-1"} 0x200
 		"MeshpulsePeersLost":        {`meshpulse_relay_silent_seconds{replica="meshpulse-1"} 0+30x200`, 20 * time.Minute},
 		"MeshpulsePeersLost, alone": {`meshpulse_relay_replicas{state="active"} 1x200`, 20 * time.Minute},
 		"MeshpulseEventsNotTaken":   {"meshpulse_metricsapi_queued_events 1000x200", 20 * time.Minute},
-		"nothing where all is well": {well, time.Hour},
+		"nothing where all is well": {"other 1x200", time.Hour},
+		// without a limit of memory there is no budget
+		"nothing where all is well, without a budget": {"meshpulse_store_memory_budget_bytes 0x200", time.Hour},
 	}
 	r, _ := readAlerts(t)
 	for _, g := range r.Spec.Groups {
@@ -160,9 +162,10 @@ meshpulse_relay_silent_seconds{replica="meshpulse-1"} 0x200
 		t.Run(name, func(t *testing.T) {
 			alert, _, _ := strings.Cut(name, ",")
 			series, want := tc.series, []string{alert}
-			switch alert {
-			case "nothing where all is well":
+			if alert == "nothing where all is well" {
 				want = nil
+			}
+			switch alert {
 			case "MeshpulseAbsent":
 				series = "other 1x200"
 			default: // the trouble's series in place of the same that is well
@@ -177,6 +180,22 @@ meshpulse_relay_silent_seconds{replica="meshpulse-1"} 0x200
 				t.Errorf("%v fire, want %v", got, want)
 			}
 		})
+	}
+}
+
+// Each of two replicas tells of an HPA that is held: it is one all the same.
+func TestAnHPAThatIsHeldIsOne(t *testing.T) {
+	r, _ := readAlerts(t)
+	for _, rule := range r.Spec.Groups[0].Rules {
+		if rule.Alert == "MeshpulseHPAHeld" {
+			promqltest.RunTest(t, fmt.Sprintf(`load 30s
+meshpulse_metricsapi_held_hpas{namespace="test", pod="a"} 1x10
+meshpulse_metricsapi_held_hpas{namespace="test", pod="b"} 1x10
+
+eval instant at 1m %s
+  {namespace="test"} 1
+`, rule.Expr), promqltest.NewTestEngine(t, false, 0, promqltest.DefaultMaxSamplesPerQuery))
+		}
 	}
 }
 
