@@ -1,6 +1,7 @@
 package attack
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -17,8 +18,10 @@ type Sidecars struct {
 	Target string
 	// Authorities of the ingest port's certificate; nil: plaintext.
 	Authorities *x509.CertPool
-	// Series is how many series each reports.
+	// Series is how many series each reports, By the label by which they differ (default
+	// destination_service_name, which callers choose).
 	Series int
+	By     string
 	// PerSecond is the requests of all of them together: however many there are, they share it.
 	PerSecond float64
 	running   atomic.Int64
@@ -61,7 +64,7 @@ func (s *Sidecars) Run(ctx context.Context, p Pod) {
 			last = now
 			b := message(who)
 			for i := range s.Series {
-				labels := received(p.Namespace, p.Workload, "destination_service_name", numbered("s", i))
+				labels := received(p.Namespace, p.Workload, cmp.Or(s.By, "destination_service_name"), numbered("s", i))
 				b = append(b, message(nil, requests(now, requested/float64(s.Series), labels...))...)
 			}
 			c.message(1, b, false)

@@ -78,7 +78,7 @@ func (a *arena) setUp(ctx context.Context) error {
 		return err
 	}
 	a.lab = &own
-	a.nodes = &nodes{client: a.cluster.Client}
+	a.nodes = &nodes{client: a.cluster.Client, namespaces: []string{victimNamespace, fleetNamespace}}
 	for _, ns := range []string{victimNamespace, fleetNamespace, attack.Namespace} {
 		if err := a.namespace(ctx, ns); err != nil {
 			return err

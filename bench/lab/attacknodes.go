@@ -15,10 +15,12 @@ import (
 	"github.com/meshpulse/meshpulse/bench/attack"
 )
 
-// nodes play those that run the victims and the fleet: a pod gets an address and is ready. There is
-// nothing in it; its sidecar is one of attack's, since nothing but an exact pace tells a hundredth.
+// nodes play those that run the pods of some namespaces: a pod gets an address and is ready. There
+// is nothing in it; its sidecar is one of attack's, since nothing but an exact pace tells a
+// hundredth.
 type nodes struct {
-	client kubernetes.Interface
+	client     kubernetes.Interface
+	namespaces []string
 
 	mu      sync.Mutex
 	pods    map[types.UID]attack.Pod
@@ -30,7 +32,7 @@ type nodes struct {
 // look starts what is new and ends what has to.
 func (n *nodes) look(ctx context.Context) error {
 	there := map[types.UID]bool{}
-	for _, ns := range []string{victimNamespace, fleetNamespace} {
+	for _, ns := range n.namespaces {
 		list, err := n.client.CoreV1().Pods(ns).List(ctx, metav1.ListOptions{ResourceVersion: "0"})
 		if err != nil {
 			return err
@@ -110,6 +112,26 @@ func (n *nodes) running(namespace string) (all []attack.Pod) {
 		}
 	}
 	return all
+}
+
+// silence ends the sidecar of a pod of a namespace, which lives on, until again is called.
+func (n *nodes) silence(namespace string) (pod attack.Pod, again func(), err error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for uid, p := range n.pods {
+		if p.Namespace != namespace || n.stops[uid] == nil {
+			continue
+		}
+		n.stop(uid)
+		return p, func() {
+			n.mu.Lock()
+			defer n.mu.Unlock()
+			if n.started != nil {
+				n.stops[uid] = n.started(p)
+			}
+		}, nil
+	}
+	return attack.Pod{}, nil, fmt.Errorf("no pod of %s reports", namespace)
 }
 
 // report lets a sidecar of every pod report, and of those that come, until the context ends.

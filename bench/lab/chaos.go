@@ -143,7 +143,7 @@ func (r *chaosRun) happen(ctx context.Context, options meshpulseOptions, system 
 		return chaos.Seen{}, err
 	}
 	defer r.source.stop()
-	if err := writeToken(ctx, r.cluster, filepath.Join(r.dir, "token")); err != nil {
+	if err := writeToken(ctx, r.cluster, "meshpulse", istioAudience, filepath.Join(r.dir, "token")); err != nil {
 		return chaos.Seen{}, err
 	}
 	slog.Info("chaos", "seed", r.seen.Seed, "faults", len(r.schedule.Faults), "length", r.schedule.Length, "logs", r.dir)

@@ -7,7 +7,7 @@ SCENARIO         ?= $(SCENARIOS)
 
 SEED             ?= 1
 
-.PHONY: lab lab-known lab-ci chaos attack lab-mtls lab-coexist lab-shadow lab-up lab-test lab-build lab-controlplane
+.PHONY: lab lab-known lab-ci chaos attack lab-mtls lab-coexist lab-shadow lab-seen lab-up lab-test lab-build lab-controlplane
 
 lab: lab-known lab-build $(LAB_BIN)/podinfo ## the closed loop on a real control plane (SCENARIO=name, default all)
 	@$(LAB_BIN)/lab run --root . $(SCENARIO:%=bench/lab/scenarios/%.yaml)
@@ -72,6 +72,9 @@ lab-coexist: lab-build $(filter-out %/prometheus-$(PROMETHEUS_VERSION),$(LAB_PEE
 
 lab-shadow: lab-build $(LAB_PEERS) ## what meshpulse reports of its comparison with KEDA's Prometheus, beside what the lab saw; root (13 minutes)
 	@$(LAB_BIN)/lab shadow --root .
+
+lab-seen: lab-build $(LAB_BIN)/prometheus-$(PROMETHEUS_VERSION) ## alerts and events that tell of troubles, at their own times, with a real Prometheus (55 minutes, of little CPU)
+	@$(LAB_BIN)/lab seen --root .
 
 plot: ## bench/results/versus.svg anew from versus.json; versus and versus-all do it themselves
 	@cd bench/lab && $(GO) run . plot

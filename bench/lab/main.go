@@ -33,6 +33,7 @@ const usage = `usage: lab run SCENARIO.yaml...   run scenarios, write their resu
        lab coexist               meshpulse and KEDA on one APIService
        lab shadow                what meshpulse reports of a comparison beside what the lab saw of it
        lab mtls                  sidecars that prove themselves, and what may happen to certificates
+       lab seen PART...          which alerts and events tell of troubles (default all of deaf, away, lasting)
        lab up                    boot the control plane and wait for Ctrl-C
        lab app                   the app of the lab's pods
 `
@@ -69,6 +70,7 @@ func run(args []string) error {
 	faults := flags.Int("faults", 0, "chaos: how many faults (default seven of each kind)")
 	replicas := flags.Int("replicas", 1, "chaos: how many of meshpulse, 1 or 2")
 	long := flags.Bool("long", false, "attack: at the defaults of --hold and --retention, what that matters to")
+	stands := flags.Duration("stands", 2*seenTTL, "seen: how long events have to stand; after less nothing is written")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
@@ -110,6 +112,8 @@ func run(args []string) error {
 		err = l.coexist(ctx)
 	case "shadow":
 		err = l.shadow(ctx)
+	case "seen":
+		err = l.seenAll(ctx, *stands, flags.Args())
 	case "run":
 		err = l.runAll(ctx, flags.Args())
 	default:

@@ -72,7 +72,7 @@ func (l *lab) startMTLS(ctx context.Context, c *cluster.Cluster, dir string, fir
 	if m.meshpulse, err = installMeshpulse(ctx, l, c, dir, meshpulseOptions{flags: identityFlags(address, m.file("roots.pem"), m.file("token"))}); err != nil {
 		return nil, err
 	}
-	if err := writeToken(ctx, c, m.file("token")); err != nil {
+	if err := writeToken(ctx, c, "meshpulse", istioAudience, m.file("token")); err != nil {
 		return nil, err
 	}
 	m.agent, err = mesh.Start(ctx, mesh.Config{
@@ -105,10 +105,19 @@ func identityFlags(address, roots, token string) []string {
 	}
 }
 
-// writeToken is the projected token of meshpulse's own pod.
-func writeToken(ctx context.Context, c *cluster.Cluster, path string) error {
-	answer, err := c.Client.CoreV1().ServiceAccounts(systemNamespace).CreateToken(ctx, "meshpulse",
-		&authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{Audiences: []string{"istio-ca"}}}, metav1.CreateOptions{})
+// istioAudience is that of the projected token of meshpulse's own pod.
+const istioAudience = "istio-ca"
+
+// writeToken writes a token of a service account of meshpulse's namespace, for an audience: "" is
+// the API server.
+func writeToken(ctx context.Context, c *cluster.Cluster, account, audience, path string) error {
+	var audiences []string
+	if audience != "" {
+		audiences = append(audiences, audience)
+	}
+	day := int64(24 * 3600)
+	answer, err := c.Client.CoreV1().ServiceAccounts(systemNamespace).CreateToken(ctx, account,
+		&authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{Audiences: audiences, ExpirationSeconds: &day}}, metav1.CreateOptions{})
 	if err != nil {
 		return err
 	}

@@ -134,6 +134,37 @@ func parse(body []byte) ([][]float64, error) {
 	return all, nil
 }
 
+// Firing asks for the names of the alerts that fire, sorted, each once.
+func (s *Server) Firing(ctx context.Context) ([]string, error) {
+	body, err := web.Get(ctx, http.DefaultClient, s.url+"/api/v1/alerts")
+	if err != nil {
+		return nil, err
+	}
+	return firing(body)
+}
+
+func firing(body []byte) ([]string, error) {
+	var answer struct {
+		Data struct {
+			Alerts []struct {
+				Labels map[string]string
+				State  string
+			}
+		}
+	}
+	if err := json.Unmarshal(body, &answer); err != nil {
+		return nil, fmt.Errorf("prometheus: %w", err)
+	}
+	var names []string
+	for _, a := range answer.Data.Alerts {
+		if a.State == "firing" {
+			names = append(names, a.Labels["alertname"])
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names), nil
+}
+
 // Value asks for the one value of an expression.
 func (s *Server) Value(ctx context.Context, expr string) (float64, error) {
 	all, err := s.Samples(ctx, expr)

@@ -33,6 +33,20 @@ func TestSamplesAreThoseOfEachSeries(t *testing.T) {
 	}
 }
 
+func TestAlertsThatFireAreNamedOnce(t *testing.T) {
+	got, err := firing([]byte(`{"data":{"alerts":[
+		{"labels":{"alertname":"Late","pod":"b"},"state":"firing"},
+		{"labels":{"alertname":"Down"},"state":"pending"},
+		{"labels":{"alertname":"Absent"},"state":"firing"},
+		{"labels":{"alertname":"Late","pod":"a"},"state":"firing"}]}}`))
+	if diff := cmp.Diff([]string{"Absent", "Late"}, got); diff != "" || err != nil {
+		t.Errorf("%v (-want +got):\n%s", err, diff)
+	}
+	if got, err := firing([]byte("<html>")); err == nil {
+		t.Errorf("got %v, want an error", got)
+	}
+}
+
 func TestWhatIsNotPrometheusHasNoVersion(t *testing.T) {
 	for _, binary := range []string{"/proc/self/exe", "prometheus_test.go", "missing"} {
 		if version, err := Version(binary); err == nil {

@@ -34,6 +34,8 @@ type Config struct {
 	// DownscaleStabilization is how long the HPA controller waits before it scales down an HPA that
 	// sets no behavior; 0 is Kubernetes' default, 5 minutes.
 	DownscaleStabilization time.Duration
+	// EventTTL is how long the API server keeps an event; 0 is Kubernetes' default, an hour.
+	EventTTL time.Duration
 	// Address is where the API server listens, host:port, for nodes and pods that reach it there.
 	// By default it is a free port on loopback, which is for a cluster without nodes.
 	Address string
@@ -77,6 +79,9 @@ func Boot(ctx context.Context, config Config) (*Cluster, error) {
 	}
 	if config.DownscaleStabilization == 0 {
 		config.DownscaleStabilization = 5 * time.Minute
+	}
+	if config.EventTTL == 0 {
+		config.EventTTL = time.Hour
 	}
 	if config.Services == "" {
 		config.Services = "127.96.0.0/16"
@@ -184,6 +189,7 @@ func (c *Cluster) startAPIServer(ctx context.Context, etcdURL string) error {
 		"--requestheader-extra-headers-prefix=X-Remote-Extra-",
 		"--proxy-client-cert-file="+c.pki("front-proxy-client.crt"),
 		"--proxy-client-key-file="+c.pki("front-proxy-client.key"),
+		"--event-ttl="+c.config.EventTTL.String(),
 		"--enable-aggregator-routing=false", // an aggregated API is reached at its Service's clusterIP
 		"--v=1")
 	if c.apiserver, err = c.start("kube-apiserver", c.serve...); err != nil {
