@@ -150,6 +150,9 @@ func (x *explaining) surge(p *prepared, v verdict) *explain.Surge {
 
 // pods tells of each pod that the metric means, the doubtful ones first.
 func (x *explaining) pods(ctx context.Context, m *explain.Metric, p *prepared, a aggregator.Answer, acc *account) {
+	if p.query == nil { // it is no PromQL, or not taken, and means none
+		return
+	}
 	reports := map[string]aggregator.Report{}
 	for _, r := range p.query.Reports(x.at) {
 		reports[podName(r.PodState)] = r

@@ -358,3 +358,15 @@ meshpulse_metricsapi_unproven_pods{namespace="test"} 1
 		t.Errorf("%d namespaces make %d series", len(many), len(sent))
 	}
 }
+
+// A query that is no PromQL is explained, and takes no other HPA's explanation with it.
+func TestAQueryThatIsBrokenIsExplained(t *testing.T) {
+	x := newExplainTest(t, nil, asks(t, "podinfo", "rps", "sum(rate(istio_requests_total[1m])"))
+	list, err := x.explanationsHere(t.Context(), "")
+	if err != nil || len(list.Items) != 1 || !strings.Contains(list.Items[0].Metrics[0].Error, "parse error") {
+		t.Errorf("%+v, %v", list.Items, err)
+	}
+	if m := x.Status(t.Context()).Metrics; len(m) != 1 || !strings.Contains(m[0].Error, "parse error") {
+		t.Errorf("/debug/hpas has %+v", m)
+	}
+}

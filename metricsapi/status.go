@@ -170,7 +170,7 @@ func (s *Server) metricStatus(ctx context.Context, h hpaState, w hpas.Metric, o 
 	if !known {
 		m.CurrentReplicas = int32(a.Reporting)
 	}
-	if s.options.Proves {
+	if s.options.Proves && o.prepared.query != nil {
 		proven, reporting, unproven := o.prepared.query.Proven(at, manyUnproven)
 		m.Proven, m.Unproven = fmt.Sprintf("%d/%d", proven, reporting), unproven
 	}
