@@ -33,8 +33,22 @@ func TestWhatAShadowMay(t *testing.T) {
 		t.Errorf("egress %+v", last)
 	}
 	rules := one[*rbacv1.ClusterRole](t, objects, "meshpulse").Rules
-	looks := rules[len(rules)-1]
-	if len(rules) != len(one[*rbacv1.ClusterRole](t, renderObjects(t, "base"), "meshpulse").Rules)+1 || !slices.Equal(looks.Verbs, []string{"get"}) || !slices.Equal(looks.ResourceNames, []string{"v1beta1.external.metrics.k8s.io"}) {
+	looks := rules[len(rules)-2]
+	if !readsScaledObjects(rules) || len(rules) != len(one[*rbacv1.ClusterRole](t, renderObjects(t, "base"), "meshpulse").Rules)+2 || !slices.Equal(looks.Verbs, []string{"get"}) || !slices.Equal(looks.ResourceNames, []string{"v1beta1.external.metrics.k8s.io"}) {
+		t.Errorf("rules %+v", rules)
+	}
+}
+
+// readsScaledObjects says whether the last right is to list and watch KEDA's.
+func readsScaledObjects(rules []rbacv1.PolicyRule) bool {
+	want := rbacv1.PolicyRule{APIGroups: []string{"keda.sh"}, Resources: []string{"scaledobjects"}, Verbs: []string{"list", "watch"}}
+	return rules[len(rules)-1].String() == want.String()
+}
+
+// A Prometheus takes one right more than nothing: to read whose triggers are compared with it.
+func TestWhatAComparisonWithAPrometheusMay(t *testing.T) {
+	rules := one[*rbacv1.ClusterRole](t, renderObjects(t, overlay(t, "shadow-prometheus")), "meshpulse").Rules
+	if !readsScaledObjects(rules) || len(rules) != len(one[*rbacv1.ClusterRole](t, renderObjects(t, "base"), "meshpulse").Rules)+1 {
 		t.Errorf("rules %+v", rules)
 	}
 }

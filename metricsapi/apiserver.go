@@ -119,7 +119,7 @@ func (s *Server) addSource(o Options, m *metrics) error {
 	api, err := cluster.Connect(cluster.Options{
 		Kubeconfig: o.Kubeconfig, Namespaces: own || shares, NamespacesFirst: shares,
 		Contain: o.Store.Contain, Log: o.Log, Now: o.Now, Behind: m.clockBehind.Set,
-		PeersService: o.PeersService, PeersFound: o.PeersFound,
+		PeersService: o.PeersService, PeersFound: o.PeersFound, ScaledObjects: o.Shadow != "" || o.ShadowPrometheus != "",
 	})
 	if err != nil {
 		return err

@@ -110,9 +110,7 @@ func (l *Lint) read(path string, data []byte) {
 		s := subject{asks: o.Asks, finding: Finding{File: path, Kind: "ScaledObject", Namespace: o.Namespace, Name: o.Name, Differs: o.Differs}}
 		if o.HPA != nil {
 			s.finding.Replacement = o.HPA.HorizontalPodAutoscaler
-			judged := *o.HPA
-			judged.HorizontalPodAutoscaler = o.HPA.DeepCopy()
-			judged.Name = hpas.KEDAsName(o.Name)
+			judged := o.KEDAs()
 			s.hpa = &judged
 		}
 		l.add(s)

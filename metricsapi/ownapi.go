@@ -178,6 +178,7 @@ func (s *Server) explanationsHere(ctx context.Context, namespace string) (explai
 			list.Items = append(list.Items, s.explain(ctx, h, at, at, false))
 		}
 	}
+	list.Items = append(list.Items, s.shadow.scaledHere(ctx, namespace, at)...)
 	return list, ctx.Err()
 }
 

@@ -46,6 +46,8 @@ type fakeAPI struct {
 	looks      atomic.Int32 // at it
 	// others answers for metrics of which the API server has another adapter asked.
 	others http.HandlerFunc
+	// scaled is the list of ScaledObjects, in JSON; "": KEDA is not there.
+	scaled string
 
 	mu     sync.Mutex
 	events map[string]string // reason by name
@@ -117,6 +119,12 @@ func (f *fakeAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case last == "v1beta1.external.metrics.k8s.io" && f.apiService != "":
 		f.looks.Add(1)
 		answer = json.RawMessage(f.apiService)
+	case strings.HasPrefix(r.URL.Path, "/apis/keda.sh"):
+		answer = json.RawMessage(f.scaled)
+		if f.scaled == "" {
+			code = http.StatusNotFound
+			answer = metav1.Status{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Status"}, Status: metav1.StatusFailure, Reason: metav1.StatusReasonNotFound, Code: int32(code)}
+		}
 	case last == "namespaces":
 		answer = corev1.NamespaceList{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "NamespaceList"}, ListMeta: metav1.ListMeta{ResourceVersion: "1"}, Items: f.namespaces}
 	case strings.HasPrefix(r.URL.Path, "/api/v1/namespaces/meshpulse-system/serviceaccounts/meshpulse-"):

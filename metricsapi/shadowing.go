@@ -56,6 +56,8 @@ type shadowing struct {
 	flag    string // which names it
 	every   time.Duration
 	records shadow.Records[shadowKey]
+	mu      sync.Mutex // of scaled
+	scaled  *scaledObjects
 	log     *slog.Logger
 
 	compared  *prometheus.CounterVec // by outcome
@@ -78,7 +80,7 @@ const shadowAtOnce = 4
 
 // addShadow makes what compares, where it is asked for.
 func (s *Server) addShadow(o Options) error {
-	x := &shadowing{Server: s, every: o.ShadowInterval, log: o.Log}
+	x := &shadowing{Server: s, every: o.ShadowInterval, log: o.Log, scaled: newScaledObjects(s.provider.catalog)}
 	var err error
 	switch {
 	case o.Shadow != "":
@@ -105,6 +107,9 @@ func (s *Server) addShadow(o Options) error {
 		Name: "meshpulse_shadow_decisions_differed_total",
 		Help: "Comparisons by which the HPA would have asked for other replicas than by the answer here.",
 	})
+	if s.api != nil {
+		s.api.ScaledObjects.Replace = x.take
+	}
 	s.shadow = x
 	return nil
 }
@@ -114,6 +119,10 @@ func (s *Server) addShadow(o Options) error {
 func (x *shadowing) run(ctx context.Context) {
 	var keeping sync.WaitGroup
 	keeping.Go(func() { x.to.run(ctx) })
+	if s := x.api; s != nil {
+		keeping.Go(func() { s.ScaledObjects.Run(ctx) })
+	}
+	defer x.scaled.Close()
 	defer keeping.Wait()
 	tick := time.NewTicker(x.every)
 	defer tick.Stop()
@@ -127,25 +136,21 @@ func (x *shadowing) run(ctx context.Context) {
 	}
 }
 
-// round compares each metric of each HPA once, so many at once.
+// round compares each metric once, so many at once.
 func (x *shadowing) round(ctx context.Context) {
 	x.to.begin(ctx)
-	list := x.provider.catalog.current.Load().hpas
 	known := map[shadowKey]bool{}
 	var all errgroup.Group
 	all.SetLimit(shadowAtOnce)
-	for _, h := range list {
-		for i, w := range h.Metrics {
-			o := h.offers[i]
-			if w.Kind != "" || o == nil || ctx.Err() != nil {
-				continue
-			}
-			known[shadowKeyOf(h.HPA, w)] = true
-			all.Go(func() error {
-				x.compare(ctx, h.HPA, w, o)
-				return nil
-			})
+	for _, c := range x.all() {
+		if ctx.Err() != nil {
+			break
 		}
+		known[shadowKeyOf(c.h, c.w)] = true
+		all.Go(func() error {
+			x.compare(ctx, c.h, c.w, c.o)
+			return nil
+		})
 	}
 	_ = all.Wait()
 	x.records.Keep(func(key shadowKey) bool { return known[key] })

@@ -24,7 +24,9 @@ type API struct {
 	// Replicas is nil where Options name no Service of theirs.
 	Replicas *Replicas
 	Scales   *Scales
-	Events   *Events
+	// ScaledObjects is nil where Options do not ask for it.
+	ScaledObjects *ScaledObjects
+	Events        *Events
 
 	config *rest.Config
 }
@@ -36,6 +38,8 @@ type Options struct {
 	// Namespaces: what namespaces say is to be known. NamespacesFirst: before anything is told of
 	// HPAs.
 	Namespaces, NamespacesFirst bool
+	// ScaledObjects: KEDA's are to be known, where it is installed.
+	ScaledObjects bool
 	// PeersService is the Service of all replicas, NAMESPACE/NAME, "" if there is one alone;
 	// PeersFound is told which there are.
 	PeersService string
@@ -97,6 +101,11 @@ func connectTo(config *rest.Config, o Options) (*API, error) {
 		}
 		if o.NamespacesFirst {
 			a.HPAs.after = a.Namespaces.read.HasSynced
+		}
+	}
+	if o.ScaledObjects {
+		if a.ScaledObjects, err = newScaledObjects(config, client.CoreV1().RESTClient(), o.Contain, o.Log, o.Now); err != nil {
+			return nil, err
 		}
 	}
 	if o.PeersService != "" {

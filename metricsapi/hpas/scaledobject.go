@@ -22,6 +22,31 @@ type ScaledObject struct {
 	Asks bool
 	// Differs says what of it the HPA has not.
 	Differs []string
+	// Triggers are those that the HPA has as external metrics, by the metrics' names.
+	Triggers map[string]PrometheusTrigger
+}
+
+// PrometheusTrigger is one of a ScaledObject.
+type PrometheusTrigger struct {
+	// Place is its own among the triggers.
+	Place int
+	// Own: the HPA's query is the trigger's.
+	Own bool
+}
+
+// KEDAsMetric is what KEDA calls the external metric of a trigger on a Prometheus (kedacore/keda,
+// pkg/scalers/scaler.go: GenerateMetricNameWithIndex), which it tells from others' by [KEDAsLabel].
+func (t PrometheusTrigger) KEDAsMetric() string { return fmt.Sprintf("s%d-prometheus", t.Place) }
+
+// KEDAsLabel has the ScaledObject's name.
+const KEDAsLabel = "scaledobject.keda.sh/name"
+
+// KEDAs is the HPA by the name of the one that KEDA makes, in whose place it stands.
+func (o ScaledObject) KEDAs() HPA {
+	h := *o.HPA
+	h.HorizontalPodAutoscaler = o.HPA.DeepCopy()
+	h.Name = KEDAsName(o.Name)
+	return h
 }
 
 // KEDAsName is what KEDA calls the HPA that it makes of a ScaledObject.
@@ -176,7 +201,9 @@ func (o *ScaledObject) take(h *autoscalingv2.HorizontalPodAutoscaler, place int,
 		left("%s", why)
 		return
 	}
+	own := true
 	if expr, divided, err := withoutPods(query); err == nil && divided {
+		own = false
 		left("its query is divided by a number of pods that no sidecar tells. A target of type AverageValue divides by the replicas by itself, so the HPA's does not: look at the target")
 		query = expr
 	}
@@ -191,6 +218,10 @@ func (o *ScaledObject) take(h *autoscalingv2.HorizontalPodAutoscaler, place int,
 	if t.MetricType == autoscalingv2.ValueMetricType {
 		target = autoscalingv2.MetricTarget{Type: autoscalingv2.ValueMetricType, Value: &threshold}
 	}
+	if o.Triggers == nil {
+		o.Triggers = map[string]PrometheusTrigger{}
+	}
+	o.Triggers[name] = PrometheusTrigger{place, own}
 	h.Annotations["metric-config.external."+name+".prometheus/query"] = query
 	h.Spec.Metrics = append(h.Spec.Metrics, autoscalingv2.MetricSpec{
 		Type: autoscalingv2.ExternalMetricSourceType,
