@@ -141,8 +141,8 @@ func (l *lab) seenAll(ctx context.Context, stands time.Duration, only []string) 
 	return nil
 }
 
-// setUp makes the lanes and lets their sidecars report; it returns when both replicas are ready and
-// the HPAs of the lanes have values.
+// setUp makes the lanes and lets their sidecars report; it returns when both replicas are ready,
+// the HPAs of the lanes have values, and everything has been scraped twice.
 func (r *seenRun) setUp(ctx, background context.Context, others *sync.WaitGroup) error {
 	r.nodes = &nodes{client: r.cluster.Client, namespaces: []string{muteLane, contestedLane, crowdedLane}}
 	sidecars := map[string]*attack.Sidecars{}
@@ -166,8 +166,12 @@ func (r *seenRun) setUp(ctx, background context.Context, others *sync.WaitGroup)
 	others.Go(func() {
 		r.nodes.report(background, func(namespace string) *attack.Sidecars { return sidecars[namespace] })
 	})
-	return r.until(ctx, 5*time.Minute, "both replicas are ready and the lanes' HPAs have values", func() bool {
-		return r.pair.api.leads(0) && r.pair.api.leads(1) && r.scaled(ctx, muteLane) && r.scaled(ctx, contestedLane)
+	return r.until(ctx, 5*time.Minute, "both replicas are ready, the lanes' HPAs have values, and all has been scraped", func() bool {
+		if !r.pair.api.leads(0) || !r.pair.api.leads(1) || !r.scaled(ctx, muteLane) || !r.scaled(ctx, contestedLane) {
+			return false
+		}
+		scrapes, err := r.alerts.prometheus.Value(ctx, "min(sum_over_time(up[5m]))")
+		return err == nil && scrapes >= 2
 	})
 }
 
