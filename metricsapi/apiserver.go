@@ -181,7 +181,7 @@ func (s *Server) addFallback(o Options, m *metrics) error {
 	if to.Namespace == namespace && to.Service == ownService {
 		return fmt.Errorf("--fallback %s is meshpulse's own Service, which would ask itself: give the other adapter's", o.Fallback)
 	}
-	p := &passing{catalog: s.provider.catalog, metrics: m, own: namespace, custom: o.CustomMetrics, changed: promauto.With(o.Registerer).NewGauge(prometheus.GaugeOpts{
+	p := &passing{catalog: s.provider.catalog, elsewhere: s.provider.knownElsewhere, metrics: m, own: namespace, custom: o.CustomMetrics, changed: promauto.With(o.Registerer).NewGauge(prometheus.GaugeOpts{
 		Name: "meshpulse_metricsapi_apiservice_changed",
 		Help: "1 while the APIService of external or of custom metrics has been changed by somebody else, so that the API server does not come here by it.",
 	}), known: func() error {

@@ -1,6 +1,7 @@
 package metricsapi
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"math"
@@ -171,7 +172,10 @@ func (c *customProvider) object(ctx context.Context, r customRequest) said {
 	}
 	defer query.release()
 	v, answer, refused := c.answer(ctx, r.path(), r.namespace, o, query, c.now())
-	s := said{refused: refused, incomplete: c.rules.incomplete(v, answer, refused)}
+	s := said{refused: refused, incomplete: c.rules.incomplete(v, answer, refused), unasked: o == nil}
+	if s.unasked { // its HPA may have a query for this name, or have it divided
+		s.incomplete = cmp.Or(s.incomplete, "no HPA that is known here asks for it")
+	}
 	if refused != nil {
 		return s
 	}

@@ -1,6 +1,7 @@
 package metricsapi
 
 import (
+	"context"
 	"fmt"
 	"net/http"
 	"path"
@@ -45,6 +46,8 @@ type passing struct {
 	// custom: the custom metrics API is served, and so passed on too.
 	custom bool
 	theirs *theirs
+	// elsewhere says whether another replica knows that a metric is meshpulse's.
+	elsewhere func(context.Context, question) bool
 }
 
 // over is what answers: ours what is meshpulse's, the other adapter the rest.
@@ -88,20 +91,32 @@ func ofNamespace(info *genericrequest.RequestInfo) bool {
 }
 
 // isOurs says whether a request for a metric is answered here. A selector that cannot be read is
-// nobody's, and is told here.
+// nobody's, and is told here. Where no HPA that is known here says whose it is, another replica may
+// know one.
 func (p *passing) isOurs(r *http.Request, info *genericrequest.RequestInfo) bool {
 	s, parameter := p.catalog.current.Load(), "labelSelector"
-	if info.APIGroup == cmv1beta2.GroupName {
+	ofObject := info.APIGroup == cmv1beta2.GroupName
+	if ofObject {
 		parameter = "metricLabelSelector"
 	}
 	selector, err := labels.Parse(r.URL.Query().Get(parameter))
-	switch {
-	case err != nil:
+	if err != nil {
 		return true
-	case info.APIGroup == cmv1beta2.GroupName:
-		return !ofNamespace(info) && s.oursOfObject(info.Namespace, info.Resource, info.Name, info.Subresource, selector)
 	}
-	return info.Name == "" && s.ours(info.Namespace, info.Resource, selector)
+	q := question{Namespace: info.Namespace, Metric: info.Resource, Selector: selector.String()}
+	var ours, theirs bool
+	if ofObject {
+		ours = s.oursOfObject(info.Namespace, info.Resource, info.Name, info.Subresource, selector)
+		theirs = ofNamespace(info) || s.theirsOfObject(info.Namespace, info.Resource, info.Name, info.Subresource, selector)
+		q.Metric, q.Custom = info.Subresource, &customQuestion{Of: info.Resource, Object: info.Name}
+		if info.Name == "*" {
+			q.Custom.Object, q.Custom.Pods = "", r.URL.Query().Get("labelSelector")
+		}
+	} else {
+		ours = s.ours(info.Namespace, info.Resource, selector)
+		theirs = info.Name != "" || s.theirs(info.Namespace, info.Resource, selector)
+	}
+	return !theirs && (ours || p.elsewhere(r.Context(), q))
 }
 
 func (p *passing) pass(w http.ResponseWriter, r *http.Request) {

@@ -172,6 +172,50 @@ func TestWhatIsNotOursIsPassedOn(t *testing.T) {
 	}
 }
 
+// An HPA that has just been made reaches one replica's watch before the other's.
+func TestWhatAnotherReplicaKnowsIsNotPassedOn(t *testing.T) {
+	c, api, other := newCrew("a", "b"), newFakeAPI(t, asks(t, "theirs", "left", istioRate)), startOtherAdapter(t)
+	api.hpas.Items[0].Annotations[hpas.Serve] = "false"
+	b := c.join(t, "b")
+	data, err := os.ReadFile("hpas/testdata/requests-total.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.write("hpa.yaml", string(data))
+	b.discovers(discovered)
+	b.sidecar("podinfo-0")
+	a := startServer(t, func(o *Options) {
+		other.options(t, api)(o)
+		o.Replicas = &mate{c, "a"}
+	})
+	a.token = "hpa"
+	const ofB = "query-name=processed-requests-per-second"
+	a.eventually(metricPath("test", "prometheus-query", "query-name=left"), http.StatusOK)
+	other.take()
+	c.questions()
+	if v := a.value("test", "prometheus-query", ofB); v.MetricLabels[labelReplica] != "b" {
+		t.Errorf("labels %v", v.MetricLabels)
+	}
+	if asked := other.take(); len(asked) != 0 {
+		t.Errorf("the other adapter was asked %d times", len(asked))
+	}
+	// What neither knows is, without a question where an HPA says whose it is.
+	c.questions()
+	for _, path := range []string{metricPath("test", "s0-prometheus", ""), metricPath("test", "prometheus-query", "query-name=left")} {
+		if code, body := a.get(path); code != http.StatusOK || body != theirAnswer {
+			t.Errorf("%s gives %d: %s", path, code, body)
+		}
+	}
+	if asked := c.questions(); !slices.Equal(asked, []string{"a b"}) {
+		t.Errorf("asked: %v", asked)
+	}
+	// Nor may the other replica be there, for the rest to be passed on.
+	c.with(func() { c.silent["b"] = 2 * time.Second })
+	if code, body := a.get(metricPath("test", "prometheus-query", ofB)); code != http.StatusOK || body != theirAnswer {
+		t.Errorf("while the other replica is away: %d: %s", code, body)
+	}
+}
+
 // Who may not read metrics is refused here, and nothing that a caller says of itself arrives.
 func TestWhoAsksIsDecidedHere(t *testing.T) {
 	api, other := newFakeAPI(t), startOtherAdapter(t)

@@ -75,13 +75,15 @@ type said struct {
 	refused *refusal
 	// incomplete says why that is not all that could be known, "" if it is.
 	incomplete string
+	// unasked: no HPA that is known here asks for it, so it is of a name alone.
+	unasked bool
 }
 
 // rank orders what replicas say: what is known in full, a value, nothing. One that does not know
 // the HPA yet, or could not evaluate its query, knows nothing.
 func (s *said) rank() int {
 	switch {
-	case s.refused != nil && !s.refused.ofValues():
+	case s.unasked, s.refused != nil && !s.refused.ofValues():
 		return 0
 	case s.incomplete == "":
 		return 2
@@ -387,6 +389,31 @@ func (p *provider) tellOwners(ctx context.Context, q *aggregator.Query, namespac
 			_, _ = p.replicas.Ask(ctx, name, request) // it will find what was done
 		}
 	}
+}
+
+// knownElsewhere reports whether another owner knows whose a metric is of which no HPA is known
+// here: one that has just been made reaches the watch of one replica before that of the other.
+func (p *provider) knownElsewhere(ctx context.Context, q question) bool {
+	if p.replicas == nil {
+		return false
+	}
+	q.Alone = true
+	for _, name := range p.replicas.Owners(q.Namespace) {
+		if name == p.replicas.Self() {
+			continue
+		}
+		r, outcome := p.askReply(ctx, name, q, askOwner)
+		if outcome != "" {
+			p.metrics.asked.WithLabelValues(outcome).Inc()
+			continue
+		}
+		if r.Outcome != outcomeUnknown && r.Outcome != outcomeBadSelector {
+			p.metrics.asked.WithLabelValues(askedBetter).Inc()
+			return true
+		}
+		p.metrics.asked.WithLabelValues(askedWorse).Inc()
+	}
+	return false
 }
 
 // leads reports whether this replica acts on a query.

@@ -86,6 +86,33 @@ func TestAnObjectThatIsNotKnownInFullIsAskedForAtTheOtherReplica(t *testing.T) {
 	}
 }
 
+// Without the HPA nobody knows that a metric which has a name that needs no PromQL has a query of
+// its own, and is to be divided by the target's pods.
+func TestAnObjectsMetricIsAskedForWhereItsHPAIsKnown(t *testing.T) {
+	whole := 2 * time.Minute
+	known := []requests{{pod: "x", from: seconds5, to: whole}, {pod: "y", from: seconds5, to: whole}}
+	query := strings.ReplaceAll(objectQuery+`, metric-config.object.rps.prometheus/per-replica: "true"`, ".rps.", ".istio-requests-per-second.")
+	hpa := objectHPA("istio-requests-per-second", query, `type: Value, value: "10"`)
+	for name, tc := range map[string]struct {
+		hpas [2]string // of this one and of the other
+		want string
+	}{
+		"known here":      {[2]string{hpa, ""}, "5"},
+		"known elsewhere": {[2]string{"", hpa}, "5"},
+		"nowhere":         {[2]string{"", ""}, "10"},
+	} {
+		c := newCrew("a", "b")
+		a := c.joinCustom("a", customMesh(t, whole, 2, tc.hpas[0], known...))
+		c.joinCustom("b", customMesh(t, whole, 2, tc.hpas[1], known...))
+		value, err := a.GetMetricByName(t.Context(), types.NamespacedName{Namespace: "test", Name: "podinfo"}, infoOf("deployments.apps", "istio-requests-per-second"), labels.Everything())
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+		} else if got := value.Value.String(); got != tc.want {
+			t.Errorf("%s: %s, want %s", name, got, tc.want)
+		}
+	}
+}
+
 // A replica of another version, or without custom metrics, is one that knows nothing.
 func TestWhoServesNoCustomMetricsKnowsNoneOfThem(t *testing.T) {
 	whole := 2 * time.Minute

@@ -104,6 +104,11 @@ func (s *snapshot) ours(namespace, metric string, selector labels.Selector) bool
 	return len(s.byMetric[key.name()]) > 0 && !s.others.names[key.name()]
 }
 
+// theirs says whether an HPA asks for it that is the other adapter's.
+func (s *snapshot) theirs(namespace, metric string, selector labels.Selector) bool {
+	return s.others.asked[offerKey{namespace, strings.ToLower(metric), hpas.Canonical(selector)}]
+}
+
 // oursOfObject is the same for the custom metrics API, where each asks with its selector. name is
 // that of the object, or * for each pod.
 func (s *snapshot) oursOfObject(namespace, resource, name, metric string, selector labels.Selector) bool {
@@ -111,4 +116,10 @@ func (s *snapshot) oursOfObject(namespace, resource, name, metric string, select
 	key := offerKey{namespace, of, hpas.Canonical(selector)}
 	_, named := hpas.Named(metric)
 	return !s.others.asked[key] && (s.offers[key] != nil || named)
+}
+
+// theirsOfObject is theirs for the custom metrics API.
+func (s *snapshot) theirsOfObject(namespace, resource, name, metric string, selector labels.Selector) bool {
+	of := hpas.ObjectMetric(schema.ParseGroupResource(resource), name, metric)
+	return s.others.asked[offerKey{namespace, of, hpas.Canonical(selector)}]
 }
