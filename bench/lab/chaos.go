@@ -74,13 +74,13 @@ func (l *lab) chaosAll(ctx context.Context, seeds []uint64, faults, replicas int
 	if replicas > 1 {
 		name, command = "chaos-replicas", command+fmt.Sprint(" REPLICAS=", replicas)
 	}
-	report := chaos.Report{Name: name, Versions: l.versions(), Command: command, Hold: chaosHold, Retention: chaosRetention, Budget: chaosBudget}
+	report := chaos.Report{Name: name, Command: command, Hold: chaosHold, Retention: chaosRetention, Budget: chaosBudget}
 	for _, seed := range seeds {
 		seen, err := l.chaosOnce(ctx, chaos.Config{Seed: seed, Faults: faults, Replicas: replicas})
 		if err != nil {
 			return fmt.Errorf("chaos with seed %d: %w", seed, err)
 		}
-		report.Date = time.Now()
+		report.Date, report.Versions = time.Now(), l.versions()
 		report.Runs = append(report.Runs, seen)
 		fmt.Print(report.Markdown())
 		if err := report.Write(l.results); err != nil {

@@ -115,6 +115,7 @@ func (r *loop) sample(ctx context.Context, ln *lane, talk bool) {
 		if direct && now.Sub(asked) >= time.Second {
 			asked = now
 			value, held, _ = answer(ctx, r.cluster, ln.hpa) // no answer is NaN
+			r.askOracleNow(ctx, ln)
 		} else if !direct {
 			value = shown(hpa)
 		}
@@ -151,6 +152,10 @@ func (r *loop) watchTarget(ctx context.Context, ln *lane) {
 	}
 }
 
+func pathOf(namespace, metric string) string {
+	return "/apis/external.metrics.k8s.io/v1beta1/namespaces/" + namespace + "/" + metric
+}
+
 // answer asks the external metrics API as the HPA controller does, for the HPA's first metric: the
 // sum of the items, NaN and why where there is none.
 func answer(ctx context.Context, c *cluster.Cluster, hpa *autoscalingv2.HorizontalPodAutoscaler) (value float64, held string, err error) {
@@ -168,6 +173,11 @@ func answer(ctx context.Context, c *cluster.Cluster, hpa *autoscalingv2.Horizont
 	if err != nil {
 		return math.NaN(), "", err
 	}
+	return sumOf(body)
+}
+
+// sumOf is an answer's: the sum of its items, and the reason why it is held.
+func sumOf(body []byte) (value float64, held string, err error) {
 	var list struct {
 		Items []struct {
 			MetricLabels map[string]string `json:"metricLabels"`
@@ -274,6 +284,12 @@ func (r *loop) do(ctx context.Context, a scenario.Action) error {
 	switch a.Do {
 	case scenario.RestartMeshpulse:
 		return r.source.restart(ctx)
+	case scenario.RollMeshpulse:
+		p, ok := r.source.(*pair)
+		if !ok {
+			return errors.New("there is one replica alone")
+		}
+		return p.roll(ctx)
 	case scenario.Rollout:
 		return r.everyLane(func(ln *lane) error {
 			patch := fmt.Appendf(nil, `{"spec":{"template":{"metadata":{"annotations":{"lab.meshpulse.io/rollout":%q}}}}}`, time.Now().Format(time.RFC3339))

@@ -53,6 +53,8 @@ type meshpulseOptions struct {
 	memory int64
 	// host is where its API listens, "" for the Service's own address.
 	host string
+	// oracle starts one more beside two, which gets all that sidecars send to either.
+	oracle bool
 	// within is the command that starts it in other circumstances, nil if there are none.
 	within func(command ...string) []string
 }
@@ -282,14 +284,19 @@ func (m *meshpulse) prepare(ctx context.Context, hpa *autoscalingv2.HorizontalPo
 
 // restart ends the process as an update would and starts its successor on the same addresses.
 func (m *meshpulse) restart(ctx context.Context) error {
+	if err := m.leave(); err != nil {
+		return err
+	}
+	return m.start(ctx)
+}
+
+// leave ends the process as an update would, and returns once it has ended.
+func (m *meshpulse) leave() error {
 	m.mu.Lock()
 	p := m.process
 	m.process = nil
 	m.mu.Unlock()
-	if err := p.Stop(); err != nil {
-		return err
-	}
-	return m.start(ctx)
+	return p.Stop()
 }
 
 // kill ends the process at once (SIGKILL). Until launch there is none.

@@ -5,7 +5,6 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -20,6 +19,7 @@ import (
 	"github.com/meshpulse/meshpulse/bench/lab/cluster"
 	"github.com/meshpulse/meshpulse/bench/lab/link"
 	"github.com/meshpulse/meshpulse/bench/lab/proc"
+	"github.com/meshpulse/meshpulse/envoystats/fleet"
 )
 
 // Two replicas of meshpulse in the place of one. Outside pods nobody plays their Services, so two
@@ -47,11 +47,12 @@ type pair struct {
 	api, sinks *front
 	mu         sync.Mutex // who is led to, and who lives
 	killed     int
-	next       int // who is killed next
+	next       int        // who is killed next
+	oracle     *meshpulse // one by itself beside the two, nil without
 	looking    context.CancelFunc
 }
 
-// installPair is installMeshpulse of two.
+// installPair is installMeshpulse of two, and an oracle beside them.
 func installPair(ctx context.Context, l *lab, c *cluster.Cluster, dir string, options meshpulseOptions) (_ *pair, err error) {
 	p := &pair{}
 	defer func() {
@@ -94,10 +95,26 @@ func installPair(ctx context.Context, l *lab, c *cluster.Cluster, dir string, op
 		}
 	}
 	p.meshpulse = p.replicas[0]
+	if options.oracle {
+		if err := p.startOracle(ctx, dir, options); err != nil {
+			return nil, err
+		}
+	}
 	var looking context.Context
 	looking, p.looking = context.WithCancel(context.Background())
 	go p.look(looking)
 	return p, p.replicas[0].answered(ctx)
+}
+
+// startOracle starts one by itself, to which the front copies all that sidecars send.
+func (p *pair) startOracle(ctx context.Context, dir string, options meshpulseOptions) (err error) {
+	options.host = "127.96.0.23"
+	options.flags = append([]string{"--retention=" + pairRetention.String()}, options.flags...)
+	if p.oracle, err = p.meshpulse.another(ctx, filepath.Join(dir, "oracle"), options); err != nil {
+		return err
+	}
+	p.sinks.copyTo(p.oracle.ingest)
+	return p.oracle.launch()
 }
 
 // openPeers finds each replica's host and its port for the other, and opens what leads there.
@@ -164,13 +181,18 @@ func (p *pair) launch(i int) error {
 	return err
 }
 
-// restart kills one of the two in turn, while both are ready, and starts it anew after a while.
+// restart kills one of the two in turn and starts it anew after a while.
 func (p *pair) restart(ctx context.Context) error {
+	i := p.next
+	p.next = 1 - i
+	return p.killAndLaunch(ctx, i)
+}
+
+// killAndLaunch kills one of the two, while both are ready, and starts it anew after a while.
+func (p *pair) killAndLaunch(ctx context.Context, i int) error {
 	if !p.api.leads(0) || !p.api.leads(1) {
 		return errors.New("a replica is to be killed while the other one is not ready: leave more time between two")
 	}
-	i := p.next
-	p.next = 1 - i
 	p.kill(i)
 	p.killed++
 	slog.Info("a replica is killed", "replica", i, "so far", p.killed)
@@ -179,6 +201,44 @@ func (p *pair) restart(ctx context.Context) error {
 		return nil
 	}
 	return p.launch(i)
+}
+
+// firstOwner is who of the two answers for a namespace, and acts.
+func (p *pair) firstOwner(namespace string) int {
+	var members []fleet.Member
+	for _, l := range p.peers {
+		members = append(members, fleet.Member{Name: l.Address(), State: fleet.Active})
+	}
+	first := fleet.Owners(namespace, members)[0]
+	return slices.IndexFunc(members, func(m fleet.Member) bool { return m.Name == first.Name })
+}
+
+// roll is a rolling update: the second first, as of a StatefulSet, and the next once it is ready
+// again. Nothing new is led to one that ends.
+func (p *pair) roll(ctx context.Context) error {
+	for i := len(p.replicas) - 1; i >= 0; i-- {
+		p.mu.Lock()
+		p.api.lead(i, false)
+		p.sinks.lead(i, false)
+		p.mu.Unlock()
+		if err := p.replicas[i].leave(); err != nil {
+			return err
+		}
+		slog.Info("a replica has ended", "replica", i)
+		if err := p.launch(i); err != nil {
+			return err
+		}
+		for !p.api.leads(i) {
+			if !proc.Sleep(ctx, 100*time.Millisecond) {
+				return nil
+			}
+			if err := p.failed(); err != nil {
+				return err
+			}
+		}
+		slog.Info("a replica is ready again", "replica", i)
+	}
+	return nil
 }
 
 // prepare is the first's: the HPA is the cluster's.
@@ -222,6 +282,9 @@ func (p *pair) stop() {
 			f.close()
 		}
 	}
+	if p.oracle != nil {
+		p.oracle.stop()
+	}
 	for i, r := range p.replicas {
 		if r != nil {
 			r.stop()
@@ -232,122 +295,4 @@ func (p *pair) stop() {
 			}
 		}
 	}
-}
-
-// front plays a Service. It is safe for concurrent use.
-type front struct {
-	listener net.Listener
-
-	mu    sync.Mutex
-	turn  int
-	ends  []string
-	led   []bool
-	conns []map[net.Conn]bool
-}
-
-func openFront(address string) (*front, error) {
-	l, err := net.Listen("tcp", address)
-	if err != nil {
-		return nil, err
-	}
-	f := &front{listener: l}
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go f.serve(c)
-		}
-	}()
-	return f, nil
-}
-
-func (f *front) address() string { return f.listener.Addr().String() }
-
-func (f *front) close() {
-	_ = f.listener.Close()
-	for i := range f.ends {
-		f.cut(i)
-	}
-}
-
-// add adds an end, to which nothing is led yet.
-func (f *front) add(address string) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.ends, f.led, f.conns = append(f.ends, address), append(f.led, false), append(f.conns, map[net.Conn]bool{})
-}
-
-func (f *front) to(i int) string {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.ends[i]
-}
-
-// lead says whether new connections go to an end.
-func (f *front) lead(i int, to bool) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.led[i] = to
-}
-
-func (f *front) leads(i int) bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return i < len(f.led) && f.led[i]
-}
-
-// cut ends all connections to an end.
-func (f *front) cut(i int) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	for c := range f.conns[i] {
-		_ = c.Close()
-	}
-}
-
-// next is the end that has its turn, -1 if there is none.
-func (f *front) next() (int, string) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	for range f.ends {
-		f.turn = (f.turn + 1) % len(f.ends)
-		if f.led[f.turn] {
-			return f.turn, f.ends[f.turn]
-		}
-	}
-	return -1, ""
-}
-
-// serve hands a connection on until either end is gone.
-func (f *front) serve(c net.Conn) {
-	defer func() { _ = c.Close() }()
-	i, address := f.next()
-	if i < 0 {
-		return
-	}
-	up, err := net.Dial("tcp", address)
-	if err != nil {
-		return
-	}
-	defer func() { _ = up.Close() }()
-	f.mu.Lock()
-	led := f.led[i]
-	f.conns[i][c], f.conns[i][up] = true, true
-	f.mu.Unlock()
-	defer func() {
-		f.mu.Lock()
-		defer f.mu.Unlock()
-		delete(f.conns[i], c)
-		delete(f.conns[i], up)
-	}()
-	if !led { // killed meanwhile
-		return
-	}
-	go func() {
-		_, _ = io.Copy(c, up)
-		_ = c.Close() // its replica is gone
-	}()
-	_, _ = io.Copy(up, c)
 }

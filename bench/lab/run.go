@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -128,7 +127,10 @@ type observed struct {
 // withMeshpulse starts meshpulse as the scenario has it: with components, one or two of it.
 func (l *lab) withMeshpulse(s scenario.Scenario) func(context.Context, *cluster.Cluster, string) (source, error) {
 	return func(ctx context.Context, c *cluster.Cluster, dir string) (source, error) {
-		options := meshpulseOptions{components: s.Components}
+		options := meshpulseOptions{components: s.Components, oracle: s.Oracle}
+		if s.Retention.Duration > 0 {
+			options.flags = append(options.flags, "--retention="+s.Retention.Duration.String())
+		}
 		if s.TwoReplicas {
 			return installPair(ctx, l, c, dir, options)
 		}
@@ -267,15 +269,9 @@ func (r *loop) awaitReady(ctx context.Context) error {
 func (r *loop) drive(ctx context.Context) error {
 	begin := time.Now().Add(time.Second)
 	var loads, others sync.WaitGroup
-	// The starts are spread over the shift, each at random within its own part of it, in random
-	// order: phases at random, and no run in which all happen to be early.
-	order := rand.Perm(len(r.lanes))
+	begins, kills := r.begins()
 	for i, ln := range r.lanes {
-		part := r.scenario.Shift.Duration / time.Duration(len(r.lanes))
-		ln.start = begin.Add(time.Duration(order[i]) * part)
-		if part > 0 {
-			ln.start = ln.start.Add(rand.N(part))
-		}
+		ln.start = begin.Add(begins[i])
 		ln.send(ctx, ln.start)
 		loads.Go(ln.generator.Wait)
 		loads.Go(func() { r.runHey(ctx, ln) })
@@ -286,8 +282,9 @@ func (r *loop) drive(ctx context.Context) error {
 		others.Go(func() { r.sample(watching, ln, i == 0) })
 		others.Go(func() { r.watchTarget(watching, ln) })
 	}
-	actions := make(chan error, 1)
+	actions := make(chan error, 2)
 	go func() { actions <- r.act(watching, begin) }()
+	go func() { actions <- r.killAll(watching, begin, kills) }()
 	ended := make(chan struct{})
 	go func() { loads.Wait(); r.waitEnd(watching); close(ended) }()
 	defer func() { stop(); others.Wait() }()
@@ -303,6 +300,9 @@ func (r *loop) drive(ctx context.Context) error {
 					return err
 				}
 				if ln.trace.Raises, err = r.raises(ctx, ln); err != nil {
+					return err
+				}
+				if err = r.askOracle(ln); err != nil {
 					return err
 				}
 			}

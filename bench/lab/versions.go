@@ -1,13 +1,14 @@
 package main
 
 import (
+	"os"
 	"os/exec"
 	"runtime"
 	"strings"
 )
 
-// versions name the programs of a run, for the reports. meshpulse's is the commit of the tree that
-// it was built from.
+// versions name the programs of a run, for the reports, and how busy the machine is now that it
+// ends. meshpulse's is the commit of the tree that it was built from.
 func (l *lab) versions() []string {
 	all := []string{"Kubernetes " + kubeVersion, runtime.Version()}
 	if out, err := exec.Command(l.envoy, "--version").Output(); err == nil {
@@ -23,6 +24,9 @@ func (l *lab) versions() []string {
 			commit += "-dirty"
 		}
 		all = append(all, "meshpulse "+commit)
+	}
+	if b, err := os.ReadFile("/proc/loadavg"); err == nil {
+		all = append(all, "the machine's load over 1, 5 and 15 minutes in the end "+strings.Join(strings.Fields(string(b))[:3], ", "))
 	}
 	return all
 }

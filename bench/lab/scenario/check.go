@@ -65,9 +65,19 @@ func laneOf(namespace string, repeat int) string {
 }
 
 func (r *Run) judgeMeasure(c Check) Verdict {
-	i := slices.IndexFunc(r.Measures, func(m Measure) bool { return m.Name == c.Measure })
+	name := c.Measure
+	if c.Lane != "" {
+		name = c.Lane + ": " + name
+		for _, m := range Measures(slices.DeleteFunc(slices.Clone(r.Traces), func(t Trace) bool { return laneOf(t.Namespace, r.Scenario.Repeat) != c.Lane })) {
+			if m.Name == c.Measure {
+				m.Name = name
+				r.Measures = append(r.Measures, m)
+			}
+		}
+	}
+	i := slices.IndexFunc(r.Measures, func(m Measure) bool { return m.Name == name })
 	if i < 0 {
-		return Verdict{Say: c.Say, Seen: fmt.Sprintf("no measure %q", c.Measure)}
+		return Verdict{Say: c.Say, Seen: fmt.Sprintf("no measure %q", name)}
 	}
 	m := &r.Measures[i]
 	v := Verdict{Say: c.Say, OK: true, Seen: m.Text()}

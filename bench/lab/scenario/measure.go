@@ -42,6 +42,8 @@ type Trace struct {
 	Raises []string
 	// Requests is what the load generator saw.
 	Requests load.Seen
+	// Oracle is what one meshpulse by itself answered and would have raised, nil without one.
+	Oracle *Oracle
 }
 
 // Asked is a number of replicas that a target was told to have.
@@ -322,6 +324,7 @@ func Measures(traces []Trace) []Measure {
 		back, _ := meanAndMax(backs)
 		all = append(all, Measure{Name: Highest, Value: most, Unit: "replicas"}, Measure{Name: Back, Value: back, Unit: "s"})
 	}
+	all = append(all, beside(traces)...)
 	return append(all,
 		Measure{Name: CoverageMean, Value: coverage / n, Unit: "ratio"},
 		Measure{Name: WasteMean, Value: waste / n, Unit: "ratio"},

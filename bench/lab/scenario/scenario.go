@@ -41,8 +41,12 @@ type Scenario struct {
 	// APIService.
 	Components []string `json:"components,omitempty"`
 	// TwoReplicas runs two of meshpulse, of which restart-meshpulse kills one in turn and starts it
-	// anew 15 s later; it is ready again 75 s after that.
-	TwoReplicas bool `json:"twoReplicas,omitempty"`
+	// anew 15 s later; it is ready again once Retention (default 75s) is over.
+	TwoReplicas bool            `json:"twoReplicas,omitempty"`
+	Retention   metav1.Duration `json:"retention,omitempty"`
+	// Oracle runs one more by itself, beside two, which gets all that sidecars send to either and
+	// is asked for nothing but what it knows: what both do is held against it (Beside).
+	Oracle bool `json:"oracle,omitempty"`
 	// Repeat runs every lane so many times at once, each in a namespace of its own (default 1), its
 	// load starting at a random time within Shift, so that the phases of sync, flush and step
 	// differ.
@@ -76,6 +80,11 @@ type Lane struct {
 	HPA HPA `json:"hpa"`
 	// Beside are further HPAs of the namespace, manifests in place; nothing is measured of them.
 	Beside []string `json:"beside,omitempty"`
+	// FirstOwnerKilled is how long before the lane's first step that one of two replicas of
+	// meshpulse is killed which answers for it, and acts (default: never). Lanes with it, and those
+	// beside them, step in rounds between which both have their history again, instead of within
+	// Shift.
+	FirstOwnerKilled metav1.Duration `json:"firstOwnerKilled,omitempty"`
 	// PerReplica is the rate that one replica is meant to take: what the ideal number of replicas
 	// is reckoned with.
 	PerReplica float64 `json:"perReplica"`
@@ -98,7 +107,8 @@ type HPA struct {
 // Action is something done to the system under load.
 type Action struct {
 	At metav1.Duration `json:"at"`
-	// Do is restart-meshpulse, delete-pods (Count of them) or rollout.
+	// Do is restart-meshpulse, roll-meshpulse (a rolling update of two), delete-pods (Count of
+	// them) or rollout.
 	Do    string `json:"do"`
 	Count int    `json:"count,omitempty"`
 }
@@ -106,6 +116,7 @@ type Action struct {
 // The actions.
 const (
 	RestartMeshpulse = "restart-meshpulse"
+	RollMeshpulse    = "roll-meshpulse"
 	DeletePods       = "delete-pods"
 	Rollout          = "rollout"
 )
@@ -115,7 +126,7 @@ const (
 type Check struct {
 	// Say is the check in words.
 	Say string `json:"say"`
-	// Lane is whose replicas or events, by namespace ("": every lane's).
+	// Lane is whose replicas, events or measure, by namespace ("": every lane's).
 	Lane string `json:"lane,omitempty"`
 	// From and To are when, by the lane's load; To 0 is the end.
 	From metav1.Duration `json:"from,omitempty"`
@@ -194,9 +205,14 @@ func (s Scenario) validate() error {
 		}
 	}
 	for i, a := range s.Actions {
-		if !slices.Contains([]string{RestartMeshpulse, DeletePods, Rollout}, a.Do) {
-			errs = append(errs, fmt.Errorf("actions[%d]: %q is none of %s, %s, %s", i, a.Do, RestartMeshpulse, DeletePods, Rollout))
+		if known := []string{RestartMeshpulse, RollMeshpulse, DeletePods, Rollout}; !slices.Contains(known, a.Do) {
+			errs = append(errs, fmt.Errorf("actions[%d]: %q is none of %s", i, a.Do, strings.Join(known, ", ")))
 		}
+	}
+	needsTwo := s.Oracle || slices.ContainsFunc(s.Actions, func(a Action) bool { return a.Do == RollMeshpulse }) ||
+		slices.ContainsFunc(s.Lanes, func(l Lane) bool { return l.FirstOwnerKilled.Duration > 0 })
+	if needsTwo && !s.TwoReplicas {
+		errs = append(errs, errors.New("oracle, roll-meshpulse and firstOwnerKilled need twoReplicas"))
 	}
 	for i, c := range s.Checks {
 		if err := c.validate(); err != nil {
