@@ -73,7 +73,7 @@ func (l *lab) mtls(ctx context.Context) error {
 	if err := r.write(l); err != nil {
 		return err
 	}
-	if missed := r.missed(); len(missed) > 0 {
+	if missed := scenario.Missed(r.measures); len(missed) > 0 {
 		return fmt.Errorf("mtls: missed: %s", strings.Join(missed, "; "))
 	}
 	return nil
@@ -87,15 +87,6 @@ func (r *mtlsRun) add(name string, value float64, unit string, goal float64, bet
 func (r *mtlsRun) note(format string, args ...any) {
 	r.notes = append(r.notes, fmt.Sprintf(format, args...))
 	slog.Info("mtls", "note", r.notes[len(r.notes)-1])
-}
-
-func (r *mtlsRun) missed() (all []string) {
-	for _, m := range r.measures {
-		if m.Better == "lower" && m.Value > *m.Goal || m.Better == "higher" && m.Value < *m.Goal {
-			all = append(all, fmt.Sprintf("%s: %s", m.Name, m.Text()))
-		}
-	}
-	return all
 }
 
 // under sends load to every pod while do does something. When it returns, all that was counted has

@@ -135,7 +135,7 @@ func (l *lab) seenAll(ctx context.Context, stands time.Duration, only []string) 
 	if err := r.write(whole, time.Since(began)); err != nil {
 		return err
 	}
-	if missed := r.missed(); len(missed) > 0 {
+	if missed := scenario.Missed(r.measures); len(missed) > 0 {
 		return fmt.Errorf("seen: missed: %s", strings.Join(missed, "; "))
 	}
 	return nil
@@ -232,16 +232,6 @@ func (r *seenRun) away(ctx context.Context) error {
 		return err
 	}
 	return r.until(ctx, 4*time.Minute, "both replicas are ready", func() bool { return r.pair.api.leads(0) && r.pair.api.leads(1) })
-}
-
-// missed are the measures that are not what they should be.
-func (r *seenRun) missed() (all []string) {
-	for _, m := range r.measures {
-		if m.Better == "lower" && !(m.Value <= *m.Goal) || m.Better == "higher" && !(m.Value >= *m.Goal) {
-			all = append(all, fmt.Sprintf("%s: %s", m.Name, m.Text()))
-		}
-	}
-	return all
 }
 
 // write prints what was seen, and leaves it with the project where the run was a whole one.

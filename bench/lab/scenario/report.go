@@ -152,6 +152,16 @@ func GoalText(m Measure) string {
 	return map[string]string{"lower": "at most ", "higher": "at least "}[m.Better] + strconv.FormatFloat(*m.Goal, 'g', -1, 64)
 }
 
+// Missed are the measures that are not what they should be, with what they are.
+func Missed(measures []Measure) (all []string) {
+	for _, m := range measures {
+		if m.Better == "lower" && m.Value > *m.Goal || m.Better == "higher" && m.Value < *m.Goal {
+			all = append(all, m.Name+": "+m.Text())
+		}
+	}
+	return all
+}
+
 // Row is a measure in the results' JSON; a figure that was never seen is null.
 type Row struct {
 	Name   string   `json:"name"`

@@ -239,3 +239,17 @@ func TestBarsAreOfTheirScenarioAndTheFastestFirst(t *testing.T) {
 		t.Error("a comparison without the scenario is drawn")
 	}
 }
+
+func TestWhatIsMissedIsNamed(t *testing.T) {
+	goal := 3.0
+	got := Missed([]Measure{
+		{Name: "few", Value: 3, Unit: "count", Goal: &goal, Better: "lower"},
+		{Name: "too many", Value: 4, Unit: "count", Goal: &goal, Better: "lower"},
+		{Name: "late", Value: math.Inf(1), Unit: "s", Goal: &goal, Better: "lower"},
+		{Name: "too few", Value: 2, Unit: "count", Goal: &goal, Better: "higher"},
+		{Name: "told", Value: 9, Unit: "count"},
+	})
+	if diff := cmp.Diff([]string{"too many: 4", "late: not seen every time", "too few: 2"}, got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
