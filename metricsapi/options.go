@@ -59,7 +59,11 @@ type Options struct {
 	// ShadowPrometheus is the URL of a Prometheus that HPAs' external metrics are compared with
 	// every ShadowInterval; "" is none. Nothing goes by what it says.
 	ShadowPrometheus string
-	ShadowInterval   time.Duration
+	// ShadowPrometheusCAFile has the authorities, in PEM, that its certificate is checked against
+	// ("": the system's), ShadowPrometheusTokenFile the bearer token that it is shown ("": none),
+	// over TLS or to a loopback address alone. Both are read again each time.
+	ShadowPrometheusCAFile, ShadowPrometheusTokenFile string
+	ShadowInterval                                    time.Duration
 	// ServeBy is "opt-in" to serve only HPAs whose annotation [hpas.Serve], or their namespace's,
 	// is "true"; "all" is the default, and serves those where it is not "false".
 	ServeBy string
@@ -124,6 +128,10 @@ type Options struct {
 
 // beside says whether another adapter has what is not meshpulse's.
 func (o Options) beside() bool { return o.Fallback != "" || o.Shadow != "" }
+
+func (o Options) shadowPrometheus() shadow.PrometheusConfig {
+	return shadow.PrometheusConfig{URL: o.ShadowPrometheus, CAFile: o.ShadowPrometheusCAFile, TokenFile: o.ShadowPrometheusTokenFile}
+}
 
 // Values of Options.ServeBy.
 const (
@@ -191,9 +199,10 @@ func (o Options) Validate() error {
 	}
 	fail(o.Shadow == "" && o.ShadowCAFile != "", "--shadow-ca-file is for --shadow NAMESPACE/SERVICE, which is missing")
 	if o.ShadowPrometheus != "" {
-		_, err := shadow.NewPrometheus(o.ShadowPrometheus)
+		err := o.shadowPrometheus().Validate()
 		fail(err != nil, "--shadow-prometheus: %w", err)
 	}
+	fail(o.ShadowPrometheus == "" && o.ShadowPrometheusCAFile+o.ShadowPrometheusTokenFile != "", "--shadow-prometheus-ca-file and --shadow-prometheus-token-file are for --shadow-prometheus URL, which is missing")
 	fail(o.ShadowInterval < time.Second, "--shadow-interval %s is less than a second: give 1s or more", o.ShadowInterval)
 	fail(o.MaxReadsPerUser < 0, "--max-reads-per-user %d is negative: leave it out for the default", o.MaxReadsPerUser)
 	fail(!(o.HPATolerance >= 0 && o.HPATolerance < 1), "--hpa-tolerance %g is not from 0 to below 1: give the HPA controller's own, such as 0.1", o.HPATolerance)

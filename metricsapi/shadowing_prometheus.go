@@ -16,7 +16,7 @@ type prometheusShadow struct {
 }
 
 func newPrometheusShadow(o Options, words hpas.Vocabulary) (*prometheusShadow, error) {
-	to, err := shadow.NewPrometheus(o.ShadowPrometheus)
+	to, err := shadow.NewPrometheus(o.shadowPrometheus())
 	return &prometheusShadow{to, words, o.QueryNamespaces == queryNamespacesOwn}, err
 }
 

@@ -75,6 +75,8 @@ func (o *serveOptions) flags(c console) *pflag.FlagSet {
 	f.StringVar(&o.api.Shadow, "shadow", "", "NAMESPACE/SERVICE[:PORT] of another adapter, which serves the HPAs and whose answers are compared with those here: see meshpulse shadow report. Nothing is acted on (in a cluster: manifests/install.sh --shadow)")
 	f.StringVar(&o.api.ShadowCAFile, "shadow-ca-file", "", "authority (PEM) that the certificate of --shadow is checked against, for SERVICE.NAMESPACE.svc, where it does not have the API by which the API server asks it")
 	f.StringVar(&o.api.ShadowPrometheus, "shadow-prometheus", "", "URL of a Prometheus that HPAs' external metrics are compared with: see meshpulse shadow report. Nothing goes by what it says")
+	f.StringVar(&o.api.ShadowPrometheusCAFile, "shadow-prometheus-ca-file", "", "authority (PEM) that its certificate is checked against (default: the system's)")
+	f.StringVar(&o.api.ShadowPrometheusTokenFile, "shadow-prometheus-token-file", "", "file with the bearer token that it is shown, over https, or on this machine")
 	f.DurationVar(&o.api.ShadowInterval, "shadow-interval", 15*time.Second, "how often they are compared")
 	f.StringVar(&o.api.ServeBy, "serve-by", "all", "which HPAs are served, the others left to --fallback. all: those that, or whose namespaces, are not annotated meshpulse.io/serve: \"false\"; opt-in: those that are annotated \"true\"")
 	f.StringVar(&o.api.SurgeAction, "surge-action", "on", "on: HPAs with meshpulse.io/surge-action: scale have their targets raised at surges; off: none has")

@@ -20,6 +20,7 @@ func TestShadowFlagsAreChecked(t *testing.T) {
 		"--shadow-prometheus=prometheus:9090":    "--shadow-prometheus",
 		"--shadow=keda":                          "NAMESPACE/SERVICE[:PORT]",
 		"--shadow-prometheus=http://u:secret@x/": "--shadow-prometheus",
+		"--shadow-prometheus-token-file=token":   "--shadow-prometheus URL",
 		"--shadow-interval=10ms":                 "--shadow-interval 10ms",
 	} {
 		var told bytes.Buffer

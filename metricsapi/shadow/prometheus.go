@@ -1,16 +1,22 @@
 package shadow
 
 import (
+	"bytes"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"math"
+	"net"
 	"net/http"
 	"net/url"
+	"os"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/prometheus/prometheus/promql/parser"
@@ -25,29 +31,109 @@ const mostBody = 1 << 20
 // ErrNoValue: the expression gives no series there, or no number.
 var ErrNoValue = errors.New("no value")
 
+// PrometheusConfig is how a Prometheus is asked.
+type PrometheusConfig struct {
+	// URL is what the API's path /api/v1/query is below, http or https.
+	URL string
+	// CAFile has the authorities, in PEM, that its certificate is checked against; "": the
+	// system's.
+	CAFile string
+	// TokenFile has the bearer token that it is shown; "": none.
+	TokenFile string
+}
+
+// Validate says what is wrong, without what may be secret in it. It opens no file.
+func (c PrometheusConfig) Validate() error {
+	u, err := url.Parse(c.URL)
+	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
+		return errors.New("it is no URL such as http://prometheus.monitoring:9090")
+	}
+	if u.User != nil || u.RawQuery != "" || u.Fragment != "" {
+		return errors.New("the URL has a user, a query or a fragment: give scheme, host, port and path alone")
+	}
+	ip := net.ParseIP(u.Hostname())
+	switch loopback := u.Hostname() == "localhost" || ip != nil && ip.IsLoopback(); {
+	case u.Scheme == "https":
+	case c.CAFile != "":
+		return errors.New("there is an authority for a certificate, and over http there is none: give an https URL, or leave the authority out")
+	case c.TokenFile != "" && !loopback:
+		return errors.New("over http whoever is on the way would read the token: give an https URL, or leave the token out")
+	}
+	return nil
+}
+
 // Prometheus is asked by its HTTP API. It is safe for concurrent use.
 type Prometheus struct {
 	query  string
-	client *http.Client
+	config PrometheusConfig
+
+	mu        sync.Mutex
+	bundle    []byte // with which transport was made
+	transport *http.Transport
 }
 
-// NewPrometheus takes the URL that the API's path /api/v1/query is below, http or https, and asks
-// nothing yet. The error says what is wrong with it, without what may be secret in it.
-func NewPrometheus(address string) (*Prometheus, error) {
-	u, err := url.Parse(address)
-	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
-		return nil, errors.New("it is no URL such as http://prometheus.monitoring:9090")
+// NewPrometheus reads the files, and asks nothing yet. The error names the file.
+func NewPrometheus(c PrometheusConfig) (*Prometheus, error) {
+	if err := c.Validate(); err != nil {
+		return nil, err
 	}
-	if u.User != nil || u.RawQuery != "" || u.Fragment != "" {
-		return nil, errors.New("the URL has a user, a query or a fragment: give scheme, host, port and path alone")
+	u, err := url.Parse(c.URL)
+	if err != nil {
+		return nil, err
 	}
-	p := &Prometheus{query: u.JoinPath("api/v1/query").String()}
-	transport := http.DefaultTransport.(*http.Transport).Clone()
-	transport.Proxy = nil
-	p.client = &http.Client{Transport: transport, CheckRedirect: func(*http.Request, []*http.Request) error {
+	p := &Prometheus{query: u.JoinPath("api/v1/query").String(), config: c}
+	if _, err := p.client(); err != nil {
+		return nil, err
+	}
+	_, err = p.token()
+	return p, err
+}
+
+// client asks over TLS that the authorities vouch for as they are in the file now.
+func (p *Prometheus) client() (*http.Client, error) {
+	var bundle []byte
+	if file := p.config.CAFile; file != "" {
+		var err error
+		if bundle, err = os.ReadFile(file); err != nil {
+			return nil, err
+		}
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.transport == nil || !bytes.Equal(bundle, p.bundle) {
+		made := http.DefaultTransport.(*http.Transport).Clone()
+		made.Proxy = nil
+		if bundle != nil {
+			roots := x509.NewCertPool()
+			if !roots.AppendCertsFromPEM(bundle) {
+				return nil, fmt.Errorf("%s has no authority in PEM", p.config.CAFile)
+			}
+			made.TLSClientConfig = &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}
+		}
+		if p.transport != nil {
+			p.transport.CloseIdleConnections()
+		}
+		p.transport, p.bundle = made, bundle
+	}
+	return &http.Client{Transport: p.transport, CheckRedirect: func(*http.Request, []*http.Request) error {
 		return errors.New("it answers with a redirection: give the address that it leads to")
-	}}
-	return p, nil
+	}}, nil
+}
+
+// token is what the file has now, "" without one.
+func (p *Prometheus) token() (string, error) {
+	if p.config.TokenFile == "" {
+		return "", nil
+	}
+	text, err := os.ReadFile(p.config.TokenFile)
+	if err != nil {
+		return "", err
+	}
+	token := strings.TrimSpace(string(text))
+	if token == "" || strings.ContainsFunc(token, func(r rune) bool { return r <= ' ' || r >= 0x7f }) {
+		return "", fmt.Errorf("%s has no token: write one line", p.config.TokenFile)
+	}
+	return token, nil
 }
 
 // Value is the sum of an expression's series at an instant, as an HPA adds them up. The error is
@@ -61,7 +147,18 @@ func (p *Prometheus) Value(ctx context.Context, expr string, at time.Time) (floa
 		return 0, err
 	}
 	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
-	answer, err := p.client.Do(r)
+	token, err := p.token()
+	if err != nil {
+		return 0, err
+	}
+	if token != "" {
+		r.Header.Set("Authorization", "Bearer "+token)
+	}
+	client, err := p.client()
+	if err != nil {
+		return 0, err
+	}
+	answer, err := client.Do(r)
 	if err != nil {
 		if cause := context.Cause(ctx); cause != nil {
 			err = cause

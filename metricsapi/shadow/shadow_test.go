@@ -1,11 +1,22 @@
 package shadow
 
 import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"fmt"
+	"io"
+	"log"
+	"math/big"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -42,7 +53,7 @@ func TestValueIsTheSumOfTheSeries(t *testing.T) {
 				_, _ = w.Write([]byte(test.body))
 			}))
 			defer s.Close()
-			p, err := NewPrometheus(s.URL + "/prom/")
+			p, err := NewPrometheus(PrometheusConfig{URL: s.URL + "/prom/"})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -61,8 +72,104 @@ func TestValueIsTheSumOfTheSeries(t *testing.T) {
 
 func TestOnlyAPlainURLIsTaken(t *testing.T) {
 	for _, bad := range []string{"", "prometheus:9090", "ftp://x", "http://", "http://u:secret@x", "http://x?a=b", "http://x#y"} {
-		if _, err := NewPrometheus(bad); err == nil || strings.Contains(err.Error(), "secret") {
+		if _, err := NewPrometheus(PrometheusConfig{URL: bad}); err == nil || strings.Contains(err.Error(), "secret") {
 			t.Errorf("%q: error %v", bad, err)
+		}
+	}
+}
+
+// A token is shown to whom the authority vouches for, and both are what their files have now.
+func TestThePrometheusIsShownATokenOverTLS(t *testing.T) {
+	var shown atomic.Value // of string
+	answer := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		shown.Store(r.Header.Get("Authorization"))
+		_, _ = w.Write([]byte(`{"status":"success","data":{"resultType":"scalar","result":[1,"7"]}}`))
+	})
+	s := httptest.NewUnstartedServer(answer)
+	s.Config.ErrorLog = log.New(io.Discard, "", 0) // of a handshake that fails
+	s.StartTLS()
+	defer s.Close()
+	folder := t.TempDir()
+	write := func(name string, text []byte) string {
+		file := filepath.Join(folder, name)
+		if err := os.WriteFile(file, text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return file
+	}
+	authority := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.Certificate().Raw})
+	c := PrometheusConfig{URL: s.URL, CAFile: write("ca.crt", authority), TokenFile: write("token", []byte("first\n"))}
+	p, err := NewPrometheus(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ask := func(fails string) {
+		t.Helper()
+		shown.Store("")
+		if _, err := p.Value(t.Context(), "x", time.Unix(1, 0)); (err == nil) != (fails == "") || err != nil && !strings.Contains(err.Error(), fails) {
+			t.Errorf("error %v, want %q", err, fails)
+		}
+	}
+	if ask(""); shown.Load() != "Bearer first" {
+		t.Errorf("shown is %q", shown.Load())
+	}
+	write("token", []byte("second"))
+	if ask(""); shown.Load() != "Bearer second" {
+		t.Errorf("shown is %q", shown.Load())
+	}
+	write("token", []byte("two\nlines"))
+	if ask("has no token"); shown.Load() != "" {
+		t.Errorf("shown is %q", shown.Load())
+	}
+	write("token", []byte("third"))
+	write("ca.crt", anotherAuthority(t))
+	if ask("unknown authority"); shown.Load() != "" {
+		t.Errorf("one whom nobody vouches for is shown %q", shown.Load())
+	}
+	write("ca.crt", nil)
+	ask("no authority in PEM")
+	write("ca.crt", authority)
+	if ask(""); shown.Load() != "Bearer third" {
+		t.Errorf("shown is %q", shown.Load())
+	}
+	c.CAFile = ""
+	if p, err = NewPrometheus(c); err != nil {
+		t.Fatal(err)
+	}
+	ask("unknown authority")
+}
+
+// anotherAuthority has signed nothing.
+func anotherAuthority(t *testing.T) []byte {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	of := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true}
+	der, err := x509.CreateCertificate(rand.Reader, of, of, &key.PublicKey, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
+}
+
+func TestATokenIsNotShownToWhoeverIsOnTheWay(t *testing.T) {
+	for url, want := range map[string]string{
+		"http://prometheus:9090": "give an https URL", "http://10.0.0.1": "give an https URL", "http://localhost.evil:1": "give an https URL",
+		"http://127.0.0.1:9090": "", "http://[::1]:9090": "", "http://localhost:9090": "", "https://prometheus": "",
+	} {
+		err := PrometheusConfig{URL: url, TokenFile: "token"}.Validate()
+		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+			t.Errorf("%s: %v, want %q", url, err, want)
+		}
+	}
+	if err := (PrometheusConfig{URL: "http://127.0.0.1", CAFile: "ca.crt"}).Validate(); err == nil || !strings.Contains(err.Error(), "give an https URL") {
+		t.Errorf("an authority over http: %v", err)
+	}
+	for _, c := range []PrometheusConfig{{URL: "https://x", TokenFile: "/no/such/file"}, {URL: "https://x", CAFile: "/no/such/file"}} {
+		if _, err := NewPrometheus(c); err == nil || !strings.Contains(err.Error(), "/no/such/file") {
+			t.Errorf("%+v: %v", c, err)
 		}
 	}
 }
@@ -70,7 +177,7 @@ func TestOnlyAPlainURLIsTaken(t *testing.T) {
 func TestARedirectionIsNotFollowed(t *testing.T) {
 	s := httptest.NewServer(http.RedirectHandler("http://192.0.2.1/", http.StatusTemporaryRedirect))
 	defer s.Close()
-	p, err := NewPrometheus(s.URL)
+	p, err := NewPrometheus(PrometheusConfig{URL: s.URL})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -88,7 +195,7 @@ func TestTheAgeIsThatOfTheNewestSample(t *testing.T) {
 		_, _ = w.Write([]byte(`{"status":"success","data":{"resultType":"scalar","result":[1,"1699999990.25"]}}`))
 	}))
 	defer s.Close()
-	p, err := NewPrometheus(s.URL)
+	p, err := NewPrometheus(PrometheusConfig{URL: s.URL})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -10,7 +10,10 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
 )
 
 const (
@@ -181,4 +184,43 @@ func TestTheChartComparesBesideAnother(t *testing.T) {
 			t.Errorf("%s: %v, want %s", values, err, want)
 		}
 	}
+}
+
+// What the Prometheus is shown comes from Secrets, and so never into the release.
+func TestTheChartTakesTheComparisonsSecrets(t *testing.T) {
+	objects, _ := mustHelm(t, system, "prometheus: {url: 'https://p.monitoring.svc', caSecret: authority, tokenSecret: bearer}", aCluster())
+	pod := decodePod(t, objects["Deployment "+system+"/meshpulse"])
+	for _, part := range []struct{ flag, secret, file string }{{"ca", "authority", "ca.crt"}, {"token", "bearer", "token"}} {
+		if flag := "--shadow-prometheus-" + part.flag + "-file=/etc/meshpulse/shadow-prometheus/" + part.flag + "/" + part.file; !slices.Contains(pod.Containers[0].Args, flag) {
+			t.Errorf("no %s in %q", flag, pod.Containers[0].Args)
+		}
+		name := "shadow-prometheus-" + part.flag
+		if !slices.ContainsFunc(pod.Volumes, func(v corev1.Volume) bool {
+			return v.Name == name && v.Secret != nil && v.Secret.SecretName == part.secret
+		}) {
+			t.Errorf("no Secret %s in %+v", part.secret, pod.Volumes)
+		}
+		if !slices.ContainsFunc(pod.Containers[0].VolumeMounts, func(m corev1.VolumeMount) bool {
+			return m.Name == name && m.MountPath == "/etc/meshpulse/shadow-prometheus/"+part.flag && m.ReadOnly
+		}) {
+			t.Errorf("%s is not mounted: %+v", name, pod.Containers[0].VolumeMounts)
+		}
+	}
+	for _, name := range []string{"tokenSecret", "caSecret"} {
+		for _, url := range []string{"http://p.monitoring.svc:9090", ""} {
+			if _, _, err := helm(t, system, "prometheus: {url: '"+url+"', "+name+": a}", aCluster()); err == nil || !strings.Contains(err.Error(), "prometheus."+name) {
+				t.Errorf("%s for %q: %v", name, url, err)
+			}
+		}
+	}
+}
+
+// decodePod is the template of a Deployment's pods.
+func decodePod(t *testing.T, deployment object) corev1.PodSpec {
+	t.Helper()
+	var d appsv1.Deployment
+	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(deployment, &d); err != nil {
+		t.Fatal(err)
+	}
+	return d.Spec.Template.Spec
 }
