@@ -107,6 +107,9 @@ type kin struct {
 
 // newKin returns nil for a selector that does not tell its pods, or demands nothing beyond them.
 func newKin(s *selector) *kin {
+	if isProxys(s.name) { // their labels say what the pod has, not what is asked of it
+		return nil
+	}
 	d, o := s.sides.destination.reports, s.sides.source.reports
 	k := &kin{}
 	kept := make([]*labels.Matcher, 0, len(s.matchers)+1)

@@ -73,6 +73,7 @@ const (
 	Counter   Kind = iota + 1 // cumulative since the process started (with Config.CountersAsDeltas: since the last flush)
 	Histogram                 // the interval since the last flush; buckets cumulative along the bounds
 	Summary                   // the interval since the last flush; quantiles
+	Gauge                     // what there is now
 )
 
 // SummaryQuantiles are the quantiles of an Envoy summary, in this order (Envoy:
@@ -93,9 +94,10 @@ type Sample struct {
 	// refused.
 	Timestamp int64
 	Kind      Kind
-	// Value is a counter's value, else the interval's sum in the metric's unit.
+	// Value is a counter's or gauge's value, else the interval's sum in the metric's unit.
 	Value float64
-	// Count is the interval's number of observations, MaxIntervalCount at most; 0 for a counter.
+	// Count is the interval's number of observations, MaxIntervalCount at most; 0 for a counter or
+	// a gauge.
 	Count uint64
 	// First and Last delimit Batch.Buckets[First:Last] of a histogram or
 	// Batch.Quantiles[First:Last] of a summary.

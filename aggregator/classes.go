@@ -15,7 +15,7 @@ import (
 // per class.
 type class struct {
 	name    string
-	kind    Kind // Counter or Histogram
+	kind    Kind // Counter, Histogram or Gauge
 	labels  labelSet
 	hash    uint64 // of labels
 	columns list[*column]

@@ -1,8 +1,11 @@
 package aggregator
 
 import (
+	"math"
 	"slices"
 	"sync/atomic"
+
+	"github.com/prometheus/prometheus/model/value"
 
 	"github.com/meshpulse/meshpulse/aggregator/internal/ring"
 )
@@ -17,7 +20,7 @@ type column struct {
 	// partner links a request counter and the duration histogram of its label set; nil where there
 	// is none to rely on.
 	partner    *column
-	*intervals // of a histogram; nil for a counter
+	*intervals // of a histogram; nil for a counter or a gauge
 
 	// key is the newest under which the series came, and next the column of the sample that
 	// followed: a sidecar sends its series in the same order again and again, so this is where the
@@ -29,7 +32,7 @@ type column struct {
 	seen      int64      // time of the newest flush that held the series
 	timestamp ring.Stamp // that flush's timestamp_ms: an equal one is a duplicate
 	raw       float64    // a counter's newest value on the wire
-	total     float64    // a counter's value with its resets added up, or a histogram's sum
+	total     float64    // a counter's value with its resets added up, a gauge's value, or a histogram's sum
 	past      float64    // the value one row before the first, where it is known
 	flush     uint32     // number in the table of the newest flush that held the series, modulo 2^32
 	pastKnown bool
@@ -85,7 +88,7 @@ func (c *column) show(b *ring.Block) {
 	c.table.store.hook.After(stepBlock)
 }
 
-// writeCounter publishes a counter's value as the newest row's.
+// writeCounter publishes a counter's or gauge's value as the newest row's.
 func (c *column) writeCounter(r *ring.Ring) {
 	b := c.block.Load()
 	c.begin(r, b)
@@ -100,8 +103,12 @@ func (c *column) begin(r *ring.Ring, b *ring.Block) {
 	}
 }
 
-// repeat publishes the column's values as the newest row's: it has none of its own.
+// repeat publishes the column's values as the newest row's: it has none of its own. A gauge that
+// its sidecar does not send any more is not there any more, and Prometheus' marker says so.
 func (c *column) repeat(r *ring.Ring) {
+	if c.class.kind == Gauge {
+		c.total = math.Float64frombits(value.StaleNaN)
+	}
 	if c.intervals == nil {
 		c.writeCounter(r)
 		return

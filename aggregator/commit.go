@@ -168,6 +168,8 @@ func (t *table) bring(c *column, s *Sample, b *Batch) error {
 		return t.takeCounter(c, s)
 	case Histogram:
 		return t.takeHistogram(c, s, b.Buckets[s.First:s.Last])
+	case Gauge:
+		return t.takeGauge(c, s)
 	default:
 		return t.takeSummary(c, s, b.Quantiles[s.First:s.Last])
 	}
@@ -222,7 +224,18 @@ func (t *table) takeCounter(c *column, s *Sample) error {
 	return nil
 }
 
-// publish writes a counter's value to the open row, where the flush has one.
+// takeGauge takes a gauge's value as it is: a process that begins anew begins with its own.
+func (t *table) takeGauge(c *column, s *Sample) error {
+	if c.timestamp == s.stamp() {
+		return ErrDuplicate
+	}
+	t.mark(c, s)
+	c.total = s.Value
+	t.publish(c)
+	return nil
+}
+
+// publish writes a counter's or gauge's value to the open row, where the flush has one.
 func (t *table) publish(c *column) {
 	if !t.held {
 		c.writeCounter(&t.ring)

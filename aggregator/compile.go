@@ -116,7 +116,7 @@ func (a *aggregation) eval(s *Store, at int64) ([]Value, bool) {
 	var groups grouper[fold]
 	var scratch [scanValues]float64
 	for vs := a.over.values(s, at); vs.begin(); {
-		if vs.view == viewNative { // it has no such values
+		if vs.view == viewNative || vs.view == viewGauge { // the one has no such values, the other may fall
 			return nil, false
 		}
 		values := vs.read(scratch[:0])

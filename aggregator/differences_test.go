@@ -118,7 +118,7 @@ func (p *scraped) scrape(st *Stream, at int64, b *Batch, d described) {
 	}
 	for i, sample := range b.Samples {
 		switch sample.Kind {
-		case Counter:
+		case Counter, Gauge:
 			set(d[i], "", "", sample.Value, false)
 		case Histogram:
 			for _, bucket := range b.Buckets[sample.First:sample.Last] {

@@ -196,7 +196,7 @@ func (t *table) countedBefore() bool {
 	unknown, fresh := false, false
 	for _, c := range t.columns {
 		switch {
-		case c.removed:
+		case c.removed, c.class.kind == Gauge:
 		case c.class.kind == Histogram:
 			unknown = unknown || c.partner == nil && c.class.name == durationsName
 		case t.store.config.CountersAsDeltas || !c.pastKnown:

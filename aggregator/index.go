@@ -155,7 +155,7 @@ func (x *index) classesOf(sel *selector) iter.Seq[*class] {
 func (x *index) selects(sel *selector, t *table) bool {
 	x.store.classes.mu.Lock()
 	defer x.store.classes.mu.Unlock()
-	for v := viewCounter; v <= viewNative; v++ {
+	for v := range view(len(suffixes)) {
 		if sel.selections.byTable[selectionKey{t, v}] != nil {
 			return true
 		}

@@ -2,7 +2,6 @@ package aggregator
 
 import (
 	"slices"
-	"strings"
 
 	"github.com/prometheus/prometheus/model/labels"
 )
@@ -61,8 +60,7 @@ func (s *selector) meant(to []Meant) []Meant {
 func (s *side) meant(to []Meant, within Meant) []Meant {
 	sets := []Meant{within}
 	for _, id := range s.identity {
-		_, label, _ := strings.Cut(id.Name, "_") // the end's name
-		switch label {
+		switch id.id.Name {
 		case "workload_namespace":
 			sets = narrow(sets, id.Matcher, func(m *Meant, name string) { m.Namespace = name })
 		case "workload":

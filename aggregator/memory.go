@@ -92,7 +92,7 @@ func (t *table) affordRows(c *column) error {
 // expectedWords is how many words a row of a new series will have.
 func expectedWords(s *Sample) int {
 	switch s.Kind {
-	case Counter:
+	case Counter, Gauge:
 		return 1
 	case Histogram:
 		return ring.Histogram(int(s.Last-s.First), true).Words()

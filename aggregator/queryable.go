@@ -161,7 +161,7 @@ func (r *reader) read(col *column, v view) (each int) {
 			r.times = append(r.times, b.Rows().Time(row))
 			words := b.At(row)
 			switch v {
-			case viewCounter:
+			case viewCounter, viewGauge:
 				r.values = append(r.values, words.Counter())
 			case viewSum:
 				r.values = append(r.values, b.Sum(words))

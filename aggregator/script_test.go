@@ -36,6 +36,8 @@ import (
 //	                  an interval histogram: cumulative counts by upper bound, count, sum
 //	  NAME{LABELS} summary n=4 sum=33 2 3 …
 //	                  an interval summary: its quantiles, the last one repeated to ten
+//	  NAME{LABELS} gauge 7
+//	                  a gauge
 //	repeat S from 1s to 60s every 1s [stamp 1s every 1010ms]
 //	                  such messages; a value A+B is A in the first, A+B in the second, A+2B …
 //	close S           ends the stream
@@ -307,6 +309,10 @@ func (s *script) sample(b *Batch, d *described, line string) {
 		sample.Kind, sample.First = Histogram, uint32(len(b.Buckets))
 	case "summary":
 		sample.Kind, sample.First = Summary, uint32(len(b.Quantiles))
+	case "gauge":
+		sample.Key += 2
+		sample.Kind, sample.Value = Gauge, s.number(f[1])
+		f = f[:1]
 	default:
 		sample.Key++
 		sample.Value = s.number(f[0])

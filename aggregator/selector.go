@@ -10,8 +10,8 @@ import (
 	"github.com/prometheus/prometheus/model/labels"
 )
 
-// view says which of a class's series is meant: a counter's own, or one of those that Prometheus
-// shows for a histogram.
+// view says which of a class's series is meant: a counter's or gauge's own, or one of those that
+// Prometheus shows for a histogram.
 type view uint8
 
 const (
@@ -20,15 +20,19 @@ const (
 	viewSum
 	viewCount
 	viewNative // the finer view, a native histogram under the metric's own name (quantile.go)
+	viewGauge
 )
 
 // suffixes are the name suffixes of the views.
-var suffixes = [...]string{viewCounter: "", viewBucket: "_bucket", viewSum: "_sum", viewCount: "_count", viewNative: ""}
+var suffixes = [...]string{viewCounter: "", viewBucket: "_bucket", viewSum: "_sum", viewCount: "_count", viewNative: "", viewGauge: ""}
 
 // views returns the first and the last view of a class.
 func (c *class) views() (first, last view) {
-	if c.kind == Counter {
+	switch c.kind {
+	case Counter:
 		return viewCounter, viewCounter
+	case Gauge:
+		return viewGauge, viewGauge
 	}
 	return viewBucket, viewNative
 }
@@ -85,7 +89,7 @@ func newSelector(ms []*labels.Matcher) *selector {
 			s.onLabels = append(s.onLabels, labelMatcher{m, unique.Make(m.Name), unique.Make(m.Value)})
 		}
 	}
-	s.sides = newSides(s.matchers)
+	s.sides = newSides(s.name, s.matchers)
 	return s
 }
 

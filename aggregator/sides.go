@@ -1,6 +1,10 @@
 package aggregator
 
-import "github.com/prometheus/prometheus/model/labels"
+import (
+	"strings"
+
+	"github.com/prometheus/prometheus/model/labels"
+)
 
 // namesPods reports whether the selector asks for the identity of the pods whose series it selects.
 func (s *selector) namesPods() bool {
@@ -82,12 +86,12 @@ type side struct {
 // identityMatcher asks for a part of the identity of the pod at one end.
 type identityMatcher struct {
 	*labels.Matcher
-	of func(*Pod) string
+	id *IdentityLabel
 }
 
 func (s *side) matches(p *Pod) bool {
 	for i := range s.identity {
-		if !s.identity[i].Matches(s.identity[i].of(p)) {
+		if !s.identity[i].Matches(s.identity[i].id.Of(p)) {
 			return false
 		}
 	}
@@ -97,7 +101,10 @@ func (s *side) matches(p *Pod) bool {
 // newSides tells which ends of a call can report what is selected. Without a reporter it is the
 // side whose identity the selector asks for: everyone may call a service, so its callers are not
 // counted as those who should report. A waypoint (reporter="waypoint") is neither end.
-func newSides(ms []*labels.Matcher) sides {
+func newSides(metric string, ms []*labels.Matcher) sides {
+	if isProxys(metric) {
+		return sides{destination: ownSide(ms)}
+	}
 	s := sides{destination: side{reports: true}, source: side{reports: true}}
 	asked := false
 	for _, m := range ms {
@@ -106,12 +113,13 @@ func newSides(ms []*labels.Matcher) sides {
 			s.source.reports = s.source.reports && m.Matches("source")
 			asked = true
 		}
-		for _, id := range IdentityLabels {
+		for i := range IdentityLabels {
+			id := &IdentityLabels[i]
 			switch m.Name {
 			case "destination_" + id.Name:
-				s.destination.identity = append(s.destination.identity, identityMatcher{m, id.Of})
+				s.destination.identity = append(s.destination.identity, identityMatcher{m, id})
 			case "source_" + id.Name:
-				s.source.identity = append(s.source.identity, identityMatcher{m, id.Of})
+				s.source.identity = append(s.source.identity, identityMatcher{m, id})
 			}
 		}
 	}
@@ -124,23 +132,51 @@ func newSides(ms []*labels.Matcher) sides {
 	return s
 }
 
-// IdentityLabel is a label that names a pod. Certain: it says which workload the pod is of, and
-// sidecars have it from their own pod, whatever a request says.
+// isProxys reports whether a metric is one of a sidecar's own, which tells of its pod and of no
+// call: it has the labels of its pod.
+func isProxys(metric string) bool {
+	return strings.HasPrefix(metric, ProxyPrefix) || metric == ProxyBuild
+}
+
+// ownSide is what a selector of a metric of a sidecar's own asks for of its pod.
+func ownSide(ms []*labels.Matcher) side {
+	s := side{reports: true}
+	for _, m := range ms {
+		for i := range IdentityLabels {
+			if id := &IdentityLabels[i]; id.Own != "" && m.Name == id.Own {
+				s.identity = append(s.identity, identityMatcher{m, id})
+			}
+		}
+	}
+	return s
+}
+
+// ProxyPrefix is what the names of Envoy's own metrics begin with in Prometheus. ProxyBuild is the
+// one of Istio's that is of the sidecar too.
+const (
+	ProxyPrefix = "envoy_"
+	ProxyBuild  = "istio_build"
+)
+
+// IdentityLabel is a label that names a pod. Own is what it is called on metrics of the sidecar's
+// own, "" where those have it otherwise: Prometheus has it of the pod there (relabel_configs of
+// Istio's, which copy a pod's labels), but for the workload. Certain: it says which workload the
+// pod is of, and sidecars have it from their own pod, whatever a request says.
 type IdentityLabel struct {
-	Name    string
-	Of      func(*Pod) string
-	Certain bool
+	Name, Own string
+	Of        func(*Pod) string
+	Certain   bool
 }
 
 // IdentityLabels are how a series' labels name the pod at one of its ends, without the end's
 // prefix.
 var IdentityLabels = [...]IdentityLabel{
-	{"workload", func(p *Pod) string { return p.Workload }, true},
-	{"workload_namespace", func(p *Pod) string { return p.Namespace }, true},
-	{"canonical_service", func(p *Pod) string { return p.CanonicalService }, true},
-	{"canonical_revision", func(p *Pod) string { return p.CanonicalRevision }, false},
-	{"app", func(p *Pod) string { return p.App }, false},
-	{"version", func(p *Pod) string { return p.Version }, false},
+	{"workload", "workload", func(p *Pod) string { return p.Workload }, true},
+	{"workload_namespace", "", func(p *Pod) string { return p.Namespace }, true},
+	{"canonical_service", "service_istio_io_canonical_name", func(p *Pod) string { return p.CanonicalService }, true},
+	{"canonical_revision", "service_istio_io_canonical_revision", func(p *Pod) string { return p.CanonicalRevision }, false},
+	{"app", "app", func(p *Pod) string { return p.App }, false},
+	{"version", "version", func(p *Pod) string { return p.Version }, false},
 }
 
 // equals returns the value that the selector asks a label to equal.

@@ -51,7 +51,7 @@ func (s *surgeRows) collect(newPod func(place int, flush int64)) (rows []surge.R
 	}
 	for i, term := range s.plan.terms {
 		for _, in := range s.store.selectionsOf(term.sel) {
-			if in.gone.Load() {
+			if in.gone.Load() || in.view == viewGauge { // what there is now is the newest flush's: nothing lags behind that a surge would have to tell
 				continue
 			}
 			t := s.enter(in.table, newPod)

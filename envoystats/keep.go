@@ -20,7 +20,8 @@ const istioPrefix = "istio_"
 
 // scanRules is what a server's streams share. It is never written after it was made.
 type scanRules struct {
-	keep       [][]byte
+	keep       [][]byte // of names on the wire
+	proxy      []proxyMetric
 	maxName    int
 	maxLabel   int
 	maxLabels  int
@@ -29,11 +30,12 @@ type scanRules struct {
 	callerSeries int
 	deltas       bool // counters are intervals
 	names        nameParser
-	// Counters and distributions are hashed under seeds of their own, so a counter and a histogram
-	// of one name and labels differ. Names and labels are hashed apart and xored, so none of the
-	// three seeds may be shared.
-	counterSeed, distributionSeed, labelSeed maphash.Seed
-	ownSeed                                  maphash.Seed // of own.space
+	tags         []tagRule // of Envoy's own stats
+	// Counters, distributions and gauges are hashed under seeds of their own, so a counter and a
+	// histogram of one name and labels differ. Names and labels are hashed apart and xored, so none
+	// of the four seeds may be shared.
+	counterSeed, distributionSeed, gaugeSeed, labelSeed maphash.Seed
+	ownSeed                                             maphash.Seed // of own.space
 
 	stopped *atomic.Bool // once it is set nobody waits for a message any more, however large
 }
@@ -47,7 +49,7 @@ func (s *scan) keeps(name []byte) bool {
 			return true
 		}
 	}
-	return s.batch.Asked.Has(name)
+	return s.batch.Asked.Has(name) || len(s.rules.proxy) > 0 && s.keepsProxys(name)
 }
 
 // otherForm says whether a family that is not kept is one of Istio's metrics all the same, under a

@@ -27,8 +27,11 @@ func (r *labelRun) add(from, to int) {
 // key hashes a metric's name and labels as they are on the wire.
 func (s *scan) key(kind aggregator.Kind, name, at span, labels labelRun) uint64 {
 	seed := s.rules.distributionSeed
-	if kind == aggregator.Counter {
+	switch kind {
+	case aggregator.Counter:
 		seed = s.rules.counterSeed
+	case aggregator.Gauge:
+		seed = s.rules.gaugeSeed
 	}
 	key := maphash.Bytes(seed, s.msg[name.from:name.to])
 	switch {

@@ -16,7 +16,7 @@ type metrics struct {
 	closed                   *prometheus.CounterVec
 	ends                     *prometheus.CounterVec
 	rejected                 *prometheus.CounterVec
-	samples                  [aggregator.Summary + 1]prometheus.Counter
+	samples                  [aggregator.Gauge + 1]prometheus.Counter
 	dropped                  [refusals]prometheus.Counter
 }
 
@@ -96,6 +96,7 @@ func newMetrics(r prometheus.Registerer, cs *connections) (*metrics, error) {
 	m.samples[aggregator.Counter] = samples.WithLabelValues("counter")
 	m.samples[aggregator.Histogram] = samples.WithLabelValues("histogram")
 	m.samples[aggregator.Summary] = samples.WithLabelValues("summary")
+	m.samples[aggregator.Gauge] = samples.WithLabelValues("gauge")
 	dropped := vec("dropped_samples_total", "Samples that were refused, by reason.", "reason")
 	for r := kept + 1; r < refusals; r++ {
 		m.dropped[r] = dropped.WithLabelValues(r.String())
@@ -122,7 +123,7 @@ func (m *metrics) applied(s *scan) {
 	if s.shared > 0 {
 		m.shared.Add(float64(s.shared))
 	}
-	for kind := aggregator.Counter; kind <= aggregator.Summary; kind++ {
+	for kind := aggregator.Counter; kind <= aggregator.Gauge; kind++ {
 		m.samples[kind].Add(float64(s.kinds[kind]))
 	}
 	if s.batch.Refused == 0 {

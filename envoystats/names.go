@@ -50,7 +50,8 @@ func (s *scan) Describe(i int) (name string, labels []aggregator.Label, err erro
 		g := s.groups[o.group-1]
 		return g.name, g.labels, nil
 	}
-	family := strings.TrimPrefix(string(s.msg[o.name.from:o.name.to]), statPrefix)
+	family, istios := strings.CutPrefix(string(s.msg[o.name.from:o.name.to]), statPrefix)
+	istios = istios || strings.HasPrefix(family, istioPrefix)
 	labelled := false
 	eachLabel(s.msg[:o.metric.to], int(o.metric.from), func(name, value []byte) {
 		labelled = true
@@ -58,13 +59,23 @@ func (s *scan) Describe(i int) (name string, labels []aggregator.Label, err erro
 			labels = append(labels, aggregator.Label{Name: sanitize(string(name)), Value: string(value)})
 		}
 	})
-	if labelled {
+	switch {
+	case !istios && !labelled:
+		family, labels = cutTags(s.rules.tags, family)
+	case !istios:
+	case labelled:
 		labels = s.own.correct(labels, false)
-	} else {
+	default:
 		family, labels = s.split(family)
 	}
 	if family == "" {
 		return "", nil, errNoName
+	}
+	if !istios || family == aggregator.ProxyBuild {
+		labels = s.own.identify(labels)
+	}
+	if !istios {
+		family = aggregator.ProxyPrefix + family
 	}
 	if err := checkLabels(labels, o.kind); err != nil {
 		return "", nil, fmt.Errorf("%s: %w", family, err)
@@ -102,7 +113,7 @@ func (s *scan) split(family string) (metric string, labels []aggregator.Label) {
 // once sanitized.
 func checkLabels(labels []aggregator.Label, kind aggregator.Kind) error {
 	for i, l := range labels {
-		if l.Name == "__name__" || l.Name == "" || l.Name == "le" && kind != aggregator.Counter {
+		if l.Name == "__name__" || l.Name == "" || l.Name == "le" && (kind == aggregator.Histogram || kind == aggregator.Summary) {
 			return fmt.Errorf("%w: %q", errReservedLabel, l.Name)
 		}
 		for _, other := range labels[:i] {
@@ -117,9 +128,6 @@ func checkLabels(labels []aggregator.Label, kind aggregator.Kind) error {
 // sanitize makes a name one of [a-zA-Z_][a-zA-Z0-9_]*, as Envoy's own Prometheus endpoint does
 // (source/server/admin/prometheus_stats.cc, sanitizeName): what does not fit becomes an underscore.
 func sanitize(name string) string {
-	fits := func(r rune) bool {
-		return r == '_' || 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9'
-	}
 	if strings.IndexFunc(name, func(r rune) bool { return !fits(r) }) >= 0 {
 		name = strings.Map(func(r rune) rune {
 			if fits(r) {
@@ -134,6 +142,10 @@ func sanitize(name string) string {
 	return name
 }
 
+func fits(r rune) bool {
+	return r == '_' || 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9'
+}
+
 // nameParser recovers labels from names that hold them all, joined with dots:
 //
 //	istio_requests_total.reporter.destination.….connection_security_policy.mutual_tls
@@ -146,8 +158,8 @@ func sanitize(name string) string {
 // the destination is then held against the node, which knows it (own.go). An empty value either
 // vanished with its dot or left an empty token; both are read as no label.
 type nameParser struct {
-	http, tcp, messages keyOrder
-	known               map[string]bool // labels that Istio's own tags become
+	http, tcp, messages, build keyOrder
+	known                      map[string]bool // labels that Istio's own tags become
 }
 
 // callers reports whether the callers of a pod choose a label's values: the Host header is in two
@@ -172,6 +184,7 @@ func newNameParser(customTags []string) nameParser {
 		http:     newKeyOrder(headKeys, httpTail, custom),
 		tcp:      newKeyOrder(headKeys, tcpTail, custom),
 		messages: newKeyOrder(headKeys, custom),
+		build:    newKeyOrder([]string{"component", "tag"}),
 	}
 }
 
@@ -187,6 +200,8 @@ func (p *nameParser) cut(family string) (metric string, joined joinedTags) {
 		order = &p.tcp
 	case strings.HasSuffix(metric, "_messages_total"):
 		order = &p.messages
+	case metric == aggregator.ProxyBuild:
+		order = &p.build
 	}
 	return metric, joinedTags{order, tags}
 }

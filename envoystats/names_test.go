@@ -174,13 +174,13 @@ func TestAHostHeaderCannotForgeWhatWasCalledOrHowItAnswered(t *testing.T) {
 	}
 }
 
-func TestFamiliesThatAreNotIstiosKeepTheirWholeName(t *testing.T) {
+func TestFamiliesThatAreNotIstiosAreNamedAsEnvoysPrometheusNamesThem(t *testing.T) {
 	for name, want := range map[string]string{
-		"cluster.inbound|9898||.upstream_rq_2xx": "cluster_inbound_9898___upstream_rq_2xx",
-		"server.live":                            "server_live",
+		"cluster.inbound|9898||.upstream_cx_max": "envoy_cluster_inbound_9898___upstream_cx_max",
+		"server.live":                            "envoy_server_live",
 		"istiocustom.istio_requests_total":       "istio_requests_total",
-		"5xx":                                    "_5xx",
-		"\u00e9":                                 "_",
+		"5xx":                                    "envoy_5xx",
+		"\u00e9":                                 "envoy__",
 	} {
 		c := Config{Keep: []string{""}}
 		s := newScan(c)

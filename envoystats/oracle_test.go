@@ -114,7 +114,7 @@ func oracleOtherForms(c Config, b []byte) int {
 // oracleReads says whether a family is read.
 func oracleReads(c Config, sizes bool, kind dto.MetricType, name string) bool {
 	switch kind {
-	case dto.MetricType_COUNTER, dto.MetricType_HISTOGRAM:
+	case dto.MetricType_COUNTER, dto.MetricType_HISTOGRAM, dto.MetricType_GAUGE:
 		return oracleKeeps(c, name)
 	case dto.MetricType_SUMMARY:
 		return oracleKeeps(c, name) && (!sizes || !oracleSize(name))
@@ -161,6 +161,13 @@ func oracleRefuses(c Config, f *dto.MetricFamily, m *dto.Metric) string {
 			return "no_value"
 		case bad(m.GetCounter().GetValue()):
 			return "counter_value"
+		}
+	case dto.MetricType_GAUGE:
+		switch v := m.GetGauge().GetValue(); {
+		case m.Gauge == nil:
+			return "no_value"
+		case math.IsNaN(v), math.IsInf(v, 0):
+			return "gauge_value"
 		}
 	case dto.MetricType_HISTOGRAM:
 		return oracleRefusesHistogram(c, m.GetHistogram(), bad)
@@ -237,6 +244,9 @@ func oracleSample(f *dto.MetricFamily, m *dto.Metric) expectedSample {
 	switch f.GetType() {
 	case dto.MetricType_COUNTER:
 		s.Kind, s.Value = aggregator.Counter, m.GetCounter().GetValue()
+	case dto.MetricType_GAUGE:
+		class = "gauge"
+		s.Kind, s.Value = aggregator.Gauge, m.GetGauge().GetValue()
 	case dto.MetricType_HISTOGRAM:
 		class = "distribution"
 		h := m.GetHistogram()

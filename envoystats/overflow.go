@@ -153,7 +153,7 @@ func (s *scan) increase(o *overflow, sh *sharer, sample *aggregator.Sample, firs
 // chooses.
 func (s *scan) groupOf(o *overflow, i int) *group {
 	name, labels, err := s.Describe(i)
-	if err != nil || !strings.HasPrefix(name, istioPrefix) {
+	if err != nil || !strings.HasPrefix(name, istioPrefix) || s.origins[i].kind == aggregator.Gauge {
 		return nil
 	}
 	inbound := slices.Contains(labels, aggregator.Label{Name: "reporter", Value: "destination"})

@@ -64,6 +64,22 @@ func (o *own) correct(labels []aggregator.Label, twice bool) []aggregator.Label 
 	return labels
 }
 
+// identify adds what Prometheus knows of the pod to the labels of a metric of the sidecar's own,
+// where they have none of that name.
+func (o *own) identify(labels []aggregator.Label) []aggregator.Label {
+	if o == nil {
+		return labels
+	}
+	for _, id := range aggregator.IdentityLabels {
+		value := id.Of((*aggregator.Pod)(o))
+		told := slices.ContainsFunc(labels, func(l aggregator.Label) bool { return l.Name == id.Own })
+		if id.Own != "" && value != "" && !told {
+			labels = append(labels, aggregator.Label{Name: id.Own, Value: value})
+		}
+	}
+	return labels
+}
+
 // repeats says whether a key comes twice.
 func (o *keyOrder) repeats(tokens []string) bool {
 	seen := make([]bool, len(o.rank))

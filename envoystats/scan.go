@@ -46,9 +46,9 @@ type scan struct {
 	origins    []origin // beside batch.Samples
 
 	refused [refusals]uint32
-	kinds   [aggregator.Summary + 1]uint32 // samples of each kind
-	skipped uint32                         // families that are not read
-	sizes   bool                           // there are histograms of sizes
+	kinds   [aggregator.Gauge + 1]uint32 // samples of each kind
+	skipped uint32                       // families that are not read
+	sizes   bool                         // there are histograms of sizes
 
 	groups []*group // of the stream
 	shared uint32   // samples that share a series
@@ -65,7 +65,7 @@ func (s *scan) read(msg []byte, seen *seen) error {
 	s.batch.Reset()
 	s.origins = s.origins[:0]
 	clear(s.tagged)
-	s.refused, s.kinds, s.skipped = [refusals]uint32{}, [aggregator.Summary + 1]uint32{}, 0
+	s.refused, s.kinds, s.skipped = [refusals]uint32{}, [aggregator.Gauge + 1]uint32{}, 0
 	s.sizes, s.shared = false, 0
 	i := 0
 	for inside(msg, i) {
@@ -149,7 +149,7 @@ func (s *scan) family(from, to int) bool {
 	k := kindOf(kind)
 	if k == 0 || !s.keeps(s.msg[name.from:name.to]) || k == aggregator.Summary && s.seen.sizes && isSize(s.msg[name.from:name.to]) {
 		s.skipped++
-		if !s.seen.istio && k != 0 && s.otherForm(s.msg[name.from:name.to]) {
+		if !s.seen.istio && k != 0 && k != aggregator.Gauge && s.otherForm(s.msg[name.from:name.to]) {
 			s.refused[refusedForm]++
 		}
 		return s.batch.Timestamp != 0 || s.findTimestamp(from, to)
@@ -174,6 +174,8 @@ func kindOf(t dto.MetricType) aggregator.Kind {
 		return aggregator.Histogram
 	case dto.MetricType_SUMMARY:
 		return aggregator.Summary
+	case dto.MetricType_GAUGE:
+		return aggregator.Gauge
 	}
 	return 0
 }

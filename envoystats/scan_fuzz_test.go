@@ -132,6 +132,12 @@ func counter(timestamp int64, v float64, labels ...string) *dto.Metric {
 	return m
 }
 
+func gauge(timestamp int64, v float64, labels ...string) *dto.Metric {
+	m := counter(timestamp, 0, labels...)
+	m.Counter, m.Gauge = nil, &dto.Gauge{Value: &v}
+	return m
+}
+
 func histogram(timestamp int64, sum float64, count uint64, buckets ...float64) *dto.Metric {
 	h := &dto.Histogram{SampleSum: &sum, SampleCount: &count}
 	for i := 0; i+1 < len(buckets); i += 2 {
@@ -172,6 +178,8 @@ func handmade() [][]byte {
 		message(panics{}, family("istio_a", s, summary(1, 2, 0), summary(1, 2, 3, 0, 1, .25, nan))),
 		message(panics{}, family("istiocustom.istio_request_bytes.reporter.source", s, summary(1, 2, 3, 0, 1)), family("istio_request_bytes", h, histogram(1, 2, 3, 1, 1)), family("istio_request_bytes_x", s, summary(1, 2, 3))),
 		message(panics{}, family("cluster.a", c, counter(1, 2)), family("x", dto.MetricType(99), counter(3, 4)), family("istio_x", dto.MetricType_GAUGE, counter(5, 6))),
+		message(panics{}, family("istio_requests_total", dto.MetricType_GAUGE, gauge(5, -6), gauge(5, 7, "a", "b"), gauge(6, nan), gauge(6, inf), &dto.Metric{TimestampMs: proto.Int64(5)}),
+			family("http.inbound_0.0.0.0_80;.downstream_rq_active", dto.MetricType_GAUGE, gauge(5, 3))),
 		message(panics{}, family(oldName, c, counter(1, 2)), family("mesh.istio_request_bytes", h, histogram(1, 2, 3)), family("x.istio_tcp", s), family("istio_requests", c)),
 		message(panics{}, family("istio_\xff", c, counter(1, 2)), family("istio_a", c, counter(1, 2, "a\xff", "b"))),
 	}

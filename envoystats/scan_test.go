@@ -218,7 +218,7 @@ func TestTheDurationHistogramIsReadWhateverIsKept(t *testing.T) {
 		}
 		names[name] = true
 	}
-	if !names[durationMetric] || names["istio_requests_total"] || !names["cluster_inbound_upstream_rq_2xx"] {
+	if !names[durationMetric] || names["istio_requests_total"] || !names["envoy_cluster_inbound_upstream_rq"] {
 		t.Errorf("read %v", names)
 	}
 }

@@ -167,7 +167,7 @@ const leastShare = 16
 func (c Config) Kept() []string {
 	kept := []string{durationMetric}
 	for _, prefix := range c.withDefaults().Keep {
-		kept = append(kept, strings.TrimPrefix(prefix, statPrefix))
+		kept = append(kept, keptName(prefix))
 	}
 	return kept
 }
@@ -220,13 +220,19 @@ func (c Config) rules() *scanRules {
 		maxLabels:        c.MaxLabels,
 		maxBuckets:       c.MaxBuckets,
 		names:            newNameParser(c.CustomTags),
+		tags:             bootstrapTags(),
 		counterSeed:      maphash.MakeSeed(),
 		distributionSeed: maphash.MakeSeed(),
+		gaugeSeed:        maphash.MakeSeed(),
 		labelSeed:        maphash.MakeSeed(),
 		ownSeed:          maphash.MakeSeed(),
 	}
-	for _, prefix := range c.Kept() {
-		r.keep = append(r.keep, []byte(prefix))
+	for _, prefix := range append([]string{durationMetric}, c.Keep...) {
+		if stat, ok := strings.CutPrefix(prefix, aggregator.ProxyPrefix); ok {
+			r.proxy = append(r.proxy, proxyMetric(stat))
+			continue
+		}
+		r.keep = append(r.keep, []byte(strings.TrimPrefix(prefix, statPrefix)))
 	}
 	return r
 }

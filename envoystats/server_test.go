@@ -466,6 +466,9 @@ func TestKeeps(t *testing.T) {
 	}{
 		{nil, "istio_requests_total", true},
 		{nil, "envoy_cluster_upstream_rq", false},
+		{[]string{"envoy_cluster_upstream_rq_active"}, "envoy_cluster_upstream_rq_active", true},
+		{[]string{"envoy_cluster_upstream_rq_active"}, "envoy_cluster_upstream_rq_total", false},
+		{[]string{"cluster.outbound|80"}, "envoy_cluster_upstream_rq_active", true}, // which clusters, the label tells
 		{[]string{"istio_request_duration"}, "istio_request_duration_milliseconds", true},
 		{[]string{"istio_request_duration"}, "istio_requests_total", true}, // where an HPA names it
 		{nil, "istio_request_bytes", true},

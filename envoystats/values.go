@@ -18,6 +18,7 @@ const (
 	refusedNoValue
 	refusedTimestamp
 	refusedCounter
+	refusedGauge
 	refusedSum
 	refusedCounts
 	refusedCount
@@ -39,6 +40,7 @@ func (r refusal) String() string {
 		refusedNoValue:   "no_value",         // a metric without a value of its family's type
 		refusedTimestamp: "timestamp",        // missing, negative or past the year 9999
 		refusedCounter:   "counter_value",    // NaN, infinite or negative
+		refusedGauge:     "gauge_value",      // NaN or infinite
 		refusedSum:       "sum",              // NaN, infinite or negative
 		refusedCounts:    "bucket_counts",    // shrinking along the bounds, or more than the histogram's own
 		refusedCount:     "interval_count",   // 2^31 or more in one interval
@@ -72,7 +74,7 @@ type value struct {
 	present bool
 	foreign bool // there are parts that are not read
 
-	value float64 // a counter's value or the sum
+	value float64 // a counter's or gauge's value or the sum
 	count uint64
 
 	// buckets and quantiles are where this metric's begin in the batch.
@@ -92,6 +94,8 @@ func (s *scan) begin(kind aggregator.Kind) value {
 		v.tag = metricHistogram
 	case aggregator.Summary:
 		v.tag = metricSummary
+	case aggregator.Gauge:
+		v.tag = metricGauge
 	}
 	return v
 }
@@ -99,13 +103,14 @@ func (s *scan) begin(kind aggregator.Kind) value {
 // value reads the value at msg[from:to]. It reports whether the bytes are well-formed.
 func (s *scan) value(v *value, from, to int) bool {
 	v.present = true
-	if v.kind == aggregator.Counter {
-		return s.counter(v, from, to)
+	if v.kind == aggregator.Counter || v.kind == aggregator.Gauge {
+		return s.number(v, from, to)
 	}
 	return s.distribution(v, from, to)
 }
 
-func (s *scan) counter(v *value, from, to int) bool {
+// number reads a counter or a gauge, which are alike.
+func (s *scan) number(v *value, from, to int) bool {
 	b := s.msg[:to]
 	i := from
 	for inside(b, i) {
@@ -252,6 +257,10 @@ func (s *scan) check(v *value) refusal {
 	switch {
 	case !v.present:
 		return refusedNoValue
+	case v.kind == aggregator.Gauge && (math.IsNaN(v.value) || math.IsInf(v.value, 0)):
+		return refusedGauge
+	case v.kind == aggregator.Gauge:
+		return kept
 	case v.kind == aggregator.Counter && !usable:
 		return refusedCounter
 	case v.kind == aggregator.Counter:

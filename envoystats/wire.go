@@ -37,6 +37,7 @@ const (
 	familyMetric = 4<<3 | delimited
 
 	metricLabel     = 1<<3 | delimited // io.prometheus.client.Metric
+	metricGauge     = 2<<3 | delimited
 	metricCounter   = 3<<3 | delimited
 	metricSummary   = 4<<3 | delimited
 	metricTimestamp = 6<<3 | varint
@@ -45,7 +46,7 @@ const (
 	labelName  = 1<<3 | delimited // io.prometheus.client.LabelPair
 	labelValue = 2<<3 | delimited
 
-	counterValue = 1<<3 | fixed64 // io.prometheus.client.Counter
+	counterValue = 1<<3 | fixed64 // io.prometheus.client.Counter and Gauge
 
 	sampleCount = 1<<3 | varint // io.prometheus.client.Histogram and Summary
 	sampleSum   = 2<<3 | fixed64

@@ -47,6 +47,8 @@ func bootstrap(o Options, upstreams string) ([]byte, error) {
 		"Options":       o,
 		"StatPrefix":    statPrefix,
 		"StatsLogger":   StatsLogger(o),
+		"Listener":      listener(o),
+		"Cluster":       upstreamCluster(o),
 		"PeerHeaders":   []string{workloadHeader, namespaceHeader, principalHeader},
 		"UpstreamsFile": upstreams,
 		"SinkHost":      sinkHost,
@@ -58,6 +60,23 @@ func bootstrap(o Options, upstreams string) ([]byte, error) {
 		return nil, err
 	}
 	return []byte(b.String()), nil
+}
+
+// listener and upstreamCluster are what Istio calls the two in the names of Envoy's own stats, with
+// the semicolon at which its tag rules tell where a name ends (istio:
+// pkg/util/DelimitedStatsPrefix).
+func listener(o Options) string {
+	if o.Reporter == Source {
+		return "outbound_0.0.0.0_9898;"
+	}
+	return "inbound_0.0.0.0_9898;"
+}
+
+func upstreamCluster(o Options) string {
+	if o.Reporter == Source {
+		return "outbound|9898||" + o.DestinationWorkload + "." + o.DestinationNamespace + ".svc.cluster.local;"
+	}
+	return "inbound|9898||;"
 }
 
 // transportSocket is that of the sink's cluster.

@@ -100,6 +100,9 @@ type Options struct {
 	HistogramOnly bool
 	// BatchSize splits a flush into messages of so many families (default 0: one message).
 	BatchSize int
+	// Inclusions are regular expressions of the stats of Envoy's own that are sent, too, each of
+	// the whole name, as sidecar.istio.io/statsInclusionRegexps sets.
+	Inclusions []string
 	// CountersAsDeltas reports counters as the interval since the last flush.
 	CountersAsDeltas bool
 

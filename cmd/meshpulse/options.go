@@ -55,7 +55,7 @@ func (o *serveOptions) flags(c console) *pflag.FlagSet {
 	f.StringVar(&o.ingestAddress, "ingest-address", "", "host:port on which sidecars report, gRPC (default 0.0.0.0:15090, standalone 127.0.0.1:15090)")
 	o.ingestTLS.flags(f)
 
-	f.StringSliceVar(&o.sink.Keep, "keep", nil, "prefixes of the metrics that every pod keeps, without istiocustom. (default istio_requests_total, istio_request_messages_total, istio_response_messages_total, istio_tcp_; istio_request_duration_milliseconds is always kept, which says how many requests a counter began with). Of Istio's others, such as istio_request_bytes, a pod keeps those that HPAs name which mean it")
+	f.StringSliceVar(&o.sink.Keep, "keep", nil, "prefixes of the metrics that every pod keeps, without istiocustom. (default istio_requests_total, istio_request_messages_total, istio_response_messages_total, istio_tcp_; istio_request_duration_milliseconds is always kept, which says how many requests a counter began with). Of Istio's others, such as istio_request_bytes, a pod keeps those that HPAs name which mean it. Envoy's own, gauges among them, are kept by their names in Prometheus: envoy_http_downstream_rq_active")
 	f.StringSliceVar(&o.sink.CustomTags, "custom-tags", nil, "tags that Telemetry resources add to Istio's own, needed where sidecars join tags into names")
 	f.BoolVar(&o.store.CountersAsDeltas, "counters-as-deltas", false, "the sidecars set report_counters_as_deltas (a message does not tell)")
 	f.Var(byteSize[int]{&o.sink.MaxMessageBytes}, "max-message-bytes", "largest message of a sidecar (default 64Mi)")

@@ -4,20 +4,24 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/meshpulse/meshpulse/aggregator"
 )
 
 // What to write in place of a metric, a label or a value that no sidecar sends. The texts are for
 // errors and events.
 
-// RemedyForMetric is the function's, but for Envoy's own metrics where they are kept: they have the
-// names that Envoy gives them.
+// RemedyForMetric is the function's, but for Envoy's own metrics where they are kept: sidecars have
+// to send them, too.
 func (v Vocabulary) RemedyForMetric(name string) string {
-	own, prometheus := strings.CutPrefix(name, "envoy_")
-	if !prometheus || v.Keeps == nil || !v.Keeps(own) {
+	if !strings.HasPrefix(name, aggregator.ProxyPrefix) || v.Keeps == nil || !v.Keeps(name) {
 		return remedyForMetric(name)
 	}
-	return fmt.Sprintf("the envoy_ of %s is what Prometheus' form of Envoy's metrics begins with, and no sidecar sends it: write %s in its place (where sidecars do not emit tags as labels, the tags are in the name)", name, own)
+	return fmt.Sprintf("%s is kept, and no sidecar sends it: each sends what its bootstrap includes, from the first use on (the annotation %s of its pod; manifests/istio/README.md)", name, InclusionAnnotation)
 }
+
+// InclusionAnnotation of a pod says which of Envoy's own metrics its sidecar sends.
+const InclusionAnnotation = "sidecar.istio.io/statsInclusionRegexps"
 
 // remedyForMetric says what to do about a metric that is not Istio's, or a list of such
 // (part.named).
@@ -28,13 +32,16 @@ func remedyForMetric(name string) string {
 	switch {
 	case strings.Contains(name, ":"):
 		return "the name " + name + " is of a recording rule, which is Prometheus' own: write the expression of that rule in its place"
-	case begins("istio_build", "istio_agent_", "istio_cni_", "istiod_"):
+	case name == aggregator.ProxyBuild:
+		return "sidecars send the metric istio_build by themselves, and none of these does"
+	case begins("istio_agent_", "istio_cni_", "istiod_"):
 		return "the metric " + name + " is of Istio's control plane or agent, and meshpulse has what sidecars tell of requests only"
 	case begins(istioPrefix):
 		return "Istio does not set the metric " + name + " by itself: check the spelling (istio_requests_total, istio_request_duration_milliseconds, istio_request_bytes, istio_response_bytes, " +
 			"istio_tcp_sent_bytes_total, …), or the Telemetry resource that adds it"
-	case begins("envoy_"):
-		return "Istio does not set the metric " + name + ": it is one of Envoy's own, and those are not read. For requests take istio_requests_total, for requests in progress the metric istio-requests-in-flight"
+	case begins(aggregator.ProxyPrefix):
+		return name + " is one of Envoy's own metrics, of which those are read that --keep names, and sent that " + InclusionAnnotation +
+			" does (manifests/istio/README.md). For requests take istio_requests_total, for requests in progress the metric istio-requests-in-flight"
 	case begins("http_", "grpc_", "nginx_", "traefik_"):
 		return anothers(name) + ". The requests that reach a pod through its sidecar are in istio_requests_total"
 	case begins("container_cpu", "container_memory", "node_cpu", "process_cpu"):

@@ -135,8 +135,11 @@ func (a *promAPI) metadata(r *http.Request) response {
 			break
 		}
 		f := family{Type: model.MetricTypeCounter}
-		if kind == aggregator.Histogram {
+		switch kind {
+		case aggregator.Histogram:
 			f.Type = model.MetricTypeHistogram
+		case aggregator.Gauge:
+			f.Type = model.MetricTypeGauge
 		}
 		families[name] = []family{f}
 	}
