@@ -59,8 +59,8 @@ bench-mtls: build report ## what it costs that sidecars prove themselves: a hand
 clients: envoy ## Flagger's, Argo Rollouts' and KEDA's own code asks meshpulse (ONLY='Flagger|Rollouts' a part: KEDA's is compiled for 12 CPU-minutes, the others' for 2)
 	cd bench/clients && $(GO) mod tidy -diff && $(GO) vet . && $(GO) test -count 1 -timeout 60m $(if $(ONLY),-run '$(ONLY)') .
 
-bench-replicas: build ## two replicas beside one process that gets all: one is killed under load, ten times (25 minutes; KILLS=2 fewer, PODS, GENTLY=1 as a rolling update, OUT=file for the rows)
-	@$(GO) run ./bench/replicas -binary bin/meshpulse $(if $(KILLS),-kills $(KILLS)) $(if $(PODS),-pods $(PODS)) $(if $(GENTLY),-gently) $(if $(OUT),-out $(OUT))
+bench-replicas: build ## two replicas beside one process that gets all: one is killed under load, ten times (25 minutes; KILLS=2 fewer, PODS, GENTLY=1 as a rolling update, BEFORE=file from another version's binary, OUT=file for the rows)
+	@$(GO) run ./bench/replicas -binary bin/meshpulse $(if $(KILLS),-kills $(KILLS)) $(if $(PODS),-pods $(PODS)) $(if $(GENTLY),-gently) $(if $(BEFORE),-before $(BEFORE)) $(if $(OUT),-out $(OUT))
 
 fleet: report ## PODS (100) simulated sidecars against TARGET=host:port, until Ctrl-C
 	@exec bin/report fleet --target $(or $(TARGET),127.0.0.1:15090) --pods $(or $(PODS),100)

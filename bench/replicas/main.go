@@ -8,8 +8,8 @@
 package main
 
 import (
+	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -29,6 +29,7 @@ import (
 // settings are what is run.
 type settings struct {
 	binary, out string
+	before      string
 	pods        int
 	labelSets   int
 	kills       int
@@ -41,7 +42,8 @@ type settings struct {
 func main() {
 	var s settings
 	flag.StringVar(&s.binary, "binary", "bin/meshpulse", "the meshpulse to run")
-	flag.StringVar(&s.out, "out", "", "file to write the rows to, JSON")
+	flag.StringVar(&s.before, "before", "", "the meshpulse that both replicas are at first, of another version: then they end in turn, and begin as -binary")
+	flag.StringVar(&s.out, "out", "", "file to write the rows to, JSON; its table goes beside it, .md")
 	flag.IntVar(&s.pods, "pods", 500, "sidecars")
 	flag.IntVar(&s.labelSets, "label-sets", 20, "of each sidecar")
 	flag.IntVar(&s.kills, "kills", 10, "how often a replica is killed")
@@ -63,6 +65,9 @@ var (
 	peers  = []string{"127.0.2.1:15091", "127.0.2.2:15091"}
 	ingest = []string{"127.0.2.1:15090", "127.0.2.2:15090"}
 )
+
+// oracleName is what the process by itself is called.
+const oracleName = "oracle"
 
 const hpa = `apiVersion: autoscaling/v2
 kind: HorizontalPodAutoscaler
@@ -97,9 +102,9 @@ func run(ctx context.Context, s settings) (err error) {
 	if err := os.WriteFile(filepath.Join(dir, "hpa.yaml"), []byte(hpa), 0o600); err != nil {
 		return err
 	}
-	b := &bench{settings: s, dir: dir, random: rand.New(rand.NewPCG(s.seed, 0)), replicas: make([]*standalone.Server, len(peers))}
+	b := &bench{settings: s, now: cmp.Or(s.before, s.binary), dir: dir, random: rand.New(rand.NewPCG(s.seed, 0)), replicas: make([]*standalone.Server, len(peers))}
 	defer b.stop()
-	if b.oracle, err = b.start(ctx, "oracle", "127.0.2.9:15090"); err != nil {
+	if b.oracle, err = b.start(ctx, oracleName, "127.0.2.9:15090"); err != nil {
 		return err
 	}
 	for i := range peers {
@@ -142,17 +147,21 @@ type bench struct {
 	asked, refused, wrong, surgeless, other int
 	worst                                   float64
 	worstLost                               int64
+	now                                     string // the binary that a replica begins as
 	took                                    []time.Duration
 	cpu                                     []float64 // seconds while all live: of each replica, and the oracle's at the end
 }
 
 func (b *bench) start(ctx context.Context, name, address string, args ...string) (*standalone.Server, error) {
-	dir := filepath.Join(b.dir, name)
+	dir, binary := filepath.Join(b.dir, name), b.now
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
+	if name == oracleName {
+		binary = b.binary
+	}
 	return standalone.Start(ctx, standalone.Options{
-		Binary: b.binary, Dir: dir, HPADir: b.dir, Ingest: address, Args: append(args, "--retention", b.retention.String()),
+		Binary: binary, Dir: dir, HPADir: b.dir, Ingest: address, Args: append(args, "--retention", b.retention.String()),
 	})
 }
 
@@ -191,11 +200,15 @@ func (b *bench) kill(ctx context.Context) error {
 	for i := range b.cpu {
 		b.cpu[i] -= before[i]
 	}
-	for range b.kills {
+	b.now = b.binary
+	for n := range b.kills {
 		if err := b.ask(ctx, time.Duration(1+b.random.IntN(9_000))*time.Millisecond, true); err != nil {
 			return err
 		}
 		i := b.random.IntN(len(b.replicas))
+		if b.before != "" {
+			i = n % len(b.replicas)
+		}
 		end := b.replicas[i].Kill
 		if b.gently {
 			b.front.leave(i)
@@ -298,47 +311,4 @@ func (b *bench) compare(ctx context.Context) error {
 		}
 	}
 	return nil
-}
-
-// row is a line of the results.
-type row struct {
-	Name   string  `json:"name"`
-	Value  float64 `json:"value"`
-	Unit   string  `json:"unit"`
-	Goal   string  `json:"goal"`
-	Better string  `json:"better"`
-}
-
-func (b *bench) report(stats fleet.Stats) error {
-	slices.Sort(b.took)
-	p99 := 0.0
-	if n := len(b.took); n > 0 {
-		p99 = float64(b.took[n*99/100].Microseconds()) / 1000
-	}
-	rows := []row{
-		{"replicas killed", float64(b.kills), "", "", ""},
-		{"sidecars", float64(b.pods), "", "", ""},
-		{"answers asked at ready replicas", float64(b.asked), "", "", "higher"},
-		{"answers more than 1 % from the oracle's", float64(b.wrong), "", "0", "lower"},
-		{"worst answer beside the oracle's", 100 * b.worst, "%", "<= 1", "lower"},
-		{"no answer", float64(b.refused), "", "0", "lower"},
-		{"answers that the other replica knew better", float64(b.other), "", "", "lower"},
-		{"answers without a ready surge detector", float64(b.surgeless), "", "0", "lower"},
-		{"flushes lost, most of one sidecar", float64(stats.MostFailed), "", "<= kills", "lower"},
-		{"connections cut by a kill, most", float64(b.worstLost), "", "", ""},
-		{"p99 of an answer", p99, "ms", "", "lower"},
-		{"CPU of both beside one process, per flush", (b.cpu[0] + b.cpu[1]) / b.cpu[2], "x", "<= 1.7", "lower"},
-		{"CPU of the busier one beside one process", max(b.cpu[0], b.cpu[1]) / b.cpu[2], "x", "<= 0.9", "lower"},
-	}
-	for _, r := range rows {
-		fmt.Printf("%-48s %10.3f %s\n", r.Name, r.Value, r.Unit)
-	}
-	if b.out == "" {
-		return nil
-	}
-	text, err := json.MarshalIndent(rows, "", "  ")
-	if err != nil {
-		return err
-	}
-	return os.WriteFile(b.out, append(text, '\n'), 0o644) //nolint:gosec // it is read by everybody
 }
