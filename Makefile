@@ -15,7 +15,7 @@ LDFLAGS    = -X main.commit=$(COMMIT) -X main.release=$(filter-out $(COMMIT),$(V
 CLI_PLATFORMS ?= linux/amd64 linux/arm64 darwin/amd64 darwin/arm64
 
 .PHONY: run-envoy push-name release-version release
-.PHONY: image push build help run test clients lint bench bench-soak bench-mtls bench-replicas fleet report quantiles beside surge fuzz envoy clean
+.PHONY: image push build help run test clients lint bench bench-soak bench-mtls bench-dashboards bench-replicas fleet report quantiles beside surge fuzz envoy clean
 
 build: ## build bin/meshpulse (the default)
 	@bench/tools/progress $(GO) build -v -tags $(TAGS) -ldflags "$(LDFLAGS)" -o bin/ ./cmd/meshpulse
@@ -52,6 +52,9 @@ bench: build report ## one table of what ingest, queries, memory and answers cos
 
 bench-soak: build report ## PODS (5000) streams with churn for SOAK (10m), then all reconnect at once
 	@bin/report soak --duration $(or $(SOAK),10m) $(if $(PODS),--pods $(PODS))
+
+bench-dashboards: build report ## how long an autoscaler waits while a hundred dashboards ask for 15 minutes of 1,000 series (20 minutes; WARM=1m for less history, printed and not kept)
+	@bin/report dashboards $(if $(WARM),--warm $(WARM))
 
 bench-mtls: build report ## what it costs that sidecars prove themselves: a handshake, a flush, 5,000 at once (8 minutes; ONLY=handshake a part)
 	@bin/report mtls $(if $(ONLY),--only $(ONLY))

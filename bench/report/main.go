@@ -25,8 +25,10 @@ const usage = `usage: report COMMAND [flags]
   surge    days of simulated traffic before the surge detector
   soak     thousands of streams with churn, then all reconnect at once
   mtls     what it costs that sidecars prove themselves
+  dashboards  how long an autoscaler waits while dashboards ask
   fleet    simulated sidecars; /stats, /reconnect and /calm on the port that it tells
   sink     receives what sidecars send and throws it away
+  panels   dashboards that ask a Prometheus; /stats on the port that it tells
   exposition  the same families as /stats/prometheus
   constant the library of the external metrics API with a constant answer
 `
@@ -47,6 +49,7 @@ func command(ctx context.Context, args []string) error {
 	}
 	run, ok := map[string]func(context.Context, []string) error{
 		"run": runBenchmarks, "quantiles": runQuantiles, "beside": runBeside, "surge": runSurge, "soak": runSoak, mtlsName: runMTLS,
+		dashboardsName: runDashboards, "panels": servePanels,
 		"fleet": serveFleet, nullSinkName: serveSink, "constant": serveConstant, "exposition": serveExposition,
 	}[args[0]]
 	if !ok {
