@@ -28,11 +28,16 @@ func TestKEDAsPrometheusScaler(t *testing.T) {
 		}
 		return got[0]
 	}
-	if got := of(manifest); !strings.Contains(got.Error, "503") {
-		t.Errorf("at the start: %+v", got)
+	const parameter = "        queryParameters: on_incomplete=error\n"
+	if !strings.Contains(manifest, parameter) {
+		t.Fatalf("the page's manifest has no line %q", parameter)
 	}
-	if got := of(strings.Replace(manifest, "queryParameters: on_incomplete=error\n", "", 1)); got.Error != "" || got.Value != 0 || got.Active {
-		t.Errorf("at the start, without the parameter: %+v, and KEDA was seen to take it for 0", got)
+	unknown := strings.Replace(manifest, `destination_workload="podinfo"`, `destination_workload="nobody"`, 1)
+	if got := of(unknown); !strings.Contains(got.Error, "503") {
+		t.Errorf("of a workload that nobody reports as: %+v", got)
+	}
+	if got := of(strings.Replace(unknown, parameter, "", 1)); got.Error != "" || got.Value != 0 || got.Active {
+		t.Errorf("without the parameter: %+v, and the page says that KEDA takes it for 0", got)
 	}
 	m.load(t, m.canary, rate, 40)
 	await(t, "a window that is known", func() string {

@@ -284,6 +284,11 @@ func get(t *testing.T, url string, headers ...string) (code int, text string) {
 	for i := 0; i < len(headers); i += 2 {
 		r.Header.Set(headers[i], headers[i+1])
 	}
+	return do(t, r)
+}
+
+func do(t *testing.T, r *http.Request) (code int, text string) {
+	t.Helper()
 	resp, err := http.DefaultClient.Do(r)
 	if err != nil {
 		t.Fatal(err)
