@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -60,6 +61,9 @@ func (l *lab) shadow(ctx context.Context) error {
 	}
 	run := scenario.Run{Scenario: s, HPASync: sync, Boot: seen.boot, Traces: seen.traces}
 	run.Judge()
+	// Means over lanes would be of both paths.
+	of := []string{scenario.SentRequests, scenario.FailedRequests, scenario.GeneratorLate, scenario.BootTime(0).Name}
+	run.Measures = slices.DeleteFunc(run.Measures, func(m scenario.Measure) bool { return !slices.Contains(of, m.Name) })
 	run.Measures = append(run.Measures, x.measures()...)
 	report := scenario.Report{
 		Scenario: s, Runs: []scenario.Run{run}, Versions: append(l.versions(), "Prometheus "+prometheusVersion, "KEDA "+kedaVersion),
