@@ -50,6 +50,8 @@ type demo struct {
 
 	started  time.Time
 	server   *standalone.Server
+	console  *process.Process
+	page     string // the console's address
 	sidecars []*sidecar.Sidecar
 	load     *load.Generator // nil while recordings are fed
 	past     past
@@ -69,6 +71,11 @@ func (d *demo) run(ctx context.Context) (err error) {
 	}
 	defer func() { err = errors.Join(err, d.server.Stop()) }()
 	d.started = time.Now()
+	if err := d.startConsole(ctx); err != nil {
+		return asked(ctx, err)
+	}
+	defer func() { err = errors.Join(err, d.console.Stop()) }()
+	d.say("the same in a browser, with plots: %s", d.page)
 
 	envoy, missing := sidecar.EnvoyBinary()
 	if missing != nil {
@@ -77,6 +84,33 @@ func (d *demo) run(ctx context.Context) (err error) {
 		return d.withRecordings(ctx)
 	}
 	return d.withSidecars(ctx, envoy)
+}
+
+// startConsole starts the page that shows the HPAs, and waits for its address. It has nothing of the
+// kubeconfig of who runs this.
+func (d *demo) startConsole(ctx context.Context) (err error) {
+	none := filepath.Join(d.dir, "kubeconfig")
+	if err := os.WriteFile(none, []byte("apiVersion: v1\nkind: Config\n"), 0o600); err != nil {
+		return err
+	}
+	d.console, err = process.Start(filepath.Join(d.dir, "console.log"), d.meshpulse,
+		"console", "--kubeconfig", none, "--server", d.server.URL, "--insecure-skip-tls-verify", "--all-namespaces")
+	if err != nil {
+		return err
+	}
+	err = d.console.Await(ctx, 10*time.Second, func(context.Context) error {
+		lines, err := d.console.Lines()
+		if err != nil || len(lines) < 2 { // its second line says that it serves
+			return errors.Join(err, errors.New("it tells no address"))
+		}
+		d.page = lines[0]
+		return nil
+	})
+	if err != nil {
+		d.console.Kill()
+		return fmt.Errorf("meshpulse console: %w", err)
+	}
+	return nil
 }
 
 func (d *demo) withSidecars(ctx context.Context, envoy string) (err error) {

@@ -44,8 +44,8 @@ func (d *demo) look(ctx context.Context) (view, error) {
 
 // curl is the command that asks the API as an HPA controller does.
 func (d *demo) curl() string {
-	return fmt.Sprintf("Ask the API as an HPA would (-k: the certificate is self-made):\n  curl -sk '%s%s'",
-		d.server.URL, standalone.MetricPath("test", "prometheus-query", "query-name=processed-requests-per-second"))
+	return fmt.Sprintf("In a browser, with plots: %s\nAsk the API as an HPA would (-k: the certificate is self-made):\n  curl -sk '%s%s'",
+		d.page, d.server.URL, standalone.MetricPath("test", "prometheus-query", "query-name=processed-requests-per-second"))
 }
 
 // lineLegend says how to read a line.

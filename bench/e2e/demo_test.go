@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -13,6 +14,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/meshpulse/meshpulse/bench/web"
 )
 
 // output collects what a process prints while it runs.
@@ -83,8 +86,16 @@ func TestDemoShowsLiveNumbersUntilItIsInterrupted(t *testing.T) {
 		}
 		return nil
 	})
-	if n := len(running(t, mark)); n != 5 {
-		t.Errorf("processes: got %d, want the demo, meshpulse and three sidecars", n)
+	page := regexp.MustCompile(`in a browser, with plots: (http://127\.0\.0\.1:\d+/\w+/)\n`).FindStringSubmatch(out.String())
+	if page == nil {
+		t.Fatal("the output has no address of the console")
+	}
+	shown, err := web.Get(t.Context(), http.DefaultClient, page[1])
+	if err != nil || !strings.Contains(string(shown), ">podinfo-total</a>") {
+		t.Errorf("the console: %v, %s", err, shown)
+	}
+	if n := len(running(t, mark)); n != 6 {
+		t.Errorf("processes: got %d, want the demo, meshpulse, its console and three sidecars", n)
 	}
 	if err := cmd.Process.Signal(syscall.SIGINT); err != nil {
 		t.Fatal(err)
