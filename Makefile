@@ -38,11 +38,16 @@ test: envoy ## vet, unit, race, fuzz-seed and end-to-end tests with real Envoys
 	cd bench/image && $(GO) mod tidy -diff && $(GO) vet . && $(GO) test .
 	cd bench/tools/release && $(GO) mod tidy -diff && $(GO) vet . && $(GO) test .
 
+test-console: build ## the pages of meshpulse console in a real Chromium, fetched into .cache from Debian (90 MB) or CHROMIUM_BIN; UPDATE=1 takes the pictures of metricsapi/README.md anew
+	@bench/tools/browser/get-chromium
+	cd bench/tools/browser && $(GO) mod tidy -diff && $(GO) vet . && $(GO) test -count 1 . $(if $(UPDATE),-update)
+
 lint: ## gofumpt and golangci-lint, built from bench/tools
 	@out=$$(git ls-files '*.go' | xargs $(LINT) gofumpt -l) && { test -z "$$out" || { echo "gofumpt would change:"; echo "$$out"; exit 1; }; }
 	$(LINT) golangci-lint run ./...
 	cd bench/lab && $(GO) tool -modfile=../tools/go.mod golangci-lint run ./...
 	cd bench/image && $(GO) tool -modfile=../tools/go.mod golangci-lint run ./...
+	cd bench/tools/browser && $(GO) tool -modfile=../go.mod golangci-lint run ./...
 	cd bench/clients && $(GO) tool -modfile=../tools/go.mod golangci-lint run .
 	cd bench/tools/release && $(GO) tool -modfile=../go.mod golangci-lint run ./...
 

@@ -86,8 +86,8 @@ func (d *demo) run(ctx context.Context) (err error) {
 	return d.withSidecars(ctx, envoy)
 }
 
-// startConsole starts the page that shows the HPAs, and waits for its address. It has nothing of the
-// kubeconfig of who runs this.
+// startConsole starts the page that shows the HPAs, and waits for its address. It has nothing of
+// the kubeconfig of who runs this.
 func (d *demo) startConsole(ctx context.Context) (err error) {
 	none := filepath.Join(d.dir, "kubeconfig")
 	if err := os.WriteFile(none, []byte("apiVersion: v1\nkind: Config\n"), 0o600); err != nil {

@@ -43,7 +43,11 @@ func (p *past) note(e *explain.Explanation) {
 			key := podKey{place, told.Namespace, told.Name}
 			q := point{e.At, value(told.Value)}
 			points := p.of[key]
-			i, _ := slices.BinarySearchFunc(points, q, func(a, b point) int { return a.at.Compare(b.at) })
+			i, known := slices.BinarySearchFunc(points, q, func(a, b point) int { return a.at.Compare(b.at) })
+			if known {
+				points[i] = q
+				continue
+			}
 			p.of[key] = slices.Insert(points, i, q)
 		}
 	}
