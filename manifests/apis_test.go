@@ -74,6 +74,38 @@ func TestDashboardsAreServedWhereAsked(t *testing.T) {
 	}
 }
 
+// TestScaledObjectsAreAnsweredWhereAsked: the component serves KEDA's external scaler, over TLS to who
+// has a certificate, from namespaces that are allowed, and lets meshpulse read ScaledObjects; the
+// base has none of it.
+func TestScaledObjectsAreAnsweredWhereAsked(t *testing.T) {
+	objects, base := renderObjects(t, overlay(t, "keda")), renderObjects(t, "base")
+	pod := func(of []runtime.Object) corev1.PodSpec {
+		return one[*appsv1.Deployment](t, of, "meshpulse").Spec.Template.Spec
+	}
+	const at = "/etc/meshpulse/keda/"
+	want := append(pod(base).Containers[0].Args, "--keda-address=0.0.0.0:9091", "--keda-tls-cert-file="+at+"tls.crt", "--keda-tls-private-key-file="+at+"tls.key", "--keda-client-ca-file="+at+"ca.crt")
+	if got := pod(objects).Containers[0].Args; !slices.Equal(got, want) {
+		t.Errorf("arguments %v, want %v", got, want)
+	}
+	if !slices.ContainsFunc(pod(objects).Volumes, func(v corev1.Volume) bool {
+		return v.Secret != nil && v.Secret.SecretName == "meshpulse-keda-tls" && (v.Secret.Optional == nil || !*v.Secret.Optional)
+	}) {
+		t.Error("the certificate is not mounted, or need not be there")
+	}
+	s := one[*corev1.Service](t, objects, "meshpulse-keda")
+	if s.Spec.Ports[0].Port != 9091 || s.Spec.Ports[0].TargetPort.StrVal != "keda" || !slices.ContainsFunc(pod(objects).Containers[0].Ports, func(p corev1.ContainerPort) bool { return p.Name == "keda" && p.ContainerPort == 9091 }) {
+		t.Errorf("the Service leads to no port of the pod: %+v", s.Spec.Ports)
+	}
+	rules, before := one[*networkingv1.NetworkPolicy](t, objects, "meshpulse").Spec.Ingress, one[*networkingv1.NetworkPolicy](t, base, "meshpulse").Spec.Ingress
+	if len(rules) != len(before)+1 || len(rules[len(before)].From) != 1 || rules[len(before)].From[0].NamespaceSelector.MatchLabels["meshpulse.io/keda"] != "allowed" {
+		t.Errorf("rules %+v, want one more, from namespaces that are allowed", rules)
+	}
+	role, was := one[*rbacv1.ClusterRole](t, objects, "meshpulse").Rules, one[*rbacv1.ClusterRole](t, base, "meshpulse").Rules
+	if added := role[len(was):]; len(added) != 1 || !slices.Equal(added[0].APIGroups, []string{"keda.sh"}) || !slices.Equal(added[0].Resources, []string{"scaledobjects"}) || !slices.Equal(added[0].Verbs, []string{"get", "list", "watch"}) {
+		t.Errorf("rights %+v beyond the base's", added)
+	}
+}
+
 func TestAPIService(t *testing.T) {
 	objects := renderObjects(t, overlay(t, "apiservice"))
 	a := one[*apiregistration.APIService](t, objects, "v1beta1.external.metrics.k8s.io")

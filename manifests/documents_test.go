@@ -113,7 +113,8 @@ func TestTheReferenceHasEveryNamedMetric(t *testing.T) {
 
 func TestTheReferenceHasEveryAnnotation(t *testing.T) {
 	const document = "metricsapi/README.md"
-	annotations := strings.ReplaceAll(read(t, document), "meshpulse.io/prometheus-api=allowed", "") // a label, of which manifests know
+	// Labels, of which manifests know.
+	annotations := strings.NewReplacer("meshpulse.io/prometheus-api=allowed", "", "meshpulse.io/keda=allowed", "").Replace(read(t, document))
 	same(t, "annotation meshpulse.io/", document, words(`"(?:meshpulse\.io/)?((?:surge|readable)-[a-z]+|serve)"`, code(t, "metricsapi")), words(`meshpulse\.io/([a-z-]+[a-z])`, annotations))
 }
 

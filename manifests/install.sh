@@ -15,8 +15,8 @@ usage: install.sh --image IMAGE [--replicas] [--component NAME]... [--fallback N
                      or with manifests/Dockerfile
   --component NAME   change what is installed (see components/NAME): mesh-namespaces lets only namespaces report that Istio
                      injects; own-namespaces has queries read their own namespace only; custom-metrics serves
-                     custom.metrics.k8s.io too; prometheus-api serves dashboards, with a Secret of yours; alerts and
-                     pod-monitor are for the Prometheus operator; dns lets it ask a DNS that is not in kube-system;
+                     custom.metrics.k8s.io too; prometheus-api serves dashboards, and keda ScaledObjects, each with a
+                     Secret of yours; alerts and pod-monitor are for the Prometheus operator; dns lets it ask a DNS that is not in kube-system;
                      host-network is for those whose control plane does not reach pods; guaranteed requests what it
                      may use
   --replicas         two replicas in the place of one, each with what all sidecars send (metricsapi/README.md, "Several
@@ -486,7 +486,7 @@ replaced() {
 # drop_components deletes the objects of components that were installed before, and are not now.
 drop_components() {
 	set --
-	for file in custom-metrics/rbac fallback/rbac fallback/custom-metrics/rbac pod-monitor/rbac prometheus-api/service shadow/rbac; do
+	for file in custom-metrics/rbac fallback/rbac fallback/custom-metrics/rbac pod-monitor/rbac prometheus-api/service keda/service shadow/rbac; do
 		case "$components " in *" ${file%/*} "*) ;; *) set -- "$@" -f "$here/components/$file.yaml" ;; esac
 	done
 	[ $# = 0 ] || kubectl delete --ignore-not-found "$@"
@@ -649,8 +649,8 @@ while [ $# -gt 0 ]; do
 	--image) image=$value ;;
 	--component)
 		case $value in
-		mesh-namespaces | own-namespaces | custom-metrics | prometheus-api | dns | host-network | guaranteed) components="$components $value" ;;
-		*) die "--component takes mesh-namespaces, own-namespaces, custom-metrics, prometheus-api, dns, host-network or guaranteed, not '$value'" ;;
+		mesh-namespaces | own-namespaces | custom-metrics | prometheus-api | keda | dns | host-network | guaranteed) components="$components $value" ;;
+		*) die "--component takes mesh-namespaces, own-namespaces, custom-metrics, prometheus-api, keda, dns, host-network or guaranteed, not '$value'" ;;
 		esac
 		;;
 	--replicas) replicas=yes ;;

@@ -93,9 +93,10 @@ func TestCustomMetricsAreClaimedWhereNobodyHasThem(t *testing.T) {
 // Of a component that is left out later nothing stays but what patches undo.
 func TestAComponentThatIsLeftOutLeavesNothing(t *testing.T) {
 	for given, want := range map[string][]string{
-		"":               {"custom-metrics/rbac", "fallback/rbac", "fallback/custom-metrics/rbac", "pod-monitor/rbac", "prometheus-api/service", "shadow/rbac"},
-		"prometheus-api": {"custom-metrics/rbac", "fallback/rbac", "fallback/custom-metrics/rbac", "pod-monitor/rbac", "shadow/rbac"},
-		"custom-metrics": {"fallback/rbac", "fallback/custom-metrics/rbac", "pod-monitor/rbac", "prometheus-api/service", "shadow/rbac"},
+		"":               {"custom-metrics/rbac", "fallback/rbac", "fallback/custom-metrics/rbac", "pod-monitor/rbac", "prometheus-api/service", "keda/service", "shadow/rbac"},
+		"prometheus-api": {"custom-metrics/rbac", "fallback/rbac", "fallback/custom-metrics/rbac", "pod-monitor/rbac", "keda/service", "shadow/rbac"},
+		"keda":           {"custom-metrics/rbac", "fallback/rbac", "fallback/custom-metrics/rbac", "pod-monitor/rbac", "prometheus-api/service", "shadow/rbac"},
+		"custom-metrics": {"fallback/rbac", "fallback/custom-metrics/rbac", "pod-monitor/rbac", "prometheus-api/service", "keda/service", "shadow/rbac"},
 	} {
 		c := newFakeCluster(t, "")
 		args := []string{"--image", "r.example/meshpulse:1"}

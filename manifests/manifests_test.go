@@ -159,6 +159,7 @@ func TestEveryKustomizationIsRendered(t *testing.T) {
 		"components/fallback",                // TestWhatAFallbackMay
 		"components/guaranteed",              // TestRequestsAreLimitsWhereAsked
 		"components/host-network",            // TestHostNetworkHasPortsOfItsOwn
+		"components/keda",                    // TestScaledObjectsAreAnsweredWhereAsked
 		"components/mesh-namespaces",         // TestMeshNamespacesAloneReport
 		"components/own-api",                 // TestTheOwnAPIIsLedToTheServiceOfTheMetrics
 		"components/own-namespaces",          // TestQueriesReadTheirOwnNamespaceWhereAsked

@@ -126,12 +126,12 @@ func (x *actor) follow(s *snapshot) {
 	x.states = states
 	for q := range x.watch {
 		if !wanted[q] {
-			q.Watch(false)
+			x.catalog.wakes.unwatch(q)
 		}
 	}
 	for q := range wanted {
 		if !x.watch[q] {
-			q.Watch(true)
+			x.catalog.wakes.watch(q)
 		}
 	}
 	x.watch = wanted
@@ -195,7 +195,10 @@ func (st *action) note(at time.Time, by int32) {
 // run looks at what rows have marked until the context ends, and returns when no raise is in
 // progress.
 func (x *actor) run(ctx context.Context) {
-	x.store.Watch(ctx, func(q *aggregator.Query) time.Duration { return x.evaluate(ctx, q) })
+	x.store.Watch(ctx, func(q *aggregator.Query) time.Duration {
+		x.catalog.wakes.wake(q)
+		return x.evaluate(ctx, q)
+	})
 	x.raising.Wait()
 }
 

@@ -119,7 +119,7 @@ func (s *Server) addSource(o Options, m *metrics) error {
 	api, err := cluster.Connect(cluster.Options{
 		Kubeconfig: o.Kubeconfig, Namespaces: own || shares, NamespacesFirst: shares,
 		Contain: o.Store.Contain, Log: o.Log, Now: o.Now, Behind: m.clockBehind.Set,
-		PeersService: o.PeersService, PeersFound: o.PeersFound, ScaledObjects: o.Shadow != "" || o.ShadowPrometheus != "",
+		PeersService: o.PeersService, PeersFound: o.PeersFound, ScaledObjects: o.Shadow != "" || o.ShadowPrometheus != "", Scaler: o.scaler(),
 	})
 	if err != nil {
 		return err
@@ -156,6 +156,9 @@ func (s *Server) addSource(o Options, m *metrics) error {
 	fresh := map[string]*cluster.Freshness{"pods": api.Pods.Freshness(), "hpas": api.HPAs.Freshness(), "scales": scales}
 	if api.Namespaces != nil {
 		fresh["namespaces"] = api.Namespaces.Freshness()
+	}
+	if api.ScaledObjects != nil {
+		fresh["scaledobjects"] = api.ScaledObjects.Freshness()
 	}
 	measureFreshness(o.Registerer, fresh)
 	if err := s.addFallback(o, m); err != nil {
@@ -375,6 +378,8 @@ func (s *Server) Run(ctx context.Context) error {
 	})
 	if x := s.provider.rules.actor; x != nil {
 		feeders.Go(func() { x.run(feeding) })
+	} else if len(s.options.ScalerAddresses) > 0 {
+		feeders.Go(func() { s.followRows(feeding) })
 	}
 	feeders.Go(func() { s.provider.catalog.keepTelling(feeding) })
 	if s.shadow != nil {
@@ -389,6 +394,9 @@ func (s *Server) Run(ctx context.Context) error {
 			feeders.Go(func() { s.watchAPIServices(feeding) })
 		}
 		if n := s.api.Namespaces; n != nil {
+			feeders.Go(func() { n.Run(feeding) })
+		}
+		if n := s.api.ScaledObjects; n != nil {
 			feeders.Go(func() { n.Run(feeding) })
 		}
 		if n := s.api.Replicas; n != nil {

@@ -26,6 +26,7 @@ type catalog struct {
 	reading reading         // nil: queries read whatever there is
 	sharing sharing         // what is answered here
 	current atomic.Pointer[snapshot]
+	wakes   wakes // who is told of rows of a query
 	// follow is told of each new snapshot before the queries that it no longer holds are closed;
 	// nil if nobody asks for it.
 	follow func(*snapshot)
@@ -45,6 +46,8 @@ type snapshot struct {
 	offers  map[offerKey]*offer
 	// byMetric has the offers of a namespace's metric in the order of their selectors.
 	byMetric map[offerKey][]*offer
+	// scaled are the HPAs that KEDA makes of ScaledObjects which ask here, by those.
+	scaled map[types.NamespacedName]*hpas.Wants
 	// acting are the HPAs whose targets are raised at surges of a query.
 	acting map[*aggregator.Query][]acting
 	// others are what HPAs ask for and is not answered here.
@@ -63,7 +66,9 @@ type offer struct {
 	owner    *hpas.Wants // whose query it is
 	// perReplica: the value is divided by the pods of the owner's target that are ready.
 	perReplica bool
-	askers     []*hpas.Wants // all who ask for it, the owner first
+	// triggered: it is of a ScaledObject, and KEDA asks for it.
+	triggered bool
+	askers    []*hpas.Wants // all who ask for it, the owner first
 }
 
 // hpaState is an HPA with everything that its author should know.
@@ -162,10 +167,13 @@ func (c *catalog) prepare(hpas []*hpas.Wants) map[preparedKey]*prepared {
 
 // newSnapshot takes the HPAs oldest first: the oldest's query wins a conflict.
 func newSnapshot(byAge []*hpas.Wants, queries map[preparedKey]*prepared, others others) *snapshot {
-	s := &snapshot{offers: map[offerKey]*offer{}, byMetric: map[offerKey][]*offer{}, acting: map[*aggregator.Query][]acting{}, others: others}
+	s := &snapshot{offers: map[offerKey]*offer{}, byMetric: map[offerKey][]*offer{}, acting: map[*aggregator.Query][]acting{}, scaled: map[types.NamespacedName]*hpas.Wants{}, others: others}
 	targets := map[string][]string{}
 	for _, a := range byAge {
 		targets[a.Target()] = append(targets[a.Target()], a.Name)
+		if a.Scaled != nil {
+			s.scaled[types.NamespacedName{Namespace: a.Namespace, Name: a.Scaled.Name}] = a
+		}
 		for _, w := range a.Metrics {
 			s.offer(a, w, queries)
 		}
@@ -239,8 +247,11 @@ func (s *snapshot) offer(a *hpas.Wants, w hpas.Metric, queries map[preparedKey]*
 		}
 		return
 	}
-	o := &offer{offerKey: key, written: w.Written, labels: hpas.Demanded(w.Selector), prepared: queries[queryKeyOf(a, w)], owner: a, askers: []*hpas.Wants{a}, perReplica: w.PerReplica}
+	o := &offer{offerKey: key, written: w.Written, labels: hpas.Demanded(w.Selector), prepared: queries[queryKeyOf(a, w)], owner: a, askers: []*hpas.Wants{a}, perReplica: w.PerReplica, triggered: w.Triggered}
 	s.offers[key] = o
+	if w.Triggered {
+		return
+	}
 	if w.Custom() {
 		s.customs = append(s.customs, customName(w.Name))
 		return

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -67,6 +68,10 @@ type Options struct {
 	// ServeBy is "opt-in" to serve only HPAs whose annotation [hpas.Serve], or their namespace's,
 	// is "true"; "all" is the default, and serves those where it is not "false".
 	ServeBy string
+
+	// ScalerAddresses are those by which triggers of KEDA's ScaledObjects name meshpulse as their
+	// scaler, host:port; without any nothing is read of ScaledObjects. In a cluster only.
+	ScalerAddresses []string
 
 	// SurgeAction is "off" to raise no target at a surge, whatever HPAs ask for; "on" is the
 	// default.
@@ -165,6 +170,14 @@ func (o Options) withDefaults() Options {
 	return o
 }
 
+// scaler says whether a trigger's scalerAddress leads here; nil where none does.
+func (o Options) scaler() func(address string) bool {
+	if len(o.ScalerAddresses) == 0 {
+		return nil
+	}
+	return func(address string) bool { return slices.Contains(o.ScalerAddresses, address) }
+}
+
 // Validate says what does not fit together, naming the flag that is wrong and the remedy. It opens
 // no file.
 func (o Options) Validate() error {
@@ -212,6 +225,7 @@ func (o Options) Validate() error {
 	fail(o.Standalone && ip != nil && !ip.IsLoopback() && o.TokenAuthFile == "", "--bind-address %s can be reached from other machines, and nobody would be asked who they are: "+
 		"give --token-auth-file FILE (lines of token,user,uid), or bind to 127.0.0.1", o.BindAddress)
 	fail(o.Standalone && o.CustomMetrics, "--custom-metrics asks a cluster for its pods: leave it out with --standalone")
+	fail(o.Standalone && len(o.ScalerAddresses) > 0, "KEDA asks for what its cluster's API server tells: leave --keda-address out with --standalone")
 	fail(!o.Standalone && o.HPADir != "", "--hpa-dir is read with --standalone only: in a cluster HPAs come from the API server")
 	fail(!o.Standalone && o.TokenAuthFile != "", "--token-auth-file is for --standalone only: in a cluster the API server says who a caller is")
 	return errors.Join(errs...)

@@ -119,7 +119,7 @@ func (p *provider) say(ctx context.Context, namespace, metric string, selector l
 	for _, it := range verdict.items {
 		list.Items = append(list.Items, toValue(metric, selector, it, verdict, answer))
 	}
-	return said{list: list, incomplete: incomplete}
+	return said{list: list, incomplete: incomplete, held: verdict.held}
 }
 
 // answer evaluates a query for whoever asks, and tells the HPAs that do what they should know.

@@ -77,6 +77,8 @@ type said struct {
 	incomplete string
 	// unasked: no HPA that is known here asks for it, so it is of a name alone.
 	unasked bool
+	// held: it is what keeps the replicas.
+	held bool
 }
 
 // rank orders what replicas say: what is known in full, a value, nothing. One that does not know
@@ -121,6 +123,7 @@ type reply struct {
 	Outcome    string                                    `json:",omitempty"`
 	Message    string                                    `json:",omitempty"`
 	Incomplete string                                    `json:",omitempty"`
+	Held       bool                                      `json:",omitempty"`
 	View       json.RawMessage                           `json:",omitempty"`
 }
 
@@ -139,12 +142,16 @@ func (p *provider) placeOf(q *aggregator.Query, namespace string) string {
 
 // get is what all replicas together say.
 func (p *provider) get(ctx context.Context, namespace, metric string, selector labels.Selector) (*external_metrics.ExternalMetricValueList, *refusal) {
-	if p.replicas == nil {
-		s := p.say(ctx, namespace, metric, selector)
-		return s.list, s.refused
-	}
-	s := p.together(ctx, p.inquire(ctx, question{Namespace: namespace, Metric: metric, Selector: selector.String()}, selector), true)
+	s := p.sayAll(ctx, namespace, metric, selector)
 	return s.list, s.refused
+}
+
+// sayAll is get with what is known of the answer.
+func (p *provider) sayAll(ctx context.Context, namespace, metric string, selector labels.Selector) said {
+	if p.replicas == nil {
+		return p.say(ctx, namespace, metric, selector)
+	}
+	return p.together(ctx, p.inquire(ctx, question{Namespace: namespace, Metric: metric, Selector: selector.String()}, selector), true)
 }
 
 // inquiry is a question as a replica looks into it. The caller of find releases the query.
@@ -267,7 +274,7 @@ func (p *provider) ask(ctx context.Context, name string, q question, patience ti
 	case q.Custom == nil && r.List == nil, q.Custom != nil && !q.Custom.answered(r):
 		return said{}, askedFailed
 	}
-	return said{list: r.List, custom: r.Custom, incomplete: r.Incomplete}, ""
+	return said{list: r.List, custom: r.Custom, incomplete: r.Incomplete, held: r.Held}, ""
 }
 
 // askReply is ask before it is looked into.
@@ -328,7 +335,7 @@ func (p *provider) asked(ctx context.Context, request []byte) []byte {
 }
 
 func encode(s said) []byte {
-	r := reply{List: s.list, Custom: s.custom, Incomplete: s.incomplete}
+	r := reply{List: s.list, Custom: s.custom, Incomplete: s.incomplete, Held: s.held}
 	if s.refused != nil {
 		r.List, r.Custom, r.Outcome, r.Message = nil, nil, s.refused.outcome, s.refused.message
 	}

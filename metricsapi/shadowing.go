@@ -119,9 +119,6 @@ func (s *Server) addShadow(o Options) error {
 func (x *shadowing) run(ctx context.Context) {
 	var keeping sync.WaitGroup
 	keeping.Go(func() { x.to.run(ctx) })
-	if s := x.api; s != nil {
-		keeping.Go(func() { s.ScaledObjects.Run(ctx) })
-	}
 	defer x.scaled.Close()
 	defer keeping.Wait()
 	tick := time.NewTicker(x.every)

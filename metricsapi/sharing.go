@@ -42,7 +42,7 @@ func (s sharing) divide(byAge []*hpas.Wants, words hpas.Vocabulary) ([]*hpas.Wan
 		} else {
 			own[i], theirs = a.Own(func(w hpas.Metric) bool {
 				key := keyOf(a, w)
-				return !s.passes || ours[key] && left[key] == ""
+				return !s.passes || w.Triggered || ours[key] && left[key] == ""
 			})
 		}
 		for _, w := range theirs {
@@ -96,7 +96,7 @@ func (k offerKey) name() offerKey { return offerKey{namespace: k.namespace, metr
 func (s *snapshot) ours(namespace, metric string, selector labels.Selector) bool {
 	key := offerKey{namespace, strings.ToLower(metric), hpas.Canonical(selector)}
 	switch _, named := hpas.Named(key.metric); {
-	case s.others.asked[key]:
+	case s.others.asked[key], s.offers[key] != nil && s.offers[key].triggered: // that is KEDA's to answer, by what it asks here
 		return false
 	case s.offers[key] != nil, named, namespace == flaggerNamespace && key.metric == flaggerMetric:
 		return true

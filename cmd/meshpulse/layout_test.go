@@ -90,6 +90,15 @@ func packageRules() map[string]packageRule {
 			ours: []string{"aggregator"},
 			why:  "it answers as Prometheus does, whatever an HPA is answered: what would be held it is told of by a function",
 		},
+		"metricsapi/keda": {
+			ours:  []string{"metricsapi/keda/externalscaler"},
+			never: []string{envoy, kubernetes, "sigs.k8s.io", prometheus + "/prometheus"},
+			why:   "KEDA's wire is spoken, whatever the answers stand on",
+		},
+		"metricsapi/keda/externalscaler": {
+			never: []string{envoy, kubernetes, "sigs.k8s.io", prometheus},
+			why:   "it is generated, and is the wire alone",
+		},
 		"metricsapi/fallback": {
 			never: []string{grpc, envoy, prometheus, "k8s.io/api", "sigs.k8s.io/custom-metrics-apiserver"},
 			why:   "a request is passed on as it is, whatever it asks for",

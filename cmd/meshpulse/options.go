@@ -40,6 +40,7 @@ type serveOptions struct {
 	api       metricsapi.Options
 	ingestTLS ingestTLS
 	prom      prometheusAPI
+	keda      kedaScaler
 	peers     peers
 
 	ingestAddress    string
@@ -99,6 +100,7 @@ func (o *serveOptions) flags(c console) *pflag.FlagSet {
 	f.StringVar(&o.api.TokenAuthFile, "token-auth-file", "", "standalone: bearer tokens to let in, a line is token,user,uid (default: everybody, on loopback addresses only)")
 
 	o.prom.flags(f)
+	o.keda.flags(f)
 	o.peers.flags(f)
 
 	f.StringVar(&o.logFormat, "log-format", "text", "text or json")
@@ -127,7 +129,8 @@ func (o *serveOptions) complete() error {
 		o.sink.MemoryLimit = limit
 		o.store.MemoryBudget = cmp.Or(o.store.MemoryBudget, limit/4*3) // the rest is for stacks, for messages in work and for what the collector is behind
 	}
-	wrong = append(wrong, o.api.Validate(), o.ingestTLS.complete(), o.peers.complete(o.api.Standalone), o.sink.Validate(), o.prom.complete())
+	scaler := o.keda.complete(&o.api)
+	wrong = append(wrong, o.api.Validate(), scaler, o.ingestTLS.complete(), o.peers.complete(o.api.Standalone), o.sink.Validate(), o.prom.complete())
 	_, _, err := net.SplitHostPort(o.ingestAddress)
 	wrong.when(err != nil, "--ingest-address: %w: give host:port", err)
 	wrong = append(wrong, o.checkSense(), o.roomForMessages(), o.ownPorts())
@@ -170,6 +173,10 @@ func (o *serveOptions) ownPorts() error {
 		{"--prometheus-address", o.prom.address, "--bind-address and --secure-port", https},
 		{"--prometheus-address", o.prom.address, "--ingest-address", o.ingestAddress},
 		{"--prometheus-address", o.prom.address, "--profiling-address", o.profilingAddress},
+		{"--keda-address", o.keda.address, "--bind-address and --secure-port", https},
+		{"--keda-address", o.keda.address, "--ingest-address", o.ingestAddress},
+		{"--keda-address", o.keda.address, "--profiling-address", o.profilingAddress},
+		{"--keda-address", o.keda.address, "--prometheus-address", o.prom.address},
 	} {
 		wrong.when(sameAddress(pair[1], pair[3]), "%s %s is what meshpulse itself listens on (%s, %s): give them ports of their own", pair[0], pair[1], pair[2], pair[3])
 	}

@@ -88,6 +88,7 @@ type server struct {
 	ingest    net.Listener
 	profiling net.Listener      // nil: off
 	prom      *prometheusServer // nil: off
+	keda      *kedaServer       // nil: off
 	replicas  *relay.Replicas   // nil: this is the only one
 	peers     net.Listener      // of the others; nil as replicas are
 	draining  chan struct{}
@@ -148,8 +149,18 @@ func newServer(o serveOptions, log *slog.Logger) (_ *server, err error) {
 			return nil, err
 		}
 	}
+	if o.keda.address != "" {
+		opened, err := o.keda.open(log, mostKEDAConnections)
+		if err != nil {
+			return nil, err
+		}
+		s.keda = &kedaServer{openedPort: opened}
+	}
 	if s.api, err = metricsapi.New(o.api); err != nil {
 		return nil, err
+	}
+	if s.keda != nil {
+		s.keda.answer(s.api, registry)
 	}
 	if s.prom != nil {
 		options := promapi.Options{
@@ -219,6 +230,9 @@ func (s *server) run(told, ctx context.Context) error {
 	if s.prom != nil {
 		group.Go(func() error { return s.prom.run(ctx) })
 	}
+	if s.keda != nil {
+		group.Go(func() error { return s.keda.run(ctx) })
+	}
 	group.Go(func() error {
 		<-ctx.Done()
 		return s.drain()
@@ -285,6 +299,9 @@ func (s *server) closeListeners() {
 	}
 	if s.prom != nil {
 		_ = s.prom.listener.Close()
+	}
+	if s.keda != nil {
+		_ = s.keda.listener.Close()
 	}
 }
 

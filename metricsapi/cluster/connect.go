@@ -40,6 +40,8 @@ type Options struct {
 	Namespaces, NamespacesFirst bool
 	// ScaledObjects: KEDA's are to be known, where it is installed.
 	ScaledObjects bool
+	// Scaler says whether a scalerAddress of a ScaledObject's trigger leads here; nil: none does.
+	Scaler func(address string) bool
 	// PeersService is the Service of all replicas, NAMESPACE/NAME, "" if there is one alone;
 	// PeersFound is told which there are.
 	PeersService string
@@ -103,10 +105,14 @@ func connectTo(config *rest.Config, o Options) (*API, error) {
 			a.HPAs.after = a.Namespaces.read.HasSynced
 		}
 	}
-	if o.ScaledObjects {
+	if o.ScaledObjects || o.Scaler != nil {
 		if a.ScaledObjects, err = newScaledObjects(config, client.CoreV1().RESTClient(), o.Contain, o.Log, o.Now); err != nil {
 			return nil, err
 		}
+	}
+	if o.Scaler != nil {
+		a.HPAs.asking = newAsking(o.Scaler, a.HPAs.wake, o.Log)
+		a.ScaledObjects.asking = a.HPAs.asking
 	}
 	if o.PeersService != "" {
 		if a.Replicas, err = NewReplicas(client, o.PeersService, o.PeersFound, o.Contain); err != nil {

@@ -138,8 +138,11 @@ func renew(ctx context.Context, client corev1client.EventsGetter, event *corev1.
 	return err
 }
 
-// objectOf is the HPA as what an event is about.
+// objectOf is the HPA as what an event is about; where KEDA makes it, what its author has written.
 func objectOf(h hpas.HPA) corev1.ObjectReference {
+	if o := h.Scaled; o != nil {
+		return corev1.ObjectReference{APIVersion: "keda.sh/v1alpha1", Kind: "ScaledObject", Namespace: h.Namespace, Name: o.Name, UID: o.UID}
+	}
 	return corev1.ObjectReference{
 		APIVersion: "autoscaling/v2", Kind: "HorizontalPodAutoscaler",
 		Namespace: h.Namespace, Name: h.Name, UID: h.UID, ResourceVersion: h.ResourceVersion,

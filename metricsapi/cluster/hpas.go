@@ -36,8 +36,10 @@ type HPAs struct {
 	// dirty holds at most one token: something has changed since the last Replace.
 	dirty chan struct{}
 	ready atomic.Bool
-	after cache.InformerSynced                             // what has to be known before they are told of; nil: nothing
-	api   autoscalingclient.HorizontalPodAutoscalersGetter // not the informer's cache
+	after cache.InformerSynced // what has to be known before they are told of; nil: nothing
+	// asking are ScaledObjects, of which KEDA makes some, or will; nil: they are nobody's here.
+	asking *asking
+	api    autoscalingclient.HorizontalPodAutoscalersGetter // not the informer's cache
 }
 
 // NewHPAs returns the cluster's HPAs, of which Run tells. The error is the informer's.
@@ -131,7 +133,7 @@ func (s *HPAs) list() ([]hpas.HPA, error) {
 	for i, o := range objects {
 		list[i] = hpas.HPA{HorizontalPodAutoscaler: o}
 	}
-	return list, nil
+	return s.asking.with(list), nil
 }
 
 // Freshness tells how long ago the HPAs were last in step with the API server.

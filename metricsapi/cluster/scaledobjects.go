@@ -3,6 +3,7 @@ package cluster
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"log/slog"
 	"time"
 
@@ -10,6 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/rest"
@@ -27,13 +29,15 @@ const servedEvery = 30 * time.Second
 // ScaledObjects watches KEDA's ScaledObjects of all namespaces, once an API server serves them.
 // Nobody waits for them.
 type ScaledObjects struct {
-	// Replace is told of all of them, at first and whenever one has changed.
+	// Replace is told of all of them, at first and whenever one has changed; nil if nobody asks.
 	Replace func([]hpas.ScaledObject)
 
 	contain  Contain
 	log      *slog.Logger
 	api      rest.Interface
 	informer cache.SharedIndexInformer
+	fresh    *Freshness
+	asking   *asking       // nil: none asks meshpulse
 	dirty    chan struct{} // holds at most one token: something has changed since the last Replace
 }
 
@@ -42,9 +46,9 @@ func newScaledObjects(config *rest.Config, api rest.Interface, contain Contain, 
 	if err != nil {
 		return nil, err
 	}
-	s := &ScaledObjects{contain: contain, log: log, api: api, dirty: make(chan struct{}, 1)}
+	s := &ScaledObjects{contain: contain, log: log, api: api, fresh: NewFreshness("ScaledObjects", now), dirty: make(chan struct{}, 1)}
 	of := client.Resource(schema.GroupVersionResource{Group: "keda.sh", Version: "v1alpha1", Resource: "scaledobjects"})
-	source := NewFreshness("ScaledObjects", now).Follow(&cache.ListWatch{
+	source := s.fresh.Follow(&cache.ListWatch{
 		ListWithContextFunc:  func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) { return of.List(ctx, o) },
 		WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) { return of.Watch(ctx, o) },
 	})
@@ -53,7 +57,16 @@ func newScaledObjects(config *rest.Config, api rest.Interface, contain Contain, 
 		return nil, err
 	}
 	_, err = s.informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
-		AddFunc: func(any) { s.wake() }, UpdateFunc: func(_, _ any) { s.wake() }, DeleteFunc: func(any) { s.wake() },
+		AddFunc: s.take, UpdateFunc: func(_, o any) { s.take(o) },
+		DeleteFunc: func(o any) {
+			if unknown, ok := o.(cache.DeletedFinalStateUnknown); ok {
+				o = unknown.Obj
+			}
+			if of, ok := o.(*unstructured.Unstructured); ok {
+				s.asking.set(objectKey(of), hpas.HPA{}, false)
+			}
+			s.wake()
+		},
 	})
 	return s, err
 }
@@ -65,6 +78,17 @@ func keepSpec(o any) (any, error) {
 		unstructured.RemoveNestedField(u.Object, "status")
 	}
 	return o, nil
+}
+
+func (s *ScaledObjects) take(o any) {
+	if of, ok := o.(*unstructured.Unstructured); ok {
+		s.contain.run("scaledobjects", objectKey(of).String(), func() { s.asking.take(of) })
+	}
+	s.wake()
+}
+
+func objectKey(o *unstructured.Unstructured) types.NamespacedName {
+	return types.NamespacedName{Namespace: o.GetNamespace(), Name: o.GetName()}
 }
 
 func (s *ScaledObjects) wake() {
@@ -89,7 +113,9 @@ func (s *ScaledObjects) Run(ctx context.Context) {
 	}
 	s.log.Info("scaled objects synced", "scaledobjects", len(s.informer.GetStore().List()))
 	for {
-		s.contain.run("scaledobjects", "all", func() { s.Replace(s.list()) })
+		if s.Replace != nil {
+			s.contain.run("scaledobjects", "all", func() { s.Replace(s.list()) })
+		}
 		select {
 		case <-ctx.Done():
 			return
@@ -111,3 +137,14 @@ func (s *ScaledObjects) list() (all []hpas.ScaledObject) {
 	}
 	return all
 }
+
+// Read says why the ScaledObjects have never been known, nil once they have, or where nobody asks.
+func (s *ScaledObjects) Read() error {
+	if s != nil && !s.informer.HasSynced() {
+		return errors.New("the ScaledObjects have not been read from the API server yet: is KEDA there, and may meshpulse read them (manifests/components/keda)?")
+	}
+	return nil
+}
+
+// Freshness tells how long ago the ScaledObjects were last in step with the API server.
+func (s *ScaledObjects) Freshness() *Freshness { return s.fresh }

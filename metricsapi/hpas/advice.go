@@ -55,6 +55,8 @@ func (a *Wants) adviseOnCallers(what string, w Metric, parts []Part) {
 	}
 	better := "take " + parts[0].byThemselves(a.Namespace)
 	switch {
+	case w.Triggered && !parts[0].reports("destination"): // its target may have no pods to speak for themselves
+		better = "add namespace, that of the callers, to its selector"
 	case w.Named && parts[0].namesCallers():
 		better = "add namespace: " + a.Namespace + " to the selector, or the namespace of the callers"
 	case w.Named:

@@ -25,6 +25,8 @@ type HPA struct {
 	Place int
 	// Problems are what the source found (old versions, unknown fields).
 	Problems []Problem
+	// Scaled is the ScaledObject that KEDA makes it of where that asks meshpulse, else nil.
+	Scaled *Scaled
 }
 
 // Compare orders HPAs by age: creationTimestamp, then (files without one) the place in the files,
@@ -43,6 +45,9 @@ func (h HPA) Compare(o HPA) int {
 // ReadsAs says whether what is read from two HPAs is the same. The controller writes its status at
 // every sync, which is not read.
 func (h HPA) ReadsAs(o HPA) bool {
+	if !h.Scaled.readsAs(o.Scaled) {
+		return false
+	}
 	return h.HorizontalPodAutoscaler == o.HorizontalPodAutoscaler && h.Path == o.Path && h.Place == o.Place ||
 		h.Path == o.Path && h.Place == o.Place && slices.Equal(h.Problems, o.Problems) && !Changed(h.HorizontalPodAutoscaler, o.HorizontalPodAutoscaler)
 }
@@ -115,6 +120,8 @@ type Metric struct {
 	Place     int // in the HPA's spec.metrics
 	// Named: the expression was made from the selector; the metric needs no annotation.
 	Named bool
+	// Triggered: it is of a ScaledObject's trigger, and KEDA asks for it.
+	Triggered bool
 	// Surge are the settings with which it is watched for surges, zero if it is not.
 	Surge aggregator.SurgeConfig
 
@@ -127,6 +134,7 @@ func (v Vocabulary) Read(h HPA) *Wants {
 	a := &Wants{HPA: h, words: v}
 	notes := readAnnotations(h.Annotations)
 	a.Surge, a.Problems = notes.surge, append(slices.Clone(h.Problems), notes.problems...)
+	a.readTriggers()
 	used := map[string]bool{} // annotations, as metric/key
 	for place, m := range h.Spec.Metrics {
 		if m.Type != autoscalingv2.ExternalMetricSourceType || m.External == nil {
@@ -135,11 +143,11 @@ func (v Vocabulary) Read(h HPA) *Wants {
 		}
 		before := len(a.Problems)
 		a.checkTarget(m.External)
-		w, ours := a.readMetric(m.External, notes, used)
+		w, surge, ours := a.readMetric(m.External, notes, used)
 		if !ours {
 			continue
 		}
-		w.Place, w.Surge = place, a.Surge.of(w)
+		w.Place, w.Surge = place, surge.of(w)
 		if w.Expr != "" {
 			w.parsed = Parse(w.Expr)
 			a.advise(w)
@@ -151,6 +159,7 @@ func (v Vocabulary) Read(h HPA) *Wants {
 	slices.SortStableFunc(a.Metrics, func(x, y Metric) int { return cmp.Compare(x.Place, y.Place) })
 	a.findUnused(notes, used)
 	a.adviseSurge()
+	a.adviseZero()
 	return a
 }
 
@@ -206,16 +215,17 @@ func (a *Wants) problem(reason, format string, args ...any) {
 	a.Problems = append(a.Problems, Problemf(reason, format, args...))
 }
 
-// readMetric finds the expression of a metric. ours is false for a metric that another collector is
-// configured for.
-func (a *Wants) readMetric(source *autoscalingv2.ExternalMetricSource, notes annotated, used map[string]bool) (w Metric, ours bool) {
+// readMetric finds the expression of a metric, and what is said of its surges. ours is false for a
+// metric that another collector is configured for.
+func (a *Wants) readMetric(source *autoscalingv2.ExternalMetricSource, notes annotated, used map[string]bool) (w Metric, surge Surge, ours bool) {
+	surge = a.Surge
 	w = Metric{Name: strings.ToLower(source.Metric.Name), Written: source.Metric.Name, Target: source.Target, Selector: labels.Everything()}
 	if source.Metric.Selector != nil {
 		selector, err := metav1.LabelSelectorAsSelector(source.Metric.Selector)
 		if err != nil {
 			w.Why = fmt.Sprintf("the selector of metric %s cannot be read: %v", w.Written, err)
 			a.problem(ReasonBadSelector, "%s", w.Why)
-			return w, true
+			return w, surge, true
 		}
 		w.Selector = selector
 	}
@@ -231,14 +241,17 @@ func (a *Wants) readMetric(source *autoscalingv2.ExternalMetricSource, notes ann
 		used[annotated+"/"+queryKey] = true
 	case isNamed:
 		a.readNamed(&w)
-	case notes.foreign[w.Name], labels[kedaKey] != "", labels[typeKey] != "" && labels[typeKey] != ourCollector:
-		return w, false
+	case labels[kedaKey] != "":
+		surge, ours = a.readTrigger(&w)
+		return w, surge, ours
+	case notes.foreign[w.Name], labels[typeKey] != "" && labels[typeKey] != ourCollector:
+		return w, surge, false
 	default:
 		w.Why = fmt.Sprintf("nothing says how to compute metric %s: add the annotation metric-config.external.%s.prometheus/query with a PromQL expression, "+
 			"or use a metric that needs none (istio-requests-per-second, istio-requests-in-flight, istio-request-duration-p95, …)", w.Written, w.Written)
 		a.problem(ReasonNoQuery, "%s", w.Why)
 	}
-	return w, true
+	return w, surge, true
 }
 
 func (a *Wants) readLegacy(w *Metric, name string, notes annotated, used map[string]bool) {

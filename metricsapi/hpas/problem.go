@@ -26,6 +26,8 @@ const (
 // Reasons of problems.
 const (
 	ReasonBadAnnotation     = "BadAnnotation"       // a key or value that cannot be read
+	ReasonBadTrigger        = "BadTrigger"          // metadata of a ScaledObject's trigger that cannot be served
+	ReasonNeverWakes        = "NeverWakes"          // a ScaledObject that nothing wakes from zero
 	ReasonIgnoredAnnotation = "IgnoredAnnotation"   // a key that is understood and has no effect here
 	ReasonObjectNotServed   = "ObjectNotServed"     // an Object metric that is not served
 	ReasonPodsNotServed     = "PodsNotServed"       // or a Pods metric
@@ -69,7 +71,7 @@ const (
 // Reasons are those of problems.
 func Reasons() []string {
 	return []string{
-		ReasonBadAnnotation, ReasonIgnoredAnnotation, ReasonObjectNotServed, ReasonPodsNotServed, ReasonSurgeNotServed,
+		ReasonBadAnnotation, ReasonBadTrigger, ReasonNeverWakes, ReasonIgnoredAnnotation, ReasonObjectNotServed, ReasonPodsNotServed, ReasonSurgeNotServed,
 		ReasonSurgeNotActed, ReasonBadMetric, ReasonBadQuery, ReasonTooMuch, ReasonNoQuery, ReasonUnusedQuery,
 		ReasonBadSelector, ReasonUnknownLabel, ReasonNotReported, ReasonUnreportedValue, ReasonUnreadMetrics,
 		ReasonMuteSidecars, ReasonUnpointedSidecars, ReasonRefusedSamples, ReasonContestedPod, ReasonRefusedSender, ReasonForeignPods,

@@ -11,6 +11,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 )
 
 // ScaledObject is one of KEDA's, told as the HPA that would take its place.
@@ -55,9 +56,12 @@ func KEDAsName(scaledObject string) string { return "keda-hpa-" + scaledObject }
 // scaledObject is what is read of keda.sh/v1alpha1.
 type scaledObject struct {
 	Metadata struct {
-		Name        string            `json:"name"`
-		Namespace   string            `json:"namespace"`
-		Annotations map[string]string `json:"annotations"`
+		Name              string            `json:"name"`
+		Namespace         string            `json:"namespace"`
+		UID               types.UID         `json:"uid"`
+		Generation        int64             `json:"generation"`
+		CreationTimestamp metav1.Time       `json:"creationTimestamp"`
+		Annotations       map[string]string `json:"annotations"`
 	} `json:"metadata"`
 	Spec struct {
 		ScaleTargetRef   autoscalingv2.CrossVersionObjectReference `json:"scaleTargetRef"`
@@ -70,6 +74,7 @@ type scaledObject struct {
 				Formula string `json:"formula"`
 			} `json:"scalingModifiers"`
 			HPA struct {
+				Name     string                                         `json:"name"`
 				Behavior *autoscalingv2.HorizontalPodAutoscalerBehavior `json:"behavior"`
 			} `json:"horizontalPodAutoscalerConfig"`
 		} `json:"advanced"`

@@ -33,7 +33,7 @@ func (s Serving) Serves(h HPA) bool {
 			return false
 		}
 	}
-	return !s.OptIn
+	return !s.OptIn || h.Scaled != nil // which names meshpulse itself
 }
 
 // Ours says whether a metric is meshpulse's where another adapter has the rest: its expression

@@ -2,6 +2,7 @@ package hpas
 
 import (
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/meshpulse/meshpulse/aggregator"
@@ -62,7 +63,7 @@ func (n *Surge) read(key, value string) (want string) {
 
 // of returns the settings with which a metric is watched, zero if it is not.
 func (n Surge) of(w Metric) aggregator.SurgeConfig {
-	byDefault := w.Named && w.Name == surgeMetric
+	byDefault := w.Named && (w.Name == surgeMetric || w.Triggered && strings.HasSuffix(w.Name, "-"+surgeMetric))
 	if n.Off || w.Expr == "" || !n.Asked && !byDefault {
 		return aggregator.SurgeConfig{}
 	}
@@ -88,7 +89,11 @@ func (a *Wants) adviseSurge() {
 			return
 		}
 	}
-	a.problem(ReasonSurgeNotServed, "the meshpulse.io/surge- annotations have no effect: in no metric of this HPA can a surge be told. %s", sentence(aggregator.ErrNoSurge))
+	asks := "the meshpulse.io/surge- annotations have"
+	if a.Scaled != nil {
+		asks = "what the triggers say of surges has"
+	}
+	a.problem(ReasonSurgeNotServed, asks+" no effect: in no metric of this HPA can a surge be told. %s", sentence(aggregator.ErrNoSurge))
 }
 
 // sentence is an error's text as one.

@@ -248,6 +248,7 @@ func TestTheChartIsTheBase(t *testing.T) {
 		"mesh-namespaces": {[]string{"mesh-namespaces"}, fmt.Sprintf(given, "secret", false) + "networkPolicy: {meshNamespacesOnly: true}"},
 		"own-namespaces":  {[]string{"own-namespaces"}, fmt.Sprintf(given, "secret", false) + "queryNamespaces: own"},
 		"prometheus-api":  {[]string{"prometheus-api"}, fmt.Sprintf(given, "secret", false) + "prometheusAPI: {enabled: true}"},
+		"keda":            {[]string{"keda"}, fmt.Sprintf(given, "secret", false) + "keda: {enabled: true}"},
 		"custom-metrics":  {[]string{"custom-metrics"}, fmt.Sprintf(given, "secret", false) + "customMetrics: {enabled: true}"},
 		"fallback":        {[]string{"fallback"}, fmt.Sprintf(given, "secret", false) + besideAnother},
 		"fallback of custom metrics": {
@@ -273,8 +274,8 @@ func TestTheChartIsTheBase(t *testing.T) {
 		"cert-manager": {[]string{"apiservice", "own-api", "cert-manager"}, fmt.Sprintf(given, "cert-manager", true)},
 		"replicas":     {[]string{"../replicas"}, fmt.Sprintf(given, "secret", false) + "replicas: 2"},
 		"all of several replicas": {
-			[]string{"prometheus-api", "fallback", "dns", "../replicas"},
-			fmt.Sprintf(given, "secret", false) + besideAnother + "networkPolicy: {dns: true}\nprometheusAPI: {enabled: true}\nreplicas: 2",
+			[]string{"prometheus-api", "keda", "fallback", "dns", "../replicas"},
+			fmt.Sprintf(given, "secret", false) + besideAnother + "networkPolicy: {dns: true}\nprometheusAPI: {enabled: true}\nkeda: {enabled: true}\nreplicas: 2",
 		},
 		"pod-monitor": {[]string{"pod-monitor"}, fmt.Sprintf(given, "secret", false) + "podMonitor: {enabled: true}"},
 		"alerts":      {[]string{"alerts"}, fmt.Sprintf(given, "secret", false) + "alerts: {enabled: true}"},
