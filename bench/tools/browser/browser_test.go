@@ -35,7 +35,7 @@ func console(t testing.TB, server string, args ...string) (address string, proce
 	if err := os.WriteFile(kubeconfig, []byte("apiVersion: v1\nkind: Config\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.CommandContext(t.Context(), filepath.Join("..", "..", "bin", "meshpulse"),
+	cmd := exec.CommandContext(t.Context(), filepath.Join("..", "..", "..", "bin", "meshpulse"),
 		append([]string{"console", "--kubeconfig", kubeconfig, "--server", server, "-A"}, args...)...)
 	cmd.Stderr = os.Stderr
 	out, err := cmd.StdoutPipe()
@@ -69,10 +69,10 @@ func browser(t testing.TB, base string) *tab {
 	t.Helper()
 	binary := os.Getenv("CHROMIUM_BIN")
 	if binary == "" {
-		binary = filepath.Join("..", "..", ".cache", "chromium", "chromium")
+		binary = filepath.Join("..", "..", "..", ".cache", "chromium", "chromium")
 	}
 	if _, err := os.Stat(binary); err != nil {
-		t.Fatalf("%v: bench/browser/get-chromium fetches one, or set CHROMIUM_BIN", err)
+		t.Fatalf("%v: bench/tools/browser/get-chromium fetches one, or set CHROMIUM_BIN", err)
 	}
 	options := append(chromedp.DefaultExecAllocatorOptions[:], chromedp.ExecPath(binary), chromedp.WSURLReadTimeout(limit), chromedp.UserDataDir(t.TempDir()))
 	if os.Getuid() == 0 {
@@ -189,7 +189,7 @@ func (b *tab) picture(name string) {
 	if len(png) > most {
 		b.Errorf("%s has %d bytes, more than %d", name, len(png), most)
 	}
-	file := filepath.Join("..", "..", "metricsapi", "pages", "pictures", name+".png")
+	file := filepath.Join("..", "..", "..", "metricsapi", "pages", "pictures", name+".png")
 	if *update {
 		if err := os.WriteFile(file, png, 0o644); err != nil { //nolint:gosec // it is seen by everybody
 			b.Error(err)
