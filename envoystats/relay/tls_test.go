@@ -16,8 +16,12 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/meshpulse/meshpulse/aggregator"
+	"github.com/meshpulse/meshpulse/envoystats/fleet"
 )
 
 const peerName = "meshpulse-peer.meshpulse-system.svc"
@@ -184,6 +188,73 @@ func TestARotationLeavesNobodyOut(t *testing.T) {
 	if !a.expires().After(time.Now()) {
 		t.Error("what was put in place has ended")
 	}
+}
+
+// counting is a sink that counts messages.
+type counting struct{ messages atomic.Int64 }
+
+func (c *counting) Relayed(aggregator.Pod) (Stream, error) { return c, nil }
+
+func (*counting) Streams() int { return 0 }
+
+func (c *counting) Message(time.Time, []byte) bool {
+	c.messages.Add(1)
+	return true
+}
+
+func (*counting) End() {}
+
+// While files reach replicas one after the other every frame arrives, both ways: what is open
+// outlives a rotation.
+func TestNoFrameIsLostOverARotation(t *testing.T) {
+	old, next, after := newAuthority(t), newAuthority(t), newAuthority(t)
+	var listeners [2]net.Listener
+	var addresses, dirs []string
+	for i := range listeners {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		listeners[i], addresses, dirs = l, append(addresses, l.Addr().String()), append(dirs, t.TempDir())
+		old.write(t, dirs[i], ofReplica(), old, next)
+	}
+	var sinks [2]counting
+	var senders [2]*Sender
+	for i, l := range listeners {
+		r, err := New(Config{
+			Self: fleet.Member{Name: addresses[i], Address: addresses[i]}, Static: addresses, TLS: newTestTLS(t, dirs[i]), Logger: slog.New(slog.DiscardHandler),
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Relay(&sinks[i])
+		go func() { _ = r.Serve(l) }()
+		gone, cut := context.WithCancel(context.Background())
+		cut()
+		t.Cleanup(func() { r.Shutdown(gone) })
+		senders[i] = r.Sender(&aggregator.Pod{Namespace: "shop", Name: "cart"})
+	}
+	sent := int64(0)
+	load := func(when string) {
+		for range 500 {
+			sent++
+			for _, s := range senders {
+				s.Send(time.Now(), []byte("flush"))
+			}
+		}
+		for i := range sinks {
+			for end := time.Now().Add(30 * time.Second); sinks[i].messages.Load() != sent; time.Sleep(time.Millisecond) {
+				if time.Now().After(end) {
+					t.Fatalf("%s: %d of %d frames came to replica %d", when, sinks[i].messages.Load(), sent, i)
+				}
+			}
+		}
+	}
+	load("before it")
+	next.write(t, dirs[0], ofReplica(), next, after, old)
+	load("one has the new files")
+	next.write(t, dirs[1], ofReplica(), next, after, old)
+	load("both have")
 }
 
 func TestWhatCannotBeReadLeavesTheLastGoodCertificate(t *testing.T) {
