@@ -64,7 +64,8 @@ type Options struct {
 	// ("": the system's), ShadowPrometheusTokenFile the bearer token that it is shown ("": none),
 	// over TLS or to a loopback address alone. Both are read again each time.
 	ShadowPrometheusCAFile, ShadowPrometheusTokenFile string
-	ShadowInterval                                    time.Duration
+
+	ShadowInterval time.Duration
 	// ServeBy is "opt-in" to serve only HPAs whose annotation [hpas.Serve], or their namespace's,
 	// is "true"; "all" is the default, and serves those where it is not "false".
 	ServeBy string

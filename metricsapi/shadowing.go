@@ -42,6 +42,8 @@ type shadowSource interface {
 	run(ctx context.Context)
 	// begin is told of each round.
 	begin(ctx context.Context)
+	// knows says whether a metric of its kind can be asked for there.
+	knows(w hpas.Metric) bool
 	// accepts says whether an HPA of a namespace may know what is said of an expression there.
 	accepts(p *prepared, namespace string) bool
 	// read asks for an HPA's metric. The error is [shadow.ErrNoValue], or that there is no answer.
@@ -225,6 +227,9 @@ func (x *shadowing) asks(c *shadow.Comparison, h hpas.HPA, w hpas.Metric, a aggr
 	}
 	target := horizontal.Target{Spec: n, Status: n, Pods: n, Ready: n}
 	ask := func(v float64) int32 {
+		if w.PerReplica { // which the controller multiplies by again
+			v /= float64(max(n, 1))
+		}
 		asked := x.settings().Ask(h.Spec.Behavior, w.Target, target, int64(math.Round(min(v, 1e15)*1000)))
 		return h.WithinLimits(asked.Replicas)
 	}
@@ -234,7 +239,7 @@ func (x *shadowing) asks(c *shadow.Comparison, h hpas.HPA, w hpas.Metric, a aggr
 // reason is why both are likely apart.
 func (x *shadowing) reason(ctx context.Context, c shadow.Comparison, ours shadowed, o *offer) shadow.Reason {
 	switch ours.v.rule {
-	case "", explain.RuleSeen, explain.RuleIdle:
+	case "", explain.RuleSeen, explain.RuleMore, explain.RuleIdle:
 	default:
 		return shadow.ReasonRule
 	}

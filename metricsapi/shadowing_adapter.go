@@ -99,6 +99,9 @@ func (x *adapterShadow) wayTo(ctx context.Context, apiService string) way {
 	return way{why: fmt.Errorf("%s does not lead to %s, so that is asked at its Service: give --shadow-ca-file FILE, the authority of its certificate", apiService, x.to)}
 }
 
+// knows says whether a metric is one of the API that is asked.
+func (x *adapterShadow) knows(w hpas.Metric) bool { return !w.Custom() }
+
 // accepts says whether a metric may be asked for: by its name, and what is told of it the HPA
 // itself shows.
 func (x *adapterShadow) accepts(p *prepared, _ string) bool { return p.err == nil }

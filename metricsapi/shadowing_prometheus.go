@@ -4,6 +4,8 @@ import (
 	"context"
 	"time"
 
+	autoscalingv2 "k8s.io/api/autoscaling/v2"
+
 	"github.com/meshpulse/meshpulse/metricsapi/hpas"
 	"github.com/meshpulse/meshpulse/metricsapi/shadow"
 )
@@ -22,6 +24,12 @@ func newPrometheusShadow(o Options, words hpas.Vocabulary) (*prometheusShadow, e
 
 func (x *prometheusShadow) run(context.Context)   {}
 func (x *prometheusShadow) begin(context.Context) {}
+
+// knows says whether an expression is the whole of a metric: one of pods is of those alone that the
+// HPA's target has.
+func (x *prometheusShadow) knows(w hpas.Metric) bool {
+	return w.Kind != autoscalingv2.PodsMetricSourceType
+}
 
 // accepts says whether an expression may be sent: the Prometheus may have far more than the mesh's
 // metrics, whoever wrote the HPA not the right to read them.

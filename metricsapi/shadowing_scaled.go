@@ -58,7 +58,7 @@ type compared struct {
 func (x *shadowing) all() (list []compared) {
 	for _, h := range x.provider.catalog.current.Load().hpas {
 		for i, w := range h.Metrics {
-			if o := h.offers[i]; w.Kind == "" && o != nil {
+			if o := h.offers[i]; o != nil && x.to.knows(w) {
 				list = append(list, compared{h.HPA, w, o})
 			}
 		}

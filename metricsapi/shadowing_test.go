@@ -1,6 +1,7 @@
 package metricsapi
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/http"
@@ -121,7 +122,11 @@ func TestADifferenceHasItsLikelyReason(t *testing.T) {
 		age    time.Duration
 		sent   []requests
 		reason string
+		target string // "": averageTen
+		old    bool   // no pod is new
 	}{
+		"it keeps the replicas":            {expr: sum, theirs: "10", reason: "rule", old: true},
+		"less than the window is known":    {expr: sum, theirs: "30", sent: []requests{{pod: "a", from: 90 * time.Second, to: 2 * time.Minute}, late[1]}, target: `type: AverageValue, averageValue: "1"`, reason: "window", old: true},
 		"twice as much, of both reporters": {expr: sum, theirs: "20", sent: all("a", "b"), reason: "reporter"},
 		"one reporter is asked for":        {expr: strings.Replace(sum, "{", `{reporter="destination",`, 1), theirs: "20", sent: all("a", "b"), reason: "unknown"},
 		"as it was at its newest sample":   {expr: sum, theirs: "5", age: 30 * time.Second, sent: late, reason: "stale answer"},
@@ -130,10 +135,10 @@ func TestADifferenceHasItsLikelyReason(t *testing.T) {
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			young := time.Duration(0)
-			if test.sent[1].from > time.Minute {
+			if !test.old && test.sent[1].from > time.Minute {
 				young = -85 * time.Second // it began after the store
 			}
-			h := explained(t, "podinfo", "mine", averageTen)
+			h := explained(t, "podinfo", "mine", cmp.Or(test.target, averageTen))
 			h.Annotations = map[string]string{"metric-config.external.mine.prometheus/query": test.expr}
 			x := newExplainTest(t, fixedPods{podinfo("a", time.Hour), podinfo("b", young)}, h)
 			for _, s := range test.sent {
@@ -191,6 +196,32 @@ func TestOnlyWhatTheMeshSendsIsAskedFor(t *testing.T) {
 		x.shadow.round(t.Context())
 		if len(p.asked) != 0 || x.outcome(t, shadowNotSent) != 1 {
 			t.Errorf("%s: asked %q, %v not sent", expr, p.asked, x.outcome(t, shadowNotSent))
+		}
+	}
+}
+
+// A metric of an object is compared as an external one is, by its annotation's query or its name's;
+// one that is divided by the pods asks for as many replicas as one that is not.
+func TestMetricsOfObjectsAreCompared(t *testing.T) {
+	const perReplica = `, metric-config.object.rps.prometheus/per-replica: "true"`
+	for name, text := range map[string]string{
+		"by a query":                     objectHPA("rps", objectQuery, `type: AverageValue, averageValue: "10"`),
+		"by a query, for each that runs": objectHPA("rps", objectQuery+perReplica, `type: Value, value: "10"`),
+		"by a name":                      objectHPA("istio-requests-per-second", "", `type: AverageValue, averageValue: "10"`),
+	} {
+		x := newExplainTest(t, fixedPods{podinfo("a", time.Hour), podinfo("b", time.Hour)})
+		x.list = []hpas.HPA{hpaFrom(t, text)}
+		x.list[0].Status.CurrentReplicas = 3
+		x.provider.catalog.words.Custom = true
+		x.provider.catalog.Replace(x.list)
+		for _, s := range all("a", "b") {
+			s.send(x.store)
+		}
+		startShadowPrometheus(t, x).value = "45"
+		x.shadow.round(t.Context())
+		m := x.of("podinfo").Metrics[0]
+		if m.Shadow == nil || m.Shadow.Compared != 1 || *m.Shadow.Newest.Here != 10 || *m.Shadow.Newest.There != 45 || m.Shadow.Newest.HereAsks != 1 || m.Shadow.Newest.ThereAsks != 5 {
+			t.Errorf("%s: %+v", name, m.Shadow)
 		}
 	}
 }
