@@ -10,8 +10,10 @@ import (
 // trigger is what KEDA makes of one.
 type trigger struct {
 	Name   string
+	Target float64
 	Value  float64
 	Active bool
+	Pushed bool
 	Error  string
 }
 

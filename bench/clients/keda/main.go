@@ -1,8 +1,10 @@
-// Command keda asks what a ScaledObject's triggers of type prometheus ask, by KEDA's own scaler.
+// Command keda asks what a ScaledObject's triggers of types prometheus, external and external-push
+// ask, by KEDA's own scalers.
 //
-// It reads the ScaledObject (YAML) and writes a line of JSON for each trigger: the value that
-// KEDA's metrics server would give the HPA, whether KEDA takes the trigger for active, and the
-// error that it would have instead.
+// It reads the ScaledObject (YAML) and writes a line of JSON for each trigger: the target that
+// KEDA's HPA would have and the value that its metrics server would give that, whether KEDA takes
+// the trigger for active, whether one that pushes has said so by itself, and the error that KEDA
+// would have instead.
 package main
 
 import (
@@ -28,8 +30,10 @@ const httpTimeout = 3 * time.Second
 // answer is what KEDA makes of a trigger.
 type answer struct {
 	Name   string  `json:"name"`
+	Target float64 `json:"target"`
 	Value  float64 `json:"value"`
 	Active bool    `json:"active"`
+	Pushed bool    `json:"pushed"`
 	Error  string  `json:"error,omitempty"`
 }
 
@@ -41,7 +45,8 @@ func main() {
 	}
 }
 
-// run takes what a TriggerAuthentication would give as arguments, NAME=VALUE.
+// run takes what a TriggerAuthentication would give as arguments, NAME=VALUE, and what the
+// workload's environment has as env:NAME=VALUE.
 func run(ctx context.Context, in io.Reader, out io.Writer, auth []string) error {
 	text, err := io.ReadAll(in)
 	if err != nil {
@@ -51,14 +56,18 @@ func run(ctx context.Context, in io.Reader, out io.Writer, auth []string) error 
 	if err := yaml.UnmarshalStrict(text, &so); err != nil {
 		return err
 	}
-	params := map[string]string{}
+	params, env := map[string]string{}, map[string]string{}
 	for _, a := range auth {
 		name, value, _ := strings.Cut(a, "=")
-		params[name] = value
+		if of, is := strings.CutPrefix(name, "env:"); is {
+			env[of] = value
+		} else {
+			params[name] = value
+		}
 	}
 	w := json.NewEncoder(out)
 	for i, trigger := range so.Spec.Triggers {
-		if err := w.Encode(ask(ctx, &so, i, trigger, params)); err != nil {
+		if err := w.Encode(ask(ctx, &so, i, trigger, params, env)); err != nil {
 			return err
 		}
 	}
@@ -66,24 +75,60 @@ func run(ctx context.Context, in io.Reader, out io.Writer, auth []string) error 
 }
 
 // ask builds the scaler of a trigger as KEDA's cache of scalers does, and asks it once.
-func ask(ctx context.Context, so *kedav1alpha1.ScaledObject, index int, trigger kedav1alpha1.ScaleTriggers, auth map[string]string) answer {
+func ask(ctx context.Context, so *kedav1alpha1.ScaledObject, index int, trigger kedav1alpha1.ScaleTriggers, auth, env map[string]string) answer {
 	metadata := map[string]string{}
 	for name, value := range trigger.Metadata {
 		metadata[name] = value
 	}
-	s, err := scalers.NewPrometheusScaler(&scalersconfig.ScalerConfig{
+	s, err := scalerOf(&scalersconfig.ScalerConfig{
 		ScalableObjectName: so.Name, ScalableObjectNamespace: so.Namespace, ScalableObjectType: "ScaledObject",
 		GlobalHTTPTimeout: httpTimeout, TriggerName: trigger.Name, TriggerType: trigger.Type,
-		TriggerMetadata: metadata, AuthParams: auth, TriggerIndex: index, MetricType: trigger.MetricType,
+		TriggerMetadata: metadata, AuthParams: auth, ResolvedEnv: env, TriggerIndex: index, MetricType: trigger.MetricType,
 	})
 	if err != nil {
 		return answer{Error: err.Error()}
 	}
 	defer func() { _ = s.Close(ctx) }()
-	name := s.GetMetricSpecForScaling(ctx)[0].External.Metric.Name
-	values, active, err := s.GetMetricsAndActivity(ctx, name)
-	if err != nil {
-		return answer{Name: name, Error: err.Error()}
+	specs := s.GetMetricSpecForScaling(ctx)
+	if len(specs) == 0 {
+		return answer{Error: "no metric"}
 	}
-	return answer{Name: name, Value: values[0].Value.AsApproximateFloat64(), Active: active}
+	of := specs[0].External
+	got := answer{Name: of.Metric.Name}
+	if of.Target.AverageValue != nil {
+		got.Target = of.Target.AverageValue.AsApproximateFloat64()
+	}
+	values, active, err := s.GetMetricsAndActivity(ctx, got.Name)
+	if err != nil {
+		got.Error = err.Error()
+		return got
+	}
+	got.Value, got.Active = values[0].Value.AsApproximateFloat64(), active
+	if p, ok := s.(scalers.PushScaler); ok {
+		got.Pushed = pushed(ctx, p)
+	}
+	return got
+}
+
+// scalerOf builds the scaler of a trigger.
+func scalerOf(c *scalersconfig.ScalerConfig) (scalers.Scaler, error) {
+	switch c.TriggerType {
+	case "external":
+		return scalers.NewExternalScaler(c)
+	case "external-push":
+		return scalers.NewExternalPushScaler(c)
+	}
+	return scalers.NewPrometheusScaler(c)
+}
+
+// pushTimeout is how long a scaler may take to say by itself that a trigger is active.
+const pushTimeout = 20 * time.Second
+
+// pushed says whether a scaler has said by itself that its trigger is active.
+func pushed(ctx context.Context, s scalers.PushScaler) bool {
+	ctx, cancel := context.WithTimeout(ctx, pushTimeout)
+	defer cancel()
+	active := make(chan bool)
+	go s.Run(ctx, active)
+	return <-active // closed when its time is over
 }
