@@ -53,6 +53,9 @@ type Pod struct {
 	// EvictionInterval is the sidecar's stats_eviction_interval where the node tells it, else 0:
 	// counters that it leaves out for so long begin anew.
 	EvictionInterval time.Duration
+	// SendsActive and SendsPending: the node says that its sidecar sends ActiveMetric and
+	// PendingMetric, once there is something of them.
+	SendsActive, SendsPending bool
 	// InclusiveBounds: since Envoy 1.38 a histogram's bucket holds the values equal to its upper
 	// bound, and a quantile's place within its bin is another (internal/fine).
 	InclusiveBounds bool

@@ -53,8 +53,13 @@ func (q *Query) coverage(at int64) (time.Time, Coverage) {
 	var pods, named []*table
 	var unnamed bearers
 	bearing := map[*table]bool{} // of those of which samples were refused
+	var proxys []*unsent
 	for i, sel := range q.selectors {
 		before, asked := cov.Matched, askedBound{selector: sel}
+		own := newUnsent(sel)
+		if own != nil {
+			proxys = append(proxys, own)
+		}
 		for sc := newScan(q.store.index, sel, math.MinInt64, at, 1); sc.begin(); {
 			moved := cov.Moved || sc.moved()
 			last := sc.newest()
@@ -67,6 +72,9 @@ func (q *Query) coverage(at int64) (time.Time, Coverage) {
 				cov.Moved = moved
 				newest = max(newest, last)
 				pods = append(pods, sc.table)
+				if own != nil {
+					own.bears[sc.table] = true
+				}
 				cov.reach(q.beyond(&sc))
 				asked.look(&sc)
 				if !sel.namesPods() {
@@ -95,6 +103,11 @@ func (q *Query) coverage(at int64) (time.Time, Coverage) {
 		}
 		state := q.state(t, at)
 		state.Bare = !state.Refused.IsZero() && !bearing[t]
+		for _, u := range proxys {
+			if state.Reporting && state.Unsent == "" {
+				state.Unsent = u.by(t)
+			}
+		}
 		cov.count(state, at, q.reach)
 		if state.Reporting {
 			reporting = append(reporting, lively{time.Duration(t.flush.Load()) * time.Millisecond, state.Newest})
@@ -161,7 +174,7 @@ func (c *Coverage) count(p PodState, at int64, reach time.Duration) {
 	} else {
 		c.Silent++
 	}
-	if !p.Reporting || p.Rivals != nil || !p.Refused.IsZero() || !p.GapTo.IsZero() || p.Oldest.UnixMilli() > at-reach.Milliseconds() {
+	if !p.Reporting || p.Rivals != nil || p.Unsent != "" || !p.Refused.IsZero() || !p.GapTo.IsZero() || p.Oldest.UnixMilli() > at-reach.Milliseconds() {
 		c.Partial = append(c.Partial, p)
 	}
 }

@@ -158,6 +158,38 @@ const (
 	ProxyBuild  = "istio_build"
 )
 
+// Gauges of Envoy's own that say how many requests of a pod's there are now: those that it serves,
+// by listener, and those of its calls that wait for a connection, by cluster. A sidecar sends them
+// from the first request on, so that without one they are 0, where the node says that they are
+// sent.
+const (
+	ActiveMetric  = "envoy_http_downstream_rq_active"
+	PendingMetric = "envoy_cluster_upstream_rq_pending_active"
+)
+
+// unsent is which tables have a selector's series, of a metric of which those that have none need
+// not be at 0.
+type unsent struct {
+	*selector
+	bears map[*table]bool
+}
+
+// newUnsent returns nil for other selectors, and for one that names no pods.
+func newUnsent(s *selector) *unsent {
+	if s.name != ActiveMetric && s.name != PendingMetric || !s.namesPods() {
+		return nil
+	}
+	return &unsent{s, map[*table]bool{}}
+}
+
+// by returns the metric that a pod does not send, "" if it does or has nothing to send.
+func (u *unsent) by(t *table) string {
+	if p := t.pod.Load(); !u.bears[t] && u.couldBe(p) && !(p.SendsActive && u.name == ActiveMetric) && !(p.SendsPending && u.name == PendingMetric) {
+		return u.name
+	}
+	return ""
+}
+
 // IdentityLabel is a label that names a pod. Own is what it is called on metrics of the sidecar's
 // own, "" where those have it otherwise: Prometheus has it of the pod there (relabel_configs of
 // Istio's, which copy a pod's labels), but for the workload. Certain: it says which workload the

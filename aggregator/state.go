@@ -50,6 +50,9 @@ type PodState struct {
 	// Unread is what the query names of metrics that nobody had asked the pod for before Oldest:
 	// those that begin so; "" if that is not why. Known of a query's partial pods only.
 	Unread string
+	// Unsent is a metric of the sidecar's own that the query names and the sidecar does not send,
+	// "" if there is none. Known of a query's partial pods only.
+	Unsent string
 	// Single: one flush has come so far, and how long it took is not known: nothing is, beyond it.
 	Single bool
 	// Bare: samples of it were refused, and none of the series that the query selects reaches back

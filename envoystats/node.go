@@ -69,6 +69,7 @@ func readNode(identifier []byte) (aggregator.Pod, error) {
 		EvictionInterval:  interval(meta["ANNOTATIONS"].GetStructValue(), "sidecar.istio.io/statsEvictionInterval"),
 		InclusiveBounds:   inclusiveBounds(node.GetUserAgentBuildVersion()),
 	}
+	pod.SendsActive, pod.SendsPending = sends(meta)
 	for _, part := range []struct {
 		key, value string
 		fits       bool

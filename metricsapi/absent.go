@@ -180,6 +180,9 @@ func (r rules) remarks(o *offer, p *prepared, a aggregator.Answer) (ps []hpas.Pr
 	if otherForm(a) {
 		remark(hpas.ReasonUnreadMetrics, "%s. Nothing is known of their requests", otherFormText)
 	}
+	if name := unsent(a); name != "" {
+		remark(hpas.ReasonNotReported, "not all of its sidecars send %s: %s", name, remedyForUnsent)
+	}
 	var blank *parser.VectorSelector // for which the expression has no value, though others of its parts have
 	if a.Matched > 0 && len(a.Values) == 0 {
 		blank = absent.in(p.Tree)

@@ -113,6 +113,8 @@ func (r rules) judge(subject string, p *prepared, a aggregator.Answer, at time.T
 		return verdict{}, refuse(outcomeNoValue, "%s: %s: %s", subject, why, p.Text)
 	case r.holder == nil && unread(a) != "":
 		return verdict{}, refuse(outcomeHeld, "%s: %s is kept since an HPA asks for it (what every pod keeps, --keep says), which is not yet as long as the window: %s", subject, unread(a), p.Text)
+	case a.Reporting > 0 && unsent(a) != "" && (a.Matched == 0 || r.holder == nil):
+		return verdict{}, refuse(outcomeNoValue, "%s: not all of its sidecars send %s, so it is not known: %s: %s", subject, unsent(a), remedyForUnsent, p.Text)
 	case p.Selects() && a.Matched == 0 && otherForm(a):
 		return verdict{}, refuse(outcomeNoValue, "%s: no series, and it is not known to be 0: its %s: %s", subject, otherFormText, p.Text)
 	case p.Selects() && a.Reporting == 0 && (a.Matched == 0 || r.holder != nil || nothingLeft(a)):
@@ -162,7 +164,7 @@ func (r rules) judgeNothing(subject string, p *prepared, a aggregator.Answer) (v
 		return verdict{}, refuse(outcomeNoValue, "%s: no series, but samples of its pods were refused, so it is not known to be 0 (meshpulse_store_dropped_samples_total tells the reason): %s", subject, p.Text)
 	}
 	for _, part := range p.Parts {
-		if !part.Istio() {
+		if !part.Istio() && !part.SentOnceUsed() {
 			return verdict{}, refuse(outcomeNoValue, "%s: no series matches. It is not known to be 0: %s: %s", subject, r.words.RemedyForMetric(part.Named()), p.Text)
 		}
 	}
@@ -250,6 +252,18 @@ func unread(a aggregator.Answer) string {
 	}
 	return ""
 }
+
+// unsent is a metric of sidecars' own that one of the selected pods does not send, "" if all do.
+func unsent(a aggregator.Answer) string {
+	for _, p := range a.Partial {
+		if p.Unsent != "" {
+			return p.Unsent
+		}
+	}
+	return ""
+}
+
+const remedyForUnsent = "the annotation " + hpas.InclusionAnnotation + " of their pods has them sent, from a restart on (manifests/istio/README.md)"
 
 const otherFormText = "sidecars send Istio's metrics in a form that is not read: names of Istio 1.17 and before, or another stats prefix than istiocustom. (an EnvoyFilter, stat_prefix)"
 

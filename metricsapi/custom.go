@@ -354,6 +354,8 @@ func (l *lookAtPods) of(store *aggregator.Store, namespace string, p cluster.Sel
 		return 0, newest, "is contested: two senders report as it"
 	case !s.Refused.IsZero():
 		return 0, newest, "has had samples refused"
+	case s.Unsent != "":
+		return 0, newest, "does not send it: " + remedyForUnsent
 	case s.Oldest.After(from) && (older || !s.Whole), !s.GapTo.IsZero() && s.GapFrom.After(p.Created):
 		return 0, newest, "is not known back to the beginning of the window"
 	}

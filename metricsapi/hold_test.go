@@ -98,6 +98,8 @@ type requests struct {
 	refused    bool          // nothing of it can be read
 	begun      bool          // it had requests before
 	idle       bool          // it has none
+	sends      bool          // its node says that it sends how many are open
+	open       float64       // and those are so many; 0: it has not sent any
 }
 
 type requestLabels struct{ unreadable, refused bool }
@@ -106,13 +108,18 @@ func (d requestLabels) Describe(i int) (string, []aggregator.Label, error) {
 	if i == 2 && d.unreadable || d.refused {
 		return "", nil, errors.New("not UTF-8")
 	}
+	if i == 2 {
+		return aggregator.ActiveMetric, []aggregator.Label{{Name: "workload", Value: "podinfo"}, {Name: "http_conn_manager_prefix", Value: "inbound_0.0.0.0_80"}}, nil
+	}
 	return []string{"istio_requests_total", "istio_request_duration_milliseconds"}[i], []aggregator.Label{
 		{Name: "reporter", Value: "destination"}, {Name: "destination_workload", Value: "podinfo"}, {Name: "destination_workload_namespace", Value: "test"},
 	}, nil
 }
 
 func (r requests) send(s *aggregator.Store) {
-	st := s.Connect(aggregator.Pod{Namespace: "test", Name: r.pod, Workload: "podinfo", FlushInterval: 5 * time.Second})
+	p := aggregator.Pod{Namespace: "test", Name: r.pod, Workload: "podinfo", FlushInterval: 5 * time.Second}
+	p.SendsActive = r.sends
+	st := s.Connect(p)
 	count := 0.0
 	if r.begun {
 		count = 1000
@@ -133,6 +140,9 @@ func (r requests) send(s *aggregator.Store) {
 		}
 		if r.unreadable {
 			b.Samples = append(b.Samples, aggregator.Sample{Key: 3, Timestamp: b.Timestamp, Kind: aggregator.Counter, Value: 1})
+		}
+		if r.open > 0 {
+			b.Samples = append(b.Samples, aggregator.Sample{Key: 4, Timestamp: b.Timestamp, Kind: aggregator.Gauge, Value: r.open})
 		}
 		if st.Commit(arrival, b, requestLabels{r.unreadable, r.refused}) != nil {
 			panic("superseded")
@@ -162,6 +172,7 @@ func TestHold(t *testing.T) {
 		expr  = `sum(rate(istio_requests_total{destination_workload="podinfo",destination_workload_namespace="test",reporter="destination"}[1m]))`
 		mean  = `sum(rate(istio_request_duration_milliseconds_sum{destination_workload="podinfo"}[1m])) / sum(rate(istio_request_duration_milliseconds_count{destination_workload="podinfo"}[1m]))`
 		any   = `sum(rate(istio_requests_total[1m]))`
+		open  = `sum(envoy_http_downstream_rq_active{namespace="test",workload="podinfo"})`
 		whole = 10 * time.Minute
 		hold  = 5 * time.Minute
 	)
@@ -506,6 +517,33 @@ func TestHold(t *testing.T) {
 		"the pods are not read yet, and what is seen asks for more": {
 			unread: true, sent: []requests{{pod: "a", from: 5 * time.Second, to: 2 * time.Minute}},
 			at: 2 * time.Minute, hpas: average("1"), scale: 3, want: "5", reason: "asks for more: the pods have not been read", expected: 1,
+		},
+		"requests that are open: the sidecars report, and none has had one": {
+			expr: open, pods: fixedPods{pod("a", old)}, sent: []requests{{pod: "a", from: 5 * time.Second, to: 2 * time.Minute, idle: true, sends: true}},
+			at: 2 * time.Minute, hpas: average("10"), scale: 3, want: "0", reason: "no request yet", expected: 1,
+		},
+		"requests that are open, of one pod, and another has had none": {
+			expr: open, pods: fixedPods{pod("a", old), pod("b", old)},
+			sent: []requests{{pod: "a", from: 5 * time.Second, to: 2 * time.Minute, sends: true, open: 7}, {pod: "b", from: 5 * time.Second, to: 2 * time.Minute, sends: true}},
+			at:   2 * time.Minute, hpas: average("10"), scale: 3, want: "7", expected: 2,
+		},
+		"requests that are open, and a sidecar has gone silent": {
+			expr: open, pods: fixedPods{pod("a", old), pod("b", old)},
+			sent: []requests{{pod: "a", from: 5 * time.Second, to: 2 * time.Minute, sends: true, open: 7}, {pod: "b", from: 5 * time.Second, to: time.Minute, sends: true, open: 3}},
+			at:   2 * time.Minute, hpas: average("10"), scale: 3, want: "30", reason: "1 sidecar silent (b)", expected: 2,
+		},
+		"requests that are open, which one sidecar does not send": {
+			expr: open, pods: fixedPods{pod("a", old), pod("b", old)},
+			sent: []requests{{pod: "a", from: 5 * time.Second, to: 2 * time.Minute, sends: true, open: 7}, {pod: "b", from: 5 * time.Second, to: 2 * time.Minute}},
+			at:   2 * time.Minute, hpas: average("10"), scale: 3, want: "30", reason: "without the annotation " + hpas.InclusionAnnotation, expected: 2,
+		},
+		"requests that are open, which no sidecar sends": {
+			expr: open, pods: fixedPods{pod("a", old)}, sent: []requests{{pod: "a", from: 5 * time.Second, to: 2 * time.Minute}},
+			at: 2 * time.Minute, hpas: average("10"), scale: 3, reason: hpas.InclusionAnnotation,
+		},
+		"requests that are open, from the first flush after our start on": {
+			expr: open, pods: fixedPods{pod("a", old)}, sent: []requests{{pod: "a", from: 5 * time.Second, to: 5 * time.Second, sends: true, open: 40}},
+			at: 6 * time.Second, hpas: average("10"), scale: 3, want: "40", expected: 1,
 		},
 		"any pod may have the series, and one has gone silent": {
 			expr: any, pods: fixedPods{pod("a", old), pod("b", old)}, sent: []requests{{pod: "a", from: 5 * time.Second, to: 2 * time.Minute}, {pod: "b", from: 5 * time.Second, to: time.Minute}},

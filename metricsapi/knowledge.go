@@ -327,6 +327,9 @@ func (l *looking) judge(p *cluster.Pod, s aggregator.PodState) {
 	case s.Oldest.After(l.from) && (older || !s.Whole), !s.GapTo.IsZero() && s.GapFrom.After(p.Created):
 		l.f.add(flawPartial, name)
 		state = explain.StatePartial
+	case s.Unsent != "" && a.Matched > 0: // else nobody sends it, which is an error
+		l.f.add(flawUnsent, name)
+		state = explain.StatePartial
 	case s.Refused.IsZero():
 		if s.Oldest.After(l.from) {
 			state = explain.StateYoung

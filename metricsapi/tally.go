@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"github.com/meshpulse/meshpulse/metricsapi/cluster"
+	"github.com/meshpulse/meshpulse/metricsapi/hpas"
 )
 
 // tally is what is known of the pods of one workload that an answer means.
@@ -47,8 +48,8 @@ func (t *tally) unlike() []string {
 
 // flaws counts why an answer is incomplete, with the name of one pod each.
 type flaws struct {
-	counts   [7]int
-	examples [7]string
+	counts   [8]int
+	examples [8]string
 }
 
 const (
@@ -59,6 +60,7 @@ const (
 	flawRefused        // samples were refused
 	flawLeft           // has left, and not told all that it served
 	flawRival          // two senders report as it
+	flawUnsent         // does not send a metric of its own
 )
 
 var flawTexts = [...]string{
@@ -69,6 +71,7 @@ var flawTexts = [...]string{
 	flawRefused: "with refused samples",
 	flawLeft:    "deleted, and not all is known that it served or left to others",
 	flawRival:   "that two senders report as",
+	flawUnsent:  "without the annotation " + hpas.InclusionAnnotation + " that has it sent",
 }
 
 func (f *flaws) add(kind int, name string) {

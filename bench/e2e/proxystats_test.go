@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -23,6 +24,7 @@ import (
 
 	"github.com/meshpulse/meshpulse/aggregator"
 	"github.com/meshpulse/meshpulse/bench/sidecar"
+	"github.com/meshpulse/meshpulse/bench/standalone"
 	"github.com/meshpulse/meshpulse/bench/web"
 	"github.com/meshpulse/meshpulse/envoystats"
 )
@@ -37,7 +39,8 @@ func TestEnvoysOwnMetricsAreThoseOfItsPrometheusPage(t *testing.T) {
 			upstream, open := holdingApp(t)
 			e, err := sidecar.Start(t.Context(), sidecar.Options{
 				Dir: t.TempDir(), Pod: "podinfo-0", Namespace: "test", Workload: "podinfo", Address: "127.0.0.1",
-				Upstreams: []string{upstream}, Sink: sink, FlushInterval: flush, TagsAsLabels: asLabels, Inclusions: []string{".*"},
+				Upstreams: []string{upstream}, Sink: sink, FlushInterval: flush, TagsAsLabels: asLabels,
+				Annotations: map[string]string{"sidecar.istio.io/statsInclusionRegexps": ".*"},
 			})
 			if err != nil {
 				t.Fatal(err)
@@ -206,4 +209,57 @@ func note(all map[string]float64, m model.Metric, v float64) {
 	default:
 		all[series] = v
 	}
+}
+
+// The requests that are open now, from the pod's first flush on, before any has ended.
+func TestOpenRequestsAreCountedBeforeTheyEnd(t *testing.T) {
+	hpas := t.TempDir()
+	for name, workload := range map[string]string{"active": "podinfo", "unsent": "old"} {
+		writeFile(t, filepath.Join(hpas, name+".yaml"), fmt.Sprintf(`apiVersion: autoscaling/v2
+kind: HorizontalPodAutoscaler
+metadata: {name: %s, namespace: test}
+spec:
+  maxReplicas: 10
+  scaleTargetRef: {apiVersion: apps/v1, kind: Deployment, name: %[2]s}
+  metrics:
+    - type: External
+      external:
+        metric: {name: istio-requests-active, selector: {matchLabels: {destination_workload: %[2]s}}}
+        target: {type: AverageValue, averageValue: "10"}
+`, name, workload))
+	}
+	s := serve(t, standalone.Options{HPADir: hpas, Args: []string{"--keep", "istio_requests_total,envoy_http_downstream_rq_active"}})
+	upstream, open := holdingApp(t)
+	own := func(o *sidecar.Options) {
+		o.Upstreams, o.Annotations = []string{upstream}, map[string]string{"sidecar.istio.io/statsInclusionRegexps": `http\.inbound_.*\.downstream_rq_active`}
+	}
+	first := envoy(t, s, "podinfo-0", own)
+	envoy(t, s, "podinfo-1", own)
+	old := envoy(t, s, "old-0", func(o *sidecar.Options) { o.Workload = "old" })
+	active := func(want float64) {
+		t.Helper()
+		await(t, "active", func() error {
+			items, err := s.Values(t.Context(), "test", "istio-requests-active", "destination_workload=podinfo")
+			if err != nil {
+				return err
+			}
+			if got := items[0].Value.AsApproximateFloat64(); len(items) != 1 || got != want {
+				return fmt.Errorf("%d items, the first of %v; want %v", len(items), got, want)
+			}
+			return nil
+		})
+	}
+	active(0) // neither has had a request
+	for range 4 {
+		open(first.Address())
+	}
+	active(4)
+	send(t, old, "web", 0, 1)
+	await(t, "an error where it is not sent", func() error {
+		items, err := s.Values(t.Context(), "test", "istio-requests-active", "destination_workload=old")
+		if err == nil || !strings.Contains(err.Error(), "sidecar.istio.io/statsInclusionRegexps") {
+			return fmt.Errorf("got %v, %v", items, err)
+		}
+		return nil
+	})
 }

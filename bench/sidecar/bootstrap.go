@@ -47,6 +47,7 @@ func bootstrap(o Options, upstreams string) ([]byte, error) {
 		"Options":       o,
 		"StatPrefix":    statPrefix,
 		"StatsLogger":   StatsLogger(o),
+		"Inclusions":    inclusions(o),
 		"Listener":      listener(o),
 		"Cluster":       upstreamCluster(o),
 		"PeerHeaders":   []string{workloadHeader, namespaceHeader, principalHeader},
@@ -60,6 +61,16 @@ func bootstrap(o Options, upstreams string) ([]byte, error) {
 		return nil, err
 	}
 	return []byte(b.String()), nil
+}
+
+// inclusions are the patterns of an annotation, each of a whole name (istio: pkg/bootstrap,
+// getStatsOptions).
+func inclusions(o Options) []string {
+	note := o.Annotations["sidecar.istio.io/statsInclusionRegexps"]
+	if note == "" {
+		return nil
+	}
+	return strings.Split(note, ",")
 }
 
 // listener and upstreamCluster are what Istio calls the two in the names of Envoy's own stats, with

@@ -51,7 +51,8 @@ type Options struct {
 	Labels map[string]string
 	// Annotations are the pod's annotations, which Istio sends as node metadata; those that tell a
 	// flush interval other than Istio's 5s and an eviction interval are added where they are
-	// missing. An empty value leaves one out.
+	// missing. An empty value leaves one out. sidecar.istio.io/statsInclusionRegexps has stats of
+	// Envoy's own sent, too.
 	Annotations map[string]string
 	// Address is the pod's own, such as 127.97.0.1; its ports bind there.
 	Address string
@@ -100,9 +101,6 @@ type Options struct {
 	HistogramOnly bool
 	// BatchSize splits a flush into messages of so many families (default 0: one message).
 	BatchSize int
-	// Inclusions are regular expressions of the stats of Envoy's own that are sent, too, each of
-	// the whole name, as sidecar.istio.io/statsInclusionRegexps sets.
-	Inclusions []string
 	// CountersAsDeltas reports counters as the interval since the last flush.
 	CountersAsDeltas bool
 

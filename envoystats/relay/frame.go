@@ -208,6 +208,8 @@ const (
 	podInclusive protowire.Number = 34
 	podIdentity  protowire.Number = 35 // a certificate has proven namespace and service account
 	podStrict    protowire.Number = 36
+	podActive    protowire.Number = 37 // Pod.SendsActive
+	podPending   protowire.Number = 38 // Pod.SendsPending
 )
 
 // AppendPod appends who a sidecar is, as it has said and as its connection has proven, to a frame.
@@ -221,7 +223,9 @@ func AppendPod(b []byte, p *aggregator.Pod) []byte {
 	b = appendUint(b, podEviction, uint64(max(p.EvictionInterval, 0).Microseconds()))
 	b = appendBool(b, podInclusive, p.InclusiveBounds)
 	b = appendBool(b, podIdentity, p.Proof&aggregator.ProofIdentity != 0)
-	return appendBool(b, podStrict, p.Strict)
+	b = appendBool(b, podStrict, p.Strict)
+	b = appendBool(b, podActive, p.SendsActive)
+	return appendBool(b, podPending, p.SendsPending)
 }
 
 // Limits of what is told of a pod: a name of Kubernetes', a SPIFFE ID, an interval.
@@ -254,6 +258,10 @@ func ReadPod(b []byte) (p aggregator.Pod, err error) {
 			p.Proof |= aggregator.ProofIdentity
 		case n == podStrict:
 			p.Strict = v != 0
+		case n == podActive:
+			p.SendsActive = v != 0
+		case n == podPending:
+			p.SendsPending = v != 0
 		}
 	})
 	switch {

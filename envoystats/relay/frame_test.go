@@ -18,7 +18,7 @@ func fullPod() aggregator.Pod {
 	return aggregator.Pod{
 		Namespace: "shop", Name: "cart-0", Workload: "cart", App: "cart", Version: "v1", CanonicalService: "cart", CanonicalRevision: "v1",
 		Address: "10.0.0.7:41000", ServiceAccount: "cart", Peer: "spiffe://cluster.local/ns/shop/sa/cart", Sender: "10.0.0.7",
-		FlushInterval: time.Second, EvictionInterval: time.Minute, InclusiveBounds: true, Proof: aggregator.ProofIdentity, Strict: true,
+		FlushInterval: time.Second, EvictionInterval: time.Minute, InclusiveBounds: true, Proof: aggregator.ProofIdentity, Strict: true, SendsActive: true, SendsPending: true,
 	}
 }
 

@@ -11,6 +11,8 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/selection"
+
+	"github.com/meshpulse/meshpulse/aggregator"
 )
 
 // Metrics of the custom metrics API: type Object by an annotation's query, as kube-metrics-adapter
@@ -146,7 +148,7 @@ func PodsExpression(metric, namespace string, selector labels.Selector) (expr st
 		return "", nil, err
 	}
 	const each = "sum by (pod) (rate("
-	expr = strings.ReplaceAll(expr, "sum(rate(", each)
+	expr = strings.ReplaceAll(strings.ReplaceAll(expr, "sum(rate(", each), "sum("+aggregator.ProxyPrefix, "sum by (pod) ("+aggregator.ProxyPrefix)
 	if errors, all, ratio := strings.Cut(expr, " or vector(0)) / "); ratio { // a 0 for each pod that has requests
 		expr = errors + " or 0 * " + all + ") / " + all
 	}

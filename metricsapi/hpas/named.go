@@ -11,6 +11,8 @@ import (
 	"github.com/prometheus/common/model"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/selection"
+
+	"github.com/meshpulse/meshpulse/aggregator"
 )
 
 const (
@@ -31,6 +33,9 @@ const (
 //
 //   - In flight is Little's law: seconds of request time spent per second. It adds up over pods and
 //     is 0 when idle.
+//   - Active are the requests that the pods' sidecars have open now, and pending those that wait for a
+//     connection where they come from: gauges, which move before any request ends
+//     (named_proxy.go).
 //   - The average is _sum/_count as in Prometheus, uncorrected. Envoy adds 2ab/(a+b) for a request
 //     of the bin [a, b), and durations are cut to whole milliseconds: against what requests took it
 //     is 0.45 ms too low from 1 to 9 ms and within 0.1 ms from 10 to 1000 ms where latencies spread
@@ -58,6 +63,10 @@ func Named(name string) (template string, ok bool) {
 		return "sum(rate(istio_requests_total{M}[W]))", true
 	case "istio-requests-in-flight":
 		return "sum(rate(" + duration + "_sum{M}[W])) / 1000", true
+	case requestsActive:
+		return "sum(" + aggregator.ActiveMetric + "{M})", true
+	case requestsPending:
+		return "sum(" + aggregator.PendingMetric + "{M})", true
 	case "istio-request-duration-avg":
 		return "sum(rate(" + duration + "_sum{M}[W])) / sum(rate(" + duration + "_count{M}[W]))", true
 	case "istio-request-duration-p50":
@@ -81,6 +90,10 @@ func NamedExpression(name, namespace string, selector labels.Selector) (expr str
 	template, ok := Named(name)
 	if !ok {
 		return "", nil, fmt.Errorf("%s is not a metric that needs no PromQL", name)
+	}
+	if name == requestsActive || name == requestsPending {
+		expr, err = proxyExpression(name, template, namespace, selector)
+		return expr, nil, err
 	}
 	window := defaultWindow
 	reporter := reporterKey + "=" + strconv.Quote(defaultReporter)

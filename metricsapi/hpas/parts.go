@@ -9,6 +9,8 @@ import (
 	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/promql/parser"
+
+	"github.com/meshpulse/meshpulse/aggregator"
 )
 
 // Part is one selector of an expression and what stands around it. What is missing is judged by
@@ -91,6 +93,15 @@ func (p Part) Istio() bool {
 	})
 }
 
+// ofProxy says whether it selects metrics of the sidecars' own.
+func (p Part) ofProxy() bool { return strings.HasPrefix(p.Metric(), aggregator.ProxyPrefix) }
+
+// SentOnceUsed says whether it selects a metric of the sidecars' own that each sends from its first
+// request on: without one it is 0.
+func (p Part) SentOnceUsed() bool {
+	return p.Metric() == aggregator.ActiveMetric || p.Metric() == aggregator.PendingMetric
+}
+
 // mayBeIstios says whether it names a metric of Istio's, or one that is spelt like one.
 func (p Part) mayBeIstios() bool { return p.Istio() || strings.HasPrefix(p.Metric(), istioPrefix) }
 
@@ -111,6 +122,9 @@ func (p Part) NoReporter() bool {
 
 // UnknownLabels are the labels that it demands and that neither Istio sets nor the words have.
 func (p Part) UnknownLabels(words Vocabulary) (names []string) {
+	if p.ofProxy() { // theirs are Envoy's, and the pod's
+		return nil
+	}
 	for _, m := range p.LabelMatchers {
 		if m.Name != model.MetricNameLabel && m.Name != model.BucketLabel && !m.Matches("") && !words.Label(m.Name) && !slices.Contains(names, m.Name) {
 			names = append(names, m.Name)

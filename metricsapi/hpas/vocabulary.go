@@ -24,11 +24,11 @@ func (v Vocabulary) dropped(p Part) bool {
 	return v.Keeps != nil && name != "" && !v.Keeps(name) && !v.Keeps(baseOf(name))
 }
 
-// Metric says whether the selector may name a metric of Istio's, or one that somebody asked to be
-// kept.
+// Metric says whether the selector may name a metric of Istio's, one that a named metric reads, or
+// one that somebody asked to be kept.
 func (v Vocabulary) Metric(p Part) bool {
 	name := p.Metric()
-	return p.Istio() || name != "" && v.asked(name)
+	return p.Istio() || p.SentOnceUsed() || name != "" && v.asked(name)
 }
 
 // ofMesh says whether a metric is one of Istio's, or one that somebody asked to be kept.
