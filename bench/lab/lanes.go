@@ -75,16 +75,20 @@ func deployment(l scenario.Lane) *appsv1.Deployment {
 		image = appImage
 	}
 	grace := int64(30)
+	annotations := map[string]string{
+		"sidecar.istio.io/status": `{"containers":["istio-proxy"],"revision":"default"}`,
+		mesh.StartDelayAnnotation: l.StartDelay.Duration.String(),
+	}
+	if l.Inclusions != "" {
+		annotations["sidecar.istio.io/statsInclusionRegexps"] = l.Inclusions
+	}
 	return &appsv1.Deployment{
 		ObjectMeta: metav1.ObjectMeta{Name: workload, Namespace: l.Namespace},
 		Spec: appsv1.DeploymentSpec{
 			Replicas: &l.Replicas,
 			Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": workload}},
 			Template: corev1.PodTemplateSpec{
-				ObjectMeta: metav1.ObjectMeta{Labels: labels, Annotations: map[string]string{
-					"sidecar.istio.io/status": `{"containers":["istio-proxy"],"revision":"default"}`,
-					mesh.StartDelayAnnotation: l.StartDelay.Duration.String(),
-				}},
+				ObjectMeta: metav1.ObjectMeta{Labels: labels, Annotations: annotations},
 				Spec: corev1.PodSpec{
 					NodeName:                      mesh.NodeName,
 					TerminationGracePeriodSeconds: &grace,

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -130,6 +131,9 @@ func (l *lab) withMeshpulse(s scenario.Scenario) func(context.Context, *cluster.
 		options := meshpulseOptions{components: s.Components, oracle: s.Oracle}
 		if s.Retention.Duration > 0 {
 			options.flags = append(options.flags, "--retention="+s.Retention.Duration.String())
+		}
+		if len(s.Keep) > 0 {
+			options.flags = append(options.flags, "--keep=istio_requests_total,"+strings.Join(s.Keep, ","))
 		}
 		if s.TwoReplicas {
 			return installPair(ctx, l, c, dir, options)

@@ -23,8 +23,8 @@ import (
 )
 
 // requestTimeout bounds a single request: longer than any scenario's queue, so that overload shows
-// as latency.
-const requestTimeout = 30 * time.Second
+// as latency, and than a request of a minute.
+const requestTimeout = 90 * time.Second
 
 // Loop calls do at each time of the profile, counted from start, in a goroutine of its own; i
 // counts the calls from 0. One that is late is made late, not left out. Loop returns when the

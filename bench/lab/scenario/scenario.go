@@ -40,6 +40,8 @@ type Scenario struct {
 	// Components are those of manifests/components that meshpulse is installed with, beside its
 	// APIService.
 	Components []string `json:"components,omitempty"`
+	// Keep are metrics of Envoy's own that meshpulse keeps beside its default (--keep).
+	Keep []string `json:"keep,omitempty"`
 	// TwoReplicas runs two of meshpulse, of which restart-meshpulse kills one in turn and starts it
 	// anew 15 s later; it is ready again once Retention (default 75s) is over.
 	TwoReplicas bool            `json:"twoReplicas,omitempty"`
@@ -76,6 +78,9 @@ type Lane struct {
 	// without a limit).
 	Image string   `json:"image,omitempty"`
 	Args  []string `json:"args,omitempty"`
+	// Inclusions has the sidecars send metrics of Envoy's own
+	// (sidecar.istio.io/statsInclusionRegexps).
+	Inclusions string `json:"inclusions,omitempty"`
 	// HPA is the autoscaler.
 	HPA HPA `json:"hpa"`
 	// Beside are further HPAs of the namespace, manifests in place; nothing is measured of them.
