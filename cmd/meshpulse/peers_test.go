@@ -80,7 +80,7 @@ type serving struct {
 	end           func()
 }
 
-func serveReplica(t *testing.T, dir, own string, all []string) *serving {
+func serveReplica(t *testing.T, dir, own string, all []string, more ...string) *serving {
 	t.Helper()
 	ports := free(t, 2)
 	s := &serving{ingest: ports[0], https: ports[1]}
@@ -94,10 +94,10 @@ func serveReplica(t *testing.T, dir, own string, all []string) *serving {
 	// process.
 	var o serveOptions
 	f := o.flags(console{io.Discard, io.Discard, nil})
-	if err := parse(f, []string{
+	if err := parse(f, append([]string{
 		"--standalone", "--hpa-dir", dir, "--ingest-address", s.ingest, "--secure-port", port,
 		"--peers", strings.Join(all, ","), "--peers-address", own,
-	}); err != nil {
+	}, more...)); err != nil {
 		t.Fatal(err)
 	}
 	if err := o.complete(); err != nil {
@@ -148,10 +148,10 @@ func (s *serving) until(t *testing.T, path string, right func(code int, body str
 	}
 }
 
-// A sidecar that is connected to one of two replicas is known to both, and when the one ends the
-// other answers as before.
-func TestTwoReplicasAnswerAsOne(t *testing.T) {
-	dir := t.TempDir()
+// exampleFolder is a folder with an HPA, and the path at which its metric is asked for.
+func exampleFolder(t *testing.T) (dir, path string) {
+	t.Helper()
+	dir = t.TempDir()
 	example, err := os.ReadFile(filepath.Join("..", "..", "manifests", "examples", "requests-total.yaml"))
 	if err != nil {
 		t.Fatal(err)
@@ -159,38 +159,143 @@ func TestTwoReplicasAnswerAsOne(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "hpa.yaml"), example, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	all := free(t, 2)
-	a, b := serveReplica(t, dir, all[0], all), serveReplica(t, dir, all[1], all)
-	ready := func(code int, _ string) bool { return code == http.StatusOK }
-	a.until(t, "/readyz", ready)
-	b.until(t, "/readyz", ready)
+	return dir, "/apis/external.metrics.k8s.io/v1beta1/namespaces/test/prometheus-query?labelSelector=query-name%3Dprocessed-requests-per-second"
+}
+
+// report replays a sidecar's stream. It is not done by the command line, which silences gRPC's log
+// for the process: the replicas write to it.
+func (s *serving) report(t *testing.T) {
+	t.Helper()
 	capture := filepath.Join("..", "..", "envoystats", "testdata", "captures", "a-default", "stream-0.pb.gz")
-	// Not by the command line, which silences gRPC's log for the process: the replicas write to it.
-	if err := replay.Run(t.Context(), replay.Config{Target: a.ingest, Files: []string{capture}, Speed: 50, Wait: reachWithin}); err != nil {
+	if err := replay.Run(t.Context(), replay.Config{Target: s.ingest, Files: []string{capture}, Speed: 50, Wait: reachWithin}); err != nil {
 		t.Fatal(err)
 	}
-	path := "/apis/external.metrics.k8s.io/v1beta1/namespaces/test/prometheus-query?labelSelector=query-name%3Dprocessed-requests-per-second"
-	var value string
-	has := func(code int, body string) bool {
-		var list struct {
-			Items []struct {
-				Value        string
-				MetricLabels map[string]string
-			}
+}
+
+// hasValue says whether an answer has a value, and whose it is.
+func hasValue(code int, body string) bool {
+	var list struct {
+		Items []struct {
+			Value        string
+			MetricLabels map[string]string
 		}
-		if code != http.StatusOK || json.Unmarshal([]byte(body), &list) != nil || len(list.Items) != 1 || list.Items[0].MetricLabels["meshpulse_replica"] == "" {
-			return false
-		}
-		value = list.Items[0].Value
-		return value != "0"
 	}
-	a.until(t, path, has)
-	b.until(t, path, has)
+	if code != http.StatusOK || json.Unmarshal([]byte(body), &list) != nil || len(list.Items) != 1 {
+		return false
+	}
+	return list.Items[0].MetricLabels["meshpulse_replica"] != "" && list.Items[0].Value != "0"
+}
+
+func isReady(code int, _ string) bool { return code == http.StatusOK }
+
+// A sidecar that is connected to one of two replicas is known to both, also to one that no sidecar
+// reaches, and when the one ends the other answers as before.
+func TestTwoReplicasAnswerAsOne(t *testing.T) {
+	dir, path := exampleFolder(t)
+	all := free(t, 2)
+	a, b := serveReplica(t, dir, all[0], all), serveReplica(t, dir, all[1], all)
+	a.until(t, "/readyz", isReady)
+	b.until(t, "/readyz", isReady)
+	a.report(t)
+	a.until(t, path, hasValue)
+	b.until(t, path, hasValue)
 	a.end()
-	b.until(t, path, has)
+	b.until(t, path, hasValue)
 	b.until(t, "/metrics", func(_ int, body string) bool {
 		return strings.Contains(body, fmt.Sprintf("meshpulse_relay_silent_seconds{replica=%q} 3600", all[0]))
 	})
+}
+
+// wire leads connections to an address, and can be cut.
+type wire struct {
+	address, to string
+	mu          sync.Mutex
+	isCut       bool
+	conns       []net.Conn
+}
+
+func openWire(t *testing.T, to string) *wire {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	w := &wire{address: l.Addr().String(), to: to}
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go w.lead(c)
+		}
+	}()
+	return w
+}
+
+func (w *wire) lead(c net.Conn) {
+	defer func() { _ = c.Close() }()
+	up, err := net.Dial("tcp", w.to)
+	if err != nil {
+		return
+	}
+	defer func() { _ = up.Close() }()
+	w.mu.Lock()
+	if w.isCut {
+		w.mu.Unlock()
+		return
+	}
+	w.conns = append(w.conns, c, up)
+	w.mu.Unlock()
+	go func() {
+		_, _ = io.Copy(c, up)
+		_ = c.Close()
+	}()
+	_, _ = io.Copy(up, c)
+}
+
+// cut ends what it leads, and leads nothing until it is called with false.
+func (w *wire) cut(on bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.isCut = on
+	for _, c := range w.conns {
+		_ = c.Close()
+	}
+	w.conns = nil
+}
+
+// Two that are cut off from each other, and not from sidecars: who has a flush answers, the other
+// says that it has none, and knows what is sent once they talk again. Each is found at the address
+// of what leads to it, and listens at another.
+func TestReplicasThatAreCutOffFromEachOther(t *testing.T) {
+	dir, path := exampleFolder(t)
+	own := free(t, 2)
+	wires := []*wire{openWire(t, own[0]), openWire(t, own[1])}
+	all := []string{wires[0].address, wires[1].address}
+	a, b := serveReplica(t, dir, own[0], all, "--replica-name", all[0]), serveReplica(t, dir, own[1], all, "--replica-name", all[1])
+	a.until(t, "/readyz", isReady)
+	b.until(t, "/readyz", isReady)
+	heard := fmt.Sprintf("meshpulse_relay_silent_seconds{replica=%q} 0", all[0])
+	b.until(t, "/metrics", func(_ int, body string) bool { return strings.Contains(body, heard) })
+	for _, w := range wires {
+		w.cut(true)
+	}
+	b.until(t, "/metrics", func(_ int, body string) bool { return !strings.Contains(body, heard) })
+	a.report(t)
+	a.until(t, path, hasValue)
+	if code, body := b.get(path); code != http.StatusServiceUnavailable || !strings.Contains(body, "no sidecar") {
+		t.Errorf("who has no flush says %d: %s", code, body)
+	}
+	for _, w := range wires {
+		w.cut(false)
+	}
+	b.until(t, "/metrics", func(_ int, body string) bool { return strings.Contains(body, heard) })
+	b.until(t, path, hasValue) // the other's, as long as it has none of its own
+	a.report(t)
+	a.end()
+	b.until(t, path, hasValue)
 }
 
 // Nobody waits at the end for a replica that is not there: a pod has to end within 5 s.
