@@ -38,6 +38,9 @@ type Finding struct {
 	// Replacement is the HPA in place of a ScaledObject, and Differs what of that it has not.
 	Replacement *autoscalingv2.HorizontalPodAutoscaler `json:"replacement,omitempty"`
 	Differs     []string                               `json:"differs,omitempty"`
+	// Scaler is the ScaledObject that keeps what an HPA has not, and asks meshpulse by KEDA's
+	// external scaler.
+	Scaler map[string]any `json:"externalScaler,omitempty"`
 	// AlsoIn is an earlier file that has an object of this kind and name: what is applied last
 	// counts.
 	AlsoIn string `json:"alsoIn,omitempty"`
@@ -107,7 +110,7 @@ func (l *Lint) read(path string, data []byte) {
 	objects, bad := hpas.DecodeScaledObjects(path, data)
 	l.count("keda.sh/v1alpha1 ScaledObject", -len(objects)) // which are others to what reads HPAs
 	for _, o := range objects {
-		s := subject{asks: o.Asks, finding: Finding{File: path, Kind: "ScaledObject", Namespace: o.Namespace, Name: o.Name, Differs: o.Differs}}
+		s := subject{asks: o.Asks, finding: Finding{File: path, Kind: "ScaledObject", Namespace: o.Namespace, Name: o.Name, Differs: o.Differs, Scaler: o.Scaler}}
 		if o.HPA != nil {
 			s.finding.Replacement = o.HPA.HorizontalPodAutoscaler
 			judged := o.KEDAs()

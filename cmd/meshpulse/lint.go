@@ -27,8 +27,9 @@ judged together: HPAs of two files may scale the same target.
   helm template . | meshpulse lint -
   meshpulse lint --cluster
 
-A ScaledObject comes with the HPA that would take its place. --cluster reads those of a cluster in place of files, whether
-the sidecars of their targets are told where to report, and what meshpulse answers for them where it is installed.
+A ScaledObject comes with the HPA that would take its place, and as one that asks meshpulse's external scaler. --cluster
+reads those of a cluster in place of files, whether the sidecars of their targets are told where to report, and what
+meshpulse answers for them where it is installed.
 It ends with 1 if one cannot be served or read.`
 
 // errUnservable is a lint that has said why.
@@ -128,6 +129,9 @@ func lintReport(r metricsapi.Report) string {
 		b.WriteString(told(f.Cluster))
 		if f.Replacement != nil {
 			b.WriteString("  the HPA in its place:\n" + indented(f.Replacement))
+		}
+		if f.Scaler != nil {
+			fmt.Fprintf(&b, "  or itself, asking meshpulse as KEDA's external scaler (TriggerAuthentication %s has caCert, tlsClientCert and tlsClientKey):\n%s", hpas.ScalerAuthentication, indented(f.Scaler))
 		}
 	}
 	for _, u := range r.Unread {

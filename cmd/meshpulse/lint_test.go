@@ -28,7 +28,7 @@ func TestLintTellsByTextJSONAndExitCode(t *testing.T) {
 	}{
 		"served":                 {[]string{examples + "requests-total.yaml"}, exitOK, []string{"test/podinfo-total: served"}},
 		"doubtful":               {[]string{examples + "latency-average.yaml"}, exitOK, []string{": doubtful", "  MillisecondsTarget: "}},
-		"ScaledObject":           {[]string{scaled}, exitOK, []string{"scales to zero", "the HPA in its place:", "    kind: HorizontalPodAutoscaler", "averageValue: \"5\""}},
+		"ScaledObject":           {[]string{scaled}, exitOK, []string{"scales to zero", "the HPA in its place:", "    kind: HorizontalPodAutoscaler", "averageValue: \"5\"", "or itself, asking meshpulse", "        scalerAddress: meshpulse-keda.meshpulse-system:9091", "type: external-push\n"}},
 		"no HPA":                 {[]string{file("bad.yaml", "kind: HorizontalPodAutoscaler\napiVersion: autoscaling/v2\n")}, exitFailed, []string{"bad.yaml: line 1: ", "metadata.name"}},
 		"not there":              {[]string{filepath.Join(dir, "none.yaml")}, exitFailed, nil},
 		"another form":           {[]string{"-o", "xml", scaled}, exitUsage, nil},

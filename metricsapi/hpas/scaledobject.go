@@ -25,6 +25,11 @@ type ScaledObject struct {
 	Differs []string
 	// Triggers are those that the HPA has as external metrics, by the metrics' names.
 	Triggers map[string]PrometheusTrigger
+	// Scaler is the ScaledObject whose triggers on Istio's metrics ask meshpulse as KEDA's external
+	// scaler, and whose others stay; nil where there are none, or one could not be served.
+	Scaler map[string]any
+
+	asking map[int]map[string]string // metadata for the scaler, by the trigger's place
 }
 
 // PrometheusTrigger is one of a ScaledObject.
@@ -106,7 +111,9 @@ func DecodeScaledObjects(path string, data []byte) (found []ScaledObject, refuse
 			refused = append(refused, &FileError{d.line, fmt.Errorf("not a ScaledObject: %w", err)})
 			return
 		}
-		found = append(found, s.told(path, len(found)))
+		o := s.told(path, len(found))
+		o.Scaler = byScaler(s.Metadata.Namespace, d.json, o.asking)
+		found = append(found, o)
 	})
 	return found, refused
 }
@@ -218,6 +225,10 @@ func (o *ScaledObject) take(h *autoscalingv2.HorizontalPodAutoscaler, place int,
 		left("its threshold %q is not a number", t.Metadata["threshold"])
 		return
 	}
+	if o.asking == nil {
+		o.asking = map[int]map[string]string{}
+	}
+	o.asking[place] = scalerMetadata(query, t.Metadata)
 	name := fmt.Sprintf("%s-%d", o.Name, place)
 	target := autoscalingv2.MetricTarget{Type: autoscalingv2.AverageValueMetricType, AverageValue: &threshold}
 	if t.MetricType == autoscalingv2.ValueMetricType {
