@@ -73,7 +73,7 @@ lab-coexist: lab-build $(filter-out %/prometheus-$(PROMETHEUS_VERSION),$(LAB_PEE
 lab-shadow: lab-build $(LAB_PEERS) ## what meshpulse reports of its comparison with KEDA's Prometheus, beside what the lab saw; root (13 minutes)
 	@$(LAB_BIN)/lab shadow --root .
 
-lab-seen: lab-build $(LAB_BIN)/prometheus-$(PROMETHEUS_VERSION) ## alerts and events that tell of troubles, at their own times, with a real Prometheus (55 minutes, of little CPU)
+lab-seen: lab-build $(LAB_BIN)/prometheus-$(PROMETHEUS_VERSION) ## alerts and events that tell of troubles, at their own times, with a real Prometheus (45 minutes, of little CPU)
 	@$(LAB_BIN)/lab seen --root .
 
 plot: ## bench/results/versus.svg anew from versus.json; versus and versus-all do it themselves
