@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -28,6 +30,7 @@ type scaler struct {
 	t       *testing.T
 	catalog *catalog
 	now     time.Duration // since the store's start
+	clock   atomic.Int64  // the same, for whoever answers meanwhile
 	stream  *aggregator.Stream
 	count   float64
 }
@@ -50,7 +53,7 @@ func newScaler(t *testing.T, replicas int32) *scaler {
 	s.Server = &Server{
 		source: allRead{}, api: &cluster.API{}, options: Options{Store: c.store, ScalerAddresses: []string{kedaAddress}},
 		provider: &provider{
-			catalog: c, metrics: newMetrics(nil), readers: newReaders(100, nil), now: func() time.Time { return c.store.Started().Add(s.now) },
+			catalog: c, metrics: newMetrics(nil), readers: newReaders(100, nil), now: func() time.Time { return c.store.Started().Add(time.Duration(s.clock.Load())) },
 			rules: rules{holder: h, retention: 5 * time.Minute, started: c.store.Started()},
 		},
 	}
@@ -111,7 +114,7 @@ func (s *scaler) flush(until time.Duration, requests float64) {
 		s.stream = s.catalog.store.Connect(aggregator.Pod{Namespace: "edge", Name: "gateway-1", Workload: "gateway", FlushInterval: 5 * time.Second})
 	}
 	for s.now+5*time.Second <= until {
-		s.now += 5 * time.Second
+		s.set(s.now + 5*time.Second)
 		at := s.catalog.store.Started().Add(s.now)
 		s.count += requests
 		b := &aggregator.Batch{Timestamp: at.UnixMilli()}
@@ -125,6 +128,12 @@ func (s *scaler) flush(until time.Duration, requests float64) {
 			s.t.Fatal(err)
 		}
 	}
+}
+
+// set moves the clock.
+func (s *scaler) set(now time.Duration) {
+	s.now = now
+	s.clock.Store(int64(now))
 }
 
 func (s *scaler) active(metadata map[string]string) (bool, error) {
@@ -178,7 +187,7 @@ func TestAWorkloadIsNotPutToSleepWhileACallerIsSilent(t *testing.T) {
 		s := newScaler(t, replicas)
 		s.has(triggerOf("external", demand()))
 		s.flush(2*time.Minute, 0)
-		s.now += 30 * time.Second
+		s.set(s.now + 30*time.Second)
 		active, err := s.active(demand())
 		if active != want || !want && kindOfError(t, err) != ScalerUnanswered || want && err != nil {
 			t.Errorf("with %d replicas: %t, %v", replicas, active, err)
@@ -291,13 +300,16 @@ func TestAStreamIsToldOfTheFirstRequest(t *testing.T) {
 		s.has(triggerOf("external-push", demand()))
 		s.flush(2*time.Minute, 0)
 		ctx, cancel := context.WithCancel(t.Context())
-		var told []time.Duration
+		var mu sync.Mutex
+		var all, told []time.Duration
 		began := time.Now()
 		var running sync.WaitGroup
 		running.Go(func() { s.followRows(ctx) })
 		running.Go(func() {
 			err := s.FollowTrigger(ctx, "test", "a", demand(), func() error {
-				told = append(told, time.Since(began))
+				mu.Lock()
+				defer mu.Unlock()
+				all = append(all, time.Since(began))
 				return nil
 			})
 			if !errors.Is(err, context.Canceled) {
@@ -306,6 +318,9 @@ func TestAStreamIsToldOfTheFirstRequest(t *testing.T) {
 		})
 		time.Sleep(12 * time.Second)
 		synctest.Wait()
+		mu.Lock()
+		told = slices.Clone(all)
+		mu.Unlock()
 		if len(told) > 0 {
 			t.Errorf("told at %v of nothing", told)
 		}
@@ -313,6 +328,9 @@ func TestAStreamIsToldOfTheFirstRequest(t *testing.T) {
 		s.flush(s.now+5*time.Second, 1)
 		time.Sleep(time.Second)
 		synctest.Wait()
+		mu.Lock()
+		told = slices.Clone(all)
+		mu.Unlock()
 		if len(told) != 1 || told[0]-at > followPause+100*time.Millisecond {
 			t.Errorf("told at %v, the flush was at %s", told, at)
 		}
@@ -321,11 +339,17 @@ func TestAStreamIsToldOfTheFirstRequest(t *testing.T) {
 			time.Sleep(time.Second)
 		}
 		synctest.Wait()
+		mu.Lock()
+		told = slices.Clone(all)
+		mu.Unlock()
 		if len(told) != 1 {
 			t.Errorf("told at %v within %s", told, activeAgain)
 		}
 		time.Sleep(2 * followEvery)
 		synctest.Wait()
+		mu.Lock()
+		told = slices.Clone(all)
+		mu.Unlock()
 		if len(told) < 2 {
 			t.Error("it is active, and that is not told again")
 		}
@@ -376,7 +400,7 @@ func TestTheOtherReplicaKnowsWhetherAWorkloadIsActive(t *testing.T) {
 		both[i] = s
 	}
 	both[1].flush(2*time.Minute, 0)
-	both[0].now = both[1].now
+	both[0].set(both[1].now)
 	if active, err := both[0].active(demand()); active || err != nil {
 		t.Errorf("the other knows that nothing is asked for: %t, %v", active, err)
 	}
