@@ -42,6 +42,10 @@ test-console: build ## the pages of meshpulse console in a real Chromium, fetche
 	@bench/tools/browser/get-chromium
 	cd bench/tools/browser && $(GO) mod tidy -diff && $(GO) vet . && $(GO) test -count 1 . $(if $(UPDATE),-update)
 
+bench-console: build ## what a page of 1,000 HPAs costs the console, the server and the browser (2 minutes)
+	@bench/tools/browser/get-chromium
+	@cd bench/tools/browser && $(GO) test -run '^$$' -bench Thousand -benchtime 1x -count 3 .
+
 lint: ## gofumpt and golangci-lint, built from bench/tools
 	@out=$$(git ls-files '*.go' | xargs $(LINT) gofumpt -l) && { test -z "$$out" || { echo "gofumpt would change:"; echo "$$out"; exit 1; }; }
 	$(LINT) golangci-lint run ./...

@@ -4,26 +4,45 @@
 const lost = document.getElementById('lost');
 let events;
 
-function put(id, html) {
-  const from = document.createElement('template');
-  from.innerHTML = html;
-  const fresh = from.content.firstElementChild;
-  const old = document.getElementById(id);
-  if (!old) return fresh;
-  const selection = getSelection();
-  if (!selection.isCollapsed && old.contains(selection.anchorNode)) return old; // somebody is copying
-  const focused = old.contains(document.activeElement);
-  old.replaceWith(fresh);
-  if (focused) fresh.querySelector('a')?.focus({preventScroll: true});
-  return fresh;
+// Puts a piece in place of another; of a row only the cells that are others, which is half the work.
+function renew(old, fresh) {
+  if (!fresh.cells || fresh.cells.length !== old.cells.length) {
+    old.replaceWith(fresh);
+    return;
+  }
+  [...fresh.cells].forEach((cell, i) => {
+    if (!cell.isEqualNode(old.cells[i])) old.cells[i].replaceWith(cell);
+  });
+  old.className = fresh.className;
+  old.title = fresh.title;
 }
 
+// What is asked of the document makes the browser lay it out anew, so it is asked once, not for each
+// of a thousand rows.
 function change(message) {
-  const now = new Map(Object.entries(message.pieces).map(([id, html]) => [id, put(id, html)]));
-  if (!message.order) return;
+  const selection = getSelection();
+  const chosen = selection.isCollapsed ? null : selection.anchorNode; // somebody is copying
   const focused = document.activeElement;
-  document.getElementById('pieces').replaceChildren(...message.order.map(id => now.get(id) ?? document.getElementById(id)));
-  focused.focus({preventScroll: true}); // moving it has taken that
+  const added = new Map();
+  let focus = null;
+  for (const [id, html] of Object.entries(message.pieces)) {
+    const from = document.createElement('template');
+    from.innerHTML = html;
+    const fresh = from.content.firstElementChild;
+    const old = document.getElementById(id);
+    if (!old) {
+      added.set(id, fresh);
+    } else if (!old.contains(chosen) && !old.isEqualNode(fresh)) {
+      renew(old, fresh);
+      if (!focused.isConnected) focus ??= document.getElementById(id).querySelector('a');
+    }
+  }
+  const pieces = document.getElementById('pieces');
+  if (message.order && message.order.join('\n') !== [...pieces.children].map(p => p.id).join('\n')) {
+    pieces.replaceChildren(...message.order.map(id => added.get(id) ?? document.getElementById(id)));
+    focus ??= focused; // moving it has taken that
+  }
+  focus?.focus({preventScroll: true});
 }
 
 // A page that nobody sees is not kept up to date: it costs the server, and one of the few connections
