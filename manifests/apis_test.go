@@ -74,9 +74,9 @@ func TestDashboardsAreServedWhereAsked(t *testing.T) {
 	}
 }
 
-// TestScaledObjectsAreAnsweredWhereAsked: the component serves KEDA's external scaler, over TLS to who
-// has a certificate, from namespaces that are allowed, and lets meshpulse read ScaledObjects; the
-// base has none of it.
+// TestScaledObjectsAreAnsweredWhereAsked: the component serves KEDA's external scaler, over TLS to
+// who has a certificate, from namespaces that are allowed, and lets meshpulse read ScaledObjects;
+// the base has none of it.
 func TestScaledObjectsAreAnsweredWhereAsked(t *testing.T) {
 	objects, base := renderObjects(t, overlay(t, "keda")), renderObjects(t, "base")
 	pod := func(of []runtime.Object) corev1.PodSpec {

@@ -175,8 +175,8 @@ func (s *Server) followRows(ctx context.Context) {
 }
 
 const (
-	// followEvery is how often a stream's trigger is looked at without a row that calls for it: rows
-	// of pods that another replica keeps do not, and ScaledObjects change.
+	// followEvery is how often a stream's trigger is looked at without a row that calls for it:
+	// rows of pods that another replica keeps do not, and ScaledObjects change.
 	followEvery = 5 * time.Second
 	// followPause is how long after a look the next one comes at the earliest, whatever rows come.
 	followPause = 500 * time.Millisecond
@@ -184,9 +184,9 @@ const (
 	activeAgain = 5 * time.Second
 )
 
-// FollowTrigger calls active when a trigger becomes active and again while it is, a moment after the
-// rows that tell so have come, until the context ends or there is an error: that of active, or a
-// *ScalerError where the trigger is no more.
+// FollowTrigger calls active when a trigger becomes active and again while it is, a moment after
+// the rows that tell so have come, until the context ends or there is an error: that of active, or
+// a *ScalerError where the trigger is no more.
 func (s *Server) FollowTrigger(ctx context.Context, namespace, name string, metadata map[string]string, active func() error) error {
 	var was bool
 	var told time.Time

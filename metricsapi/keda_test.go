@@ -107,7 +107,8 @@ func (unreached) Describe(i int) (string, []aggregator.Label, error) {
 	}, nil
 }
 
-// flush has the gateway flush every 5 s until a time, with so many requests each, 0 for none at all.
+// flush has the gateway flush every 5 s until a time, with so many requests each, 0 for none at
+// all.
 func (s *scaler) flush(until time.Duration, requests float64) {
 	s.t.Helper()
 	if s.stream == nil {

@@ -67,8 +67,8 @@ type kedaServer struct {
 	server *keda.Server
 }
 
-// mostKEDAConnections bounds connections; more wait to be taken. KEDA has one for all triggers of the
-// same address and TLS settings.
+// mostKEDAConnections bounds connections; more wait to be taken. KEDA has one for all triggers of
+// the same address and TLS settings.
 const mostKEDAConnections = 256
 
 // answer makes what answers on the opened port.

@@ -67,8 +67,8 @@ func TestKEDAFlagsThatDoNotFitAreRefused(t *testing.T) {
 	}
 }
 
-// TestTheScalerAnswersWhoHasWhatIsAsked: over TLS, to a client with a certificate and the token. Until
-// the API server has told what ScaledObjects there are, that is what it says.
+// TestTheScalerAnswersWhoHasWhatIsAsked: over TLS, to a client with a certificate and the token.
+// Until the API server has told what ScaledObjects there are, that is what it says.
 func TestTheScalerAnswersWhoHasWhatIsAsked(t *testing.T) {
 	dir := t.TempDir()
 	file := func(name string) string { return filepath.Join(dir, name) }

@@ -11,8 +11,8 @@ import (
 	"github.com/meshpulse/meshpulse/metricsapi/hpas"
 )
 
-// asking are the ScaledObjects with triggers that ask meshpulse, as the HPAs that KEDA makes of them.
-// A nil one has none.
+// asking are the ScaledObjects with triggers that ask meshpulse, as the HPAs that KEDA makes of
+// them. A nil one has none.
 type asking struct {
 	ours    func(address string) bool // whether a trigger's scalerAddress leads here
 	changed func()                    // is told of each change of what is read of one

@@ -12,8 +12,8 @@ import (
 const (
 	// ScalerAddress is where a trigger of KEDA's finds meshpulse, as its manifests install it.
 	ScalerAddress = "meshpulse-keda.meshpulse-system:9091"
-	// ScalerAuthentication is the TriggerAuthentication of KEDA's certificate, which is the author's
-	// to make.
+	// ScalerAuthentication is the TriggerAuthentication of KEDA's certificate, which is the
+	// author's to make.
 	ScalerAuthentication = "meshpulse-keda"
 )
 
@@ -26,8 +26,8 @@ func scalerMetadata(query string, of map[string]string) map[string]string {
 	return m
 }
 
-// byScaler is a ScaledObject, in JSON, with some of its triggers asking meshpulse: what of it is not
-// read here stays as it is. It is nil where there are none, or meshpulse would refuse one.
+// byScaler is a ScaledObject, in JSON, with some of its triggers asking meshpulse: what of it is
+// not read here stays as it is. It is nil where there are none, or meshpulse would refuse one.
 func byScaler(namespace string, object []byte, asking map[int]map[string]string) map[string]any {
 	var o map[string]any
 	if len(asking) == 0 || json.Unmarshal(object, &o) != nil {

@@ -33,8 +33,8 @@ const (
 //
 //   - In flight is Little's law: seconds of request time spent per second. It adds up over pods and
 //     is 0 when idle.
-//   - Active are the requests that the pods' sidecars have open now, and pending those that wait for a
-//     connection where they come from: gauges, which move before any request ends
+//   - Active are the requests that the pods' sidecars have open now, and pending those that wait
+//     for a connection where they come from: gauges, which move before any request ends
 //     (named_proxy.go).
 //   - The average is _sum/_count as in Prometheus, uncorrected. Envoy adds 2ab/(a+b) for a request
 //     of the bin [a, b), and durations are cut to whole milliseconds: against what requests took it

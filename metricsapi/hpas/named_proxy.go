@@ -12,9 +12,9 @@ import (
 	"github.com/meshpulse/meshpulse/aggregator"
 )
 
-// The named metrics that are gauges of the sidecars' own. A selector gives them Istio's labels as it
-// gives them to the others, as far as a sidecar's own metrics tell them: of the pods themselves, and
-// of the Service that is called.
+// The named metrics that are gauges of the sidecars' own. A selector gives them Istio's labels as
+// it gives them to the others, as far as a sidecar's own metrics tell them: of the pods themselves,
+// and of the Service that is called.
 const (
 	requestsActive  = "istio-requests-active"
 	requestsPending = "istio-requests-pending"

@@ -70,9 +70,9 @@ func (s *Scaled) readsAs(o *Scaled) bool {
 	return s == o || s != nil && o != nil && s.UID == o.UID && s.Generation == o.Generation
 }
 
-// ReadScaledObject reads one of KEDA's ScaledObjects, in JSON, as the HPA that KEDA makes of it, with
-// the metrics of triggers that ask an address which is ours. ok is false where none does. The error
-// is of an object that is no ScaledObject.
+// ReadScaledObject reads one of KEDA's ScaledObjects, in JSON, as the HPA that KEDA makes of it,
+// with the metrics of triggers that ask an address which is ours. ok is false where none does. The
+// error is of an object that is no ScaledObject.
 func ReadScaledObject(object []byte, ours func(address string) bool) (h HPA, ok bool, err error) {
 	var s scaledObject
 	if err := json.Unmarshal(object, &s); err != nil {
@@ -154,8 +154,8 @@ func (t ScaledTrigger) targetOf(threshold resource.Quantity) autoscalingv2.Metri
 	return autoscalingv2.MetricTarget{Type: autoscalingv2.AverageValueMetricType, AverageValue: &threshold}
 }
 
-// readTriggers tells what is wrong with a ScaledObject's metadata, and takes from it what else would
-// be in an HPA's annotations.
+// readTriggers tells what is wrong with a ScaledObject's metadata, and takes from it what else
+// would be in an HPA's annotations.
 func (a *Wants) readTriggers() {
 	if a.Scaled == nil {
 		return
@@ -204,8 +204,8 @@ func (a *Wants) readTrigger(w *Metric) (surge Surge, ok bool) {
 	return t.Surge, true
 }
 
-// adviseZero tells of a ScaledObject that would never be woken: what has no pod reports nothing, and
-// of requests that find none callers know no workload.
+// adviseZero tells of a ScaledObject that would never be woken: what has no pod reports nothing,
+// and of requests that find none callers know no workload.
 func (a *Wants) adviseZero() {
 	if a.Scaled == nil || !a.Scaled.ToZero || a.Scaled.Others {
 		return
@@ -217,7 +217,8 @@ func (a *Wants) adviseZero() {
 	}
 }
 
-// findsNoPod says whether the selector may select what callers report of requests that found no pod.
+// findsNoPod says whether the selector may select what callers report of requests that found no
+// pod.
 func (p Part) findsNoPod() bool {
 	if !p.reports("source") {
 		return false

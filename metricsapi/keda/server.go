@@ -211,8 +211,8 @@ func specOf(metric string, target float64) *externalscaler.GetMetricSpecResponse
 // whole is the whole number next above, which asks for no more replicas than there should be.
 func whole(v float64) int64 { return int64(math.Ceil(min(v, 1<<62))) }
 
-// GetMetrics is the metric's value, in thousandths at the finest. One that is not a number from 0 on is an error: KEDA would make
-// 0 of it.
+// GetMetrics is the metric's value, in thousandths at the finest. One that is not a number from 0
+// on is an error: KEDA would make 0 of it.
 func (s *Server) GetMetrics(ctx context.Context, request *externalscaler.GetMetricsRequest) (*externalscaler.GetMetricsResponse, error) {
 	ref := request.GetScaledObjectRef()
 	if err := s.admit(ctx, ref); err != nil {

@@ -1,5 +1,5 @@
-// Protogen writes the Go code of a .proto file beside it, without protoc: the compiler is a library,
-// the generators are the tools of this module.
+// Protogen writes the Go code of a .proto file beside it, without protoc: the compiler is a
+// library, the generators are the tools of this module.
 //
 //	go -C bench/tools run ./protogen FOLDER FILE.proto
 package main
