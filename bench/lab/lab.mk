@@ -7,7 +7,7 @@ SCENARIO         ?= $(SCENARIOS)
 
 SEED             ?= 1
 
-.PHONY: lab lab-known lab-ci chaos attack lab-mtls lab-coexist lab-shadow lab-seen lab-up lab-test lab-build lab-controlplane
+.PHONY: lab lab-known lab-ci chaos attack lab-mtls lab-coexist lab-keda lab-shadow lab-seen lab-up lab-test lab-build lab-controlplane
 
 lab: lab-known lab-build $(LAB_BIN)/podinfo ## the closed loop on a real control plane (SCENARIO=name, default all)
 	@$(LAB_BIN)/lab run --root . $(SCENARIO:%=bench/lab/scenarios/%.yaml)
@@ -69,6 +69,9 @@ versus-all: lab-build $(LAB_PEERS) ## the same in every setting (2 hours)
 
 lab-coexist: lab-build $(filter-out %/prometheus-$(PROMETHEUS_VERSION),$(LAB_PEERS)) ## meshpulse and KEDA on one APIService; root (8 minutes)
 	@$(LAB_BIN)/lab coexist --root .
+
+lab-keda: lab-build $(filter-out %/prometheus-$(PROMETHEUS_VERSION),$(LAB_PEERS)) ## ScaledObjects of a real KEDA that ask meshpulse: from zero, a step, meshpulse killed, to zero; root (10 minutes)
+	@$(LAB_BIN)/lab keda --root .
 
 lab-shadow: lab-build $(LAB_PEERS) ## what meshpulse reports of its comparison with KEDA's Prometheus, beside what the lab saw; root (13 minutes)
 	@$(LAB_BIN)/lab shadow --root .

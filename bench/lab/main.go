@@ -31,6 +31,7 @@ const usage = `usage: lab run SCENARIO.yaml...   run scenarios, write their resu
        lab chaos --seed N,...    constant load while things go wrong, drawn from the seed
        lab attack NAME...        what one sender, author or reader can do to others (default all)
        lab coexist               meshpulse and KEDA on one APIService
+       lab keda                  KEDA's ScaledObjects that ask meshpulse as their external scaler
        lab shadow                what meshpulse reports of a comparison beside what the lab saw of it
        lab mtls                  sidecars that prove themselves, and what may happen to certificates
        lab seen PART...          which alerts and events tell of troubles (default all of deaf, away, lasting)
@@ -110,6 +111,8 @@ func run(args []string) error {
 		err = l.mtls(ctx)
 	case "coexist":
 		err = l.coexist(ctx)
+	case "keda":
+		err = l.kedaScaler(ctx)
 	case "shadow":
 		err = l.shadow(ctx)
 	case "seen":
