@@ -36,7 +36,7 @@ type faults struct {
 var ErrSetAside = errors.New("the pod's table was set aside after a fault of meshpulse")
 
 // faultParts are the values of the part label of meshpulse_faults_total, of all packages.
-var faultParts = []string{"act", "events", "hpas", "namespaces", "pods", "query", "replicas", "store", "stream", "table"}
+var faultParts = []string{"act", "events", "hpas", "namespaces", "pods", "query", "replicas", "scaledobjects", "store", "stream", "table"}
 
 // Contain does a part of what goes on in the background. A panic in it is logged (once for each
 // place in the code) and counted under the part's name, which is one of a few; Contain returns

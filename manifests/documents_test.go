@@ -107,7 +107,7 @@ func TestTheRunbookHasEveryEvent(t *testing.T) {
 
 func TestTheReferenceHasEveryNamedMetric(t *testing.T) {
 	const document = "metricsapi/README.md"
-	same(t, "metric", document, words(`case "(istio-[\w-]+)"`, code(t, "metricsapi")),
+	same(t, "metric", document, words(`(?:case|requests(?:Active|Pending) +=) "(istio-[\w-]+)"`, code(t, "metricsapi")),
 		words("`(istio-[\\w-]+)`", below(t, document, "## Metrics that need no PromQL")))
 }
 

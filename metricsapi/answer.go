@@ -155,18 +155,16 @@ func (r rules) judge(subject string, p *prepared, a aggregator.Answer, at time.T
 // request. scalar() makes NaN of nothing, which is no other answer.
 func (r rules) judgeNothing(subject string, p *prepared, a aggregator.Answer) (verdict, *refusal) {
 	seen := heardOf(a)
+	foreign := slices.IndexFunc(p.Parts, func(part hpas.Part) bool { return !part.Istio() && !part.SentOnceUsed() })
 	switch {
 	case p.Waypoint() && !seen:
 		return verdict{}, r.noSidecar(subject, p, a, "")
+	case foreign >= 0 && !refusing(a): // whichever pods it would be of
+		return verdict{}, refuse(outcomeNoValue, "%s: no series matches. It is not known to be 0: %s: %s", subject, r.words.RemedyForMetric(p.Parts[foreign].Named()), p.Text)
 	case !p.Waypoint() && !p.namesPods():
 		return verdict{}, refuse(outcomeNoSidecar, "%s: no series, and the query does not say which pods report it (destination_workload, destination_canonical_service, destination_workload_namespace, …; with reporter=source the callers: source_workload, source_workload_namespace, …), so it is not known to be 0: %s", subject, p.Text)
 	case refusing(a):
 		return verdict{}, refuse(outcomeNoValue, "%s: no series, but samples of its pods were refused, so it is not known to be 0 (meshpulse_store_dropped_samples_total tells the reason): %s", subject, p.Text)
-	}
-	for _, part := range p.Parts {
-		if !part.Istio() && !part.SentOnceUsed() {
-			return verdict{}, refuse(outcomeNoValue, "%s: no series matches. It is not known to be 0: %s: %s", subject, r.words.RemedyForMetric(part.Named()), p.Text)
-		}
 	}
 	return verdict{items: []item{{}}, rule: explain.RuleIdle, reason: "no request yet"}, nil
 }
