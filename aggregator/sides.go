@@ -184,7 +184,7 @@ func newUnsent(s *selector) *unsent {
 
 // by returns the metric that a pod does not send, "" if it does or has nothing to send.
 func (u *unsent) by(t *table) string {
-	if p := t.pod.Load(); !u.bears[t] && u.couldBe(p) && !(p.SendsActive && u.name == ActiveMetric) && !(p.SendsPending && u.name == PendingMetric) {
+	if p := t.pod.Load(); !u.bears[t] && u.couldBe(p) && (!p.SendsActive || u.name != ActiveMetric) && (!p.SendsPending || u.name != PendingMetric) {
 		return u.name
 	}
 	return ""

@@ -110,7 +110,7 @@ func installPair(ctx context.Context, l *lab, c *cluster.Cluster, dir string, op
 func (p *pair) startOracle(ctx context.Context, dir string, options meshpulseOptions) (err error) {
 	options.host = "127.96.0.23"
 	options.flags = append([]string{"--retention=" + pairRetention.String()}, options.flags...)
-	if p.oracle, err = p.meshpulse.another(ctx, filepath.Join(dir, "oracle"), options); err != nil {
+	if p.oracle, err = p.another(ctx, filepath.Join(dir, "oracle"), options); err != nil {
 		return err
 	}
 	p.sinks.copyTo(p.oracle.ingest)

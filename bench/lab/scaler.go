@@ -132,8 +132,8 @@ func (x *scaler) stop() {
 	x.keda.stop()
 }
 
-// kedaMeasures judges the replicas that were asked for against the phases of the load: asleep, woken,
-// stepped, asleep again.
+// kedaMeasures judges the replicas that were asked for against the phases of the load: asleep,
+// woken, stepped, asleep again.
 func kedaMeasures(traces []scenario.Trace, s scenario.Scenario) (measures []scenario.Measure) {
 	first, step := s.Load[0].For.Duration, s.Load[0].For.Duration+s.Load[1].For.Duration
 	end := step + s.Load[2].For.Duration

@@ -119,11 +119,11 @@ func startCompared(ctx context.Context, l *lab, c *cluster.Cluster, dir string, 
 // here is what the external metrics API answers, and the replicas that the HPA has. That meshpulse
 // has no value is an answer, that the API server cannot be asked is none.
 func (x *compared) here(ctx context.Context, hpa *autoscalingv2.HorizontalPodAutoscaler) (*float64, int32, error) {
-	now, err := x.meshpulse.cluster.Client.AutoscalingV2().HorizontalPodAutoscalers(hpa.Namespace).Get(ctx, hpa.Name, metav1.GetOptions{})
+	now, err := x.cluster.Client.AutoscalingV2().HorizontalPodAutoscalers(hpa.Namespace).Get(ctx, hpa.Name, metav1.GetOptions{})
 	if err != nil {
 		return nil, 0, err
 	}
-	value, _, err := answer(ctx, x.meshpulse.cluster, hpa)
+	value, _, err := answer(ctx, x.cluster, hpa)
 	switch {
 	case apierrors.ReasonForError(err) != metav1.StatusReasonUnknown:
 		return nil, now.Status.CurrentReplicas, nil
@@ -186,7 +186,7 @@ func (x *compared) hold(ctx context.Context) {
 
 // report is what `meshpulse shadow report` says of each HPA's one metric, by namespace.
 func (x *compared) report(ctx context.Context) (map[string]*told, error) {
-	out, err := exec.CommandContext(ctx, x.lab.meshpulse, "shadow", "report", "-A", "-o", "json", "--kubeconfig="+x.meshpulse.cluster.Kubeconfig).Output()
+	out, err := exec.CommandContext(ctx, x.lab.meshpulse, "shadow", "report", "-A", "-o", "json", "--kubeconfig="+x.cluster.Kubeconfig).Output()
 	if err != nil {
 		if exit := new(exec.ExitError); errors.As(err, &exit) {
 			err = fmt.Errorf("%w: %s", err, exit.Stderr)
