@@ -24,7 +24,6 @@ type scaler struct {
 	*meshpulse
 	keda    *keda
 	address string // scalerAddress
-
 }
 
 const (
