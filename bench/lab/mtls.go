@@ -327,19 +327,11 @@ func (r *mtlsRun) strict(ctx context.Context) error {
 }
 
 func (r *mtlsRun) write(l *lab) error {
-	var rows []scenario.Row
 	text := &strings.Builder{}
 	fmt.Fprintf(text, "\n# mtls\n\nSidecars that prove themselves to the ingest port: stock Envoys with the bootstrap that Istio renders for ISTIO_MUTUAL, "+
 		"certificates of %s over SDS, meshpulse's own from the same authority; flushes of %s, %d requests a second each.\n\n`make lab-mtls`, %s; %s\n\n| measure | value | goal |\n|---|---|---|\n",
 		mtlsLife, mtlsFlush, mtlsRate, time.Now().UTC().Format("2006-01-02 15:04 MST"), strings.Join(l.versions(), ", "))
-	for _, m := range r.measures {
-		rows = append(rows, scenario.RowOf("mtls: ", m))
-		fmt.Fprintf(text, "| %s | %s | %s |\n", m.Name, m.Text(), scenario.GoalText(m))
-	}
-	fmt.Fprintln(text)
-	for _, n := range r.notes {
-		fmt.Fprintf(text, "- %s.\n", n)
-	}
+	rows := measured(text, "mtls: ", r.measures, r.notes)
 	fmt.Fprint(text, "\nA flush that is lost is told by durations: counters go on at the next one, while a histogram is of its flush alone. "+
 		"So the requests that the histograms have are held against what each Envoy has counted.\n")
 	fmt.Print(text.String())
@@ -348,4 +340,17 @@ func (r *mtlsRun) write(l *lab) error {
 		scenario.WriteRows(filepath.Join(l.results, "mtls.json"), rows),
 		os.WriteFile(filepath.Join(l.results, "mtls.md"), []byte(text.String()), 0o644),
 	)
+}
+
+// measured writes the lines of a table and the notes below it, and returns the rows of the results.
+func measured(text *strings.Builder, of string, measures []scenario.Measure, notes []string) (rows []scenario.Row) {
+	for _, m := range measures {
+		rows = append(rows, scenario.RowOf(of, m))
+		fmt.Fprintf(text, "| %s | %s | %s |\n", m.Name, m.Text(), scenario.GoalText(m))
+	}
+	fmt.Fprintln(text)
+	for _, n := range notes {
+		fmt.Fprintf(text, "- %s.\n", n)
+	}
+	return rows
 }

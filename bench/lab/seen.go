@@ -236,20 +236,12 @@ func (r *seenRun) away(ctx context.Context) error {
 
 // write prints what was seen, and leaves it with the project where the run was a whole one.
 func (r *seenRun) write(whole bool, took time.Duration) error {
-	var rows []scenario.Row
 	text := &strings.Builder{}
 	fmt.Fprintf(text, "\n# What tells of trouble\n\nAlerts as they are installed (`manifests/components/alerts`), none of their times shortened, in a real Prometheus that scrapes two replicas every %s "+
 		"with the token and the rights of the PodMonitor; events on HPAs, of which the API server keeps one for %s (by default an hour) after its last renewal.\n\n"+
 		"`make lab-seen`, %s, %s; %s\n\n| measure | value | goal |\n|---|---|---|\n",
 		seenScrape, seenTTL, time.Now().UTC().Format("2006-01-02 15:04 MST"), took.Round(time.Minute), strings.Join(r.version, ", "))
-	for _, m := range r.measures {
-		rows = append(rows, scenario.RowOf("seen: ", m))
-		fmt.Fprintf(text, "| %s | %s | %s |\n", m.Name, m.Text(), scenario.GoalText(m))
-	}
-	fmt.Fprintln(text)
-	for _, n := range r.notes {
-		fmt.Fprintf(text, "- %s.\n", n)
-	}
+	rows := measured(text, "seen: ", r.measures, r.notes)
 	fmt.Print(text.String())
 	if !whole {
 		return nil

@@ -1,11 +1,9 @@
 package main
 
 import (
-	"context"
 	"crypto/tls"
 	"fmt"
 	"io"
-	"log/slog"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
@@ -70,29 +68,7 @@ func TestKEDAFlagsThatDoNotFitAreRefused(t *testing.T) {
 // TestTheScalerAnswersWhoHasWhatIsAsked: over TLS, to a client with a certificate and the token.
 // Until the API server has told what ScaledObjects there are, that is what it says.
 func TestTheScalerAnswersWhoHasWhatIsAsked(t *testing.T) {
-	dir := t.TempDir()
-	file := func(name string) string { return filepath.Join(dir, name) }
-	writeCertificate(t, file("tls.crt"), file("tls.key"), "meshpulse")
-	writeCertificate(t, file("client.crt"), file("client.key"), "keda")
-	if err := os.WriteFile(file("token"), []byte("secret\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	o, err := kedaOptions(t, "--keda-address=127.0.0.1:0", "--keda-token-file="+file("token"),
-		"--keda-tls-cert-file="+file("tls.crt"), "--keda-tls-private-key-file="+file("tls.key"), "--keda-client-ca-file="+file("client.crt"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	s, err := newServer(o, slog.New(slog.DiscardHandler))
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, stop := context.WithCancel(context.Background())
-	ended := make(chan error, 1)
-	go func() { ended <- s.run(ctx, ctx) }()
-	client, err := tls.LoadX509KeyPair(file("client.crt"), file("client.key"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	s, client := guarded(t, "--keda", kedaOptions)
 	ask := func(token string, certificates ...tls.Certificate) error {
 		config := &tls.Config{InsecureSkipVerify: true, Certificates: certificates} //nolint:gosec // who serves is not what is tested
 		conn, err := grpc.NewClient(s.keda.listener.Addr().String(), grpc.WithTransportCredentials(credentials.NewTLS(config)))
@@ -100,20 +76,16 @@ func TestTheScalerAnswersWhoHasWhatIsAsked(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer func() { _ = conn.Close() }()
-		_, err = externalscaler.NewExternalScalerClient(conn).IsActive(metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+token), &externalscaler.ScaledObjectRef{Namespace: "test", Name: "a"})
+		_, err = externalscaler.NewExternalScalerClient(conn).IsActive(metadata.AppendToOutgoingContext(t.Context(), "authorization", "Bearer "+token), &externalscaler.ScaledObjectRef{Namespace: "test", Name: "a"})
 		return err
 	}
-	if err := ask("secret", client); status.Code(err) != codes.Unavailable || !strings.Contains(err.Error(), "have not been read") {
+	if err := ask(portToken, client); status.Code(err) != codes.Unavailable || !strings.Contains(err.Error(), "have not been read") {
 		t.Errorf("with both: %v", err)
 	}
 	if err := ask("wrong", client); status.Code(err) != codes.Unauthenticated {
 		t.Errorf("another token: %v", err)
 	}
-	if err := ask("secret"); status.Code(err) != codes.Unavailable || strings.Contains(err.Error(), "have not been read") {
+	if err := ask(portToken); status.Code(err) != codes.Unavailable || strings.Contains(err.Error(), "have not been read") {
 		t.Errorf("without a certificate: %v", err)
-	}
-	stop()
-	if err := <-ended; err != nil {
-		t.Error(err)
 	}
 }

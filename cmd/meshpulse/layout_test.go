@@ -6,6 +6,7 @@ import (
 	"go/token"
 	"io/fs"
 	"maps"
+	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -148,6 +149,31 @@ func wrongImports(rules map[string]packageRule, folder string, imports []string)
 		}
 	}
 	return wrong
+}
+
+// TestTheTopLevelHasAPlaceForAll: whoever comes new finds there what there is, and no binary that
+// somebody has built.
+func TestTheTopLevelHasAPlaceForAll(t *testing.T) {
+	known := []string{
+		"aggregator", "bench", "cmd", "envoystats", "manifests", "metricsapi", "go.mod", "go.sum", "Makefile", "README.md", "LICENSE", "CONTRIBUTING.md",
+	}
+	ignored, err := os.ReadFile("../../.gitignore")
+	if err != nil {
+		t.Fatal(err)
+	}
+	entries, err := os.ReadDir("../..")
+	if err != nil || len(entries) < len(known) {
+		t.Fatalf("%d entries, %v", len(entries), err)
+	}
+	for _, e := range entries {
+		ignores := func(pattern string) bool {
+			matches, err := filepath.Match(strings.Trim(pattern, "/"), e.Name())
+			return err == nil && matches
+		}
+		if !slices.Contains(known, e.Name()) && !strings.HasPrefix(e.Name(), ".") && !slices.ContainsFunc(strings.Fields(string(ignored)), ignores) {
+			t.Errorf("%s has no place at the top level", e.Name())
+		}
+	}
 }
 
 // TestPackagesKnowOnlyWhatTheyMay holds the direction of the design.

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"crypto/tls"
 	"io"
 	"log/slog"
@@ -76,33 +75,11 @@ func TestPrometheusFilesThatCannotBeReadAreNamed(t *testing.T) {
 // TestPrometheusIsServedToWhoHasWhatIsAsked: over TLS, to a client with a certificate and the
 // token.
 func TestPrometheusIsServedToWhoHasWhatIsAsked(t *testing.T) {
-	dir := t.TempDir()
-	file := func(name string) string { return filepath.Join(dir, name) }
-	writeCertificate(t, file("tls.crt"), file("tls.key"), "meshpulse")
-	writeCertificate(t, file("client.crt"), file("client.key"), "grafana")
-	if err := os.WriteFile(file("token"), []byte("secret\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	o, err := prometheusOptions(t, "--prometheus-address=127.0.0.1:0", "--prometheus-token-file="+file("token"), "--prometheus-prefix=/mesh",
-		"--prometheus-tls-cert-file="+file("tls.crt"), "--prometheus-tls-private-key-file="+file("tls.key"), "--prometheus-client-ca-file="+file("client.crt"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	s, err := newServer(o, slog.New(slog.DiscardHandler))
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, stop := context.WithCancel(context.Background())
-	ended := make(chan error, 1)
-	go func() { ended <- s.run(ctx, ctx) }()
-	client, err := tls.LoadX509KeyPair(file("client.crt"), file("client.key"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	s, client := guarded(t, "--prometheus", prometheusOptions, "--prometheus-prefix=/mesh")
 	ask := func(token string, certificates ...tls.Certificate) (code int, body string, err error) {
 		transport := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true, Certificates: certificates}} //nolint:gosec // who serves is not what is tested
 		defer transport.CloseIdleConnections()
-		r, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+s.prom.listener.Addr().String()+"/mesh/api/v1/query?query=1%2B1&time=4", http.NoBody)
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "https://"+s.prom.listener.Addr().String()+"/mesh/api/v1/query?query=1%2B1&time=4", http.NoBody)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -116,17 +93,13 @@ func TestPrometheusIsServedToWhoHasWhatIsAsked(t *testing.T) {
 		return resp.StatusCode, string(b), err
 	}
 	// What Grafana's "Save & test" asks and wants.
-	if code, body, err := ask("secret", client); code != http.StatusOK || body != `{"status":"success","data":{"resultType":"scalar","result":[4,"2"]}}` {
+	if code, body, err := ask(portToken, client); code != http.StatusOK || body != `{"status":"success","data":{"resultType":"scalar","result":[4,"2"]}}` {
 		t.Errorf("%d %s, %v", code, body, err)
 	}
 	if code, body, err := ask("wrong", client); code != http.StatusUnauthorized {
 		t.Errorf("another token: %d %s, %v", code, body, err)
 	}
-	if code, body, err := ask("secret"); err == nil {
+	if code, body, err := ask(portToken); err == nil {
 		t.Errorf("without a certificate: %d %s", code, body)
-	}
-	stop()
-	if err := <-ended; err != nil {
-		t.Error(err)
 	}
 }

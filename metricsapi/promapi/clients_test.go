@@ -5,7 +5,6 @@ import (
 	"maps"
 	"net/http"
 	"net/url"
-	"os"
 	"strings"
 	"testing"
 	"time"
@@ -131,19 +130,15 @@ var shown = []string{
 // had a value in a mesh like this one, where they are at hand.
 func shownByOthers(t *testing.T) (exprs []string) {
 	t.Helper()
-	text, err := os.ReadFile("../../../shared/corpus/queries.tsv")
-	if os.IsNotExist(err) {
+	all := corpus(t)
+	if all == nil {
 		return nil
 	}
-	if err != nil {
-		t.Fatal(err)
-	}
 	groups := map[string]int{"dash:istio-mesh-dashboard": 0, "dash:istio-service-dashboard": 0, "dash:istio-workload-dashboard": 0, "kiali": 0}
-	for line := range strings.Lines(string(text)) {
-		columns := strings.Split(line, "\t")
-		if n, wanted := groups[columns[1]]; wanted && columns[2] == "served" {
-			groups[columns[1]] = n + 1
-			exprs = append(exprs, columns[4])
+	for _, q := range all {
+		if n, wanted := groups[q.group]; wanted && q.verdict == "served" {
+			groups[q.group] = n + 1
+			exprs = append(exprs, q.expr)
 		}
 	}
 	for group, n := range groups {
